@@ -1,0 +1,1 @@
+"""The `.bullet` file format: layout, writer, reader."""

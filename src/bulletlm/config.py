@@ -1,0 +1,387 @@
+"""Every setting of BulletLM: its name, type, limits, default and one sentence of explanation, once.
+
+The same model feeds configuration files (JSON with comments), command-line flags, `bullet config`,
+`--help` and docs/settings.md. A setting can be written with its full path (`train.learning_rate`), with its
+last name where that is unique (`learning_rate`), or with one of the short names listed in `Also`
+(`lr`); `-` and `_` are the same. Unknown names are errors that suggest the nearest known one.
+"""
+
+import difflib
+import types
+import typing
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args, get_origin
+
+import json5
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from bulletlm.errors import ConfigError
+from bulletlm.shape import ModelShape
+
+
+class Also:
+    """Further names under which a setting may be given."""
+
+    def __init__(self, *names: str) -> None:
+        self.names = names
+
+
+class Section(BaseModel):
+    """A group of settings. Unknown keys are refused; values are checked when they change."""
+
+    model_config = ConfigDict(extra="forbid", validate_assignment=True, allow_inf_nan=False)
+
+
+class Source(Section):
+    """Where text comes from."""
+
+    path: str = Field(description='A file, a folder, a glob, or "sample" for the corpus that comes with the package.')
+    language: str = Field("auto", description='Language code of the text, for example "mr"; "auto" decides per document by its script.')
+
+
+class DataConfig(Section):
+    """What the model reads."""
+
+    sources: list[Source] = Field(
+        default_factory=lambda: [Source(path="sample")],
+        min_length=1,
+        description="Files, folders or globs (.txt .jsonl .tsv, also .gz .xz); a plain string is a path.",
+    )
+    min_chars: int = Field(2, ge=1, description="Shorter paragraphs are rejected.")
+    max_chars: int = Field(20_000, ge=100, description="Longer paragraphs (one line) are rejected as outliers.")
+    dedup: bool = Field(True, description="Drop exact repetitions of paragraphs, documents and conversations.")
+    loss_on: Literal["all", "answers"] = Field("all", description='In conversations, learn from "all" tokens or only from the "answers".')
+    val_tokens: int = Field(8_000, ge=500, description="Size of the validation set, in tokens (rough: counted before the tokenizer exists).")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _plain_strings_are_paths(cls, values: Any) -> Any:
+        if isinstance(values, dict) and "sources" in values:
+            sources = values["sources"]
+            sources = [sources] if isinstance(sources, (str, dict)) else sources
+            if isinstance(sources, list):
+                sources = [{"path": source} if isinstance(source, str) else source for source in sources]
+            values = {**values, "sources": sources}
+        return values
+
+
+class TokenizerConfig(Section):
+    """How text is cut into tokens."""
+
+    vocab_size: int = Field(4_000, ge=400, le=65_535, description="Number of tokens; 2000 to 8000 suits small models.")
+
+
+class ModelConfig(Section):
+    """The shape of the network."""
+
+    dim: int = Field(256, ge=32, le=8192, description="Width of the model; a multiple of 32.")
+    n_layers: Annotated[int, Also("layers", "num_layers")] = Field(8, ge=1, le=256, description="Number of transformer layers.")
+    n_heads: Annotated[int, Also("heads", "num_heads")] = Field(4, ge=1, le=256, description="Number of attention heads; divides dim.")
+    n_kv_heads: Annotated[int | None, Also("kv_heads")] = Field(
+        None, ge=1, description="Number of key/value heads (grouped-query attention); default: n_heads."
+    )
+    hidden_dim: int | None = Field(None, ge=32, description="Width inside the SwiGLU block; default: 4 x dim.")
+    max_seq_len: Annotated[int, Also("seq_len", "context")] = Field(128, ge=8, le=65_536, description="Context length, in tokens.")
+    rope_theta: float = Field(10_000.0, gt=0, description="Base of the rotary position angles.")
+    norm_eps: float = Field(1e-5, gt=0, lt=1, description="Epsilon of RMSNorm.")
+    tied_embeddings: bool = Field(True, description="Use the token embedding as the output matrix too.")
+
+    def shape(self, vocab_size: int) -> ModelShape:
+        """The full shape for a vocabulary of `vocab_size`.
+
+        Raises:
+            ConfigError: the numbers do not fit each other.
+        """
+        return ModelShape(
+            vocab_size=vocab_size,
+            dim=self.dim,
+            n_layers=self.n_layers,
+            n_heads=self.n_heads,
+            n_kv_heads=self.n_kv_heads or self.n_heads,
+            hidden_dim=self.hidden_dim or 4 * self.dim,
+            max_seq_len=self.max_seq_len,
+            rope_theta=self.rope_theta,
+            norm_eps=self.norm_eps,
+            tied_embeddings=self.tied_embeddings,
+        )
+
+
+class TrainConfig(Section):
+    """How the model learns."""
+
+    learning_rate: Annotated[float, Also("lr")] = Field(5e-4, gt=0, le=1, description="Peak learning rate.")
+    min_learning_rate: Annotated[float, Also("min_lr")] = Field(1e-6, ge=0, le=1, description="Learning rate at the end of the cosine.")
+    warmup_start: float = Field(1e-7, ge=0, le=1, description="Learning rate at the first step of the warm-up.")
+    warmup_steps: Annotated[int, Also("warmup")] = Field(
+        1_000, ge=0, description="Steps of linear warm-up; cut to a fifth of the run where that is shorter."
+    )
+    scheduler: Annotated[Literal["cosine", "constant"], Also("sched")] = Field(
+        "cosine", description="Learning rate after the warm-up: cosine decay, or constant."
+    )
+    total_steps: Annotated[int | None, Also("steps")] = Field(
+        None, ge=1, description="Optimiser steps; with epochs also given, the shorter of the two ends the run."
+    )
+    epochs: float | None = Field(None, gt=0, description="Passes over the training tokens; 3 where neither epochs nor total_steps is given.")
+    batch_size_per_device: Annotated[int, Also("batch", "batch_size")] = Field(8, ge=1, description="Sequences in one forward pass.")
+    gradient_accumulation_steps: Annotated[int, Also("grad_accum", "grad_accumulation")] = Field(
+        8, ge=1, description="Forward passes summed into one optimiser step."
+    )
+    weight_decay: float = Field(0.01, ge=0, lt=1, description="AdamW weight decay, on matrices only.")
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = Field(
+        (0.9, 0.95), description="AdamW moment decays."
+    )
+    eps: float = Field(1e-8, gt=0, lt=1, description="AdamW epsilon.")
+    clip_grad_norm: Annotated[float, Also("clip")] = Field(1.0, gt=0, description="Gradients are scaled down to this global norm.")
+    ema_decay: Annotated[float, Also("ema")] = Field(
+        0.999, ge=0, lt=1, description="Exponential moving average of the weights, evaluated beside them; 0 switches it off."
+    )
+    eval_every_steps: Annotated[int, Also("eval_every")] = Field(1_000, ge=1, description="Steps between validations.")
+    save_every_steps: Annotated[int, Also("save_every")] = Field(2_500, ge=1, description="Steps between checkpoints.")
+    keep_checkpoints: int = Field(3, ge=1, description="How many of the last checkpoints are kept; the best is kept besides.")
+    patience_early_stop: Annotated[int, Also("patience")] = Field(
+        5, ge=0, description="Stop after this many validations without a better loss; 0 never stops early."
+    )
+    precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="Arithmetic of the matrix products; auto takes bf16 where the processor has it.")
+    compile: Literal["auto", "on", "off"] = Field("auto", description="torch.compile; auto compiles when the run is long enough to gain from it.")
+    threads: int = Field(0, ge=0, description="Processor threads; 0 uses every core.")
+
+
+class SamplingConfig(Section):
+    """How text is generated unless a command says otherwise; stored in the model file."""
+
+    temperature: float = Field(0.7, ge=0, le=10, description="0 always takes the likeliest token; higher is more varied.")
+    top_k: int = Field(40, ge=0, description="Keep only the k likeliest tokens; 0 keeps all.")
+    top_p: float = Field(0.95, gt=0, le=1, description="Keep the likeliest tokens that together reach this probability.")
+    min_p: float = Field(0.05, ge=0, lt=1, description="Drop tokens less likely than this share of the likeliest one.")
+    repetition_penalty: float = Field(1.1, gt=0, le=10, description="Above 1 makes recent tokens less likely.")
+    max_tokens: Annotated[int, Also("max_new_tokens")] = Field(96, ge=1, description="Tokens generated at most.")
+
+
+class EvaluateConfig(Section):
+    """How the finished model is judged."""
+
+    prompts: str | None = Field(None, description="A .jsonl file of {prompt, language, kind}; default: the 25 prompts of the package.")
+    samples: int = Field(4, ge=0, description="Generations printed at the end of a run.")
+
+
+class Config(Section):
+    """The whole configuration of a run."""
+
+    name: str = Field("model", pattern=r"^[^/\\\x00]{1,100}$", description="Name of the run; its folder is runs_dir/name.")
+    runs_dir: str = Field("runs", min_length=1, description="Folder that holds the runs.")
+    seed: int = Field(42, ge=0, lt=2**32, description="Seed of everything random.")
+    license: str = Field("unspecified", description="Licence line written into the model file.")
+    data: DataConfig = Field(default_factory=DataConfig)
+    tokenizer: TokenizerConfig = Field(default_factory=TokenizerConfig)
+    model: ModelConfig = Field(default_factory=ModelConfig)
+    train: TrainConfig = Field(default_factory=TrainConfig)
+    sampling: SamplingConfig = Field(default_factory=SamplingConfig)
+    evaluate: EvaluateConfig = Field(default_factory=EvaluateConfig)
+
+    @model_validator(mode="after")
+    def _defaults_that_depend(self) -> "Config":
+        if self.name in (".", ".."):
+            raise ValueError("name: must be a folder name, not a path")
+        if self.train.epochs is None and self.train.total_steps is None:
+            self.train.epochs = 3
+        self.model.shape(self.tokenizer.vocab_size)
+        return self
+
+    @property
+    def run_dir(self) -> Path:
+        """The folder of this run."""
+        return Path(self.runs_dir) / self.name
+
+
+RECORD_KEY = "recorded"
+"""Key of config.json under which a run notes versions and data hashes; ignored when read back."""
+
+
+class Setting(typing.NamedTuple):
+    """One leaf of the configuration, as help and name lookup need it."""
+
+    path: str
+    names: tuple[str, ...]
+    type_name: str
+    default: Any
+    description: str
+
+
+def settings() -> list[Setting]:
+    """Every setting in declaration order."""
+    return list(_walk(Config, ""))
+
+
+def load_config(path: str | Path | None, overrides: Sequence[str] = ()) -> Config:
+    """Read a configuration file, apply command-line settings, check everything.
+
+    Args:
+        path: JSON with comments, or None for the defaults. `{"dim": 256}` and `{"model": {"dim": 256}}` mean the same.
+        overrides: words as they stood on the command line: `--layers=8`, `--lr 3e-4`, `--set train.epochs=3`.
+
+    Raises:
+        ConfigError: unreadable file, unknown name, impossible value; one line with the nearest right name.
+    """
+    values: dict[str, Any] = {}
+    if path is not None:
+        path = Path(path)
+        raw = _read(path)
+        raw.pop(RECORD_KEY, None)
+        _merge_file(values, raw, "", str(path), {})
+        if "name" not in values:
+            values["name"] = path.stem
+    for name, text in _split_flags(overrides):
+        setting = _find(name, "command line", prefix="--")
+        _put(values, setting, _parse_value(text, setting))
+    return _validate(values, str(path) if path else "command line")
+
+
+def _validate(values: dict[str, Any], where: str) -> Config:
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        location = ".".join(str(part) for part in first["loc"])
+        message = first["msg"].removeprefix("Value error, ")
+        if first["type"] == "extra_forbidden":
+            raise ConfigError(f"{where}: {_unknown(location, '')}") from None
+        got = first.get("input")
+        shown = f" (got {got!r})" if isinstance(got, (str, int, float, bool, type(None))) else ""
+        raise ConfigError(f"{where}: {location + ': ' if location else ''}{message}{shown}") from None
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from None
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise ConfigError(f"no configuration file at {path}: write one with `bullet init`, or take one from recipes/") from None
+    except IsADirectoryError:
+        raise ConfigError(f"{path} is a folder: name the configuration file in it, for example {path}/config.json") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read {path} as UTF-8 text ({error}): is it a JSON configuration?") from None
+    try:
+        value = json5.loads(text, allow_duplicate_keys=False)
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{path} is not valid JSON (comments are allowed): {str(error).replace('<string>:', 'line ')}") from None
+    if not isinstance(value, dict):
+        raise ConfigError(f"{path} must hold one JSON object {{...}}, not a {type(value).__name__}")
+    return value
+
+
+def _merge_file(values: dict[str, Any], raw: dict[str, Any], prefix: str, where: str, seen: dict[str, str]) -> None:
+    for key, value in raw.items():
+        name = f"{prefix}{_normal(key)}"
+        if isinstance(value, dict) and name in _sections():
+            _merge_file(values, value, name + ".", where, seen)
+            continue
+        setting = _find(name, where)
+        if setting.path in seen:
+            raise ConfigError(f"{where}: {setting.path} is given twice, as {seen[setting.path]} and as {prefix}{key}: keep one")
+        seen[setting.path] = prefix + key
+        _put(values, setting, value)
+
+
+def _put(values: dict[str, Any], setting: Setting, value: Any) -> None:
+    *sections, leaf = setting.path.split(".")
+    for section in sections:
+        values = values.setdefault(section, {})
+    values[leaf] = value
+
+
+def _split_flags(words: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Turn `--a=1 --b 2 --set c=3` into (name, text) pairs."""
+    rest = list(words)
+    while rest:
+        word = rest.pop(0)
+        if not word.startswith("--") or word == "--":
+            raise ConfigError(f"command line: unexpected {word!r}: settings look like --name=value")
+        name, equals, text = word[2:].partition("=")
+        if not equals:
+            if not rest:
+                raise ConfigError(f"command line: --{name} needs a value: --{name}=VALUE")
+            text = rest.pop(0)
+        if _normal(name) == "set":
+            name, equals, text = text.partition("=")
+            if not equals:
+                raise ConfigError(f"command line: --set {name} needs NAME=VALUE, for example --set train.epochs=3")
+        yield name, text
+
+
+def _parse_value(text: str, setting: Setting) -> Any:
+    """A flag's text as JSON where it is JSON, as a list where it is in brackets, as plain text otherwise."""
+    if setting.type_name == "str":
+        return text
+    try:
+        return json5.loads(text, allow_duplicate_keys=False)
+    except ValueError:
+        pass
+    if text.startswith("[") and text.endswith("]"):
+        return [item.strip().strip("\"'") for item in text[1:-1].split(",") if item.strip()]
+    return text
+
+
+def _normal(name: str) -> str:
+    return name.strip().replace("-", "_").lower()
+
+
+def _walk(model: type[BaseModel], prefix: str) -> Iterator[Setting]:
+    for name, field in model.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
+            yield from _walk(field.annotation, f"{prefix}{name}.")
+            continue
+        also = tuple(n for item in field.metadata if isinstance(item, Also) for n in item.names)
+        default = field.get_default(call_default_factory=True)
+        yield Setting(f"{prefix}{name}", (name, *also), _type_name(field.annotation), default, field.description or "")
+
+
+def _type_name(annotation: Any) -> str:
+    origin = get_origin(annotation)
+    if origin is Annotated:
+        return _type_name(get_args(annotation)[0])
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(_type_name(part) for part in get_args(annotation) if part is not type(None))
+    if origin is Literal:
+        return " | ".join(str(part) for part in get_args(annotation))
+    if origin in (list, tuple):
+        return "list"
+    return getattr(annotation, "__name__", str(annotation))
+
+
+def _sections() -> set[str]:
+    return {name for name, field in Config.model_fields.items() if isinstance(field.annotation, type) and issubclass(field.annotation, Section)}
+
+
+def _names() -> dict[str, Setting]:
+    """Every spelling -> setting: full paths first, then short names that only one setting has."""
+    table: dict[str, Setting] = {}
+    counts: dict[str, int] = {}
+    for setting in settings():
+        table[setting.path] = setting
+        for name in setting.names:
+            counts[name] = counts.get(name, 0) + 1
+    for setting in settings():
+        section = setting.path.rpartition(".")[0]
+        for name in setting.names:
+            if section:
+                table.setdefault(f"{section}.{name}", setting)
+            if counts[name] == 1:
+                table.setdefault(name, setting)
+    return table
+
+
+def _find(name: str, where: str, prefix: str = "") -> Setting:
+    setting = _names().get(_normal(name))
+    if setting is None:
+        raise ConfigError(f"{where}: {_unknown(name, prefix)}")
+    return setting
+
+
+def _unknown(name: str, prefix: str) -> str:
+    near = difflib.get_close_matches(_normal(name), [*_names(), *_sections()], n=1, cutoff=0.5)
+    hint = f"did you mean {prefix}{near[0]}?" if near else "`bullet config` lists all names"
+    return f"unknown setting {prefix}{name}: {hint}"
+
+

@@ -1,0 +1,1 @@
+"""Turning files of text into a clean, split and tokenised corpus."""

@@ -1,0 +1,1 @@
+"""Measuring a model, and the 4-bit file against the full one."""

@@ -1,0 +1,104 @@
+"""Progress as the stages see it, and as a terminal shows it."""
+
+import contextlib
+import sys
+import time
+from collections.abc import Iterator
+from typing import Protocol
+
+
+class Task(Protocol):
+    """One running bar."""
+
+    def advance(self, amount: float = 1, note: str = "") -> None:
+        """Move the bar by `amount` units and show `note` (for example "loss 3.21") beside it."""
+
+
+class Progress(Protocol):
+    """Where a stage tells what it is doing."""
+
+    def task(self, title: str, total: float | None) -> contextlib.AbstractContextManager[Task]:
+        """Show a bar with an ETA until the block ends; `total` None means the amount is unknown."""
+
+    def say(self, text: str) -> None:
+        """Print one line that stays."""
+
+
+class SilentProgress:
+    """Shows nothing (tests, scripts that want only the result)."""
+
+    class _Task:
+        def advance(self, amount: float = 1, note: str = "") -> None:
+            pass
+
+    @contextlib.contextmanager
+    def task(self, title: str, total: float | None) -> Iterator[Task]:
+        yield self._Task()
+
+    def say(self, text: str) -> None:
+        pass
+
+
+class ConsoleProgress:
+    """Bars on standard error: live in a terminal, one line every ten seconds in a log file."""
+
+    LOG_EVERY_SECONDS = 10.0
+
+    def __init__(self) -> None:
+        from rich.console import Console
+
+        self.console = Console(file=sys.stderr, highlight=False, soft_wrap=True)
+
+    @contextlib.contextmanager
+    def task(self, title: str, total: float | None) -> Iterator[Task]:
+        if self.console.is_terminal:
+            with self._live(title, total) as task:
+                yield task
+        else:
+            yield _LoggedTask(self, title, total)
+
+    @contextlib.contextmanager
+    def _live(self, title: str, total: float | None) -> Iterator[Task]:
+        from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+        columns = (
+            TextColumn("{task.description:<20}"),
+            BarColumn(bar_width=28),
+            TaskProgressColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}"),
+        )
+        with Progress(*columns, console=self.console) as bars:
+            identity = bars.add_task(title, total=total, note="")
+
+            class _Bar:
+                def advance(self, amount: float = 1, note: str = "") -> None:
+                    if note:
+                        bars.update(identity, advance=amount, note=note)
+                    else:
+                        bars.update(identity, advance=amount)
+
+            yield _Bar()
+
+    def say(self, text: str) -> None:
+        self.console.print(text, markup=False)
+
+
+class _LoggedTask:
+    def __init__(self, progress: ConsoleProgress, title: str, total: float | None) -> None:
+        self._progress, self._title, self._total = progress, title, total
+        self._started = self._last = time.monotonic()
+        self._done = 0.0
+        progress.say(f"{title} ...")
+
+    def advance(self, amount: float = 1, note: str = "") -> None:
+        self._done += amount
+        now = time.monotonic()
+        if now - self._last < ConsoleProgress.LOG_EVERY_SECONDS or not self._total or not self._done:
+            return
+        self._last = now
+        left = (now - self._started) * max(self._total - self._done, 0.0) / self._done
+        share = min(self._done / self._total, 1.0)
+        self._progress.say(f"{self._title}  {share:.0%}  {left:.0f} s left  {note}".rstrip())

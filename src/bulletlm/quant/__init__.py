@@ -1,0 +1,1 @@
+"""The 4-bit and 8-bit weight grids."""

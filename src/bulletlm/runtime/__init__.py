@@ -1,0 +1,1 @@
+"""Running a finished model without torch."""
