@@ -1,1 +1,5 @@
 """Turning files of text into a clean, split and tokenised corpus."""
+
+from bulletlm.data.vocabulary import prepare_tokenizer
+
+__all__ = ["prepare_tokenizer"]

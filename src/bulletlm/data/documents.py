@@ -1,0 +1,57 @@
+"""The rows of train.jsonl and val.jsonl: one document or conversation a line."""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NotRequired, TypedDict
+
+from bulletlm.errors import BulletError
+
+
+class Message(TypedDict):
+    """One turn; `role` is "user" or "assistant" (or "system" before a conversation is put in order)."""
+
+    role: str
+    content: str
+
+
+class Document(TypedDict):
+    """Either `text` (paragraphs separated by newlines) or `messages` (user and assistant in turn)."""
+
+    id: str
+    source: str
+    language: str
+    text: NotRequired[str]
+    messages: NotRequired[list[Message]]
+
+
+def texts_of(document: Document) -> list[str]:
+    """The text of a document, or of each message of a conversation."""
+    if "messages" in document:
+        return [message["content"] for message in document["messages"]]
+    return [document["text"]]
+
+
+def to_line(document: Document) -> bytes:
+    """One row of a .jsonl file, newline included."""
+    return json.dumps(document, ensure_ascii=False, separators=(", ", ": ")).encode() + b"\n"
+
+
+def read_documents(path: Path, advance: Callable[[int], None] | None = None) -> Iterator[Document]:
+    """Read the rows that the data stage wrote, calling `advance` with the bytes of each.
+
+    Raises:
+        BulletError: the file is missing or damaged.
+    """
+    try:
+        with open(path, "rb") as file:
+            for number, line in enumerate(file, 1):
+                try:
+                    document: Document = json.loads(line)
+                except ValueError:
+                    raise BulletError(f"{path} is damaged at line {number}: run `bullet data` again") from None
+                yield document
+                if advance:
+                    advance(len(line))
+    except FileNotFoundError:
+        raise BulletError(f"{path} is missing: run `bullet data` first") from None

@@ -1,0 +1,114 @@
+"""Token files: the training and validation text as flat arrays that training maps into memory.
+
+train.bin val.bin              token ids of all documents one after another, little endian
+train.learn.bin val.learn.bin  one byte a token: 1 where its prediction counts (only with loss_on = "answers")
+index.json                     sizes, and for the validation set where each document lies
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from bulletlm.data.chat import encode_documents
+from bulletlm.data.documents import Document, read_documents, texts_of
+from bulletlm.errors import BulletError
+from bulletlm.files import atomic_folder, read_json, write_json
+from bulletlm.progress import Progress, Task
+from bulletlm.tokenizer import Tokenizer
+
+SPLITS = ("train", "val")
+_DOCUMENTS_AT_ONCE = 512
+
+
+@dataclass(frozen=True)
+class TokenFile:
+    """A split: `tokens` uint16 or uint32 [n]; `learn` uint8 [n], or None where every token counts; `info` from index.json."""
+
+    tokens: npt.NDArray[np.unsignedinteger[Any]]
+    learn: npt.NDArray[np.uint8] | None
+    info: dict[str, Any]
+
+
+def write_tokens(data_dir: Path, tokenizer: Tokenizer, loss_on: str, out_dir: Path, progress: Progress) -> dict[str, Any]:
+    """Encode train.jsonl and val.jsonl of `data_dir` into `out_dir`; give what index.json holds.
+
+    "bytes" in the index is the UTF-8 size of the text itself, without special tokens, so that loss in bits
+    divided by it is bits per byte.
+
+    Raises:
+        BulletError: the rows are missing or damaged, or the disk is full.
+    """
+    dtype = np.dtype("<u2" if tokenizer.vocab_size <= 1 << 16 else "<u4")
+    index: dict[str, Any] = {"dtype": dtype.name, "vocab_size": tokenizer.vocab_size, "loss_on": loss_on}
+    paths = {split: Path(data_dir) / f"{split}.jsonl" for split in SPLITS}
+    total = sum(path.stat().st_size for path in paths.values() if path.exists())
+    with atomic_folder(out_dir) as folder, progress.task("tokens", total) as task:
+        for split, path in paths.items():
+            index[split] = _write_split(path, tokenizer, dtype, loss_on == "answers", folder / split, task)
+        write_json(folder / "index.json", index)
+    return index
+
+
+def _write_split(path: Path, tokenizer: Tokenizer, dtype: np.dtype[Any], answers_only: bool, stem: Path, task: Task) -> dict[str, Any]:
+    by_language: dict[str, dict[str, int]] = {}
+    places: list[dict[str, Any]] = []
+    documents = at = size = 0
+    learn_path = stem.with_suffix(".learn.bin")
+    with open(stem.with_suffix(".bin"), "wb") as tokens_file, open(learn_path, "wb") as learn_file:
+        for batch in _batches(read_documents(path, task.advance)):
+            for document, (ids, learn) in zip(batch, encode_documents(tokenizer, batch), strict=True):
+                tokens_file.write(np.array(ids, dtype=dtype).tobytes())
+                if answers_only:
+                    learn_file.write(np.array(learn, dtype=np.uint8).tobytes())
+                text_bytes = sum(len(text.encode()) for text in texts_of(document))
+                row = by_language.setdefault(document["language"], {"tokens": 0, "bytes": 0, "documents": 0})
+                row["tokens"] += len(ids)
+                row["bytes"] += text_bytes
+                row["documents"] += 1
+                if stem.name == "val":
+                    place = {"start": at, "end": at + len(ids), "bytes": text_bytes}
+                    places.append({**place, "language": document["language"], "source": document["source"]})
+                documents += 1
+                at += len(ids)
+                size += text_bytes
+    if not answers_only:
+        learn_path.unlink()
+    languages = dict(sorted(by_language.items()))
+    return {"tokens": at, "bytes": size, "documents": places if stem.name == "val" else documents, "by_language": languages}
+
+
+def _batches(documents: Iterator[Document]) -> Iterator[list[Document]]:
+    while batch := list(islice(documents, _DOCUMENTS_AT_ONCE)):
+        yield batch
+
+
+def open_tokens(folder: Path, split: str) -> TokenFile:
+    """Map a split ("train" or "val") into memory, read-only.
+
+    Raises:
+        BulletError: a file is missing, or its size is not what index.json says.
+    """
+    folder = Path(folder)
+    index = read_json(folder / "index.json")
+    info: dict[str, Any] = index[split]
+    tokens = _map(folder / f"{split}.bin", np.dtype(index["dtype"]).newbyteorder("<"), info["tokens"])
+    learn = _map(folder / f"{split}.learn.bin", np.dtype(np.uint8), info["tokens"]) if index["loss_on"] == "answers" else None
+    return TokenFile(tokens, learn, info)
+
+
+def _map(path: Path, dtype: np.dtype[Any], count: int) -> npt.NDArray[Any]:
+    expected = count * dtype.itemsize
+    if not path.exists():
+        raise BulletError(f"{path} is missing: delete its folder and run the stage again")
+    if path.stat().st_size != expected:
+        raise BulletError(
+            f"{path} has {path.stat().st_size:,} bytes, index.json says {expected:,}: delete its folder and run the stage again"
+        )
+    if not count:
+        return np.zeros(0, dtype)
+    return np.memmap(path, dtype=dtype, mode="r", shape=(count,))
