@@ -52,7 +52,7 @@ class DataConfig(Section):
     max_chars: int = Field(20_000, ge=100, description="Longer paragraphs (one line) are rejected as outliers.")
     dedup: bool = Field(True, description="Drop exact repetitions of paragraphs, documents and conversations.")
     loss_on: Literal["all", "answers"] = Field("all", description='In conversations, learn from "all" tokens or only from the "answers".')
-    val_tokens: int = Field(8_000, ge=500, description="Size of the validation set, in tokens (rough: counted before the tokenizer exists).")
+    val_tokens: int = Field(8_000, ge=500, description="Size of the validation set, in tokens (estimated from its characters).")
 
     @model_validator(mode="before")
     @classmethod
@@ -122,7 +122,7 @@ class TrainConfig(Section):
     total_steps: Annotated[int | None, Also("steps")] = Field(
         None, ge=1, description="Optimiser steps; with epochs also given, the shorter of the two ends the run."
     )
-    epochs: float | None = Field(None, gt=0, description="Passes over the training tokens; 3 where neither epochs nor total_steps is given.")
+    epochs: float | None = Field(None, gt=0, description="Passes over the training tokens; 3 where total_steps is not given either.")
     batch_size_per_device: Annotated[int, Also("batch", "batch_size")] = Field(8, ge=1, description="Sequences in one forward pass.")
     gradient_accumulation_steps: Annotated[int, Also("grad_accum", "grad_accumulation")] = Field(
         8, ge=1, description="Forward passes summed into one optimiser step."
@@ -142,8 +142,10 @@ class TrainConfig(Section):
     patience_early_stop: Annotated[int, Also("patience")] = Field(
         5, ge=0, description="Stop after this many validations without a better loss; 0 never stops early."
     )
-    precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="Arithmetic of the matrix products; auto takes bf16 where the processor has it.")
-    compile: Literal["auto", "on", "off"] = Field("auto", description="torch.compile; auto compiles when the run is long enough to gain from it.")
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        "auto", description="Arithmetic of the matrix products; auto is bf16 where the processor has it."
+    )
+    compile: Literal["auto", "on", "off"] = Field("auto", description="torch.compile; auto compiles where the run is long enough.")
     threads: int = Field(0, ge=0, description="Processor threads; 0 uses every core.")
 
 
@@ -329,8 +331,8 @@ def _normal(name: str) -> str:
 
 def _walk(model: type[BaseModel], prefix: str) -> Iterator[Setting]:
     for name, field in model.model_fields.items():
-        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
-            yield from _walk(field.annotation, f"{prefix}{name}.")
+        if _is_section(field.annotation):
+            yield from _walk(typing.cast(type[Section], field.annotation), f"{prefix}{name}.")
             continue
         also = tuple(n for item in field.metadata if isinstance(item, Also) for n in item.names)
         default = field.get_default(call_default_factory=True)
@@ -351,7 +353,11 @@ def _type_name(annotation: Any) -> str:
 
 
 def _sections() -> set[str]:
-    return {name for name, field in Config.model_fields.items() if isinstance(field.annotation, type) and issubclass(field.annotation, Section)}
+    return {name for name, field in Config.model_fields.items() if _is_section(field.annotation)}
+
+
+def _is_section(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, Section)
 
 
 def _names() -> dict[str, Setting]:
@@ -383,5 +389,3 @@ def _unknown(name: str, prefix: str) -> str:
     near = difflib.get_close_matches(_normal(name), [*_names(), *_sections()], n=1, cutoff=0.5)
     hint = f"did you mean {prefix}{near[0]}?" if near else "`bullet config` lists all names"
     return f"unknown setting {prefix}{name}: {hint}"
-
-

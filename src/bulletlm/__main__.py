@@ -1,0 +1,5 @@
+"""`python -m bulletlm` is the `bullet` command."""
+
+from bulletlm.cli import main
+
+main()

@@ -1,0 +1,240 @@
+"""The `bullet` command: parse, call one function, print. No logic lives here.
+
+Heavy imports stay inside the commands, so that `bullet generate` starts in a fraction of a second.
+"""
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import App, CycloptsError, Group, Parameter
+
+from bulletlm import __version__
+from bulletlm.errors import BulletError
+
+app = App(
+    name="bullet",
+    help="From raw text to a small 4-bit language model, on an ordinary computer.",
+    version=__version__,
+    help_format="plaintext",
+)
+
+MAKE = Group("Make a model", sort_key=1)
+STAGE_ORDER = ("data", "tokenizer", "train", "export", "build", "evaluate")
+STAGES = Group("One stage of a run (earlier ones run first where needed)", sort_key=2)
+USE = Group("Use a model", sort_key=3)
+LOOK = Group("Look around", sort_key=4)
+
+Settings = Annotated[
+    str,
+    Parameter(
+        allow_leading_hyphen=True,
+        help="Settings that replace those of the file: --layers=4 --lr 3e-4 --set data.sources=[my-texts]. `bullet config` lists all.",
+    ),
+]
+ConfigPath = Annotated[Path, Parameter(help="A configuration: JSON, comments allowed. recipes/ has ready ones.")]
+ModelPath = Annotated[Path, Parameter(help="A .bullet file, or the export/npy folder of a run.")]
+Restart = Annotated[bool, Parameter(help="Throw away a model trained with other settings and train anew.", negative="")]
+Json = Annotated[bool, Parameter(help="Print the result as JSON.", negative="")]
+
+
+@app.command(group=MAKE)
+def run(
+    config: ConfigPath,
+    /,
+    *settings: Settings,
+    restart: Restart = False,
+    json: Json = False,
+) -> None:
+    """Do everything: clean, tokenise, train, quantise, measure. What is up to date is not done again.
+
+    Example: bullet run recipes/demo.jsonc
+    """
+    from bulletlm.show import print_summary
+
+    folder = _stages(config, settings, "evaluate", restart)
+    if json:
+        print((folder / "report.json").read_text(encoding="utf-8"), end="")
+    else:
+        print_summary(folder)
+
+
+def _stage_command(stage: str, summary: str, output: str) -> None:
+    def command(config: ConfigPath, /, *settings: Settings, restart: Restart = False) -> None:
+        print(_stages(config, settings, stage, restart) / output)
+
+    command.__doc__ = f"{summary}\n\nEarlier stages run first where needed. Example: bullet {stage} recipes/demo.jsonc"
+    app.command(command, name=stage, group=STAGES, sort_key=STAGE_ORDER.index(stage))
+
+
+_stage_command("data", "Read, clean, deduplicate and split the text.", "data")
+_stage_command("tokenizer", "Train the tokenizer.", "tokenizer")
+_stage_command("train", "Train the model, or go on where it was stopped.", "checkpoints/best")
+_stage_command("export", "Write the best checkpoint as FP32 .npy files.", "export/npy")
+_stage_command("build", "Quantise and pack the model into one .bullet file.", "model.bullet")
+_stage_command("evaluate", "Measure the 4-bit file against FP32 and write the report.", "report.html")
+
+
+@app.command(group=LOOK)
+def config(*words: Annotated[str, Parameter(allow_leading_hyphen=True, help="A configuration file, if any, then settings.")]) -> None:
+    """Print the resolved configuration and what follows from it.
+
+    Example: bullet config recipes/seed.jsonc --layers=4
+    """
+    from bulletlm.config import load_config
+    from bulletlm.starter import print_config
+
+    file = words[0] if words and not words[0].startswith("--") else None
+    print_config(load_config(file, words[1:] if file else words))
+
+
+@app.command(group=MAKE)
+def init(path: Annotated[Path, Parameter(help="Where to write it.")] = Path("bullet.jsonc"), /) -> None:
+    """Write a starter configuration with a sentence beside every setting.
+
+    Example: bullet init my-model.jsonc
+    """
+    from bulletlm.starter import write_starter_config
+
+    write_starter_config(path)
+    print(f"wrote {path}: name your texts under data.sources, then: bullet run {path}")
+
+
+@app.command(group=LOOK)
+def doctor(json: Json = False) -> None:
+    """Say what this machine can do, and what is missing.
+
+    Example: bullet doctor
+    """
+    from bulletlm.doctor import print_doctor
+
+    print_doctor(as_json=json)
+
+
+@app.command(group=USE)
+def generate(
+    file: ModelPath,
+    /,
+    *,
+    prompt: Annotated[str, Parameter(name=["--prompt", "-p"], help="The text to continue, or the question to answer.")],
+    raw: Annotated[bool, Parameter(help="Continue the text as it stands, instead of answering it as a chat message.", negative="")] = False,
+    max_tokens: Annotated[int | None, Parameter(help="Tokens generated at most.")] = None,
+    temperature: Annotated[float | None, Parameter(help="0 always takes the likeliest token.")] = None,
+    top_k: Annotated[int | None, Parameter(help="Keep only the k likeliest tokens; 0 keeps all.")] = None,
+    top_p: Annotated[float | None, Parameter(help="Keep the likeliest tokens that together reach this probability.")] = None,
+    min_p: Annotated[float | None, Parameter(help="Drop tokens less likely than this share of the likeliest.")] = None,
+    repetition_penalty: Annotated[float | None, Parameter(help="Above 1 makes recent tokens less likely.")] = None,
+    seed: Annotated[int | None, Parameter(help="Same seed, same text; none for a new one each time.")] = None,
+) -> None:
+    """Generate text from a model file.
+
+    Example: bullet generate runs/demo/model.bullet -p "मैत्री म्हणजे काय?" --seed 1
+    """
+    from bulletlm.serve.chat import generate_once
+
+    generate_once(
+        file,
+        prompt,
+        raw,
+        max_tokens=max_tokens,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        min_p=min_p,
+        repetition_penalty=repetition_penalty,
+        seed=seed,
+    )
+
+
+@app.command(group=USE)
+def chat(
+    file: ModelPath,
+    /,
+    *,
+    temperature: Annotated[float | None, Parameter(help="0 always takes the likeliest token.")] = None,
+    max_tokens: Annotated[int | None, Parameter(help="Tokens of an answer at most.")] = None,
+    seed: Annotated[int | None, Parameter(help="Same seed and same questions, same answers.")] = None,
+) -> None:
+    """Talk with a model. /help lists what you can type besides.
+
+    Example: bullet chat runs/demo/model.bullet
+    """
+    from bulletlm.serve.chat import chat_loop
+
+    chat_loop(file, temperature=temperature, max_tokens=max_tokens, seed=seed)
+
+
+@app.command(group=LOOK)
+def info(
+    file: Annotated[Path, Parameter(help="A .bullet file.")],
+    /,
+    *,
+    tensors: Annotated[bool, Parameter(help="List every tensor.", negative="")] = False,
+    json: Json = False,
+) -> None:
+    """Describe a .bullet file: shape, size, training, licence.
+
+    Example: bullet info runs/demo/model.bullet
+    """
+    from bulletlm.show import print_info
+
+    print_info(file, tensors=tensors, as_json=json)
+
+
+@app.command(group=LOOK)
+def verify(file: Annotated[Path, Parameter(help="A .bullet file.")], /) -> None:
+    """Check a .bullet file: checksum, structure, every number finite.
+
+    Example: bullet verify runs/demo/model.bullet
+    """
+    from bulletlm.bulletfile.reader import open_bullet
+
+    open_bullet(file).verify()
+    print(f"{file}: whole and sound")
+
+
+@app.command(group=LOOK)
+def compare(
+    a: Annotated[Path, Parameter(help="A run folder, an export/npy folder or a .bullet file.")],
+    b: Annotated[Path, Parameter(help="The same, the one judged against the first.")],
+    /,
+    *,
+    tokens: Annotated[Path | None, Parameter(help="A tokens folder; default: the one of the run that A lies in.")] = None,
+    json: Json = False,
+) -> None:
+    """Compare two models on the same validation text: loss, perplexity, divergence.
+
+    Example: bullet compare runs/demo/export/npy runs/demo/model.bullet
+    """
+    from bulletlm.show import print_comparison
+
+    print_comparison(a, b, tokens, as_json=json)
+
+
+def _stages(config: Path, settings: tuple[str, ...], until: str, restart: bool) -> Path:
+    from bulletlm.config import load_config
+    from bulletlm.pipeline import run_stages
+    from bulletlm.progress import ConsoleProgress
+
+    return run_stages(load_config(config, settings), until, ConsoleProgress(), restart).folder
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point: a user's mistake is one line and exit code 1 or 2; only our own bugs show a traceback."""
+    try:
+        app(arguments, exit_on_error=False, print_error=False)
+    except BulletError as error:
+        _fail(str(error), error.exit_code)
+    except CycloptsError as error:
+        _fail(" ".join(str(error).split()) + "; see bullet --help", 2)
+    except KeyboardInterrupt:
+        _fail("stopped; finished stages are kept: the same command continues", 130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+
+
+def _fail(message: str, code: int) -> None:
+    print(f"bullet: {message}", file=sys.stderr)
+    sys.exit(code)

@@ -1,0 +1,77 @@
+"""`bullet doctor`: what this machine can do, in a few lines, and what is missing."""
+
+import json
+import shutil
+import sys
+from dataclasses import asdict
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from bulletlm.machine import Machine, inspect_machine
+
+GB = 1e9
+NEEDED_DISK = 2 * GB
+NEEDED_MEMORY = 1.5 * GB
+
+
+def examine(folder: Path) -> dict[str, Any]:
+    """Facts about machine and installation, and `advice`: one sentence for everything that is missing."""
+    machine = inspect_machine()
+    free = shutil.disk_usage(folder).free
+    advice = list(_advice(machine, free))
+    return {
+        **asdict(machine),
+        "bf16": machine.has_bf16,
+        "disk_free": free,
+        "python": sys.version.split()[0],
+        "torch": _installed("torch"),
+        "advice": advice,
+    }
+
+
+def print_doctor(as_json: bool) -> None:
+    """Print the examination of this machine, for people or as JSON."""
+    facts = examine(Path.cwd())
+    if as_json:
+        print(json.dumps(facts, indent=2))
+        return
+    sets = ", ".join(facts["instruction_sets"]) or "none that help"
+    arithmetic = "bf16 in hardware" if facts["bf16"] else "fp32 (this processor has no bf16 arithmetic)"
+    rows = [
+        ("processor", f"{facts['processor']}, {facts['cores']} cores for this process"),
+        ("instructions", sets),
+        ("training in", arithmetic),
+        ("memory", f"{facts['memory'] / GB:.1f} GB, {facts['memory_available'] / GB:.1f} GB free"),
+        ("disk here", f"{facts['disk_free'] / GB:.1f} GB free"),
+        ("system", f"{facts['system']}, Python {facts['python']}"),
+        ("torch", facts["torch"] or "not installed"),
+        ("compiler", facts["compiler"] or "none"),
+    ]
+    for name, value in rows:
+        print(f"{name:<13}{value}")
+    print()
+    for sentence in facts["advice"]:
+        print(f"- {sentence}")
+    if not facts["advice"]:
+        print("Nothing is missing. Start with: bullet run recipes/demo.jsonc")
+
+
+def _advice(machine: Machine, free: float) -> list[str]:
+    advice = []
+    if _installed("torch") is None:
+        advice.append("torch is missing: models run, but cannot be trained; pip install torch")
+    if machine.compiler is None:
+        advice.append("no C++ compiler: training is about a sixth slower on long runs; install g++")
+    if free < NEEDED_DISK:
+        advice.append(f"only {free / GB:.1f} GB of disk are free here: a run keeps up to five checkpoints; free {NEEDED_DISK / GB:.0f} GB")
+    if machine.memory_available < NEEDED_MEMORY:
+        advice.append(f"only {machine.memory_available / GB:.1f} GB of memory are free: close other programs before training")
+    return advice
+
+
+def _installed(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

@@ -1,0 +1,148 @@
+"""The network: a Llama-shaped decoder, readable in one sitting.
+
+RMSNorm before each block, interleaved rotary positions, causal attention with optional grouped
+key/value heads, SwiGLU, no biases, output matrix tied to the embedding by default. The same shapes
+and names as in `.bullet` files and the numpy engine (`bulletlm.shape`).
+
+B = sequences in the batch, T = positions, H = heads, D = head_dim.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from bulletlm.shape import ModelShape
+
+IGNORE = -1
+"""Target id of positions that carry no loss."""
+
+
+class RMSNorm(nn.Module):
+    """x / sqrt(mean(x^2) + eps) * weight (Zhang & Sennrich 2019, arXiv:1910.07467)."""
+
+    def __init__(self, dim: int, eps: float) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        wide = x.float()
+        scaled = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + self.eps)
+        return (scaled * self.weight.float()).to(x.dtype)
+
+
+def rope_table(head_dim: int, length: int, theta: float) -> Tensor:
+    """Angles' cosine and sine, float32 (2, length, head_dim / 2) (Su et al. 2021, arXiv:2104.09864)."""
+    frequencies = theta ** (-torch.arange(0, head_dim, 2, dtype=torch.float64) / head_dim)
+    angles = torch.outer(torch.arange(length, dtype=torch.float64), frequencies)
+    return torch.stack((angles.cos(), angles.sin())).float()
+
+
+def rotate(x: Tensor, table: Tensor) -> Tensor:
+    """Rotate the pairs (2i, 2i+1) of x (B, T, H, D) by their position's angles."""
+    even, odd = x.float().unflatten(-1, (-1, 2)).unbind(-1)
+    cos, sin = table[0, : x.shape[1], None], table[1, : x.shape[1], None]
+    return torch.stack((even * cos - odd * sin, even * sin + odd * cos), -1).flatten(-2).to(x.dtype)
+
+
+class Attention(nn.Module):
+    """Causal multi-head attention; key/value heads may be fewer than query heads (arXiv:2305.13245)."""
+
+    mask: Tensor
+
+    def __init__(self, shape: ModelShape) -> None:
+        super().__init__()
+        self.shape = shape
+        self.q_proj = nn.Linear(shape.dim, shape.dim, bias=False)
+        self.k_proj = nn.Linear(shape.dim, shape.kv_dim, bias=False)
+        self.v_proj = nn.Linear(shape.dim, shape.kv_dim, bias=False)
+        self.o_proj = nn.Linear(shape.dim, shape.dim, bias=False)
+
+    def forward(self, x: Tensor, rope: Tensor) -> Tensor:
+        s, (b, t, _) = self.shape, x.shape
+        q = rotate(self.q_proj(x).view(b, t, s.n_heads, s.head_dim), rope).transpose(1, 2)
+        k = rotate(self.k_proj(x).view(b, t, s.n_kv_heads, s.head_dim), rope).transpose(1, 2)
+        v = self.v_proj(x).view(b, t, s.n_kv_heads, s.head_dim).transpose(1, 2)
+        if s.n_kv_heads != s.n_heads:
+            k = k.repeat_interleave(s.n_heads // s.n_kv_heads, 1)
+            v = v.repeat_interleave(s.n_heads // s.n_kv_heads, 1)
+        # Written out: at these shapes the CPU's fused kernel is slower than a compiled softmax(QK^T)V.
+        scores = (q @ k.transpose(-1, -2)) * (1 / math.sqrt(s.head_dim))
+        later = torch.ones(t, t, dtype=torch.bool, device=x.device).triu(1)
+        weights = scores.float().masked_fill(later, float("-inf")).softmax(-1).to(x.dtype)
+        return self.o_proj((weights @ v).transpose(1, 2).reshape(b, t, s.dim))  # type: ignore[no-any-return]
+
+
+class SwiGLU(nn.Module):
+    """down(silu(gate(x)) * up(x)) (Shazeer 2020, arXiv:2002.05202)."""
+
+    def __init__(self, shape: ModelShape) -> None:
+        super().__init__()
+        self.gate_proj = nn.Linear(shape.dim, shape.hidden_dim, bias=False)
+        self.up_proj = nn.Linear(shape.dim, shape.hidden_dim, bias=False)
+        self.down_proj = nn.Linear(shape.hidden_dim, shape.dim, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))  # type: ignore[no-any-return]
+
+
+class Layer(nn.Module):
+    """One transformer layer with residual connections."""
+
+    def __init__(self, shape: ModelShape) -> None:
+        super().__init__()
+        self.attention_norm = RMSNorm(shape.dim, shape.norm_eps)
+        self.attention = Attention(shape)
+        self.mlp_norm = RMSNorm(shape.dim, shape.norm_eps)
+        self.mlp = SwiGLU(shape)
+
+    def forward(self, x: Tensor, rope: Tensor) -> Tensor:
+        x = x + self.attention(self.attention_norm(x), rope)
+        return x + self.mlp(self.mlp_norm(x))  # type: ignore[no-any-return]
+
+
+class Llama(nn.Module):
+    """The whole model. Parameter names equal `ModelShape.tensors()`."""
+
+    rope: Tensor
+
+    def __init__(self, shape: ModelShape) -> None:
+        super().__init__()
+        self.shape = shape
+        self.token_embedding = nn.Embedding(shape.vocab_size, shape.dim)
+        self.layers = nn.ModuleList(Layer(shape) for _ in range(shape.n_layers))
+        self.final_norm = RMSNorm(shape.dim, shape.norm_eps)
+        if not shape.tied_embeddings:
+            self.lm_head = nn.Linear(shape.dim, shape.vocab_size, bias=False)
+        self.register_buffer("rope", rope_table(shape.head_dim, shape.max_seq_len, shape.rope_theta), persistent=False)
+
+    def initialise(self, seed: int) -> None:
+        """Normal(0, 0.02) matrices, scaled down by sqrt(2 n_layers) where they write to the residual (GPT-2)."""
+        generator = torch.Generator().manual_seed(seed)
+        for name, weight in self.named_parameters():
+            if weight.dim() < 2:
+                nn.init.ones_(weight)
+                continue
+            writes_residual = name.endswith(("o_proj.weight", "down_proj.weight"))
+            std = 0.02 / math.sqrt(2 * self.shape.n_layers) if writes_residual else 0.02
+            nn.init.normal_(weight, std=std, generator=generator)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Token ids (B, T), T <= max_seq_len -> logits (B, T, vocab_size)."""
+        x = self.token_embedding(tokens)
+        for layer in self.layers:
+            x = layer(x, self.rope)
+        head = self.token_embedding.weight if self.shape.tied_embeddings else self.lm_head.weight
+        return F.linear(self.final_norm(x), head)
+
+    def loss(self, tokens: Tensor, targets: Tensor, reduction: str = "sum") -> Tensor:
+        """Cross-entropy in nats; positions whose target is IGNORE do not count.
+
+        Args:
+            tokens, targets: int64 (B, T).
+            reduction: "sum" over positions, or "none" for (B * T,).
+        """
+        logits = self(tokens)
+        return F.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), ignore_index=IGNORE, reduction=reduction)

@@ -1,0 +1,285 @@
+"""The stages in order: text -> clean -> tokenizer -> tokens -> train -> export -> build -> evaluate.
+
+Each stage reads files of the run folder and writes files of the run folder. What a stage was made from
+and the SHA-256 of what it wrote are noted in stages.json; a stage whose inputs and outputs are unchanged
+is not run again.
+"""
+
+import contextlib
+import platform
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bulletlm import __version__
+from bulletlm.config import RECORD_KEY, Config
+from bulletlm.data.sources import source_files
+from bulletlm.errors import BulletError, ConfigError
+from bulletlm.files import read_json, sha256_of_file, sha256_of_json, write_json
+from bulletlm.progress import Progress
+
+
+@dataclass(frozen=True)
+class Run:
+    """What every stage is given."""
+
+    config: Config
+    fingerprint: str
+    sources: list[dict[str, Any]]
+    progress: Progress
+
+    @property
+    def folder(self) -> Path:
+        """The run folder."""
+        return self.config.run_dir
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One arrow of the pipeline.
+
+    Attributes:
+        settings: the part of the configuration that decides the outputs.
+        inputs: earlier stages whose outputs this one reads.
+        outputs: files it writes, relative to the run folder.
+        work: does it.
+    """
+
+    title: str
+    settings: Callable[[Run], Any]
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    work: Callable[[Run], None]
+
+
+def run_stages(config: Config, until: str, progress: Progress, restart: bool = False) -> Run:
+    """Bring every stage up to and including `until` up to date.
+
+    Args:
+        restart: throw away the checkpoints of a model trained with other settings.
+
+    Raises:
+        ConfigError: the run folder holds a model trained with other settings, or another process is using it.
+        BulletError: a stage failed; what earlier stages wrote stays.
+    """
+    sources = [{"path": str(path), "bytes": path.stat().st_size, "sha256": sha256_of_file(path)} for path in source_files(config.data)]
+    run = Run(config, _fingerprint(config, sources), sources, progress)
+    _make_folder(run.folder)
+    with _only_process(run.folder):
+        _protect_trained_model(run, restart)
+        write_json(run.folder / "config.json", _record(run))
+        done = _load_notes(run.folder)
+        for name, stage in STAGES.items():
+            key = sha256_of_json({"settings": stage.settings(run), "inputs": [done[i]["outputs"] for i in stage.inputs]})
+            note = done.get(name)
+            if note and note["key"] == key and _outputs(run.folder, stage) == note["outputs"]:
+                progress.say(f"{stage.title}: up to date")
+            else:
+                done = {earlier: done[earlier] for earlier in list(STAGES)[: list(STAGES).index(name)]}
+                write_json(run.folder / "stages.json", done)
+                stage.work(run)
+                done[name] = {"key": key, "outputs": _outputs(run.folder, stage)}
+                write_json(run.folder / "stages.json", done)
+            if name == until:
+                break
+    return run
+
+
+def _data(run: Run) -> None:
+    from bulletlm.data import prepare_data
+
+    prepare_data(run.config.data, run.config.seed, run.folder / "data", run.progress)
+
+
+def _tokenizer(run: Run) -> None:
+    from bulletlm.data import prepare_tokenizer
+
+    prepare_tokenizer(run.config.tokenizer, run.config.seed, run.folder / "data", run.folder / "tokenizer", run.progress)
+
+
+def _tokens(run: Run) -> None:
+    from bulletlm.data.tokens import write_tokens
+    from bulletlm.tokenizer import Tokenizer
+
+    tokenizer = Tokenizer.load(run.folder / "tokenizer" / "tokenizer.model")
+    write_tokens(run.folder / "data", tokenizer, run.config.data.loss_on, run.folder / "tokens", run.progress)
+
+
+def _train(run: Run) -> None:
+    from bulletlm.train.loop import train
+
+    config = run.config
+    shape = config.model.shape(config.tokenizer.vocab_size)
+    train(config.train, shape, config.seed, run.folder / "tokens", run.folder, run.fingerprint, run.progress)
+
+
+def _export(run: Run) -> None:
+    from bulletlm.export.npy import write_npy
+    from bulletlm.tokenizer import Tokenizer
+    from bulletlm.train.checkpoint import load_checkpoint
+
+    best = load_checkpoint(run.folder / "checkpoints" / "best")
+    shape = run.config.model.shape(run.config.tokenizer.vocab_size)
+    tensors = {name: best.tensors["model"][name].numpy() for name in shape.tensors()}
+    tokenizer = Tokenizer.load(run.folder / "tokenizer" / "tokenizer.model")
+    training = {name: value for name, value in best.state.items() if name != "key"}
+    index = read_json(run.folder / "tokens" / "index.json")
+    metadata = {
+        "name": run.config.name,
+        "license": run.config.license,
+        "languages": sorted(language for language in index["train"]["by_language"]),
+        "sampling": run.config.sampling.model_dump(mode="json"),
+        "training": {**training, "seed": run.config.seed, "settings": run.config.train.model_dump(mode="json"), "sources": run.sources},
+        "bulletlm": __version__,
+    }
+    write_npy(run.folder / "export" / "npy", shape, tensors, tokenizer.proto, metadata)
+
+
+def _build(run: Run) -> None:
+    from bulletlm.quant.build import build_bullet
+
+    build_bullet(run.folder / "export" / "npy", run.folder / "model.bullet", run.progress)
+
+
+def _evaluate(run: Run) -> None:
+    from bulletlm.evaluate import evaluate_run
+
+    evaluate_run(run.folder, run.config, run.progress)
+
+
+# What decides bits of the model; how often it is saved does not.
+_NOT_DECISIVE = {"keep_checkpoints", "save_every_steps"}
+
+
+def _training_settings(config: Config) -> dict[str, Any]:
+    return config.train.model_dump(mode="json", exclude=_NOT_DECISIVE)
+
+
+STAGES: dict[str, Stage] = {
+    "data": Stage(
+        "Data",
+        lambda run: [run.config.data.model_dump(mode="json", exclude={"loss_on"}), run.config.seed, run.sources],
+        (),
+        ("data/train.jsonl", "data/val.jsonl", "data/rejected.jsonl", "data/clean-report.json"),
+        _data,
+    ),
+    "tokenizer": Stage(
+        "Tokenizer",
+        lambda run: [run.config.tokenizer.model_dump(mode="json"), run.config.seed],
+        ("data",),
+        ("tokenizer/tokenizer.model", "tokenizer/report.json"),
+        _tokenizer,
+    ),
+    "tokens": Stage(
+        "Tokens",
+        lambda run: run.config.data.loss_on,
+        ("data", "tokenizer"),
+        ("tokens/train.bin", "tokens/val.bin", "tokens/index.json"),
+        _tokens,
+    ),
+    "train": Stage(
+        "Training",
+        lambda run: [run.config.model.model_dump(mode="json"), _training_settings(run.config), run.config.seed],
+        ("tokens",),
+        ("checkpoints/best/model.safetensors", "checkpoints/best/state.json"),
+        _train,
+    ),
+    "export": Stage(
+        "Export",
+        lambda run: [run.config.name, run.config.license, run.config.sampling.model_dump(mode="json")],
+        ("tokenizer", "train"),
+        ("export/npy/manifest.json",),
+        _export,
+    ),
+    "build": Stage("Build", lambda run: None, ("export",), ("model.bullet",), _build),
+    "evaluate": Stage(
+        "Evaluation",
+        lambda run: run.config.evaluate.model_dump(mode="json"),
+        ("tokens", "export", "build"),
+        ("report.json", "report.html"),
+        _evaluate,
+    ),
+}
+
+
+def _fingerprint(config: Config, sources: list[dict[str, Any]]) -> str:
+    """SHA-256 of everything that decides the trained weights."""
+    parts = config.model_dump(mode="json", include={"seed", "data", "tokenizer", "model"})
+    return sha256_of_json({**parts, "train": _training_settings(config), "sources": [source["sha256"] for source in sources]})
+
+
+def _record(run: Run) -> dict[str, Any]:
+    """config.json: the resolved configuration, and what it met."""
+    from importlib.metadata import version
+
+    packages = {name: version(name) for name in ("torch", "numpy", "sentencepiece", "safetensors")}
+    recorded = {
+        "bulletlm": __version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        **packages,
+        "fingerprint": run.fingerprint,
+        "sources": run.sources,
+    }
+    return {**run.config.model_dump(mode="json"), RECORD_KEY: recorded}
+
+
+def _protect_trained_model(run: Run, restart: bool) -> None:
+    """A changed setting must not silently replace a model that took a night to train."""
+    checkpoints = run.folder / "checkpoints"
+    if not (run.folder / "config.json").exists() or not checkpoints.exists():
+        return
+    old = read_json(run.folder / "config.json")
+    if old.get(RECORD_KEY, {}).get("fingerprint") == run.fingerprint:
+        return
+    if restart:
+        shutil.rmtree(checkpoints)
+        return
+    new = run.config.model_dump(mode="json")
+    changed = list(_differences(old, new)) or ["the source files"]
+    raise ConfigError(
+        f"{run.folder} holds a model trained with other settings ({'; '.join(changed[:3])}): "
+        f"give this run another name (--name={run.config.name}-2), or train it anew with --restart"
+    )
+
+
+def _differences(old: Any, new: Any, path: str = "") -> Iterator[str]:
+    for name, value in new.items():
+        where = f"{path}{name}"
+        if isinstance(value, dict) and isinstance(old.get(name), dict):
+            yield from _differences(old[name], value, where + ".")
+        elif old.get(name) != value:
+            yield f"{where} {old.get(name)} -> {value}"
+
+
+def _outputs(folder: Path, stage: Stage) -> dict[str, str | None]:
+    """SHA-256 of each output file; None where it is missing."""
+    return {name: sha256_of_file(folder / name) if (folder / name).is_file() else None for name in stage.outputs}
+
+
+def _load_notes(folder: Path) -> dict[str, Any]:
+    path = folder / "stages.json"
+    notes = read_json(path) if path.exists() else {}
+    return notes if isinstance(notes, dict) else {}
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BulletError(f"cannot make the run folder {folder}: {error.strerror}; choose another with --runs-dir=FOLDER") from None
+
+
+@contextlib.contextmanager
+def _only_process(folder: Path) -> Iterator[None]:
+    """Two processes in one run folder would spoil each other's files; the system frees the lock when a process dies."""
+    import fcntl
+
+    with open(folder / ".lock", "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise ConfigError(f"another process is working in {folder}: wait for it, or give this run another --name") from None
+        yield

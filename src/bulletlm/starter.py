@@ -1,0 +1,76 @@
+"""The configuration as text: a starter file, the resolved values, the list of settings."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from bulletlm.config import Config, Setting, settings
+from bulletlm.errors import ConfigError
+from bulletlm.files import write_text
+
+
+def write_starter_config(path: Path) -> None:
+    """Write every setting with its default and its sentence.
+
+    Raises:
+        ConfigError: a file of that name exists.
+    """
+    if path.exists():
+        raise ConfigError(f"{path} exists already: choose another name, for example {path.with_stem(path.stem + '-2')}")
+    write_text(path, starter_config(path.stem))
+
+
+def starter_config(name: str) -> str:
+    """A complete configuration as JSON with comments."""
+    lines = ["// A BulletLM configuration. Every line shows a default: change it, or delete it.", "{"]
+    section = ""
+    for setting in settings():
+        prefix, _, leaf = setting.path.rpartition(".")
+        if prefix != section:
+            if section:
+                lines.append("  },")
+            lines.append(f'  "{prefix}": {{')
+            section = prefix
+        value = name if setting.path == "name" else _plain(setting.default)
+        indent = "    " if section else "  "
+        lines.append(f"{indent}// {setting.description}")
+        lines.append(f'{indent}"{leaf}": {json.dumps(value, ensure_ascii=False)},')
+    lines += ["  },", "}"]
+    return "\n".join(lines) + "\n"
+
+
+def settings_table() -> str:
+    """Every setting as a Markdown table (docs/settings.md)."""
+    rows = ["| setting | also | type | default | what it does |", "|---|---|---|---|---|"]
+    for setting in settings():
+        also = " ".join(f"`--{name.replace('_', '-')}`" for name in setting.names[1:])
+        rows.append(f"| `{setting.path}` | {also} | {_cell(setting.type_name)} | {_default(setting)} | {_cell(setting.description)} |")
+    return "\n".join(rows) + "\n"
+
+
+def print_config(config: Config) -> None:
+    """Print the resolved configuration as JSON with comments, and the facts that follow from it."""
+    shape = config.model.shape(config.tokenizer.vocab_size)
+    per_step = config.train.batch_size_per_device * config.train.gradient_accumulation_steps
+    matrices = shape.n_parameters - shape.vocab_size * shape.dim * (1 if shape.tied_embeddings else 2)
+    size = matrices * 18 / 32 + (shape.n_parameters - matrices) * 34 / 32
+    print(json.dumps(config.model_dump(mode="json"), ensure_ascii=False, indent=2))
+    print(f"// parameters       {shape.n_parameters:,}")
+    print(f"// head_dim         {shape.head_dim}")
+    print(f"// .bullet file     about {size / 1e6:.1f} MB")
+    print(f"// effective batch  {per_step} sequences = {per_step * shape.max_seq_len:,} tokens a step")
+    print(f"// run folder       {config.run_dir}")
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, list):
+        return [item.path if hasattr(item, "path") else item for item in value]
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _default(setting: Setting) -> str:
+    return f"`{json.dumps(_plain(setting.default), ensure_ascii=False)}`"
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")

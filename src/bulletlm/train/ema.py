@@ -1,0 +1,43 @@
+"""Exponential moving average of the weights: often the better model, always the smoother one."""
+
+import contextlib
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+
+class EMA:
+    """Keeps `average = d * average + (1 - d) * weight` for every parameter, in float32.
+
+    The first steps use d = min(decay, (1 + t) / (10 + t)), so that the random start is forgotten soon.
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.average = {name: weight.detach().float().clone() for name, weight in model.named_parameters()}
+
+    @torch.no_grad()
+    def update(self, model: nn.Module, step: int) -> None:
+        """Take in the weights after optimiser step number `step` (the first is 1)."""
+        decay = min(self.decay, (1 + step) / (10 + step))
+        averages, weights = [], []
+        for name, weight in model.named_parameters():
+            averages.append(self.average[name])
+            weights.append(weight.detach().float())
+        torch._foreach_lerp_(averages, weights, 1 - decay)
+
+    @contextlib.contextmanager
+    def applied(self, model: nn.Module) -> Iterator[None]:
+        """Inside the block the model has the averaged weights; afterwards its own again, bit for bit."""
+        own: dict[str, Tensor] = {}
+        with torch.no_grad():
+            for name, weight in model.named_parameters():
+                own[name] = weight.detach().clone()
+                weight.copy_(self.average[name])
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for name, weight in model.named_parameters():
+                    weight.copy_(own[name])
