@@ -1,0 +1,122 @@
+"""Learning curves as inline SVG: text stays text, colours come from the page, so they follow its light and dark."""
+
+import io
+import re
+from collections.abc import Callable
+from typing import Any
+
+Points = list[list[float]]
+"""[step, value] pairs."""
+
+# matplotlib wants colours, the page has names for them; these stand in for the names until the SVG is written.
+_PALETTE = {"#010101": "var(--ink)", "#010102": "var(--muted)", "#010103": "var(--line)", "#010104": "var(--a)", "#010105": "var(--b)"}
+_INK, _MUTED, _LINE, _A, _B = _PALETTE
+
+_STYLE: dict[str, Any] = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "bulletlm",
+    "font.sans-serif": ["DejaVu Sans"],
+    "font.size": 9,
+    "text.color": _INK,
+    "axes.edgecolor": _LINE,
+    "axes.labelcolor": _MUTED,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.spines.left": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.titlesize": 10,
+    "axes.titlelocation": "left",
+    "axes.titleweight": "bold",
+    "axes.titlecolor": _INK,
+    "grid.color": _LINE,
+    "grid.linewidth": 0.7,
+    "xtick.color": _LINE,
+    "ytick.color": _LINE,
+    "xtick.labelcolor": _MUTED,
+    "ytick.labelcolor": _MUTED,
+    "ytick.major.size": 0,
+    "legend.frameon": False,
+    "legend.fontsize": 8.5,
+    "lines.linewidth": 1.6,
+    "lines.solid_capstyle": "round",
+}
+
+
+def learning_curves(curves: dict[str, Points], best_step: int | None) -> list[tuple[str, str]]:
+    """One (caption for screen readers, SVG) per chart that has points.
+
+    Args:
+        curves: any of train/loss, val/loss, val/loss_ema, lr, tokens_per_s, grad_norm.
+        best_step: marked in the loss chart.
+    """
+    charts = []
+    if curves.get("train/loss") or curves.get("val/loss"):
+        charts.append(("Training and validation loss by step", _loss(curves, best_step)))
+    for name, title in (
+        ("lr", "Learning rate"),
+        ("tokens_per_s", "Speed (tokens per second)"),
+        ("grad_norm", "Gradient norm, before clipping"),
+    ):
+        if curves.get(name):
+            charts.append((f"{title} by step", _line(name, title, curves[name])))
+    return charts
+
+
+def _loss(curves: dict[str, Points], best_step: int | None) -> str:
+    def draw(axes: Any) -> None:
+        for name, label, style in (
+            ("train/loss", "training", {"color": _MUTED, "linewidth": 1.0}),
+            ("val/loss", "validation", {"color": _A, "marker": "o", "markersize": 3.2}),
+            ("val/loss_ema", "validation, averaged weights", {"color": _B, "marker": "o", "markersize": 3.2}),
+        ):
+            if curves.get(name):
+                axes.plot(*_columns(curves[name]), label=label, **style)
+        best = [value for name in ("val/loss", "val/loss_ema") for step, value in curves.get(name, []) if step == best_step]
+        if best:
+            ring = {"markersize": 8, "markerfacecolor": "none", "markeredgecolor": _INK}
+            axes.plot([best_step], [min(best)], "o", label=f"best: step {best_step:,}", **ring)
+        axes.legend(loc="upper right")
+
+    return _chart("loss", "Loss (nats per token)", draw)
+
+
+def _line(name: str, title: str, points: Points) -> str:
+    def draw(axes: Any) -> None:
+        axes.plot(*_columns(points), color=_A)
+        axes.set_ylim(bottom=0)
+
+    return _chart(name, title, draw)
+
+
+def _columns(points: Points) -> tuple[list[float], list[float]]:
+    return [step for step, _ in points], [value for _, value in points]
+
+
+def _chart(name: str, title: str, draw: Callable[[Any], None]) -> str:
+    import matplotlib
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import FuncFormatter
+
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(4.7, 2.9), layout="constrained")
+        axes = figure.subplots()
+        axes.set_title(title)
+        axes.set_xlabel("step")
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}" if abs(value) >= 100 else f"{value:g}"))
+        draw(axes)
+        buffer = io.StringIO()
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    return _inline(buffer.getvalue(), name)
+
+
+def _inline(svg: str, name: str) -> str:
+    """Make a stand-alone SVG fit to stand in a page with others: no XML prologue, no style sheet, ids of its own."""
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r'(\bid="|url\(#|xlink:href="#)', rf"\g<1>{re.sub('[^a-z]', '-', name)}-", svg)
+    svg = re.sub(r'(<svg[^>]*?) width="[^"]*" height="[^"]*"', r"\1", svg)
+    for stand_in, colour in _PALETTE.items():
+        svg = svg.replace(stand_in, colour)
+    return svg

@@ -1,0 +1,173 @@
+"""How well a model predicts held-out text: loss, perplexity and bits per byte.
+
+The held-out stream is cut into consecutive windows of `max_seq_len` inputs (window i: inputs tokens[i L : i L + L],
+targets shifted by one; the last, shorter one included), exactly as the training loop validates, so that the two
+agree. Every number is summed in float64 from float32 logits.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bulletlm.data.tokens import TokenFile
+from bulletlm.errors import BulletError, DataError
+from bulletlm.progress import Progress
+from bulletlm.shape import ModelShape
+from bulletlm.tokenizer import Tokenizer
+
+LOGITS_AT_ONCE = 1 << 22
+"""Windows are batched up to this many logits: 16 MB in float32, 32 MB in float64."""
+
+
+class Scorer(Protocol):
+    """What is needed of a model: its shape, and logits float32[batch, n, vocab] for tokens int[batch, n]."""
+
+    @property
+    def shape(self) -> ModelShape: ...
+
+    def score(self, tokens: NDArray[np.int64]) -> NDArray[np.float32]: ...
+
+
+@dataclass(frozen=True)
+class Score:
+    """The prediction of `tokens` tokens that spell `bytes` bytes of text cost `nats` nats in all."""
+
+    nats: float
+    tokens: int
+    bytes: int
+
+    @property
+    def loss(self) -> float:
+        """Mean cross-entropy in nats per token."""
+        return self.nats / self.tokens
+
+    @property
+    def perplexity(self) -> float:
+        """exp(loss): between how many equally likely tokens the model hesitates. Capped at e^700, the largest float."""
+        return math.exp(min(self.loss, 700.0))
+
+    @property
+    def bits_per_byte(self) -> float | None:
+        """Bits per UTF-8 byte of text, which compares models of different vocabularies; None without text."""
+        return self.nats / math.log(2) / self.bytes if self.bytes else None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return {"loss": self.loss, "perplexity": self.perplexity, "bits_per_byte": self.bits_per_byte}
+
+
+@dataclass(frozen=True)
+class Scores:
+    """The score of a file, in all and by what its documents say they are."""
+
+    total: Score
+    by_language: dict[str, Score]
+    by_source: dict[str, Score]
+
+
+@dataclass(frozen=True)
+class Targets:
+    """What there is to predict in a file of n + 1 tokens; every array has length n.
+
+    ids: int64, the tokens. counted: bool, False where no loss is wanted. bytes: int64, UTF-8 bytes of text that the
+    token spells (0 for special tokens). language, source: labels of the document that holds the token.
+    """
+
+    ids: NDArray[np.int64]
+    counted: NDArray[np.bool_]
+    bytes: NDArray[np.int64]
+    language: NDArray[np.str_]
+    source: NDArray[np.str_]
+
+    def score(self, nats: NDArray[np.float64], chosen: NDArray[np.bool_]) -> Score:
+        """Sum float64[n] nats over the `chosen` positions."""
+        return Score(float(nats[chosen].sum()), int(chosen.sum()), int(self.bytes[chosen].sum()))
+
+
+def score(engine: Scorer, file: TokenFile, tokenizer: Tokenizer, progress: Progress) -> Scores:
+    """Predict every token of `file` from those before it in its window.
+
+    Memory: a batch of logits (LOGITS_AT_ONCE) and about 50 bytes a token of the file.
+
+    Raises:
+        DataError: the file has nothing to predict, or was made for another vocabulary.
+        BulletError: the model computes NaN or infinity.
+    """
+    targets = read_targets(file, tokenizer, engine.shape.vocab_size)
+    nats = np.empty(len(targets.ids))
+    with progress.task("Scoring", len(nats)) as bar:
+        for start, inputs, outputs in window_batches(file.tokens, engine.shape.max_seq_len, engine.shape.vocab_size):
+            log_p = log_softmax(engine.score(inputs))
+            nats[start : start + outputs.size] = -np.take_along_axis(log_p, outputs[..., None], -1).ravel()
+            bar.advance(outputs.size)
+    check_finite(nats, "the model")
+    return Scores(
+        targets.score(nats, targets.counted),
+        {label: targets.score(nats, chosen) for label, chosen in groups(targets.language, targets.counted)},
+        {label: targets.score(nats, chosen) for label, chosen in groups(targets.source, targets.counted)},
+    )
+
+
+def read_targets(file: TokenFile, tokenizer: Tokenizer, vocab_size: int) -> Targets:
+    """Describe every token of `file` but the first, which nothing predicts.
+
+    Raises:
+        DataError: the file has nothing to predict, or was made for another vocabulary than `vocab_size`.
+    """
+    ids = np.asarray(file.tokens[1:], dtype=np.int64)
+    counted = np.ones(len(ids), dtype=bool) if file.learn is None else np.asarray(file.learn[1:]) != 0
+    if not counted.any():
+        raise DataError("the validation tokens hold nothing to predict: raise data.val_tokens and run the data stage again")
+    if tokenizer.vocab_size != vocab_size or int(ids.max()) >= vocab_size:
+        raise DataError(f"the tokens belong to another vocabulary than the model's {vocab_size:,} tokens: run the tokens stage again")
+    documents = file.info["documents"]
+    document = np.searchsorted([d["start"] for d in documents], np.arange(1, len(ids) + 1), side="right") - 1
+    return Targets(
+        ids=ids,
+        counted=counted,
+        bytes=np.array([len(tokenizer.decode_bytes([i])) for i in range(vocab_size)])[ids],
+        language=np.array([d["language"] for d in documents])[document],
+        source=np.array([d["source"] for d in documents])[document],
+    )
+
+
+def window_batches(
+    tokens: NDArray[np.unsignedinteger[Any]], length: int, vocab_size: int
+) -> Iterator[tuple[int, NDArray[np.int64], NDArray[np.int64]]]:
+    """Cut a token stream into windows, several at once.
+
+    Yields:
+        (start, inputs int64[batch, n], outputs int64[batch, n]): outputs.ravel() is tokens[start + 1 : start + 1 + batch n].
+    """
+    whole, rest = divmod(len(tokens) - 1, length)
+    at_once = max(1, LOGITS_AT_ONCE // (length * vocab_size))
+    cuts = [(first * length, min(at_once, whole - first), length) for first in range(0, whole, at_once)]
+    if rest:
+        cuts.append((whole * length, 1, rest))
+    for start, batch, n in cuts:
+        part = np.asarray(tokens[start : start + batch * n + 1], dtype=np.int64)
+        yield start, part[:-1].reshape(batch, n), part[1:].reshape(batch, n)
+
+
+def groups(labels: NDArray[np.str_], counted: NDArray[np.bool_]) -> Iterator[tuple[str, NDArray[np.bool_]]]:
+    """Each label that has counted positions, in alphabetical order, and where they are."""
+    for label in np.unique(labels[counted]):
+        yield str(label), counted & (labels == label)
+
+
+def log_softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Log-probabilities along the last axis."""
+    shifted = logits.astype(np.float64)
+    shifted -= shifted.max(axis=-1, keepdims=True)
+    shifted -= np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+    return shifted
+
+
+def check_finite(nats: NDArray[np.float64], which: str) -> None:
+    """Raise a BulletError where a model gave NaN or infinity."""
+    if not np.isfinite(nats).all():
+        raise BulletError(f"{which} computes infinite or undefined numbers: its weights are damaged, so export or build it again")

@@ -1,0 +1,81 @@
+"""The questions that every finished model is asked."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from bulletlm.errors import DataError
+
+PACKAGED = Path(__file__).with_name("prompts.jsonl")
+"""10 short and 10 long philosophical questions, and 5 translations from English to Marathi."""
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One line of a prompt file.
+
+    `language` is that of the answer (a language code such as "mr"); `kind` groups prompts in the report.
+    """
+
+    prompt: str
+    language: str
+    kind: str
+
+
+def load_prompts(path: str | Path | None = None) -> list[Prompt]:
+    """Read a .jsonl file with one {"prompt", "language", "kind"} a line; None reads the packaged list.
+
+    Raises:
+        DataError: the file cannot be read, holds no prompt, or a line is not such an object; the message names the line.
+    """
+    path = PACKAGED if path is None else Path(path)
+    try:
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise DataError(f"cannot read the prompts {path} ({reason}): check evaluate.prompts") from None
+    prompts = [_parse(line, f"{path} line {number}") for number, line in enumerate(lines, start=1) if line.strip()]
+    if not prompts:
+        raise DataError(f"{path} holds no prompt: add lines such as {_EXAMPLE}")
+    return prompts
+
+
+def choose_samples(prompts: list[Prompt], count: int) -> list[int]:
+    """Which prompts stand for the whole list: indices, languages in turn, and kinds in turn within a language.
+
+    With the packaged list and 4: a short and a long question in Marathi, and two in English.
+    """
+    queues = {prompt.language: _kinds_in_turn(prompts, prompt.language) for prompt in prompts}
+    chosen: list[int] = []
+    while len(chosen) < min(count, len(prompts)):
+        for queue in queues.values():
+            if queue and len(chosen) < count:
+                chosen.append(queue.pop(0))
+    return chosen
+
+
+_EXAMPLE = '{"prompt": "चहा घेणार का?", "language": "mr", "kind": "short"}'
+
+
+def _parse(line: str, where: str) -> Prompt:
+    try:
+        value = json.loads(line)
+    except (ValueError, RecursionError):
+        raise DataError(f"{where} is not JSON: write one object a line, such as {_EXAMPLE}") from None
+    if not isinstance(value, dict) or set(value) != {"prompt", "language", "kind"}:
+        raise DataError(f"{where} must have exactly the keys prompt, language and kind, as in {_EXAMPLE}")
+    for key, text in value.items():
+        if not isinstance(text, str) or not text.strip():
+            raise DataError(f"{where}: {key} must be a text that is not empty, as in {_EXAMPLE}")
+        if any("\ud800" <= c <= "\udfff" for c in text):
+            raise DataError(f"{where}: {key} has half of a surrogate pair (\\ud800 to \\udfff), which is no character: remove it")
+    return Prompt(**value)
+
+
+def _kinds_in_turn(prompts: list[Prompt], language: str) -> list[int]:
+    kinds: dict[str, list[int]] = {}
+    for index, prompt in enumerate(prompts):
+        if prompt.language == language:
+            kinds.setdefault(prompt.kind, []).append(index)
+    rounds = max(len(indices) for indices in kinds.values())
+    return [indices[n] for n in range(rounds) for indices in kinds.values() if n < len(indices)]
