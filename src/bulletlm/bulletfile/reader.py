@@ -1,0 +1,210 @@
+"""Reading a `.bullet` file: memory-mapped, and every rule checked before a tensor is touched."""
+
+import hashlib
+import mmap
+import os
+import re
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from bulletlm.bulletfile.header import RESERVED, Header, Region, read_header
+from bulletlm.bulletfile.layout import (
+    END,
+    FOOTER_BYTES,
+    HEADER_CAP,
+    HEADER_END,
+    PIECES_SECTION,
+    SENTENCEPIECE_SECTION,
+    WEIGHT_TYPES,
+    PieceRow,
+    aligned,
+    decode_pieces,
+)
+from bulletlm.errors import BulletError, FormatError
+from bulletlm.quant.bq4 import dequantize_bq4, dequantize_bq8, unpack_bq4, unpack_bq8
+from bulletlm.shape import ModelShape
+
+if TYPE_CHECKING:
+    from bulletlm.tokenizer import Tokenizer
+
+_SECOND_VERSION = re.compile(rb'\{[ \t\r\n]*"bullet_version"[ \t\r\n]*:[ \t\r\n]*"2\.')
+_FIRST_VERSION = re.compile(rb'"bullet_version"[ \t\r\n]*:[ \t\r\n]*"?1\b')
+
+
+def open_bullet(path: Path) -> "BulletFile":
+    """Map a file and check its structure: header, sizes, places, padding, vocabulary; not yet the numbers.
+
+    Raises:
+        BulletError: the file cannot be opened.
+        FormatError: the file breaks a rule of docs/bullet-format.md; the message names the field.
+    """
+    try:
+        with open(path, "rb") as file:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise BulletError(f"{path} is not a file: name a .bullet file")
+            if status.st_size == 0:
+                raise FormatError(f"{path}: the file is empty")
+            data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    except OSError as error:
+        raise BulletError(f"cannot open {path} ({error.strerror}): name a .bullet file") from None
+    try:
+        return BulletFile(data)
+    except FormatError as error:
+        raise FormatError(f"{path}: {error}") from None
+
+
+class BulletFile:
+    """An open model file. Arrays that it hands out keep the mapping alive.
+
+    Attributes:
+        header: the JSON header as it stands in the file, unknown keys included.
+        shape: the model's shape.
+        metadata: the keys of the header that are not the format's own: license, languages, sampling, training ...
+        special: name -> id of the special tokens: unk, bos, eos and, in chat models, user, assistant, end.
+        pieces: the vocabulary, (text, score, type) in the order of the ids.
+        size: bytes of the whole file.
+    """
+
+    def __init__(self, data: mmap.mmap) -> None:
+        self._data = data
+        self.size = len(data)
+        self._header = _check_structure(data)
+        self.header: dict[str, Any] = self._header.values
+        self.shape: ModelShape = self._header.shape
+        self.special: dict[str, int] = self._header.special
+        self.metadata = {key: value for key, value in self.header.items() if key not in RESERVED}
+        self.pieces: list[PieceRow] = decode_pieces(self._section(PIECES_SECTION), self.shape.vocab_size, self.special)
+
+    @property
+    def tensors(self) -> Mapping[str, Region]:
+        """Name -> (name, type, shape, offset, size) of every tensor, in the order of the file."""
+        return self._header.tensors
+
+    def type(self, name: str) -> str:
+        """The weight type of a tensor: BQ4, BQ8, F16 or F32."""
+        return self.tensors[name].type
+
+    def raw(self, name: str) -> npt.NDArray[Any]:
+        """A tensor as it is stored, read-only and without a copy.
+
+        uint8[..., n // 32, 18 or 34] for BQ4 and BQ8, float16 or float32 of the tensor's own shape otherwise.
+
+        Raises:
+            FormatError: the tensor holds a number (or a scale) that is NaN or infinite.
+        """
+        _, kind, shape, offset, size = self.tensors[name]
+        stored = np.frombuffer(self._data, np.uint8, size, offset)
+        values: npt.NDArray[Any]
+        if kind == "BQ4":
+            values = stored.reshape(*shape[:-1], -1, WEIGHT_TYPES[kind].size)
+            numbers = unpack_bq4(values)[1]
+        elif kind == "BQ8":
+            values = stored.reshape(*shape[:-1], -1, WEIGHT_TYPES[kind].size)
+            numbers = unpack_bq8(values)[1]
+        else:
+            values = numbers = stored.view("<f2" if kind == "F16" else "<f4").reshape(shape)
+        if not np.isfinite(numbers).all():
+            raise FormatError(f"tensor {name}: a {'scale' if kind in ('BQ4', 'BQ8') else 'number'} is NaN or infinite")
+        return values
+
+    def tensor(self, name: str) -> npt.NDArray[np.float32]:
+        """A tensor as float32.
+
+        Raises:
+            FormatError: it holds a number that is NaN or infinite.
+        """
+        values = self.raw(name)
+        kind = self.type(name)
+        if kind == "BQ4":
+            return dequantize_bq4(values)
+        if kind == "BQ8":
+            return dequantize_bq8(values)
+        return cast(npt.NDArray[np.float32], values.astype(np.float32, copy=False))
+
+    def tokenizer(self) -> "Tokenizer":
+        """The tokenizer of the file.
+
+        Raises:
+            FormatError: the sentencepiece model is damaged, or is not the one of the vocabulary.
+        """
+        from bulletlm.tokenizer import Tokenizer
+
+        try:
+            tokenizer = Tokenizer(self._section(SENTENCEPIECE_SECTION))
+            other = tokenizer.pieces()
+        except (FormatError, UnicodeDecodeError) as error:
+            # The library's messages quote the file, which may hold control characters.
+            shown = "".join(c if c.isprintable() else "?" for c in str(error))
+            raise FormatError(f"section {SENTENCEPIECE_SECTION}: {shown}") from None
+        if len(other) != len(self.pieces):
+            raise FormatError(f"section {SENTENCEPIECE_SECTION} has {len(other)} pieces, {PIECES_SECTION} has {len(self.pieces)}")
+        for i, (ours, theirs) in enumerate(zip(self.pieces, other, strict=True)):
+            if tuple(ours) != tuple(theirs):
+                raise FormatError(f"sections {PIECES_SECTION} and {SENTENCEPIECE_SECTION} differ in piece {i}")
+        return tokenizer
+
+    def verify(self) -> None:
+        """Check what opening does not: the SHA-256, every number of every tensor, and the tokenizer.
+
+        Raises:
+            FormatError: something is damaged; the message says what.
+        """
+        with memoryview(self._data) as view:
+            digest = hashlib.sha256(view[: self.size - FOOTER_BYTES]).digest()
+        if digest != self._data[self.size - FOOTER_BYTES : self.size - len(END)]:
+            raise FormatError("the SHA-256 at the end does not fit the file: it was damaged or changed after it was written")
+        for name in self.tensors:
+            self.raw(name)
+        self.tokenizer()
+
+    def _section(self, name: str) -> bytes:
+        region = self._header.sections[name]
+        return self._data[region.offset : region.offset + region.size]
+
+
+def _check_structure(data: mmap.mmap) -> Header:
+    if not _SECOND_VERSION.match(data):
+        raise FormatError(_what_it_is(data))
+    length = data.find(HEADER_END, 0, HEADER_CAP + len(HEADER_END))
+    if length < 0:
+        raise FormatError(f"the header does not end: no four NUL bytes in its first {HEADER_CAP} bytes")
+    header = read_header(data[:length])
+    if len(data) != header.file_size:
+        state = "it is cut short" if len(data) < header.file_size else "something follows its end"
+        raise FormatError(f"the file has {len(data)} bytes, but its header describes {header.file_size}: {state}")
+    end = length + len(HEADER_END)
+    for region in (*header.tensors.values(), *header.sections.values()):
+        _check_padding(data, end, region.offset)
+        end = region.offset + region.size
+    _check_padding(data, end, aligned(end))
+    if data[-len(END) :] != END:
+        raise FormatError('the file does not end in "END!"')
+    return header
+
+
+def _check_padding(data: mmap.mmap, start: int, end: int) -> None:
+    if any(data[start:end]):
+        raise FormatError(f"the padding from byte {start} to {end} is not all zeros")
+
+
+def _what_it_is(data: mmap.mmap) -> str:
+    """One sentence about a file that is not a `.bullet` of version 2."""
+    head = data[:4096]
+    if head.startswith(b"\x80"):
+        return "this is a Python pickle (version 1, dialect D): loading one can run any program, so it is refused; export the model again"
+    if head.startswith(b"BQ4F"):
+        return "this is a version 1 file (dialect C, BQ4F), which this version cannot read: export the model again"
+    if _FIRST_VERSION.search(head):
+        dialect = "B, Python writer" if data[-14:] == b"BULLET_ENDEND!" else "A, C++ builder"
+        return f"this is a version 1 file (dialect {dialect}), which this version cannot read: export the model again"
+    if head.startswith(b"GGUF"):
+        return "this is a GGUF file, not a .bullet"
+    if head.startswith(b"{"):
+        return 'the header must begin with {"bullet_version": "2.x": this is not a .bullet file of version 2'
+    return 'this is not a .bullet file: it does not begin with {"bullet_version"'
