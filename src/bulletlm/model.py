@@ -42,15 +42,13 @@ def rope_table(head_dim: int, length: int, theta: float) -> Tensor:
 
 def rotate(x: Tensor, table: Tensor) -> Tensor:
     """Rotate the pairs (2i, 2i+1) of x (B, T, H, D) by their position's angles."""
-    even, odd = x.float().unflatten(-1, (-1, 2)).unbind(-1)
+    even, odd = x.float().reshape(*x.shape[:-1], -1, 2).unbind(-1)
     cos, sin = table[0, : x.shape[1], None], table[1, : x.shape[1], None]
     return torch.stack((even * cos - odd * sin, even * sin + odd * cos), -1).flatten(-2).to(x.dtype)
 
 
 class Attention(nn.Module):
     """Causal multi-head attention; key/value heads may be fewer than query heads (arXiv:2305.13245)."""
-
-    mask: Tensor
 
     def __init__(self, shape: ModelShape) -> None:
         super().__init__()

@@ -74,3 +74,9 @@ def _default(setting: Setting) -> str:
 
 def _cell(text: str) -> str:
     return text.replace("|", "\\|")
+
+
+if __name__ == "__main__":
+    print("# Settings\n\nEvery setting can be written in a configuration file or as a command-line flag (`--name=value`, `-` and `_` are")
+    print("the same), with its full path, its last name where that is unique, or a short name. `bullet config FILE` prints the\nresult.\n")
+    print(settings_table(), end="")

@@ -106,7 +106,7 @@ def train(config: TrainConfig, shape: ModelShape, seed: int, tokens_dir: Path, r
 
     def save() -> None:
         metrics.sync()
-        tensors = {"model": dict(model.named_parameters()), "optimizer": optimizer_tensors(optimizer, model)}
+        tensors = {"model": _weights(model), "optimizer": optimizer_tensors(optimizer, model)}
         if ema:
             tensors["ema"] = ema.average
         save_checkpoint(
@@ -130,7 +130,7 @@ def train(config: TrainConfig, shape: ModelShape, seed: int, tokens_dir: Path, r
         if better:
             position.best_loss, position.best_step, position.best_weights = loss, position.step, weights
             position.worse_in_a_row = 0
-            chosen = ema.average if ema and weights == "ema" else dict(model.named_parameters())
+            chosen = ema.average if ema and weights == "ema" else _weights(model)
             state = {
                 "key": key,
                 "step": position.step,
@@ -197,6 +197,10 @@ def train(config: TrainConfig, shape: ModelShape, seed: int, tokens_dir: Path, r
     )
 
 
+def _weights(model: Llama) -> dict[str, Tensor]:
+    return {name: weight.detach() for name, weight in model.named_parameters()}
+
+
 @torch.no_grad()
 def validate(model: Llama, file: TokenFile, batch_size: int, bf16: bool) -> tuple[float, int]:
     """Sum of the next-token losses in nats over the whole file, and how many tokens they are of."""
@@ -256,19 +260,19 @@ def _resume(checkpoints: Path, key: str, model: Llama, optimizer: torch.optim.Op
 def _stop_requested() -> Iterator[Callable[[], bool]]:
     """Turn the first SIGINT or SIGTERM into a flag that the loop reads between steps; a second one stops at once."""
     received: list[int] = []
-    previous: dict[int, Any] = {}
+    previous: dict[signal.Signals, Any] = {}
 
     def handle(number: int, _frame: object) -> None:
         received.append(number)
-        signal.signal(number, previous[number])
+        signal.signal(number, previous[signal.Signals(number)])
 
     try:
         for number in (signal.SIGINT, signal.SIGTERM):
             previous[number] = signal.signal(number, handle)
         yield lambda: bool(received)
     finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+        for number, former in previous.items():
+            signal.signal(number, former)
 
 
 def _autocast(bf16: bool) -> contextlib.AbstractContextManager[Any]:

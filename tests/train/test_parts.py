@@ -1,0 +1,156 @@
+"""Schedule, EMA, optimiser, batches: against their formulas."""
+
+import math
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from bulletlm.config import TrainConfig
+from bulletlm.data.tokens import open_tokens
+from bulletlm.errors import DataError
+from bulletlm.model import IGNORE, Llama
+from bulletlm.shape import ModelShape
+from bulletlm.train.batches import TrainingWindows, validation_batches, window
+from bulletlm.train.ema import EMA
+from bulletlm.train.optimizer import build_optimizer, optimizer_tensors, restore_optimizer
+from bulletlm.train.schedule import count_steps, learning_rate, warmup_length
+
+SHAPE = ModelShape(vocab_size=500, dim=32, n_layers=2, n_heads=2, n_kv_heads=1, hidden_dim=64, max_seq_len=16)
+
+
+def test_schedule_follows_the_checklist() -> None:
+    config = TrainConfig(learning_rate=5e-4, warmup_steps=1000, total_steps=120_000)
+    rate = [learning_rate(config, step, 120_000) for step in range(120_000)]
+    assert rate[0] == pytest.approx(1e-7)
+    assert rate[500] == pytest.approx(1e-7 + (5e-4 - 1e-7) / 2)
+    assert rate[1000] == pytest.approx(5e-4)
+    assert max(rate) == pytest.approx(5e-4)
+    middle = 1000 + (120_000 - 1 - 1000) / 2
+    assert learning_rate(config, round(middle), 120_000) == pytest.approx((5e-4 + 1e-6) / 2, rel=1e-3)
+    assert rate[-1] == pytest.approx(1e-6)
+    assert all(a > b for a, b in pairwise(rate[1000:]))
+
+
+def test_short_runs_still_reach_the_peak() -> None:
+    config = TrainConfig(warmup_steps=1000, total_steps=50)
+    assert warmup_length(config, 50) == 10
+    assert max(learning_rate(config, step, 50) for step in range(50)) == pytest.approx(5e-4)
+    assert learning_rate(TrainConfig(scheduler="constant", warmup_steps=0), 49, 50) == 5e-4
+    assert learning_rate(TrainConfig(warmup_steps=0), 0, 1) == 5e-4
+
+
+@pytest.mark.parametrize(("steps", "epochs", "expected"), [(None, 3, 30), (12, None, 12), (12, 3, 12), (100, 3, 30), (None, 0.01, 1)])
+def test_the_shorter_of_epochs_and_steps_counts(steps: int | None, epochs: float | None, expected: int) -> None:
+    config = TrainConfig(total_steps=steps, epochs=epochs, batch_size_per_device=4, gradient_accumulation_steps=2)
+    count, reason = count_steps(config, n_windows=80)
+    assert count == expected
+    assert ("shorter" in reason) == (steps is not None and epochs is not None)
+
+
+def test_ema_is_the_recurrence_and_gives_the_weights_back() -> None:
+    model = Llama(SHAPE)
+    model.initialise(1)
+    ema = EMA(model, 0.9)
+    name, weight = next(iter(model.named_parameters()))
+    expected = weight.detach().clone()
+    for step in range(1, 40):
+        with torch.no_grad():
+            weight.add_(0.1)
+        ema.update(model, step)
+        decay = min(0.9, (1 + step) / (10 + step))
+        expected = decay * expected + (1 - decay) * weight.detach()
+    torch.testing.assert_close(ema.average[name], expected)
+    before = weight.detach().clone()
+    with ema.applied(model):
+        assert torch.equal(weight, ema.average[name])
+    assert torch.equal(weight, before)
+
+
+def test_only_matrices_decay() -> None:
+    model = Llama(SHAPE)
+    model.initialise(1)
+    optimizer = build_optimizer(model, TrainConfig(weight_decay=0.5, learning_rate=0.1))
+    start = {name: weight.detach().clone() for name, weight in model.named_parameters()}
+    for weight in model.parameters():
+        weight.grad = torch.zeros_like(weight)
+    optimizer.step()
+    for name, weight in model.named_parameters():
+        factor = 1 - 0.1 * 0.5 if weight.dim() == 2 else 1
+        torch.testing.assert_close(weight.detach(), start[name] * factor)
+
+
+def test_adamw_is_the_papers_formula_and_its_state_can_be_carried_over() -> None:
+    config = TrainConfig(learning_rate=1e-2, weight_decay=0.1)
+    model, twin = Llama(SHAPE), Llama(SHAPE)
+    model.initialise(3)
+    twin.initialise(3)
+    optimizer, other = build_optimizer(model, config), build_optimizer(twin, config)
+    name = "layers.1.mlp.up_proj.weight"
+    weight = dict(model.named_parameters())[name]
+    expected, m, v = weight.detach().double().clone(), 0.0, 0.0
+    random = torch.Generator().manual_seed(0)
+    for step in range(1, 6):
+        for a, b in zip(model.parameters(), twin.parameters(), strict=True):
+            a.grad = torch.randn(a.shape, generator=random)
+            b.grad = a.grad.clone()
+        assert weight.grad is not None
+        g = weight.grad.double()
+        m, v = 0.9 * m + 0.1 * g, 0.95 * v + 0.05 * g * g
+        expected = expected * (1 - 1e-2 * 0.1) - 1e-2 * (m / (1 - 0.9**step)) / ((v / (1 - 0.95**step)).sqrt() + 1e-8)
+        optimizer.step()
+        if step == 3:  # carry the twin over in the middle
+            with torch.no_grad():
+                for a, b in zip(model.parameters(), twin.parameters(), strict=True):
+                    b.copy_(a)
+            restore_optimizer(other, twin, optimizer_tensors(optimizer, model), step)
+        elif step > 3:
+            other.step()
+    torch.testing.assert_close(weight.detach().double(), expected, rtol=1e-5, atol=1e-6)
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), twin.parameters(), strict=True))
+
+
+def test_an_epoch_shows_every_window_once_in_a_new_order(tokens_dir: Path) -> None:
+    file = open_tokens(tokens_dir, "train")
+    windows = TrainingWindows(file, 16, seed=7)
+    epochs = [windows.batch(epoch * windows.count, windows.count)[0].numpy() for epoch in range(2)]
+    for tokens in epochs:
+        stream = file.tokens.astype(np.int64)
+        offset = next(o for o in range(16) if any(np.array_equal(stream[o : o + 16], row) for row in tokens))
+        inside = stream[offset : offset + 16 * windows.count].reshape(-1, 16)
+        assert sorted(map(tuple, inside)) == sorted(map(tuple, tokens))
+    assert not np.array_equal(epochs[0], epochs[1])
+    again = TrainingWindows(file, 16, seed=7).batch(windows.count, windows.count)[0].numpy()
+    assert np.array_equal(again, epochs[1])
+    assert not np.array_equal(TrainingWindows(file, 16, seed=8).batch(0, 50)[0], epochs[0][:50])
+
+
+def test_targets_are_the_next_tokens_and_respect_learn(tokens_dir: Path) -> None:
+    file = open_tokens(tokens_dir, "train")
+    assert file.learn is not None
+    tokens, targets = window(file, 33, 16)
+    assert np.array_equal(tokens, file.tokens[33:49])
+    expected = np.where(file.learn[34:50] == 1, file.tokens[34:50].astype(np.int64), IGNORE)
+    assert np.array_equal(targets, expected)
+
+
+def test_validation_covers_the_file_exactly_once(tokens_dir: Path) -> None:
+    file = open_tokens(tokens_dir, "val")
+    assert file.learn is not None
+    targets = torch.cat([y.flatten() for _, y in validation_batches(file, 16, 4)])
+    learned = file.tokens[1:][file.learn[1:] == 1]
+    assert np.array_equal(targets[targets != IGNORE].numpy(), learned)
+
+
+def test_too_little_text_is_one_clear_line(tokens_dir: Path) -> None:
+    with pytest.raises(DataError, match=r"6,000 tokens, less than two windows of 5000"):
+        TrainingWindows(open_tokens(tokens_dir, "train"), 5000, 1)
+
+
+def test_initial_loss_is_that_of_a_uniform_guess() -> None:
+    model = Llama(SHAPE)
+    model.initialise(1)
+    tokens = torch.randint(0, 500, (8, 16), generator=torch.Generator().manual_seed(2))
+    assert float(model.loss(tokens, tokens.roll(1, 1)).detach()) / tokens.numel() == pytest.approx(math.log(500), abs=0.05)
