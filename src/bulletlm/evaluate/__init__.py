@@ -1,1 +1,5 @@
-"""Measuring a model, and the 4-bit file against the full one."""
+"""Judging a finished model: FP32 against 4-bit, in numbers, in generations and in a report."""
+
+from bulletlm.evaluate.report import evaluate_run
+
+__all__ = ["evaluate_run"]

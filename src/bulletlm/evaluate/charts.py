@@ -9,10 +9,10 @@ Points = list[list[float]]
 """[step, value] pairs."""
 
 # matplotlib wants colours, the page has names for them; these stand in for the names until the SVG is written.
-_PALETTE = {"#010101": "var(--ink)", "#010102": "var(--muted)", "#010103": "var(--line)", "#010104": "var(--a)", "#010105": "var(--b)"}
-_INK, _MUTED, _LINE, _A, _B = _PALETTE
+_PALETTE = {"#010101": "var(--ink)", "#010102": "var(--muted)", "#010103": "var(--line)", "#010104": "var(--a)", "#010105": "var(--c)"}
+_INK, _MUTED, _LINE, _A, _C = _PALETTE
 
-_STYLE: dict[str, Any] = {
+_STYLE: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "bulletlm",
     "font.sans-serif": ["DejaVu Sans"],
@@ -68,7 +68,7 @@ def _loss(curves: dict[str, Points], best_step: int | None) -> str:
         for name, label, style in (
             ("train/loss", "training", {"color": _MUTED, "linewidth": 1.0}),
             ("val/loss", "validation", {"color": _A, "marker": "o", "markersize": 3.2}),
-            ("val/loss_ema", "validation, averaged weights", {"color": _B, "marker": "o", "markersize": 3.2}),
+            ("val/loss_ema", "validation, averaged weights", {"color": _C, "marker": "o", "markersize": 3.2}),
         ):
             if curves.get(name):
                 axes.plot(*_columns(curves[name]), label=label, **style)

@@ -101,10 +101,9 @@ def score(engine: Scorer, file: TokenFile, tokenizer: Tokenizer, progress: Progr
     nats = np.empty(len(targets.ids))
     with progress.task("Scoring", len(nats)) as bar:
         for start, inputs, outputs in window_batches(file.tokens, engine.shape.max_seq_len, engine.shape.vocab_size):
-            log_p = log_softmax(engine.score(inputs))
+            log_p = log_softmax(finite_logits(engine, inputs, "the model"))
             nats[start : start + outputs.size] = -np.take_along_axis(log_p, outputs[..., None], -1).ravel()
             bar.advance(outputs.size)
-    check_finite(nats, "the model")
     return Scores(
         targets.score(nats, targets.counted),
         {label: targets.score(nats, chosen) for label, chosen in groups(targets.language, targets.counted)},
@@ -167,7 +166,9 @@ def log_softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
     return shifted
 
 
-def check_finite(nats: NDArray[np.float64], which: str) -> None:
-    """Raise a BulletError where a model gave NaN or infinity."""
-    if not np.isfinite(nats).all():
+def finite_logits(engine: Scorer, inputs: NDArray[np.int64], which: str) -> NDArray[np.float32]:
+    """Logits after each of int[batch, n] inputs; raises a BulletError that says `which` model gave NaN or infinity."""
+    logits = engine.score(inputs)
+    if not np.isfinite(logits).all():
         raise BulletError(f"{which} computes infinite or undefined numbers: its weights are damaged, so export or build it again")
+    return logits

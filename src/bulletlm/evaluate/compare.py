@@ -1,0 +1,168 @@
+"""Two models over the same held-out text, token by token: what one loses against the other.
+
+Both see the same windows, so the differences are paired: their standard errors are those of the difference, which
+is far smaller than the spread of either loss. Tokens of one window depend on each other, so windows are the unit.
+"""
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bulletlm.data.tokens import TokenFile
+from bulletlm.errors import BulletError
+from bulletlm.evaluate.perplexity import Score, Targets, finite_logits, groups, log_softmax, read_targets, window_batches
+from bulletlm.progress import Progress
+from bulletlm.runtime.engine import Model
+from bulletlm.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over tokens and its standard error over windows (None where there is one window only)."""
+
+    mean: float
+    se: float | None
+
+    def to_dict(self) -> dict[str, float | None]:
+        """Plain values, for JSON."""
+        return {"mean": self.mean, "se": self.se}
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Model B against model A.
+
+    loss_delta: loss of B minus loss of A, nats per token. kl: KL(A || B) of the next-token distributions, nats.
+    top1_agreement: share of positions where both have the same likeliest token. max_logit_difference: largest absolute
+    difference of any logit. by_language: the same for the documents of one language.
+    """
+
+    windows: int
+    a: Score
+    b: Score
+    loss_delta: Estimate
+    kl: Estimate
+    top1_agreement: Estimate
+    max_logit_difference: float
+    by_language: dict[str, "Comparison"] = field(default_factory=dict)
+    by_source: dict[str, "Comparison"] = field(default_factory=dict)
+
+    @property
+    def perplexity_change(self) -> float:
+        """Relative: 0.01 means that B's perplexity is 1 % higher. Capped with the perplexity."""
+        return math.exp(min(self.loss_delta.mean, 700.0)) - 1
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON; without the groups."""
+        return {
+            "tokens": self.a.tokens,
+            "bytes": self.a.bytes,
+            "windows": self.windows,
+            "a": self.a.to_dict(),
+            "b": self.b.to_dict(),
+            "loss_delta": self.loss_delta.to_dict(),
+            "perplexity_change": self.perplexity_change,
+            "kl": self.kl.to_dict(),
+            "top1_agreement": self.top1_agreement.to_dict(),
+            "max_logit_difference": self.max_logit_difference,
+        }
+
+
+def compare(a: Model, b: Model, file: TokenFile, progress: Progress) -> Comparison:
+    """Score both models over the windows of `file` in one pass.
+
+    The windows are as long as the shorter of the two contexts.
+
+    Raises:
+        BulletError: the models do not have the same vocabulary (the message names the first difference), or one of them
+            computes NaN or infinity.
+        DataError: the file has nothing to predict, or was made for another vocabulary.
+    """
+    check_same_vocabulary(a.tokenizer, b.tokenizer)
+    targets = read_targets(file, a.tokenizer, a.shape.vocab_size)
+    length = min(a.shape.max_seq_len, b.shape.max_seq_len)
+    n = len(targets.ids)
+    nats_a, nats_b, kl, agrees, difference = np.empty(n), np.empty(n), np.empty(n), np.empty(n), np.empty(n)
+    with progress.task("Comparing", n) as bar:
+        for start, inputs, outputs in window_batches(file.tokens, length, a.shape.vocab_size):
+            here = slice(start, start + outputs.size)
+            logits_a = finite_logits(a.engine, inputs, "the first model")
+            logits_b = finite_logits(b.engine, inputs, "the second model")
+            log_a, log_b = log_softmax(logits_a), log_softmax(logits_b)
+            nats_a[here] = -np.take_along_axis(log_a, outputs[..., None], -1).ravel()
+            nats_b[here] = -np.take_along_axis(log_b, outputs[..., None], -1).ravel()
+            kl[here] = (np.exp(log_a) * (log_a - log_b)).sum(axis=-1).ravel()
+            agrees[here] = (log_a.argmax(axis=-1) == log_b.argmax(axis=-1)).ravel()
+            difference[here] = np.abs(logits_a - logits_b).max(axis=-1).ravel()
+            bar.advance(outputs.size)
+    columns = _Columns(targets, np.arange(n) // length, nats_a, nats_b, kl, agrees, difference)
+    return columns.summary(
+        targets.counted,
+        {label: columns.summary(chosen) for label, chosen in groups(targets.language, targets.counted)},
+        {label: columns.summary(chosen) for label, chosen in groups(targets.source, targets.counted)},
+    )
+
+
+def check_same_vocabulary(a: Tokenizer, b: Tokenizer) -> None:
+    """Raise a BulletError that names the first difference, unless every id means the same in both."""
+    if a.proto == b.proto:
+        return
+    if a.vocab_size != b.vocab_size:
+        difference = f"the first has {a.vocab_size:,} tokens and the second {b.vocab_size:,}"
+    else:
+        for i, (piece, other) in enumerate(zip(a.pieces(), b.pieces(), strict=True)):
+            if (piece.text, piece.type) != (other.text, other.type):
+                difference = f"token {i} is {piece.text!r} in the first and {other.text!r} in the second"
+                break
+        else:
+            return
+    raise BulletError(f"the two models do not have the same tokenizer ({difference}): compare models made with one tokenizer")
+
+
+@dataclass(frozen=True)
+class _Columns:
+    """One value a target position, float64[n], and the window it is in, int64[n]."""
+
+    targets: Targets
+    window: NDArray[np.int64]
+    nats_a: NDArray[np.float64]
+    nats_b: NDArray[np.float64]
+    kl: NDArray[np.float64]
+    agrees: NDArray[np.float64]
+    difference: NDArray[np.float64]
+
+    def summary(
+        self,
+        chosen: NDArray[np.bool_],
+        by_language: dict[str, Comparison] | None = None,
+        by_source: dict[str, Comparison] | None = None,
+    ) -> Comparison:
+        window = self.window[chosen]
+        return Comparison(
+            windows=len(np.unique(window)),
+            a=self.targets.score(self.nats_a, chosen),
+            b=self.targets.score(self.nats_b, chosen),
+            loss_delta=clustered_mean((self.nats_b - self.nats_a)[chosen], window),
+            kl=clustered_mean(self.kl[chosen], window),
+            top1_agreement=clustered_mean(self.agrees[chosen], window),
+            max_logit_difference=float(self.difference[chosen].max()),
+            by_language=by_language or {},
+            by_source=by_source or {},
+        )
+
+
+def clustered_mean(values: NDArray[np.float64], window: NDArray[np.int64]) -> Estimate:
+    """Mean of float64[n] and its standard error when the values of one window (int64[n] numbers) are not independent.
+
+    The mean is a ratio of two sums over windows, so this is the linearised error of a ratio estimator
+    (Cochran, Sampling Techniques, ch. 6): the residual of a window is its sum minus mean times its size.
+    """
+    mean = float(values.mean())
+    _, index = np.unique(window, return_inverse=True)
+    residual = np.bincount(index, values - mean)
+    k = len(residual)
+    se = math.sqrt(float(residual @ residual) * k / (k - 1)) / len(values) if k > 1 else None
+    return Estimate(mean, se)

@@ -1,0 +1,118 @@
+"""What a model answers to a list of prompts, and what can be checked about an answer without reading it."""
+
+import unicodedata
+from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
+from typing import Any
+
+from bulletlm.data.chat import encode_prompt
+from bulletlm.evaluate.prompts import Prompt
+from bulletlm.progress import Progress
+from bulletlm.runtime.engine import Model
+from bulletlm.runtime.generate import generate
+from bulletlm.runtime.sampling import Sampling
+from bulletlm.tokenizer import END, EOS
+
+SCRIPTS = {
+    **dict.fromkeys(("mr", "hi", "ne", "sa", "kok"), "DEVANAGARI"),
+    **dict.fromkeys(("en", "fr", "de", "es", "it", "pt", "id", "sw"), "LATIN"),
+    "bn": "BENGALI",
+    "gu": "GUJARATI",
+    "kn": "KANNADA",
+    "ml": "MALAYALAM",
+    "pa": "GURMUKHI",
+    "ta": "TAMIL",
+    "te": "TELUGU",
+    "ur": "ARABIC",
+}
+"""Language code -> how the Unicode names of its letters begin."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One generation and its checks.
+
+    text: without special tokens. tokens: how many were generated. ended: by itself; False where it was cut at the token
+    limit. distinct_2, longest_repeat, script_share: see the functions of the same names.
+    """
+
+    text: str
+    tokens: int
+    ended: bool
+    distinct_2: float | None
+    longest_repeat: int
+    script_share: float | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return asdict(self)
+
+
+def answer_prompts(model: Model, prompts: list[Prompt], sampling: Sampling, seed: int, progress: Progress) -> list[Answer]:
+    """Ask every prompt as the first message of a conversation.
+
+    Each answer starts from the same seed, so it does not depend on the other prompts, and `bullet generate FILE -p PROMPT
+    --seed SEED` gives it again.
+
+    Raises:
+        BulletError: the weights are damaged.
+    """
+    answers = []
+    with progress.task("Answering prompts", len(prompts)) as bar:
+        for prompt in prompts:
+            ids = encode_prompt(model.tokenizer, [{"role": "user", "content": prompt.prompt}])
+            generated = list(generate(model, ids, replace(sampling, seed=seed), (END, EOS)))
+            text = model.tokenizer.decode(generated)
+            answers.append(
+                Answer(
+                    text=text,
+                    tokens=len(generated),
+                    ended=len(generated) < sampling.max_tokens,
+                    distinct_2=distinct_2(text),
+                    longest_repeat=longest_repeat(text),
+                    script_share=script_share(text, prompt.language),
+                )
+            )
+            bar.advance(1)
+    return answers
+
+
+def distinct_2(text: str) -> float | None:
+    """Different pairs of neighbouring words / all of them (Li et al. 2016); 1 without repetition, None below two words."""
+    words = text.split()
+    pairs = list(pairwise(words))
+    return len(set(pairs)) / len(pairs) if pairs else None
+
+
+def longest_repeat(text: str) -> int:
+    """Length in words of the longest run of words that occurs twice (the two may overlap, as in a loop)."""
+    words = text.split()
+    longest = 0
+    # common[j]: length of the common run that ends before word i and before word j, for i < j.
+    common = [0] * (len(words) + 1)
+    for i in range(1, len(words) + 1):
+        for j in range(len(words), i, -1):
+            common[j] = common[j - 1] + 1 if words[i - 1] == words[j - 1] else 0
+            longest = max(longest, common[j])
+    return longest
+
+
+def script_share(text: str, language: str) -> float | None:
+    """Share of the letters and vowel signs that belong to the script of `language`; None without letters or a known script."""
+    script = SCRIPTS.get(language)
+    letters = [c for c in text if unicodedata.category(c)[0] in "LM"]
+    if script is None or not letters:
+        return None
+    return sum(unicodedata.name(c, "").startswith(script) for c in letters) / len(letters)
+
+
+def mean_checks(answers: list[Answer]) -> dict[str, float | None]:
+    """Averages over answers; a check that no answer allows is None."""
+    columns = {
+        "ended": [float(answer.ended) for answer in answers],
+        "tokens": [float(answer.tokens) for answer in answers],
+        "distinct_2": [answer.distinct_2 for answer in answers if answer.distinct_2 is not None],
+        "longest_repeat": [float(answer.longest_repeat) for answer in answers],
+        "script_share": [answer.script_share for answer in answers if answer.script_share is not None],
+    }
+    return {name: sum(values) / len(values) if values else None for name, values in columns.items()}

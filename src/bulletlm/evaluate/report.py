@@ -1,0 +1,258 @@
+"""The evaluation stage: measure model.bullet against the FP32 export, write report.json and report.html."""
+
+import json
+import platform
+import shlex
+from importlib.metadata import version
+from itertools import pairwise
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+from bulletlm import __version__
+from bulletlm.bulletfile.reader import BulletFile, open_bullet
+from bulletlm.config import Config
+from bulletlm.data.tokens import open_tokens
+from bulletlm.evaluate.charts import Points
+from bulletlm.evaluate.compare import Comparison, compare
+from bulletlm.evaluate.generation import Answer, answer_prompts, mean_checks
+from bulletlm.evaluate.page import count, duration, language_name, percent, percent_change, perplexity, render, size
+from bulletlm.evaluate.prompts import Prompt, choose_samples, load_prompts
+from bulletlm.export.npy import read_npy
+from bulletlm.files import read_json, write_json, write_text
+from bulletlm.progress import Progress
+from bulletlm.runtime.engine import load
+from bulletlm.runtime.sampling import Sampling
+
+REPORT_VERSION = 1
+CURVES = ("train/loss", "val/loss", "val/loss_ema", "lr", "tokens_per_s", "grad_norm")
+POINTS_PER_CURVE = 300
+
+
+def evaluate_run(run_dir: Path, config: Config, progress: Progress) -> dict[str, Any]:
+    """Compare export/npy with model.bullet over the validation windows, ask both the prompts, write the report.
+
+    Returns:
+        What report.json holds (docs/evaluation.md).
+
+    Raises:
+        BulletError: a file of the run folder is missing or damaged, or a model computes NaN.
+        DataError: the prompt file or the validation tokens cannot be used.
+    """
+    prompts = load_prompts(config.evaluate.prompts)
+    file = open_tokens(run_dir / "tokens", "val")
+    fp32, bq4 = load(run_dir / "export" / "npy"), load(run_dir / "model.bullet")
+    comparison = compare(fp32, bq4, file, progress)
+    sampling = Sampling(**config.sampling.model_dump(), seed=config.seed)
+    answers = [answer_prompts(model, prompts, sampling, config.seed, progress) for model in (fp32, bq4)]
+    return build_report(run_dir, config, comparison, prompts, answers[0], answers[1])
+
+
+def build_report(
+    run_dir: Path, config: Config, comparison: Comparison, prompts: list[Prompt], fp32_answers: list[Answer], bq4_answers: list[Answer]
+) -> dict[str, Any]:
+    """Put what was measured together with what the run folder holds; write report.json and report.html.
+
+    The same folder and measurements give the same bytes. Files that only add to the report (metrics.jsonl, clean-report.json,
+    the tokenizer's report.json) may be missing; the report then says so.
+
+    Raises:
+        BulletError: a file that the report needs is missing or damaged, or the disk is full.
+    """
+    missing: list[str] = []
+    shape, tensors, _, metadata = read_npy(run_dir / "export" / "npy")
+    bullet = open_bullet(run_dir / "model.bullet")
+    tensor_rows = _tensor_rows(tensors, bullet)
+    index = read_json(run_dir / "tokens" / "index.json")
+    report: dict[str, Any] = {
+        "report_version": REPORT_VERSION,
+        "name": config.name,
+        "model": {
+            "parameters": shape.n_parameters,
+            "shape": shape.to_dict(),
+            "license": config.license,
+            "languages": _languages(index),
+            "weights": metadata.get("training", {}).get("weights", "raw"),
+            "bits_per_weight": 8 * sum(row["bytes"] for row in tensor_rows) / shape.n_parameters,
+        },
+        "fp32": {"path": "export/npy", "bytes": _folder_bytes(run_dir / "export" / "npy"), **comparison.a.to_dict()},
+        "bq4": {"path": "model.bullet", "bytes": (run_dir / "model.bullet").stat().st_size, **comparison.b.to_dict()},
+        "comparison": comparison.to_dict(),
+        "by_language": {label: part.to_dict() for label, part in comparison.by_language.items()},
+        "by_source": {label: part.to_dict() for label, part in comparison.by_source.items()},
+        "generations": _generations(config, prompts, fp32_answers, bq4_answers),
+        "training": read_training(run_dir / "metrics.jsonl", missing),
+        "data": _optional(run_dir / "data" / "clean-report.json", "what was kept and dropped", missing),
+        "tokens": {
+            "vocab_size": index["vocab_size"],
+            "train": index["train"],
+            "val": {**index["val"], "documents": len(index["val"]["documents"])},
+        },
+        "tokenizer": _optional(run_dir / "tokenizer" / "report.json", "the tokenizer's fertility", missing),
+        "tensors": tensor_rows,
+        "commands": _commands(run_dir / "model.bullet", prompts, config.seed),
+        "settings": config.model_dump(mode="json"),
+        "versions": {
+            "bulletlm": __version__,
+            "python": platform.python_version(),
+            **{name: version(name) for name in ("torch", "numpy", "sentencepiece")},
+            "system": f"{platform.system()} {platform.machine()}",
+        },
+        "missing": missing,
+    }
+    report["summary"] = _summary(report)
+    report["verdict"] = _verdict(report)
+    write_json(run_dir / "report.json", report)
+    write_text(run_dir / "report.html", render(report))
+    return report
+
+
+def read_training(path: Path, missing: list[str]) -> dict[str, Any] | None:
+    """What metrics.jsonl says of the training: totals, best step and thinned curves; None where there is no such file.
+
+    A resumed run may repeat steps: the last line of a step counts. A line cut by a crash is passed over and reported in `missing`.
+    """
+    if not path.exists():
+        missing.append(f"the learning curves ({path.name} is missing)")
+        return None
+    by_event: dict[str, dict[int, dict[str, Any]]] = {"train": {}, "eval": {}, "end": {}}
+    damaged = 0
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            event = json.loads(line)
+            by_event[event["event"]][event["step"]] = event
+        except (ValueError, KeyError, TypeError):
+            damaged += 1
+    if damaged:
+        missing.append(f"{damaged} unreadable line{'s' if damaged > 1 else ''} of {path.name}")
+    train = [by_event["train"][step] for step in sorted(by_event["train"])]
+    evaluated = [by_event["eval"][step] for step in sorted(by_event["eval"])]
+    if not train:
+        missing.append(f"the learning curves ({path.name} holds no training step)")
+        return None
+    steps = [
+        (event["tokens"] - before, event["tokens_per_s"]) for event, before in zip(train, [0, *(e["tokens"] for e in train)], strict=False)
+    ]
+    best = [event["step"] for event in evaluated if event["best"]]
+    curves = {name: [[e["step"], e[name]] for e in train + evaluated if e.get(name) is not None] for name in CURVES}
+    return {
+        "steps": train[-1]["step"],
+        "tokens": train[-1]["tokens"],
+        "seconds": sum(tokens / speed for tokens, speed in steps if speed > 0),
+        "tokens_per_s": median(speed for _, speed in steps),
+        "best_step": best[-1] if best else None,
+        "last_val_loss": _val_loss(evaluated[-1]) if evaluated else None,
+        "ended": by_event["end"][max(by_event["end"])]["reason"] if by_event["end"] else None,
+        "curves": {name: thin(points) for name, points in curves.items() if points},
+    }
+
+
+def thin(points: Points) -> Points:
+    """At most POINTS_PER_CURVE points: neighbours are averaged, so that spikes show as bumps and the mean stays."""
+    if len(points) <= POINTS_PER_CURVE:
+        return points
+    return [[group[-1][0], float(np.mean([value for _, value in group]))] for group in _split(points, POINTS_PER_CURVE)]
+
+
+def _split(points: Points, parts: int) -> list[Points]:
+    cuts = [len(points) * n // parts for n in range(parts + 1)]
+    return [points[start:stop] for start, stop in pairwise(cuts)]
+
+
+def _val_loss(event: dict[str, Any]) -> float:
+    return min(float(event[name]) for name in ("val/loss", "val/loss_ema") if event.get(name) is not None)
+
+
+def _optional(path: Path, what: str, missing: list[str]) -> Any:
+    if path.exists():
+        return read_json(path)
+    missing.append(f"{what} ({path.parent.name}/{path.name} is missing)")
+    return None
+
+
+def _folder_bytes(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.iterdir())
+
+
+def _tensor_rows(tensors: dict[str, np.ndarray[Any, Any]], bullet: BulletFile) -> list[dict[str, Any]]:
+    """relative_rmse = root mean square of (stored - FP32) / root mean square of FP32."""
+    rows = []
+    for name, weight in tensors.items():
+        exact = weight.astype(np.float64)
+        error, norm = float(np.linalg.norm(bullet.tensor(name) - exact)), float(np.linalg.norm(exact))
+        row = {"name": name, "type": bullet.type(name), "weights": weight.size, "bytes": bullet.raw(name).nbytes}
+        rows.append({**row, "relative_rmse": error / norm if norm else error})
+    return rows
+
+
+def _languages(index: dict[str, Any]) -> list[str]:
+    by_language = index["train"]["by_language"]
+    return sorted(by_language, key=lambda code: -by_language[code]["bytes"])
+
+
+def _generations(config: Config, prompts: list[Prompt], fp32: list[Answer], bq4: list[Answer]) -> dict[str, Any]:
+    rows = [
+        {"prompt": prompt.prompt, "language": prompt.language, "kind": prompt.kind, "fp32": a.to_dict(), "bq4": b.to_dict()}
+        for prompt, a, b in zip(prompts, fp32, bq4, strict=True)
+    ]
+    return {
+        "seed": config.seed,
+        "sampling": config.sampling.model_dump(mode="json"),
+        "checks": {"fp32": mean_checks(fp32), "bq4": mean_checks(bq4)},
+        "identical": sum(a.text == b.text for a, b in zip(fp32, bq4, strict=True)),
+        "samples": choose_samples(prompts, config.evaluate.samples),
+        "rows": rows,
+    }
+
+
+def _commands(path: Path, prompts: list[Prompt], seed: int) -> list[str]:
+    file = shlex.quote(str(path))
+    return [
+        f"bullet chat {file}",
+        f"bullet generate {file} --prompt {shlex.quote(prompts[0].prompt)} --seed {seed}",
+        f"bullet info {file}",
+    ]
+
+
+def _summary(report: dict[str, Any]) -> str:
+    names = [language_name(code) for code in report["model"]["languages"]]
+    languages = " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
+    weights, text_bytes = report["model"]["parameters"], report["tokens"]["train"]["bytes"]
+    text = f"A language model of {count(weights)} weights that learned {languages} from {size(text_bytes)} of text"
+    if report["training"]:
+        text += f" in {duration(report['training']['seconds'])}"
+    return f"{text}, and fits into a file of {size(report['bq4']['bytes'])}."
+
+
+def _verdict(report: dict[str, Any]) -> list[str]:
+    """What the numbers mean, in words."""
+    both, fp32, bq4 = report["comparison"], report["fp32"], report["bq4"]
+    change, delta, se = both["perplexity_change"], both["loss_delta"]["mean"], both["loss_delta"]["se"]
+    smaller = f"The 4-bit file is {fp32['bytes'] / bq4['bytes']:.1f} times smaller than FP32"
+    if se is not None and abs(delta) <= 2 * se and abs(change) < 0.05:
+        quality = (
+            f"{smaller}, and no loss of quality can be measured: the difference in perplexity ({percent_change(change)}) is within chance."
+        )
+    elif change <= 0:
+        quality = f"{smaller} and predicts this text no worse: perplexity changes by {percent_change(change)}."
+    elif change < 0.02:
+        quality = f"{smaller} and nearly as good: perplexity rises by {percent_change(change).lstrip('+')}."
+    elif change < 0.05:
+        quality = f"{smaller}, at a price that can be noticed: perplexity rises by {percent_change(change).lstrip('+')}."
+    else:
+        quality = f"{smaller}, but clearly worse: perplexity rises by {percent_change(change).lstrip('+')}."
+    agreement = f"In {percent(both['top1_agreement']['mean'], 0)} of all places both versions hold the same next token for the likeliest."
+    meaning = (
+        f"A perplexity of {perplexity(bq4['perplexity'])} means: before each token the model is as unsure as if it had to choose between "
+        f"{max(1, round(bq4['perplexity'])):,} equally likely ones, of {report['tokens']['vocab_size']:,} in its vocabulary."
+    )
+    sentences = [f"{quality} {agreement}", meaning]
+    training = report["training"]
+    if training and training["best_step"] is not None and training["last_val_loss"] > fp32["loss"] + 0.02:
+        sentences.append(
+            f"After step {training['best_step']:,} of {training['steps']:,} the validation loss rose again: the model began to learn "
+            "its text by heart. More or more varied text would help it more than longer training."
+        )
+    return sentences

@@ -1,0 +1,31 @@
+"""A tiny model and a little real text."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from bulletlm.data.documents import Document
+from bulletlm.shape import ModelShape
+
+SAMPLE = Path(__file__).parents[2] / "src" / "bulletlm" / "data" / "sample"
+SHAPE = ModelShape(vocab_size=600, dim=32, n_layers=2, n_heads=2, n_kv_heads=1, hidden_dim=64, max_seq_len=48)
+
+
+def documents() -> list[Document]:
+    """Real text of the package: conversations in Marathi, thoughts in English."""
+    lines = (SAMPLE / "conversations-everyday.mr.jsonl").read_text(encoding="utf-8").splitlines()[:60]
+    rows: list[Document] = [
+        {"id": str(n), "source": "talk", "language": "mr", "messages": json.loads(line)["messages"]} for n, line in enumerate(lines)
+    ]
+    texts = (SAMPLE / "thoughts.en.txt").read_text(encoding="utf-8").split("\n\n")[:20]
+    return rows + [{"id": f"t{n}", "source": "thoughts", "language": "en", "text": text} for n, text in enumerate(texts)]
+
+
+def random_tensors(shape: ModelShape, seed: int) -> dict[str, np.ndarray]:
+    """Weights with enough spread that predictions differ from place to place."""
+    random = np.random.default_rng(seed)
+    return {
+        name: np.ones(extents, np.float32) if len(extents) == 1 else (0.4 * random.standard_normal(extents)).astype(np.float32)
+        for name, extents in shape.tensors().items()
+    }

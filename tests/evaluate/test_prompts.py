@@ -1,0 +1,75 @@
+"""The packaged prompts are what docs/evaluation.md says; a bad file gives one clear line."""
+
+import unicodedata
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from bulletlm.errors import DataError
+from bulletlm.evaluate.prompts import Prompt, choose_samples, load_prompts
+
+SAMPLE = Path(__file__).parents[2] / "src" / "bulletlm" / "data" / "sample"
+
+
+def test_packaged_list() -> None:
+    prompts = load_prompts()
+    assert Counter(prompt.kind for prompt in prompts) == {"short": 10, "long": 10, "translation": 5}
+    assert {prompt.language for prompt in prompts if prompt.kind != "long"} == {"mr"}
+    assert {prompt.language for prompt in prompts if prompt.kind == "long"} == {"mr", "en"}
+    assert len({prompt.prompt for prompt in prompts}) == 25
+    for prompt in prompts:
+        assert prompt.prompt == unicodedata.normalize("NFC", prompt.prompt).strip()
+        in_marathi = any("\u0900" <= c <= "\u097f" for c in prompt.prompt)
+        assert in_marathi == (prompt.language == "mr" and prompt.kind != "translation")
+    assert max(len(p.prompt) for p in prompts if p.kind == "short") < min(len(p.prompt) for p in prompts if p.kind == "long")
+
+
+def test_prompts_are_not_in_the_corpus() -> None:
+    """A model that learned the embedded corpus must not have seen the questions it is judged by."""
+    corpus = "".join(path.read_text(encoding="utf-8") for path in SAMPLE.iterdir())
+    for prompt in load_prompts():
+        assert prompt.prompt.removeprefix("Translate into Marathi: ") not in corpus
+
+
+def test_samples_are_two_and_two() -> None:
+    prompts = load_prompts()
+    shown = [prompts[i] for i in choose_samples(prompts, 4)]
+    assert [(p.language, p.kind) for p in shown] == [("mr", "short"), ("en", "long"), ("mr", "long"), ("en", "long")]
+    assert len({p.prompt for p in shown}) == 4
+    assert choose_samples(prompts, 0) == []
+    assert sorted(choose_samples(prompts, 1000)) == list(range(25))
+    assert choose_samples([Prompt("a", "mr", "x")], 4) == [0]
+
+
+def test_own_file(tmp_path: Path) -> None:
+    path = tmp_path / "my.jsonl"
+    path.write_text('\ufeff{"prompt": "अ", "language": "mr", "kind": "x"}\r\n\n', encoding="utf-8")
+    assert load_prompts(path) == [Prompt("अ", "mr", "x")]
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"", "holds no prompt"),
+        (b'{"prompt": "a", "language": "mr", "kind": "x"}\nnot json', "line 2 is not JSON"),
+        (b"[" * 100_000, "line 1 is not JSON"),
+        (b'["prompt"]', "line 1 must have exactly the keys"),
+        (b'{"prompt": "a", "language": "mr"}', "line 1 must have exactly the keys"),
+        (b'{"prompt": 3, "language": "mr", "kind": "x"}', "line 1: prompt must be a text"),
+        (b'{"prompt": " ", "language": "mr", "kind": "x"}', "line 1: prompt must be a text"),
+        (b'{"prompt": "\\ud800", "language": "mr", "kind": "x"}', "line 1: prompt has half of a surrogate pair"),
+        (b"\xff\xfe", "it is not UTF-8 text"),
+    ],
+)
+def test_bad_files(tmp_path: Path, content: bytes, says: str) -> None:
+    path = tmp_path / "bad.jsonl"
+    path.write_bytes(content)
+    with pytest.raises(DataError) as caught:
+        load_prompts(path)
+    assert says in str(caught.value) and str(path) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"No such file.*evaluate\.prompts"):
+        load_prompts(tmp_path / "none.jsonl")

@@ -1,0 +1,215 @@
+"""The evaluation stage end to end on a micro run, and the page it draws."""
+
+import json
+import math
+import re
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bulletlm.config import Config
+from bulletlm.errors import BulletError, DataError
+from bulletlm.evaluate import evaluate_run
+from bulletlm.evaluate.page import duration, percent_change, perplexity, render, size, small
+from bulletlm.evaluate.report import read_training, thin
+from bulletlm.progress import SilentProgress
+
+HOSTILE = "<script>alert(1)</script> & \"quotes\" 'and' <b>\x00\x1b[31m\u202etxt.exe ]]> --> </style>"
+VOID = {"meta", "br", "link", "img", "hr", "input"}
+
+
+class Page(HTMLParser):
+    """Fails on tags that do not nest; keeps tags, attributes and texts."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[str] = []
+        self.attributes: list[tuple[str, str, str | None]] = []
+        self.ids: list[str] = []
+        self.text = ""
+        self.feed(html)
+        self.close()
+        assert not self.open
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += [(tag, name, value) for name, value in attrs]
+        self.ids += [str(value) for name, value in attrs if name == "id"]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attrs)
+        if tag not in VOID:
+            self.open.pop()
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+@pytest.fixture
+def folder(run_folder: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(run_folder, tmp_path / "run"))
+
+
+@pytest.fixture(scope="module")
+def report(run_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    folder = Path(shutil.copytree(run_folder, tmp_path_factory.mktemp("report") / "run"))
+    config = Config.model_validate({"name": "micro", "tokenizer": {"vocab_size": 600}, "sampling": {"max_tokens": 12}})
+    return evaluate_run(folder, config, SilentProgress())
+
+
+def test_stage(folder: Path, config: Config) -> None:
+    report = evaluate_run(folder, config, SilentProgress())
+    assert json.loads((folder / "report.json").read_text(encoding="utf-8")) == report
+    assert report["fp32"]["loss"] + report["comparison"]["loss_delta"]["mean"] == pytest.approx(report["bq4"]["loss"])
+    assert report["bq4"]["bytes"] == (folder / "model.bullet").stat().st_size
+    assert len(report["generations"]["rows"]) == 25
+    assert report["generations"]["samples"] == [0, 16, 10, 17]
+    assert set(report["by_language"]) == {"mr", "en"}
+    assert {row["type"] for row in report["tensors"]} == {"BQ4", "BQ8", "F32"}
+    for row in report["tensors"]:
+        low, high = {"BQ4": (0.03, 0.2), "BQ8": (0.001, 0.02), "F32": (0, 0)}[row["type"]]
+        assert low <= row["relative_rmse"] <= high
+    assert not list(folder.glob("*.partial"))
+    html = (folder / "report.html").read_bytes()
+    again = evaluate_run(folder, config, SilentProgress())
+    assert again == report and (folder / "report.html").read_bytes() == html
+
+
+def test_page_is_whole_and_alone(report: dict[str, Any]) -> None:
+    html = render(report)
+    page = Page(html)
+    assert html.startswith("<!DOCTYPE html>")
+    assert len(page.ids) == len(set(page.ids))
+    assert "script" not in page.tags and "iframe" not in page.tags
+    for _, name, value in page.attributes:
+        assert not name.startswith("on")
+        if name in ("href", "xlink:href", "src"):
+            assert value is not None and value.startswith("#") and value[1:] in page.ids
+    for address in re.findall(r"https?://[^\s\"'<]+", html):
+        assert address.startswith("http://www.w3.org/")  # namespaces of SVG
+    assert all(value[5:-1] in page.ids for value in re.findall(r"url\(#[^)]*\)", html))
+    assert "@import" not in html and page.tags.count("svg") == 4
+    for row in report["generations"]["rows"]:
+        assert row["prompt"] in page.text
+    for word in ("FP32", "4-bit", "Marathi", "English", "perplexity", "micro", "bullet chat"):
+        assert word in page.text
+
+
+def test_everything_is_escaped(report: dict[str, Any]) -> None:
+    """Every text of the report, wherever it comes from, replaced by a hostile one."""
+    kept = {"curves", "type", "path"}
+
+    def poison(value: Any, key: str = "") -> Any:
+        if key in kept:
+            return value
+        if isinstance(value, dict):
+            return {name: poison(part, name) for name, part in value.items()}
+        if isinstance(value, list):
+            return [poison(part, key) for part in value]
+        return value + HOSTILE if isinstance(value, str) else value
+
+    bad = poison(report)
+    for field in ("by_language", "by_source"):
+        bad[field] = {label + HOSTILE: part for label, part in bad[field].items()}
+    html = render(bad)
+    page = Page(html)
+    clean = Page(render(report))
+    assert set(page.tags) <= set(clean.tags) | {"svg"}
+    assert "script" not in page.tags
+    assert {name for _, name, _ in page.attributes} == {name for _, name, _ in clean.attributes}
+    assert not set(html) & {*map(chr, range(9)), "\x1b", "\u202e"}
+    assert page.text.count("<script>alert(1)</script>") > 60
+
+
+def test_nothing_optional(folder: Path, config: Config) -> None:
+    (folder / "metrics.jsonl").unlink()
+    (folder / "tokenizer" / "report.json").unlink()
+    report = evaluate_run(folder, config, SilentProgress())
+    page = Page((folder / "report.html").read_text(encoding="utf-8"))
+    assert report["training"] is None and report["tokenizer"] is None
+    assert "svg" not in page.tags
+    assert "Left out: the learning curves (metrics.jsonl is missing)" in page.text
+    assert "Left out: the tokenizer's fertility" in page.text
+
+
+@pytest.mark.parametrize("name", ["model.bullet", "export/npy/manifest.json", "tokens/val.bin"])
+def test_needed_files(folder: Path, config: Config, name: str) -> None:
+    (folder / name).unlink()
+    with pytest.raises(BulletError) as caught:
+        evaluate_run(folder, config, SilentProgress())
+    assert Path(name).name in str(caught.value) and "\n" not in str(caught.value)
+    assert not (folder / "report.json").exists() and not (folder / "report.html").exists()
+
+
+def test_own_prompts(folder: Path, config: Config, tmp_path: Path) -> None:
+    path = tmp_path / "mine.jsonl"
+    path.write_text('{"prompt": "फक्त एक?", "language": "mr", "kind": "my kind"}\n', encoding="utf-8")
+    config.evaluate.prompts = str(path)
+    report = evaluate_run(folder, config, SilentProgress())
+    assert [row["prompt"] for row in report["generations"]["rows"]] == ["फक्त एक?"]
+    assert "my kind" in (folder / "report.html").read_text(encoding="utf-8")
+    config.evaluate.prompts = str(tmp_path / "none.jsonl")
+    with pytest.raises(DataError):
+        evaluate_run(folder, config, SilentProgress())
+
+
+def test_training_log(tmp_path: Path) -> None:
+    """A run that was killed at step 3, resumed from step 2, with a line cut in the middle."""
+
+    def train(step: int, loss: float) -> str:
+        values = {"tokens": 10 * step, "train/loss": loss, "lr": 0.1, "grad_norm": 1.0, "tokens_per_s": 5.0, "seconds": 1.0}
+        return json.dumps({"event": "train", "step": step, **values})
+
+    def evaluate(step: int, loss: float, best: bool) -> str:
+        return json.dumps({"event": "eval", "step": step, "val/loss": loss, "val/bpb": 1.0, "best": best})
+
+    lines = [
+        train(1, 9.0),
+        train(2, 8.0),
+        evaluate(2, 7.0, True),
+        train(3, 99.0),
+        '{"event": "tra',
+        train(3, 7.0),
+        train(4, 6.0),
+        evaluate(4, 7.5, False),
+    ]
+    path = tmp_path / "metrics.jsonl"
+    path.write_text("\n".join(lines), encoding="utf-8")
+    missing: list[str] = []
+    training = read_training(path, missing)
+    assert training is not None
+    assert training["curves"]["train/loss"] == [[1, 9.0], [2, 8.0], [3, 7.0], [4, 6.0]]
+    assert training["curves"]["val/loss"] == [[2, 7.0], [4, 7.5]]
+    assert "val/loss_ema" not in training["curves"]
+    assert (training["steps"], training["tokens"], training["best_step"], training["last_val_loss"]) == (4, 40, 2, 7.5)
+    assert training["seconds"] == pytest.approx(40 / 5)
+    assert training["ended"] is None
+    assert missing == ["1 unreadable line of metrics.jsonl"]
+    path.write_text("")
+    assert read_training(path, missing) is None and "no training step" in missing[-1]
+
+
+def test_thinning_keeps_the_mean() -> None:
+    points = [[float(n), float(n % 7)] for n in range(3000)]
+    thinned = thin(points)
+    assert len(thinned) == 300 and thinned[-1][0] == 2999
+    assert sum(value for _, value in thinned) / 300 == pytest.approx(sum(value for _, value in points) / 3000)
+    assert thin(points[:300]) == points[:300]
+
+
+def test_numbers_for_people() -> None:
+    assert [size(n) for n in (0, 999, 1000, 1_400_000, 250_000_000)] == ["0 bytes", "999 bytes", "1.0 KB", "1.4 MB", "250 MB"]
+    assert [duration(s) for s in (3.4, 60, 200.2, 3600, 98_000)] == ["3 s", "1 min 00 s", "3 min 20 s", "1 h 00 min", "27 h 13 min"]
+    assert [small(x) for x in (0, 0.00891, 0.5, 3.2e-8, 12.3)] == ["0", "0.0089", "0.50", "3.2 × 10⁻⁸", "12"]
+    assert [perplexity(x) for x in (1.234, 22.712, 345.67, 12345.6)] == ["1.23", "22.71", "345.7", "12,346"]
+    assert [percent_change(x) for x in (0.00934, -0.001, 2.5)] == ["+0.93\u00a0%", "−0.10\u00a0%", "+250\u00a0%"]
+    assert perplexity(math.exp(700.0)) == "1.0 × 10³⁰⁴"
