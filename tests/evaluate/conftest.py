@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from micro_run import SHAPE, documents, random_tensors
+from micro_run import CLEAN_REPORT, SHAPE, documents, random_tensors
 
 from bulletlm.config import Config
 from bulletlm.data.documents import read_documents, texts_of, to_line
@@ -30,6 +30,7 @@ def run_folder(tokenizer: Tokenizer, tmp_path_factory: pytest.TempPathFactory) -
     rows = documents()
     for split, part in (("train", rows[20:]), ("val", rows[::8])):
         (data / f"{split}.jsonl").write_bytes(b"".join(to_line(row) for row in part))
+    (data / "clean-report.json").write_text(json.dumps(CLEAN_REPORT), encoding="utf-8")
     write_tokens(data, tokenizer, "all", folder / "tokens", SilentProgress())
     by_language = {
         language: [text for row in read_documents(data / "train.jsonl") if row["language"] == language for text in texts_of(row)]

@@ -11,6 +11,20 @@ from bulletlm.shape import ModelShape
 SAMPLE = Path(__file__).parents[2] / "src" / "bulletlm" / "data" / "sample"
 SHAPE = ModelShape(vocab_size=600, dim=32, n_layers=2, n_heads=2, n_kv_heads=1, hidden_dim=64, max_seq_len=48)
 
+CLEAN_REPORT = {
+    "sources": [{"source": "talk", "rows_in": 1200, "rows_out": 1190, "characters_in": 9000, "characters_out": 8900}],
+    "skipped_files": [{"file": f"picture{n}.png", "reason": "not a .txt, .jsonl or .tsv file"} for n in range(7)],
+    "rules": {
+        "nfc": {
+            "rule": "put into Unicode NFC",
+            "changed": 3,
+            "examples": [{"source": "talk", "line": 1, "before": "क\u093c", "after": "क़"}],
+        },
+        "too_short": {"rule": "shorter than data.min_chars", "rejected": 10, "examples": [{"source": "talk", "line": 7, "text": "अ"}]},
+    },
+}
+"""In the words of the data stage."""
+
 
 def documents() -> list[Document]:
     """Real text of the package: conversations in Marathi, thoughts in English."""

@@ -100,7 +100,18 @@ def test_page_is_whole_and_alone(report: dict[str, Any]) -> None:
     assert "@import" not in html and page.tags.count("svg") == 4
     for row in report["generations"]["rows"]:
         assert row["prompt"] in page.text
-    for word in ("FP32", "4-bit", "Marathi", "English", "perplexity", "micro", "bullet chat"):
+    for word in (
+        "FP32",
+        "4-bit",
+        "Marathi",
+        "English",
+        "perplexity",
+        "micro",
+        "bullet chat",
+        "1,190 were kept (99.2",
+        "shorter than data",
+        "and 2 more",
+    ):
         assert word in page.text
 
 
@@ -133,12 +144,14 @@ def test_everything_is_escaped(report: dict[str, Any]) -> None:
 def test_nothing_optional(folder: Path, config: Config) -> None:
     (folder / "metrics.jsonl").unlink()
     (folder / "tokenizer" / "report.json").unlink()
+    (folder / "data" / "clean-report.json").unlink()
     report = evaluate_run(folder, config, SilentProgress())
     page = Page((folder / "report.html").read_text(encoding="utf-8"))
-    assert report["training"] is None and report["tokenizer"] is None
+    assert report["training"] is None and report["tokenizer"] is None and report["data"] is None
     assert "svg" not in page.tags
     assert "Left out: the learning curves (metrics.jsonl is missing)" in page.text
     assert "Left out: the tokenizer's fertility" in page.text
+    assert "Left out: what was kept and dropped (data/clean-report.json is missing)" in page.text
 
 
 @pytest.mark.parametrize("name", ["model.bullet", "export/npy/manifest.json", "tokens/val.bin"])

@@ -24,6 +24,7 @@ LANGUAGES = {
     "te": "Telugu",
 }
 KINDS = {"short": "Short questions", "long": "Long questions", "translation": "Translations"}
+SKIPPED_SHOWN = 5
 _PARTS = {
     "attention.q_proj": "query",
     "attention.k_proj": "key",
@@ -229,12 +230,41 @@ def _side(label: str, cls: str, answer: dict[str, Any], language: str) -> Html:
 
 
 def _data(report: dict[str, Any]) -> Html:
-    tokens = report["tokens"]
+    tokens, cleaning = report["tokens"], report["data"]
     rows = []
     for split, title in (("train", "training"), ("val", "validation")):
         for language, row in tokens[split]["by_language"].items():
             rows.append([f"{language_name(language)}, {title}", f"{row['documents']:,}", size(row["bytes"]), f"{row['tokens']:,}"])
-    return _table(["Text", "documents", "size", "tokens"], rows)
+    table = _table(["Text", "documents and conversations", "size", "tokens"], rows)
+    return table if cleaning is None else table + _cleaning(cleaning)
+
+
+def _cleaning(cleaning: dict[str, Any]) -> Html:
+    sources, rules, skipped = cleaning["sources"], cleaning["rules"], cleaning["skipped_files"]
+    seen, kept = sum(row["rows_in"] for row in sources), sum(row["rows_out"] for row in sources)
+    text = f"Of {seen:,} paragraphs and conversations in the sources, {kept:,} were kept ({percent(kept / max(seen, 1))})."
+    rows = []
+    for row in sources:
+        counts = [row["rows_in"], row["rows_out"], row["rows_in"] - row["rows_out"], row["characters_out"]]
+        rows.append([row["source"], *(f"{number:,}" for number in counts)])
+    parts = [_tag("p", text), _table(["Source", "rows read", "kept", "left out", "characters kept"], rows)]
+    for title, verb in (("Left out, and why", "rejected"), ("Made uniform", "changed")):
+        found = [rule for rule in rules.values() if verb in rule]
+        if found:
+            parts += [_tag("h3", title), _tag("dl", _join(_rule(rule, verb) for rule in found), cls="rules")]
+    if skipped:
+        names = [f"{item['file']} ({item['reason']})" for item in skipped[:SKIPPED_SHOWN]]
+        more = f", and {len(skipped) - SKIPPED_SHOWN:,} more" if len(skipped) > SKIPPED_SHOWN else ""
+        parts.append(_tag("p", f"Not read: {', '.join(names)}{more}.", cls="note"))
+    return _join(parts)
+
+
+def _rule(rule: dict[str, Any], verb: str) -> Html:
+    examples = []
+    for example in rule["examples"]:
+        shown = _tag("q", example["before"]) + " → " + _tag("q", example["after"]) if verb == "changed" else _tag("q", example["text"])
+        examples.append(_tag("p", shown + f" {example['source']}, line {example['line']:,}"))
+    return _tag("dt", f"{rule[verb]:,}") + _tag("dd", _tag("p", rule["rule"]) + _tag("div", _join(examples), cls="facts"))
 
 
 def _tokenizer(report: dict[str, Any]) -> Html:
@@ -515,12 +545,17 @@ code { background: var(--tint); border-radius: .25rem; padding: .05rem .3rem; fo
 summary { cursor: pointer; color: var(--a); }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: .5rem 1.5rem; margin: 0; }
 dt { font-weight: 600; }
+.rules { grid-template-columns: minmax(3rem, max-content) 1fr; gap: .6rem 1.25rem; }
+.rules dt { text-align: right; }
+.rules p { margin: 0 0 .25rem; }
+.rules q { color: var(--ink); unicode-bidi: isolate; }
+q { quotes: "\\201c" "\\201d"; }
 dd { margin: 0; }
 footer { margin-top: 3rem; color: var(--muted); font-size: .85rem; }
 @media (max-width: 40rem) {
   body { padding-top: 1.75rem; }
-  dl { grid-template-columns: 1fr; gap: 0; }
-  dd { margin-bottom: .75rem; }
+  dl:not(.rules) { grid-template-columns: 1fr; gap: 0; }
+  dl:not(.rules) dd { margin-bottom: .75rem; }
   .layers { grid-template-columns: repeat(auto-fill, minmax(min(14rem, 100%), 1fr)); }
 }
 @media print {
