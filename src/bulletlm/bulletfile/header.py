@@ -89,7 +89,7 @@ def read_header(text: bytes) -> Header:
     tensors = _read_tensors(values, shape)
     sections = _read_sections(values)
     file_size = _check_layout(len(text), tensors, sections)
-    _check_metadata(values)
+    check_metadata(values)
     return Header(values, shape, special, {t.name: t for t in tensors}, {s.name: s for s in sections}, file_size)
 
 
@@ -144,6 +144,26 @@ def read_shape(fields: Any, where: str) -> ModelShape:
         return ModelShape(**whole, rope_theta=theta, norm_eps=eps, tied_embeddings=tied)
     except ConfigError as error:
         raise FormatError(f"{where}: {error}") from None
+
+
+def check_metadata(values: dict[str, Any]) -> None:
+    """Check the metadata keys whose meaning the format fixes.
+
+    Raises:
+        FormatError: one is of the wrong kind or out of range.
+    """
+    for key, (container, word) in METADATA_KINDS.items():
+        if key in values and not isinstance(values[key], container):
+            raise FormatError(f"{key} is {show(values[key])}: it must be {word}")
+    for i, language in enumerate(values.get("languages", [])):
+        if not isinstance(language, str):
+            raise FormatError(f"languages[{i}] is {show(language)}: it must be text")
+    sampling = values.get("sampling", {})
+    for key, (kind, low, high) in SAMPLING_LIMITS.items():
+        if key in sampling and kind is int:
+            _integer(sampling, key, "sampling", int(low), int(high))
+        elif key in sampling:
+            _real(sampling, key, "sampling", low, high)
 
 
 def show(value: Any) -> str:
@@ -240,21 +260,6 @@ def _check_layout(header_size: int, tensors: Sequence[Region], sections: Sequenc
                 )
             end = region.offset + region.size
     return aligned(end) + FOOTER_BYTES
-
-
-def _check_metadata(values: dict[str, Any]) -> None:
-    for key, (container, word) in METADATA_KINDS.items():
-        if key in values and not isinstance(values[key], container):
-            raise FormatError(f"header.{key} is {show(values[key])}: it must be {word}")
-    for i, language in enumerate(values.get("languages", [])):
-        if not isinstance(language, str):
-            raise FormatError(f"header.languages[{i}] is {show(language)}: it must be text")
-    sampling = values.get("sampling", {})
-    for key, (kind, low, high) in SAMPLING_LIMITS.items():
-        if key in sampling and kind is int:
-            _integer(sampling, key, "sampling", int(low), int(high))
-        elif key in sampling:
-            _real(sampling, key, "sampling", low, high)
 
 
 def _check_values(value: Any, where: str, depth: int) -> None:
