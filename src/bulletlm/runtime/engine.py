@@ -1,0 +1,241 @@
+"""The forward pass in numpy, float32: the reference that every other engine is measured against.
+
+B = sequences in the batch, N = new positions, T = all positions so far, H = query heads, K = key/value heads,
+G = H / K, D = head_dim. Weight matrices are (outputs, inputs), as in the file.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from bulletlm.bulletfile.layout import SAMPLING_LIMITS
+from bulletlm.bulletfile.reader import open_bullet
+from bulletlm.errors import FormatError
+from bulletlm.export.npy import TOKENIZER, read_npy
+from bulletlm.runtime.sampling import Sampling
+from bulletlm.shape import ModelShape
+from bulletlm.tokenizer import Tokenizer
+
+Floats = npt.NDArray[np.float32]
+
+PREFILL_CHUNK = 256
+"""Positions processed at once; bounds the memory of attention, which is chunk x context per head."""
+
+
+class Layer(NamedTuple):
+    """The weights of one layer; projections with the same input are one matrix, and so one call."""
+
+    attention_norm: Floats
+    query_key_value: Floats
+    output: Floats
+    mlp_norm: Floats
+    gate_up: Floats
+    down: Floats
+
+
+class KVCache:
+    """Keys (already rotated) and values of the positions so far, float32[n_layers, B, K, room, D].
+
+    `length` positions are filled; setting it back forgets the later ones. `capacity` is the most there may be;
+    memory is taken as they come.
+    """
+
+    def __init__(self, shape: ModelShape, capacity: int, batch: int = 1) -> None:
+        self.capacity = capacity
+        self.length = 0
+        empty = (shape.n_layers, batch, shape.n_kv_heads, 0, shape.head_dim)
+        self.keys: Floats = np.empty(empty, dtype=np.float32)
+        self.values: Floats = np.empty(empty, dtype=np.float32)
+
+    def reserve(self, positions: int) -> None:
+        """Make room for `positions` more.
+
+        Raises:
+            ValueError: there is no more room within `capacity`.
+        """
+        needed, room = self.length + positions, self.keys.shape[3]
+        if needed > self.capacity:
+            raise ValueError(f"{needed} positions do not fit into a context of {self.capacity}")
+        if needed > room:
+            self.keys = self._enlarged(self.keys, min(self.capacity, max(needed, 2 * room, 128)))
+            self.values = self._enlarged(self.values, min(self.capacity, max(needed, 2 * room, 128)))
+
+    def _enlarged(self, old: Floats, room: int) -> Floats:
+        new = np.empty((*old.shape[:3], room, old.shape[4]), dtype=np.float32)
+        new[:, :, :, : self.length] = old[:, :, :, : self.length]
+        return new
+
+
+class Engine:
+    """A model in memory, ready to run. It does not change while running, so threads may share it.
+
+    Args:
+        shape: the model's shape.
+        tensors: float32 arrays under the names of `shape.tensors()`.
+    """
+
+    def __init__(self, shape: ModelShape, tensors: Mapping[str, Floats]) -> None:
+        self.shape = shape
+        self.embedding = np.ascontiguousarray(tensors["token_embedding.weight"])
+        self.layers = [_fused(tensors, f"layers.{n}.", shape) for n in range(shape.n_layers)]
+        self.final_norm = tensors["final_norm.weight"]
+        self.head = self.embedding if shape.tied_embeddings else np.ascontiguousarray(tensors["lm_head.weight"])
+        self._frequencies = shape.rope_theta ** (-np.arange(0, shape.head_dim, 2) / shape.head_dim)
+
+    def new_cache(self, capacity: int | None = None) -> KVCache:
+        """An empty cache for one sequence of up to `capacity` tokens; by default the model's context."""
+        return KVCache(self.shape, capacity or self.shape.max_seq_len)
+
+    def forward(self, tokens: Sequence[int] | npt.NDArray[np.integer], cache: KVCache) -> Floats:
+        """Append `tokens` (N ids) to the sequence in `cache`; logits after each of them, float32[N, vocab_size].
+
+        Raises:
+            ValueError: a token id is outside the vocabulary, or the cache is full.
+        """
+        return self._hidden(self._ids(tokens)[None], cache) @ self.head.T
+
+    def prefill(self, tokens: Sequence[int] | npt.NDArray[np.integer], cache: KVCache) -> Floats:
+        """Like `forward`, but gives only the logits after the last token, float32[vocab_size]."""
+        logits: Floats = self.head @ self._hidden(self._ids(tokens)[None], cache)[-1]
+        return logits
+
+    def score(self, tokens: npt.NDArray[np.integer]) -> Floats:
+        """Logits after each token of many sequences that begin at position 0: int[B, N] -> float32[B, N, vocab_size]."""
+        tokens = self._ids(tokens)
+        cache = KVCache(self.shape, self.shape.max_seq_len, batch=tokens.shape[0])
+        return (self._hidden(tokens, cache) @ self.head.T).reshape(*tokens.shape, -1)
+
+    def _ids(self, tokens: Sequence[int] | npt.NDArray[np.integer]) -> npt.NDArray[np.intp]:
+        ids = np.asarray(tokens, dtype=np.intp)
+        if not ids.size or ids.min() < 0 or ids.max() >= self.shape.vocab_size:
+            raise ValueError(f"token ids must be from 0 to {self.shape.vocab_size - 1}, and at least one")
+        return ids
+
+    def _hidden(self, tokens: npt.NDArray[np.intp], cache: KVCache) -> Floats:
+        """int[B, N] -> float32[B * N, dim], ready for the output matrix."""
+        chunks = [self._chunk(tokens[:, at : at + PREFILL_CHUNK], cache) for at in range(0, tokens.shape[1], PREFILL_CHUNK)]
+        x = chunks[0] if len(chunks) == 1 else np.concatenate(chunks, axis=1)
+        return x.reshape(-1, self.shape.dim)
+
+    def _chunk(self, tokens: npt.NDArray[np.intp], cache: KVCache) -> Floats:
+        """int[B, N] -> float32[B, N, dim]."""
+        batch, new = tokens.shape
+        cache.reserve(new)
+        start, end = cache.length, cache.length + new
+        rotation = np.exp(1j * np.outer(np.arange(start, end), self._frequencies)).astype(np.complex64)
+        x: Floats = self.embedding[tokens.reshape(-1)]
+        # exp(-gate) may overflow to infinity, and silu is 0 there as it should be. Damaged weights show in the logits.
+        with np.errstate(over="ignore", invalid="ignore"):
+            for layer, keys, values in zip(self.layers, cache.keys, cache.values, strict=True):
+                x += self._attention(layer, x.reshape(batch, new, -1), keys[:, :, :end], values[:, :, :end], rotation)
+                x += self._mlp(layer, x)
+            cache.length = end
+            return self._norm(x, self.final_norm).reshape(batch, new, -1)
+
+    def _attention(self, layer: Layer, x: Floats, keys: Floats, values: Floats, rotation: npt.NDArray[np.complex64]) -> Floats:
+        """float32[B, N, dim] -> float32[B * N, dim]; the new keys and values become the last N of keys and values [B, K, T, D]."""
+        s = self.shape
+        (batch, new, _), total, group = x.shape, keys.shape[2], s.n_heads // s.n_kv_heads
+        h = self._norm(x.reshape(-1, s.dim), layer.attention_norm)
+        heads: Floats = (h @ layer.query_key_value.T).reshape(batch, new, -1, s.head_dim)
+
+        # The pair (2i, 2i+1) is a complex number, and rotating it is multiplying by another.
+        query_key = heads[:, :, : s.n_heads + s.n_kv_heads].view(np.complex64)
+        query_key *= rotation[:, None]
+        queries = heads[:, :, : s.n_heads].reshape(batch, new, s.n_kv_heads, group, s.head_dim)
+        keys[:, :, total - new :] = heads[:, :, s.n_heads : -s.n_kv_heads].swapaxes(1, 2)
+        values[:, :, total - new :] = heads[:, :, -s.n_kv_heads :].swapaxes(1, 2)
+
+        # All query heads of one key/value head, and all positions, are the rows of one matrix: [B, K, N * G, T].
+        rows = queries.swapaxes(1, 2).reshape(batch, s.n_kv_heads, new * group, s.head_dim)
+        weights: Floats = rows @ keys.swapaxes(2, 3)
+        if new > 1:  # nobody sees a later position
+            mask = np.triu(np.full((new, total), -np.inf, dtype=np.float32), total - new + 1)
+            by_position = weights.reshape(batch, s.n_kv_heads, new, group, total)
+            by_position += mask[:, None]
+        weights -= weights.max(axis=-1, keepdims=True)
+        np.exp(weights, out=weights)
+        weights /= weights.sum(axis=-1, keepdims=True)
+        mixed: Floats = (weights @ values).reshape(batch, s.n_kv_heads, new, group * s.head_dim)
+        return mixed.swapaxes(1, 2).reshape(-1, s.dim) @ layer.output.T
+
+    def _mlp(self, layer: Layer, x: Floats) -> Floats:
+        """float32[B * N, dim] -> the same: down(silu(gate) * up)."""
+        gate_up: Floats = self._norm(x, layer.mlp_norm) @ layer.gate_up.T
+        gate, up = gate_up[:, : self.shape.hidden_dim], gate_up[:, self.shape.hidden_dim :]
+        up *= gate
+        np.negative(gate, out=gate)
+        np.exp(gate, out=gate)
+        gate += 1
+        up /= gate
+        return up @ layer.down.T
+
+    def _norm(self, x: Floats, gain: Floats) -> Floats:
+        """float32[rows, dim] -> x / sqrt(mean(x^2) + eps) * gain."""
+        mean: Floats = np.einsum("ij,ij->i", x, x)[:, None] / np.float32(self.shape.dim)
+        normed: Floats = x / np.sqrt(mean + np.float32(self.shape.norm_eps)) * gain
+        return normed
+
+
+def _fused(tensors: Mapping[str, Floats], prefix: str, shape: ModelShape) -> Layer:
+    names = ("attention.q_proj", "attention.k_proj", "attention.v_proj", "mlp.gate_proj", "mlp.up_proj")
+    query, key, value, gate, up = (tensors[f"{prefix}{name}.weight"] for name in names)
+    return Layer(
+        attention_norm=tensors[f"{prefix}attention_norm.weight"],
+        # The scale of attention goes into the queries once and for all.
+        query_key_value=np.concatenate([query * np.float32(shape.head_dim**-0.5), key, value]),
+        output=np.ascontiguousarray(tensors[f"{prefix}attention.o_proj.weight"]),
+        mlp_norm=tensors[f"{prefix}mlp_norm.weight"],
+        gate_up=np.concatenate([gate, up]),
+        down=np.ascontiguousarray(tensors[f"{prefix}mlp.down_proj.weight"]),
+    )
+
+
+@dataclass(frozen=True)
+class Model:
+    """Everything that a program needs to generate text.
+
+    Attributes:
+        engine: the weights and the forward pass.
+        tokenizer: text <-> ids.
+        shape: the model's shape.
+        sampling: how to generate unless told otherwise, from the file.
+        header: what the file says about itself: the header of a .bullet, the manifest of a folder.
+    """
+
+    engine: Engine
+    tokenizer: Tokenizer
+    shape: ModelShape
+    sampling: Sampling
+    header: dict[str, Any]
+
+
+def load(path: str | Path) -> Model:
+    """Load a `.bullet` file, or a folder of FP32 .npy tensors (export/npy of a run).
+
+    Raises:
+        BulletError: there is nothing at `path`.
+        FormatError: it is damaged or not such a file; the message names the field.
+    """
+    path = Path(path)
+    if path.is_dir():
+        shape, tensors, _, metadata = read_npy(path)
+        tokenizer = Tokenizer.load(path / TOKENIZER)
+        header = {"shape": shape.to_dict(), **metadata}
+    else:
+        file = open_bullet(path)
+        try:
+            tensors = {name: file.tensor(name) for name in file.tensors}
+            tokenizer = file.tokenizer()
+        except FormatError as error:
+            raise FormatError(f"{path}: {error}") from None
+        shape, header, metadata = file.shape, file.header, file.metadata
+    if tokenizer.vocab_size != shape.vocab_size:
+        raise FormatError(f"{path}: the tokenizer has {tokenizer.vocab_size} pieces, but vocab_size is {shape.vocab_size}")
+    defaults = metadata.get("sampling", {})
+    sampling = Sampling(**{name: defaults[name] for name in SAMPLING_LIMITS if name in defaults})
+    return Model(Engine(shape, tensors), tokenizer, shape, sampling, header)

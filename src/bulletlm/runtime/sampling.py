@@ -1,0 +1,96 @@
+"""Choosing the next token from the logits."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from bulletlm.bulletfile.layout import SAMPLING_LIMITS
+from bulletlm.errors import BulletError, ConfigError
+
+PENALTY_WINDOW = 64
+"""The repetition penalty looks back this many tokens, as llama.cpp's does."""
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How text is generated.
+
+    Attributes:
+        temperature: 0 always takes the likeliest token; higher is more varied.
+        top_k: keep only the k likeliest tokens; 0 keeps all.
+        top_p: keep the likeliest tokens that together reach this probability (Holtzman et al. 2019, arXiv:1904.09751).
+        min_p: drop tokens less likely than this share of the likeliest one (Nguyen et al. 2024, arXiv:2407.01082).
+        repetition_penalty: above 1 makes recent tokens less likely (Keskar et al. 2019, arXiv:1909.05858).
+        max_tokens: tokens generated at most.
+        seed: the same seed gives the same text.
+
+    Raises:
+        ConfigError: a value is out of its range.
+    """
+
+    temperature: float = 0.7
+    top_k: int = 40
+    top_p: float = 0.95
+    min_p: float = 0.05
+    repetition_penalty: float = 1.1
+    max_tokens: int = 96
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, (kind, low, high) in SAMPLING_LIMITS.items():
+            value = getattr(self, name)
+            if (kind is int and type(value) is not int) or not low <= value <= high:
+                raise ConfigError(f"{name} is {value}: it must be {'whole, ' if kind is int else ''}from {low:g} to {high:g}")
+        if type(self.seed) is not int or self.seed < 0:
+            raise ConfigError(f"seed is {self.seed}: it must be a whole number, 0 or more")
+
+
+def sample(logits: npt.NDArray[np.float32], history: Sequence[int], sampling: Sampling, rng: np.random.Generator) -> int:
+    """Draw one token.
+
+    In this order: repetition penalty, top_k, top_p, min_p (both on the probabilities of what top_k left, at temperature 1),
+    temperature, draw. Tokens of equal logits count as ordered by their ids. At least one token always remains.
+
+    Args:
+        logits: float32[vocab_size].
+        history: the tokens before; the last 64 are penalised.
+        sampling: the settings.
+        rng: is used once, and not at all at temperature 0.
+
+    Raises:
+        BulletError: the logits are not finite, so the weights must be damaged.
+    """
+    wide = logits.astype(np.float64)
+    if sampling.repetition_penalty != 1 and len(history):
+        recent = np.unique(history[-PENALTY_WINDOW:])
+        seen = wide[recent]
+        wide[recent] = np.where(seen > 0, seen / sampling.repetition_penalty, seen * sampling.repetition_penalty)
+    best = int(wide.argmax())
+    if not np.isfinite(wide[best]):
+        raise BulletError("the model's output is not a number: its weights are damaged; run `bullet verify` on the file")
+    if sampling.temperature == 0:
+        return best
+
+    tokens = _likeliest(wide, sampling.top_k)
+    relative = wide[tokens] - wide[best]
+    likelihood = np.exp(relative)  # of the best: 1
+    keep = int(np.count_nonzero(likelihood >= sampling.min_p))
+    if sampling.top_p < 1:
+        reached = np.cumsum(likelihood)
+        keep = min(keep, int(np.searchsorted(reached, sampling.top_p * reached[-1])) + 1)
+
+    with np.errstate(over="ignore"):
+        reached = np.cumsum(np.exp(relative[:keep] / sampling.temperature))
+    drawn = int(np.searchsorted(reached, rng.random() * reached[-1], side="right"))
+    return int(tokens[min(drawn, keep - 1)])
+
+
+def _likeliest(logits: npt.NDArray[np.float64], top_k: int) -> npt.NDArray[np.intp]:
+    """The ids of the `top_k` (0: all) highest logits, highest first, equals by id."""
+    if not 0 < top_k < len(logits):
+        return np.argsort(-logits, kind="stable")
+    threshold = np.partition(logits, -top_k)[-top_k]
+    candidates = np.flatnonzero(logits >= threshold)
+    return candidates[np.argsort(-logits[candidates], kind="stable")][:top_k]
