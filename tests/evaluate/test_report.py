@@ -4,6 +4,8 @@ import json
 import math
 import re
 import shutil
+import subprocess
+import sys
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -226,3 +228,9 @@ def test_numbers_for_people() -> None:
     assert [perplexity(x) for x in (1.234, 22.712, 345.67, 12345.6)] == ["1.23", "22.71", "345.7", "12,346"]
     assert [percent_change(x) for x in (0.00934, -0.001, 2.5)] == ["+0.93\u00a0%", "−0.10\u00a0%", "+250\u00a0%"]
     assert perplexity(math.exp(700.0)) == "1.0 × 10³⁰⁴"
+
+
+def test_starts_fast() -> None:
+    """Reading a report's code must not cost the import of torch or matplotlib."""
+    code = "import sys, bulletlm.evaluate; sys.exit(bool({'torch', 'matplotlib'} & sys.modules.keys()))"
+    subprocess.run([sys.executable, "-c", code], check=True)

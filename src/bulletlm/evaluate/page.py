@@ -225,7 +225,7 @@ def _side(label: str, cls: str, answer: dict[str, Any], language: str) -> Html:
     if answer["longest_repeat"] > 2:
         facts.append(f"repeats {answer['longest_repeat']} words")
     if answer["script_share"] is not None and answer["script_share"] < 0.9:
-        facts.append(f"{percent(answer['script_share'])} in the right script")
+        facts.append(f"{percent(answer['script_share'], 0)} in the right script")
     return _tag("div", _tag("span", label, cls="tag") + text + _tag("p", " · ".join(facts), cls="facts"), cls=f"side {cls}")
 
 
@@ -263,7 +263,7 @@ def _rule(rule: dict[str, Any], verb: str) -> Html:
     examples = []
     for example in rule["examples"]:
         shown = _tag("q", example["before"]) + " → " + _tag("q", example["after"]) if verb == "changed" else _tag("q", example["text"])
-        examples.append(_tag("p", shown + f" {example['source']}, line {example['line']:,}"))
+        examples.append(_tag("p", shown + f" {example['source']}, line {example['line']}"))
     return _tag("dt", f"{rule[verb]:,}") + _tag("dd", _tag("p", rule["rule"]) + _tag("div", _join(examples), cls="facts"))
 
 
@@ -287,8 +287,9 @@ def _tokenizer(report: dict[str, Any]) -> Html:
         f"A vocabulary of {facts['vocab_size']:,} tokens. "
         "Fewer tokens a word (the fertility) means that more text fits into the model's window."
     )
-    longest = _join([Html("The longest tokens: "), *(_tag("code", piece.strip()) + " " for piece in facts["longest_pieces"][:12])])
-    return _tag("p", text) + _table(head, rows) + _tag("p", longest, cls="pieces")
+    longest = dict.fromkeys(piece.strip() for piece in facts["longest_pieces"])
+    pieces = _join([Html("The longest tokens: "), *(_tag("code", piece) + " " for piece in list(longest)[:12])])
+    return _tag("p", text) + _table(head, rows) + _tag("p", pieces, cls="pieces")
 
 
 def _tensors(report: dict[str, Any]) -> Html:
@@ -320,12 +321,12 @@ def _bar(label: str, error: float, most: float, kind: str) -> Html:
 
 
 def _layer_of(name: str) -> str:
-    return f"layer {name.split('.')[1]}" if name.startswith("layers.") else "embedding and output"
+    return f"layer {name.split('.')[1]}" if name.startswith("layers.") else "embedding" if name.startswith("token_embedding") else "output"
 
 
 def _part_of(name: str) -> str:
-    part = ".".join(name.split(".")[2:-1]) if name.startswith("layers.") else name.removesuffix(".weight")
-    return _PARTS.get(part, part.replace("_", " "))
+    part = ".".join(name.split(".")[2:-1])
+    return _PARTS.get(part, part) if part else "matrix"
 
 
 def _use(report: dict[str, Any]) -> Html:
@@ -400,7 +401,7 @@ def small(value: float) -> str:
     """Two significant digits."""
     if value == 0:
         return "0"
-    if abs(value) < 1e-4:
+    if abs(value) < 1e-5:
         return scientific(value)
     digits = max(0, 1 - math.floor(math.log10(abs(value))))
     return f"{value:.{digits}f}"
@@ -561,7 +562,13 @@ footer { margin-top: 3rem; color: var(--muted); font-size: .85rem; }
 @media print {
   :root { color-scheme: light; --paper: #fff; --card: #fff; --ink: #000; --muted: #444; --line: #bbb;
     --a: #27508f; --b: #9c3520; --c: #4a6720; --tint: #f2f2f2; }
-  body { max-width: none; padding: 0; font-size: 10pt; }
+  html { font-size: 9pt; }
+  body { max-width: none; padding: 0; }
+  .scroll { overflow: visible; }
+  .cards { grid-template-columns: repeat(3, 1fr); }
+  .charts, .sides { grid-template-columns: 1fr 1fr; }
+  .side.both { grid-column: span 2; }
+  td, th { padding-right: .5rem; }
   nav { display: none; }
   section { margin-top: 1.25rem; padding-top: 1.25rem; }
   h2, h3 { break-after: avoid; }
