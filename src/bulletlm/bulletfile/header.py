@@ -102,11 +102,11 @@ def parse_json(text: bytes, where: str) -> dict[str, Any]:
     """
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
-        if len(found) < len(pairs):
-            keys = [key for key, _ in pairs]
-            twice = next(key for n, key in enumerate(keys) if key in keys[:n])
-            raise FormatError(f"{where}: the key {show(twice)} is given twice in one object")
+        found: dict[str, Any] = {}
+        for key, value in pairs:
+            if key in found:
+                raise FormatError(f"{where}: the key {show(key)} is given twice in one object")
+            found[key] = value
         return found
 
     def constant(word: str) -> Any:

@@ -26,7 +26,7 @@ from bulletlm.bulletfile.layout import (
     decode_pieces,
 )
 from bulletlm.errors import BulletError, FormatError
-from bulletlm.quant.bq4 import dequantize_bq4, dequantize_bq8, unpack_bq4, unpack_bq8
+from bulletlm.quant.bq4 import dequantize_bq4, dequantize_bq8, scales_of
 from bulletlm.shape import ModelShape
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def open_bullet(path: Path) -> "BulletFile":
     except OSError as error:
         raise BulletError(f"cannot open {path} ({error.strerror}): name a .bullet file") from None
     try:
-        return BulletFile(data)
+        return BulletFile(Path(path), data)
     except FormatError as error:
         raise FormatError(f"{path}: {error}") from None
 
@@ -63,6 +63,7 @@ class BulletFile:
     """An open model file. Arrays that it hands out keep the mapping alive.
 
     Attributes:
+        path: where the file is.
         header: the JSON header as it stands in the file, unknown keys included.
         shape: the model's shape.
         metadata: the keys of the header that are not the format's own: license, languages, sampling, training ...
@@ -71,7 +72,8 @@ class BulletFile:
         size: bytes of the whole file.
     """
 
-    def __init__(self, data: mmap.mmap) -> None:
+    def __init__(self, path: Path, data: mmap.mmap) -> None:
+        self.path = path
         self._data = data
         self.size = len(data)
         self._header = _check_structure(data)
@@ -100,21 +102,18 @@ class BulletFile:
         """
         _, kind, shape, offset, size = self.tensors[name]
         stored = np.frombuffer(self._data, np.uint8, size, offset)
-        values: npt.NDArray[Any]
-        if kind == "BQ4":
-            values = stored.reshape(*shape[:-1], -1, WEIGHT_TYPES[kind].size)
-            numbers = unpack_bq4(values)[1]
-        elif kind == "BQ8":
-            values = stored.reshape(*shape[:-1], -1, WEIGHT_TYPES[kind].size)
-            numbers = unpack_bq8(values)[1]
+        if kind in ("BQ4", "BQ8"):
+            values: npt.NDArray[Any] = stored.reshape(*shape[:-1], -1, WEIGHT_TYPES[kind].size)
+            finite = np.isfinite(scales_of(values)).all()
         else:
-            values = numbers = stored.view("<f2" if kind == "F16" else "<f4").reshape(shape)
-        if not np.isfinite(numbers).all():
-            raise FormatError(f"tensor {name}: a {'scale' if kind in ('BQ4', 'BQ8') else 'number'} is NaN or infinite")
+            values = stored.view("<f2" if kind == "F16" else "<f4").reshape(shape)
+            finite = np.isfinite(values).all()
+        if not finite:
+            raise FormatError(f"{self.path}: tensor {name} holds a scale or number that is NaN or infinite")
         return values
 
     def tensor(self, name: str) -> npt.NDArray[np.float32]:
-        """A tensor as float32.
+        """A tensor as float32; read-only where it is stored so.
 
         Raises:
             FormatError: it holds a number that is NaN or infinite.
@@ -141,12 +140,12 @@ class BulletFile:
         except (FormatError, UnicodeDecodeError) as error:
             # The library's messages quote the file, which may hold control characters.
             shown = "".join(c if c.isprintable() else "?" for c in str(error))
-            raise FormatError(f"section {SENTENCEPIECE_SECTION}: {shown}") from None
+            raise FormatError(f"{self.path}: section {SENTENCEPIECE_SECTION}: {shown}") from None
         if len(other) != len(self.pieces):
-            raise FormatError(f"section {SENTENCEPIECE_SECTION} has {len(other)} pieces, {PIECES_SECTION} has {len(self.pieces)}")
+            raise FormatError(f"{self.path}: section {SENTENCEPIECE_SECTION} has {len(other)} pieces, not {len(self.pieces)}")
         for i, (ours, theirs) in enumerate(zip(self.pieces, other, strict=True)):
             if tuple(ours) != tuple(theirs):
-                raise FormatError(f"sections {PIECES_SECTION} and {SENTENCEPIECE_SECTION} differ in piece {i}")
+                raise FormatError(f"{self.path}: sections {PIECES_SECTION} and {SENTENCEPIECE_SECTION} differ in piece {i}")
         return tokenizer
 
     def verify(self) -> None:
@@ -158,7 +157,7 @@ class BulletFile:
         with memoryview(self._data) as view:
             digest = hashlib.sha256(view[: self.size - FOOTER_BYTES]).digest()
         if digest != self._data[self.size - FOOTER_BYTES : self.size - len(END)]:
-            raise FormatError("the SHA-256 at the end does not fit the file: it was damaged or changed after it was written")
+            raise FormatError(f"{self.path}: the SHA-256 at the end does not fit: the file was damaged or changed after it was written")
         for name in self.tensors:
             self.raw(name)
         self.tokenizer()

@@ -28,7 +28,7 @@ from bulletlm.bulletfile.layout import (
 )
 from bulletlm.errors import BulletError, FormatError
 from bulletlm.files import atomic_file
-from bulletlm.quant.bq4 import Quantized, quantize_bq4, quantize_bq8, unpack_bq4, unpack_bq8
+from bulletlm.quant.bq4 import Quantized, quantize_bq4, quantize_bq8, scales_of
 from bulletlm.shape import ModelShape
 
 
@@ -113,8 +113,7 @@ def _encode(name: str, tensor: npt.NDArray[np.float32] | Quantized, type: str) -
     """The bytes of one tensor in the file."""
     try:
         if isinstance(tensor, Quantized):
-            scales = unpack_bq4(tensor.blocks)[1] if type == "BQ4" else unpack_bq8(tensor.blocks)[1]
-            if not np.isfinite(scales).all():
+            if not np.isfinite(scales_of(tensor.blocks)).all():
                 raise BulletError(f"a {type} scale is NaN or infinite")
             return tensor.blocks.tobytes()
         if type == "BQ4":

@@ -131,6 +131,11 @@ def unpack_bq8(blocks: Bytes) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.floa
     return values.reshape(*blocks.shape[:-2], blocks.shape[-2] * BLOCK), scales
 
 
+def scales_of(blocks: Bytes) -> npt.NDArray[np.float16]:
+    """The scales of BQ4 or BQ8 blocks: uint8[..., b, 18 or 34] -> float16[..., b]."""
+    return np.ascontiguousarray(blocks[..., :2]).view("<f2")[..., 0].astype(np.float16, copy=False)
+
+
 def _join_bq4(nibbles: npt.NDArray[np.uint8], scales: npt.NDArray[np.float16]) -> Bytes:
     """nibbles uint8[..., b, 32], scales float16[..., b] -> uint8[..., b, 18]."""
     out = np.empty((*scales.shape, BQ4_BYTES), dtype=np.uint8)
@@ -144,7 +149,7 @@ def _split_bq4(blocks: Bytes) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.flo
     nibbles = np.empty((*blocks.shape[:-1], BLOCK), dtype=np.uint8)
     np.bitwise_and(pairs, 15, out=nibbles[..., :16])
     np.right_shift(pairs, 4, out=nibbles[..., 16:])
-    return nibbles, _scales(blocks)
+    return nibbles, scales_of(blocks)
 
 
 def _join_bq8(values: npt.NDArray[np.int8], scales: npt.NDArray[np.float16]) -> Bytes:
@@ -156,7 +161,7 @@ def _join_bq8(values: npt.NDArray[np.int8], scales: npt.NDArray[np.float16]) -> 
 
 
 def _split_bq8(blocks: Bytes) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float16]]:
-    return np.ascontiguousarray(blocks[..., 2:]).view(np.int8), _scales(blocks)
+    return np.ascontiguousarray(blocks[..., 2:]).view(np.int8), scales_of(blocks)
 
 
 def _blocks(weights: npt.NDArray[np.floating], type: str) -> Floats:
@@ -198,10 +203,6 @@ def _finite(scales: npt.NDArray[np.float16], type: str) -> npt.NDArray[np.float1
     if not np.isfinite(scales).all():
         raise BulletError(f"a {type} scale is NaN or infinite")
     return scales
-
-
-def _scales(blocks: Bytes) -> npt.NDArray[np.float16]:
-    return np.ascontiguousarray(blocks[..., :2]).view("<f2")[..., 0].astype(np.float16, copy=False)
 
 
 def _as_bytes(scales: npt.NDArray[np.float16]) -> Bytes:

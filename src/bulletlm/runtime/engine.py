@@ -228,11 +228,8 @@ def load(path: str | Path) -> Model:
         header = {"shape": shape.to_dict(), **metadata}
     else:
         file = open_bullet(path)
-        try:
-            tensors = {name: file.tensor(name) for name in file.tensors}
-            tokenizer = file.tokenizer()
-        except FormatError as error:
-            raise FormatError(f"{path}: {error}") from None
+        tensors = {name: file.tensor(name) for name in file.tensors}
+        tokenizer = file.tokenizer()
         shape, header, metadata = file.shape, file.header, file.metadata
     if tokenizer.vocab_size != shape.vocab_size:
         raise FormatError(f"{path}: the tokenizer has {tokenizer.vocab_size} pieces, but vocab_size is {shape.vocab_size}")
