@@ -7,10 +7,10 @@
 The marks are single tokens and cannot be written as text. Needs neither torch nor pydantic.
 """
 
-import unicodedata
 from collections.abc import Mapping, Sequence
 
 from bulletlm.data.documents import Document, Message, texts_of
+from bulletlm.data.normalize import normalize
 from bulletlm.errors import DataError
 from bulletlm.tokenizer import ASSISTANT, BOS, END, EOS, SPECIAL_TOKENS, USER, Tokenizer
 
@@ -21,7 +21,7 @@ def in_order(messages: Sequence[Mapping[str, object]]) -> list[Message]:
     """Messages as the template wants them: user and assistant in turn, beginning with the user.
 
     A system message goes before the first user text, with a blank line between; messages of one role in a row
-    become one, a line each. Text is put into NFC and stripped, as the training text was.
+    become one, a line each. Text is normalised as the training text was.
 
     Raises:
         DataError: unknown role, missing or empty content, an answer before any question.
@@ -32,7 +32,7 @@ def in_order(messages: Sequence[Mapping[str, object]]) -> list[Message]:
         role, content = message.get("role"), message.get("content")
         if not isinstance(content, str):
             raise DataError(f'message {number} has no text: it needs {{"role": "user", "content": "..."}}')
-        content = unicodedata.normalize("NFC", content).strip()
+        content = normalize(content)
         if not content:
             raise DataError(f"message {number} is empty: write something")
         if role == "system":

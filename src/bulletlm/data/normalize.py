@@ -1,0 +1,112 @@
+"""One spelling for one text: what training text and prompts both go through."""
+
+import re
+import unicodedata
+from collections.abc import Callable
+
+_VIRAMA = "\u094d\u09cd\u0a4d\u0acd\u0b4d\u0bcd\u0c4d\u0ccd\u0d4d\u0dca"
+_INDIC = re.compile("[\u0900-\u0dff]")
+_ARABIC = re.compile("[\u0600-\u06ff]")
+_EMOJI = re.compile("[\u2190-\u2bff\ufe0f\U0001f000-\U0001faff]")
+_INVISIBLE = "\u00ad\u061c\u180e\u200b\u200e\u200f\u202a-\u202e\u2060-\u206f"
+_CONTROLS = "\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\ufff9-\ufffb\ufffe\uffff"
+_SPACES = "\t\n\x0b\x0c\r\x1c-\x1f\x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
+_SPELLINGS = (
+    ("\u0905\u0945", "\u0972"),  # the vowel of अॅप, before it had a code point: ॲप
+    ("\u0906\u0945", "\u0911"),  # आॅफिस: ऑफिस
+    ("\u0930\u094d\u200d", "\u0931\u094d"),  # eyelash ra, दुसर्‍या: दुसऱ्या
+    ("\u0931\u094d\u200d", "\u0931\u094d"),
+)
+"""Two ways to write one Devanagari letter that NFC does not know about; the second is today's standard."""
+
+_BROKEN = re.compile(r"[\ud800-\udfff]|(?<=\S)[\x80-\x84\x86-\x9f](?=\S)")
+_CONTROL = re.compile(f"[{_CONTROLS}]")
+_ZERO_WIDTH = re.compile(f"[{_INVISIBLE}\u200c\u200d]+")
+_SPACE = re.compile(f"[ {_SPACES}]+")
+
+
+def is_broken(text: str) -> bool:
+    """Whether characters have been lost: U+FFFD, half of a surrogate pair, a control character of an old code page inside a word."""
+    return "\ufffd" in text or (not text.isprintable() and bool(_BROKEN.search(text)))
+
+
+def normalize_line(text: str, changed: Callable[[str, str, str], None] | None = None) -> str:
+    """A paragraph in NFC, without control and stray invisible characters, one space at a time, none at the ends.
+
+    Normalising twice changes nothing more.
+
+    Args:
+        changed: called with the rule, the text before it and after it, for each rule that changed something.
+    """
+    if _is_plain(text):
+        return text
+    while True:  # a second round changes nothing, save in strings of stacked signs that nobody writes
+        start = text
+        for rule, apply in _STEPS:
+            after = apply(text)
+            if after != text:
+                if changed:
+                    changed(rule, text, after)
+                text = after
+        if text == start:
+            return text
+
+
+def _is_plain(text: str) -> bool:
+    """Whether no step can change anything: true of most text, and ten times faster than the steps."""
+    return (
+        text.isprintable()  # no control or invisible characters, no spaces but U+0020
+        and "  " not in text
+        and text[:1] != " "
+        and text[-1:] != " "
+        and not any(written in text for written, _ in _SPELLINGS)
+        and unicodedata.is_normalized("NFC", text)
+    )
+
+
+def normalize(text: str, changed: Callable[[str, str, str], None] | None = None) -> str:
+    """`normalize_line` for every line of a text; empty lines are left out."""
+    lines = (normalize_line(line, changed) for line in text.splitlines())
+    return "\n".join(line for line in lines if line)
+
+
+def _one_spelling(text: str) -> str:
+    for written, standard in _SPELLINGS:
+        text = text.replace(written, standard)
+    return text
+
+
+def _remove_zero_width(text: str) -> str:
+    def keep(run: re.Match[str]) -> str:
+        joiners = [character for character in run[0] if character in "\u200c\u200d"]
+        before, after = text[max(run.start() - 1, 0) : run.start()], text[run.end() : run.end() + 1]
+        return joiners[-1] if joiners and before and after and _joins(joiners[-1], before, after) else ""
+
+    return _ZERO_WIDTH.sub(keep, text)
+
+
+def _joins(character: str, before: str, after: str) -> bool:
+    """Whether a zero-width joiner or non-joiner does something between two characters."""
+    if before in _VIRAMA:
+        return bool(_INDIC.match(after))
+    if character == "\u200d":
+        return bool(_EMOJI.match(before) and _EMOJI.match(after))
+    return bool(_ARABIC.match(before) and _ARABIC.match(after))
+
+
+_STEPS: tuple[tuple[str, Callable[[str], str]], ...] = (
+    ("byte_order_mark", lambda text: text.replace("\ufeff", "")),
+    ("control", lambda text: _CONTROL.sub("", text)),
+    ("zero_width", _remove_zero_width),
+    ("nfc", lambda text: unicodedata.normalize("NFC", text)),
+    ("spelling", _one_spelling),
+    ("spaces", lambda text: _SPACE.sub(" ", text).strip(" ")),
+)
+
+
+def visible(text: str) -> str:
+    """Text for reading: characters that cannot be seen are written as <U+200B>."""
+    return _UNSEEN.sub(lambda found: f"<U+{ord(found[0]):04X}>", text)
+
+
+_UNSEEN = re.compile(f"[{_CONTROLS}{_SPACES}{_INVISIBLE}\u200c\u200d\ufeff\ud800-\udfff]")

@@ -1,0 +1,81 @@
+"""Choosing the validation set: whole documents from every language and source, by hash, so that it does not depend on order."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+LARGEST_SHARE = 0.1
+"""A validation set takes at most this share of the characters."""
+
+_SOURCE_SHARE = 0.2
+_TOLERANCE = 1.5
+_SMALLEST = 60
+
+
+def choose_validation(
+    characters: npt.NDArray[np.int64],
+    strata: npt.NDArray[np.int64],
+    ranks: npt.NDArray[np.uint64],
+    target: int,
+    paragraphs_of: Callable[[int], Sequence[int]],
+) -> dict[int, int]:
+    """Documents for validation that hold about `target` characters.
+
+    Each stratum (a language in a source) gives its share, in the order of `ranks`, up to a fifth of itself; what a
+    stratum of few or long documents cannot give, the next ones do. A document much longer than what is still
+    wanted is cut in two documents, and the later one taken.
+
+    Args:
+        characters: [n] size of each document.
+        strata: [n] number of its stratum; strata are served in the order of their numbers.
+        ranks: [n] hash of content and seed.
+        paragraphs_of: the sizes of a document's paragraphs; empty for a conversation, which cannot be cut.
+
+    Returns:
+        Document -> from which paragraph on it belongs to validation (0: all of it).
+    """
+    chosen: dict[int, int] = {}
+    total = int(characters.sum())
+    owed = 0.0
+    order = np.lexsort((ranks, strata))
+    for members in np.split(order, np.flatnonzero(np.diff(strata[order])) + 1):
+        size = int(characters[members].sum())
+        owed += target * size / total
+        owed -= _take(members, characters, chosen, owed, _SOURCE_SHARE * size, paragraphs_of)
+    if owed > LARGEST_SHARE * target:  # few, long documents: any of them will do
+        _take(np.argsort(ranks, kind="stable"), characters, chosen, owed, total, paragraphs_of)
+    return chosen
+
+
+def _take(
+    members: npt.NDArray[Any],
+    characters: npt.NDArray[np.int64],
+    chosen: dict[int, int],
+    wanted: float,
+    limit: float,
+    paragraphs_of: Callable[[int], Sequence[int]],
+) -> int:
+    """Choose among `members` until `wanted` characters are there; give how many there are."""
+    taken = 0
+    for document in members.tolist():
+        missing = min(wanted, limit) - taken
+        if missing < _SMALLEST:
+            break
+        if document in chosen:
+            continue
+        size = int(characters[document])
+        first = 0
+        if size > _TOLERANCE * missing:
+            paragraphs = paragraphs_of(document)
+            first = len(paragraphs)
+            size = 0
+            while first > 1 and size + paragraphs[first - 1] <= missing:
+                first -= 1
+                size += paragraphs[first]
+            if not size:
+                continue
+        chosen[document] = first
+        taken += size
+    return taken

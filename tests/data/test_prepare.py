@@ -1,0 +1,299 @@
+"""The data stage as a whole, on small corpora written by the tests and on real text where it is at hand."""
+
+import itertools
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bulletlm.config import DataConfig
+from bulletlm.data import prepare_data
+from bulletlm.data.documents import Document, read_documents, texts_of
+from bulletlm.errors import DataError
+from bulletlm.progress import SilentProgress
+
+FILES = ["clean-report.json", "rejected.jsonl", "train.jsonl", "val.jsonl"]
+REAL = Path(__file__).parents[2].parent / "shared" / "data"
+
+MARATHI = "पाऊस ऊन वारा ढग नदी डोंगर रस्ता घर शेत झाड फूल पान मूल आई बाबा आजी मित्र शाळा पुस्तक गोष्ट चहा पाणी दूध भाकरी सकाळ रात्र".split()
+ENGLISH = (
+    "rain sun wind cloud river hill road house field tree flower leaf child mother father friend school book story tea water milk".split()
+)
+
+
+def sentence(rng: np.random.Generator, words: list[str], end: str) -> str:
+    return " ".join(words[n] for n in rng.integers(0, len(words), 12)) + end
+
+
+def make_corpus(folder: Path) -> Path:
+    """A messy little corpus: two languages, four kinds of file, and something wrong in each."""
+    rng = np.random.default_rng(7)
+    folder.mkdir(parents=True)
+    stories = ["\n".join(sentence(rng, MARATHI, " आहे.") for _ in range(4)) for _ in range(60)]
+    stories[10] = stories[3]  # a repeated document
+    stories[20] = "ही ओळ अनेक ठिकाणी जशीच्या तशी येते म्हणून ती नको.\n" + stories[20]
+    stories[30] = "ही ओळ अनेक ठिकाणी जशीच्या तशी येते म्हणून ती नको.\n" + stories[30]
+    stories[40] = "-----\nक\nअ\ufffdब हरवले\n\ufeff  दोन   शब्द\u200b आहेत\n" + stories[40]
+    (folder / "stories.txt").write_text("\n\n".join(stories), encoding="utf-8")
+    essays = ["\n".join(sentence(rng, ENGLISH, ".") for _ in range(4)) for _ in range(60)]
+    (folder / "essays.txt").write_bytes("\n\n".join(essays).encode() + b"\n\nbroken \xff\xfe line\n")
+    pairs = [f"{sentence(rng, ENGLISH, '.')}\t{sentence(rng, MARATHI, ' आहे.')}" for _ in range(80)]
+    (folder / "pairs.tsv").write_text("\n".join([*pairs, pairs[0], "no tab here"]) + "\n", encoding="utf-8")
+    chats: list[Any] = [{"prompt": sentence(rng, MARATHI, "?"), "response": sentence(rng, MARATHI, ".")} for _ in range(80)]
+    chats += [chats[5], {"prompt": "एकटा प्रश्न?"}, {"prompt": "प्रश्न?", "response": "..."}]
+    chats.append({"messages": [{"role": "assistant", "content": "आधी उत्तर"}, *turns("प्रश्न एक?", "उत्तर एक."), *turns("आणखी?")]})
+    (folder / "chat.jsonl").write_text("\n".join(json.dumps(row, ensure_ascii=False) for row in chats) + "\n{broken\n", encoding="utf-8")
+    return folder
+
+
+def turns(*contents: str) -> list[dict[str, str]]:
+    return [{"role": ("user", "assistant")[n % 2], "content": content} for n, content in enumerate(contents)]
+
+
+def prepare(out: Path, *paths: object, seed: int = 3, **settings: Any) -> dict[str, Any]:
+    config = DataConfig(sources=[str(path) for path in paths], val_tokens=settings.pop("val_tokens", 700), **settings)  # type: ignore[arg-type]
+    return prepare_data(config, seed, out, SilentProgress())
+
+
+def rows_of(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_corpus(tmp_path_factory.mktemp("data") / "corpus")
+
+
+@pytest.fixture(scope="module")
+def run(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    out = tmp_path_factory.mktemp("run") / "data"
+    return out, prepare(out, corpus)
+
+
+def check_books(report: dict[str, Any], out: Path) -> None:
+    """Every row is in a split or in rejected.jsonl, and the report says which."""
+    written: Counter[str] = Counter()
+    for split in ("train", "val"):
+        for document in read_documents(out / f"{split}.jsonl"):
+            written[document["source"]] += 1 if "messages" in document else document["text"].count("\n") + 1
+    rejected = rows_of(out / "rejected.jsonl")
+    for source in report["sources"]:
+        assert source["rows_out"] == written[source["source"]]
+        assert source["rows_in"] >= source["rows_out"]
+    by_rule = {rule: entry["rejected"] for rule, entry in report["rules"].items() if "rejected" in entry}
+    assert sum(s["rows_in"] - s["rows_out"] for s in report["sources"]) == sum(by_rule.values())
+    assert {row["reason"] for row in rejected} <= set(by_rule) | {"unanswered"}
+    for entry in report["rules"].values():
+        assert 1 <= len(entry["examples"]) <= 3
+
+
+def contents(document: Document) -> tuple[str, ...]:
+    return tuple(texts_of(document))
+
+
+def check_split(out: Path) -> None:
+    train = {contents(d) for d in read_documents(out / "train.jsonl")}
+    val = [contents(d) for d in read_documents(out / "val.jsonl")]
+    assert val and train
+    assert not train & set(val)
+    paragraphs = {p for texts in train for text in texts for p in text.split("\n") if len(p) >= 30}
+    assert not [p for texts in val if len(texts) == 1 for p in texts[0].split("\n") if p in paragraphs]
+
+
+def test_the_four_files(run: tuple[Path, dict[str, Any]]) -> None:
+    out, report = run
+    assert sorted(path.name for path in out.iterdir()) == FILES
+    assert json.loads((out / "clean-report.json").read_text(encoding="utf-8")) == report
+    check_books(report, out)
+    check_split(out)
+    ids = [d["id"] for split in ("train", "val") for d in read_documents(out / f"{split}.jsonl")]
+    assert len(set(ids)) == len(ids)
+
+
+def test_every_fault_of_the_corpus_is_found(run: tuple[Path, dict[str, Any]]) -> None:
+    rules = run[1]["rules"]
+    found = {rule: entry.get("rejected", entry.get("changed")) for rule, entry in rules.items()}
+    assert found == {
+        "byte_order_mark": 1,
+        "zero_width": 1,
+        "spaces": 1,
+        "unanswered": 1,
+        "invalid_utf8": 1,
+        "not_json": 1,
+        "prompt_without_response": 1,
+        "not_two_columns": 1,
+        "broken_unicode": 1,
+        "too_short": 1,
+        "no_letters": 1,
+        "no_answer": 1,
+        "repeated_paragraph": 5,
+        "repeated_document": 2,
+    }
+    example = rules["byte_order_mark"]["examples"][0]
+    assert example["before"].startswith("<U+FEFF>") and example["source"] == "corpus/stories.txt"
+    assert rules["no_letters"]["examples"][0]["line"] == 40 * 5 + 3, "40 stories of 5 lines, two of them with one more"
+
+
+def test_conversations_are_put_in_order(run: tuple[Path, dict[str, Any]]) -> None:
+    everything = [d for split in ("train", "val") for d in read_documents(run[0] / f"{split}.jsonl")]
+    found = [d["messages"] for d in everything if "messages" in d and d["messages"][0]["content"] == "प्रश्न एक?"]
+    assert found == [turns("प्रश्न एक?", "उत्तर एक.")]
+    for document in everything:
+        roles = [m["role"] for m in document.get("messages", [])]
+        assert roles == ["user", "assistant"] * (len(roles) // 2)
+
+
+def test_languages_and_sizes(run: tuple[Path, dict[str, Any]]) -> None:
+    out, report = run
+    for split, name in (("train", "train"), ("val", "validation")):
+        languages: Counter[str] = Counter()
+        for document in read_documents(out / f"{split}.jsonl"):
+            languages[document["language"]] += sum(map(len, texts_of(document)))
+        assert {language: entry["characters"] for language, entry in report[name]["by_language"].items()} == dict(languages)
+        assert sum(languages.values()) == report[name]["characters"]
+        assert set(languages) == {"en", "mr"}
+    assert abs(report["validation"]["characters"] - 2100) < 600
+    assert len({d["source"] for d in read_documents(out / "val.jsonl")}) >= 3
+
+
+def test_training_documents_are_mixed(run: tuple[Path, dict[str, Any]]) -> None:
+    order = [d["source"] for d in read_documents(run[0] / "train.jsonl")]
+    changes = sum(a != b for a, b in itertools.pairwise(order))
+    assert changes > len(order) / 3
+
+
+def test_the_same_input_and_seed_give_the_same_bytes(corpus: Path, run: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from bulletlm.config import DataConfig; from bulletlm.data import prepare_data;"
+        "from bulletlm.progress import SilentProgress;"
+        "prepare_data(DataConfig(sources=[sys.argv[1]], val_tokens=700), 3, Path(sys.argv[2]), SilentProgress())"
+    )
+    environment = {**os.environ, "PYTHONHASHSEED": "12345"}
+    subprocess.run([sys.executable, "-c", code, str(corpus), str(tmp_path / "again")], check=True, env=environment)
+    for name in FILES:
+        assert (tmp_path / "again" / name).read_bytes() == (run[0] / name).read_bytes(), name
+    prepare(tmp_path / "other", corpus, seed=4)
+    assert (tmp_path / "other" / "train.jsonl").read_bytes() != (run[0] / "train.jsonl").read_bytes()
+    assert (tmp_path / "other" / "val.jsonl").read_bytes() != (run[0] / "val.jsonl").read_bytes()
+
+
+def test_without_dedup_no_copy_of_a_validation_document_is_trained_on(corpus: Path, tmp_path: Path) -> None:
+    twice = tmp_path / "twice"
+    twice.mkdir()
+    (twice / "stories.txt").write_bytes((corpus / "stories.txt").read_bytes() + b"\n\n" + (corpus / "stories.txt").read_bytes())
+    report = prepare(tmp_path / "out", twice, dedup=False)
+    train = {contents(d) for d in read_documents(tmp_path / "out" / "train.jsonl")}
+    val = {contents(d) for d in read_documents(tmp_path / "out" / "val.jsonl")}
+    assert not train & val
+    assert report["rules"]["copy_of_validation"]["rejected"] > 0
+    assert "repeated_document" not in report["rules"]
+    check_books(report, tmp_path / "out")
+
+
+def test_translations_of_one_sentence_stay_on_one_side(tmp_path: Path) -> None:
+    rng = np.random.default_rng(5)
+    lines = []
+    for _ in range(150):
+        english = sentence(rng, ENGLISH, ".")
+        lines += [f"{english}\t{sentence(rng, MARATHI, ' आहे.')}" for _ in range(3)]
+    folder = tmp_path / "corpus"
+    folder.mkdir()
+    (folder / "pairs.tsv").write_text("\n".join(lines), encoding="utf-8")
+    prepare(tmp_path / "out", folder)
+
+    def sides(split: str) -> set[str]:
+        found = set()
+        for document in read_documents(tmp_path / "out" / f"{split}.jsonl"):
+            texts = texts_of(document)
+            found.add(texts[1] if document["language"] == "en" else texts[0].split("? ")[-1].split(": ")[-1])
+        return found
+
+    assert sides("val") and not sides("val") & sides("train")
+
+
+def test_a_language_can_be_given(corpus: Path, tmp_path: Path) -> None:
+    config = DataConfig(sources=[{"path": str(corpus / "*.txt"), "language": "gom"}], val_tokens=500)  # type: ignore[list-item]
+    report = prepare_data(config, 1, tmp_path / "out", SilentProgress())
+    assert set(report["train"]["by_language"]) == {"gom"}
+
+
+def test_a_small_corpus_gives_a_tenth(corpus: Path, tmp_path: Path) -> None:
+    report = prepare(tmp_path / "out", corpus, val_tokens=8000)
+    validation = report["validation"]
+    assert validation["limited_to_a_tenth_of_the_data"]
+    total = validation["characters"] + report["train"]["characters"]
+    assert 0.07 * total < validation["characters"] < 0.12 * total
+
+
+def test_long_documents_without_borders(tmp_path: Path) -> None:
+    rng = np.random.default_rng(1)
+    (tmp_path / "a.txt").write_text("\n".join(sentence(rng, ENGLISH, ".") for _ in range(500)), encoding="utf-8")
+    report = prepare(tmp_path / "out", tmp_path / "a.txt", val_tokens=700)
+    assert 1500 < report["validation"]["characters"] < 2500
+    check_books(report, tmp_path / "out")
+    check_split(tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "wrong"),
+    [
+        ("a.txt", "थोडासा मजकूर आहे.\n", r"the sources hold 17 characters after cleaning, and at least 15,000 are needed"),
+        ("a.txt", "", r"there is no text in a\.txt: the files are empty"),
+        ("a.txt", "\n \n\n", r"there is no text in a\.txt"),
+        ("a.jsonl", "{bad\n{worse\n", r"nothing is left of 2 rows in a\.jsonl \(not_json 2\)"),
+        ("a.txt", "----\n12\nx\n", r"nothing is left of 3 rows in a\.txt \(no_letters 2, too_short 1\)"),
+    ],
+)
+def test_too_little_text(tmp_path: Path, name: str, content: str, wrong: str) -> None:
+    (tmp_path / name).write_text(content, encoding="utf-8")
+    with pytest.raises(DataError, match=wrong) as caught:
+        prepare(tmp_path / "out", tmp_path / name)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "out").exists()
+    assert sorted(path.name for path in tmp_path.iterdir()) == [name], "nothing half-written stays"
+
+
+def test_a_failed_run_leaves_the_older_files(corpus: Path, tmp_path: Path) -> None:
+    prepare(tmp_path / "out", corpus)
+    before = (tmp_path / "out" / "train.jsonl").read_bytes()
+    (tmp_path / "a.txt").write_text("थोडे\n", encoding="utf-8")
+    with pytest.raises(DataError):
+        prepare(tmp_path / "out", tmp_path / "a.txt")
+    assert (tmp_path / "out" / "train.jsonl").read_bytes() == before
+
+
+def test_one_broken_file_in_a_folder_does_not_stop_the_rest(corpus: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "corpus"
+    shutil.copytree(corpus, folder)
+    (folder / "picture.txt").write_bytes(bytes(range(256)) * 50)
+    report = prepare(tmp_path / "out", folder)
+    assert {"file": "corpus/picture.txt", "reason": "this is a binary file, not text"} in report["skipped_files"]
+    with pytest.raises(DataError, match=r"picture\.txt: this is a binary file"):
+        prepare(tmp_path / "out", folder / "picture.txt")
+
+
+def test_the_embedded_corpus(tmp_path: Path) -> None:
+    report = prepare(tmp_path / "out", "sample", val_tokens=4000)
+    check_books(report, tmp_path / "out")
+    check_split(tmp_path / "out")
+    assert {"en", "mr"} <= set(report["train"]["by_language"])
+    assert all(document["source"].startswith("sample/") for document in read_documents(tmp_path / "out" / "train.jsonl"))
+
+
+@pytest.mark.real_data
+@pytest.mark.skipif(not REAL.exists(), reason="needs ../shared/data")
+def test_real_text(tmp_path: Path) -> None:
+    report = prepare(tmp_path / "out", REAL / "quick", REAL / "mono" / "mr-wiki.txt", REAL / "mono" / "mr-poetry.txt", val_tokens=8000)
+    check_books(report, tmp_path / "out")
+    check_split(tmp_path / "out")
+    kept = sum(s["rows_out"] for s in report["sources"]) / sum(s["rows_in"] for s in report["sources"])
+    assert 0.95 < kept < 1, "this part of the data is clean"
+    assert abs(report["validation"]["characters"] - 24_000) < 3_000
+    assert set(report["validation"]["by_language"]) == {"en", "mr"}
