@@ -18,6 +18,7 @@ from bulletlm.config import RECORD_KEY, Config
 from bulletlm.data.sources import source_files
 from bulletlm.errors import BulletError, ConfigError
 from bulletlm.files import read_json, sha256_of_file, sha256_of_json, write_json
+from bulletlm.machine import park_idle_threads
 from bulletlm.progress import Progress
 
 
@@ -108,6 +109,7 @@ def _tokens(run: Run) -> None:
 
 
 def _train(run: Run) -> None:
+    park_idle_threads()
     from bulletlm.train.loop import train
 
     config = run.config
@@ -157,6 +159,12 @@ def _training_settings(config: Config) -> dict[str, Any]:
     return config.train.model_dump(mode="json", exclude=_NOT_DECISIVE)
 
 
+def _evaluation_settings(run: Run) -> Any:
+    prompts = run.config.evaluate.prompts
+    content = sha256_of_file(Path(prompts)) if prompts and Path(prompts).is_file() else None
+    return [run.config.evaluate.model_dump(mode="json"), content]
+
+
 STAGES: dict[str, Stage] = {
     "data": Stage(
         "Data",
@@ -190,13 +198,13 @@ STAGES: dict[str, Stage] = {
         "Export",
         lambda run: [run.config.name, run.config.license, run.config.sampling.model_dump(mode="json")],
         ("tokenizer", "train"),
-        ("export/npy/manifest.json",),
+        ("export/npy/",),
         _export,
     ),
     "build": Stage("Build", lambda run: None, ("export",), ("model.bullet",), _build),
     "evaluate": Stage(
         "Evaluation",
-        lambda run: run.config.evaluate.model_dump(mode="json"),
+        _evaluation_settings,
         ("tokens", "export", "build"),
         ("report.json", "report.html"),
         _evaluate,
@@ -255,8 +263,18 @@ def _differences(old: Any, new: Any, path: str = "") -> Iterator[str]:
 
 
 def _outputs(folder: Path, stage: Stage) -> dict[str, str | None]:
-    """SHA-256 of each output file; None where it is missing."""
-    return {name: sha256_of_file(folder / name) if (folder / name).is_file() else None for name in stage.outputs}
+    """SHA-256 of every output file (of each one in a folder, where the name ends in a slash); None where it is missing."""
+    files: dict[str, str | None] = {}
+    for name in stage.outputs:
+        path = folder / name
+        if name.endswith("/"):
+            found = [file for file in sorted(path.glob("*")) if file.is_file()]
+            files |= {f"{name}{file.name}": sha256_of_file(file) for file in found}
+            if not found:
+                files[name] = None
+        else:
+            files[name] = sha256_of_file(path) if path.is_file() else None
+    return files
 
 
 def _load_notes(folder: Path) -> dict[str, Any]:

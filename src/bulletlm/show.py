@@ -1,0 +1,134 @@
+"""Results as a terminal shows them: the end of a run, the card of a file, a comparison."""
+
+import json
+import shlex
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from bulletlm.bulletfile.reader import BulletFile, open_bullet
+from bulletlm.errors import BulletError
+from bulletlm.files import read_json
+from bulletlm.progress import ConsoleProgress
+
+
+def print_summary(folder: Path) -> None:
+    """What a finished run made: sizes, FP32 against 4 bits, sample generations, the next command."""
+    from rich.console import Console
+    from rich.padding import Padding
+    from rich.table import Table
+    from rich.text import Text
+
+    report = read_json(folder / "report.json")
+    fp32, bq4, both = report["fp32"], report["bq4"], report["comparison"]
+    model = folder / "model.bullet"
+    console = Console(highlight=False)
+    console.print()
+    console.print(Text(report["summary"], style="bold"))
+    table = Table("", "FP32", "4-bit", "change", box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="dim")
+    table.add_row("validation loss", f"{fp32['loss']:.4f}", f"{bq4['loss']:.4f}", f"{both['loss_delta']['mean']:+.4f}")
+    table.add_row("perplexity", f"{fp32['perplexity']:.2f}", f"{bq4['perplexity']:.2f}", f"{both['perplexity_change']:+.2%}")
+    bits = [part["bits_per_byte"] for part in (fp32, bq4)]
+    table.add_row("bits per byte", f"{bits[0]:.4f}", f"{bits[1]:.4f}", f"{bits[1] - bits[0]:+.4f}")
+    table.add_row("size", f"{fp32['bytes'] / 1e6:.1f} MB", f"{bq4['bytes'] / 1e6:.2f} MB", f"{fp32['bytes'] / bq4['bytes']:.1f} x smaller")
+    console.print(Padding(table, (1, 0)))
+    for index in report["generations"]["samples"]:
+        row = report["generations"]["rows"][index]
+        console.print(Text(row["prompt"], style="cyan"))
+        console.print(Padding(Text(row["bq4"]["text"].strip()), (0, 0, 1, 2)))
+    console.print(Text(f"model   {model}  ({bq4['bytes']:,} bytes)"), soft_wrap=True)
+    console.print(Text(f"report  {folder / 'report.html'}"), soft_wrap=True)
+    console.print(Text(f"\nTalk with it:  {_command()} chat {shlex.quote(str(model))}", style="bold"), soft_wrap=True)
+
+
+def print_info(path: Path, tensors: bool, as_json: bool) -> None:
+    """The card of a `.bullet` file."""
+    file = open_bullet(path)
+    if as_json:
+        print(json.dumps(file.header, ensure_ascii=False, indent=2))
+        return
+    rows = [*_card(file)]
+    width = max(len(name) for name, _ in rows)
+    print(path)
+    for name, value in rows:
+        print(f"  {name:<{width}}  {value}")
+    if tensors:
+        print()
+        for name, region in file.tensors.items():
+            extents = " x ".join(str(n) for n in region.shape)
+            print(f"  {name:<44} {region.type:<4} {extents:>14} {region.size:>12,} bytes")
+
+
+def print_comparison(a: Path, b: Path, tokens: Path | None, as_json: bool) -> None:
+    """Both models over the same validation text."""
+    from bulletlm.data.tokens import open_tokens
+    from bulletlm.evaluate.compare import compare
+    from bulletlm.runtime.engine import load
+
+    folder = tokens or _tokens_folder((a, b))
+    comparison = compare(load(_weights(a)), load(_weights(b)), open_tokens(folder, "val"), ConsoleProgress())
+    result = comparison.to_dict()
+    if as_json:
+        by_language = {name: part.to_dict() for name, part in comparison.by_language.items()}
+        print(json.dumps({**result, "by_language": by_language}, indent=2))
+        return
+    print(f"{result['tokens']:,} tokens of {folder}\n")
+    print(f"{'':<18}{'A':>12}{'B':>12}   A = {a}, B = {b}")
+    for name in ("loss", "perplexity", "bits_per_byte"):
+        print(f"{name:<18}{result['a'][name]:>12.4f}{result['b'][name]:>12.4f}")
+    print(f"\nloss of B - A       {_estimate(result['loss_delta'])}  (perplexity {result['perplexity_change']:+.2%})")
+    print(f"KL(A || B)          {_estimate(result['kl'])}")
+    print(f"same likeliest      {result['top1_agreement']['mean']:.1%}")
+
+
+def _card(file: BulletFile) -> Iterable[tuple[str, str]]:
+    shape, meta = file.shape, file.metadata
+    training = meta.get("training", {})
+    bits = 8 * sum(region.size for region in file.tensors.values()) / shape.n_parameters
+    sizes: dict[str, int] = {}
+    for region in file.tensors.values():
+        sizes[region.type] = sizes.get(region.type, 0) + region.size
+    yield "name", str(meta.get("name", "unnamed"))
+    yield "licence", str(meta.get("license", "unspecified"))
+    yield "languages", ", ".join(meta.get("languages", [])) or "not said"
+    yield "parameters", f"{shape.n_parameters:,}"
+    heads = f"{shape.n_heads} heads" + ("" if shape.n_kv_heads == shape.n_heads else f" ({shape.n_kv_heads} for keys and values)")
+    yield "shape", f"{shape.n_layers} layers, dim {shape.dim}, {heads}, hidden {shape.hidden_dim}, context {shape.max_seq_len}"
+    yield "vocabulary", f"{shape.vocab_size:,} tokens"
+    yield "size", f"{file.size:,} bytes, {bits:.2f} bits a weight"
+    yield "weights", ", ".join(f"{kind} {size:,} bytes" for kind, size in sorted(sizes.items()))
+    if training:
+        yield "trained on", f"{training['tokens_seen']:,} tokens, best at step {training['step']:,} ({training['weights']} weights)"
+        yield "FP32 loss", f"{training['val_loss']:.4f}"
+    if "quantised" in meta:
+        yield "4-bit loss", f"{meta['quantised']['val_loss']:.4f}"
+
+
+def _estimate(value: dict[str, Any]) -> str:
+    spread = f" +- {value['se']:.5f}" if value["se"] is not None else ""
+    return f"{value['mean']:.5f}{spread}"
+
+
+def _weights(path: Path) -> Path:
+    """The file or folder with the weights: a run folder means its FP32 export."""
+    return path / "export" / "npy" if (path / "export" / "npy").is_dir() else path
+
+
+def _tokens_folder(paths: Iterable[Path]) -> Path:
+    """The tokens folder of the run that one of the models lies in."""
+    for path in paths:
+        for folder in [path, *path.absolute().parents]:
+            if (folder / "tokens" / "index.json").is_file():
+                return folder / "tokens"
+    raise BulletError("neither model lies in a run folder: name the text to compare on with --tokens RUN/tokens")
+
+
+def _command() -> str:
+    """`bullet`, or its path where the shell would not find it (a virtual environment that is not active)."""
+    import shutil
+    import sys
+
+    script = Path(sys.prefix) / "bin" / "bullet"
+    if shutil.which("bullet") is None and script.exists():
+        return str(script.relative_to(Path.cwd())) if script.is_relative_to(Path.cwd()) else str(script)
+    return "bullet"
