@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bulletlm.data.documents import read_documents, texts_of
+from bulletlm.data.language import detect
 from bulletlm.files import atomic_folder, write_json
 from bulletlm.progress import Progress
 from bulletlm.tokenizer import Tokenizer, tokenizer_report, train_tokenizer
@@ -24,7 +25,10 @@ def prepare_tokenizer(config: "TokenizerConfig", seed: int, data_dir: Path, out_
     proto = train_tokenizer(_texts(data_dir / "train.jsonl"), config.vocab_size, seed, progress)
     held_out: dict[str, list[str]] = {}
     for document in read_documents(data_dir / "val.jsonl"):
-        held_out.setdefault(document["language"], []).extend(texts_of(document))
+        for text in texts_of(document):
+            # A translation request holds two languages, one in each message.
+            language = detect(text) if "messages" in document else document["language"]
+            held_out.setdefault(language, []).append(text)
     report = {"measured_on": "val.jsonl", **tokenizer_report(Tokenizer(proto), dict(sorted(held_out.items())))}
     with atomic_folder(out_dir) as folder:
         (folder / "tokenizer.model").write_bytes(proto)
