@@ -193,7 +193,7 @@ def _suggestion(path: Path) -> str:
     parent = path.parent
     while not parent.is_dir():
         path, parent = parent, parent.parent
-    near = difflib.get_close_matches(path.name, [entry.name for entry in parent.iterdir()], n=1, cutoff=0.5)
+    near = difflib.get_close_matches(path.name, [entry.name for entry in parent.iterdir()], n=1, cutoff=0.6)
     if near:
         return f": did you mean {parent / near[0]}?"
     return f": there is nothing of that name in {parent.resolve()}"

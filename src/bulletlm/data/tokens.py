@@ -43,7 +43,7 @@ def write_tokens(data_dir: Path, tokenizer: Tokenizer, loss_on: str, out_dir: Pa
     Raises:
         BulletError: the rows are missing or damaged, or the disk is full.
     """
-    dtype = np.dtype("<u2" if tokenizer.vocab_size <= 1 << 16 else "<u4")
+    dtype = np.dtype("<u2" if tokenizer.vocab_size <= 65_535 else "<u4")
     index: dict[str, Any] = {"dtype": dtype.name, "vocab_size": tokenizer.vocab_size, "loss_on": loss_on}
     paths = {split: Path(data_dir) / f"{split}.jsonl" for split in SPLITS}
     total = sum(path.stat().st_size for path in paths.values() if path.exists())
