@@ -72,8 +72,8 @@ def keep_memory() -> bool:
 def park_idle_threads() -> None:
     """Let OpenMP threads sleep instead of spin while they wait for each other; call it before torch is imported.
 
-    Costs nothing on an idle machine. With one other busy program on two cores, spinning threads train four times
-    slower: each waits in vain for a partner that is not running.
+    Costs nothing on an idle machine. Beside another busy program, spinning threads burn their time waiting for a partner
+    that is not running: measured with one such program on two cores, 2,900 against 12,100 tokens/s.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 

@@ -89,13 +89,13 @@ def run_stages(config: Config, until: str, progress: Progress, restart: bool = F
 
 
 def _data(run: Run) -> None:
-    from bulletlm.data import prepare_data
+    from bulletlm.data.prepare import prepare_data
 
     prepare_data(run.config.data, run.config.seed, run.folder / "data", run.progress)
 
 
 def _tokenizer(run: Run) -> None:
-    from bulletlm.data import prepare_tokenizer
+    from bulletlm.data.vocabulary import prepare_tokenizer
 
     prepare_tokenizer(run.config.tokenizer, run.config.seed, run.folder / "data", run.folder / "tokenizer", run.progress)
 

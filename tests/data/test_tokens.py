@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from bulletlm.config import TokenizerConfig
-from bulletlm.data import prepare_tokenizer
 from bulletlm.data.chat import encode_document
 from bulletlm.data.documents import Document, read_documents, texts_of, to_line
 from bulletlm.data.tokens import open_tokens, write_tokens
+from bulletlm.data.vocabulary import prepare_tokenizer
 from bulletlm.errors import BulletError
 from bulletlm.progress import SilentProgress
 from bulletlm.tokenizer import Tokenizer

@@ -3,13 +3,13 @@
 import secrets
 import sys
 import time
-import unicodedata
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from bulletlm.data.chat import encode_prompt
+from bulletlm.data.normalize import normalize
 from bulletlm.errors import BulletError
 from bulletlm.runtime import Model, Sampling, generate, load, stream_text
 from bulletlm.tokenizer import BOS, END, EOS
@@ -24,9 +24,8 @@ def generate_once(file: Path, prompt: str, raw: bool, **changes: Any) -> None:
     """Print one generation as it comes."""
     model = load(file)
     sampling = _sampling(model, changes)
-    prompt = unicodedata.normalize("NFC", prompt)
     message = {"role": "user", "content": prompt}
-    ids = [BOS, *model.tokenizer.encode(prompt)] if raw else encode_prompt(model.tokenizer, [message])
+    ids = [BOS, *model.tokenizer.encode(normalize(prompt))] if raw else encode_prompt(model.tokenizer, [message])
     for text in stream_text(model, generate(model, ids, sampling, (END, EOS))):
         print(text, end="", flush=True)
     print()
