@@ -21,6 +21,7 @@ from bulletlm.tokenizer import (
     UNK,
     USER,
     Tokenizer,
+    model_of_pieces,
     tokenizer_report,
     train_tokenizer,
 )
@@ -125,6 +126,10 @@ def test_sentencepiece_itself_reads_the_model_and_agrees(proto: bytes, tokenizer
         assert model.encode(line) == tokenizer.encode(line)
         assert model.decode(model.encode(line)) == line
     assert (model.unk_id(), model.bos_id(), model.eos_id(), model.pad_id()) == (0, 1, 2, -1)
+
+
+def test_a_list_of_pieces_gives_the_model_back(proto: bytes, tokenizer: Tokenizer) -> None:
+    assert model_of_pieces((piece.text, piece.score) for piece in tokenizer.pieces()[FIRST_PIECE:]) == proto
 
 
 def test_pieces_do_not_begin_inside_a_devanagari_letter(tokenizer: Tokenizer) -> None:

@@ -208,6 +208,19 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, seed: int, progress: 
     return proto
 
 
+def model_of_pieces(learned: Iterable[tuple[str, float]]) -> bytes:
+    """The sentencepiece model of a vocabulary that is only known as a list, as other file formats keep it.
+
+    Args:
+        learned: text and score of the pieces after the special and byte tokens.
+
+    Returns:
+        The same bytes that `train_tokenizer` gave when it learned these pieces.
+    """
+    # Everything but the pieces is the same in all our models, so any training will do.
+    return _with_pieces(_sentencepiece_bpe({"a": 1}, FIRST_PIECE + 1), learned)
+
+
 def _sample(texts: Iterable[str], seed: int, advance: Any) -> list[str]:
     """At most SAMPLE_CHARACTERS of text: the texts with the smallest hashes, whatever their order."""
     kept: list[tuple[int, str]] = []
@@ -264,7 +277,8 @@ def _train(words: Mapping[str, int], vocab_size: int) -> tuple[bytes | None, int
     merges = [text for text in dict.fromkeys(learned) if text.replace(SPACE_MARK, " ") not in have][:wanted]
     if len(merges) < wanted:
         return None, FIRST_PIECE + len(alphabet) + len(starts) + len(merges)
-    return _with_pieces(proto, [*starts, *merges, *(c.replace(" ", SPACE_MARK) for c in alphabet)]), vocab_size
+    texts = [*starts, *merges, *(c.replace(" ", SPACE_MARK) for c in alphabet)]
+    return _with_pieces(proto, [(text, -float(rank)) for rank, text in enumerate(texts)]), vocab_size
 
 
 def _alphabet(words: Mapping[str, int], room: int) -> list[str]:
@@ -366,11 +380,11 @@ def _sentencepiece_bpe(parts: Mapping[str, int], vocab_size: int) -> bytes:
 _PIECES, _TRAINER_SPEC, _TRAINER_VOCAB_SIZE = 1, 2, 4
 
 
-def _with_pieces(proto: bytes, texts: Sequence[str]) -> bytes:
-    """`proto` with its pieces after the special and byte tokens replaced by `texts`, best first."""
+def _with_pieces(proto: bytes, pieces: Iterable[tuple[str, float]]) -> bytes:
+    """`proto` with its pieces after the special and byte tokens replaced by these texts and scores."""
     out = [_field(number, 2, value) for number, value in _fields(proto) if number == _PIECES][:FIRST_PIECE]
-    for rank, text in enumerate(texts):
-        out.append(_field(_PIECES, 2, _field(1, 2, text.encode()) + _field(2, 5, struct.pack("<f", -rank))))
+    for text, score in pieces:
+        out.append(_field(_PIECES, 2, _field(1, 2, text.encode()) + _field(2, 5, struct.pack("<f", score))))
     for number, value in _fields(proto):
         if number == _TRAINER_SPEC:
             value = _set_vocab_size(value, len(out))
