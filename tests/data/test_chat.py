@@ -5,9 +5,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jinja2.sandbox
 import pytest
 
-from bulletlm.data.chat import encode_document, encode_prompt, in_order, render
+from bulletlm.data.chat import CHAT_TEMPLATE, encode_document, encode_prompt, in_order, render
 from bulletlm.data.documents import Document
 from bulletlm.errors import DataError
 from bulletlm.progress import SilentProgress
@@ -72,6 +73,37 @@ def test_render_is_what_the_documentation_shows() -> None:
     assert shown in document
     assert re.search(r"\| 5 \| `<\\\|end\\\|>`", document)
     assert render([{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]).endswith("<|assistant|>b<|end|>\n</s>")
+
+
+CONVERSATIONS = [
+    [("user", QUESTION)],
+    [("user", QUESTION), ("assistant", ANSWER), ("user", "का?")],
+    [("system", "Answer briefly."), ("user", QUESTION)],
+    [("system", "A."), ("user", "b"), ("system", "C."), ("assistant", "d"), ("user", "e")],
+    [("user", "a"), ("user", "b"), ("assistant", "c"), ("assistant", "d"), ("user", " e\n")],
+]
+
+
+def jinja(messages: list[dict[str, str]], prompt: bool) -> str:
+    # Set up as transformers does it.
+    template = jinja2.sandbox.ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True).from_string(CHAT_TEMPLATE)
+    return template.render(messages=messages, bos_token="<s>", eos_token="</s>", add_generation_prompt=prompt)
+
+
+@pytest.mark.parametrize("turns", CONVERSATIONS)
+def test_the_jinja_template_gives_the_marks_of_encode_prompt(tokenizer: Tokenizer, turns: list[tuple[str, str]]) -> None:
+    messages = [{"role": role, "content": content} for role, content in turns]
+    parts = re.split(r"(<s>|<\|user\|>|<\|assistant\|>|<\|end\|>)", jinja(messages, prompt=True))
+    marks = {"<s>": BOS, "<|user|>": USER, "<|assistant|>": ASSISTANT, "<|end|>": END}
+    ids = [i for part in parts for i in ([marks[part]] if part in marks else tokenizer.encode(part))]
+    assert ids == encode_prompt(tokenizer, messages)
+
+
+def test_the_jinja_template_of_a_conversation_is_the_beginning_of_its_continuation(tokenizer: Tokenizer) -> None:
+    messages = conversation(QUESTION, ANSWER, "का?", "असेच.")["messages"]
+    for n in range(4):
+        assert jinja(messages, prompt=False).startswith(jinja(messages[:n], prompt=n % 2 == 1))
+    assert jinja(messages, prompt=False) + "</s>" == render(messages).replace("\n", "")
 
 
 @pytest.mark.parametrize(

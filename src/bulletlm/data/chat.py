@@ -16,6 +16,33 @@ from bulletlm.tokenizer import ASSISTANT, BOS, END, EOS, SPECIAL_TOKENS, USER, T
 
 ROLES = {"user": USER, "assistant": ASSISTANT}
 
+CHAT_TEMPLATE = r"""{%- set ns = namespace(system='', role='') -%}
+{%- for message in messages if message['role'] == 'system' -%}
+{%- set ns.system = ns.system + (message['content'] | trim) + '\n' -%}
+{%- endfor -%}
+{{- bos_token -}}
+{%- for message in messages if message['role'] != 'system' -%}
+{%- if message['role'] == ns.role -%}
+{{- '\n' -}}
+{%- else -%}
+{%- if ns.role -%}{{- '<|end|>' -}}{%- endif -%}
+{{- '<|' + message['role'] + '|>' -}}
+{%- if ns.system and message['role'] == 'user' -%}
+{{- ns.system + '\n' -}}
+{%- set ns.system = '' -%}
+{%- endif -%}
+{%- endif -%}
+{{- message['content'] | trim -}}
+{%- set ns.role = message['role'] -%}
+{%- endfor -%}
+{%- if ns.role -%}{{- '<|end|>' -}}{%- endif -%}
+{%- if add_generation_prompt -%}{{- '<|assistant|>' -}}{%- endif -%}"""
+"""`encode_prompt` as a Jinja template, for programs that read a model in other formats (llama.cpp, transformers).
+
+There the marks are found in the text, so a mark that somebody types counts as one. The final </s> is left out: those
+programs compare a conversation with its continuation.
+"""
+
 
 def in_order(messages: Sequence[Mapping[str, object]]) -> list[Message]:
     """Messages as the template wants them: user and assistant in turn, beginning with the user.
