@@ -7,6 +7,7 @@ last name where that is unique (`learning_rate`), or with one of the short names
 """
 
 import difflib
+import re
 import types
 import typing
 from collections.abc import Iterator, Sequence
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 import json5
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from bulletlm.errors import ConfigError
 from bulletlm.shape import ModelShape
@@ -70,6 +71,61 @@ class TokenizerConfig(Section):
     """How text is cut into tokens."""
 
     vocab_size: int = Field(4_000, ge=400, le=65_535, description="Number of tokens; 2000 to 8000 suits small models.")
+
+
+class AugmentConfig(Section):
+    """Training text said in other words (docs/augmentation.md). Off until one of the first three settings names something."""
+
+    paraphrase_pairs: list[str] = Field(
+        default_factory=list, description="Files with two columns, a sentence and its paraphrase (.tsv, also .gz .xz)."
+    )
+    paraphrase_models: dict[str, str] = Field(
+        default_factory=dict,
+        description='Per language, a model that says a sentence in other words: {"mr": WHERE}. WHERE is a folder with a Hugging Face '
+        "sequence-to-sequence model or a CTranslate2 model, or the base URL of an OpenAI-compatible endpoint.",
+    )
+    translation_models: dict[str, str] = Field(
+        default_factory=dict,
+        description='For back-translation, the way there and the way back: {"en-mr": WHERE, "mr-en": WHERE}.',
+    )
+    share: float = Field(0.2, gt=0, le=1, description="Share of the training documents that each model says in other words.")
+    length_ratio: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]] = Field(
+        (0.5, 2.0), description="A new sentence is kept if its length divided by the old one's lies in this range."
+    )
+    chrf: tuple[Annotated[float, Field(ge=0, le=100)], Annotated[float, Field(ge=0, le=100)]] = Field(
+        (20.0, 95.0), description="... and its chrF to the old one in this range: below it says something else, above it is the same."
+    )
+    max_sentence_chars: int = Field(400, ge=10, description="Longer sentences are left as they are.")
+    sentences_at_once: int = Field(16, ge=1, le=4096, description="Sentences in one batch of a model, and saved together.")
+    beams: int = Field(4, ge=1, le=64, description="Beam width of a model in a folder; 1 is greedy and fastest.")
+    paraphrase_prefix: str = Field(
+        "", description='Text before every sentence for a paraphrase model in a folder: T5 wants "paraphrase: ".'
+    )
+    endpoint_model: str = Field("default", description="Name of the model that an endpoint is asked for.")
+    endpoint_key_variable: str | None = Field(None, description="Environment variable that holds the endpoint's key.")
+    endpoint_timeout: float = Field(120.0, gt=0, description="Seconds to wait for an answer of an endpoint.")
+    cache: str | None = Field(None, description="Folder where what models wrote is kept; default: augment-cache in the run folder.")
+
+    @field_validator("paraphrase_pairs", mode="before")
+    @classmethod
+    def _one_file_is_a_list(cls, value: Any) -> Any:
+        return [value] if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _ranges_and_pairs(self) -> "AugmentConfig":
+        for name, (low, high) in (("length_ratio", self.length_ratio), ("chrf", self.chrf)):
+            if low >= high:
+                raise ValueError(f"{name}: [{low:g}, {high:g}] is empty: the first number must be smaller")
+        for language in self.paraphrase_models:
+            if not re.fullmatch("[a-z]{2,3}", language):
+                raise ValueError(f"paraphrase_models: {language!r} is no language code: write it like mr or en")
+        for pair in self.translation_models:
+            source, _, target = pair.partition("-")
+            if not re.fullmatch("[a-z]{2,3}-[a-z]{2,3}", pair) or source == target:
+                raise ValueError(f"translation_models: {pair!r} is no pair of languages: write it like en-mr")
+            if f"{target}-{source}" not in self.translation_models:
+                raise ValueError(f"translation_models: {pair} needs a model for the way back: add {target}-{source}")
+        return self
 
 
 class ModelConfig(Section):
@@ -175,6 +231,7 @@ class Config(Section):
     seed: int = Field(42, ge=0, lt=2**32, description="Seed of everything random.")
     license: str = Field("unspecified", description="Licence line written into the model file.")
     data: DataConfig = Field(default_factory=DataConfig)
+    augment: AugmentConfig = Field(default_factory=AugmentConfig)
     tokenizer: TokenizerConfig = Field(default_factory=TokenizerConfig)
     model: ModelConfig = Field(default_factory=ModelConfig)
     train: TrainConfig = Field(default_factory=TrainConfig)

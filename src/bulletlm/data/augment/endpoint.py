@@ -1,0 +1,135 @@
+"""A model behind an OpenAI-compatible endpoint: llama.cpp, vLLM, Ollama, LM Studio, or a service."""
+
+import http.client
+import json
+import os
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from bulletlm.errors import BulletError, ConfigError
+from bulletlm.files import sha256_of_json
+
+LANGUAGES = {
+    "en": "English",
+    "mr": "Marathi",
+    "hi": "Hindi",
+    "sa": "Sanskrit",
+    "ne": "Nepali",
+    "bn": "Bengali",
+    "gu": "Gujarati",
+    "pa": "Punjabi",
+    "or": "Odia",
+    "ta": "Tamil",
+    "te": "Telugu",
+    "kn": "Kannada",
+    "ml": "Malayalam",
+    "ur": "Urdu",
+    "de": "German",
+    "es": "Spanish",
+    "fr": "French",
+    "pt": "Portuguese",
+    "ru": "Russian",
+    "zh": "Chinese",
+}
+
+TRANSLATE = "Translate this sentence from {source} into {target}. Answer with the translation only.\n\n{sentence}"
+PARAPHRASE = "Say this {source} sentence in other words, with the same meaning. Answer with the new sentence only.\n\n{sentence}"
+
+REQUESTS_AT_ONCE = 4
+TRIES = 3
+_BUSY = (408, 429, 500, 502, 503, 504)
+_LONGEST_ANSWER = 1 << 20
+_QUOTES = {'"': '"', "“": "”"}
+
+
+class Endpoint:
+    """POST {base}/chat/completions, one sentence a request, temperature 0.
+
+    Args:
+        base: base URL such as http://localhost:8080/v1.
+        model: name of the model to ask for.
+        key_variable: environment variable that holds the key, which is never written anywhere; None for no key.
+        timeout: seconds to wait for one answer.
+    """
+
+    def __init__(self, base: str, model: str, key_variable: str | None, timeout: float) -> None:
+        self.identity = sha256_of_json({"base": base.rstrip("/"), "model": model, "prompts": [TRANSLATE, PARAPHRASE]})
+        self._url = base.rstrip("/") + "/chat/completions"
+        self._model, self._key_variable, self._timeout = model, key_variable, timeout
+
+    def rewrite(self, sentences: Sequence[str], source: str, target: str) -> list[str]:
+        """An answer to each sentence, as `Backend.rewrite`.
+
+        Raises:
+            ConfigError: the environment variable of the key is not set.
+            BulletError: nobody answers, or the answer is not one; busy servers are asked three times.
+        """
+        headers = {"Content-Type": "application/json"}
+        if self._key_variable is not None:
+            key = os.environ.get(self._key_variable)
+            if not key:
+                raise ConfigError(f"augment.endpoint_key_variable: there is no environment variable {self._key_variable}: export it first")
+            headers["Authorization"] = f"Bearer {key}"
+        template = PARAPHRASE if source == target else TRANSLATE
+        names = {"source": LANGUAGES.get(source, source), "target": LANGUAGES.get(target, target)}
+        with ThreadPoolExecutor(REQUESTS_AT_ONCE) as threads:
+            return list(threads.map(lambda sentence: self._ask(template.format(sentence=sentence, **names), headers), sentences))
+
+    def _ask(self, prompt: str, headers: dict[str, str]) -> str:
+        question = {"model": self._model, "messages": [{"role": "user", "content": prompt}], "temperature": 0, "seed": 0}
+        answer = self._post(json.dumps(question).encode(), headers)
+        try:
+            text = json.loads(answer)["choices"][0]["message"]["content"]
+        except (ValueError, LookupError, TypeError):
+            shown = answer[:100].decode("utf-8", errors="replace")
+            raise BulletError(f"{self._url} does not answer as an OpenAI-compatible endpoint does, but with {shown!r}") from None
+        return _plain(text) if isinstance(text, str) else ""
+
+    def _post(self, body: bytes, headers: dict[str, str]) -> bytes:
+        request = urllib.request.Request(self._url, body, headers)
+        for attempt in range(1, TRIES + 1):
+            if attempt > 1:
+                time.sleep(2 ** (attempt - 2))
+            try:
+                with urllib.request.urlopen(request, timeout=self._timeout) as response:
+                    content: bytes = response.read(_LONGEST_ANSWER)
+                    return content
+            except urllib.error.HTTPError as error:
+                if error.code not in _BUSY or attempt == TRIES:
+                    raise BulletError(_refusal(self._url, error, self._model)) from None
+            except TimeoutError:
+                raise BulletError(
+                    f"{self._url} gave no answer in {self._timeout:g} s: raise augment.endpoint_timeout, or use a faster model"
+                ) from None
+            except (OSError, http.client.HTTPException) as error:
+                if isinstance(getattr(error, "reason", None), TimeoutError):
+                    raise BulletError(f"{self._url} cannot be reached in {self._timeout:g} s: is the server running?") from None
+                reason: Any = getattr(error, "reason", error)
+                reason = getattr(reason, "strerror", None) or reason or type(error).__name__
+                raise BulletError(f"{self._url} cannot be reached ({reason}): is the server running, and is this its base URL?") from None
+        raise AssertionError("the last attempt returns or raises")
+
+
+def _refusal(url: str, error: urllib.error.HTTPError, model: str) -> str:
+    hints = {
+        401: "it wants a key: set augment.endpoint_key_variable to the environment variable that holds one",
+        403: "the key is not accepted",
+        404: f"is this the base URL (it often ends in /v1), and is there a model {model!r} (augment.endpoint_model)?",
+    }
+    try:
+        said = " ".join(error.read(300).decode("utf-8", errors="replace").split())
+    except OSError:
+        said = ""
+    return f"{url} answers {error.code} {error.reason}: {hints.get(error.code) or said or 'look into its log'}"
+
+
+def _plain(text: str) -> str:
+    """The answer in one line, without the quotes that models like to put around it."""
+    text = " ".join(text.split())
+    inside = text[1:-1].strip()
+    quoted = text[:1] in _QUOTES and text[-1:] == _QUOTES[text[0]] and inside and not {text[0], text[-1]} & set(inside)
+    return inside if quoted else text

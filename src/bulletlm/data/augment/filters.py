@@ -1,0 +1,158 @@
+"""Which of a model's sentences are worth training on, and which would let validation text into training."""
+
+import hashlib
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Iterable
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from bulletlm.data.augment.sentences import split_sentences, words_only
+from bulletlm.errors import BulletError
+
+if TYPE_CHECKING:
+    from bulletlm.config import AugmentConfig
+
+RULES = {
+    "no_answer": "the model had nothing to say, or only punctuation",
+    "unchanged": "the same words as before",
+    "other_script": "fewer letters in the script of the old sentence: another language, or half of it left untranslated",
+    "other_numbers": "digits that the old sentence has not, or has and the new one has not",
+    "length_ratio": "much shorter or much longer than the old sentence (augment.length_ratio)",
+    "chrf_low": "shares too few letter sequences with the old sentence: most likely says something else (augment.chrf)",
+    "chrf_high": "almost the old sentence (augment.chrf)",
+    "repeated": "what the model has said for another sentence too",
+    "validation": "equal or nearly equal to a sentence of the validation set",
+}
+"""Why a sentence is dropped, in the order in which the rules are asked."""
+
+SCRIPT_LOSS = 0.2
+"""The share of letters in the old sentence's script may fall by this much."""
+
+SHINGLE = 5
+"""Characters in the overlapping pieces by which sentences are compared with the validation set."""
+
+NEAR = 0.7
+"""Share of pieces in common from which a sentence is nearly a validation sentence."""
+
+LONG = 20
+"""From this many pieces on it is enough that one sentence contains the other."""
+
+
+class ValidationGuard:
+    """Knows every sentence of the validation set.
+
+    A sentence is refused if it has the same words as one of them, or if NEAR of the pieces of the longer one (or, from LONG pieces
+    on, of the shorter one) are in both.
+    """
+
+    def __init__(self, texts: Iterable[str]) -> None:
+        self._same: set[str] = set()
+        self._sizes: list[int] = []
+        self._holders: dict[int, list[int]] = {}
+        for text in texts:
+            for sentence in split_sentences(text)[::2]:
+                words = words_only(sentence)
+                if not words or words in self._same:
+                    continue
+                self._same.add(words)
+                pieces = _shingles(words)
+                for piece in pieces:
+                    self._holders.setdefault(piece, []).append(len(self._sizes))
+                self._sizes.append(len(pieces))
+
+    def refuses(self, sentence: str) -> bool:
+        """Whether `sentence` is too near to a validation sentence."""
+        words = words_only(sentence)
+        if words in self._same:
+            return True
+        pieces = _shingles(words)
+        common = Counter(holder for piece in pieces for holder in self._holders.get(piece, ()))
+        return any(_is_near(count, len(pieces), self._sizes[holder]) for holder, count in common.items())
+
+
+def _is_near(common: int, a: int, b: int) -> bool:
+    smaller, larger = sorted((a, b))
+    return common >= NEAR * larger or (smaller >= LONG and common >= NEAR * smaller)
+
+
+def _shingles(words: str) -> set[int]:
+    return {hash_of(words[at : at + SHINGLE]) for at in range(max(len(words) - SHINGLE + 1, 1))}
+
+
+def hash_of(text: str) -> int:
+    """64 bits, the same on every machine."""
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
+
+
+class Filters:
+    """Judges the sentences of one method, which it remembers to find repetitions."""
+
+    def __init__(self, config: "AugmentConfig", guard: ValidationGuard) -> None:
+        self._ratio, self._chrf, self._guard = config.length_ratio, config.chrf, guard
+        self._score = _chrf()
+        self._said: dict[int, int] = {}
+
+    def objection(self, old: str, new: str) -> str | None:
+        """The first rule of RULES that speaks against `new` instead of `old`; None if none does."""
+        words = words_only(new)
+        if not words:
+            return "no_answer"
+        if words == words_only(old):
+            return "unchanged"
+        script, share = main_script(old)
+        if _share_of(new, script) < share - SCRIPT_LOSS:
+            return "other_script"
+        if _digits(old) != _digits(new):
+            return "other_numbers"
+        if not self._ratio[0] <= len(new) / len(old) <= self._ratio[1]:
+            return "length_ratio"
+        score = self._score(new, old)
+        if score < self._chrf[0]:
+            return "chrf_low"
+        if score > self._chrf[1]:
+            return "chrf_high"
+        if self._said.setdefault(hash_of(words), hash_of(old)) != hash_of(old):
+            return "repeated"
+        if self._guard.refuses(new):
+            return "validation"
+        return None
+
+
+def _chrf() -> Callable[[str, str], float]:
+    """sacrebleu's chrF2 of a sentence against another: 0 for no common letter sequences, 100 for the same text."""
+    try:
+        from sacrebleu.metrics.chrf import CHRF
+    except ImportError:
+        raise BulletError("augmentation needs sacrebleu for chrF: install it with `pip install 'bulletlm[augment]'`") from None
+    metric: Any = CHRF()
+
+    def score(new: str, old: str) -> float:
+        value: float = metric.sentence_score(new, [old]).score
+        return value
+
+    return score
+
+
+def main_script(text: str) -> tuple[str, float]:
+    """The script with most letters, as Unicode names it ("DEVANAGARI"), and its share of the letters; "" and 0 without letters."""
+    counts = Counter(script for character in text if (script := _script(character)))
+    if not counts:
+        return "", 0.0
+    script, count = counts.most_common(1)[0]
+    return script, count / counts.total()
+
+
+def _share_of(text: str, script: str) -> float:
+    scripts = [name for character in text if (name := _script(character))]
+    return scripts.count(script) / len(scripts) if scripts else 0.0
+
+
+@cache
+def _script(character: str) -> str:
+    return unicodedata.name(character, "").partition(" ")[0] if character.isalpha() else ""
+
+
+def _digits(text: str) -> Counter[int]:
+    """How often each digit occurs, in whichever script: १२ and 12 are the same."""
+    return Counter(unicodedata.digit(character) for character in text if character.isdecimal())

@@ -1,0 +1,167 @@
+"""Where sentences in other words come from: a file of pairs, a paraphrase model, or a translation there and back."""
+
+import gzip
+import lzma
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from bulletlm.data.augment.backends import Backend, open_backend
+from bulletlm.data.augment.cache import Cache, key_of
+from bulletlm.data.augment.filters import hash_of
+from bulletlm.data.augment.sentences import words_only
+from bulletlm.data.normalize import normalize_line
+from bulletlm.errors import ConfigError
+
+if TYPE_CHECKING:
+    from bulletlm.config import AugmentConfig
+
+
+class Rewriter(Protocol):
+    """One way to say sentences in other words.
+
+    Attributes:
+        name: what rows and reports call it.
+        language: the language it is for; None for any.
+        share: of the documents of that language, how many it is given.
+        models: where its models are, as the configuration names them.
+    """
+
+    name: str
+    language: str | None
+    share: float
+    models: list[str]
+
+    def rewrite(self, sentences: Sequence[str], done: Callable[[float], None]) -> dict[str, str]:
+        """Old sentence -> new one, without those it has nothing for; `done` is told the share of the work, bit by bit."""
+
+
+class Pairs:
+    """Paraphrases written down in files, used in both directions; of several for one sentence, a hash chooses one.
+
+    Raises:
+        ConfigError: a file cannot be read, or holds no pair.
+    """
+
+    name = "paraphrase pairs"
+    language: str | None = None
+    share = 1.0
+
+    def __init__(self, files: Sequence[str], seed: int) -> None:
+        self.models = list(files)
+        self.lines_skipped = 0
+        self._seed = seed
+        self._known: dict[str, list[str]] = {}
+        for file in files:
+            if not self._read(file):
+                raise ConfigError(f"augment.paraphrase_pairs: {file} has no line with two columns, a sentence<TAB>its paraphrase")
+
+    def _read(self, file: str) -> int:
+        pairs = 0
+        for line in _lines(Path(file).expanduser()):
+            columns = [normalize_line(column) for column in line.split("\t")]
+            if len(columns) != 2 or not all(columns):
+                self.lines_skipped += bool(line.strip())
+                continue
+            pairs += 1
+            for old, new in (columns, columns[::-1]):
+                known = self._known.setdefault(words_only(old), [])
+                if new not in known:
+                    known.append(new)
+        return pairs
+
+    def rewrite(self, sentences: Sequence[str], done: Callable[[float], None]) -> dict[str, str]:
+        """See `Rewriter`."""
+        found = {}
+        for sentence in sentences:
+            if known := self._known.get(words_only(sentence)):
+                found[sentence] = known[hash_of(f"{self._seed} {sentence}") % len(known)]
+        done(1.0)
+        return found
+
+
+def _lines(path: Path) -> Iterable[str]:
+    openers: dict[str, Callable[..., Iterable[bytes]]] = {".gz": gzip.open, ".xz": lzma.open}
+    try:
+        with openers.get(path.suffix, open)(path, "rb") as file:
+            for line in file:
+                yield line.decode("utf-8").rstrip("\r\n")
+    except (OSError, EOFError, lzma.LZMAError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigError(f"augment.paraphrase_pairs: cannot read {path} ({reason}): name a UTF-8 file of pairs") from None
+
+
+@dataclass(frozen=True)
+class Step:
+    """One question to a model."""
+
+    backend: Backend
+    source: str
+    target: str
+
+
+class Models:
+    """One model, or several one after the other; every answer is kept in the cache as soon as its batch is done."""
+
+    def __init__(self, name: str, models: list[str], share: float, steps: list[Step], batch: int, cache: Cache) -> None:
+        self.name, self.models, self.share = name, models, share
+        self.language: str | None = steps[0].source
+        self.from_cache = 0
+        self._steps, self._batch, self._cache = steps, batch, cache
+
+    def rewrite(self, sentences: Sequence[str], done: Callable[[float], None]) -> dict[str, str]:
+        """See `Rewriter`."""
+        current = {sentence: sentence for sentence in sentences}
+        for step in self._steps:
+            answers = self._answers(step, current.values(), lambda part: done(part / len(self._steps)))
+            current = {old: answers[new] for old, new in current.items()}
+        return current
+
+    def _answers(self, step: Step, sentences: Iterable[str], done: Callable[[float], None]) -> dict[str, str]:
+        answers = {"": ""}
+        # Sentences of similar length together: less padding. Batches do not depend on what is in the cache.
+        order = sorted({sentence for sentence in sentences if sentence}, key=lambda sentence: (len(sentence), sentence))
+        for at in range(0, len(order), self._batch):
+            batch = order[at : at + self._batch]
+            keys = [key_of(step.backend.identity, step.source, step.target, sentence) for sentence in batch]
+            known = self._cache.get(keys)
+            self.from_cache += len(known)
+            missing = [(key, sentence) for key, sentence in zip(keys, batch, strict=True) if key not in known]
+            if missing:
+                new = step.backend.rewrite([sentence for _, sentence in missing], step.source, step.target)
+                fresh = {key: normalize_line(" ".join(answer.split())) for (key, _), answer in zip(missing, new, strict=True)}
+                self._cache.put(fresh)
+                known |= fresh
+            answers |= {sentence: known[key] for key, sentence in zip(keys, batch, strict=True)}
+            done(len(batch) / len(order))
+        return answers
+
+
+def open_backends(config: "AugmentConfig") -> dict[str, Backend]:
+    """Every model that the configuration names, by where it is; one that is named twice is opened once.
+
+    Raises:
+        ConfigError: as `open_backend`.
+    """
+    named = {where: f"augment.paraphrase_models.{language}" for language, where in sorted(config.paraphrase_models.items())}
+    named |= {where: f"augment.translation_models.{pair}" for pair, where in sorted(config.translation_models.items())}
+    return {where: open_backend(where, config, setting) for where, setting in named.items()}
+
+
+def open_rewriters(config: "AugmentConfig", seed: int, backends: Mapping[str, Backend], cache: Cache) -> list[Rewriter]:
+    """Every way to say things in other words that the configuration names, in a fixed order.
+
+    Raises:
+        ConfigError: a file of pairs cannot be read.
+    """
+    rewriters: list[Rewriter] = [Pairs(config.paraphrase_pairs, seed)] if config.paraphrase_pairs else []
+    for language, where in sorted(config.paraphrase_models.items()):
+        steps = [Step(backends[where], language, language)]
+        rewriters.append(Models("paraphrase", [where], config.share, steps, config.sentences_at_once, cache))
+    for pair, there in sorted(config.translation_models.items()):
+        language, other = pair.split("-")
+        back = config.translation_models[f"{other}-{language}"]
+        steps = [Step(backends[there], language, other), Step(backends[back], other, language)]
+        rewriters.append(Models("back-translation", [there, back], config.share, steps, config.sentences_at_once, cache))
+    return rewriters
