@@ -183,7 +183,13 @@ class TrainConfig(Section):
     gradient_accumulation_steps: Annotated[int, Also("grad_accum", "grad_accumulation")] = Field(
         8, ge=1, description="Forward passes summed into one optimiser step."
     )
-    weight_decay: float = Field(0.01, ge=0, lt=1, description="AdamW weight decay, on matrices only.")
+    optimizer: Literal["adamw", "muon"] = Field(
+        "adamw", description="AdamW for everything, or Muon for the matrices of the layers and AdamW for the rest."
+    )
+    muon_learning_rate: Annotated[float, Also("muon_lr")] = Field(
+        0.01, gt=0, le=1, description="Peak learning rate of Muon; follows the same schedule."
+    )
+    weight_decay: float = Field(0.01, ge=0, lt=1, description="Weight decay, on matrices only.")
     betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = Field(
         (0.9, 0.95), description="AdamW moment decays."
     )

@@ -109,8 +109,8 @@ def test_accumulated_gradients_are_those_of_one_batch(tokens_dir: Path) -> None:
         torch.testing.assert_close(other, gradients[0], rtol=1e-4, atol=1e-7)
 
 
-@pytest.mark.parametrize("when", [1, 20, 33])
-def test_a_stopped_run_continues_exactly(whole: Path, tokens_dir: Path, tmp_path: Path, when: int) -> None:
+@pytest.mark.parametrize(("when", "optimizer"), [(1, "adamw"), (20, "adamw"), (33, "adamw"), (33, "muon")])
+def test_a_stopped_run_continues_exactly(whole: Path, tokens_dir: Path, tmp_path: Path, when: int, optimizer: str) -> None:
     class StopAt(SilentProgress):
         class _Task:
             steps = 0
@@ -121,11 +121,14 @@ def test_a_stopped_run_continues_exactly(whole: Path, tokens_dir: Path, tmp_path
                     os.kill(os.getpid(), signal.SIGTERM)
 
     with pytest.raises(Interrupted, match=f"stopped at step {when} of 60; saved"):
-        train(TrainConfig(**SETTINGS), SHAPE, 42, tokens_dir, tmp_path, "key", StopAt())
+        train(TrainConfig(**SETTINGS, optimizer=optimizer), SHAPE, 42, tokens_dir, tmp_path / "stopped", "key", StopAt())
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
-    run(tokens_dir, tmp_path)
-    assert weights_hash(tmp_path) == weights_hash(whole)
-    assert events(tmp_path) == events(whole)
+    run(tokens_dir, tmp_path / "stopped", optimizer=optimizer)
+    if optimizer != "adamw":
+        whole = tmp_path / "whole"
+        run(tokens_dir, whole, optimizer=optimizer)
+    assert weights_hash(tmp_path / "stopped") == weights_hash(whole)
+    assert events(tmp_path / "stopped") == events(whole)
 
 
 @pytest.mark.slow

@@ -15,7 +15,8 @@ from bulletlm.model import IGNORE, Llama
 from bulletlm.shape import ModelShape
 from bulletlm.train.batches import TrainingWindows, validation_batches, window
 from bulletlm.train.ema import EMA
-from bulletlm.train.optimizer import build_optimizer, optimizer_tensors, restore_optimizer
+from bulletlm.train.muon import Muon, orthogonalise
+from bulletlm.train.optimizer import build_optimizers, optimizer_tensors, restore_optimizers
 from bulletlm.train.schedule import count_steps, learning_rate, warmup_length
 
 SHAPE = ModelShape(vocab_size=500, dim=32, n_layers=2, n_heads=2, n_kv_heads=1, hidden_dim=64, max_seq_len=16)
@@ -72,7 +73,7 @@ def test_ema_is_the_recurrence_and_gives_the_weights_back() -> None:
 def test_only_matrices_decay() -> None:
     model = Llama(SHAPE)
     model.initialise(1)
-    optimizer = build_optimizer(model, TrainConfig(weight_decay=0.5, learning_rate=0.1))
+    (optimizer,) = build_optimizers(model, TrainConfig(weight_decay=0.5, learning_rate=0.1))
     start = {name: weight.detach().clone() for name, weight in model.named_parameters()}
     for weight in model.parameters():
         weight.grad = torch.zeros_like(weight)
@@ -87,7 +88,7 @@ def test_adamw_is_the_papers_formula_and_its_state_can_be_carried_over() -> None
     model, twin = Llama(SHAPE), Llama(SHAPE)
     model.initialise(3)
     twin.initialise(3)
-    optimizer, other = build_optimizer(model, config), build_optimizer(twin, config)
+    (optimizer,), (other,) = build_optimizers(model, config), build_optimizers(twin, config)
     name = "layers.1.mlp.up_proj.weight"
     weight = dict(model.named_parameters())[name]
     expected, m, v = weight.detach().double().clone(), 0.0, 0.0
@@ -105,10 +106,47 @@ def test_adamw_is_the_papers_formula_and_its_state_can_be_carried_over() -> None
             with torch.no_grad():
                 for a, b in zip(model.parameters(), twin.parameters(), strict=True):
                     b.copy_(a)
-            restore_optimizer(other, twin, optimizer_tensors(optimizer, model), step)
+            restore_optimizers([other], twin, optimizer_tensors([optimizer], model), step)
         elif step > 3:
             other.step()
     torch.testing.assert_close(weight.detach().double(), expected, rtol=1e-5, atol=1e-6)
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), twin.parameters(), strict=True))
+
+
+def test_muon_updates_are_orthogonal_and_of_adamws_size() -> None:
+    """Against the singular value decomposition, which Newton-Schulz approximates."""
+    gradient = torch.randn(3, 24, 64, generator=torch.Generator().manual_seed(4))
+    updates = orthogonalise(gradient)
+    u, _, v = torch.linalg.svd(gradient, full_matrices=False)
+    assert torch.nn.functional.cosine_similarity(updates.flatten(1), (u @ v).flatten(1)).min() > 0.97
+    singular = torch.linalg.svdvals(updates)
+    assert 0.5 < singular.min() < singular.max() < 1.3
+    for rows, columns in ((24, 64), (64, 24)):
+        weight = torch.nn.Parameter(torch.zeros(rows, columns))
+        weight.grad = gradient[0] if rows < columns else gradient[0].T
+        Muon([weight], lr=0.5, weight_decay=0.1).step()
+        assert float(weight.detach().pow(2).mean().sqrt()) == pytest.approx(0.5 * 0.2, rel=0.2)
+
+
+def test_muon_takes_the_layers_matrices_only_and_its_state_can_be_carried_over() -> None:
+    config = TrainConfig(optimizer="muon")
+    model, twin = Llama(SHAPE), Llama(SHAPE)
+    model.initialise(3)
+    optimizers, others = build_optimizers(model, config), build_optimizers(twin, config)
+    assert sum(len(group["params"]) for group in optimizers[1].param_groups) == 7 * SHAPE.n_layers
+    random = torch.Generator().manual_seed(0)
+    for step in range(1, 4):
+        for a, b in zip(model.parameters(), twin.parameters(), strict=True):
+            a.grad = torch.randn(a.shape, generator=random)
+            b.grad = a.grad.clone()
+        for optimizer in optimizers:
+            optimizer.step()
+        if step == 2:
+            twin.load_state_dict(model.state_dict())
+            restore_optimizers(others, twin, optimizer_tensors(optimizers, model), step)
+        elif step == 3:
+            for optimizer in others:
+                optimizer.step()
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), twin.parameters(), strict=True))
 
 

@@ -1,6 +1,6 @@
 """The training loop, top to bottom.
 
-One optimiser step = `gradient_accumulation_steps` forward and backward passes, clipping, AdamW, EMA.
+One optimiser step = `gradient_accumulation_steps` forward and backward passes, clipping, the optimiser, EMA.
 Everything that decides the result is a function of the configuration, the seed, the tokens and the step
 number, so a run that was stopped, killed or lost its power continues as if nothing had happened.
 """
@@ -36,7 +36,7 @@ from bulletlm.train.checkpoint import (
 )
 from bulletlm.train.ema import EMA
 from bulletlm.train.metrics import MetricsLog
-from bulletlm.train.optimizer import build_optimizer, optimizer_tensors, restore_optimizer, set_learning_rate
+from bulletlm.train.optimizer import build_optimizers, optimizer_tensors, restore_optimizers, set_learning_rate
 from bulletlm.train.schedule import count_steps, learning_rate, warmup_length
 
 COMPILE_FROM_FLOPS = 3e14
@@ -87,9 +87,9 @@ def train(config: TrainConfig, shape: ModelShape, seed: int, tokens_dir: Path, r
 
     model = Llama(shape)
     model.initialise(seed)
-    optimizer = build_optimizer(model, config)
+    optimizers = build_optimizers(model, config)
     ema = EMA(model, config.ema_decay) if config.ema_decay else None
-    position = _resume(run_dir / "checkpoints", key, model, optimizer, ema, progress)
+    position = _resume(run_dir / "checkpoints", key, model, optimizers, ema, progress)
 
     bf16 = config.precision == "bf16" or (config.precision == "auto" and machine.has_bf16)
     flops = 6.0 * shape.n_parameters * tokens_per_step * total_steps
@@ -106,7 +106,7 @@ def train(config: TrainConfig, shape: ModelShape, seed: int, tokens_dir: Path, r
 
     def save() -> None:
         metrics.sync()
-        tensors = {"model": _weights(model), "optimizer": optimizer_tensors(optimizer, model)}
+        tensors = {"model": _weights(model), "optimizer": optimizer_tensors(optimizers, model)}
         if ema:
             tensors["ema"] = ema.average
         save_checkpoint(
@@ -165,13 +165,14 @@ def train(config: TrainConfig, shape: ModelShape, seed: int, tokens_dir: Path, r
                 raise Interrupted(f"stopped at step {position.step:,} of {total_steps:,}; saved: the same command continues from here")
 
             lr = learning_rate(config, position.step, total_steps)
-            set_learning_rate(optimizer, lr)
+            set_learning_rate(optimizers, lr / config.learning_rate)
             loss = _accumulate(config, windows, position.step, loss_of, bf16)
             norm = float(torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip_grad_norm, foreach=True))
             if not (math.isfinite(loss) and math.isfinite(norm)):
                 raise _diverged(position.step, config)
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=False)
+            for optimizer in optimizers:
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=False)
             position.step += 1
             if ema:
                 ema.update(model, position.step)
@@ -233,7 +234,9 @@ def _accumulate(config: TrainConfig, windows: TrainingWindows, step: int, loss_o
     return total
 
 
-def _resume(checkpoints: Path, key: str, model: Llama, optimizer: torch.optim.Optimizer, ema: EMA | None, progress: Progress) -> Position:
+def _resume(
+    checkpoints: Path, key: str, model: Llama, optimizers: list[torch.optim.Optimizer], ema: EMA | None, progress: Progress
+) -> Position:
     """Load the newest checkpoint that is whole; a damaged one is reported and the one before is used."""
     for _, folder in reversed(list_checkpoints(checkpoints)):
         try:
@@ -248,7 +251,7 @@ def _resume(checkpoints: Path, key: str, model: Llama, optimizer: torch.optim.Op
         with torch.no_grad():
             for name, weight in model.named_parameters():
                 weight.copy_(checkpoint.tensors["model"][name])
-        restore_optimizer(optimizer, model, checkpoint.tensors["optimizer"], position.step)
+        restore_optimizers(optimizers, model, checkpoint.tensors["optimizer"], position.step)
         if ema:
             ema.average = checkpoint.tensors["ema"]
         progress.say(f"resuming from {folder}")
