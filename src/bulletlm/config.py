@@ -225,7 +225,7 @@ class SamplingConfig(Section):
 class EvaluateConfig(Section):
     """How the finished model is judged."""
 
-    prompts: str | None = Field(None, description="A .jsonl file of {prompt, language, kind}; default: the 25 prompts of the package.")
+    prompts: str | None = Field(None, description="A .jsonl file of {prompt, language, kind}; default: the 30 prompts of the package.")
     samples: int = Field(4, ge=0, description="Generations printed at the end of a run.")
 
 

@@ -14,10 +14,12 @@ SAMPLE = Path(__file__).parents[2] / "src" / "bulletlm" / "data" / "sample"
 
 def test_packaged_list() -> None:
     prompts = load_prompts()
-    assert Counter(prompt.kind for prompt in prompts) == {"short": 10, "long": 10, "translation": 5}
-    assert {prompt.language for prompt in prompts if prompt.kind != "long"} == {"mr"}
+    assert Counter(prompt.kind for prompt in prompts) == {"short": 15, "long": 10, "translation": 5}
+    by_kind = Counter((prompt.kind, prompt.language) for prompt in prompts)
+    assert by_kind["short", "mr"] == 10
+    assert by_kind["translation", "mr"] == 5
     assert {prompt.language for prompt in prompts if prompt.kind == "long"} == {"mr", "en"}
-    assert len({prompt.prompt for prompt in prompts}) == 25
+    assert len({prompt.prompt for prompt in prompts}) == 30
     for prompt in prompts:
         assert prompt.prompt == unicodedata.normalize("NFC", prompt.prompt).strip()
         in_marathi = any("\u0900" <= c <= "\u097f" for c in prompt.prompt)
@@ -35,10 +37,10 @@ def test_prompts_are_not_in_the_corpus() -> None:
 def test_samples_are_two_and_two() -> None:
     prompts = load_prompts()
     shown = [prompts[i] for i in choose_samples(prompts, 4)]
-    assert [(p.language, p.kind) for p in shown] == [("mr", "short"), ("en", "long"), ("mr", "long"), ("en", "long")]
+    assert [(p.language, p.kind) for p in shown] == [("mr", "short"), ("en", "short"), ("mr", "short"), ("en", "short")]
     assert len({p.prompt for p in shown}) == 4
     assert choose_samples(prompts, 0) == []
-    assert sorted(choose_samples(prompts, 1000)) == list(range(25))
+    assert sorted(choose_samples(prompts, 1000)) == list(range(30))
     assert choose_samples([Prompt("a", "mr", "x")], 4) == [0]
 
 

@@ -73,7 +73,7 @@ def test_stage(folder: Path, config: Config) -> None:
     assert json.loads((folder / "report.json").read_text(encoding="utf-8")) == report
     assert report["fp32"]["loss"] + report["comparison"]["loss_delta"]["mean"] == pytest.approx(report["bq4"]["loss"])
     assert report["bq4"]["bytes"] == (folder / "model.bullet").stat().st_size
-    assert len(report["generations"]["rows"]) == 25
+    assert len(report["generations"]["rows"]) == 30
     assert report["generations"]["samples"] == [0, 16, 10, 17]
     assert set(report["by_language"]) == {"mr", "en"}
     assert {row["type"] for row in report["tensors"]} == {"BQ4", "BQ8", "F32"}

@@ -2,12 +2,13 @@
 
 import json
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 
 from bulletlm.errors import DataError
 
 PACKAGED = Path(__file__).with_name("prompts.jsonl")
-"""10 short and 10 long philosophical questions, and 5 translations from English to Marathi."""
+"""15 short questions (10 Marathi, 5 English), 10 long philosophical ones, and 5 translations from English to Marathi."""
 
 
 @dataclass(frozen=True)
@@ -41,17 +42,15 @@ def load_prompts(path: str | Path | None = None) -> list[Prompt]:
 
 
 def choose_samples(prompts: list[Prompt], count: int) -> list[int]:
-    """Which prompts stand for the whole list: indices, languages in turn, and kinds in turn within a language.
+    """Which prompts stand for the whole list: indices, languages in turn, in the order of the list.
 
-    With the packaged list and 4: a short and a long question in Marathi, and two in English.
+    With the packaged list and 4: two short questions in Marathi and two in English.
     """
-    queues = {prompt.language: _kinds_in_turn(prompts, prompt.language) for prompt in prompts}
-    chosen: list[int] = []
-    while len(chosen) < min(count, len(prompts)):
-        for queue in queues.values():
-            if queue and len(chosen) < count:
-                chosen.append(queue.pop(0))
-    return chosen
+    queues: dict[str, list[int]] = {}
+    for index, prompt in enumerate(prompts):
+        queues.setdefault(prompt.language, []).append(index)
+    rounds = zip_longest(*queues.values())
+    return [index for taken in rounds for index in taken if index is not None][:count]
 
 
 _EXAMPLE = '{"prompt": "चहा घेणार का?", "language": "mr", "kind": "short"}'
@@ -70,12 +69,3 @@ def _parse(line: str, where: str) -> Prompt:
         if any("\ud800" <= c <= "\udfff" for c in text):
             raise DataError(f"{where}: {key} has half of a surrogate pair (\\ud800 to \\udfff), which is no character: remove it")
     return Prompt(**value)
-
-
-def _kinds_in_turn(prompts: list[Prompt], language: str) -> list[int]:
-    kinds: dict[str, list[int]] = {}
-    for index, prompt in enumerate(prompts):
-        if prompt.language == language:
-            kinds.setdefault(prompt.kind, []).append(index)
-    rounds = max(len(indices) for indices in kinds.values())
-    return [indices[n] for n in range(rounds) for indices in kinds.values() if n < len(indices)]
