@@ -37,8 +37,103 @@ class Section(BaseModel):
 class Source(Section):
     """Where text comes from."""
 
-    path: str = Field(description='A file, a folder, a glob, or "sample" for the corpus that comes with the package.')
+    path: str = Field(description='A file, a folder, a glob, hf://DATASET, or "sample" for the corpus that comes with the package.')
     language: str = Field("auto", description='Language code of the text, for example "mr"; "auto" decides per document by its script.')
+    text: str = Field("text", min_length=1, description="Name of the text column in Parquet, datasets and .jsonl.")
+    weight: float = Field(
+        1.0, ge=0, le=100, description="How often each document goes into the training stream; 0.5 takes every second one."
+    )
+    tokens: int | None = Field(None, ge=1, description="Take at most about this many tokens of it; default: all.")
+
+
+class CleanConfig(Section):
+    """What is mended and what is left out. Every rule is counted, with examples, in data/clean-report.json."""
+
+    entities: bool = Field(True, description="Decode HTML entities: &amp; &nbsp; &#2350;.")
+    mojibake: bool = Field(True, description="Put back UTF-8 that was read as another code page; reject what cannot be put back.")
+    broken_unicode: bool = Field(True, description="Reject text with U+FFFD or other traces of lost characters.")
+    markup: bool = Field(True, description="Remove left-over HTML tags, wiki and Markdown marks.")
+    byte_order_mark: bool = Field(True, description="Remove byte order marks (U+FEFF).")
+    control: bool = Field(True, description="Remove control characters.")
+    zero_width: bool = Field(True, description="Remove invisible characters; joiners stay where Devanagari needs them.")
+    nfc: bool = Field(True, description="Unicode NFC: one order and form for signs and nukta.")
+    spelling: bool = Field(True, description="One spelling for Devanagari letters that are typed in two ways (eyelash ra, candra e and o).")
+    spaces: bool = Field(True, description="One space at a time, none at the ends.")
+    letters: bool = Field(True, description="Mend Devanagari that a font conversion broke: उद्भ्ावत, मंुबई, लाभाथ्र्य.")
+    private_use: bool = Field(True, description="Remove private-use bullets; reject words that hold private-use letters.")
+    emails: bool = Field(True, description="Write [email] for e-mail addresses.")
+    phones: bool = Field(True, description="Write [phone] for phone numbers.")
+    long_numbers: int = Field(9, ge=0, description="Write [number] for digit strings of this length or more; 0 leaves them.")
+    no_letters: bool = Field(True, description="Reject paragraphs without a letter: separators, page numbers.")
+    min_chars: int = Field(2, ge=1, description="Reject shorter paragraphs.")
+    max_chars: int = Field(20_000, ge=100, description="Reject longer paragraphs (one line).")
+    max_broken_words: float = Field(
+        0.05,
+        ge=0,
+        le=1,
+        description="Reject paragraphs in which more than this share of the Devanagari words is misspelled beyond mending; 1 is off.",
+    )
+    legacy_font: bool = Field(
+        True, description="Reject Devanagari of an old font that was saved as Latin letters (Kruti Dev, Shivaji, DVB-TT)."
+    )
+    languages: list[str] = Field(["mr", "en"], description="Languages to keep, told by script and words; [] keeps all.")
+    repeated_characters: float = Field(
+        0.3, ge=0, le=1, description="Reject paragraphs of which more than this share is one to three characters over and over; 1 is off."
+    )
+    repeated_words: float = Field(
+        0.6, ge=0, le=1, description="Reject text of 50 words or more if this share of its 5-word sequences came before in it; 1 is off."
+    )
+    quality_words: int = Field(50, ge=1, description="Documents of at least so many words are judged by the signals below.")
+    min_letters: float = Field(
+        0.6, ge=0, le=1, description="Least share of letters and their signs among all characters but spaces; 0 is off."
+    )
+    max_digits: float = Field(0.3, ge=0, le=1, description="Largest share of digits; 1 is off.")
+    min_letter_words: float = Field(0.55, ge=0, le=1, description="Least share of words that have a letter; 0 is off.")
+    min_word_length: float = Field(2.5, ge=0, description="Least mean length of a word, in characters; 0 is off.")
+    max_word_length: float = Field(
+        12.0, ge=1, description="Largest mean length of a word; also for single paragraphs, at twice the length."
+    )
+    min_common_words: float = Field(
+        0.005, ge=0, le=1, description="Least share of the language's commonest little words (Marathi, Hindi, English); 0 is off."
+    )
+    duplicates: bool = Field(True, description="Drop exact repetitions of paragraphs, documents and conversations.")
+    near_duplicates: float = Field(
+        0.8, ge=0, le=1, description="Drop text of 20 words or more this similar (Jaccard, 3-word sequences) to an earlier one; 0 is off."
+    )
+    boilerplate: int = Field(
+        10, ge=0, description="Drop short lines without a full stop that so many documents of a source have, save the first; 0 is off."
+    )
+    short_percentile: float = Field(
+        0.01, ge=0, le=50, description="Paragraphs and conversations below this percentile of tokens are outliers ..."
+    )
+    short_tokens: int = Field(1, ge=0, description="... if they also have fewer tokens than this (estimated: three characters make one).")
+    long_percentile: float = Field(
+        99.99, ge=50, le=100, description="Paragraphs and conversations above this percentile of tokens are outliers ..."
+    )
+    long_tokens: int = Field(1_000, ge=1, description="... if they also have more tokens than this.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_language_is_a_list(cls, values: Any) -> Any:
+        if isinstance(values, dict) and isinstance(values.get("languages"), str):
+            return {**values, "languages": [values["languages"]]}
+        return values
+
+
+class MixConfig(Section):
+    """How much of what goes into the training stream; data/clean-report.json has the table."""
+
+    tokens: int | None = Field(
+        None, ge=1_000, description="Length of the training stream, in estimated tokens; default: what the sources give."
+    )
+    temperature: float = Field(
+        1.0, ge=1, le=100, description="Languages get shares of size^(1/temperature): 1 as they come, more lifts the small ones."
+    )
+    languages: dict[str, Annotated[float, Field(ge=0, le=1)]] = Field(
+        {}, description='Shares of languages, for example {"mr": 0.6, "en": 0.4}; those not named share the rest.'
+    )
+    conversations: float | None = Field(None, ge=0, le=1, description="Share of the stream that is conversations; default: as they come.")
+    max_repeats: float = Field(4.0, ge=1, le=100, description="No document goes in more often than this, whatever the shares ask for.")
 
 
 class DataConfig(Section):
@@ -47,13 +142,14 @@ class DataConfig(Section):
     sources: list[Source] = Field(
         default_factory=lambda: [Source(path="sample")],
         min_length=1,
-        description="Files, folders or globs (.txt .jsonl .tsv, also .gz .xz); a plain string is a path.",
+        description="Files, folders or globs (.txt .jsonl .tsv .parquet, also .gz .xz), hf:// datasets; a plain string is a path.",
     )
-    min_chars: int = Field(2, ge=1, description="Shorter paragraphs are rejected.")
-    max_chars: int = Field(20_000, ge=100, description="Longer paragraphs (one line) are rejected as outliers.")
-    dedup: bool = Field(True, description="Drop exact repetitions of paragraphs, documents and conversations.")
     loss_on: Literal["all", "answers"] = Field("all", description='In conversations, learn from "all" tokens or only from the "answers".')
     val_tokens: int = Field(8_000, ge=500, description="Size of the validation set, in tokens (estimated from its characters).")
+    # No part of the dump: it decides nothing but the time.
+    workers: int = Field(0, ge=0, exclude=True, description="Processes that clean; 0 uses every core. The result is the same.")
+    clean: CleanConfig = Field(default_factory=CleanConfig)
+    mix: MixConfig = Field(default_factory=MixConfig)
 
     @model_validator(mode="before")
     @classmethod
@@ -415,8 +511,14 @@ def _type_name(annotation: Any) -> str:
     return getattr(annotation, "__name__", str(annotation))
 
 
-def _sections() -> set[str]:
-    return {name for name, field in Config.model_fields.items() if _is_section(field.annotation)}
+def _sections(model: type[BaseModel] = Config, prefix: str = "") -> set[str]:
+    """Names of the groups, a group in a group as data.clean."""
+    found: set[str] = set()
+    for name, field in model.model_fields.items():
+        if _is_section(field.annotation):
+            section = typing.cast(type[Section], field.annotation)
+            found |= {f"{prefix}{name}", *_sections(section, f"{prefix}{name}.")}
+    return found
 
 
 def _is_section(annotation: Any) -> bool:

@@ -188,7 +188,7 @@ def test_without_dedup_no_copy_of_a_validation_document_is_trained_on(corpus: Pa
     twice = tmp_path / "twice"
     twice.mkdir()
     (twice / "stories.txt").write_bytes((corpus / "stories.txt").read_bytes() + b"\n\n" + (corpus / "stories.txt").read_bytes())
-    report = prepare(tmp_path / "out", twice, dedup=False)
+    report = prepare(tmp_path / "out", twice, clean={"duplicates": False})
     train = {contents(d) for d in read_documents(tmp_path / "out" / "train.jsonl")}
     val = {contents(d) for d in read_documents(tmp_path / "out" / "val.jsonl")}
     assert not train & val

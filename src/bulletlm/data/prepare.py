@@ -122,7 +122,7 @@ def _read_all(
     """Clean and deduplicate every document into `spool`; count rows and characters read by source."""
     index = _Index()
     rows, characters = Counter[str](), Counter[str]()
-    dedup = Deduplicator() if config.dedup else None
+    dedup = Deduplicator() if config.clean.duplicates else None
     with progress.task("data: cleaning", sum(file.path.stat().st_size for file in files)) as task:
         for file in files:
 
@@ -139,7 +139,7 @@ def _read_all(
                 rows[file.name] += len(raw.paragraphs) if not raw.messages else 1
                 texts = ["\n".join(raw.paragraphs)] if raw.paragraphs else [message["content"] for message in raw.messages]
                 characters[file.name] += sum(map(len, texts))
-                document = clean_document(raw, config.min_chars, config.max_chars, log)
+                document = clean_document(raw, config.clean.min_chars, config.clean.max_chars, log)
                 if document and (dedup is None or dedup.is_new(document, log)):
                     _add(document, seed, index, spool)
     return index, rows, characters
