@@ -6,7 +6,7 @@ Heavy imports stay inside the commands, so that `bullet generate` starts in a fr
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from cyclopts import App, CycloptsError, Group, Parameter
 
@@ -163,6 +163,32 @@ def chat(
     from bulletlm.serve.chat import chat_loop
 
     chat_loop(file, temperature=temperature, max_tokens=max_tokens, seed=seed)
+
+
+@app.command(group=USE)
+def convert(
+    source: Annotated[Path, Parameter(help="A .bullet (version 1 or 2), a .gguf, a Hugging Face folder or a folder of .npy tensors.")],
+    target: Annotated[Path, Parameter(help="What to write: NAME.bullet, NAME.gguf, or a folder with hf or npy in its name.")],
+    /,
+    *,
+    to: Annotated[Literal["bullet", "gguf", "hf", "npy"] | None, Parameter(help="What to write, where the name does not say it.")] = None,
+    format: Annotated[Literal["v1", "v2"], Parameter(help="Version of the .bullet to be written.")] = "v2",
+    quant: Annotated[
+        Literal["BQ4", "BQ8", "F16", "F32"] | None,
+        Parameter(help="Weight type of the matrices. By default they stay as they are; FP32 sources become BQ4 in a .bullet."),
+    ] = None,
+    like: Annotated[Path | None, Parameter(help="For version 1: a model of the same shape, for its tokenizer.")] = None,
+) -> None:
+    """Turn a model from one format into another: for llama.cpp, Ollama, transformers, and back.
+
+    Example: bullet convert runs/demo/model.bullet demo.gguf
+    """
+    from bulletlm.convert import convert as convert_model
+
+    result = convert_model(source, target, to, int(format[1]), quant, like)
+    for note in result.notes:
+        print(f"note: {note}", file=sys.stderr)
+    print(f"{source} ({result.source_kind}) -> {target} ({result.target_kind})")
 
 
 @app.command(group=LOOK)

@@ -33,7 +33,8 @@ if TYPE_CHECKING:
     from bulletlm.tokenizer import Tokenizer
 
 _SECOND_VERSION = re.compile(rb'\{[ \t\r\n]*"bullet_version"[ \t\r\n]*:[ \t\r\n]*"2\.')
-_FIRST_VERSION = re.compile(rb'"bullet_version"[ \t\r\n]*:[ \t\r\n]*"?1\b')
+FIRST_VERSION = re.compile(rb'"bullet_version"[ \t\r\n]*:[ \t\r\n]*"?1\b')
+PICKLE = "this is a Python pickle (version 1, dialect D): loading one can run any program, so it is refused; export the model again"
 
 
 def open_bullet(path: Path) -> "BulletFile":
@@ -196,14 +197,14 @@ def _what_it_is(data: mmap.mmap) -> str:
     """One sentence about a file that is not a `.bullet` of version 2."""
     head = data[:4096]
     if head.startswith(b"\x80"):
-        return "this is a Python pickle (version 1, dialect D): loading one can run any program, so it is refused; export the model again"
+        return PICKLE
     if head.startswith(b"BQ4F"):
-        return "this is a version 1 file (dialect C, BQ4F), which this version cannot read: export the model again"
-    if _FIRST_VERSION.search(head):
+        return "this is a version 1 file (dialect C, BQ4F): make a new one of it with bullet convert OLD NEW --like MODEL"
+    if FIRST_VERSION.search(head):
         dialect = "B, Python writer" if data[-14:] == b"BULLET_ENDEND!" else "A, C++ builder"
-        return f"this is a version 1 file (dialect {dialect}), which this version cannot read: export the model again"
+        return f"this is a version 1 file (dialect {dialect}): make a new one of it with bullet convert OLD NEW"
     if head.startswith(b"GGUF"):
-        return "this is a GGUF file, not a .bullet"
+        return "this is a GGUF file, not a .bullet: make one of it with bullet convert FILE.gguf NEW.bullet"
     if head.startswith(b"{"):
         return 'the header must begin with {"bullet_version": "2.x": this is not a .bullet file of version 2'
     return 'this is not a .bullet file: it does not begin with {"bullet_version"'

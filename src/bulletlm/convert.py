@@ -1,0 +1,206 @@
+"""From one model format to another: .bullet (versions 1 and 2), GGUF, Hugging Face folder, folder of .npy tensors."""
+
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from bulletlm.bulletfile.layout import standard_types
+from bulletlm.bulletfile.legacy import is_v1, read_v1, write_v1
+from bulletlm.bulletfile.reader import PICKLE, open_bullet
+from bulletlm.bulletfile.writer import write_bullet
+from bulletlm.errors import BulletError, ConfigError, FormatError
+from bulletlm.export.gguf import read_gguf, write_gguf
+from bulletlm.export.hf import FILES as HF_FILES
+from bulletlm.export.hf import read_hf, write_hf
+from bulletlm.export.npy import MANIFEST, TOKENIZER, read_npy, write_npy
+from bulletlm.export.stored import Stored, StoredModel, as_floats, check_tokenizer, type_of
+from bulletlm.quant.bq4 import Quantized, quantize_bq4, quantize_bq8
+
+KINDS = ("bullet", "gguf", "hf", "npy")
+
+
+class Conversion(NamedTuple):
+    """What a conversion did: the kinds it went between, the types of the written weights, and what is worth knowing."""
+
+    source_kind: str
+    target_kind: str
+    types: dict[str, str]
+    notes: list[str]
+
+
+def convert(
+    source: Path,
+    target: Path,
+    to: str | None = None,
+    version: int = 2,
+    quant: str | None = None,
+    like: Path | None = None,
+) -> Conversion:
+    """Read the model at `source` and write it at `target`. Nothing is written unless all of it can be.
+
+    Numbers stay as they are wherever the target can hold them. A source that only has float32 (.npy, Hugging Face) is
+    rounded for a .bullet, by default to BQ4 without calibration; `bullet-builder` does that better.
+
+    Args:
+        source: a .bullet of version 1 or 2, a .gguf, a Hugging Face folder, or a folder of .npy tensors.
+        target: what to write; the kind is `to`, or follows from the name.
+        to: one of KINDS.
+        version: of the .bullet to be written, 1 or 2.
+        quant: the weight type of the matrices to be written; default: as they are.
+        like: a model of the same shape whose tokenizer a version 1 file gets.
+
+    Raises:
+        ConfigError: the arguments do not fit each other.
+        FormatError: the source is damaged or is a model that the target cannot hold.
+        BulletError: there is nothing at `source`, or `target` cannot be written.
+    """
+    source, target = Path(source), Path(target)
+    kind = to or _kind_by_name(target)
+    if version == 1 and kind != "bullet":
+        raise ConfigError(f"--format v1 is a kind of .bullet, but {target} is to be {kind}: leave one of them out")
+    if quant and (kind in ("hf", "npy") or (version == 1 and quant != "BQ4")):
+        what = "version 1, which is BQ4 throughout" if version == 1 else f"{kind}, which holds float32"
+        raise ConfigError(f"--quant {quant} has no meaning for {what}: leave it out")
+    if target.exists() and source.exists() and target.samefile(source):
+        raise ConfigError(f"{target} is the source itself: choose another name")
+    _check_target(target, kind)
+    source_kind, model = read_model(source, like)
+    notes = list(model.notes)
+    model = _rounded(model, source_kind, kind, version, quant, notes)
+    _write(target, kind, version, model)
+    if version == 1:
+        notes.append("version 1 has four bits for every tensor, the embedding too, which costs a small model more than 1 % perplexity")
+    types = {name: type_of(tensor) for name, tensor in model.tensors.items()} if kind in ("bullet", "gguf") and version == 2 else {}
+    return Conversion(source_kind, kind if version == 2 else "bullet v1", types, notes)
+
+
+def read_model(path: Path, like: Path | None = None) -> tuple[str, StoredModel]:
+    """The kind of a model ("bullet", "bullet v1", "gguf", "hf" or "npy"), recognised by its content, and the model.
+
+    Raises:
+        BulletError: there is nothing at `path`.
+        FormatError: it is damaged, or no format that can be read.
+    """
+    kind = _kind_by_content(path)
+    if like is not None and kind != "bullet v1":
+        raise ConfigError(f"--like is for files of version 1, but {path} is {kind}: leave it out")
+    if kind == "bullet v1":
+        return kind, read_v1(path, read_model(like)[1] if like else None)
+    if kind == "gguf":
+        return kind, read_gguf(path)
+    if kind == "hf":
+        return kind, read_hf(path)
+    if kind == "npy":
+        shape, floats, proto, metadata = read_npy(path)
+        check_tokenizer(proto, shape.vocab_size, str(path / TOKENIZER))
+        return kind, StoredModel(shape, floats, proto, metadata)
+    file = open_bullet(path)
+    tensors: dict[str, Stored] = {}
+    for name in file.tensors:
+        values, type = file.raw(name), file.type(name)
+        tensors[name] = Quantized(type, values) if type in ("BQ4", "BQ8") else values
+    return kind, StoredModel(file.shape, tensors, file.tokenizer().proto, file.metadata)
+
+
+def _kind_by_content(path: Path) -> str:
+    if path.is_dir():
+        if (path / MANIFEST).exists():
+            return "npy"
+        if (path / "config.json").exists() and not (path / "export").exists():
+            return "hf"
+        for inside in ("model.bullet", "export/npy"):
+            if (path / inside).exists():
+                raise ConfigError(f"{path} is a run: name {path / inside}")
+        raise FormatError(f"{path} has neither config.json (Hugging Face) nor {MANIFEST} (.npy tensors): it is no model folder")
+    try:
+        with open(path, "rb") as file:
+            head = file.read(4096)
+    except OSError as error:
+        raise BulletError(f"cannot open {path} ({error.strerror}): name a model file or folder") from None
+    if head.startswith(b"GGUF"):
+        return "gguf"
+    if head[:1] == b"\x80":
+        raise FormatError(f"{path}: {PICKLE}")
+    if head.startswith(b"PK"):
+        raise FormatError(f"{path} is a zip file, such as torch.save writes: pickles inside it can run any program, so it is refused")
+    if path.suffix == ".safetensors":
+        raise FormatError(f"{path} has weights only: name the folder with config.json and tokenizer.model")
+    return "bullet v1" if is_v1(head) else "bullet"
+
+
+def _kind_by_name(target: Path) -> str:
+    if target.suffix in (".bullet", ".gguf"):
+        return target.suffix[1:]
+    words = set(re.split("[^a-z0-9]+", target.name.lower()))
+    kinds = [kind for kind in ("hf", "npy") if kind in words]
+    if len(kinds) == 1:
+        return kinds[0]
+    raise ConfigError(f"{target}: end the name in .bullet or .gguf, or say which folder it is to be with --to hf or --to npy")
+
+
+def _check_target(target: Path, kind: str) -> None:
+    """A folder that holds anything but an earlier export is not replaced."""
+    if kind in ("bullet", "gguf"):
+        if target.is_dir():
+            raise ConfigError(f"{target} is a folder: name a file for {kind}")
+        return
+    if target.exists() and not target.is_dir():
+        raise ConfigError(f"{target} is a file: name a folder for {kind}")
+    if target.is_dir():
+        known = HF_FILES if kind == "hf" else (MANIFEST, TOKENIZER)
+        strange = sorted(file.name for file in target.iterdir() if file.name not in known and not (kind == "npy" and file.suffix == ".npy"))
+        if strange:
+            raise ConfigError(f"{target} holds other files ({strange[0]}): name a new folder")
+
+
+def _rounded(model: StoredModel, source_kind: str, kind: str, version: int, quant: str | None, notes: list[str]) -> StoredModel:
+    """The model with its matrices in the types that the target is to have."""
+    if kind in ("hf", "npy") or version == 1:
+        return model
+    floats_only = source_kind in ("hf", "npy", "bullet v1") and kind == "bullet"
+    if not quant and not floats_only:
+        return model
+    types = standard_types(model.shape, quant or "BQ4")
+    tensors = dict(model.tensors)
+    again = 0
+    for name, tensor in model.tensors.items():
+        if type_of(tensor) == types[name] or (not quant and type_of(tensor) != "F32"):
+            continue
+        again += isinstance(tensor, Quantized) and types[name] in ("BQ4", "BQ8")
+        tensors[name] = _as_type(name, tensor, types[name])
+    if again:
+        notes.append(f"{again} tensors had been rounded to another grid before and were rounded again: start from FP32 where you can")
+    return model._replace(tensors=tensors)
+
+
+def _as_type(name: str, tensor: Stored, type: str) -> Stored:
+    weights = as_floats(tensor)
+    try:
+        if type in ("BQ4", "BQ8"):
+            return Quantized(type, quantize_bq4(weights) if type == "BQ4" else quantize_bq8(weights))
+    except BulletError as error:
+        raise FormatError(f"the tensor {name} cannot be written: {error}") from None
+    with np.errstate(over="ignore"):
+        numbers = weights.astype(np.float16) if type == "F16" else weights
+    if not np.isfinite(numbers).all():
+        raise FormatError(f"the tensor {name} cannot be written: a weight is too large for {type}")
+    return numbers
+
+
+def _write(target: Path, kind: str, version: int, model: StoredModel) -> None:
+    if kind == "gguf":
+        write_gguf(target, model)
+    elif kind == "hf":
+        write_hf(target, model)
+    elif kind == "npy":
+        floats = {name: as_floats(tensor) for name, tensor in model.tensors.items()}
+        write_npy(target, model.shape, floats, model.tokenizer_proto, model.metadata)
+    elif version == 1:
+        write_v1(target, model)
+    else:
+        tokenizer = check_tokenizer(model.tokenizer_proto, model.shape.vocab_size, "the tokenizer")
+        types = {name: type_of(tensor) for name, tensor in model.tensors.items()}
+        tensors = {name: tensor if isinstance(tensor, Quantized) else as_floats(tensor) for name, tensor in model.tensors.items()}
+        write_bullet(target, model.shape, tensors, types, tokenizer.proto, tokenizer.pieces(), model.metadata)

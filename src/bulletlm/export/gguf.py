@@ -1,0 +1,469 @@
+"""GGUF, the format of llama.cpp, Ollama and LM Studio: writing and reading.
+
+BQ4 and BQ8 are ggml's Q4_0 and Q8_0, and the `llama` architecture rotates the same pairs, so every tensor goes over bit
+for bit, in both directions. Writing uses the gguf package (extra `export`). Reading is done here, since files come from
+anywhere: every length is checked before it is used, and tensors are mapped, not copied.
+"""
+
+import itertools
+import json
+import math
+import mmap
+import struct
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from bulletlm.bulletfile.cursor import Cursor
+from bulletlm.bulletfile.header import SHAPE_LIMITS, check_metadata, parse_json
+from bulletlm.bulletfile.layout import tensor_bytes
+from bulletlm.data.chat import CHAT_TEMPLATE
+from bulletlm.errors import BulletError, ConfigError, FormatError
+from bulletlm.export.stored import Stored, StoredModel, check_finite, check_tokenizer, printable, type_of, view_tensor
+from bulletlm.files import atomic_file, write_text
+from bulletlm.quant.bq4 import Quantized
+from bulletlm.runtime.sampling import PENALTY_WINDOW
+from bulletlm.shape import ModelShape
+from bulletlm.tokenizer import BOS, END, EOS, FIRST_PIECE, NORMAL, SPECIAL_TOKENS, UNK, Tokenizer, model_of_pieces
+
+GGML_TYPES = {"F32": 0, "F16": 1, "BQ4": 2, "BQ8": 8}
+FILE_TYPES = {"F32": 0, "F16": 1, "BQ4": 2, "BQ8": 7}
+"""general.file_type: what most of the weights are."""
+
+METADATA_KEY = "bullet.metadata"
+"""Our metadata as JSON, so that nothing is lost on the way back."""
+
+SAMPLING_KEYS = {
+    "temperature": "general.sampling.temp",
+    "top_k": "general.sampling.top_k",
+    "top_p": "general.sampling.top_p",
+    "min_p": "general.sampling.min_p",
+    "repetition_penalty": "general.sampling.penalty_repeat",
+}
+
+_LAYER_NAMES = {
+    "attention_norm": "attn_norm",
+    "attention.q_proj": "attn_q",
+    "attention.k_proj": "attn_k",
+    "attention.v_proj": "attn_v",
+    "attention.o_proj": "attn_output",
+    "mlp_norm": "ffn_norm",
+    "mlp.gate_proj": "ffn_gate",
+    "mlp.up_proj": "ffn_up",
+    "mlp.down_proj": "ffn_down",
+}
+_OTHER_NAMES = {"token_embedding.weight": "token_embd.weight", "final_norm.weight": "output_norm.weight", "lm_head.weight": "output.weight"}
+
+
+def gguf_name(name: str) -> str:
+    """Our name of a tensor -> llama.cpp's."""
+    if name in _OTHER_NAMES:
+        return _OTHER_NAMES[name]
+    _, layer, part = name.removesuffix(".weight").split(".", 2)
+    return f"blk.{layer}.{_LAYER_NAMES[part]}.weight"
+
+
+def write_gguf(path: Path, model: StoredModel) -> None:
+    """Write a GGUF file, and beside it a `Modelfile` for Ollama; each atomically.
+
+    Raises:
+        ConfigError: the gguf package is not installed.
+        FormatError: the tokenizer is not one of ours.
+        BulletError: the disk is full or the folder is not writable.
+    """
+    try:
+        import gguf
+    except ImportError:
+        raise ConfigError("writing GGUF needs the gguf package: pip install 'bulletlm[export]'") from None
+    path = Path(path)
+    pieces = check_tokenizer(model.tokenizer_proto, model.shape.vocab_size, "the tokenizer").pieces()
+    with atomic_file(path) as file:
+        # It opens the same partial file by name; atomic_file then brings it to the disk and renames it.
+        writer = gguf.GGUFWriter(file.name, "llama")
+        _add_model(writer, model)
+        writer.add_tokenizer_model("llama")
+        writer.add_tokenizer_pre("default")
+        writer.add_token_list([piece.text for piece in pieces])
+        writer.add_token_scores([piece.score for piece in pieces])
+        writer.add_token_types([piece.type for piece in pieces])
+        writer.add_unk_token_id(UNK)
+        writer.add_bos_token_id(BOS)
+        writer.add_eos_token_id(EOS)
+        writer.add_eot_token_id(END)
+        writer.add_add_bos_token(True)
+        writer.add_add_eos_token(False)
+        writer.add_add_space_prefix(False)
+        writer.add_bool("tokenizer.ggml.remove_extra_whitespaces", False)
+        writer.add_chat_template(model.metadata.get("chat_template", CHAT_TEMPLATE))
+        for name in model.shape.tensors():
+            tensor = model.tensors[name]
+            data = tensor.blocks.reshape(*tensor.shape[:-1], -1) if isinstance(tensor, Quantized) else tensor
+            kind = gguf.GGMLQuantizationType(GGML_TYPES[type_of(tensor)])
+            writer.add_tensor(gguf_name(name), np.ascontiguousarray(data), raw_dtype=kind)
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+    write_text(path.with_name("Modelfile"), modelfile(path.name, model))
+
+
+def _add_model(writer: Any, model: StoredModel) -> None:
+    shape, metadata = model.shape, model.metadata
+    writer.add_type("model")
+    writer.add_name(metadata.get("name", ""))
+    writer.add_size_label(size_label(shape.n_parameters))
+    writer.add_license(metadata.get("license", ""))
+    writer.add_languages(metadata.get("languages", []))
+    writer.add_file_type(FILE_TYPES[main_type(model)])
+    writer.add_quantization_version(2)
+    sampling = metadata.get("sampling", {})
+    for name, key in SAMPLING_KEYS.items():
+        if name in sampling and name == "top_k":
+            writer.add_int32(key, sampling[name])
+        elif name in sampling:
+            writer.add_float32(key, sampling[name])
+    if "repetition_penalty" in sampling:
+        writer.add_sampling_penalty_last_n(PENALTY_WINDOW)
+    writer.add_vocab_size(shape.vocab_size)
+    writer.add_context_length(shape.max_seq_len)
+    writer.add_embedding_length(shape.dim)
+    writer.add_block_count(shape.n_layers)
+    writer.add_feed_forward_length(shape.hidden_dim)
+    writer.add_head_count(shape.n_heads)
+    writer.add_head_count_kv(shape.n_kv_heads)
+    writer.add_layer_norm_rms_eps(shape.norm_eps)
+    writer.add_rope_dimension_count(shape.head_dim)
+    writer.add_rope_freq_base(shape.rope_theta)
+    writer.add_string(METADATA_KEY, json.dumps(dict(metadata), ensure_ascii=False, allow_nan=False))
+
+
+def main_type(model: StoredModel) -> str:
+    """The type that most of the weights have."""
+    sizes: dict[str, int] = {}
+    for name, extents in model.shape.tensors().items():
+        kind = type_of(model.tensors[name])
+        sizes[kind] = sizes.get(kind, 0) + math.prod(extents)
+    return max(sizes, key=lambda kind: sizes[kind])
+
+
+def size_label(parameters: int) -> str:
+    """Parameters as model names say them: 850K, 9.4M."""
+    for unit, size in (("B", 10**9), ("M", 10**6), ("K", 10**3)):
+        if parameters >= size:
+            return f"{parameters / size:.3g}{unit}"
+    return str(parameters)
+
+
+def modelfile(gguf_file: str, model: StoredModel) -> str:
+    """The text of an Ollama Modelfile for a GGUF in the same folder."""
+    sampling = model.metadata.get("sampling", {})
+    names = {"repetition_penalty": "repeat_penalty", "max_tokens": "num_predict"}
+    lines = [
+        f"# ollama create NAME -f Modelfile && ollama run NAME\nFROM ./{gguf_file}",
+        f'TEMPLATE """{OLLAMA_TEMPLATE}"""',
+        *(f"PARAMETER {names.get(name, name)} {value}" for name, value in sampling.items() if name in {*SAMPLING_KEYS, "max_tokens"}),
+        f"PARAMETER num_ctx {model.shape.max_seq_len}",
+        f'PARAMETER stop "{SPECIAL_TOKENS[END]}"',
+        f'PARAMETER stop "{SPECIAL_TOKENS[EOS]}"',
+    ]
+    if model.metadata.get("license"):
+        lines.append('LICENSE """{}"""'.format(model.metadata["license"].replace('"""', "'''")))
+    return "\n".join(lines) + "\n"
+
+
+OLLAMA_TEMPLATE = """\
+{{- $system := .System }}{{ range .Messages }}\
+{{ if eq .Role "user" }}<|user|>{{ if $system }}{{ $system }}
+
+{{ $system = "" }}{{ end }}{{ .Content }}<|end|>\
+{{ else if eq .Role "assistant" }}<|assistant|>{{ .Content }}<|end|>{{ end }}{{ end }}<|assistant|>"""
+"""The chat template in Go's template language; Ollama puts <s> in front."""
+
+
+def read_gguf(path: Path) -> StoredModel:
+    """Read a model of the `llama` architecture with Q4_0, Q8_0, F16 or F32 tensors and our tokenizer.
+
+    The tensors are mapped from the file.
+
+    Raises:
+        BulletError: the file cannot be opened.
+        FormatError: it is damaged, or it is a model that a .bullet cannot hold; the message names the key or tensor.
+    """
+    path = Path(path)
+    try:
+        with open(path, "rb") as file:
+            data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    except (OSError, ValueError) as error:
+        raise BulletError(f"cannot open {path} ({getattr(error, 'strerror', None) or 'it is empty'}): name a GGUF file") from None
+    try:
+        return _read(data)
+    except FormatError as error:
+        raise FormatError(f"{path}: {error}") from None
+
+
+def _read(data: mmap.mmap) -> StoredModel:
+    values, infos, start = _parse(data)
+    architecture = _text(values, "general.architecture")
+    if architecture != "llama":
+        raise FormatError(f'general.architecture is "{printable(architecture)}": only "llama" is supported')
+    _check_keys(values)
+    shape = _shape(values, infos)
+    tensors = _tensors(data, infos, start, shape)
+    return StoredModel(shape, tensors, _tokenizer(values, shape), _metadata(values))
+
+
+class _Info(NamedTuple):
+    """Where a tensor is: its ggml type, its shape (outputs, inputs), and its offset in the data section."""
+
+    type: int
+    extents: tuple[int, ...]
+    offset: int
+
+
+_SCALARS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
+_STRING, _ARRAY = 8, 9
+_MOST_KEYS = 1 << 16
+_MOST_STRINGS = 1 << 21
+_LONGEST_NAME = 1 << 16
+
+
+def _string(cursor: Cursor, what: str, longest: int | None = None) -> str:
+    length = cursor.number("<Q", what)
+    if longest is not None and length > longest:
+        raise FormatError(f"{what} at byte {cursor.at} has {length} bytes: at most {longest} are allowed")
+    try:
+        return cursor.bytes(length, what).decode()
+    except UnicodeDecodeError:
+        raise FormatError(f"{what} at byte {cursor.at - length} is not UTF-8") from None
+
+
+def _value(cursor: Cursor, what: str) -> Any:
+    kind = cursor.number("<I", what)
+    if kind in _SCALARS:
+        return cursor.number(_SCALARS[kind], what)
+    if kind == _STRING:
+        return _string(cursor, what)
+    if kind != _ARRAY:
+        raise FormatError(f"{what} has the unknown type {kind}")
+    kind, count = cursor.number("<I", what), cursor.number("<Q", what)
+    if kind in _SCALARS:
+        return np.frombuffer(cursor.bytes(count * struct.calcsize(_SCALARS[kind]), what), _SCALARS[kind])
+    if kind != _STRING or count > _MOST_STRINGS:
+        raise FormatError(f"{what} is an array of {count} values of type {kind}, which is not supported")
+    return [_string(cursor, what) for _ in range(count)]
+
+
+def _parse(data: mmap.mmap) -> tuple[dict[str, Any], dict[str, _Info], int]:
+    """The keys, the tensors, and where the data section begins."""
+    if data[:4] != b"GGUF":
+        raise FormatError('this is not a GGUF file: it does not begin with "GGUF"')
+    cursor = Cursor(data, 4)
+    version = cursor.number("<I", "the version")
+    if version not in (2, 3):
+        raise FormatError(f"GGUF version {version}: only 2 and 3, little-endian, are supported")
+    tensor_count, key_count = cursor.number("<Q", "the number of tensors"), cursor.number("<Q", "the number of keys")
+    if key_count > _MOST_KEYS or tensor_count > _MOST_KEYS:
+        raise FormatError(f"the file claims {key_count} keys and {tensor_count} tensors: at most {_MOST_KEYS} of each are allowed")
+    values: dict[str, Any] = {}
+    for _ in range(key_count):
+        key = _string(cursor, "the name of a key", _LONGEST_NAME)
+        if key in values:
+            raise FormatError(f"the key {printable(key)} is given twice")
+        values[key] = _value(cursor, printable(key))
+    infos: dict[str, _Info] = {}
+    for _ in range(tensor_count):
+        name = _string(cursor, "the name of a tensor", _LONGEST_NAME)
+        where = f"the entry of tensor {printable(name)}"
+        if name in infos:
+            raise FormatError(f"the tensor {printable(name)} is given twice")
+        rank = cursor.number("<I", where)
+        if rank > 4:
+            raise FormatError(f"{where} has {rank} dimensions: at most 4 are allowed")
+        extents = tuple(cursor.number("<Q", where) for _ in range(rank))
+        infos[name] = _Info(cursor.number("<I", where), extents[::-1], cursor.number("<Q", where))
+    alignment = values.get("general.alignment", 32)
+    if type(alignment) is not int or alignment < 8 or alignment > 1 << 16 or alignment & (alignment - 1):
+        raise FormatError(f"general.alignment is {printable(str(alignment))}: it must be a power of two from 8 to 65536")
+    return values, infos, -(-cursor.at // alignment) * alignment
+
+
+def _text(values: Mapping[str, Any], key: str, default: str | None = None) -> str:
+    value = values.get(key, default)
+    if not isinstance(value, str):
+        raise FormatError(f"{key} is missing: it must be text" if value is None else f"{key} must be text")
+    return value
+
+
+def _whole(values: Mapping[str, Any], key: str, limit: int, default: int | None = None) -> int:
+    value = values.get(key, default)
+    if value is None:
+        raise FormatError(f"{key} is missing")
+    if type(value) is not int or not 1 <= value <= limit:
+        raise FormatError(f"{key} is {printable(str(value))}: it must be a whole number from 1 to {limit}")
+    return value
+
+
+def _real(values: Mapping[str, Any], key: str, default: float | None = None) -> float:
+    value = values.get(key, default)
+    if value is None:
+        raise FormatError(f"{key} is missing")
+    if not isinstance(value, float) or not math.isfinite(value) or value <= 0:
+        raise FormatError(f"{key} is {printable(str(value))}: it must be a number above 0")
+    # Stored as binary32: the shortest number that reads the same, so that 1e-05 comes back as 1e-05.
+    return float(str(np.float32(value)))
+
+
+_READ_KEYS = {
+    "llama.vocab_size",
+    "llama.context_length",
+    "llama.embedding_length",
+    "llama.block_count",
+    "llama.feed_forward_length",
+    "llama.attention.head_count",
+    "llama.attention.head_count_kv",
+    "llama.attention.layer_norm_rms_epsilon",
+    "llama.rope.freq_base",
+    "llama.tensor_data_layout",
+}
+_HEAD_DIM_KEYS = {"llama.rope.dimension_count", "llama.attention.key_length", "llama.attention.value_length"}
+_HARMLESS: dict[str, tuple[Any, ...]] = {
+    "llama.rope.scaling.type": ("none",),
+    "llama.rope.scaling.factor": (0.0, 1.0),
+    "llama.rope.scaling.finetuned": (False,),
+    "llama.expert_count": (0,),
+    "llama.expert_used_count": (0,),
+}
+"""Keys that may be there as long as they ask for nothing that a .bullet cannot do."""
+
+
+def _check_keys(values: Mapping[str, Any]) -> None:
+    """Refuse what is not understood: it may change what the model computes."""
+    heads = _whole(values, "llama.attention.head_count", SHAPE_LIMITS["n_heads"])
+    head_dim = _whole(values, "llama.embedding_length", SHAPE_LIMITS["dim"]) // heads
+    for key, value in values.items():
+        if not key.startswith("llama.") or key in _READ_KEYS:
+            continue
+        wanted = (head_dim,) if key in _HEAD_DIM_KEYS else _HARMLESS.get(key)
+        if wanted is None:
+            raise FormatError(f"the key {printable(key)} is not supported: only plain Llama models are")
+        if isinstance(value, (list, np.ndarray)) or value not in wanted:
+            raise FormatError(f"{key} is {printable(str(value))}: only {' or '.join(map(str, wanted))} is supported")
+
+
+def _shape(values: Mapping[str, Any], infos: Mapping[str, _Info]) -> ModelShape:
+    embedding = infos.get("token_embd.weight")
+    if embedding is None or len(embedding.extents) != 2:
+        raise FormatError("the tensor token_embd.weight is missing or is not a matrix")
+    heads = _whole(values, "llama.attention.head_count", SHAPE_LIMITS["n_heads"])
+    vocab_size = embedding.extents[0]
+    if not 1 <= vocab_size <= SHAPE_LIMITS["vocab_size"]:
+        raise FormatError(f"token_embd.weight has {vocab_size} rows: from 1 to {SHAPE_LIMITS['vocab_size']} are supported")
+    try:
+        return ModelShape(
+            vocab_size=vocab_size,
+            dim=_whole(values, "llama.embedding_length", SHAPE_LIMITS["dim"]),
+            n_layers=_whole(values, "llama.block_count", SHAPE_LIMITS["n_layers"]),
+            n_heads=heads,
+            n_kv_heads=_whole(values, "llama.attention.head_count_kv", SHAPE_LIMITS["n_kv_heads"], heads),
+            hidden_dim=_whole(values, "llama.feed_forward_length", SHAPE_LIMITS["hidden_dim"]),
+            max_seq_len=_whole(values, "llama.context_length", SHAPE_LIMITS["max_seq_len"]),
+            rope_theta=_real(values, "llama.rope.freq_base", 10000.0),
+            norm_eps=_real(values, "llama.attention.layer_norm_rms_epsilon"),
+            tied_embeddings="output.weight" not in infos,
+        )
+    except ConfigError as error:
+        raise FormatError(f"the shape is not supported: {error}") from None
+
+
+def _tensors(data: mmap.mmap, infos: Mapping[str, _Info], start: int, shape: ModelShape) -> dict[str, Stored]:
+    names = {gguf_name(name): name for name in shape.tensors()}
+    for name in infos:
+        if name not in names:
+            raise FormatError(f"the tensor {printable(name)} is unknown: only plain Llama models of this shape are supported")
+    known = {number: kind for kind, number in GGML_TYPES.items()}
+    tensors: dict[str, Stored] = {}
+    places: list[tuple[int, int, str]] = []
+    for theirs, name in names.items():
+        if theirs not in infos:
+            raise FormatError(f"the tensor {theirs} is missing")
+        info, extents = infos[theirs], shape.tensors()[name]
+        if info.extents != extents:
+            raise FormatError(f"the tensor {theirs} has shape {list(info.extents)}, but the keys imply {list(extents)}")
+        if info.type not in known:
+            raise FormatError(f"the tensor {theirs} has ggml type {info.type}: only F32 (0), F16 (1), Q4_0 (2) and Q8_0 (8) are supported")
+        kind = known[info.type]
+        if len(extents) == 1 and kind != "F32":
+            raise FormatError(f"the tensor {theirs} is {kind}: gains of norms must be F32")
+        size, offset = tensor_bytes(kind, extents), start + info.offset
+        if offset + size > len(data) or offset % 4:
+            raise FormatError(f"the file is cut short or damaged: the tensor {theirs} is said to lie at byte {offset}, {size} bytes long")
+        places.append((offset, size, theirs))
+        tensors[name] = view_tensor(np.frombuffer(data, np.uint8, size, offset), kind, extents)
+    places.sort()
+    for (offset, size, before), (after, _, theirs) in itertools.pairwise(places):
+        if offset + size > after:
+            raise FormatError(f"the tensors {before} and {theirs} overlap")
+    for theirs, name in names.items():
+        check_finite(tensors[name], f"the tensor {theirs}")
+    return tensors
+
+
+def _tokenizer(values: Mapping[str, Any], shape: ModelShape) -> bytes:
+    where = "tokenizer.ggml"
+    kind = _text(values, f"{where}.model")
+    if kind != "llama":
+        raise FormatError(f'{where}.model is "{printable(kind)}": only "llama" (sentencepiece) is supported')
+    for key, wanted in (("add_space_prefix", False), ("remove_extra_whitespaces", False)):
+        # llama.cpp's own defaults are true and false.
+        if values.get(f"{where}.{key}", key == "add_space_prefix") is not wanted:
+            raise FormatError(f"{where}.{key} must be false: only tokenizers that keep text as it is are supported")
+    if f"{where}.precompiled_charsmap" in values:
+        raise FormatError(f"{where}.precompiled_charsmap: only tokenizers without a normaliser are supported")
+    tokens, scores, types = (values.get(f"{where}.{key}", 0) for key in ("tokens", "scores", "token_type"))
+    if not isinstance(tokens, list) or len(tokens) != shape.vocab_size:
+        raise FormatError(f"{where}.tokens must be {shape.vocab_size} texts, one for each row of the embedding")
+    if not isinstance(scores, np.ndarray) or len(scores) != len(tokens):
+        raise FormatError(f"{where}.scores must be {len(tokens)} numbers")
+    if not isinstance(types, np.ndarray) or len(types) != len(tokens):
+        raise FormatError(f"{where}.token_type must be {len(tokens)} numbers")
+    if not np.isfinite(scores).all():
+        raise FormatError(f"{where}.scores holds a number that is NaN or infinite")
+    pieces = list(zip(tokens[FIRST_PIECE:], scores[FIRST_PIECE:].tolist(), types[FIRST_PIECE:].tolist(), strict=True))
+    for i, (text, _, kind_number) in enumerate(pieces, FIRST_PIECE):
+        if kind_number != NORMAL or not text:
+            raise FormatError(f"{where}: token {i} must be of type {NORMAL} (normal) and not empty")
+    tokenizer = check_tokenizer(model_of_pieces((text, score) for text, score, _ in pieces), shape.vocab_size, where)
+    _compare(tokenizer, tokens, where)
+    for key, wanted_id in (("bos_token_id", BOS), ("eos_token_id", EOS)):
+        if values.get(f"{where}.{key}", wanted_id) != wanted_id:
+            raise FormatError(f"{where}.{key} must be {wanted_id}")
+    return tokenizer.proto
+
+
+def _compare(tokenizer: Tokenizer, tokens: list[str], where: str) -> None:
+    """The special and byte tokens of the file must be ours, at our ids."""
+    for i, piece in enumerate(tokenizer.pieces()):
+        if piece.text != tokens[i]:
+            raise FormatError(
+                f'{where}: token {i} is "{printable(tokens[i])}", but must be "{piece.text}": only our own tokenizers are supported'
+            )
+
+
+def _metadata(values: Mapping[str, Any]) -> dict[str, Any]:
+    if METADATA_KEY in values:
+        metadata = parse_json(_text(values, METADATA_KEY).encode(), METADATA_KEY)
+    else:
+        metadata = {
+            name: _text(values, key)
+            for name, key in (("name", "general.name"), ("license", "general.license"), ("chat_template", "tokenizer.chat_template"))
+            if key in values
+        }
+        if "general.languages" in values:
+            metadata["languages"] = values["general.languages"]
+        sampling = {name: values[key] for name, key in SAMPLING_KEYS.items() if key in values}
+        if sampling:
+            metadata["sampling"] = {name: float(str(np.float32(v))) if isinstance(v, float) else v for name, v in sampling.items()}
+    check_metadata(metadata)
+    return metadata

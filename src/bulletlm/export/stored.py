@@ -1,0 +1,90 @@
+"""A model on its way from one file format to another, each tensor as its file stores it."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from bulletlm.bulletfile.layout import WEIGHT_TYPES
+from bulletlm.errors import FormatError
+from bulletlm.quant.bq4 import Quantized, scales_of
+from bulletlm.shape import ModelShape
+from bulletlm.tokenizer import Tokenizer
+
+Floats = npt.NDArray[np.float32]
+Stored = npt.NDArray[np.floating] | Quantized
+"""float32 or float16 of the tensor's own shape, or blocks of BQ4 or BQ8."""
+
+GENTLE_TEXT = " नमस्ते,  A\u00a0ﬁ 1२\n\tक्ष्मी "
+"""Comes back changed from a tokenizer that adds, removes or normalises anything."""
+
+
+class StoredModel(NamedTuple):
+    """What every format holds in its own way.
+
+    Attributes:
+        shape: the model's shape.
+        tensors: every tensor of `shape.tensors()`, in any order.
+        tokenizer_proto: the sentencepiece model.
+        metadata: what a person and the runtime should know: name, license, languages, sampling, training ...
+        notes: what was odd about the file that this came from, a sentence each.
+    """
+
+    shape: ModelShape
+    tensors: Mapping[str, Stored]
+    tokenizer_proto: bytes
+    metadata: Mapping[str, Any]
+    notes: tuple[str, ...] = ()
+
+
+def type_of(tensor: Stored) -> str:
+    """BQ4, BQ8, F16 or F32."""
+    if isinstance(tensor, Quantized):
+        return tensor.type
+    return "F16" if tensor.dtype == np.float16 else "F32"
+
+
+def as_floats(tensor: Stored) -> Floats:
+    """The weights as float32, exactly."""
+    if isinstance(tensor, Quantized):
+        return tensor.dequantize()
+    return cast(Floats, tensor.astype(np.float32, copy=False))
+
+
+def view_tensor(stored: npt.NDArray[np.uint8], type: str, extents: tuple[int, ...]) -> Stored:
+    """The bytes of a tensor, uint8[bytes], as what they mean; no copy."""
+    if type in ("BQ4", "BQ8"):
+        return Quantized(type, stored.reshape(*extents[:-1], -1, WEIGHT_TYPES[type].size))
+    return cast(Stored, stored.view("<f2" if type == "F16" else "<f4").reshape(extents))
+
+
+def check_finite(tensor: Stored, where: str) -> None:
+    """Raises:
+    FormatError: a number, or the scale of a block, is NaN or infinite; `where` names the tensor.
+    """
+    if not np.isfinite(scales_of(tensor.blocks) if isinstance(tensor, Quantized) else tensor).all():
+        raise FormatError(f"{where} holds a scale or number that is NaN or infinite")
+
+
+def check_tokenizer(proto: bytes, vocab_size: int, where: str) -> Tokenizer:
+    """The tokenizer of a file that somebody else may have written.
+
+    Raises:
+        FormatError: not a sentencepiece model, not with our special tokens, of another size than the embedding, or
+            one that changes text before encoding it, which a .bullet cannot say.
+    """
+    try:
+        tokenizer = Tokenizer(proto)
+    except FormatError as error:
+        raise FormatError(f"{where}: {printable(str(error))}") from None
+    if tokenizer.vocab_size != vocab_size:
+        raise FormatError(f"{where}: it has {tokenizer.vocab_size} tokens, but the embedding has {vocab_size} rows")
+    if tokenizer.decode(tokenizer.encode(GENTLE_TEXT)) != GENTLE_TEXT:
+        raise FormatError(f"{where}: it changes text (a space in front, a normaliser): only tokenizers that keep text are supported")
+    return tokenizer
+
+
+def printable(text: str) -> str:
+    """Text of a file as it may appear in a message: one short line."""
+    return "".join(c if c.isprintable() else "?" for c in text)[:200]
