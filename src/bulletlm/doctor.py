@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from bulletlm.machine import Machine, inspect_machine
+from bulletlm.runtime.native import summary
 
 GB = 1e9
 NEEDED_DISK = 2 * GB
@@ -26,6 +27,7 @@ def examine(folder: Path) -> dict[str, Any]:
         "disk_free": free,
         "python": sys.version.split()[0],
         "torch": _installed("torch"),
+        "runtime": summary(),
         "advice": advice,
     }
 
@@ -47,9 +49,10 @@ def print_doctor(as_json: bool) -> None:
         ("system", f"{facts['system']}, Python {facts['python']}"),
         ("torch", facts["torch"] or "not installed"),
         ("compiler", facts["compiler"] or "none"),
+        ("models run on", facts["runtime"]),
     ]
     for name, value in rows:
-        print(f"{name:<13}{value}")
+        print(f"{name:<15}{value}")
     print()
     for sentence in facts["advice"]:
         print(f"- {sentence}")

@@ -35,4 +35,4 @@ def bullet_path(tmp_path_factory: pytest.TempPathFactory, tokenizer: Tokenizer) 
 
 @pytest.fixture(scope="session")
 def model(bullet_path: Path) -> Model:
-    return load(bullet_path)
+    return load(bullet_path, engine="numpy")

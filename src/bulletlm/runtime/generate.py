@@ -1,17 +1,25 @@
 """From a prompt to tokens, and from tokens to text that is whole at every moment."""
 
 import codecs
+import time
 import unicodedata
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
 from bulletlm.errors import BulletError
-from bulletlm.runtime.engine import Model
+from bulletlm.runtime.engine import Engine, Model
+from bulletlm.runtime.native import NativeEngine, NativeSampler
 from bulletlm.runtime.sampling import Sampling, sample
 
 RANDOM_STREAM = 5
 """Keeps the draws of generation apart from every other use of the same seed."""
+
+STREAM_SECONDS = 0.01
+"""The native engine draws as many tokens in one call as fit into this time: a call costs a microsecond or two."""
+
+Draw = Callable[[list[int], Any, int], list[int]]
 
 VIRAMA = 9
 """Canonical combining class of the viramas, which join a consonant to the next one."""
@@ -32,23 +40,43 @@ def generate(model: Model, prompt_ids: Sequence[int], sampling: Sampling, stop_i
     """
     if not prompt_ids:
         raise BulletError("the prompt is empty: give the model at least one token to continue")
-    rng = np.random.default_rng([sampling.seed, RANDOM_STREAM])
     window = model.shape.max_seq_len
     beginning = min(len(prompt_ids), window // 4)
     context = unread = list(prompt_ids)
     history = [token for token in prompt_ids if token not in stop_ids]  # or a chat would unlearn to end its turns
+    draw = _drawing(model.engine, sampling, history, stop_ids)
     cache = model.engine.new_cache()
-    for _ in range(sampling.max_tokens):
+    left, at_once = sampling.max_tokens, 1
+    while left:
         if len(context) > window:
             context = unread = _shortened(context, beginning, window)
             cache.length = 0
-        token = sample(model.engine.prefill(unread, cache), history, sampling, rng)
-        if token in stop_ids:
-            return
-        yield token
-        unread = [token]
-        context.append(token)
-        history.append(token)
+        started = time.monotonic()
+        tokens = draw(unread, cache, min(at_once, left))
+        at_once = 2 * at_once if time.monotonic() - started < STREAM_SECONDS / 2 else max(1, at_once // 2)
+        for token in tokens:
+            if token in stop_ids:
+                return
+            yield token
+        unread = tokens[-1:]
+        context += tokens
+        left -= len(tokens)
+
+
+def _drawing(engine: Engine | NativeEngine, sampling: Sampling, history: Sequence[int], stop_ids: Collection[int]) -> Draw:
+    """The function that reads tokens into a cache and draws the next ones: up to a given number, at least one, up to a stop."""
+    rng = np.random.default_rng([sampling.seed, RANDOM_STREAM])
+    if isinstance(engine, NativeEngine):
+        sampler = NativeSampler(sampling, rng, history)
+        return lambda unread, cache, count: engine.generate(unread, cache, sampler, stop_ids, count)
+    so_far = list(history)
+
+    def draw_one(unread: list[int], cache: Any, count: int) -> list[int]:
+        token = sample(engine.prefill(unread, cache), so_far, sampling, rng)
+        so_far.append(token)
+        return [token]
+
+    return draw_one
 
 
 def _shortened(context: list[int], beginning: int, window: int) -> list[int]:

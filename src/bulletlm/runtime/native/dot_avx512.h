@@ -1,0 +1,150 @@
+/* Dot products with AVX-512 VNNI. One 512-bit vector = sixteen rows x four inputs, and vpdpbusd multiplies unsigned
+ * weight bytes by signed activation bytes: 64 products an instruction.
+ *
+ * A 16-bit activation takes two of them (q = 256 * high + low), still cheaper than widening the weights to 16 bits for
+ * vpdpwssd: per 128 weights 2 masks + 4 products against 4 masks and shifts + 4 products. High nibbles are not shifted
+ * down either: as unsigned bytes they are 16 * n, and one exact shift of the finished sum takes the 16 out. */
+
+#include <immintrin.h>
+
+typedef __m512 lanes; /* one float a row */
+
+static inline lanes lanes_zero(void) { return _mm512_setzero_ps(); }
+static inline lanes lanes_load(const float *p) { return _mm512_loadu_ps(p); }
+static inline void lanes_store(float *p, lanes v) { _mm512_storeu_ps(p, v); }
+static inline lanes lanes_add(lanes a, lanes b) { return _mm512_add_ps(a, b); }
+static inline lanes lanes_i16(const int16_t *p) {
+    return _mm512_cvtepi32_ps(_mm512_cvtepi16_epi32(_mm256_loadu_si256((const __m256i *)(const void *)p)));
+}
+static inline lanes lanes_f16(const uint8_t *p) { return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(const void *)p)); }
+static inline lanes lanes_fma(lanes acc, lanes a, float b) { return _mm512_fmadd_ps(a, _mm512_set1_ps(b), acc); }
+
+static inline __m512i load64(const uint8_t *p) { return _mm512_load_si512((const void *)p); }
+static inline __m512i four(const int8_t *p) { /* four activations, for all rows */
+    int32_t word;
+    memcpy(&word, p, 4);
+    return _mm512_set1_epi32(word);
+}
+
+/* acc + weight scales * activation scale * the integer sums. Written once, so that decode and prefill round alike. */
+static inline lanes scaled(lanes acc, __m512i sums, const uint8_t *scales, float scale) {
+    return _mm512_fmadd_ps(_mm512_cvtepi32_ps(sums), _mm512_mul_ps(lanes_f16(scales), _mm512_set1_ps(scale)), acc);
+}
+
+static ALWAYS_INLINE lanes dot_bq4(const uint8_t *tile, const uint8_t *scales, const struct act *x, int32_t blocks, bool turbo) {
+    const __m512i low_mask = _mm512_set1_epi8(0x0f), high_mask = _mm512_set1_epi8((char)0xf0);
+    lanes acc = lanes_zero();
+    for (int32_t b = 0; b < blocks; b++, tile += 256, scales += 32, x++) {
+        _mm_prefetch((const char *)tile + PREFETCH, _MM_HINT_T0);
+        _mm_prefetch((const char *)tile + PREFETCH + 64, _MM_HINT_T0);
+        _mm_prefetch((const char *)tile + PREFETCH + 128, _MM_HINT_T0);
+        _mm_prefetch((const char *)tile + PREFETCH + 192, _MM_HINT_T0);
+        __m512i p0 = load64(tile), p1 = load64(tile + 64), p2 = load64(tile + 128), p3 = load64(tile + 192);
+        __m512i l0 = _mm512_and_si512(p0, low_mask), h0 = _mm512_and_si512(p0, high_mask);
+        __m512i l1 = _mm512_and_si512(p1, low_mask), h1 = _mm512_and_si512(p1, high_mask);
+        __m512i l2 = _mm512_and_si512(p2, low_mask), h2 = _mm512_and_si512(p2, high_mask);
+        __m512i l3 = _mm512_and_si512(p3, low_mask), h3 = _mm512_and_si512(p3, high_mask);
+        __m512i once = _mm512_setzero_si512(), times16 = once;
+        once = _mm512_dpbusd_epi32(once, l0, four(x->high));
+        times16 = _mm512_dpbusd_epi32(times16, h0, four(x->high + 16));
+        once = _mm512_dpbusd_epi32(once, l1, four(x->high + 4));
+        times16 = _mm512_dpbusd_epi32(times16, h1, four(x->high + 20));
+        once = _mm512_dpbusd_epi32(once, l2, four(x->high + 8));
+        times16 = _mm512_dpbusd_epi32(times16, h2, four(x->high + 24));
+        once = _mm512_dpbusd_epi32(once, l3, four(x->high + 12));
+        times16 = _mm512_dpbusd_epi32(times16, h3, four(x->high + 28));
+        if (!turbo) {
+            once = _mm512_slli_epi32(once, 8);
+            times16 = _mm512_slli_epi32(times16, 8);
+            once = _mm512_dpbusd_epi32(once, l0, four(x->low));
+            times16 = _mm512_dpbusd_epi32(times16, h0, four(x->low + 16));
+            once = _mm512_dpbusd_epi32(once, l1, four(x->low + 4));
+            times16 = _mm512_dpbusd_epi32(times16, h1, four(x->low + 20));
+            once = _mm512_dpbusd_epi32(once, l2, four(x->low + 8));
+            times16 = _mm512_dpbusd_epi32(times16, h2, four(x->low + 24));
+            once = _mm512_dpbusd_epi32(once, l3, four(x->low + 12));
+            times16 = _mm512_dpbusd_epi32(times16, h3, four(x->low + 28));
+        }
+        __m512i sums = _mm512_add_epi32(_mm512_add_epi32(once, _mm512_set1_epi32(x->minus_8)), _mm512_srai_epi32(times16, 4));
+        acc = scaled(acc, sums, scales, x->scale);
+    }
+    return acc;
+}
+
+static ALWAYS_INLINE lanes dot_bq8(const uint8_t *tile, const uint8_t *scales, const struct act *x, int32_t blocks, bool turbo) {
+    lanes acc = lanes_zero();
+    for (int32_t b = 0; b < blocks; b++, tile += 512, scales += 32, x++) {
+        __m512i even = _mm512_setzero_si512(), odd = even;
+        for (int i = 0; i < 4; i++) {
+            even = _mm512_dpbusd_epi32(even, load64(tile + 128 * i), four(x->high + 8 * i));
+            odd = _mm512_dpbusd_epi32(odd, load64(tile + 128 * i + 64), four(x->high + 8 * i + 4));
+            _mm_prefetch((const char *)tile + PREFETCH + 128 * i, _MM_HINT_T0);
+            _mm_prefetch((const char *)tile + PREFETCH + 128 * i + 64, _MM_HINT_T0);
+        }
+        __m512i sums = _mm512_add_epi32(even, odd);
+        if (!turbo) {
+            even = _mm512_slli_epi32(sums, 8);
+            odd = _mm512_setzero_si512();
+            for (int i = 0; i < 4; i++) {
+                even = _mm512_dpbusd_epi32(even, load64(tile + 128 * i), four(x->low + 8 * i));
+                odd = _mm512_dpbusd_epi32(odd, load64(tile + 128 * i + 64), four(x->low + 8 * i + 4));
+            }
+            sums = _mm512_add_epi32(even, odd);
+        }
+        acc = scaled(acc, _mm512_add_epi32(sums, _mm512_set1_epi32(x->minus_128)), scales, x->scale);
+    }
+    return acc;
+}
+
+/* Prefill: weights as unsigned bytes (a BQ8 tile as it is, or a BQ4 tile unpacked to the same form) against several tokens
+ * in one register tile. 6 tokens x 2 row groups: 12 integer and 12 float sums, 2 weights, 2 scales, 1 broadcast of 32. */
+#define DOT_MANY
+enum { TILE_TOKENS = 6, UNPACKED_BYTES = 512 };
+
+static inline void unpack_bq4(uint8_t *out, const uint8_t *tile) {
+    const __m512i mask = _mm512_set1_epi8(0x0f);
+    for (int i = 0; i < 4; i++) {
+        __m512i p = load64(tile + 64 * i);
+        _mm512_store_si512((void *)(out + 64 * i), _mm512_and_si512(p, mask));
+        _mm512_store_si512((void *)(out + 256 + 64 * i), _mm512_and_si512(_mm512_srli_epi16(p, 4), mask));
+    }
+}
+
+static inline void unpack_bq8(uint8_t *out, const uint8_t *tile) { memcpy(out, tile, 512); }
+
+/* out[t][g * 16 ...] += the products of `blocks` blocks; weights[g] are unpacked tiles. */
+static ALWAYS_INLINE void dot_tile(const int tokens, const int groups, const uint8_t *const weights[2], const uint8_t *const scales[2],
+                                   bool bq8, const struct act *x, size_t x_step, int32_t blocks, bool turbo, float *out, size_t out_step) {
+    lanes acc[TILE_TOKENS][2];
+    UNROLL for (int t = 0; t < tokens; t++) UNROLL for (int g = 0; g < groups; g++) acc[t][g] = lanes_load(out + (size_t)t * out_step + 16 * g);
+    for (int32_t b = 0; b < blocks; b++) {
+        __m512i sums[TILE_TOKENS][2];
+        UNROLL for (int t = 0; t < tokens; t++) UNROLL for (int g = 0; g < groups; g++) sums[t][g] = _mm512_setzero_si512();
+        for (int i = 0; i < 8; i++) {
+            __m512i w[2];
+            UNROLL for (int g = 0; g < groups; g++) w[g] = load64(weights[g] + 512 * (size_t)b + 64 * i);
+            UNROLL for (int t = 0; t < tokens; t++) {
+                __m512i a = four(x[(size_t)t * x_step + (size_t)b].high + 4 * i);
+                UNROLL for (int g = 0; g < groups; g++) sums[t][g] = _mm512_dpbusd_epi32(sums[t][g], w[g], a);
+            }
+        }
+        if (!turbo) {
+            UNROLL for (int t = 0; t < tokens; t++) UNROLL for (int g = 0; g < groups; g++) sums[t][g] = _mm512_slli_epi32(sums[t][g], 8);
+            for (int i = 0; i < 8; i++) {
+                __m512i w[2];
+                UNROLL for (int g = 0; g < groups; g++) w[g] = load64(weights[g] + 512 * (size_t)b + 64 * i);
+                UNROLL for (int t = 0; t < tokens; t++) {
+                    __m512i a = four(x[(size_t)t * x_step + (size_t)b].low + 4 * i);
+                    UNROLL for (int g = 0; g < groups; g++) sums[t][g] = _mm512_dpbusd_epi32(sums[t][g], w[g], a);
+                }
+            }
+        }
+        UNROLL for (int t = 0; t < tokens; t++) {
+            const struct act *at = x + (size_t)t * x_step + b;
+            __m512i offset = _mm512_set1_epi32(bq8 ? at->minus_128 : at->minus_8);
+            UNROLL for (int g = 0; g < groups; g++)
+                acc[t][g] = scaled(acc[t][g], _mm512_add_epi32(sums[t][g], offset), scales[g] + 32 * (size_t)b, at->scale);
+        }
+    }
+    UNROLL for (int t = 0; t < tokens; t++) UNROLL for (int g = 0; g < groups; g++) lanes_store(out + (size_t)t * out_step + 16 * g, acc[t][g]);
+}

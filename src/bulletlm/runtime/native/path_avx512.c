@@ -1,0 +1,26 @@
+/* The path for x86-64 processors with AVX-512 VNNI (Intel from Ice Lake, AMD from Zen 4). */
+
+#include "common.h"
+
+#if defined(__x86_64__)
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c"))), apply_to = function)
+#else
+#pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c,prefer-vector-width=512")
+#endif
+
+#include "dot_avx512.h"
+
+#include "path.h"
+
+#if defined(__clang__)
+#pragma clang attribute pop
+#endif
+
+static bool supported(void) {
+    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
+           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vnni");
+}
+
+const struct path path_avx512 = {"avx512", supported, 0x80, forward};
+#endif

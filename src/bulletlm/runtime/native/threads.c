@@ -1,0 +1,82 @@
+/* A team of threads for one call: prompts and evaluation are worth milliseconds, and starting a thread costs 20 us.
+ * Nobody spins, nothing is left behind, and a process may fork between two calls. */
+
+#include <pthread.h>
+#include <stdlib.h>
+
+#include "model.h"
+
+struct barrier {
+    pthread_mutex_t mutex;
+    pthread_cond_t changed;
+    int32_t members, waiting;
+    uint32_t round;
+};
+
+enum gate { CLOSED, OPEN, CALLED_OFF };
+
+struct team {
+    struct barrier barrier;
+    enum gate gate; /* under the barrier's mutex */
+    void (*job)(void *context, int32_t member, struct barrier *barrier);
+    void *context;
+};
+
+struct member {
+    struct team *team;
+    int32_t number;
+    pthread_t thread;
+};
+
+/* Wait until all members of the team are here. */
+void barrier_wait(struct barrier *b) {
+    if (b == NULL) return;
+    pthread_mutex_lock(&b->mutex);
+    uint32_t round = b->round;
+    if (++b->waiting == b->members) {
+        b->waiting = 0;
+        b->round++;
+        pthread_cond_broadcast(&b->changed);
+    }
+    while (b->round == round) pthread_cond_wait(&b->changed, &b->mutex);
+    pthread_mutex_unlock(&b->mutex);
+}
+
+static void *member_main(void *argument) {
+    struct member *member = argument;
+    struct team *team = member->team;
+    pthread_mutex_lock(&team->barrier.mutex);
+    while (team->gate == CLOSED) pthread_cond_wait(&team->barrier.changed, &team->barrier.mutex);
+    bool go = team->gate == OPEN;
+    pthread_mutex_unlock(&team->barrier.mutex);
+    if (go) team->job(team->context, member->number, &team->barrier);
+    return NULL;
+}
+
+/* Run job(context, i, barrier) for i = 0 ... n - 1 at the same time, i = 0 on the calling thread. The job may wait at the
+ * barrier, so it is all or nothing: false, and nothing was run, if the system does not give that many threads. */
+bool run_team(int32_t n, void (*job)(void *context, int32_t member, struct barrier *barrier), void *context) {
+    struct member *members = calloc((size_t)n, sizeof *members);
+    if (members == NULL) return false;
+    struct team team = {.barrier = {.members = n}, .gate = CLOSED, .job = job, .context = context};
+    pthread_mutex_init(&team.barrier.mutex, NULL);
+    pthread_cond_init(&team.barrier.changed, NULL);
+
+    int32_t started = 1;
+    for (; started < n; started++) {
+        members[started] = (struct member){.team = &team, .number = started};
+        if (pthread_create(&members[started].thread, NULL, member_main, &members[started])) break;
+    }
+    bool complete = started == n;
+    pthread_mutex_lock(&team.barrier.mutex);
+    team.gate = complete ? OPEN : CALLED_OFF;
+    pthread_cond_broadcast(&team.barrier.changed);
+    pthread_mutex_unlock(&team.barrier.mutex);
+    if (complete) job(context, 0, &team.barrier);
+
+    for (int32_t i = 1; i < started; i++) pthread_join(members[i].thread, NULL);
+    pthread_cond_destroy(&team.barrier.changed);
+    pthread_mutex_destroy(&team.barrier.mutex);
+    free(members);
+    return complete;
+}
