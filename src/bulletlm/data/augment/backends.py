@@ -272,7 +272,7 @@ class _SentencePieces:
 
     def decode(self, pieces: list[str]) -> str:
         text: str = self._target.decode(pieces)
-        return text
+        return text.replace("\u2581", " ")
 
 
 class _IndicTrans2Pieces(_SentencePieces):
