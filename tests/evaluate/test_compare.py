@@ -55,7 +55,7 @@ def network(shape: ModelShape, tensors: dict[str, np.ndarray], ids: np.ndarray) 
 
 def test_equals_float64(run_folder: Path) -> None:
     file = open_tokens(run_folder / "tokens", "val")
-    result = compare(load(run_folder / "export" / "npy"), load(run_folder / "model.bullet"), file, SilentProgress())
+    result = compare(load(run_folder / "export" / "npy"), load(run_folder / "model.bullet", engine="numpy"), file, SilentProgress())
 
     shape, exact, _, _ = read_npy(run_folder / "export" / "npy")
     bullet = open_bullet(run_folder / "model.bullet")
