@@ -89,17 +89,18 @@ class Tokenizer:
         self._model = sentencepiece.SentencePieceProcessor()
         try:
             self._model.LoadFromSerializedProto(model_proto)
-        except RuntimeError as error:
+            self.vocab_size: int = self._model.vocab_size()
+            texts: list[str] = [self._model.id_to_piece(i) for i in range(self.vocab_size)]
+        except (RuntimeError, UnicodeDecodeError) as error:
             raise FormatError(f"the tokenizer is not a sentencepiece model ({error}): train it again") from None
-        self.vocab_size: int = self._model.vocab_size()
         expected = [*SPECIAL_TOKENS, *(f"<0x{byte:02X}>" for byte in range(256))]
-        found = [self._model.id_to_piece(i) for i in range(min(FIRST_PIECE, self.vocab_size))]
+        found = texts[:FIRST_PIECE]
         if found != expected:
             wrong = next((i for i, (a, b) in enumerate(zip(found, expected, strict=False)) if a != b), len(found))
             raise FormatError(
                 f"the tokenizer is not one of BulletLM: token {wrong} should be {expected[wrong]}; train it with `bullet tokenizer`"
             )
-        self._bytes = [self._bytes_of(i) for i in range(self.vocab_size)]
+        self._bytes = [_bytes_of(i, text) for i, text in enumerate(texts)]
         self._space_mark = [FIRST_BYTE + byte for byte in SPACE_MARK.encode()]
 
     @classmethod
@@ -160,14 +161,12 @@ class Tokenizer:
         """The vocabulary in the order of its ids."""
         return [Piece(self._model.id_to_piece(i), self._model.get_score(i), _type_of(i)) for i in range(self.vocab_size)]
 
-    def _bytes_of(self, i: int) -> bytes:
-        kind = _type_of(i)
-        if kind == BYTE:
-            return bytes([i - FIRST_BYTE])
-        if kind == NORMAL:
-            text: str = self._model.id_to_piece(i)
-            return text.replace(SPACE_MARK, " ").encode()
-        return b""
+
+def _bytes_of(i: int, text: str) -> bytes:
+    kind = _type_of(i)
+    if kind == BYTE:
+        return bytes([i - FIRST_BYTE])
+    return text.replace(SPACE_MARK, " ").encode() if kind == NORMAL else b""
 
 
 def _type_of(i: int) -> int:

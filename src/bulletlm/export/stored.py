@@ -16,8 +16,8 @@ Floats = npt.NDArray[np.float32]
 Stored = npt.NDArray[np.floating] | Quantized
 """float32 or float16 of the tensor's own shape, or blocks of BQ4 or BQ8."""
 
-GENTLE_TEXT = " नमस्ते,  A\u00a0ﬁ 1२\n\tक्ष्मी "
-"""Comes back changed from a tokenizer that adds, removes or normalises anything."""
+GENTLE_TEXT = " नमस्ते,  A\u00a0ﬁ 1२\n\tक्ष्मी <|user|></s> "
+"""Comes back changed from a tokenizer that adds, removes or normalises anything, or takes text for special tokens."""
 
 
 class StoredModel(NamedTuple):
@@ -72,7 +72,7 @@ def check_tokenizer(proto: bytes, vocab_size: int, where: str) -> Tokenizer:
 
     Raises:
         FormatError: not a sentencepiece model, not with our special tokens, of another size than the embedding, or
-            one that changes text before encoding it, which a .bullet cannot say.
+            one that changes text before encoding it, which a .bullet cannot express.
     """
     try:
         tokenizer = Tokenizer(proto)
