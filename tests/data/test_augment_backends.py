@@ -9,17 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sentencepiece
+import tiny_seq2seq
+from tiny_seq2seq import BACK, ENGLISH, MARATHI
 
-transformers = pytest.importorskip("transformers", reason="transformers is not installed (extra augment)")
-ctranslate2 = pytest.importorskip("ctranslate2", reason="ctranslate2 is not installed (extra augment)")
-
-import sentencepiece  # noqa: E402
-import tiny_seq2seq  # noqa: E402
-from tiny_seq2seq import BACK, ENGLISH, MARATHI  # noqa: E402
-
-from bulletlm.config import AugmentConfig  # noqa: E402
-from bulletlm.data.augment.backends import Backend, _IndicTrans2Pieces, open_backend  # noqa: E402
-from bulletlm.errors import BulletError, ConfigError  # noqa: E402
+from bulletlm.config import AugmentConfig
+from bulletlm.data.augment import augment_training
+from bulletlm.data.augment.backends import Backend, _IndicTrans2Pieces, open_backend
+from bulletlm.data.documents import Document, read_documents, to_line
+from bulletlm.errors import BulletError, ConfigError
+from bulletlm.progress import SilentProgress
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -35,16 +34,20 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """marian, marian-many (two targets), nllb, and the first and last as CTranslate2 folders."""
+    """marian, marian-many (two targets), back (mr to en), nllb, and marian, back and nllb as CTranslate2 folders."""
+    pytest.importorskip("transformers", reason="transformers is not installed (extra augment)")
+    pytest.importorskip("ctranslate2", reason="ctranslate2 is not installed (extra augment)")
     folder = tmp_path_factory.mktemp("models")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         tiny_seq2seq.save_marian(folder / "marian", ENGLISH, MARATHI)
         marked = [f">>{language}<< {sentence}" for language in ("mar", "hin") for sentence in ENGLISH]
         tiny_seq2seq.save_marian(folder / "marian-many", marked, MARATHI + BACK, ("mar", "hin"))
+        tiny_seq2seq.save_marian(folder / "back", MARATHI, BACK)
         tiny_seq2seq.save_nllb(folder / "nllb")
         files = ["source.spm", "target.spm", "vocab.json", "tokenizer_config.json"]
         tiny_seq2seq.convert_to_ctranslate2(folder / "marian", folder / "marian-ct2", files)
+        tiny_seq2seq.convert_to_ctranslate2(folder / "back", folder / "back-ct2", files)
         tiny_seq2seq.convert_to_ctranslate2(folder / "nllb", folder / "nllb-ct2", ["tokenizer.json", "tokenizer_config.json"])
     return folder
 
@@ -65,6 +68,7 @@ def test_a_marian_model_says_what_it_has_learned(models: Path, beams: int) -> No
 def test_marian_answers_as_a_loop_over_its_logits_does(models: Path) -> None:
     """Also on sentences that it has not learned; pieces, ids and tokens are chosen here."""
     import torch
+    import transformers
 
     pieces = sentencepiece.SentencePieceProcessor(model_file=str(models / "marian/source.spm"))
     vocabulary = json.loads((models / "marian/vocab.json").read_text(encoding="utf-8"))
@@ -239,3 +243,24 @@ def test_a_missing_package_is_named_with_the_command(models: Path, monkeypatch: 
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(BulletError, match=r"pip install 'bulletlm\[augment\]'"):
         opened(models / folder).rewrite(ENGLISH, "en", "mr")
+
+
+def test_two_models_end_to_end(models: Path, tmp_path: Path) -> None:
+    """English to Marathi with transformers and back with CTranslate2: from documents to documents."""
+    folder = tmp_path / "data"
+    folder.mkdir()
+    rows: list[Document] = [{"id": f"{n:016x}", "source": "a.txt", "language": "en", "text": text} for n, text in enumerate(ENGLISH)]
+    (folder / "train.jsonl").write_bytes(b"".join(map(to_line, rows)))
+    held_out: Document = {"id": "0", "source": "a.txt", "language": "en", "text": "My friend, where's the school?"}
+    (folder / "val.jsonl").write_bytes(to_line(held_out))
+    config = AugmentConfig(
+        translation_models={"en-mr": str(models / "marian"), "mr-en": str(models / "back-ct2")}, share=1.0, beams=1, sentences_at_once=4
+    )
+    report = augment_training(config, 1, folder, tmp_path / "cache", SilentProgress())
+    added = [row.get("text") for row in read_documents(folder / "train.jsonl")][len(rows) :]
+    expected = [back for english, back in zip(ENGLISH, BACK, strict=True) if english != back and "school" not in back]
+    assert len(added) >= 6 and set(added) <= set(expected)
+    dropped = {row["filter"]: row["dropped"] for row in report["methods"][0]["filters"]}
+    assert dropped["unchanged"] >= 1 and dropped["validation"] == 1
+    assert report["methods"][0]["kept"] == len(added)
+    assert report["methods"][1]["documents"] == 0, "there is no Marathi document"

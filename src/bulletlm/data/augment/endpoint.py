@@ -77,7 +77,12 @@ class Endpoint:
         template = PARAPHRASE if source == target else TRANSLATE
         names = {"source": LANGUAGES.get(source, source), "target": LANGUAGES.get(target, target)}
         with ThreadPoolExecutor(REQUESTS_AT_ONCE) as threads:
-            return list(threads.map(lambda sentence: self._ask(template.format(sentence=sentence, **names), headers), sentences))
+            asked = [threads.submit(self._ask, template.format(sentence=sentence, **names), headers) for sentence in sentences]
+            try:
+                return [answer.result() for answer in asked]
+            except BaseException:  # do not ask the rest of the batch when one cannot be answered, or on Ctrl-C
+                threads.shutdown(wait=False, cancel_futures=True)
+                raise
 
     def _ask(self, prompt: str, headers: dict[str, str]) -> str:
         question = {"model": self._model, "messages": [{"role": "user", "content": prompt}], "temperature": 0, "seed": 0}
