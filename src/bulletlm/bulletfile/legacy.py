@@ -316,7 +316,7 @@ def _read_c(data: mmap.mmap, like: StoredModel | None) -> StoredModel:
             raise FormatError(f"{what} has shape {list(extents)}, but in the model given as --like it is {list(expected)}")
         if block % BLOCK or not block or block > 1 << 16:
             raise FormatError(f"{what} has blocks of {block} weights: only multiples of {BLOCK} can be read")
-        if n_blocks * block != math.prod(extents):
+        if n_blocks != -(-math.prod(extents) // block):
             raise FormatError(f"{what} has {n_blocks} blocks of {block} weights, which do not make its shape {list(extents)}")
         stored = _cursor(data, offset, f"the offset of {what}").view(n_blocks * (block // 2 + 4), what)
         found[names[theirs]] = _decode_c(stored.reshape(n_blocks, -1), extents, what)
@@ -337,8 +337,10 @@ def _decode_c(blocks: Bytes, extents: tuple[int, ...], what: str) -> _Tensor:
     if not np.isfinite(rounded).all():
         raise FormatError(f"{what} holds a scale that is NaN, infinite or too large")
     nibbles = _nibbles(blocks[:, :-4], signed=True)
-    per_block = nibbles.shape[1] // BLOCK
-    return _Tensor(Quantized("BQ4", pack_bq4(nibbles.reshape(extents), np.repeat(rounded, per_block).reshape(*extents[:-1], -1))))
+    # Larger blocks may reach from one row into the next, and beyond the end.
+    count = math.prod(extents)
+    scales_of_32 = np.repeat(rounded, nibbles.shape[1] // BLOCK)[: count // BLOCK]
+    return _Tensor(Quantized("BQ4", pack_bq4(nibbles.reshape(-1)[:count].reshape(extents), scales_of_32.reshape(*extents[:-1], -1))))
 
 
 # --- from tensors and tokens to a model ---------------------------------------------------------------------------------
