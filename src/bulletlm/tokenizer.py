@@ -64,7 +64,7 @@ _LETTER = re.compile(
 
 _ALWAYS = (
     "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.,;:!?'\"()-",
-    "अआइईउऊऋएऐओऔऑॲकखगघङचछजझञटठडढणतथदधनपफबभमयरलवशषसहळऱािीुूृेैोौॅॉंःँ़्०१२३४५६७८९।",
+    "अआइईउऊऋएऐओऔऑॲकखगघङचछजझञटठडढणतथदधनपफबभमयरलवशषसहळऱािीुूृेैोौॅॉंःँ़्०१२३४५६७८९।॥₹",
 )
 """Characters of Latin and of Marathi that get a token once their script occurs, however rare in the sample."""
 
