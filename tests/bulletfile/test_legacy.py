@@ -1,5 +1,6 @@
 """Version 1: dialects A, B and C become version 2 with the numbers they had; A is written as its runtime reads it."""
 
+import functools
 import itertools
 import re
 from collections.abc import Callable
@@ -300,6 +301,7 @@ def test_what_version_1_cannot_hold(tmp_path: Path, change: dict[str, Any], mess
 # --- broken files -------------------------------------------------------------------------------------------------------
 
 
+@functools.cache
 def good_a() -> bytes:
     return file_a(HEADER, TOKENS, entries(weights(), block_a))
 

@@ -1,0 +1,215 @@
+"""bullet convert: formats recognised, nothing replaced by accident, one line for every mistake."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bulletlm.bulletfile.reader import open_bullet
+from bulletlm.convert import convert, read_model
+from bulletlm.errors import BulletError, ConfigError, FormatError
+from bulletlm.evaluate.compare import compare
+from bulletlm.export.npy import read_npy
+from bulletlm.progress import SilentProgress
+from bulletlm.runtime import load
+
+
+@pytest.fixture
+def bullet(micro_run: Path) -> Path:
+    return micro_run / "model.bullet"
+
+
+def bullet_command(*arguments: object) -> subprocess.CompletedProcess[str]:
+    code = "import sys; from bulletlm.cli import main; main(sys.argv[1:])"
+    return subprocess.run([sys.executable, "-c", code, "convert", *map(str, arguments)], capture_output=True, text=True, timeout=120)
+
+
+def test_all_ways_round(bullet: Path, tmp_path: Path) -> None:
+    """Along any chain of formats that can hold them, the numbers stay."""
+    first = open_bullet(bullet)
+    path = bullet
+    for kind, target in [
+        ("gguf", "a.gguf"),
+        ("bullet", "b.bullet"),
+        ("npy", "c-npy"),
+        ("gguf", "d.gguf"),
+        ("hf", "e-hf"),
+        ("npy", "f/npy"),
+    ]:
+        result = convert(path, tmp_path / target)
+        assert result.target_kind == kind and not result.notes
+        path = tmp_path / target
+    convert(path, tmp_path / "g.bullet", quant="F32")
+    last = open_bullet(tmp_path / "g.bullet")
+    assert last.metadata == first.metadata and last.shape == first.shape and last.pieces == first.pieces
+    for name in first.tensors:
+        np.testing.assert_array_equal(last.tensor(name), first.tensor(name))
+
+
+def test_the_npy_folder_is_the_one_of_a_run(micro_run: Path, tmp_path: Path) -> None:
+    convert(micro_run / "export" / "npy", tmp_path / "a.gguf")
+    convert(tmp_path / "a.gguf", tmp_path / "npy")
+    for file in (micro_run / "export" / "npy").iterdir():
+        assert (tmp_path / "npy" / file.name).read_bytes() == file.read_bytes()
+    assert read_npy(tmp_path / "npy")[0] == open_bullet(micro_run / "model.bullet").shape
+
+
+@pytest.mark.parametrize(
+    ("quant", "layers", "embedding"), [(None, "BQ4", "BQ8"), ("BQ8", "BQ8", "BQ8"), ("F16", "F16", "F16"), ("F32", "F32", "F32")]
+)
+def test_float_sources_are_rounded_for_a_bullet(micro_run: Path, tmp_path: Path, quant: str | None, layers: str, embedding: str) -> None:
+    result = convert(micro_run / "export" / "npy", tmp_path / "a.bullet", quant=quant)
+    file = open_bullet(tmp_path / "a.bullet")
+    file.verify()
+    assert file.type("layers.1.mlp.up_proj.weight") == layers and file.type("token_embedding.weight") == embedding
+    assert result.types == {name: file.type(name) for name in file.tensors} and not result.notes
+
+
+def test_rounding_again_is_said(bullet: Path, tmp_path: Path) -> None:
+    notes = convert(bullet, tmp_path / "a.gguf", quant="BQ8").notes
+    assert "tensors had been rounded to another grid before" in notes[0]
+    assert {type for name, type in convert(bullet, tmp_path / "b.gguf", quant="F16").types.items() if "norm" not in name} == {"F16"}
+
+
+def test_version_1_is_worth_what_it_says(micro_run: Path, tmp_path: Path) -> None:
+    """The shape of the micro model does not fit version 1; the error says so and leaves nothing."""
+    with pytest.raises(FormatError, match="version 1 cannot hold this model: n_kv_heads"):
+        convert(micro_run / "model.bullet", tmp_path / "old.bullet", version=1)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_converted_model_is_as_good(bullet: Path, micro_run: Path, tmp_path: Path) -> None:
+    from bulletlm.data.tokens import open_tokens
+
+    convert(bullet, tmp_path / "a.gguf")
+    convert(tmp_path / "a.gguf", tmp_path / "b.bullet")
+    result = compare(load(bullet), load(tmp_path / "b.bullet"), open_tokens(micro_run / "tokens", "val"), SilentProgress()).to_dict()
+    assert result["kl"]["mean"] < 1e-6 and result["top1_agreement"]["mean"] > 0.999
+
+
+# --- the target ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("target", "arguments", "message"),
+    [
+        ("model", {}, "end the name in .bullet or .gguf, or say which folder it is to be with --to hf or --to npy"),
+        ("hf-npy", {}, "end the name in .bullet or .gguf"),
+        ("a.gguf", {"version": 1}, "--format v1 is a kind of .bullet, but .* is to be gguf"),
+        ("hf", {"quant": "BQ4"}, "--quant BQ4 has no meaning for hf, which holds float32"),
+        ("a.bullet", {"version": 1, "quant": "F16"}, "--quant F16 has no meaning for version 1"),
+        ("a.bullet", {"like": "model.bullet"}, "--like is for files of version 1"),
+    ],
+)
+def test_arguments_that_do_not_fit(bullet: Path, tmp_path: Path, target: str, arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        convert(bullet, tmp_path / target, **arguments)
+    assert not list(tmp_path.iterdir())
+
+
+def test_to_says_it_where_the_name_does_not(bullet: Path, tmp_path: Path) -> None:
+    assert convert(bullet, tmp_path / "model", to="hf").target_kind == "hf"
+    assert read_model(tmp_path / "model")[0] == "hf"
+    assert convert(bullet, tmp_path / "weights.dat", to="gguf").target_kind == "gguf"
+    assert read_model(tmp_path / "weights.dat")[0] == "gguf", "by its content"
+
+
+def test_nothing_strange_is_replaced(bullet: Path, tmp_path: Path) -> None:
+    for kind in ("hf", "npy"):
+        convert(bullet, tmp_path / kind)
+        convert(bullet, tmp_path / kind)  # an earlier export is
+        (tmp_path / kind / "thesis.doc").write_text("years of work")
+        with pytest.raises(ConfigError, match=r"holds other files \(thesis.doc\): name a new folder"):
+            convert(bullet, tmp_path / kind)
+        assert (tmp_path / kind / "thesis.doc").exists()
+    (tmp_path / "file-hf").write_text("x")
+    with pytest.raises(ConfigError, match="is a file: name a folder"):
+        convert(bullet, tmp_path / "file-hf")
+    (tmp_path / "folder.gguf").mkdir()
+    with pytest.raises(ConfigError, match="is a folder: name a file"):
+        convert(bullet, tmp_path / "folder.gguf")
+    shutil.copy(bullet, tmp_path / "same.bullet")
+    with pytest.raises(ConfigError, match="is the source itself"):
+        convert(tmp_path / "same.bullet", tmp_path / "." / "same.bullet", quant="F16")
+
+
+# --- the source ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.bullet", b"hello", "this is not a .bullet file"),
+        ("a.pt", b"PK\x03\x04xx", "zip file, such as torch.save writes"),
+        ("a.bin", b"\x80\x02}q\x00.", "Python pickle"),
+        ("model.safetensors", b"\x10\0\0\0\0\0\0\0{}", "has weights only: name the folder"),
+        ("a.gguf", b"GGUF", "cut short or damaged"),
+    ],
+)
+def test_other_files(tmp_path: Path, name: str, content: bytes, message: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(FormatError, match=message):
+        convert(tmp_path / name, tmp_path / "out.bullet")
+    assert [file.name for file in tmp_path.iterdir()] == [name]
+
+
+def test_other_places(micro_run: Path, tmp_path: Path) -> None:
+    with pytest.raises(BulletError, match=r"cannot open .*nothing"):
+        convert(tmp_path / "nothing", tmp_path / "out.bullet")
+    with pytest.raises(FormatError, match="it is no model folder"):
+        convert(tmp_path, tmp_path / "out.bullet")
+    with pytest.raises(ConfigError, match=r"is a run: name .*model\.bullet"):
+        convert(micro_run, tmp_path / "out.bullet")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_full_disk_leaves_the_old_file(bullet: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = tmp_path / "a.gguf"
+    convert(bullet, target)
+    old = target.read_bytes()
+    import gguf
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(gguf.GGUFWriter, "write_tensors_to_file", full)
+    with pytest.raises(BulletError, match="No space left on device"):
+        convert(bullet, target, quant="F32")
+    assert target.read_bytes() == old and sorted(file.name for file in tmp_path.iterdir()) == ["Modelfile", "a.gguf"]
+
+
+# --- the command --------------------------------------------------------------------------------------------------------
+
+
+def test_the_command(bullet: Path, tmp_path: Path) -> None:
+    done = bullet_command(bullet, tmp_path / "a.gguf", "--quant", "BQ8")
+    assert done.returncode == 0 and done.stdout == f"{bullet} (bullet) -> {tmp_path / 'a.gguf'} (gguf)\n"
+    assert done.stderr.startswith("note: ") and done.stderr.count("\n") == 1
+    assert (tmp_path / "Modelfile").exists()
+    failed = bullet_command(bullet, tmp_path / "b.bullet", "--format", "v1")
+    assert (
+        failed.returncode == 1 and failed.stderr.startswith("bullet: version 1 cannot hold this model") and failed.stderr.count("\n") == 1
+    )
+    wrong = bullet_command(bullet, tmp_path / "b.bullet", "--quant", "Q3")
+    assert wrong.returncode == 2 and wrong.stderr.count("\n") == 1
+
+
+def test_it_needs_no_torch(bullet: Path, tmp_path: Path) -> None:
+    """Nor transformers, for any format."""
+    code = f"""
+import json, sys
+from pathlib import Path
+from bulletlm.convert import convert
+folder = Path({str(tmp_path)!r})
+convert(Path({str(bullet)!r}), folder / "hf")
+convert(folder / "hf", folder / "a.gguf")
+convert(folder / "a.gguf", folder / "b.bullet")
+print(json.dumps(sorted({{"torch", "transformers", "pydantic", "rich"}} & set(sys.modules))))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout) == []
