@@ -79,7 +79,7 @@ static int32_t load_tensors(struct model *m, const struct bullet_tensor *tensors
         else total += p->norm ? round_up((size_t)p->cols * 4, ALIGN) : matrix_bytes((enum bullet_type)tensors[i].type, p->rows, p->cols);
     }
     if (result == BULLET_OK) {
-        m->arena_bytes = total + 4096; /* so that prefetching ahead of the last weights stays inside */
+        m->arena_bytes = total + 8192; /* prefetching ahead of the last weights stays inside */
         m->arena = aligned_new(m->arena_bytes);
         if (m->arena == NULL) result = BULLET_MEMORY;
     }

@@ -48,12 +48,19 @@ static void attend(const struct model *m, uint8_t *const *pages, int32_t layer, 
         const float *value_scales = (const float *)(const void *)(memory + m->value_scales_at);
         const int32_t count = total - start < PAGE ? (int32_t)(total - start) : PAGE;
 
-        float scores[PAGE];
-        for (int32_t t = 0; t < count; t += 32)
+        /* Up to whole vectors; what is past the end gets the weight 0. */
+        const int32_t whole = (int32_t)round_up((size_t)count, ROWS);
+        float scores[PAGE], tops[ROWS], norms[ROWS] = {0};
+        for (int32_t t = 0; t < count; t += 2 * ROWS)
             score_32(query, (const int16_t *)(const void *)memory + (size_t)t * (size_t)m->head_dim, m->head_dim, scores + t);
-        float page_top = -INFINITY;
-        for (int32_t t = 0; t < count; t++) scores[t] *= key_scales[t];
-        for (int32_t t = 0; t < count; t++) page_top = scores[t] > page_top ? scores[t] : page_top;
+        for (int32_t t = 0; t < whole; t++) scores[t] *= key_scales[t];
+        for (int32_t t = count; t < whole; t++) scores[t] = -INFINITY;
+
+        memcpy(tops, scores, sizeof tops);
+        for (int32_t t = ROWS; t < whole; t += ROWS)
+            for (int r = 0; r < ROWS; r++) tops[r] = choose(scores[t + r] > tops[r], scores[t + r], tops[r]);
+        float page_top = tops[0];
+        for (int r = 1; r < ROWS; r++) page_top = tops[r] > page_top ? tops[r] : page_top;
         if (page_top > top) {
             float shrink = exp_of(top - page_top); /* of -inf: about 0, and there is nothing to shrink then */
             norm *= shrink;
@@ -61,11 +68,12 @@ static void attend(const struct model *m, uint8_t *const *pages, int32_t layer, 
             top = page_top;
         }
 
-        const int32_t whole = (int32_t)round_up((size_t)count, ROWS); /* vectors without a remainder */
-        for (int32_t t = count; t < whole; t++) scores[t] = -INFINITY;
         for (int32_t t = 0; t < whole; t++) scores[t] = exp_of(scores[t] - top);
-        for (int32_t t = 0; t < count; t++) norm += scores[t];
-        for (int32_t t = 0; t < count; t++) scores[t] *= value_scales[t];
+        for (int32_t t = count; t < whole; t++) scores[t] = 0.0f;
+        for (int32_t t = 0; t < whole; t += ROWS)
+            for (int r = 0; r < ROWS; r++) norms[r] += scores[t + r];
+        for (int r = 0; r < ROWS; r++) norm += norms[r];
+        for (int32_t t = 0; t < whole; t++) scores[t] *= value_scales[t];
         const int16_t *values = (const int16_t *)(const void *)(memory + m->values_at);
         int32_t d = 0;
         for (; d + 64 <= m->head_room; d += 64) mix(scores, values + d, count, (size_t)m->head_room, 4, sums + d);

@@ -8,4 +8,4 @@
 #define UNROLL _Pragma("GCC unroll 16")
 
 /* Bytes that weights are asked for ahead of their use; processors' own prefetchers stop at each 4 KB page. */
-#define PREFETCH 2048
+#define PREFETCH 4096
