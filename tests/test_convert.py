@@ -1,6 +1,7 @@
 """bullet convert: formats recognised, nothing replaced by accident, one line for every mistake."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -213,3 +214,18 @@ print(json.dumps(sorted({{"torch", "transformers", "pydantic", "rich"}} & set(sy
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert json.loads(done.stdout) == []
+
+
+DOCUMENT = Path(__file__).parents[1] / "docs" / "ecosystem.md"
+
+
+@pytest.mark.slow
+def test_the_programs_of_the_documentation_run(bullet: Path, tmp_path: Path) -> None:
+    programs = re.findall(r"```python\n(.*?)```", DOCUMENT.read_text(encoding="utf-8"), re.DOTALL)
+    assert len(programs) == 2
+    for name in ("demo.gguf", "demo-hf"):
+        convert(bullet, tmp_path / name)
+    for program in programs:
+        done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.strip()
