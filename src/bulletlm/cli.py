@@ -69,7 +69,33 @@ def _stage_command(stage: str, summary: str, output: str) -> None:
 
 
 _stage_command("data", "Read, clean, deduplicate and split the text.", "data")
-_stage_command("tokenizer", "Train the tokenizer.", "tokenizer")
+
+
+@app.command(group=STAGES, sort_key=STAGE_ORDER.index("tokenizer"))
+def tokenizer(
+    config: ConfigPath,
+    /,
+    *settings: Settings,
+    compare: Annotated[
+        bool, Parameter(help="Also compare vocabularies of 2,000, 4,000 and 8,000 tokens on this text.", negative="")
+    ] = False,
+    restart: Restart = False,
+) -> None:
+    """Train the tokenizer.
+
+    Earlier stages run first where needed. Example: bullet tokenizer recipes/demo.jsonc --compare
+    """
+    folder = _stages(config, settings, "tokenizer", restart) / "tokenizer"
+    if compare:
+        from bulletlm.config import load_config
+        from bulletlm.data.sizes import compare_sizes, print_sizes
+        from bulletlm.progress import ConsoleProgress
+
+        print_sizes(compare_sizes(load_config(config, settings), ConsoleProgress()), folder / "compare.json")
+    else:
+        print(folder)
+
+
 _stage_command("train", "Train the model, or go on where it was stopped.", "checkpoints/best")
 _stage_command("export", "Write the best checkpoint as FP32 .npy files.", "export/npy")
 _stage_command("build", "Quantise and pack the model into one .bullet file.", "model.bullet")

@@ -1,41 +1,104 @@
 """The tokenizer stage: learn the vocabulary from train.jsonl and say how well it fits val.jsonl."""
 
-from collections.abc import Iterator
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bulletlm.data.documents import read_documents, texts_of
+import numpy as np
+
+from bulletlm.data.documents import Document, read_documents, texts_of
 from bulletlm.data.language import detect
 from bulletlm.files import atomic_folder, write_json
 from bulletlm.progress import Progress
-from bulletlm.tokenizer import Tokenizer, tokenizer_report, train_tokenizer
+from bulletlm.tokenizer import FIRST_PIECE, SPACE_MARK, Tokenizer, tokenizer_report, train_tokenizer
 
 if TYPE_CHECKING:
     from bulletlm.config import TokenizerConfig
+
+BALANCE = 0.5
+"""Languages enter the sample in proportion to this power of their size: of ten times as much text, three times as much.
+
+With 2,000,000 characters of Marathi and 200,000 of English this costs Marathi 4 % more tokens and saves English 13 %
+(bench/tokenizer.py).
+"""
+
+SMALLEST_SHARE = 0.05
+"""A language with less of the text than this does not make the others give way."""
+
+RARE = 20
+_COUNTED_CHARACTERS = 5_000_000
 
 
 def prepare_tokenizer(config: "TokenizerConfig", seed: int, data_dir: Path, out_dir: Path, progress: Progress) -> dict[str, Any]:
     """Train on the documents of `data_dir`/train.jsonl; write tokenizer.model and report.json; give the report.
 
-    The figures of the report are measured on val.jsonl, text that the tokenizer has not seen.
+    The figures of the report are measured on val.jsonl, text that the tokenizer has not seen; the rarest pieces on the first
+    5 million characters of train.jsonl.
 
     Raises:
         ConfigError: the text cannot fill the vocabulary. BulletError: the rows are missing or damaged.
     """
-    proto = train_tokenizer(_texts(data_dir / "train.jsonl"), config.vocab_size, seed, progress)
-    held_out: dict[str, list[str]] = {}
-    for document in read_documents(data_dir / "val.jsonl"):
-        for text in texts_of(document):
-            # A translation request holds two languages, one in each message.
-            language = detect(text) if "messages" in document else document["language"]
-            held_out.setdefault(language, []).append(text)
-    report = {"measured_on": "val.jsonl", **tokenizer_report(Tokenizer(proto), dict(sorted(held_out.items())))}
+    train = data_dir / "train.jsonl"
+    shares = balanced_shares(read_documents(train))
+    tokenizer = Tokenizer(train_tokenizer(training_texts(train, shares), config.vocab_size, seed, progress))
+    report = {
+        "measured_on": "val.jsonl",
+        **tokenizer_report(tokenizer, held_out_texts(data_dir / "val.jsonl")),
+        **_rarest(tokenizer, training_texts(train)),
+        "trained_on_share": {language: round(share, 4) for language, share in shares.items()},
+    }
     with atomic_folder(out_dir) as folder:
-        (folder / "tokenizer.model").write_bytes(proto)
+        (folder / "tokenizer.model").write_bytes(tokenizer.proto)
         write_json(folder / "report.json", report)
     return report
 
 
-def _texts(path: Path) -> Iterator[str]:
+def balanced_shares(documents: Iterable[Document]) -> dict[str, float]:
+    """Of each language, the share of its text that the vocabulary is learned from; the smallest language gives all of it."""
+    sizes = Counter[str]()
+    for document in documents:
+        sizes[document["language"]] += sum(map(len, texts_of(document)))
+    smallest = min((size for size in sizes.values() if size >= SMALLEST_SHARE * sizes.total()), default=0)
+    return {language: min(1.0, (smallest / max(size, 1)) ** (1 - BALANCE)) for language, size in sorted(sizes.items())}
+
+
+def training_texts(path: Path, shares: dict[str, float] | None = None) -> Iterator[str]:
+    """The texts of the rows, of each language its share, chosen by a hash of the row's id; all of them without shares."""
     for document in read_documents(path):
-        yield from texts_of(document)
+        if shares is None or _rank(document["id"]) < shares[document["language"]]:
+            yield from texts_of(document)
+
+
+def held_out_texts(path: Path) -> dict[str, list[str]]:
+    """The texts of the rows by language; a translation request holds two, one in each message."""
+    texts: dict[str, list[str]] = {}
+    for document in read_documents(path):
+        for text in texts_of(document):
+            language = detect(text) if "messages" in document else document["language"]
+            texts.setdefault(language, []).append(text)
+    return dict(sorted(texts.items()))
+
+
+def _rank(identity: str) -> float:
+    """A number from 0 to 1."""
+    return int.from_bytes(hashlib.blake2b(b"vocabulary " + identity.encode(), digest_size=8).digest(), "little") / 2**64
+
+
+def _rarest(tokenizer: Tokenizer, texts: Iterator[str]) -> dict[str, Any]:
+    """How many learned pieces do not occur, and those that occur least."""
+    counts = np.zeros(tokenizer.vocab_size, dtype=np.int64)
+    characters = 0
+    for text in texts:
+        counts += np.bincount(np.array(tokenizer.encode(text), dtype=np.int64), minlength=len(counts))
+        characters += len(text)
+        if characters >= _COUNTED_CHARACTERS:
+            break
+    pieces = tokenizer.pieces()
+    used = [i for i in range(FIRST_PIECE, len(pieces)) if counts[i]]
+    rarest = sorted(used, key=lambda i: (counts[i], pieces[i].text))[:RARE]
+    return {
+        "unused_pieces": len(pieces) - FIRST_PIECE - len(used),
+        "rarest_pieces": [{"piece": pieces[i].text.replace(SPACE_MARK, " "), "count": int(counts[i])} for i in rarest],
+    }
