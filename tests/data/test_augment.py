@@ -402,6 +402,13 @@ def test_the_guard_knows_a_sentence_again(sentence: str, seed: int) -> None:
     assert not guard.refuses("Completely new things happen in another town.")
 
 
+def test_the_guard_knows_eight_words_in_a_row() -> None:
+    guard = ValidationGuard(["One two three four five. Six seven eight nine ten eleven twelve, " + "and much more besides " * 10])
+    around = " ".join(f"word{n}" for n in range(30))
+    assert guard.refuses(f"{around} four five six seven eight nine ten eleven {around}"), "also over the end of a sentence"
+    assert not guard.refuses(f"{around} four five six seven eight nine ten {around}")
+
+
 def test_an_empty_validation_set_refuses_nothing() -> None:
     assert not ValidationGuard([]).refuses("a b c")
     assert not ValidationGuard(["...", ""]).refuses("a b c")

@@ -22,7 +22,7 @@ RULES = {
     "chrf_low": "shares too few letter sequences with the old sentence: most likely says something else (augment.chrf)",
     "chrf_high": "almost the old sentence (augment.chrf)",
     "repeated": "what the model has said for another sentence too",
-    "validation": "equal or nearly equal to a sentence of the validation set",
+    "validation": "equal or nearly equal to a sentence of the validation set, or with eight words in a row from it",
 }
 """Why a sentence is dropped, in the order in which the rules are asked."""
 
@@ -38,19 +38,24 @@ NEAR = 0.7
 LONG = 20
 """From this many pieces on it is enough that one sentence contains the other."""
 
+RUN = 8
+"""So many words in a row that a validation text has too are too many."""
+
 
 class ValidationGuard:
     """Knows every sentence of the validation set.
 
-    A sentence is refused if it has the same words as one of them, or if NEAR of the pieces of the longer one (or, from LONG pieces
-    on, of the shorter one) are in both.
+    A sentence is refused if it has the same words as one of them, if NEAR of the pieces of the longer one (or, from LONG pieces
+    on, of the shorter one) are in both, or if it has RUN words in a row from a validation text.
     """
 
     def __init__(self, texts: Iterable[str]) -> None:
         self._same: set[str] = set()
         self._sizes: list[int] = []
         self._holders: dict[int, list[int]] = {}
+        self._runs: set[int] = set()
         for text in texts:
+            self._runs |= _runs(words_only(text))
             for sentence in split_sentences(text)[::2]:
                 words = words_only(sentence)
                 if not words or words in self._same:
@@ -64,7 +69,7 @@ class ValidationGuard:
     def refuses(self, sentence: str) -> bool:
         """Whether `sentence` is too near to a validation sentence."""
         words = words_only(sentence)
-        if words in self._same:
+        if words in self._same or not self._runs.isdisjoint(_runs(words)):
             return True
         pieces = _shingles(words)
         common = Counter(holder for piece in pieces for holder in self._holders.get(piece, ()))
@@ -78,6 +83,11 @@ def _is_near(common: int, a: int, b: int) -> bool:
 
 def _shingles(words: str) -> set[int]:
     return {hash_of(words[at : at + SHINGLE]) for at in range(max(len(words) - SHINGLE + 1, 1))}
+
+
+def _runs(words: str) -> set[int]:
+    each = words.split()
+    return {hash_of(" ".join(each[at : at + RUN])) for at in range(len(each) - RUN + 1)}
 
 
 def hash_of(text: str) -> int:
