@@ -18,6 +18,7 @@ import json5
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from bulletlm.errors import ConfigError
+from bulletlm.quant.types import weight_types
 from bulletlm.shape import ModelShape
 
 
@@ -307,6 +308,36 @@ class TrainConfig(Section):
     threads: int = Field(0, ge=0, description="Processor threads; 0 uses every core.")
 
 
+WeightType = Literal["BQ4", "BQ8", "F16", "F32"]
+
+
+class QuantConfig(Section):
+    """How the weights are stored in the model file."""
+
+    weights: Annotated[WeightType, Also("quant")] = Field(
+        "BQ4", description="Type of the matrices: 4.5, 8.5, 16 or 32 bits a weight (docs/quantization.md)."
+    )
+    embedding: WeightType | None = Field(
+        None,
+        description="Type of the embedding and the output matrix; default: BQ8 where weights is BQ4 (4 bits hurt there), else as weights.",
+    )
+    calibration: Annotated[Literal["none", "search", "gptq"], Also("calibration_method")] = Field(
+        "gptq", description="How BQ4 is fitted to text: not at all, scales only, or matrix after matrix with error feedback (GPTQ)."
+    )
+    calibration_tokens: int = Field(
+        20_000, ge=1_024, description="Training tokens that calibration looks at, from all languages and sources."
+    )
+    seed: int | None = Field(None, ge=0, lt=2**32, description="Seed of the choice of those tokens; default: the seed of the run.")
+    keep: list[str] = Field(
+        default_factory=list, description='Other types for some matrices, for example ["layers.0.*=BQ8"]; the last one that fits decides.'
+    )
+
+    @field_validator("keep", mode="before")
+    @classmethod
+    def _one_rule_is_a_list(cls, value: Any) -> Any:
+        return [value] if isinstance(value, str) else value
+
+
 class SamplingConfig(Section):
     """How text is generated unless a command says otherwise; stored in the model file."""
 
@@ -337,6 +368,7 @@ class Config(Section):
     tokenizer: TokenizerConfig = Field(default_factory=TokenizerConfig)
     model: ModelConfig = Field(default_factory=ModelConfig)
     train: TrainConfig = Field(default_factory=TrainConfig)
+    quant: QuantConfig = Field(default_factory=QuantConfig)
     sampling: SamplingConfig = Field(default_factory=SamplingConfig)
     evaluate: EvaluateConfig = Field(default_factory=EvaluateConfig)
 
@@ -346,7 +378,8 @@ class Config(Section):
             raise ValueError("name: must be a folder name, not a path")
         if self.train.epochs is None and self.train.total_steps is None:
             self.train.epochs = 3
-        self.model.shape(self.tokenizer.vocab_size)
+        shape = self.model.shape(self.tokenizer.vocab_size)
+        weight_types(shape, self.quant.weights, self.quant.embedding, self.quant.keep)  # before a night of training, not after it
         return self
 
     @property

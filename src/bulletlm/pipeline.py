@@ -140,9 +140,22 @@ def _export(run: Run) -> None:
 
 
 def _build(run: Run) -> None:
-    from bulletlm.quant.build import build_bullet
+    from bulletlm.build import build_bullet, summary
+    from bulletlm.data.tokens import open_tokens
 
-    build_bullet(run.folder / "export" / "npy", run.folder / "model.bullet", run.progress)
+    train, val = (open_tokens(run.folder / "tokens", split) for split in ("train", "val"))
+    folder, config = run.folder, run.config
+    quantised = build_bullet(
+        folder / "export" / "npy",
+        folder / "model.bullet",
+        config.quant,
+        config.seed,
+        train.tokens,
+        val,
+        run.progress,
+        folder / "quantization.json",
+    )
+    run.progress.say(f"build: {summary(quantised)}")
 
 
 def _evaluate(run: Run) -> None:
@@ -201,7 +214,13 @@ STAGES: dict[str, Stage] = {
         ("export/npy/",),
         _export,
     ),
-    "build": Stage("Build", lambda run: None, ("export",), ("model.bullet",), _build),
+    "build": Stage(
+        "Build",
+        lambda run: [run.config.quant.model_dump(mode="json"), run.config.seed],
+        ("tokens", "export"),
+        ("model.bullet", "quantization.json"),
+        _build,
+    ),
     "evaluate": Stage(
         "Evaluation",
         _evaluation_settings,

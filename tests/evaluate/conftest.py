@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 from micro_run import CLEAN_REPORT, SHAPE, documents, random_tensors
 
-from bulletlm.config import Config
+from bulletlm.build import build_bullet
+from bulletlm.config import Config, QuantConfig
 from bulletlm.data.documents import read_documents, texts_of, to_line
 from bulletlm.data.tokens import write_tokens
 from bulletlm.export.npy import write_npy
 from bulletlm.progress import SilentProgress
-from bulletlm.quant.build import build_bullet
 from bulletlm.tokenizer import Tokenizer, tokenizer_report, train_tokenizer
 
 
@@ -39,7 +39,7 @@ def run_folder(tokenizer: Tokenizer, tmp_path_factory: pytest.TempPathFactory) -
     (folder / "tokenizer").mkdir()
     (folder / "tokenizer" / "report.json").write_text(json.dumps(tokenizer_report(tokenizer, by_language)), encoding="utf-8")
     write_npy(folder / "export" / "npy", SHAPE, random_tensors(SHAPE, 5), tokenizer.proto, {"training": {"weights": "ema"}})
-    build_bullet(folder / "export" / "npy", folder / "model.bullet", SilentProgress())
+    build_bullet(folder / "export" / "npy", folder / "model.bullet", QuantConfig(calibration="none"), 1, None, None, SilentProgress())
     events = [
         {
             "event": "train",

@@ -1,0 +1,159 @@
+"""From a folder of FP32 tensors to a `.bullet` file that says how much the rounding cost.
+
+The rounding itself is in `bulletlm.quant`; here it is fed with text, measured against FP32, and written.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from threadpoolctl import threadpool_limits
+
+from bulletlm.bulletfile.writer import write_bullet
+from bulletlm.config import QuantConfig
+from bulletlm.data.calibration import calibration_windows
+from bulletlm.data.chat import CHAT_TEMPLATE
+from bulletlm.data.tokens import TokenFile
+from bulletlm.errors import ConfigError
+from bulletlm.evaluate.compare import compare
+from bulletlm.evaluate.perplexity import log_softmax, window_batches
+from bulletlm.export.npy import read_npy
+from bulletlm.files import write_json
+from bulletlm.progress import Progress
+from bulletlm.quant.calibrate import Floats, dequantise, quantise
+from bulletlm.quant.types import weight_types
+from bulletlm.runtime.engine import Engine, Model
+from bulletlm.runtime.sampling import Sampling
+from bulletlm.shape import ModelShape
+from bulletlm.tokenizer import Tokenizer
+
+SENSITIVITY_TOKENS = 1_024
+"""Tokens on which each layer is quantised alone; enough to tell which one hurts."""
+
+Tokens = npt.NDArray[np.unsignedinteger[Any]]
+
+
+def build_bullet(
+    npy_folder: Path,
+    path: Path,
+    config: QuantConfig,
+    seed: int,
+    calibration: Tokens | None,
+    validation: TokenFile | None,
+    progress: Progress,
+    report: Path | None = None,
+) -> dict[str, Any]:
+    """Quantise the tensors of `npy_folder`, measure the result, write `path`; the same inputs give the same bytes.
+
+    Args:
+        npy_folder: an export/npy folder.
+        path: where the file appears once it is complete.
+        config: types and method.
+        seed: decides which text is used for calibration, unless the configuration has a seed of its own.
+        calibration: token ids to draw the calibration text from; needed for BQ4 unless the method is "none".
+        validation: held-out text to measure on; without it the file says nothing about what was lost.
+        progress: shows the bars.
+        report: where to write the errors of every tensor and layer, as JSON.
+
+    Returns:
+        What the header says under "quantised" (docs/quantization.md).
+
+    Raises:
+        ConfigError: there is no calibration text for a method that needs it, or `keep` fits no tensor.
+        DataError: calibration or validation text does not belong to the model, or is too short.
+        FormatError: the folder is incomplete.
+        BulletError: a weight is not finite, or the disk is full; an older file stays as it was.
+    """
+    shape, tensors, proto, metadata = read_npy(npy_folder)
+    tokenizer = Tokenizer(proto)
+    types = weight_types(shape, config.weights, config.embedding, config.keep)
+    windows = None
+    if config.calibration != "none" and "BQ4" in types.values():
+        if calibration is None:
+            raise ConfigError(
+                f'calibration "{config.calibration}" needs text: name it with --calibration tokens.bin, or take --method none'
+            )
+        chosen = seed if config.seed is None else config.seed
+        windows = calibration_windows(calibration, tokenizer, config.calibration_tokens, shape.max_seq_len, chosen)
+    # BLAS threads that spin for each other are ten times slower beside another busy program (`bulletlm.quant.calibrate`).
+    with threadpool_limits(1, user_api="blas"):
+        done = quantise(shape, tensors, types, config.calibration, windows, progress)
+        quantised: dict[str, Any] = {
+            "weights": config.weights,
+            "embedding": types["token_embedding.weight"],
+            "keep": config.keep,
+            "method": config.calibration if windows is not None else "none",
+            "calibration_tokens": done.tokens,
+        }
+        layers = None
+        if validation:
+            rounded = {name: dequantise(tensor) for name, tensor in done.tensors.items()}
+            quantised |= _measure(shape, tensors, rounded, tokenizer, validation, progress)
+            layers = _sensitivity(shape, tensors, rounded, validation, progress) if report else None
+    named = {**metadata, "chat_template": CHAT_TEMPLATE, "quantised": quantised}
+    write_bullet(path, shape, done.tensors, types, proto, tokenizer.pieces(), named)
+    if report:
+        write_json(report, {**quantised, "layers": layers, "tensors": {name: row.to_dict() for name, row in done.report.items()}})
+    return quantised
+
+
+def _measure(
+    shape: ModelShape,
+    tensors: dict[str, Floats],
+    rounded: dict[str, Floats],
+    tokenizer: Tokenizer,
+    validation: TokenFile,
+    progress: Progress,
+) -> dict[str, Any]:
+    """Loss and perplexity of both, and how far their predictions are apart, over the validation windows."""
+    exact, quantised = (Model(Engine(shape, weights), tokenizer, shape, Sampling(), {}) for weights in (tensors, rounded))
+    result = compare(exact, quantised, validation, progress)
+    return {
+        "val_tokens": result.b.tokens,
+        "val_loss": result.b.loss,
+        "perplexity": result.b.perplexity,
+        "bits_per_byte": result.b.bits_per_byte,
+        "fp32_val_loss": result.a.loss,
+        "perplexity_change": result.perplexity_change,
+        "loss_delta_se": result.loss_delta.se,
+        "kl": result.kl.mean,
+        "kl_se": result.kl.se,
+    }
+
+
+def _sensitivity(
+    shape: ModelShape, tensors: dict[str, Floats], rounded: dict[str, Floats], validation: TokenFile, progress: Progress
+) -> dict[str, float]:
+    """KL (nats) from FP32 if only the embedding, or only one layer, were quantised; over the first SENSITIVITY_TOKENS validation tokens.
+
+    Without the compensation that later layers make, these are upper bounds of what a layer costs in the whole.
+    """
+    tokens = validation.tokens[: SENSITIVITY_TOKENS + 1]
+    parts = ["token_embedding", *(f"layers.{n}" for n in range(shape.n_layers)), *(() if shape.tied_embeddings else ("lm_head",))]
+    costs = {}
+    with progress.task("Sensitivity", len(parts)) as task:
+        exact = _log_probabilities(shape, tensors, tokens)
+        for part in parts:
+            only = {name: rounded[name] if name.startswith(part + ".") else tensors[name] for name in tensors}
+            other = _log_probabilities(shape, only, tokens)
+            kl = sum(float((np.exp(a) * (a - b)).sum()) for a, b in zip(exact, other, strict=True))
+            costs[part] = kl / (len(tokens) - 1)
+            task.advance(1, part)
+    return costs
+
+
+def _log_probabilities(shape: ModelShape, tensors: dict[str, Floats], tokens: Tokens) -> list[npt.NDArray[np.float64]]:
+    engine = Engine(shape, tensors)
+    return [log_softmax(engine.score(inputs)) for _, inputs, _ in window_batches(tokens, shape.max_seq_len, shape.vocab_size)]
+
+
+def summary(quantised: dict[str, Any]) -> str:
+    """One line on what the header says under "quantised"."""
+    how = {"none": "rounded to nearest", "search": "searched scales", "gptq": "GPTQ"}[quantised["method"]]
+    text = f"{quantised['weights']}, {how}"
+    if quantised["calibration_tokens"]:
+        text += f" on {quantised['calibration_tokens']:,} tokens"
+    if "kl" in quantised:
+        text += f": perplexity {quantised['perplexity']:.2f} ({quantised['perplexity_change']:+.2%} against FP32), KL {quantised['kl']:.5f}"
+    return text

@@ -1,0 +1,136 @@
+"""The `bullet-builder` command: FP32 .npy tensors in, one `.bullet` file out. What `bullet build` does, without a configuration."""
+
+import json as json_module
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+from cyclopts import App, CycloptsError, Parameter
+
+from bulletlm import __version__
+from bulletlm.errors import BulletError, ConfigError, DataError
+from bulletlm.export.npy import MANIFEST
+
+if TYPE_CHECKING:
+    from bulletlm.data.tokens import TokenFile
+
+app = App(name="bullet-builder", version=__version__, help_format="plaintext", result_action="return_value")
+
+WeightType = Literal["BQ4", "BQ8", "F16", "F32"]
+
+
+@app.default
+def build(
+    folder: Annotated[Path, Parameter(help="A folder of FP32 .npy tensors with manifest.json and tokenizer.model, or a run folder.")],
+    /,
+    *,
+    out: Annotated[Path, Parameter(name=["--out", "-o"], help="The file to write.")] = Path("model.bullet"),
+    quant: Annotated[WeightType, Parameter(help="Type of the matrices.")] = "BQ4",
+    embedding: Annotated[
+        WeightType | None, Parameter(help="Type of the embedding and output matrix; default: BQ8 with BQ4, else like the matrices.")
+    ] = None,
+    keep: Annotated[
+        tuple[str, ...], Parameter(help='Another type for some matrices: "layers.0.*=BQ8"; may be given several times.', negative="")
+    ] = (),
+    method: Annotated[
+        Literal["none", "search", "gptq"], Parameter(help="Fit BQ4 to the calibration text: not at all, scales only, or everything (GPTQ).")
+    ] = "gptq",
+    calibration: Annotated[
+        Path | None,
+        Parameter(
+            help="Representative tokens of this tokenizer, uint16 little endian (uint32 above 65,536 tokens); a run folder has its own."
+        ),
+    ] = None,
+    calibration_tokens: Annotated[int, Parameter(help="How many of them to use.")] = 20_000,
+    validation: Annotated[Path | None, Parameter(help="Held-out tokens to measure on, same format; a run folder has its own.")] = None,
+    seed: Annotated[int, Parameter(help="Decides which tokens are used.")] = 42,
+    report: Annotated[Path | None, Parameter(help="Write the errors of every tensor and layer to this JSON file.")] = None,
+    json: Annotated[bool, Parameter(help="Print what the file says about its quantisation as JSON.", negative="")] = False,
+) -> None:
+    """Quantise FP32 .npy tensors into one .bullet file.
+
+    Example: bullet-builder --quant BQ4 --calibration tokens.bin --out model.bullet export/npy
+    """
+    from pydantic import ValidationError
+
+    from bulletlm.build import build_bullet, summary
+    from bulletlm.config import QuantConfig
+    from bulletlm.data.tokens import open_tokens
+    from bulletlm.export.npy import read_npy
+    from bulletlm.progress import ConsoleProgress
+
+    run, folder = _locate(folder)
+    try:
+        config = QuantConfig(
+            weights=quant, embedding=embedding, calibration=method, calibration_tokens=calibration_tokens, seed=seed, keep=list(keep)
+        )
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ConfigError(f"--{str(first['loc'][0]).replace('_', '-')} {first['input']}: {first['msg']}") from None
+    vocab_size = read_npy(folder)[0].vocab_size
+    text, held_out = None, None
+    if calibration:
+        text = _read_tokens(calibration, vocab_size)
+    elif run:
+        text = open_tokens(run / "tokens", "train").tokens
+    if validation:
+        held_out = _as_token_file(validation, vocab_size)
+    elif run:
+        held_out = open_tokens(run / "tokens", "val")
+    quantised = build_bullet(folder, out, config, seed, text, held_out, ConsoleProgress(), report)
+    if json:
+        print(json_module.dumps(quantised, ensure_ascii=False, indent=2))
+    else:
+        print(f"{out} ({out.stat().st_size:,} bytes)\n{summary(quantised)}")
+
+
+def _locate(folder: Path) -> tuple[Path | None, Path]:
+    """The run folder, if it is one, and the folder with the tensors."""
+    if not (folder / MANIFEST).exists() and (folder / "export" / "npy").is_dir():
+        return folder, folder / "export" / "npy"
+    return None, folder
+
+
+def _read_tokens(path: Path, vocab_size: int) -> npt.NDArray[np.unsignedinteger[Any]]:
+    dtype = np.dtype("<u2" if vocab_size <= 1 << 16 else "<u4")
+    try:
+        size = path.stat().st_size
+        if not size or size % dtype.itemsize:
+            raise DataError(
+                f"{path} has {size:,} bytes, which is no whole number of {dtype.name} tokens: write them as tokens/train.bin is"
+            )
+        return np.memmap(path, dtype, mode="r")
+    except OSError as error:
+        raise DataError(f"cannot read the tokens {path}: {error.strerror}") from None
+
+
+def _as_token_file(path: Path, vocab_size: int) -> "TokenFile":
+    """Tokens of which nothing is known but themselves, as one document."""
+    from bulletlm.data.tokens import TokenFile
+
+    tokens = _read_tokens(path, vocab_size)
+    document = {"start": 0, "end": len(tokens), "bytes": 0, "language": "und", "source": path.name}
+    return TokenFile(tokens, None, {"documents": [document]})
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point: a user's mistake is one line and exit code 1 or 2; only our own bugs show a traceback."""
+    try:
+        app(arguments, exit_on_error=False, print_error=False)
+    except BulletError as error:
+        _fail(str(error), error.exit_code)
+    except CycloptsError as error:
+        _fail(" ".join(str(error).split()) + "; see bullet-builder --help", 2)
+    except KeyboardInterrupt:
+        _fail("stopped; nothing was written", 130)
+
+
+def _fail(message: str, code: int) -> None:
+    print(f"bullet-builder: {message}", file=sys.stderr)
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,305 @@
+"""From FP32 tensors to tensors on their grids, matrix after matrix, with calibration text flowing through.
+
+Two copies of the network read the same windows of text: FP32, and the one whose matrices before this point are
+quantised already. Each matrix is fitted to the inputs that it will really get and to the outputs that FP32 has at
+that place; where the output is added to the hidden state, also to what the hidden state lacks by then. So every
+matrix makes good what earlier ones lost. In memory are the hidden states of both copies, and one layer and the
+statistics of one group of matrices at a time.
+
+numpy only.
+"""
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from threadpoolctl import threadpool_limits
+
+from bulletlm.errors import BulletError, DataError
+from bulletlm.progress import Progress
+from bulletlm.quant import forward, gptq
+from bulletlm.quant.bq4 import Quantized, quantize_bq4, quantize_bq8
+from bulletlm.shape import ModelShape
+
+Floats = npt.NDArray[np.float32]
+Tensor = Floats | Quantized
+
+METHODS = ("none", "search", "gptq")
+"""How BQ4 scales and steps are chosen: largest / -8 (ggml's Q4_0); scales that lose least; the full recipe."""
+
+TOKENS_AT_ONCE = 2_048
+"""Positions that flow through a layer together; bounds the memory of everything between two hidden states."""
+
+
+class Group(NamedTuple):
+    """Matrices of a layer that get the same input, and what computes it; whether the output is added to the hidden state."""
+
+    inputs: Callable[[Floats, forward.Weights, ModelShape], Floats]
+    matrices: tuple[str, ...]
+    adds: bool
+
+
+GROUPS = (
+    Group(forward.attention_input, ("attention.q_proj.weight", "attention.k_proj.weight", "attention.v_proj.weight"), False),
+    Group(forward.output_input, ("attention.o_proj.weight",), True),
+    Group(forward.mlp_input, ("mlp.gate_proj.weight", "mlp.up_proj.weight"), False),
+    Group(forward.down_input, ("mlp.down_proj.weight",), True),
+)
+
+
+@dataclass(frozen=True)
+class TensorReport:
+    """What rounding did to a matrix.
+
+    relative_rmse: root mean square of (rounded - FP32) / root mean square of FP32.
+    output_error: mean square error of its outputs in the quantised network against those wanted, as a share of the latter's mean
+    square, over the calibration text; output_error_rtn: the same if this matrix were rounded to nearest. None where no calibration
+    text flowed. seconds: time spent on choosing (shared by matrices with one input).
+    """
+
+    type: str
+    relative_rmse: float
+    output_error: float | None
+    output_error_rtn: float | None
+    seconds: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return asdict(self)
+
+
+@dataclass
+class Calibrated:
+    """`tensors`: what write_bullet takes. `report`: one row a matrix. `tokens`: how many were used for calibration."""
+
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+    report: dict[str, TensorReport] = field(default_factory=dict)
+    tokens: int = 0
+
+
+@dataclass(frozen=True)
+class Moments:
+    """What calibration text says about matrices of R rows with inputs x, whose outputs should be y.
+
+    hessian: E[x x^T], float64[n, n]. cross: E[y x^T], float64[R, n]. energy: E[y^2], float64[R].
+    """
+
+    hessian: npt.NDArray[np.float64]
+    cross: npt.NDArray[np.float64]
+    energy: npt.NDArray[np.float64]
+
+    @classmethod
+    def of(cls, pairs: Iterable[tuple[Floats, Floats]], pool: ThreadPoolExecutor) -> "Moments":
+        """Average over pairs of float32[..., R] outputs y and float32[..., n] inputs x.
+
+        Raises:
+            BulletError: an input or output is NaN or infinite.
+        """
+        sums: list[Any] = [0.0, 0.0, 0.0]
+        count = 0
+        for outputs, inputs in pairs:
+            y, x = outputs.reshape(-1, outputs.shape[-1]), inputs.reshape(-1, inputs.shape[-1])
+            products = pool.map(np.matmul, (x.T, y.T), (x, x))
+            for i, product in enumerate((*products, np.square(y).sum(axis=0))):
+                sums[i] = sums[i] + product.astype(np.float64)
+            count += len(x)
+        if not all(np.isfinite(total).all() for total in sums):
+            raise BulletError("the model computes infinite or undefined numbers on the calibration text: its training has diverged")
+        return cls(*(total / count for total in sums))
+
+    def rows(self, which: slice) -> "Moments":
+        """The same for some of the rows."""
+        return Moments(self.hessian, self.cross[which], self.energy[which])
+
+    def output_error(self, rounded: Floats) -> float:
+        """E |y - V x|^2 / E |y|^2 of V float32[R, n]; 0 where nothing is wanted."""
+        v = rounded.astype(np.float64)
+        energy = float(self.energy.sum())
+        error = energy + float(np.vdot(v @ self.hessian - 2 * self.cross, v))
+        return max(error, 0.0) / energy if energy else 0.0
+
+
+def quantise(
+    shape: ModelShape,
+    tensors: Mapping[str, Floats],
+    types: Mapping[str, str],
+    method: str,
+    windows: npt.NDArray[np.integer] | None,
+    progress: Progress,
+) -> Calibrated:
+    """Bring every tensor to its type.
+
+    The same inputs give the same bits, however many processor cores there are.
+
+    Args:
+        shape: the model's shape.
+        tensors: float32 arrays; they may be memory-mapped, and are not changed.
+        types: "BQ4", "BQ8", "F16" or "F32" for every tensor.
+        method: one of METHODS. It decides BQ4 matrices that have inputs; the embedding and all other types are rounded to nearest.
+        windows: calibration text, token ids int[count, length]; not needed for the method "none" or without BQ4 matrices.
+        progress: shows the bar.
+
+    Raises:
+        DataError: a token of `windows` is not in the vocabulary, or there are none.
+        BulletError: a tensor holds a number that is NaN, infinite or too large for its type.
+    """
+    if method not in METHODS:
+        raise ValueError(f"unknown method {method!r}")
+    for name in shape.tensors():
+        if not np.isfinite(tensors[name]).all():
+            raise BulletError(f"the tensor {name} holds a number that is NaN or infinite: the training that made it has diverged")
+    done = Calibrated()
+    with progress.task("Quantising", sum(len(extents) > 1 for extents in shape.tensors().values())) as task:
+
+        def finish(name: str, tensor: Tensor, report: TensorReport | None) -> None:
+            done.tensors[name] = tensor
+            if report:
+                done.report[name] = report
+                task.advance(1, name.removesuffix(".weight"))
+
+        if method != "none" and "BQ4" in types.values():
+            if windows is None or not windows.size:
+                raise DataError("there is no calibration text: give some, or choose the method none")
+            _check(windows, shape)
+            done.tokens = windows.size
+            # BLAS threads spin while they wait for each other: with one other busy program they make this ten times slower.
+            # Two threads of ours gain as much on an idle machine.
+            with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(2) as pool:
+                for row in _calibrate(shape, tensors, types, method, windows, pool):
+                    finish(*row)
+        for name in shape.tensors():
+            if name not in done.tensors:
+                finish(name, *_plain(name, tensors[name], types[name]))
+    done.tensors = {name: done.tensors[name] for name in shape.tensors()}
+    return done
+
+
+def dequantise(tensor: Tensor) -> Floats:
+    """The float32 weights that a reader of the file sees."""
+    return tensor.dequantize() if isinstance(tensor, Quantized) else tensor
+
+
+def round_plainly(tensor: Floats, type: str) -> Tensor:
+    """Round to nearest: ggml's rule for BQ4 and BQ8; F16 comes back as the float32 numbers that float16 holds.
+
+    Raises:
+        BulletError: a number is too large for the type.
+    """
+    if type == "BQ4":
+        return Quantized(type, quantize_bq4(tensor))
+    if type == "BQ8":
+        return Quantized(type, quantize_bq8(tensor))
+    if type == "F16":
+        with np.errstate(over="ignore"):
+            halves = tensor.astype(np.float16)
+        if not np.isfinite(halves).all():
+            raise BulletError("a weight is too large for F16: store this tensor as F32")
+        return halves.astype(np.float32)
+    return tensor
+
+
+Row = tuple[str, Tensor, TensorReport | None]
+
+
+def _calibrate(
+    shape: ModelShape,
+    tensors: Mapping[str, Floats],
+    types: Mapping[str, str],
+    method: str,
+    windows: npt.NDArray[np.integer],
+    pool: ThreadPoolExecutor,
+) -> Iterator[Row]:
+    """Embedding, then each layer in order, then the output matrix if it is one of its own."""
+    embedding = tensors["token_embedding.weight"]
+    rounded, report = _plain("token_embedding.weight", embedding, types["token_embedding.weight"])
+    yield "token_embedding.weight", rounded, report
+    exact, quantised = embedding[windows], dequantise(rounded)[windows]  # hidden states of both copies, [windows, length, dim]
+    at_once = max(1, TOKENS_AT_ONCE // windows.shape[1])
+    chunks = [slice(at, at + at_once) for at in range(0, len(windows), at_once)]
+    for n in range(shape.n_layers):
+        prefix = f"layers.{n}."
+        before = {name.removeprefix(prefix): np.asarray(tensors[name]) for name in shape.tensors() if name.startswith(prefix)}
+        after = dict(before)
+        for group in GROUPS:
+            weights = np.concatenate([before[name] for name in group.matrices])
+
+            def flow(chunk: slice, group: Group = group, weights: Floats = weights, layers: Any = (before, after)) -> tuple[Floats, Floats]:
+                """Wanted outputs, float32[windows, length, R], and inputs, float32[windows, length, n]."""
+                states = exact[chunk], quantised[chunk]
+                a, b = pool.map(group.inputs, states, layers, (shape, shape))
+                y = a @ weights.T
+                if group.adds:
+                    y += states[0] - states[1]
+                return y, b
+
+            moments = Moments.of(map(flow, chunks), pool)
+            for name, tensor, report in _group(prefix, group.matrices, tensors, types, method, moments):
+                yield name, tensor, report
+                after[name.removeprefix(prefix)] = dequantise(tensor)
+            if group.adds:
+                new = after[group.matrices[0]]
+                for chunk in chunks:
+                    y, b = flow(chunk)
+                    exact[chunk] = quantised[chunk] + y
+                    quantised[chunk] += b @ new.T
+    if not shape.tied_embeddings:
+        gain, head = tensors["final_norm.weight"], tensors["lm_head.weight"]
+        last = ((forward.head_input(exact[c], gain, shape) @ head.T, forward.head_input(quantised[c], gain, shape)) for c in chunks)
+        yield from _group("", ("lm_head.weight",), tensors, types, method, Moments.of(last, pool))
+
+
+def _group(
+    prefix: str, matrices: tuple[str, ...], tensors: Mapping[str, Floats], types: Mapping[str, str], method: str, moments: Moments
+) -> Iterator[Row]:
+    """Quantise matrices that share their input. `moments` are those of all of them, one below the other."""
+    at = 0
+    for matrix in matrices:
+        name = prefix + matrix
+        weights = tensors[name]
+        part = moments.rows(slice(at, at + len(weights)))
+        at += len(weights)
+        if types[name] != "BQ4":
+            yield name, *_plain(name, weights, types[name], part)
+            continue
+        start = time.perf_counter()
+        if method == "gptq":
+            tensor = gptq.calibrated(gptq.corrected(weights, part.hessian, part.cross), part.hessian)
+        else:
+            tensor = gptq.search(weights, np.diag(part.hessian).astype(np.float32))
+        yield name, tensor, _report(weights, tensor, "BQ4", part, time.perf_counter() - start)
+
+
+def _plain(name: str, exact: Floats, type: str, moments: Moments | None = None) -> tuple[Tensor, TensorReport | None]:
+    """Rounded to nearest; norm gains have no report."""
+    start = time.perf_counter()
+    try:
+        tensor = round_plainly(exact, type)
+    except BulletError as error:
+        raise BulletError(f"the tensor {name} cannot be quantised: {error}") from None
+    if exact.ndim == 1:
+        return tensor, None
+    return tensor, _report(exact, tensor, type, moments, time.perf_counter() - start)
+
+
+def _report(exact: Floats, tensor: Tensor, type: str, moments: Moments | None, seconds: float) -> TensorReport:
+    rounded = dequantise(tensor)
+    scale = float(np.sqrt(np.mean(np.square(exact), dtype=np.float64)))
+    rmse = float(np.sqrt(np.mean(np.square(rounded - exact), dtype=np.float64)))
+    error = error_rtn = None
+    if moments:
+        error = moments.output_error(rounded)
+        error_rtn = moments.output_error(dequantise(round_plainly(exact, type))) if type == "BQ4" else error
+    return TensorReport(type, rmse / scale if scale else 0.0, error, error_rtn, seconds)
+
+
+def _check(windows: npt.NDArray[np.integer], shape: ModelShape) -> None:
+    low, high = int(windows.min()), int(windows.max())
+    if low < 0 or high >= shape.vocab_size:
+        raise DataError(
+            f"the calibration text holds the token {low if low < 0 else high}, but the model has {shape.vocab_size:,} tokens: "
+            "it was made with another tokenizer"
+        )

@@ -1,0 +1,81 @@
+"""The network in pieces, for calibration: what each weight matrix gets as its input.
+
+The runtime's engine computes the same in one go; a test holds the two together. B = sequences, N = positions,
+weight matrices are (outputs, inputs), everything is float32.
+"""
+
+from collections.abc import Mapping
+from functools import lru_cache
+
+import numpy as np
+import numpy.typing as npt
+
+from bulletlm.shape import ModelShape
+
+Floats = npt.NDArray[np.float32]
+Weights = Mapping[str, Floats]
+"""The tensors of one layer, named without the "layers.N." before them."""
+
+
+def attention_input(x: Floats, layer: Weights, shape: ModelShape) -> Floats:
+    """What q_proj, k_proj and v_proj get: float32[B, N, dim] -> the same shape."""
+    return _norm(x, layer["attention_norm.weight"], shape)
+
+
+def output_input(x: Floats, layer: Weights, shape: ModelShape) -> Floats:
+    """What o_proj gets: the mixed values of all heads, float32[B, N, dim] -> the same shape."""
+    batch, length, _ = x.shape
+    heads, group, size = shape.n_kv_heads, shape.n_heads // shape.n_kv_heads, shape.head_dim
+    h = attention_input(x, layer, shape)
+    queries = _rotate((h @ layer["attention.q_proj.weight"].T).reshape(batch, length, heads * group, size), shape)
+    keys = _rotate((h @ layer["attention.k_proj.weight"].T).reshape(batch, length, heads, size), shape)
+    values = (h @ layer["attention.v_proj.weight"].T).reshape(batch, length, heads, size)
+    # [B, key/value heads, heads that share them, N, ...]
+    queries = queries.reshape(batch, length, heads, group, size).transpose(0, 2, 3, 1, 4)
+    scores = queries @ (keys * np.float32(size**-0.5)).transpose(0, 2, 3, 1)[:, :, None]
+    scores += np.triu(np.full((length, length), -np.inf, np.float32), 1)
+    scores -= scores.max(axis=-1, keepdims=True)
+    np.exp(scores, out=scores)
+    scores /= scores.sum(axis=-1, keepdims=True)
+    mixed: Floats = scores @ values.transpose(0, 2, 1, 3)[:, :, None]
+    return mixed.transpose(0, 3, 1, 2, 4).reshape(batch, length, -1)
+
+
+def mlp_input(x: Floats, layer: Weights, shape: ModelShape) -> Floats:
+    """What gate_proj and up_proj get: float32[B, N, dim] -> the same shape."""
+    return _norm(x, layer["mlp_norm.weight"], shape)
+
+
+def down_input(x: Floats, layer: Weights, shape: ModelShape) -> Floats:
+    """What down_proj gets: silu(gate) * up, float32[B, N, dim] -> float32[B, N, hidden_dim]."""
+    h = mlp_input(x, layer, shape)
+    gate = h @ layer["mlp.gate_proj.weight"].T
+    up = h @ layer["mlp.up_proj.weight"].T
+    with np.errstate(over="ignore"):  # exp may reach infinity, and silu is 0 there as it should be
+        up *= gate / (1 + np.exp(-gate))
+    return up
+
+
+def head_input(x: Floats, gain: Floats, shape: ModelShape) -> Floats:
+    """What the output matrix gets: float32[B, N, dim] -> the same shape."""
+    return _norm(x, gain, shape)
+
+
+def _norm(x: Floats, gain: Floats, shape: ModelShape) -> Floats:
+    mean = np.einsum("bni,bni->bn", x, x)[..., None] / np.float32(shape.dim)
+    normed: Floats = x / np.sqrt(mean + np.float32(shape.norm_eps)) * gain
+    return normed
+
+
+def _rotate(heads: Floats, shape: ModelShape) -> Floats:
+    """RoPE, float32[B, N, heads, head_dim]: the pair (2i, 2i + 1) is a complex number, turned by its position."""
+    pairs = np.ascontiguousarray(heads).view(np.complex64) * _rotation(shape, heads.shape[1])[:, None]
+    return pairs.view(np.float32)
+
+
+@lru_cache(maxsize=4)
+def _rotation(shape: ModelShape, length: int) -> npt.NDArray[np.complex64]:
+    """complex64[N, head_dim / 2]."""
+    frequencies = shape.rope_theta ** (-np.arange(0, shape.head_dim, 2) / shape.head_dim)
+    rotation: npt.NDArray[np.complex64] = np.exp(1j * np.outer(np.arange(length), frequencies)).astype(np.complex64)
+    return rotation

@@ -1,0 +1,232 @@
+"""Rounding one weight matrix to BQ4 so that its *outputs* change least, given what its inputs look like.
+
+A matrix W (outputs, inputs) is judged by the error of its outputs over calibration inputs x:
+
+    E |W x - V x|^2 = trace((W - V) H (W - V)^T),   H = E[x x^T], float[n, n]
+
+Rows do not influence each other, so everything here works on all rows at once, column by column. The steps are
+GPTQ (Frantar et al. 2023, arXiv:2210.17323) on a symmetric grid of 16 steps, with the scales searched on the way,
+then refined by turns: scales by least squares, steps by coordinate descent.
+
+R = rows (outputs), n = columns (inputs), 32 columns are a block with one scale. `steps` are the numbers -8 ... 7, kept as
+floats; the weights they stand for are steps * scale. All functions compute in the type of `weights`.
+"""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from bulletlm.quant.bq4 import Quantized, pack_bq4
+from bulletlm.shape import BLOCK
+
+Array = npt.NDArray[Any]
+
+DAMPING = 0.01
+"""Added to the diagonal of H, as a share of its mean: H of few inputs is nearly singular."""
+
+CORRECTION_DAMPING = 0.1
+"""The same for `corrected`, so that it does not learn the calibration text by heart."""
+
+DIVISORS = np.arange(25, 49) / 5
+"""Scales tried in a block: its largest weight over 5.0, 5.2 ... 9.6, with both signs."""
+
+REFINEMENTS = 2
+"""Rounds of scales by least squares and steps by coordinate descent; a third one gains nothing."""
+
+
+def search(weights: Array, importance: Array) -> Quantized:
+    """Round every weight to the nearest step, with the scale of each block that loses least.
+
+    Args:
+        weights: float[R, n].
+        importance: float[n], the mean square of each input: what an error in that column costs.
+    """
+    scales = np.stack([best_scales(weights[:, at].T, importance[at]) for at in _blocks(weights)], axis=1)
+    return pack(round_to_steps(weights, _per_column(scales)), scales)
+
+
+def calibrated(weights: Array, hessian: Array) -> Quantized:
+    """The whole recipe for float[R, n] weights and H float[n, n]: `gptq`, then refine scales and steps twice."""
+    hessian = damped(hessian).astype(weights.dtype)
+    steps, scales = gptq(weights, hessian)
+    for _ in range(REFINEMENTS):
+        scales = refit_scales(weights, steps, scales, hessian)
+        steps = coordinate_descent(weights, steps, scales, hessian)
+    return pack(steps, scales)
+
+
+def damped(hessian: Array, share: float = DAMPING) -> Array:
+    """H with `share` of its mean diagonal added to the diagonal; the identity where no input ever differs from zero."""
+    mean = float(np.trace(hessian)) / len(hessian)
+    if mean == 0:
+        return np.eye(len(hessian), dtype=hessian.dtype)
+    return hessian + share * mean * np.eye(len(hessian), dtype=hessian.dtype)
+
+
+def corrected(weights: Array, hessian: Array, cross: Array) -> Array:
+    """The weights that come nearest to the wanted outputs y on inputs x that are no longer those of FP32.
+
+    The best V for E |y - V x|^2 is E[y x^T] H^-1; damping pulls it towards `weights`.
+
+    Args:
+        weights: float[R, n].
+        hessian: H = E[x x^T], float64[n, n].
+        cross: E[y x^T], float64[R, n].
+    """
+    missing = cross - weights.astype(np.float64) @ hessian
+    change = np.linalg.solve(damped(hessian, CORRECTION_DAMPING), missing.T).T
+    target: Array = weights + change.astype(weights.dtype)
+    return target
+
+
+def gptq(weights: Array, hessian: Array) -> tuple[Array, Array]:
+    """Round column after column; what a column loses, the columns after it make good.
+
+    Args:
+        weights: float[R, n].
+        hessian: float[n, n], positive definite (`damped`).
+
+    Returns:
+        Steps [R, n] and scales [R, n // 32]; scales are float16 numbers in the type of `weights`.
+    """
+    # Row j of U says how an error in column j spreads over the columns after it: H^-1 = U^T U, U upper triangular.
+    upper = np.linalg.cholesky(np.linalg.inv(hessian.astype(np.float64))).T.astype(weights.dtype)
+    importance = np.diag(hessian)
+    rest = weights.T.copy()  # [n, R]: a column of the matrix is contiguous
+    steps = np.empty_like(rest)
+    scales = np.empty((weights.shape[1] // BLOCK, weights.shape[0]), weights.dtype)
+    errors = np.empty((BLOCK, weights.shape[0]), weights.dtype)
+    for number, at in enumerate(_blocks(weights)):
+        block, spread = rest[at], upper[at, at]
+        scales[number] = best_scales(block, importance[at])
+        for j in range(BLOCK):
+            steps[at][j] = round_to_steps(block[j], scales[number])
+            errors[j] = (block[j] - steps[at][j] * scales[number]) / spread[j, j]
+            block[j + 1 :] -= spread[j, j + 1 :, None] * errors[j]
+        rest[at.stop :] -= upper[at, at.stop :].T @ errors
+    return steps.T, scales.T
+
+
+def coordinate_descent(weights: Array, steps: Array, scales: Array, hessian: Array) -> Array:
+    """Visit every column once and take the step that is best given all others; the error never grows.
+
+    Args:
+        weights: float[R, n]. steps: float[R, n]. scales: float[R, n // 32]. hessian: float[n, n].
+
+    Returns:
+        New steps [R, n].
+    """
+    steps = steps.T.copy()
+    gradient = hessian @ (weights - (steps.T * _per_column(scales))).T  # [n, R]: H (w - v)
+    for number, at in enumerate(_blocks(weights)):
+        scale = scales[:, number]
+        slope, local = gradient[at], hessian[at, at]
+        moved = np.empty_like(slope)
+        for j in range(BLOCK):
+            old = steps[at][j] * scale
+            steps[at][j] = round_to_steps(old + slope[j] / local[j, j], scale)
+            moved[j] = steps[at][j] * scale - old
+            slope[j + 1 :] -= local[j + 1 :, j, None] * moved[j]
+        gradient[at.stop :] -= hessian[at.stop :, at] @ moved
+    return steps.T
+
+
+def refit_scales(weights: Array, steps: Array, scales: Array, hessian: Array) -> Array:
+    """The scales [R, b] that are best for the given steps, all blocks of a row at once; a row keeps its old ones if they are better.
+
+    With B the n x b matrix that multiplies scales by steps, the best are (B^T H B)^-1 B^T H w.
+    """
+    out = scales.copy()
+    for at in range(0, len(weights), _ROWS_AT_ONCE):
+        rows = slice(at, at + _ROWS_AT_ONCE)
+        out[rows] = _refit_rows(weights[rows], steps[rows], scales[rows], hessian)
+    return out
+
+
+_ROWS_AT_ONCE = 256
+"""Bounds the memory of `refit_scales`: rows x (columns + blocks^2)."""
+
+
+def _refit_rows(weights: Array, steps: Array, scales: Array, hessian: Array) -> Array:
+    rows, blocks = scales.shape
+    normal = np.empty((rows, blocks, blocks))
+    for number, at in enumerate(_blocks(weights)):
+        seen = (steps[:, at] @ hessian[at]) * steps
+        normal[:, number] = seen.reshape(rows, blocks, BLOCK).sum(axis=2)
+    right = ((weights @ hessian) * steps).reshape(rows, blocks, BLOCK).sum(axis=2, dtype=np.float64)
+    # A block of nothing but zeros has an empty row in its system; any scale is as good, so it gets 0.
+    empty = normal[:, range(blocks), range(blocks)] <= 0
+    normal[:, range(blocks), range(blocks)] += empty
+    new = _to_float16(np.linalg.solve(normal, right[..., None])[..., 0].astype(weights.dtype))
+
+    def errors(candidate: Array) -> Array:
+        difference = weights - steps * _per_column(candidate)
+        result: Array = np.einsum("ij,ij->i", difference @ hessian, difference)
+        return result
+
+    better = errors(new) < errors(scales)
+    return np.where(better[:, None], new, scales)
+
+
+def best_scales(block: Array, importance: Array) -> Array:
+    """The scale of each row's block, weighted least squares over what rounding would do with it.
+
+    Candidates are ggml's own (largest / -8) and, for every divisor and sign, the least-squares scale of the steps
+    that it leads to. Each is judged as float16 and with the steps that belong to it.
+
+    Args:
+        block: float[32, R], one block of every row, columns first.
+        importance: float[32].
+
+    Returns:
+        float[R], values that float16 holds exactly.
+    """
+    largest = np.take_along_axis(block, np.abs(block).argmax(axis=0)[None], axis=0)[0]
+    importance = importance / importance.max() if importance.max() > 0 else np.ones_like(importance)
+
+    def loss(scale: Array) -> Array:
+        difference = block - round_to_steps(block, scale) * scale
+        result: Array = importance @ (difference * difference)
+        return result
+
+    best = _to_float16(largest / -8)
+    least = loss(best)
+    for divisor in (*DIVISORS, *-DIVISORS):
+        steps = round_to_steps(block, largest / block.dtype.type(divisor))
+        weight = importance @ (steps * steps)
+        fitted = _to_float16((importance @ (steps * block)) / np.where(weight > 0, weight, 1))
+        lost = loss(fitted)
+        better = lost < least
+        best[better], least[better] = fitted[better], lost[better]
+    return best
+
+
+def round_to_steps(weights: Array, scales: Array) -> Array:
+    """The nearest of -8 ... 7 times the scale (0 where that is 0); the shapes broadcast."""
+    with np.errstate(divide="ignore", over="ignore"):
+        inverse = 1 / scales
+    inverse[~np.isfinite(inverse)] = 0
+    steps: Array = weights * inverse
+    np.rint(steps, out=steps)
+    return np.clip(steps, -8, 7, out=steps)
+
+
+def pack(steps: Array, scales: Array) -> Quantized:
+    """Steps [R, n] and scales [R, n // 32] as BQ4 blocks."""
+    return Quantized("BQ4", pack_bq4((steps + 8).astype(np.uint8), scales.astype(np.float16)))
+
+
+def _blocks(weights: Array) -> list[slice]:
+    return [slice(at, at + BLOCK) for at in range(0, weights.shape[1], BLOCK)]
+
+
+def _per_column(scales: Array) -> Array:
+    """[R, b] -> [R, b * 32]."""
+    return np.repeat(scales, BLOCK, axis=1)
+
+
+def _to_float16(scales: Array) -> Array:
+    """Rounded to float16, in their own type; infinite beyond 65504, where no loss is finite and the scale never wins."""
+    with np.errstate(over="ignore"):
+        return scales.astype(np.float16).astype(scales.dtype)
