@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 BALANCE = 0.5
 """Languages enter the sample in proportion to this power of their size: of ten times as much text, three times as much.
 
-With 2,000,000 characters of Marathi and 200,000 of English this costs Marathi 4 % more tokens and saves English 13 %
+With 2,000,000 characters of Marathi and 200,000 of English this costs Marathi 4 % more tokens and saves English 10 %
 (bench/tokenizer.py).
 """
 
