@@ -50,7 +50,7 @@ def decisive(config: "AugmentConfig") -> dict[str, Any] | None:
     }
 
 
-def augment_training(config: "AugmentConfig", seed: int, folder: Path, cache: Path, progress: Progress) -> dict[str, Any]:
+def augment_training(config: "AugmentConfig | None", seed: int, folder: Path, cache: Path, progress: Progress) -> dict[str, Any]:
     """Add rows to `folder`/train.jsonl that say its documents in other words; give the report. Does nothing where it is off.
 
     Only rows of train.jsonl are read for it, and no sentence that is equal or nearly equal to one of `folder`/val.jsonl is added.
@@ -65,7 +65,7 @@ def augment_training(config: "AugmentConfig", seed: int, folder: Path, cache: Pa
         BulletError: a package is missing, a model cannot be loaded or reached; what was answered so far is in the cache.
     """
     report: dict[str, Any] = {"documents_added": 0, "characters_added": 0, "methods": []}
-    if not is_on(config):
+    if config is None or not is_on(config):
         return report
     train = folder / "train.jsonl"
     guard = ValidationGuard(text for document in read_documents(folder / "val.jsonl") for text in texts_of(document))
