@@ -12,7 +12,7 @@ numpy only.
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -93,6 +93,7 @@ class Moments:
     energy: npt.NDArray[np.float64]
 
     @classmethod
+    @forward.quiet
     def of(cls, pairs: Iterable[tuple[Floats, Floats]], pool: ThreadPoolExecutor) -> "Moments":
         """Average over pairs of float32[..., R] outputs y and float32[..., n] inputs x.
 
@@ -103,7 +104,7 @@ class Moments:
         count = 0
         for outputs, inputs in pairs:
             y, x = outputs.reshape(-1, outputs.shape[-1]), inputs.reshape(-1, inputs.shape[-1])
-            products = pool.map(np.matmul, (x.T, y.T), (x, x))
+            products = pool.map(_product, (x.T, y.T), (x, x))
             for i, product in enumerate((*products, np.square(y).sum(axis=0))):
                 sums[i] = sums[i] + product.astype(np.float64)
             count += len(x)
@@ -121,6 +122,11 @@ class Moments:
         energy = float(self.energy.sum())
         error = energy + float(np.vdot(v @ self.hessian - 2 * self.cross, v))
         return max(error, 0.0) / energy if energy else 0.0
+
+
+@forward.quiet
+def _product(a: Floats, b: Floats) -> Floats:
+    return a @ b
 
 
 def quantise(
@@ -262,15 +268,17 @@ def _group(
         weights = tensors[name]
         part = moments.rows(slice(at, at + len(weights)))
         at += len(weights)
+        plain, rtn = _plain(name, weights, types[name], part)
         if types[name] != "BQ4":
-            yield name, *_plain(name, weights, types[name], part)
+            yield name, plain, rtn
             continue
         start = time.perf_counter()
         if method == "gptq":
             tensor = gptq.calibrated(gptq.corrected(weights, part.hessian, part.cross), part.hessian)
         else:
             tensor = gptq.search(weights, np.diag(part.hessian).astype(np.float32))
-        yield name, tensor, _report(weights, tensor, "BQ4", part, time.perf_counter() - start)
+        report = _report(weights, tensor, "BQ4", part, time.perf_counter() - start)
+        yield name, tensor, replace(report, output_error_rtn=rtn.output_error if rtn else None)
 
 
 def _plain(name: str, exact: Floats, type: str, moments: Moments | None = None) -> tuple[Tensor, TensorReport | None]:
@@ -289,11 +297,8 @@ def _report(exact: Floats, tensor: Tensor, type: str, moments: Moments | None, s
     rounded = dequantise(tensor)
     scale = float(np.sqrt(np.mean(np.square(exact), dtype=np.float64)))
     rmse = float(np.sqrt(np.mean(np.square(rounded - exact), dtype=np.float64)))
-    error = error_rtn = None
-    if moments:
-        error = moments.output_error(rounded)
-        error_rtn = moments.output_error(dequantise(round_plainly(exact, type))) if type == "BQ4" else error
-    return TensorReport(type, rmse / scale if scale else 0.0, error, error_rtn, seconds)
+    error = moments.output_error(rounded) if moments else None
+    return TensorReport(type, rmse / scale if scale else 0.0, error, error, seconds)
 
 
 def _check(windows: npt.NDArray[np.integer], shape: ModelShape) -> None:

@@ -4,8 +4,9 @@ The runtime's engine computes the same in one go; a test holds the two together.
 weight matrices are (outputs, inputs), everything is float32.
 """
 
-from collections.abc import Mapping
-from functools import lru_cache
+from collections.abc import Callable, Mapping
+from functools import lru_cache, wraps
+from typing import ParamSpec, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -16,12 +17,28 @@ Floats = npt.NDArray[np.float32]
 Weights = Mapping[str, Floats]
 """The tensors of one layer, named without the "layers.N." before them."""
 
+P = ParamSpec("P")
+T = TypeVar("T")
 
+
+def quiet(function: Callable[P, T]) -> Callable[P, T]:
+    """Without numpy's warnings: the exponential may reach infinity, as it should, and damage shows in what comes out."""
+
+    @wraps(function)
+    def quietly(*args: P.args, **kwargs: P.kwargs) -> T:
+        with np.errstate(over="ignore", invalid="ignore"):
+            return function(*args, **kwargs)
+
+    return quietly
+
+
+@quiet
 def attention_input(x: Floats, layer: Weights, shape: ModelShape) -> Floats:
     """What q_proj, k_proj and v_proj get: float32[B, N, dim] -> the same shape."""
     return _norm(x, layer["attention_norm.weight"], shape)
 
 
+@quiet
 def output_input(x: Floats, layer: Weights, shape: ModelShape) -> Floats:
     """What o_proj gets: the mixed values of all heads, float32[B, N, dim] -> the same shape."""
     batch, length, _ = x.shape
@@ -41,21 +58,23 @@ def output_input(x: Floats, layer: Weights, shape: ModelShape) -> Floats:
     return mixed.transpose(0, 3, 1, 2, 4).reshape(batch, length, -1)
 
 
+@quiet
 def mlp_input(x: Floats, layer: Weights, shape: ModelShape) -> Floats:
     """What gate_proj and up_proj get: float32[B, N, dim] -> the same shape."""
     return _norm(x, layer["mlp_norm.weight"], shape)
 
 
+@quiet
 def down_input(x: Floats, layer: Weights, shape: ModelShape) -> Floats:
     """What down_proj gets: silu(gate) * up, float32[B, N, dim] -> float32[B, N, hidden_dim]."""
     h = mlp_input(x, layer, shape)
     gate = h @ layer["mlp.gate_proj.weight"].T
     up = h @ layer["mlp.up_proj.weight"].T
-    with np.errstate(over="ignore"):  # exp may reach infinity, and silu is 0 there as it should be
-        up *= gate / (1 + np.exp(-gate))
+    up *= gate / (1 + np.exp(-gate))
     return up
 
 
+@quiet
 def head_input(x: Floats, gain: Floats, shape: ModelShape) -> Floats:
     """What the output matrix gets: float32[B, N, dim] -> the same shape."""
     return _norm(x, gain, shape)

@@ -227,6 +227,6 @@ def _per_column(scales: Array) -> Array:
 
 
 def _to_float16(scales: Array) -> Array:
-    """Rounded to float16, in their own type; infinite beyond 65504, where no loss is finite and the scale never wins."""
-    with np.errstate(over="ignore"):
-        return scales.astype(np.float16).astype(scales.dtype)
+    """Rounded to what float16 holds, in their own type."""
+    limit = float(np.finfo(np.float16).max)
+    return np.clip(scales, -limit, limit).astype(np.float16).astype(scales.dtype)
