@@ -56,6 +56,18 @@ class _Sampler(ctypes.Structure):
     ]
 
 
+def library_path() -> str:
+    """Where the C library is.
+
+    Raises:
+        Unavailable: it was not built.
+    """
+    spec = importlib.util.find_spec("bulletlm.runtime._native")
+    if spec is None or spec.origin is None:
+        raise Unavailable("it was not built, since there was no C compiler when bulletlm was installed")
+    return spec.origin
+
+
 @cache
 def library() -> ctypes.CDLL:
     """The C library, with the types of its functions declared.
@@ -63,17 +75,15 @@ def library() -> ctypes.CDLL:
     Raises:
         Unavailable: it was not built, is of another version, or cannot be opened.
     """
-    spec = importlib.util.find_spec("bulletlm.runtime._native")
-    if spec is None or spec.origin is None:
-        raise Unavailable("it was not built, since there was no C compiler when bulletlm was installed")
+    path = library_path()
     try:
-        lib = ctypes.CDLL(spec.origin)
+        lib = ctypes.CDLL(path)
         lib.bullet_abi.restype = ctypes.c_int32
         abi = lib.bullet_abi()
     except (OSError, AttributeError) as error:
-        raise Unavailable(f"{spec.origin} cannot be opened: {error}") from None
+        raise Unavailable(f"{path} cannot be opened: {error}") from None
     if abi != ABI:
-        raise Unavailable(f"{spec.origin} is of another version: install bulletlm again")
+        raise Unavailable(f"{path} is of another version: install bulletlm again")
     i32, i64, pointer = ctypes.c_int32, ctypes.c_int64, ctypes.c_void_p
     functions: dict[str, tuple[Any, list[Any]]] = {
         "bullet_path": (ctypes.c_char_p, [i32]),

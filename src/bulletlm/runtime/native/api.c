@@ -5,12 +5,15 @@
 
 #include "model.h"
 
-extern const struct path path_avx512, path_avx2, path_portable;
+extern const struct path path_avx512, path_avx2, path_neon_dot, path_neon, path_portable;
 
 const struct path *const paths[] = {
 #if defined(__x86_64__)
     &path_avx512,
     &path_avx2,
+#elif defined(__aarch64__)
+    &path_neon_dot,
+    &path_neon,
 #endif
     &path_portable,
     NULL,

@@ -1,0 +1,94 @@
+/* Dot products with NEON. One 128-bit vector = four rows x four inputs; NEON bytes are signed, and nibbles fit.
+ * The file that includes this defines dot4: sdot where there is one, else widening products and pairwise sums. */
+
+typedef struct {
+    float32x4_t v[4]; /* four rows each */
+} lanes;
+
+#define EACH UNROLL for (int j = 0; j < 4; j++)
+
+static inline lanes lanes_zero(void) {
+    lanes r;
+    EACH r.v[j] = vdupq_n_f32(0);
+    return r;
+}
+static inline lanes lanes_load(const float *p) {
+    lanes r;
+    EACH r.v[j] = vld1q_f32(p + 4 * j);
+    return r;
+}
+static inline void lanes_store(float *p, lanes a) { EACH vst1q_f32(p + 4 * j, a.v[j]); }
+static inline lanes lanes_add(lanes a, lanes b) {
+    EACH a.v[j] = vaddq_f32(a.v[j], b.v[j]);
+    return a;
+}
+static inline lanes lanes_i16(const int16_t *p) {
+    lanes r;
+    EACH r.v[j] = vcvtq_f32_s32(vmovl_s16(vld1_s16(p + 4 * j)));
+    return r;
+}
+static inline lanes lanes_f16(const uint8_t *p) {
+    lanes r;
+    EACH r.v[j] = vcvt_f32_f16(vreinterpret_f16_u8(vld1_u8(p + 8 * j)));
+    return r;
+}
+static inline lanes lanes_fma(lanes acc, lanes a, float b) {
+    EACH acc.v[j] = vfmaq_n_f32(acc.v[j], a.v[j], b);
+    return acc;
+}
+
+static inline int8x16_t four(const int8_t *p) { /* four activations, for all rows */
+    int32_t word;
+    memcpy(&word, p, 4);
+    return vreinterpretq_s8_s32(vdupq_n_s32(word));
+}
+
+static inline lanes scaled(lanes acc, const int32x4_t sums[4], const uint8_t *scales, float scale) {
+    lanes s = lanes_f16(scales);
+    EACH acc.v[j] = vfmaq_f32(acc.v[j], vcvtq_f32_s32(sums[j]), vmulq_n_f32(s.v[j], scale));
+    return acc;
+}
+
+static ALWAYS_INLINE lanes dot_bq4(const uint8_t *tile, const uint8_t *scales, const struct act *x, int32_t blocks, bool turbo) {
+    const uint8x16_t mask = vdupq_n_u8(15);
+    lanes acc = lanes_zero();
+    for (int32_t b = 0; b < blocks; b++, tile += 256, scales += 32, x++) {
+        int32x4_t high[4], low[4];
+        EACH high[j] = low[j] = vdupq_n_s32(0);
+        UNROLL for (int i = 0; i < 4; i++) {
+            const int8x16_t h0 = four(x->high + 4 * i), h1 = four(x->high + 16 + 4 * i);
+            const int8x16_t l0 = four(x->low + 4 * i), l1 = four(x->low + 16 + 4 * i);
+            EACH {
+                uint8x16_t p = vld1q_u8(tile + 64 * i + 16 * j);
+                int8x16_t first = vreinterpretq_s8_u8(vandq_u8(p, mask)), second = vreinterpretq_s8_u8(vshrq_n_u8(p, 4));
+                high[j] = dot4(dot4(high[j], first, h0), second, h1);
+                if (!turbo) low[j] = dot4(dot4(low[j], first, l0), second, l1);
+            }
+        }
+        EACH {
+            if (!turbo) high[j] = vaddq_s32(vshlq_n_s32(high[j], 8), low[j]);
+            high[j] = vaddq_s32(high[j], vdupq_n_s32(x->minus_8));
+        }
+        acc = scaled(acc, high, scales, x->scale);
+    }
+    return acc;
+}
+
+static ALWAYS_INLINE lanes dot_bq8(const uint8_t *tile, const uint8_t *scales, const struct act *x, int32_t blocks, bool turbo) {
+    lanes acc = lanes_zero();
+    for (int32_t b = 0; b < blocks; b++, tile += 512, scales += 32, x++) {
+        int32x4_t high[4], low[4];
+        EACH high[j] = low[j] = vdupq_n_s32(0);
+        UNROLL for (int i = 0; i < 8; i++) {
+            const int8x16_t h = four(x->high + 4 * i), l = four(x->low + 4 * i);
+            EACH {
+                int8x16_t w = vreinterpretq_s8_u8(vld1q_u8(tile + 64 * i + 16 * j));
+                high[j] = dot4(high[j], w, h);
+                if (!turbo) low[j] = dot4(low[j], w, l);
+            }
+        }
+        if (!turbo) EACH high[j] = vaddq_s32(vshlq_n_s32(high[j], 8), low[j]);
+        acc = scaled(acc, high, scales, x->scale);
+    }
+    return acc;
+}
