@@ -100,7 +100,7 @@ def _card(file: BulletFile) -> Iterable[tuple[str, str]]:
     if training:
         yield "trained on", f"{training['tokens_seen']:,} tokens, best at step {training['step']:,} ({training['weights']} weights)"
         yield "FP32 loss", f"{training['val_loss']:.4f}"
-    if "quantised" in meta:
+    if "val_loss" in meta.get("quantised", {}):  # not measured where there was no validation text
         yield "4-bit loss", f"{meta['quantised']['val_loss']:.4f}"
 
 

@@ -1,0 +1,86 @@
+"""The choice of calibration text: languages in balance, seeded, and clear words when there is too little."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bulletlm.data.calibration import calibration_windows
+from bulletlm.errors import DataError
+from bulletlm.progress import SilentProgress
+from bulletlm.tokenizer import BOS, EOS, Tokenizer, train_tokenizer
+
+SAMPLE = Path(__file__).parents[2] / "src/bulletlm/data/sample"
+
+
+def lines(name: str) -> list[str]:
+    return [line for line in (SAMPLE / name).read_text(encoding="utf-8").splitlines() if len(line) > 100]
+
+
+@pytest.fixture(scope="module")
+def texts() -> dict[str, list[str]]:
+    return {"mr": lines("stories.mr.txt")[:80], "en": lines("stories.en.txt")[:80]}
+
+
+@pytest.fixture(scope="module")
+def tokenizer(texts: dict[str, list[str]]) -> Tokenizer:
+    return Tokenizer(train_tokenizer([*texts["mr"], *texts["en"]], 700, 1, SilentProgress()))
+
+
+def stream(tokenizer: Tokenizer, documents: list[str]) -> np.ndarray:
+    ids = [[BOS, *tokenizer.encode(text), EOS] for text in documents]
+    return np.concatenate([np.array(part, np.uint16) for part in ids])
+
+
+def marathi_share(tokenizer: Tokenizer, windows: np.ndarray) -> float:
+    texts = [tokenizer.decode(window.tolist()) for window in windows]
+    return sum(any("\u0900" <= c <= "\u097f" for c in text) for text in texts) / len(texts)
+
+
+def test_windows_are_pieces_of_the_stream(tokenizer: Tokenizer, texts: dict[str, list[str]]) -> None:
+    tokens = stream(tokenizer, texts["mr"] + texts["en"])
+    windows = calibration_windows(tokens, tokenizer, 2_000, 32, 1)
+    assert windows.shape == (2_000 // 32, 32) and windows.dtype == np.int64
+    everywhere = np.lib.stride_tricks.sliding_window_view(tokens, 32)
+    places = [int(np.flatnonzero((everywhere == window).all(axis=1))[0]) for window in windows]
+    assert len(set(places)) == len(places)
+    assert min(np.diff(sorted(places))) >= 32
+    assert max(places) - min(places) > len(tokens) / 2
+
+
+def test_a_rare_language_gets_more_than_its_share(tokenizer: Tokenizer, texts: dict[str, list[str]]) -> None:
+    mixed = [text for n, text in enumerate(texts["mr"]) for text in (text, *texts["en"][n : n + 1][: n % 6 == 0])]
+    tokens = stream(tokenizer, mixed * 4)
+    share = marathi_share(tokenizer, np.lib.stride_tricks.sliding_window_view(tokens, 24)[::24])
+    assert share > 0.8
+    assert 0.4 < marathi_share(tokenizer, calibration_windows(tokens, tokenizer, 1_500, 24, 1)) < 0.65
+
+
+def test_the_seed_decides(tokenizer: Tokenizer, texts: dict[str, list[str]]) -> None:
+    tokens = stream(tokenizer, texts["mr"] + texts["en"])
+    first, again, other = (calibration_windows(tokens, tokenizer, 2_000, 32, seed) for seed in (1, 1, 2))
+    np.testing.assert_array_equal(first, again)
+    assert (first != other).any()
+
+
+def test_short_texts_are_taken_whole_and_long_contexts_cut(tokenizer: Tokenizer, texts: dict[str, list[str]]) -> None:
+    tokens = stream(tokenizer, texts["mr"] + texts["en"])
+    assert calibration_windows(tokens, tokenizer, 10**6, 100, 1).shape == (len(tokens) // 100, 100)
+    assert calibration_windows(tokens, tokenizer, 2_048, 4_096, 1).shape == (4, 512)
+    assert calibration_windows(tokens[:1_024], tokenizer, 5_000, 1_000, 1).shape == (2, 512)
+
+
+def test_too_little_or_foreign_text_is_refused(tokenizer: Tokenizer, texts: dict[str, list[str]]) -> None:
+    tokens = stream(tokenizer, texts["en"])
+    with pytest.raises(DataError, match="has 1,000 tokens, and at least 1,024 are needed"):
+        calibration_windows(tokens[:1_000], tokenizer, 20_000, 32, 1)
+    foreign = tokens.copy()
+    foreign[70] = 700
+    with pytest.raises(DataError, match="holds the token 700, but the tokenizer has 700"):
+        calibration_windows(foreign, tokenizer, 20_000, 32, 1)
+
+
+def test_json_numbers_do_not_confuse_the_languages(tokenizer: Tokenizer) -> None:
+    tokens = stream(tokenizer, [json.dumps(list(range(n, n + 40))) for n in range(100)])
+    assert len(calibration_windows(tokens, tokenizer, 1_200, 60, 3)) == 20

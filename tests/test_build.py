@@ -1,0 +1,153 @@
+"""The build stage and bullet-builder: a file that knows what it lost, the same bytes again, clear words for every mistake."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bulletlm.builder import main
+from bulletlm.bulletfile.reader import open_bullet
+from bulletlm.data.chat import CHAT_TEMPLATE
+from bulletlm.data.tokens import open_tokens
+from bulletlm.evaluate.compare import compare
+from bulletlm.export.npy import read_npy
+from bulletlm.files import read_json
+from bulletlm.progress import SilentProgress
+from bulletlm.runtime import load
+from bulletlm.show import print_info
+
+
+def builds(capsys: pytest.CaptureFixture[str], *words: str | Path) -> str:
+    main([str(word) for word in words])
+    return capsys.readouterr().out
+
+
+def fails(capsys: pytest.CaptureFixture[str], *words: str | Path) -> tuple[int, str]:
+    with pytest.raises(SystemExit) as caught:
+        main([str(word) for word in words])
+    message = capsys.readouterr().err.strip().splitlines()[-1]
+    assert message.startswith("bullet-builder: ")
+    return caught.value.code, message  # type: ignore[return-value]
+
+
+@pytest.fixture
+def npy(micro_run: Path) -> Path:
+    return micro_run / "export" / "npy"
+
+
+def test_the_header_says_what_was_measured(micro_run: Path, npy: Path) -> None:
+    file = open_bullet(micro_run / "model.bullet")
+    said = file.metadata["quantised"]
+    assert said["method"] == "gptq" and said["weights"] == "BQ4" and said["embedding"] == "BQ8"
+    assert said["calibration_tokens"] == 20_000 // 32 * 32
+    assert file.metadata["chat_template"] == CHAT_TEMPLATE
+    exact, quantised = load(npy), load(micro_run / "model.bullet", engine="numpy")
+    again = compare(exact, quantised, open_tokens(micro_run / "tokens", "val"), SilentProgress())
+    assert said["val_tokens"] == again.b.tokens
+    wanted = {
+        "val_loss": again.b.loss,
+        "fp32_val_loss": again.a.loss,
+        "perplexity": again.b.perplexity,
+        "bits_per_byte": again.b.bits_per_byte,
+        "kl": again.kl.mean,
+        "kl_se": again.kl.se,
+        "perplexity_change": again.perplexity_change,
+    }
+    assert {name: said[name] for name in wanted} == pytest.approx(wanted, rel=1e-4, abs=1e-6)
+
+
+def test_the_report_has_every_matrix_and_layer(micro_run: Path, npy: Path) -> None:
+    report = read_json(micro_run / "quantization.json")
+    shape = read_npy(npy)[0]
+    assert list(report["tensors"]) == [name for name, extents in shape.tensors().items() if len(extents) == 2]
+    assert list(report["layers"]) == ["token_embedding", "layers.0", "layers.1"]
+    assert all(0 < cost < 0.1 for cost in report["layers"].values())
+    assert report["kl"] == open_bullet(micro_run / "model.bullet").metadata["quantised"]["kl"]
+
+
+def test_the_builder_makes_the_file_of_the_pipeline(micro_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "model.bullet"
+    text = builds(capsys, micro_run, "--out", out)
+    assert out.read_bytes() == (micro_run / "model.bullet").read_bytes()
+    assert text.startswith(f"{out} (") and "GPTQ on 20,000 tokens: perplexity" in text
+
+
+def test_the_builder_takes_a_folder_and_tokens(micro_run: Path, npy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out, report = tmp_path / "model.bullet", tmp_path / "report.json"
+    train = micro_run / "tokens" / "train.bin"
+    words = ["--quant", "BQ4", "--calibration", train, "--out", out, npy, "--json"]
+    said = json.loads(builds(capsys, *words))
+    assert said == {"weights": "BQ4", "embedding": "BQ8", "keep": [], "method": "gptq", "calibration_tokens": 20_000}
+    whole, measured = open_bullet(micro_run / "model.bullet"), open_bullet(out)
+    for name in whole.tensors:
+        np.testing.assert_array_equal(whole.raw(name), measured.raw(name))
+    val = micro_run / "tokens" / "val.bin"
+    said = json.loads(builds(capsys, *words, "--validation", val, "--report", report, "--calibration-tokens", "2000", "--seed", "3"))
+    assert said["calibration_tokens"] == 2_000 // 32 * 32
+    assert said["fp32_val_loss"] == pytest.approx(whole.metadata["quantised"]["fp32_val_loss"], rel=1e-6)
+    assert set(json.loads(report.read_text())) == {*said, "layers", "tensors"}
+
+
+def test_exceptions_and_other_types(micro_run: Path, npy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "model.bullet"
+    builds(capsys, "--keep", "layers.0.*=BQ8", "--keep=layers.1.mlp.*=F16", "--method", "none", npy, "--out", out)
+    file = open_bullet(out)
+    assert file.type("layers.0.attention.k_proj.weight") == "BQ8"
+    assert file.type("layers.1.mlp.up_proj.weight") == "F16"
+    assert file.type("layers.1.attention.k_proj.weight") == "BQ4"
+    for quant in ("BQ8", "F16", "F32"):
+        builds(capsys, "--quant", quant, npy, "--out", out)
+        file = open_bullet(out)
+        file.verify()
+        assert {file.type(name) for name in file.tensors} == {quant, "F32"}
+    _, tensors, _, _ = read_npy(npy)
+    for name, weights in tensors.items():
+        np.testing.assert_array_equal(file.tensor(name), weights)
+
+
+def test_mistakes_are_one_line(micro_run: Path, npy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    train, out = micro_run / "tokens" / "train.bin", tmp_path / "model.bullet"
+    odd, foreign, short = tmp_path / "odd.bin", tmp_path / "foreign.bin", tmp_path / "short.bin"
+    odd.write_bytes(train.read_bytes()[:4097])
+    np.full(4_000, 700, "<u2").tofile(foreign)
+    np.full(400, 50, "<u2").tofile(short)
+    (tmp_path / "empty.bin").write_bytes(b"")
+    damaged = tmp_path / "damaged"
+    shutil.copytree(npy, damaged)
+    weights = np.load(damaged / "layers.1.mlp.up_proj.weight.npy")
+    weights[1, 1] = np.nan
+    np.save(damaged / "layers.1.mlp.up_proj.weight.npy", weights)
+    cases: list[tuple[list[str | Path], int, str]] = [
+        ([npy], 2, "needs text: name it with --calibration tokens.bin, or take --method none"),
+        ([npy, "--calibration", odd], 1, "4,097 bytes, which is no whole number of uint16 tokens"),
+        ([npy, "--calibration", tmp_path / "empty.bin"], 1, "0 bytes"),
+        ([npy, "--calibration", tmp_path / "none.bin"], 1, "No such file"),
+        ([npy, "--calibration", foreign], 1, "holds the token 700"),
+        ([npy, "--calibration", short], 1, "400 tokens, and at least 1,024"),
+        ([npy, "--calibration", train, "--validation", foreign], 1, "another vocabulary"),
+        ([npy, "--calibration", train, "--keep", "layer.0=BQ8"], 2, "keep 'layer.0=BQ8' fits none of the matrices"),
+        ([npy, "--calibration", train, "--calibration-tokens", "10"], 2, "--calibration-tokens 10: Input should be greater"),
+        ([npy, "--quant", "Q4_0"], 2, 'Invalid value "Q4_0" for --quant'),
+        ([npy, "--quan", "BQ4"], 2, "--quan"),
+        ([damaged, "--calibration", train], 1, "layers.1.mlp.up_proj.weight.npy holds a number that is NaN or infinite"),
+        ([tmp_path, "--method", "none"], 1, "manifest.json"),
+        ([tmp_path / "nothing"], 1, "there is no folder"),
+        ([], 2, "FOLDER"),
+    ]
+    for words, code, message in cases:
+        got, line = fails(capsys, *words, "--out", out)
+        assert (got, message in line) == (code, True), line
+    assert not out.exists()
+
+
+def test_help_has_an_example(capsys: pytest.CaptureFixture[str]) -> None:
+    text = builds(capsys, "--help")
+    assert "bullet-builder --quant BQ4 --calibration tokens.bin" in text
+
+
+def test_a_file_that_was_not_measured_has_a_card(npy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    builds(capsys, npy, "--method", "none", "--out", tmp_path / "model.bullet")
+    print_info(tmp_path / "model.bullet", tensors=False, as_json=False)
+    assert "4-bit loss" not in capsys.readouterr().out
