@@ -1,0 +1,322 @@
+"""How fast a .bullet file runs, beside llama.cpp running the same weights as GGUF.
+
+    python bench/runtime.py                        a random model of the seed's shape
+    python bench/runtime.py --model FILE.bullet    another one
+    python bench/runtime.py --llama libllama.so    a native build of llama.cpp (default: the one inside xllamacpp)
+
+llama.cpp is called through its C API, one llama_decode a token and without sampling; ours is the call that `bullet
+generate` makes, greedy choice included. All of them run in turns (A B C A B C ...), and medians are compared; what the
+machine does besides hits all alike. Logits are checked before anything is timed: a wrong kernel may well be faster.
+"""
+
+import argparse
+import ctypes
+import importlib.util
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import bulletlm
+from bulletlm.bulletfile.layout import standard_types
+from bulletlm.bulletfile.reader import BulletFile, open_bullet
+from bulletlm.bulletfile.writer import write_bullet
+from bulletlm.export.gguf import write_gguf
+from bulletlm.export.stored import StoredModel
+from bulletlm.progress import SilentProgress
+from bulletlm.quant.bq4 import Quantized
+from bulletlm.runtime import Engine, NativeEngine, Sampling
+from bulletlm.runtime.native import NativeSampler, available_paths
+from bulletlm.shape import ModelShape
+from bulletlm.tokenizer import Tokenizer, train_tokenizer
+
+SEED_SHAPE = ModelShape(4000, 256, 8, 4, 4, 1024, 512)
+TOKENS = 128
+
+LlamaStruct = ctypes.c_char * 1024
+"""llama.cpp's parameter structs, passed through unseen: they are returned through memory and always the last argument."""
+
+
+class Parameters(ctypes.Structure):
+    _fields_ = [("bytes", LlamaStruct)]
+
+
+class Batch(ctypes.Structure):
+    _fields_ = [
+        ("n_tokens", ctypes.c_int32),
+        *((name, ctypes.c_void_p) for name in ("token", "embd", "pos", "n_seq_id", "seq_id", "logits")),
+    ]
+
+
+class Llama:
+    """llama.cpp through its C API."""
+
+    def __init__(self, library: str, model: Path) -> None:
+        self.lib = ctypes.CDLL(library)
+        log = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)
+        self.silence = log(lambda level, text, data: None)
+        pointer = ctypes.c_void_p
+        declared: dict[str, tuple[Any, list[Any]]] = {
+            "llama_log_set": (None, [log, pointer]),
+            "llama_backend_init": (None, []),
+            "llama_model_default_params": (Parameters, []),
+            "llama_context_default_params": (Parameters, []),
+            "llama_model_load_from_file": (pointer, [ctypes.c_char_p, Parameters]),
+            "llama_init_from_model": (pointer, [pointer, Parameters]),
+            "llama_set_n_threads": (None, [pointer, ctypes.c_int32, ctypes.c_int32]),
+            "llama_get_memory": (pointer, [pointer]),
+            "llama_memory_clear": (None, [pointer, ctypes.c_bool]),
+            "llama_batch_get_one": (Batch, [pointer, ctypes.c_int32]),
+            "llama_decode": (ctypes.c_int32, [pointer, Batch]),
+            "llama_get_logits_ith": (ctypes.POINTER(ctypes.c_float), [pointer, ctypes.c_int32]),
+            "llama_print_system_info": (ctypes.c_char_p, []),
+        }
+        for name, (result, arguments) in declared.items():
+            function = getattr(self.lib, name)
+            function.restype, function.argtypes = result, arguments
+        self.lib.llama_log_set(self.silence, None)
+        self.lib.llama_backend_init()
+        weights = self.lib.llama_model_load_from_file(str(model).encode(), self.lib.llama_model_default_params())
+        assert weights, f"llama.cpp cannot load {model}"
+        self.context = self.lib.llama_init_from_model(weights, self.lib.llama_context_default_params())
+        assert self.context
+        self.info = self.lib.llama_print_system_info().decode()
+
+    def threads(self, n: int) -> None:
+        self.lib.llama_set_n_threads(self.context, n, n)
+
+    def clear(self) -> None:
+        self.lib.llama_memory_clear(self.lib.llama_get_memory(self.context), False)
+
+    def feed(self, ids: np.ndarray) -> None:
+        """int32[n]"""
+        assert self.lib.llama_decode(self.context, self.lib.llama_batch_get_one(ids.ctypes.data, len(ids))) == 0
+        self.last = self.lib.llama_get_logits_ith(self.context, -1)
+
+    def logits(self, vocab_size: int) -> np.ndarray:
+        return np.ctypeslib.as_array(self.last, (vocab_size,)).copy()
+
+
+def random_model(folder: Path) -> Path:
+    rng = np.random.default_rng(0)
+    weights = {
+        name: (rng.standard_normal(extents) * extents[-1] ** -0.5 if len(extents) == 2 else np.ones(extents)).astype(np.float32)
+        for name, extents in SEED_SHAPE.tensors().items()
+    }
+    sample = Path(bulletlm.__file__).parent / "data" / "sample"
+    texts = [line for file in sorted(sample.glob("*.*")) for line in file.read_text().splitlines()]
+    proto = train_tokenizer(texts, SEED_SHAPE.vocab_size, 0, SilentProgress())
+    path = folder / "seed-shape.bullet"
+    write_bullet(path, SEED_SHAPE, weights, standard_types(SEED_SHAPE), proto, Tokenizer(proto).pieces(), {})
+    return path
+
+
+def stored_tensors(file: BulletFile) -> dict[str, Any]:
+    return {n: Quantized(file.type(n), file.raw(n)) if file.type(n) in ("BQ4", "BQ8") else file.raw(n) for n in file.tensors}
+
+
+def log_softmax(logits: np.ndarray) -> np.ndarray:
+    shifted = logits.astype(np.float64) - logits.max(-1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
+
+
+def divergence(a: np.ndarray, b: np.ndarray) -> float:
+    """Mean KL divergence of next-token distributions."""
+    p, q = log_softmax(a), log_softmax(b)
+    return float((np.exp(p) * (p - q)).sum(-1).mean())
+
+
+def in_turns(jobs: dict[str, Callable[[], int]], rounds: int) -> dict[str, list[float]]:
+    """Tokens a second of every job in every round; a job says how many tokens it did."""
+    speeds: dict[str, list[float]] = {name: [] for name in jobs}
+    for i in range(rounds + 1):
+        for name, job in jobs.items():
+            start = time.perf_counter()
+            tokens = job()
+            if i:  # the first round warms up
+                speeds[name].append(tokens / (time.perf_counter() - start))
+    return speeds
+
+
+def whole_process(model: Path) -> float:
+    """Seconds of `bullet generate` with 100 tokens, best of 5."""
+    command = [Path(sys.executable).with_name("bullet"), "generate", model, "--prompt", "abc", "--max-tokens", "100", "--temperature", "0"]
+    times = []
+    for _ in range(5):
+        start = time.perf_counter()
+        subprocess.run(command, check=True, capture_output=True)
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", type=Path)
+    parser.add_argument("--llama", help="a libllama.so; by default the one inside xllamacpp")
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--json", type=Path)
+    arguments = parser.parse_args()
+    rows: list[tuple[str, float, float]] = []
+    bars: list[dict[str, Any]] = []
+
+    def bar(name: str, value: float, target: float, at_least: bool = True) -> None:
+        bars.append({"name": name, "value": value, "target": target, "pass": value >= target if at_least else value <= target})
+
+    with tempfile.TemporaryDirectory() as name:
+        path = arguments.model or random_model(Path(name))
+        file = open_bullet(path)
+        shape, tensors = file.shape, stored_tensors(file)
+        floats = {n: t.dequantize() if isinstance(t, Quantized) else t.astype(np.float32) for n, t in tensors.items()}
+        rng = np.random.default_rng(1)
+        n = min(TOKENS, shape.max_seq_len - 1)
+        ids = rng.integers(6, shape.vocab_size, n).astype(np.int32)
+
+        reference = Engine(shape, floats)
+        expected = reference.forward(ids, reference.new_cache())
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+        engines: dict[str, NativeEngine] = {}
+        for kernel in available_paths():
+            for turbo in (False, True):
+                mode = f"{kernel} {'turbo' if turbo else 'exact'}"
+                engine = engines[mode] = NativeEngine(shape, tensors, kernel, turbo)
+                logits = engine.forward(ids, engine.new_cache())
+                error, kl = float(np.abs(logits - expected).max()), divergence(expected, logits)
+                print(f"{mode:<20} logits differ from numpy by at most {error:.2g}, mean KL {kl:.2g}")
+                if not (kl < 0.01 if turbo else error < 0.005):
+                    print("wrong numbers: nothing is timed")
+                    return 1
+                if kernel == available_paths()[0] and not turbo:
+                    bar("largest logit error, exact", error, 0.005, at_least=False)
+
+        jobs: dict[str, Callable[[], int]] = {}
+        prefills: dict[str, Callable[[], int]] = {}
+        library = arguments.llama
+        if library is None and (spec := importlib.util.find_spec("xllamacpp")) and spec.origin:
+            library = str(next(Path(spec.origin).parent.glob("xllamacpp*.so")))
+        llama_name = "llama.cpp"
+        if library:
+            proto = file.tokenizer().proto
+            write_gguf(Path(name) / "model.gguf", StoredModel(shape, tensors, proto, {}))
+            llama = Llama(library, Path(name) / "model.gguf")
+            llama.threads(1)
+            llama.clear()
+            theirs = []
+            for i in range(n):
+                llama.feed(ids[i : i + 1])
+                theirs.append(llama.logits(shape.vocab_size))
+            kl = divergence(expected, np.stack(theirs))
+            print(f"{llama_name:<20} {library}: mean KL to numpy {kl:.2g}\n{'':<20} {llama.info}")
+            assert kl < 0.01, "llama.cpp does not run the same model"
+
+            def llama_decode(threads: int) -> Callable[[], int]:
+                def job() -> int:
+                    llama.threads(threads)
+                    llama.clear()
+                    for i in range(n):
+                        llama.feed(ids[i : i + 1])
+                    return n
+
+                return job
+
+            def llama_prefill(threads: int) -> Callable[[], int]:
+                def job() -> int:
+                    llama.threads(threads)
+                    llama.clear()
+                    llama.feed(ids)
+                    return n
+
+                return job
+
+            for threads in sorted({1, cores}):
+                jobs[f"{llama_name}, {threads} thread"] = llama_decode(threads)
+                prefills[f"{llama_name}, {threads} thread"] = llama_prefill(threads)
+
+        def ours_decode(engine: NativeEngine) -> Callable[[], int]:
+            cache, sampling = engine.new_cache(), Sampling(temperature=0, repetition_penalty=1)
+
+            def job() -> int:
+                cache.length = 0
+                return len(engine.generate(ids[:1], cache, NativeSampler(sampling, np.random.default_rng(0), []), [], n))
+
+            return job
+
+        def ours_prefill(engine: NativeEngine, threads: int) -> Callable[[], int]:
+            cache = engine.new_cache()
+
+            def job() -> int:
+                cache.length = 0
+                engine.threads = threads
+                engine.prefill(ids, cache)
+                return n
+
+            return job
+
+        best = available_paths()[0]
+        for mode, engine in engines.items():
+            jobs[mode] = ours_decode(engine)
+            if mode.startswith(best):
+                for threads in sorted({1, cores}):
+                    prefills[f"{mode}, {threads} thread"] = ours_prefill(engine, threads)
+
+        def numpy_decode() -> int:
+            cache = reference.new_cache()
+            for token in ids[:16].tolist():
+                reference.prefill([token], cache)
+            return 16
+
+        slow = [mode for mode in jobs if mode.startswith("portable")]
+        quick = {mode: job for mode, job in jobs.items() if mode not in slow}
+        medians: dict[str, float] = {}
+        for title, group, rounds in (
+            ("decode", quick, arguments.rounds),
+            ("decode", {**{mode: jobs[mode] for mode in slow}, "numpy": numpy_decode}, 3),
+            (f"prefill {n}", prefills, arguments.rounds),
+        ):
+            for mode, speeds in in_turns(group, rounds).items():
+                medians[f"{title}: {mode}"] = statistics.median(speeds)
+                rows.append((f"{title}: {mode}", statistics.median(speeds), max(speeds)))
+
+        start = time.perf_counter()
+        engine = NativeEngine(shape, stored_tensors(open_bullet(path)))
+        load = time.perf_counter() - start
+        process = whole_process(path)
+        memory = engine.nbytes / path.stat().st_size
+
+    print(f"\n{'tokens/s':<42}{'median':>10}{'best':>10}")
+    for title, median, most in rows:
+        print(f"{title:<42}{median:>10,.0f}{most:>10,.0f}")
+    print(f"\nload {load * 1e3:.1f} ms, weights in memory {memory:.2f} x file, `bullet generate` of 100 tokens {process:.3f} s")
+    if library:
+        decode = medians[f"decode: {llama_name}, 1 thread"]
+        prefill = medians[f"prefill {n}: {llama_name}, 1 thread"]
+        bar("decode, 1 thread: exact / llama.cpp", medians[f"decode: {best} exact"] / decode, 2.5)
+        bar("decode, 1 thread: turbo / llama.cpp", medians[f"decode: {best} turbo"] / decode, 3)
+        bar("prefill, 1 thread: exact / llama.cpp", medians[f"prefill {n}: {best} exact, 1 thread"] / prefill, 1.5)
+        theirs_best = max(speed for mode, speed in medians.items() if mode.startswith(f"decode: {llama_name}"))
+        bar("decode, best threads: exact / llama.cpp", medians[f"decode: {best} exact"] / theirs_best, 1)
+    else:
+        print("llama.cpp is not here: pip install xllamacpp, or --llama libllama.so")
+    bar("numpy decode, tokens/s", medians["decode: numpy"], 300)
+    bar("`bullet generate` of 100 tokens, s", process, 0.15, at_least=False)
+    bar("weights in memory / file", memory, 3, at_least=False)
+    print()
+    for b in bars:
+        print(f"{'pass' if b['pass'] else 'MISS':<6}{b['name']:<44}{b['value']:>10.3g}   target {b['target']:g}")
+    if arguments.json:
+        machine = {"processor": platform.processor() or platform.machine(), "system": platform.platform(), "cores": cores}
+        report = {"machine": machine, "rows": [{"name": r[0], "median": r[1], "best": r[2]} for r in rows], "bars": bars}
+        arguments.json.write_text(json.dumps(report, indent=1))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
