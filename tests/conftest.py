@@ -1,6 +1,5 @@
 """A finished run of a micro model, made once by the real pipeline and shared by all tests that need a model."""
 
-import json
 from pathlib import Path
 
 import pytest
@@ -8,48 +7,7 @@ import pytest
 from bulletlm.config import Config, load_config
 from bulletlm.pipeline import run_stages
 from bulletlm.progress import SilentProgress
-
-MICRO = {
-    "vocab_size": 700,
-    "dim": 64,
-    "layers": 2,
-    "heads": 4,
-    "kv_heads": 2,
-    "hidden_dim": 96,
-    "seq_len": 32,
-    "lr": 1e-2,
-    "warmup": 10,
-    "total_steps": 60,
-    "batch": 8,
-    "grad_accum": 1,
-    "ema": 0.9,
-    "eval_every": 20,
-    "save_every": 25,
-    "threads": 1,
-    "data": {"val_tokens": 600},
-    "sampling": {"max_tokens": 16},
-}
-"""A configuration that trains in a second, with grouped heads and a hidden width that is not 4 x dim."""
-
-SAMPLE = Path(__file__).parents[1] / "src/bulletlm/data/sample"
-
-
-def write_texts(folder: Path) -> Path:
-    """About 100 KB of the embedded corpus: text, conversations and sentence pairs in both languages."""
-    folder.mkdir()
-    for name, lines in {"stories.mr.txt": 120, "stories.en.txt": 200, "conversations.en.jsonl": 60, "parallel.tsv": 150}.items():
-        text = (SAMPLE / name).read_text(encoding="utf-8").splitlines(keepends=True)[:lines]
-        (folder / name).write_text("".join(text), encoding="utf-8")
-    return folder
-
-
-def write_micro_config(folder: Path, texts: Path, **changes: object) -> Path:
-    """A configuration file for a micro model on `texts`, with its runs under `folder`/runs."""
-    values = {**MICRO, "runs_dir": str(folder / "runs"), **changes}
-    values["data"] = {"val_tokens": 600, "sources": [str(texts)]}
-    path = folder / "micro.jsonc"
-    path.write_text(json.dumps(values), encoding="utf-8")
-    return path
+from micro_model import write_micro_config, write_texts
 
 
 @pytest.fixture(scope="session")

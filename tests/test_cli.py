@@ -13,7 +13,7 @@ import pytest
 
 from bulletlm.cli import app, main
 from bulletlm.runtime import load
-from conftest import write_micro_config
+from micro_model import write_micro_config
 
 COMMANDS = "run data tokenizer train export build evaluate generate chat info verify compare config init doctor".split()
 

@@ -23,7 +23,7 @@ from bulletlm.model import Llama
 from bulletlm.pipeline import STAGES, run_stages
 from bulletlm.progress import SilentProgress
 from bulletlm.runtime import load
-from conftest import write_micro_config
+from micro_model import write_micro_config
 
 MODEL_FILES = ["model.bullet", "checkpoints/best/model.safetensors", "tokenizer/tokenizer.model", "tokens/train.bin", "data/train.jsonl"]
 
