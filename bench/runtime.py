@@ -245,7 +245,7 @@ def main() -> int:
 
             def job() -> int:
                 cache.length = 0
-                return len(engine.generate(ids[:1], cache, NativeSampler(sampling, np.random.default_rng(0), []), [], n))
+                return len(engine.generate(ids[:1], cache, NativeSampler(sampling, np.random.default_rng(0), [], shape.vocab_size), [], n))
 
             return job
 

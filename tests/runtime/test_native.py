@@ -162,7 +162,7 @@ def test_damaged_weights_are_reported(path: str) -> None:
     assert not np.isfinite(engine.prefill([1, 2], engine.new_cache())).all()
     rng = np.random.default_rng(0)
     for temperature in (0.0, 1.0):
-        sampler = NativeSampler(Sampling(temperature=temperature), rng, [])
+        sampler = NativeSampler(Sampling(temperature=temperature), rng, [], 40)
         with pytest.raises(BulletError, match="weights are damaged"):
             engine.generate([1, 2], engine.new_cache(), sampler, [], 5)
 
@@ -174,7 +174,7 @@ def test_ids_lengths_and_capacities_are_checked() -> None:
         with pytest.raises(ValueError, match="token ids must be from 0 to 60"):
             engine.forward(tokens, engine.new_cache())
         with pytest.raises(ValueError, match="token ids must be from 0 to 60"):
-            engine.generate(tokens, engine.new_cache(), NativeSampler(Sampling(), np.random.default_rng(0), []), [], 1)
+            engine.generate(tokens, engine.new_cache(), NativeSampler(Sampling(), np.random.default_rng(0), [], 61), [], 1)
     kv = engine.new_cache(capacity=4)
     engine.forward([1, 2, 3], kv)
     with pytest.raises(ValueError, match="5 positions do not fit into a context of 4"):
@@ -257,6 +257,8 @@ samplings = st.builds(
     top_p=st.sampled_from([0.0, 0.1, 0.5, 0.95, 1.0]),
     min_p=st.sampled_from([0.0, 0.05, 0.5, 1.0]),
     repetition_penalty=st.sampled_from([0.5, 1.0, 1.1, 3.0]),
+    presence_penalty=st.sampled_from([-2.0, 0.0, 0.0, 0.3]),
+    logit_bias=st.sampled_from([{}, {}, {0: 1.5}, {0: float("-inf")}]),
     seed=st.integers(0, 1000),
 )
 
@@ -267,7 +269,9 @@ def test_sampling_draws_what_numpy_draws(sampling: Sampling, seed: int, vocab_si
     rng = np.random.default_rng(seed)
     history = rng.integers(0, vocab_size, history_length).tolist()
     ours, theirs = np.random.default_rng([sampling.seed, 5]), np.random.default_rng([sampling.seed, 5])
-    sampler = NativeSampler(sampling, ours, history)
+    sampler = NativeSampler(sampling, ours, history, vocab_size)
+    if vocab_size == 1 and sampling.logit_bias.get(0, 0) < 0:
+        return  # nothing is left to say
     for _ in range(5):
         logits = (rng.standard_normal(vocab_size) * 3).astype(np.float32)
         if ties:
@@ -280,7 +284,7 @@ def test_sampling_draws_what_numpy_draws(sampling: Sampling, seed: int, vocab_si
 def test_generating_in_one_call_equals_step_by_step(path: str, temperature: float) -> None:
     shape = ModelShape(300, 64, 2, 4, 2, 96, 90)
     engine = NativeEngine(shape, random_weights(shape), path)
-    sampling = Sampling(temperature=temperature, repetition_penalty=1.2)
+    sampling = Sampling(temperature=temperature, repetition_penalty=1.2, presence_penalty=0.4, logit_bias={9: 2.0, 17: float("-inf")})
     prompt = [5, 6, 7]
     rng, history, kv = np.random.default_rng(1), list(prompt), engine.new_cache()
     unread = prompt
@@ -289,14 +293,14 @@ def test_generating_in_one_call_equals_step_by_step(path: str, temperature: floa
         history.append(token)
         unread = [token]
 
-    kv, sampler = engine.new_cache(), NativeSampler(sampling, np.random.default_rng(1), prompt)
+    kv, sampler = engine.new_cache(), NativeSampler(sampling, np.random.default_rng(1), prompt, 300)
     drawn = engine.generate(prompt, kv, sampler, [], 10)
     assert len(drawn) == 10
     drawn += engine.generate(drawn[-1:], kv, sampler, [], 1000)  # until the cache is full
     assert prompt + drawn == history and kv.length == 90
 
     stop = history[20]
-    drawn = engine.generate(prompt, engine.new_cache(), NativeSampler(sampling, np.random.default_rng(1), prompt), [stop, 299], 1000)
+    drawn = engine.generate(prompt, engine.new_cache(), NativeSampler(sampling, np.random.default_rng(1), prompt, 300), [stop, 299], 1000)
     assert drawn == history[3 : history.index(stop, 3) + 1]
 
 

@@ -1,5 +1,8 @@
 """What sampling promises, for any logits."""
 
+import math
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -165,4 +168,25 @@ def test_values_out_of_range(name: str, value: float) -> None:
 
 
 def test_the_file_format_knows_the_same_settings() -> None:
-    assert set(SAMPLING_LIMITS) | {"seed"} == set(Sampling.__dataclass_fields__)
+    of_a_request = {"seed", "presence_penalty", "logit_bias"}  # no model has a reason to come with these
+    assert set(SAMPLING_LIMITS) | of_a_request == set(Sampling.__dataclass_fields__)
+
+
+def test_presence_penalty_and_bias() -> None:
+    logits = np.array([2.0, 1.9, 1.0, -1.0], dtype=np.float32)
+    greedy = Sampling(temperature=0, repetition_penalty=1)
+    rng = np.random.default_rng(0)
+    assert sample(logits, [0, 0], greedy, rng) == 0
+    assert sample(logits, [0, 0], replace(greedy, presence_penalty=0.2), rng) == 1  # once, however often it came
+    assert sample(logits, [0, 0], replace(greedy, presence_penalty=0.05), rng) == 0
+    assert sample(logits, [2], replace(greedy, presence_penalty=-1.5), rng) == 2
+    assert sample(logits, [], replace(greedy, logit_bias={3: 4.0}), rng) == 3
+    assert sample(logits, [], replace(greedy, logit_bias={0: -math.inf, 1: -math.inf}), rng) == 2
+    assert logits[3] == -1  # the caller's logits stay as they are
+    free = Sampling(temperature=10, top_k=0, top_p=1, min_p=0, logit_bias={1: -math.inf})
+    assert {sample(logits, [], free, rng) for _ in range(300)} == {0, 2, 3}
+    with pytest.raises(BulletError, match="logit_bias names token 4, but the vocabulary ends at 3"):
+        sample(logits, [], Sampling(logit_bias={4: 1.0}), rng)
+    for wrong in ({"presence_penalty": 2.5}, {"logit_bias": {-1: 1.0}}, {"logit_bias": {1: math.nan}}, {"logit_bias": {1: math.inf}}):
+        with pytest.raises(ConfigError, match=r"(presence_penalty is|logit_bias has)"):
+            Sampling(**wrong)

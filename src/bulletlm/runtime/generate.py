@@ -67,7 +67,7 @@ def _drawing(engine: Engine | NativeEngine, sampling: Sampling, history: Sequenc
     """The function that reads tokens into a cache and draws the next ones: up to a given number, at least one, up to a stop."""
     rng = np.random.default_rng([sampling.seed, RANDOM_STREAM])
     if isinstance(engine, NativeEngine):
-        sampler = NativeSampler(sampling, rng, history)
+        sampler = NativeSampler(sampling, rng, history, engine.shape.vocab_size)
         return lambda unread, cache, count: engine.generate(unread, cache, sampler, stop_ids, count)
     so_far = list(history)
 

@@ -14,13 +14,13 @@ import numpy.typing as npt
 
 from bulletlm.errors import BulletError
 from bulletlm.quant.bq4 import Quantized, quantize_bq4, quantize_bq8
-from bulletlm.runtime.sampling import PENALTY_WINDOW, Sampling
+from bulletlm.runtime.sampling import PENALTY_WINDOW, Sampling, biased
 from bulletlm.shape import ModelShape
 
 Floats = npt.NDArray[np.float32]
 Ids = Sequence[int] | npt.NDArray[np.integer]
 
-ABI = 1
+ABI = 2
 TYPES = {"BQ4": 0, "BQ8": 1, "F16": 2, "F32": 3}
 TOKEN, FULL, MEMORY, ARGUMENT, BUSY, NAN = -1, -2, -3, -4, -5, -6
 
@@ -48,7 +48,8 @@ class _Tensor(ctypes.Structure):
 
 class _Sampler(ctypes.Structure):
     _fields_ = [
-        *((name, ctypes.c_double) for name in ("temperature", "top_p", "min_p", "repetition_penalty")),
+        ("bias", ctypes.c_void_p),
+        *((name, ctypes.c_double) for name in ("temperature", "top_p", "min_p", "repetition_penalty", "presence_penalty")),
         *((name, ctypes.c_uint64) for name in ("state_high", "state_low", "step_high", "step_low")),
         ("top_k", ctypes.c_int32),
         ("recent_count", ctypes.c_int32),
@@ -275,13 +276,22 @@ class NativeSampler:
         sampling: the settings.
         rng: a PCG64 generator; it is read, and does not move on itself.
         history: the tokens before; the last 64 are penalised.
+        vocab_size: length of the logits to come.
+
+    Raises:
+        BulletError: logit_bias names a token outside the vocabulary.
     """
 
-    def __init__(self, sampling: Sampling, rng: np.random.Generator, history: Sequence[int]) -> None:
+    def __init__(self, sampling: Sampling, rng: np.random.Generator, history: Sequence[int], vocab_size: int) -> None:
+        self._bias = biased(np.zeros(vocab_size, dtype=np.float32), sampling) if sampling.logit_bias else None
         state = rng.bit_generator.state["state"]
         recent = history[-PENALTY_WINDOW:]
         self._fields = _Sampler(
-            **{name: getattr(sampling, name) for name in ("temperature", "top_p", "min_p", "repetition_penalty", "top_k")},
+            **{
+                name: getattr(sampling, name)
+                for name in ("temperature", "top_p", "min_p", "repetition_penalty", "presence_penalty", "top_k")
+            },
+            bias=None if self._bias is None else self._bias.ctypes.data,
             state_high=state["state"] >> 64,
             state_low=state["state"] & 0xFFFF_FFFF_FFFF_FFFF,
             step_high=state["inc"] >> 64,
@@ -297,7 +307,7 @@ class NativeSampler:
         Raises:
             BulletError: the logits are not finite, so the weights must be damaged.
         """
-        logits = np.ascontiguousarray(logits, dtype=np.float32)
+        logits = np.ascontiguousarray(logits if self._bias is None else logits + self._bias, dtype=np.float32)
         token = int(library().bullet_sample(logits.ctypes.data, len(logits), self.pointer))
         _check(token)
         return token

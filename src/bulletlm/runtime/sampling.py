@@ -1,7 +1,8 @@
 """Choosing the next token from the logits."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +24,8 @@ class Sampling:
         top_p: keep the likeliest tokens that together reach this probability (Holtzman et al. 2019, arXiv:1904.09751).
         min_p: drop tokens less likely than this share of the likeliest one (Nguyen et al. 2024, arXiv:2407.01082).
         repetition_penalty: above 1 makes recent tokens less likely (Keskar et al. 2019, arXiv:1909.05858).
+        presence_penalty: subtracted from the logits of recent tokens, once each, as in OpenAI's API; negative invites them.
+        logit_bias: token id -> what is added to its logit first of all; minus infinity forbids it.
         max_tokens: tokens generated at most.
         seed: the same seed gives the same text.
 
@@ -37,6 +40,8 @@ class Sampling:
     repetition_penalty: float = 1.1
     max_tokens: int = 96
     seed: int = 0
+    presence_penalty: float = 0.0
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name, (kind, low, high) in SAMPLING_LIMITS.items():
@@ -45,13 +50,19 @@ class Sampling:
                 raise ConfigError(f"{name} is {value}: it must be {'whole, ' if kind is int else ''}from {low:g} to {high:g}")
         if type(self.seed) is not int or self.seed < 0:
             raise ConfigError(f"seed is {self.seed}: it must be a whole number, 0 or more")
+        if not -2 <= self.presence_penalty <= 2:
+            raise ConfigError(f"presence_penalty is {self.presence_penalty}: it must be from -2 to 2")
+        for token, bias in self.logit_bias.items():
+            if type(token) is not int or token < 0 or not bias < math.inf:
+                raise ConfigError(f"logit_bias has {token}: {bias}: it must be a token id and a number")
 
 
 def sample(logits: npt.NDArray[np.float32], history: Sequence[int], sampling: Sampling, rng: np.random.Generator) -> int:
     """Draw one token.
 
-    In this order: repetition penalty, top_k, top_p, min_p (both on the probabilities of what top_k left, at temperature 1),
-    temperature, draw. Tokens of equal logits count as ordered by their ids. At least one token always remains.
+    In this order: logit bias, repetition penalty, presence penalty, top_k, top_p, min_p (both on the probabilities of what
+    top_k left, at temperature 1), temperature, draw. Tokens of equal logits count as ordered by their ids.
+    At least one token always remains.
 
     Args:
         logits: float32[vocab_size].
@@ -60,13 +71,14 @@ def sample(logits: npt.NDArray[np.float32], history: Sequence[int], sampling: Sa
         rng: is used once, and not at all at temperature 0.
 
     Raises:
-        BulletError: the logits are not finite, so the weights must be damaged.
+        BulletError: the logits are not finite, so the weights must be damaged; or logit_bias names a token that is not there.
     """
-    wide = logits.astype(np.float64)
-    if sampling.repetition_penalty != 1 and len(history):
+    wide = biased(logits, sampling).astype(np.float64)
+    if len(history):
         recent = np.unique(history[-PENALTY_WINDOW:])
         seen = wide[recent]
-        wide[recent] = np.where(seen > 0, seen / sampling.repetition_penalty, seen * sampling.repetition_penalty)
+        seen = np.where(seen > 0, seen / sampling.repetition_penalty, seen * sampling.repetition_penalty)
+        wide[recent] = seen - sampling.presence_penalty
     best = int(wide.argmax())
     if not np.isfinite(wide[best]):
         raise BulletError("the model's output is not a number: its weights are damaged; run `bullet verify` on the file")
@@ -85,6 +97,22 @@ def sample(logits: npt.NDArray[np.float32], history: Sequence[int], sampling: Sa
         reached = np.cumsum(np.exp(relative[:keep] / sampling.temperature))
     drawn = int(np.searchsorted(reached, rng.random() * reached[-1], side="right"))
     return int(tokens[min(drawn, keep - 1)])
+
+
+def biased(logits: npt.NDArray[np.float32], sampling: Sampling) -> npt.NDArray[np.float32]:
+    """The logits with `logit_bias` added, float32[vocab_size]; the same array if there is none.
+
+    Raises:
+        BulletError: logit_bias names a token outside the vocabulary.
+    """
+    if not sampling.logit_bias:
+        return logits
+    highest = max(sampling.logit_bias)
+    if highest >= len(logits):
+        raise BulletError(f"logit_bias names token {highest}, but the vocabulary ends at {len(logits) - 1}")
+    out = logits.copy()
+    out[list(sampling.logit_bias)] += np.array(list(sampling.logit_bias.values()), dtype=np.float32)
+    return out
 
 
 def _likeliest(logits: npt.NDArray[np.float64], top_k: int) -> npt.NDArray[np.intp]:

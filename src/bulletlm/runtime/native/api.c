@@ -324,7 +324,7 @@ int32_t bullet_score(const struct bullet_model *model, const int32_t *tokens, in
 }
 
 static bool sampler_is_sound(const struct bullet_sampler *s) {
-    return s->temperature >= 0 && s->top_p >= 0 && s->min_p >= 0 && s->min_p <= 1 && s->repetition_penalty > 0 && s->top_k >= 0 &&
+    return s->temperature >= 0 && s->top_p >= 0 && s->min_p >= 0 && s->min_p <= 1 && s->repetition_penalty > 0 && isfinite(s->presence_penalty) && s->top_k >= 0 &&
            s->recent_count >= 0 && s->recent_count <= BULLET_RECENT;
 }
 
@@ -339,6 +339,7 @@ int64_t bullet_generate(struct bullet_cache *cache, const int32_t *tokens, int64
     while (result == BULLET_OK) {
         result = append(c, tokens, n, false, threads, c->logits);
         if (result != BULLET_OK) break;
+        for (int32_t i = 0; sampler->bias && i < c->model->shape.vocab_size; i++) c->logits[i] += sampler->bias[i];
         const int32_t token = sample(c->logits, c->model->shape.vocab_size, sampler);
         if (token < 0) {
             result = token;

@@ -11,7 +11,7 @@
 #define BULLET_API __attribute__((visibility("default")))
 
 /* Raised whenever a struct or function below changes, so that a stale library is never called. */
-#define BULLET_ABI 1
+#define BULLET_ABI 2
 
 enum bullet_error {
     BULLET_OK = 0,
@@ -38,11 +38,12 @@ struct bullet_tensor {
     int32_t unused;
 };
 
-#define BULLET_RECENT 64 /* the repetition penalty looks back this many tokens */
+#define BULLET_RECENT 64 /* the penalties look back this many tokens */
 
 /* How the next token is chosen, and the state that choosing needs; see runtime/sampling.py. */
 struct bullet_sampler {
-    double temperature, top_p, min_p, repetition_penalty;
+    const float *bias; /* [vocab_size], added to the logits first of all by bullet_generate; or NULL */
+    double temperature, top_p, min_p, repetition_penalty, presence_penalty;
     uint64_t state_high, state_low, step_high, step_low; /* PCG64, as numpy's bit_generator.state */
     int32_t top_k;
     int32_t recent_count; /* valid entries of `recent`, oldest first */
@@ -85,7 +86,8 @@ BULLET_API int32_t bullet_score(const struct bullet_model *model, const int32_t 
 BULLET_API int64_t bullet_generate(struct bullet_cache *cache, const int32_t *tokens, int64_t n, struct bullet_sampler *sampler,
                                    const int32_t *stops, int64_t n_stops, int32_t threads, int32_t *out, int64_t max);
 
-/* Choose one token from logits float[vocab_size]; the sampler's random state moves on. Gives the id or a bullet_error. */
+/* Choose one token from logits float[vocab_size], the bias being in them already; the sampler's random state moves on.
+ * Gives the id or a bullet_error. */
 BULLET_API int32_t bullet_sample(const float *logits, int32_t vocab_size, struct bullet_sampler *sampler);
 
 #endif

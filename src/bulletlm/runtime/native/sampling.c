@@ -50,8 +50,10 @@ static void sink(struct choice *heap, size_t n) {
     }
 }
 
-/* The penalty of a token among the recent ones. */
-static double penalised(double value, double penalty) { return value > 0 ? value / penalty : value * penalty; }
+/* The logit of a token that is among the recent ones. */
+static double penalised(double value, const struct bullet_sampler *s) {
+    return (value > 0 ? value / s->repetition_penalty : value * s->repetition_penalty) - s->presence_penalty;
+}
 
 /* The `keep` best of all, best first: a heap of the best so far, whose root is the worst of them. Most of the vocabulary
  * is turned away by one comparison in float. */
@@ -87,11 +89,11 @@ static int by_id(const void *a, const void *b) {
 
 /* The recent tokens, each once and by id, with their penalised logits. */
 static size_t penalise(const float *logits, int32_t vocab_size, const struct bullet_sampler *s, struct choice *out) {
-    if (s->repetition_penalty == 1) return 0;
+    if (s->repetition_penalty == 1 && s->presence_penalty == 0) return 0;
     size_t n = 0;
     for (int32_t i = 0; i < s->recent_count; i++) {
         int32_t id = s->recent[i];
-        if (id >= 0 && id < vocab_size) out[n++] = (struct choice){penalised(logits[id], s->repetition_penalty), id};
+        if (id >= 0 && id < vocab_size) out[n++] = (struct choice){penalised((double)logits[id], s), id};
     }
     qsort(out, n, sizeof *out, by_id);
     size_t unique = 0;
