@@ -114,6 +114,11 @@ def test_sources_in_every_form() -> None:
     assert [source.path for source in load_config(None, ["--set", "data.sources=texts"]).data.sources] == ["texts"]
 
 
+def test_a_short_name_means_the_setting_nearest_to_the_top() -> None:
+    config = load_config(None, ["--temperature=0.25", "--seed=7"])
+    assert (config.sampling.temperature, config.seed) == (0.25, 7)
+
+
 def test_neither_epochs_nor_steps_means_three_epochs() -> None:
     assert load_config(None).train.epochs == 3
     assert load_config(None, ["--total-steps=10"]).train.epochs is None
@@ -137,6 +142,7 @@ def test_neither_epochs_nor_steps_means_three_epochs() -> None:
         (["--name=.."], "name"),
         (["--set", "data.sources=[]"], "data.sources"),
         (["--betas=[0.9]"], "train.betas"),
+        (["--languages=[mr]"], "--languages could mean --data.clean.languages or --data.mix.languages: write one of these"),
         (["--zzqq=1"], "`bullet config` lists all names"),
     ],
 )

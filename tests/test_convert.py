@@ -228,4 +228,4 @@ def test_the_programs_of_the_documentation_run(bullet: Path, tmp_path: Path) -> 
     for program in programs:
         done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=120)
         assert done.returncode == 0, done.stderr
-        assert done.stdout.strip()
+        assert done.stdout  # what an untaught micro model says may be nothing but the end of the line

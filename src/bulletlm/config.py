@@ -558,29 +558,31 @@ def _is_section(annotation: Any) -> bool:
     return isinstance(annotation, type) and issubclass(annotation, Section)
 
 
-def _names() -> dict[str, Setting]:
-    """Every spelling -> setting: full paths first, then short names that only one setting has."""
-    table: dict[str, Setting] = {}
-    counts: dict[str, int] = {}
-    for setting in settings():
-        table[setting.path] = setting
-        for name in setting.names:
-            counts[name] = counts.get(name, 0) + 1
+def _names() -> dict[str, list[Setting]]:
+    """Every spelling -> the settings it may mean: full paths, paths with a short last name, and short names alone."""
+    table: dict[str, list[Setting]] = {setting.path: [setting] for setting in settings()}
+    short: dict[str, list[Setting]] = {}
     for setting in settings():
         section = setting.path.rpartition(".")[0]
         for name in setting.names:
             if section:
-                table.setdefault(f"{section}.{name}", setting)
-            if counts[name] == 1:
-                table.setdefault(name, setting)
+                table.setdefault(f"{section}.{name}", [setting])
+            short.setdefault(name, []).append(setting)
+    for name, candidates in short.items():
+        # A sub-group gives way: `temperature` is sampling.temperature, not data.mix.temperature.
+        depth = min(setting.path.count(".") for setting in candidates)
+        table.setdefault(name, [setting for setting in candidates if setting.path.count(".") == depth])
     return table
 
 
 def _find(name: str, where: str, prefix: str = "") -> Setting:
-    setting = _names().get(_normal(name))
-    if setting is None:
+    found = _names().get(_normal(name), [])
+    if not found:
         raise ConfigError(f"{where}: {_unknown(name, prefix)}")
-    return setting
+    if len(found) > 1:
+        paths = " or ".join(prefix + setting.path for setting in found)
+        raise ConfigError(f"{where}: {prefix}{name} could mean {paths}: write one of these")
+    return found[0]
 
 
 def _unknown(name: str, prefix: str) -> str:
