@@ -25,6 +25,7 @@ native = Extension(
         "-fno-math-errno",
         "-fno-trapping-math",
         "-ffp-contract=off",
+        "-fno-wrapv",  # Python's own flag; it costs 5 % here
         "-pthread",
     ],
     extra_link_args=["-pthread"],
