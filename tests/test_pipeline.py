@@ -180,7 +180,7 @@ def test_stopping_at_any_moment_loses_nothing(micro_run: Path, texts: Path, tmp_
     config = write_micro_config(tmp_path, texts)
     command = [sys.executable, "-m", "bulletlm", "run", str(config), "--name=micro"]
     signals = [signal.SIGINT, signal.SIGKILL, signal.SIGTERM]
-    for n, moment in enumerate((0.4, 1.2, 2.2, 3.0, 3.6, 4.2, 5.0)):
+    for n, moment in enumerate((0.8, 1.4, 2.2, 3.0, 3.6, 4.2, 5.0)):
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         time.sleep(moment)
         process.send_signal(signals[n % 3])

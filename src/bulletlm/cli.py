@@ -280,8 +280,6 @@ def main(arguments: list[str] | None = None) -> None:
         _fail(str(error), error.exit_code)
     except CycloptsError as error:
         _fail(" ".join(str(error).split()) + "; see bullet --help", 2)
-    except KeyboardInterrupt:
-        _fail("stopped; finished stages are kept: the same command continues", 130)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)

@@ -54,6 +54,7 @@ class CleanConfig(Section):
     mojibake: bool = Field(True, description="Put back UTF-8 that was read as another code page; reject what cannot be put back.")
     broken_unicode: bool = Field(True, description="Reject text with U+FFFD or other traces of lost characters.")
     markup: bool = Field(True, description="Remove left-over HTML tags, wiki and Markdown marks.")
+    rulers: bool = Field(True, description="Shorten long rows of one sign: ------ ......")
     byte_order_mark: bool = Field(True, description="Remove byte order marks (U+FEFF).")
     control: bool = Field(True, description="Remove control characters.")
     zero_width: bool = Field(True, description="Remove invisible characters; joiners stay where Devanagari needs them.")
@@ -82,7 +83,7 @@ class CleanConfig(Section):
         0.3, ge=0, le=1, description="Reject paragraphs of which more than this share is one to three characters over and over; 1 is off."
     )
     repeated_words: float = Field(
-        0.6, ge=0, le=1, description="Reject text of 50 words or more if this share of its 5-word sequences came before in it; 1 is off."
+        0.75, ge=0, le=1, description="Reject text of 50 words or more if this share of its 5-word sequences came before in it; 1 is off."
     )
     quality_words: int = Field(50, ge=1, description="Documents of at least so many words are judged by the signals below.")
     min_letters: float = Field(
@@ -111,7 +112,7 @@ class CleanConfig(Section):
     long_percentile: float = Field(
         99.99, ge=50, le=100, description="Paragraphs and conversations above this percentile of tokens are outliers ..."
     )
-    long_tokens: int = Field(1_000, ge=1, description="... if they also have more tokens than this.")
+    long_tokens: int = Field(2_000, ge=1, description="... if they also have more tokens than this.")
 
     @model_validator(mode="before")
     @classmethod

@@ -15,6 +15,7 @@ from typing import Any
 
 from bulletlm import __version__
 from bulletlm.config import RECORD_KEY, Config
+from bulletlm.data.augment import decisive
 from bulletlm.data.sources import source_files
 from bulletlm.errors import BulletError, ConfigError
 from bulletlm.files import read_json, sha256_of_file, sha256_of_json, write_json
@@ -29,6 +30,7 @@ class Run:
     config: Config
     fingerprint: str
     sources: list[dict[str, Any]]
+    augmentation: dict[str, Any] | None
     progress: Progress
 
     @property
@@ -66,7 +68,8 @@ def run_stages(config: Config, until: str, progress: Progress, restart: bool = F
         BulletError: a stage failed; what earlier stages wrote stays.
     """
     sources = [{"path": str(path), "bytes": path.stat().st_size, "sha256": sha256_of_file(path)} for path in source_files(config.data)]
-    run = Run(config, _fingerprint(config, sources), sources, progress)
+    augmentation = decisive(config.augment)
+    run = Run(config, _fingerprint(config, sources, augmentation), sources, augmentation, progress)
     _make_folder(run.folder)
     with _only_process(run.folder):
         _protect_trained_model(run, restart)
@@ -91,7 +94,7 @@ def run_stages(config: Config, until: str, progress: Progress, restart: bool = F
 def _data(run: Run) -> None:
     from bulletlm.data.prepare import prepare_data
 
-    prepare_data(run.config.data, run.config.seed, run.folder / "data", run.progress)
+    prepare_data(run.config.data, run.config.seed, run.folder / "data", run.progress, run.config.augment)
 
 
 def _tokenizer(run: Run) -> None:
@@ -181,7 +184,12 @@ def _evaluation_settings(run: Run) -> Any:
 STAGES: dict[str, Stage] = {
     "data": Stage(
         "Data",
-        lambda run: [run.config.data.model_dump(mode="json", exclude={"loss_on"}), run.config.seed, run.sources],
+        lambda run: [
+            run.config.data.model_dump(mode="json", exclude={"loss_on", "workers"}),
+            run.config.seed,
+            run.sources,
+            run.augmentation,
+        ],
         (),
         ("data/train.jsonl", "data/val.jsonl", "data/rejected.jsonl", "data/clean-report.json"),
         _data,
@@ -231,10 +239,12 @@ STAGES: dict[str, Stage] = {
 }
 
 
-def _fingerprint(config: Config, sources: list[dict[str, Any]]) -> str:
+def _fingerprint(config: Config, sources: list[dict[str, Any]], augmentation: dict[str, Any] | None) -> str:
     """SHA-256 of everything that decides the trained weights."""
-    parts = config.model_dump(mode="json", include={"seed", "data", "tokenizer", "model"})
-    return sha256_of_json({**parts, "train": _training_settings(config), "sources": [source["sha256"] for source in sources]})
+    parts = config.model_dump(mode="json", include={"seed", "tokenizer", "model"})
+    data = config.data.model_dump(mode="json", exclude={"workers"})
+    texts = {"sources": [source["sha256"] for source in sources], "augmentation": augmentation}
+    return sha256_of_json({**parts, "data": data, "train": _training_settings(config), **texts})
 
 
 def _record(run: Run) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """The data stage as a whole, on small corpora written by the tests and on real text where it is at hand."""
 
+import gzip
 import itertools
 import json
 import os
@@ -14,6 +15,8 @@ import numpy as np
 import pytest
 
 from bulletlm.config import DataConfig
+from bulletlm.data import cleaned, reading
+from bulletlm.data import prepare as prepare_module
 from bulletlm.data.documents import Document, read_documents, texts_of
 from bulletlm.data.prepare import prepare_data
 from bulletlm.errors import DataError
@@ -22,10 +25,8 @@ from bulletlm.progress import SilentProgress
 FILES = ["clean-report.json", "rejected.jsonl", "train.jsonl", "val.jsonl"]
 REAL = Path(__file__).parents[2].parent / "shared" / "data"
 
-MARATHI = "पाऊस ऊन वारा ढग नदी डोंगर रस्ता घर शेत झाड फूल पान मूल आई बाबा आजी मित्र शाळा पुस्तक गोष्ट चहा पाणी दूध भाकरी सकाळ रात्र".split()
-ENGLISH = (
-    "rain sun wind cloud river hill road house field tree flower leaf child mother father friend school book story tea water milk".split()
-)
+MARATHI = "पाऊस ऊन वारा ढग नदी डोंगर रस्ता घर शेत झाड फूल पान मूल आई बाबा आजी मित्र शाळा पुस्तक गोष्ट चहा पाणी दूध भाकरी आणि ते".split()
+ENGLISH = "the rain and sun of wind in cloud river hill road house field tree flower leaf child mother father friend book tea".split()
 
 
 def sentence(rng: np.random.Generator, words: list[str], end: str) -> str:
@@ -77,11 +78,15 @@ def run(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, d
     return out, prepare(out, corpus)
 
 
-def check_books(report: dict[str, Any], out: Path) -> None:
+def check_books(report: dict[str, Any], out: Path, times_may_differ: bool = False) -> None:
     """Every row is in a split or in rejected.jsonl, and the report says which."""
     written: Counter[str] = Counter()
+    seen: set[str] = set()
     for split in ("train", "val"):
         for document in read_documents(out / f"{split}.jsonl"):
+            if times_may_differ and document["id"] in seen:
+                continue
+            seen.add(document["id"])
             written[document["source"]] += 1 if "messages" in document else document["text"].count("\n") + 1
     rejected = rows_of(out / "rejected.jsonl")
     for source in report["sources"]:
@@ -120,6 +125,7 @@ def test_the_four_files(run: tuple[Path, dict[str, Any]]) -> None:
 def test_every_fault_of_the_corpus_is_found(run: tuple[Path, dict[str, Any]]) -> None:
     rules = run[1]["rules"]
     found = {rule: entry.get("rejected", entry.get("changed")) for rule, entry in rules.items()}
+    found.pop("copy_of_validation", None)  # the other direction of a pair
     assert found == {
         "byte_order_mark": 1,
         "zero_width": 1,
@@ -134,7 +140,7 @@ def test_every_fault_of_the_corpus_is_found(run: tuple[Path, dict[str, Any]]) ->
         "no_letters": 1,
         "no_answer": 1,
         "repeated_paragraph": 5,
-        "repeated_document": 2,
+        "repeated_document": 3,
     }
     example = rules["byte_order_mark"]["examples"][0]
     assert example["before"].startswith("<U+FEFF>") and example["source"] == "corpus/stories.txt"
@@ -188,7 +194,7 @@ def test_without_dedup_no_copy_of_a_validation_document_is_trained_on(corpus: Pa
     twice = tmp_path / "twice"
     twice.mkdir()
     (twice / "stories.txt").write_bytes((corpus / "stories.txt").read_bytes() + b"\n\n" + (corpus / "stories.txt").read_bytes())
-    report = prepare(tmp_path / "out", twice, clean={"duplicates": False})
+    report = prepare(tmp_path / "out", twice, clean={"duplicates": False, "near_duplicates": 0})
     train = {contents(d) for d in read_documents(tmp_path / "out" / "train.jsonl")}
     val = {contents(d) for d in read_documents(tmp_path / "out" / "val.jsonl")}
     assert not train & val
@@ -257,7 +263,7 @@ def test_too_little_text(tmp_path: Path, name: str, content: str, wrong: str) ->
         prepare(tmp_path / "out", tmp_path / name)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "out").exists()
-    assert sorted(path.name for path in tmp_path.iterdir()) == [name], "nothing half-written stays"
+    assert sorted(path.name for path in tmp_path.iterdir()) == [name, "cleaned"], "nothing half-written stays"
 
 
 def test_a_failed_run_leaves_the_older_files(corpus: Path, tmp_path: Path) -> None:
@@ -297,3 +303,116 @@ def test_real_text(tmp_path: Path) -> None:
     assert 0.95 < kept < 1, "this part of the data is clean"
     assert abs(report["validation"]["characters"] - 24_000) < 3_000
     assert set(report["validation"]["by_language"]) == {"en", "mr"}
+
+
+def test_any_number_of_processes_gives_the_same_bytes(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "corpus"
+    shutil.copytree(corpus, folder)
+    (folder / "copy.txt").write_bytes((corpus / "stories.txt").read_bytes().replace("पाऊस".encode(), "वादळ".encode()))
+    monkeypatch.setattr(reading, "BLOCK_BYTES", 20_000)
+    for module in (cleaned, prepare_module):
+        monkeypatch.setattr(module, "PARALLEL_FROM_BYTES", 0)
+    prepare(tmp_path / "one" / "data", folder, workers=1)
+    prepare(tmp_path / "two" / "data", folder, workers=2)
+    for name in FILES:
+        assert (tmp_path / "one" / "data" / name).read_bytes() == (tmp_path / "two" / "data" / name).read_bytes(), name
+    monkeypatch.setattr(reading, "BLOCK_BYTES", 1 << 20)
+    prepare(tmp_path / "big" / "data", folder, workers=1)
+    assert (tmp_path / "big" / "data" / "train.jsonl").read_bytes() == (tmp_path / "one" / "data" / "train.jsonl").read_bytes()
+
+
+def test_changing_the_mixture_cleans_nothing_again(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = prepare(tmp_path / "data", corpus)
+    monkeypatch.setattr(cleaned, "_clean_block", lambda *_: pytest.fail("cleaned again"))
+    mix = {"languages": {"mr": 0.7, "en": 0.3}, "tokens": 20_000}
+    report = prepare(tmp_path / "data", corpus, mix=mix, val_tokens=600, clean={"near_duplicates": 0.7})
+    assert first["train"] != report["train"]
+    with pytest.raises(pytest.fail.Exception):
+        prepare(tmp_path / "data", corpus, clean={"min_chars": 5})
+
+
+def test_the_mixture(corpus: Path, tmp_path: Path) -> None:
+    plain = prepare(tmp_path / "plain", corpus)
+    mix = {"languages": {"mr": 0.7, "en": 0.3}, "conversations": 0.5, "tokens": 12_000}
+    sources = [{"path": str(corpus / "*.txt"), "weight": 2.0}, {"path": str(corpus)}]
+    report = prepare_data(DataConfig(sources=sources, mix=mix, val_tokens=700), 3, tmp_path / "mixed", SilentProgress())  # type: ignore[arg-type]
+    check_books(report, tmp_path / "mixed", times_may_differ=True)
+    check_split(tmp_path / "mixed")
+    assert report["train"]["characters"] == pytest.approx(36_000, rel=0.03)
+    assert report["train"]["by_language"]["mr"]["characters"] == pytest.approx(0.7 * 36_000, rel=0.03)
+    train = list(read_documents(tmp_path / "mixed" / "train.jsonl"))
+    talk = sum(sum(map(len, texts_of(d))) for d in train if "messages" in d)
+    assert talk == pytest.approx(18_000, rel=0.03)
+    assert report["validation"]["characters"] == pytest.approx(plain["validation"]["characters"], rel=0.05)
+    rows = report["mixture"]
+    assert sum(row["stream_tokens"] for row in rows) == pytest.approx(12_000, rel=0.03)
+    assert {row["kind"] for row in rows} == {"documents", "conversations"}
+    assert sum(row["share"] for row in rows) == pytest.approx(1, abs=0.001)
+    left_out = report["rules"]["left_out_by_mix"]["rejected"]
+    assert left_out > 0 and [row["reason"] for row in rows_of(tmp_path / "mixed" / "rejected.jsonl")].count("left_out_by_mix") > 0
+    assert all(row["times"] == 1 for row in plain["mixture"]) and "left_out_by_mix" not in plain["rules"]
+
+
+def test_near_copies_of_validation_stay_out_of_training(corpus: Path, tmp_path: Path) -> None:
+    """A second file with every story reworded a little, which deduplication is told to let pass."""
+    folder = tmp_path / "corpus"
+    folder.mkdir()
+    stories = (corpus / "stories.txt").read_text(encoding="utf-8")
+    (folder / "a.txt").write_text(stories, encoding="utf-8")
+    (folder / "b.txt").write_text(stories.replace("मित्र", "सखा").replace("\n\n", "\n\nनवीन ओळ आहे.\n"), encoding="utf-8")
+    report = prepare(tmp_path / "out", folder, clean={"duplicates": False, "near_duplicates": 0, "boilerplate": 0})
+    assert report["rules"]["near_copy_of_validation"]["rejected"] > 5
+    assert report["leaks"] == {**report["leaks"], "exact": 0, "ngrams": 0, "near": 0} and report["leaks"]["passages"] > 100
+    check_books(report, tmp_path / "out")
+    val = " ".join(text for d in read_documents(tmp_path / "out" / "val.jsonl") for text in texts_of(d)).replace("मित्र", "सखा").split()
+    train = " ".join(text for d in read_documents(tmp_path / "out" / "train.jsonl") for text in texts_of(d)).replace("मित्र", "सखा").split()
+    grams = {tuple(train[n : n + 10]) for n in range(len(train) - 9)}
+    assert sum(tuple(val[n : n + 10]) in grams for n in range(len(val) - 9)) < 0.1 * len(val)
+
+
+def test_every_broken_file_of_a_folder_is_listed(corpus: Path, tmp_path: Path) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    folder = tmp_path / "corpus"
+    shutil.copytree(corpus, folder)
+    packed = gzip.compress("".join(f"ही {n * 7919} क्रमांकाची ओळ आहे.\n" for n in range(3000)).encode())
+    (folder / "cut.txt.gz").write_bytes(packed[: len(packed) // 2])
+    (folder / "picture.txt").write_bytes(bytes(range(256)) * 50)
+    (folder / "utf16.txt").write_text("मराठी", encoding="utf-16")
+    parquet.write_table(pyarrow.table({"id": [1]}), folder / "table.parquet")
+    (folder / "half.parquet").write_bytes((folder / "table.parquet").read_bytes()[:100])
+    (folder / "notes.docx").write_bytes(b"PK")
+    report = prepare(tmp_path / "out", folder)
+    reasons = {item["file"].removeprefix("corpus/"): item["reason"] for item in report["skipped_files"]}
+    assert set(reasons) == {"cut.txt.gz", "picture.txt", "utf16.txt", "table.parquet", "half.parquet", "notes.docx"}
+    assert reasons["cut.txt.gz"].startswith("the packed file is cut off; used up to line ")
+    assert reasons["utf16.txt"] == "the text is UTF-16: save it as UTF-8"
+    assert "there is no column text, messages or prompt (it has id)" in reasons["table.parquet"]
+    assert "damaged" in reasons["half.parquet"]
+    assert all("\n" not in reason for reason in reasons.values())
+    assert {row["source"]: row["rows_out"] for row in report["sources"]}["corpus/cut.txt.gz"] > 500
+    check_books(report, tmp_path / "out")
+
+
+def test_parquet_gives_what_jsonl_gives(corpus: Path, tmp_path: Path) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    stories = (corpus / "stories.txt").read_text(encoding="utf-8").split("\n\n")
+    stories += (corpus / "essays.txt").read_text(encoding="utf-8", errors="ignore").split("\n\n")
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps({"text": story}) + "\n" for story in stories))
+    parquet.write_table(pyarrow.table({"text": stories}), tmp_path / "a.parquet")
+    prepare(tmp_path / "one", tmp_path / "a.jsonl")
+    prepare(tmp_path / "two", tmp_path / "a.parquet")
+    for name in ("train.jsonl", "val.jsonl"):
+        one, two = ((tmp_path / run / name).read_text(encoding="utf-8") for run in ("one", "two"))
+        assert one.replace("a.jsonl", "a.parquet") == two
+
+
+def test_a_seed_changes_the_choice_and_not_the_amount(corpus: Path, tmp_path: Path) -> None:
+    reports = [prepare(tmp_path / str(seed), corpus, seed=seed) for seed in (1, 2)]
+    sizes = [report["validation"]["characters"] for report in reports]
+    assert abs(sizes[0] - sizes[1]) < 500
+    val = [{d["id"] for d in read_documents(tmp_path / str(seed) / "val.jsonl")} for seed in (1, 2)]
+    assert val[0] != val[1]

@@ -8,6 +8,7 @@ The marks are single tokens and cannot be written as text. Needs neither torch n
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from bulletlm.data.documents import Document, Message, texts_of
 from bulletlm.data.normalize import normalize
@@ -45,23 +46,36 @@ programs compare a conversation with its continuation.
 
 
 def in_order(messages: Sequence[Mapping[str, object]]) -> list[Message]:
-    """Messages as the template wants them: user and assistant in turn, beginning with the user.
-
-    A system message goes before the first user text, with a blank line between; messages of one role in a row
-    become one, a line each. Text is normalised as the training text was.
+    """Messages as the template wants them, their text normalised as the training text was: `arrange` after `normalize`.
 
     Raises:
         DataError: unknown role, missing or empty content, an answer before any question.
     """
-    turns: list[Message] = []
-    system: list[str] = []
+    normalized = []
     for number, message in enumerate(messages, 1):
-        role, content = message.get("role"), message.get("content")
+        content = message.get("content")
         if not isinstance(content, str):
             raise DataError(f'message {number} has no text: it needs {{"role": "user", "content": "..."}}')
         content = normalize(content)
         if not content:
             raise DataError(f"message {number} is empty: write something")
+        normalized.append({"role": message.get("role"), "content": content})
+    return arrange(normalized)
+
+
+def arrange(messages: Sequence[Mapping[str, Any]]) -> list[Message]:
+    """Messages with content as user and assistant in turn, beginning with the user.
+
+    A system message goes before the first user text, with a blank line between; messages of one role in a row
+    become one, a line each.
+
+    Raises:
+        DataError: unknown role, an answer before any question.
+    """
+    turns: list[Message] = []
+    system: list[str] = []
+    for number, message in enumerate(messages, 1):
+        role, content = message["role"], message["content"]
         if role == "system":
             system.append(content)
         elif role not in ROLES:

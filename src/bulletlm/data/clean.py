@@ -1,106 +1,55 @@
-"""Making text uniform, and throwing out what is not text. Nothing disappears silently: each rule counts what it did.
+"""Making the text of one document uniform, and throwing out what is not text.
 
-`clean_document` changes or rejects; the `Log` holds the counts and a few examples of every rule, and the rejected rows.
+What can be told from a document alone is decided here; signals.py judges by statistics, and dedup.py by
+comparing with everything else. Each rule of `CleanConfig` counts what it did in a `Log`.
 """
 
 import re
 import unicodedata
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING
 
-from bulletlm.data.chat import in_order
+from bulletlm.data.chat import arrange
 from bulletlm.data.documents import Message
-from bulletlm.data.normalize import is_broken, normalize, normalize_line, visible
-from bulletlm.data.sources import BadRow, RawDocument
+from bulletlm.data.encodings import WORDS_NEEDED, has_mojibake, has_private_letters, is_legacy_font, mend_mojibake, remove_private_bullets
+from bulletlm.data.language import detect, is_in_other_script
+from bulletlm.data.letters import broken_words, is_suspect, mend_letters
+from bulletlm.data.log import Log, Rejected
+from bulletlm.data.markup import decode_entities, remove_markup, shorten_rulers
+from bulletlm.data.normalize import NORMALIZATIONS, is_broken, normalize_line
+from bulletlm.data.privacy import mask_emails, mask_numbers, mask_phones
+from bulletlm.data.reading import RawDocument
 from bulletlm.errors import DataError
 
-EXAMPLES = 3
-SHOWN_CHARACTERS = 500
-"""Of a rejected row, so much text goes into rejected.jsonl."""
+if TYPE_CHECKING:
+    from bulletlm.config import CleanConfig
 
-RULES = {
-    "byte_order_mark": "byte order marks (U+FEFF) removed",
-    "control": "control characters and noncharacters removed",
-    "zero_width": "invisible characters removed; joiners stay where Devanagari or an emoji needs them",
-    "nfc": "put into Unicode NFC",
-    "spelling": "one spelling for letters that are written in two ways (अॅ ॲ, र्\u200d ऱ्)",
-    "spaces": "tabs, no-break and repeated spaces made one space, the ends stripped",
-    "unanswered": "messages left out of a conversation: empty ones, answers before the first question, questions after the last answer",
-    "invalid_utf8": "lines that are not UTF-8",
-    "longer_than_16_MB": "lines of more than 16 MB",
-    "not_json": "lines that are not JSON",
-    "not_a_json_object": "JSON that is not an object",
-    "messages_without_role_and_content": "messages must be a list of {role: system, user or assistant; content: text}",
-    "prompt_without_response": "a prompt or instruction needs a response or output, as text",
-    "no_text_or_messages": "JSON without text, messages, prompt or instruction",
-    "not_two_columns": "lines of a .tsv that are not two filled columns",
-    "broken_unicode": "U+FFFD, half of a surrogate pair, or an old code page's control character in a word: letters were lost before",
-    "too_short": "shorter than data.clean.min_chars",
-    "too_long": "longer than data.clean.max_chars",
-    "no_letters": "paragraphs without a letter, such as separators",
-    "no_answer": "conversations without a question and an answer to it; punctuation alone is none",
-    "repeated_paragraph": "paragraphs that an earlier document has too",
-    "repeated_document": "documents and conversations that came before",
-    "copy_of_validation": "copies of a validation document, kept out of training",
-}
-"""Every rule, in the order of the report. The first seven change text, the others reject it."""
+Change = tuple[str, str, str]
+"""A rule, the text before it and after it."""
 
-CHANGES = ("byte_order_mark", "control", "zero_width", "nfc", "spelling", "spaces", "unanswered")
+REPEAT_CHARACTERS = 30
+"""Shorter lines ("Yes." "आणि मग?") may stand in many documents; longer ones are copies or boilerplate."""
 
+REFRAIN_CHARACTERS = 60
+"""A longer paragraph may come twice in one document, as a refrain, and no more."""
 
-@dataclass
-class Rejected:
-    """A row of rejected.jsonl; `rows` is how many paragraphs or conversations it stands for."""
+_LETTER = re.compile(r"[^\W\d_]")
+_WORD = re.compile(r"[^\W_]")
+_MESSAGE_WORDS = 8
+"""Chat is full of words that look strange ("brb lolz"): only longer messages can be text of an old font."""
 
-    source: str
-    line: int
-    reason: str
-    text: str
-    rows: int = 1
+_FAR_TOO_LONG = 4
+"""Times max_chars: what cleaning will not make short enough, and what is not worth its time."""
 
-
-@dataclass
-class Log:
-    """What the rules did. Logs of several parts of the data can be added in order."""
-
-    counts: Counter[str] = field(default_factory=Counter)
-    examples: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
-    rejected_rows: Counter[str] = field(default_factory=Counter)
-    write: Callable[[Rejected], None] = field(default=lambda row: None)
-
-    def change(self, rule: str, source: str, line: int, before: str, after: str) -> None:
-        """Count a change of text."""
-        self.counts[rule] += 1
-        if len(self.examples.setdefault(rule, [])) < EXAMPLES:
-            shown_before, shown_after = _around_difference(before, after)
-            self.examples[rule].append({"source": source, "line": line, "before": shown_before, "after": shown_after})
-
-    def reject(self, row: Rejected) -> None:
-        """Count a rejected row and pass it on to rejected.jsonl."""
-        self.counts[row.reason] += row.rows or 1
-        self.rejected_rows[row.source] += row.rows
-        if len(self.examples.setdefault(row.reason, [])) < EXAMPLES:
-            self.examples[row.reason].append({"source": row.source, "line": row.line, "text": visible(row.text[:120])})
-        self.write(row)
-
-    def report(self) -> dict[str, Any]:
-        """Per rule: what it does, how often it did, examples; rules without work are left out."""
-        return {
-            rule: {
-                "rule": text,
-                "changed" if rule in CHANGES else "rejected": self.counts[rule],
-                "examples": self.examples.get(rule, []),
-            }
-            for rule, text in RULES.items()
-            if self.counts[rule]
-        }
+_LONGER_IN_PARAGRAPHS = 2
+_ADDRESS_CHARACTERS = 40
+"""Single paragraphs are allowed twice the mean word length of documents, and a cry of one long word passes."""
 
 
 @dataclass
 class Clean:
-    """A document that passed: `paragraphs` or `messages`, and the rows (paragraphs or conversations) it stands for."""
+    """A document that passed: `paragraphs` or `messages`, and the lines they stood on."""
 
     source: str
     line: int
@@ -115,70 +64,158 @@ class Clean:
         """Paragraphs, or 1 for a conversation."""
         return len(self.paragraphs) or 1
 
+    @property
+    def text(self) -> str:
+        """The paragraphs or the messages, a line each."""
+        return "\n".join(self.paragraphs or [message["content"] for message in self.messages])
 
-def clean_document(raw: RawDocument, min_chars: int, max_chars: int, log: Log) -> Clean | None:
-    """A document with clean paragraphs or messages; None where nothing is left of it."""
-    if raw.messages:
-        messages = _clean_conversation(raw, max_chars, log)
-        return Clean(raw.source, raw.line, raw.language, raw.group, messages=messages) if messages else None
+
+def clean_document(raw: RawDocument, config: "CleanConfig", log: Log) -> Clean | None:
+    """A document with clean paragraphs or messages; None where nothing is left of it, with the reasons in `log`."""
     clean = Clean(raw.source, raw.line, raw.language, raw.group)
+    if raw.messages:
+        clean.messages = _clean_conversation(raw, config, log)
+        judged = "\n".join(message["content"] for message in clean.messages if message["role"] == "assistant")
+    else:
+        _clean_paragraphs(raw, clean, config, log)
+        judged = "\n".join(clean.paragraphs)
+    if not judged:
+        return None
+    if raw.language == "auto":
+        clean.language = detect(judged)
+        if config.languages and clean.language not in config.languages and clean.language != "und":
+            log.reject(Rejected(clean.source, clean.line, "wrong_language", clean.text, clean.rows))
+            return None
+    return clean
+
+
+def clean_text(text: str, config: "CleanConfig", changes: list[Change]) -> tuple[str, str | None]:
+    """A line after every rule that changes text, each change added to `changes`; and why it cannot be used at all, or None."""
+
+    def apply(rule: str, function: Callable[[str], str]) -> None:
+        nonlocal text
+        after = function(text)
+        if after != text:
+            changes.append((rule, text, after))
+            text = after
+
+    if config.entities and "&" in text:
+        apply("entities", decode_entities)
+    if config.mojibake:
+        apply("mojibake", mend_mojibake)
+        if has_mojibake(text):
+            return text, "garbled"
+    if config.broken_unicode and is_broken(text):
+        return text, "broken_unicode"
+    if config.markup:
+        apply("markup", remove_markup)
+    if config.private_use:
+        apply("private_use", remove_private_bullets)
+        if has_private_letters(text):
+            return text, "private_letters"
+    if config.rulers:
+        apply("rulers", shorten_rulers)
+    text = normalize_line(text, lambda *change: changes.append(change), [rule for rule in NORMALIZATIONS if not getattr(config, rule)])
+    if is_suspect(text):
+        if config.letters:
+            apply("letters", mend_letters)
+        if config.max_broken_words < 1 and broken_words(text) > config.max_broken_words:
+            return text, "broken_letters"
+    if config.emails and "@" in text:
+        apply("emails", mask_emails)
+    if config.phones:
+        apply("phones", mask_phones)
+    if config.long_numbers:
+        apply("long_numbers", lambda line: mask_numbers(line, config.long_numbers))
+    return text, None
+
+
+def _clean_paragraphs(raw: RawDocument, clean: Clean, config: "CleanConfig", log: Log) -> None:
+    languages = config.languages if raw.language == "auto" else []
+    legacy = 0
+    seen: dict[str, int] = {}
     for line, paragraph in zip(raw.lines, raw.paragraphs, strict=True):
-        text = normalize_line(paragraph, _logger(log, raw.source, line))
-        reason = _why_not(text, min_chars, max_chars)
+        changes: list[Change] = []
+        text, reason = clean_text(paragraph, config, changes) if len(paragraph) <= _FAR_TOO_LONG * config.max_chars else ("", "too_long")
+        reason = reason or _why_not(text, languages, config)
+        if not reason and config.duplicates and len(text) >= REPEAT_CHARACTERS:
+            times = seen.get(text, 0)
+            if times and (text == clean.paragraphs[-1] or (times > 1 and len(text) >= REFRAIN_CHARACTERS)):
+                reason = "repeated_in_document"
+            else:
+                seen[text] = times + 1
         if reason:
+            legacy += reason == "legacy_font"
             log.reject(Rejected(raw.source, line, reason, paragraph))
         else:
             clean.paragraphs.append(text)
             clean.lines.append(line)
-    return clean if clean.paragraphs else None
+            for rule, before, after in changes:
+                log.change(rule, raw.source, line, before, after)
+    if legacy > len(clean.paragraphs):  # the lines of it that were too short to tell
+        for line, text in zip(clean.lines, clean.paragraphs, strict=True):
+            log.reject(Rejected(raw.source, line, "legacy_font", text))
+        clean.paragraphs, clean.lines = [], []
 
 
-def _why_not(text: str, min_chars: int, max_chars: int) -> str | None:
-    if is_broken(text):
-        return "broken_unicode"
-    if len(text) < min_chars:
-        return "too_short"
-    if len(text) > max_chars:
-        return "too_long"
-    if not _LETTER.search(text):
+def _why_not(text: str, languages: list[str], config: "CleanConfig") -> str | None:
+    """Why a paragraph or message is not text; None where it is."""
+    if config.no_letters and not _LETTER.search(text):
         return "no_letters"
+    if len(text) < config.min_chars:
+        return "too_short"
+    if len(text) > config.max_chars:
+        return "too_long"
+    return _not_language(text, languages, config)
+
+
+def _not_language(text: str, languages: list[str], config: "CleanConfig", least_words: int = WORDS_NEEDED) -> str | None:
+    if config.legacy_font and is_legacy_font(text, least_words):
+        return "legacy_font"
+    if languages and is_in_other_script(text, languages):
+        return "wrong_script"
+    if len(text) >= _ADDRESS_CHARACTERS and len(text) > _LONGER_IN_PARAGRAPHS * config.max_word_length * (text.count(" ") + 1):
+        return "long_words"
     return None
 
 
-_LETTER = re.compile(r"[^\W\d_]")
-_WORD = re.compile(r"[^\W_]")
-
-
-def _logger(log: Log, source: str, line: int) -> Callable[[str, str, str], None]:
-    return lambda rule, before, after: log.change(rule, source, line, before, after)
-
-
-def _clean_conversation(raw: RawDocument, max_chars: int, log: Log) -> list[Message]:
+def _clean_conversation(raw: RawDocument, config: "CleanConfig", log: Log) -> list[Message]:
     """Messages in order, each a few clean lines; an empty list, with the reason logged, where that cannot be."""
-    messages: list[Message] = []
+    languages = config.languages if raw.language == "auto" else []
     whole = "\n".join(message["content"] for message in raw.messages)
-    if is_broken(whole):
-        log.reject(Rejected(raw.source, raw.line, "broken_unicode", whole))
-        return []
+    changes: list[Change] = []
+    messages: list[Message] = []
     for message in raw.messages:
-        content = normalize(message["content"], _logger(log, raw.source, raw.line))
-        if len(content) > max_chars:
-            log.reject(Rejected(raw.source, raw.line, "too_long", whole))
+        lines = []
+        for line in message["content"].splitlines():
+            text, reason = clean_text(line, config, changes)
+            if reason:
+                log.reject(Rejected(raw.source, raw.line, reason, whole))
+                return []
+            if text:
+                lines.append(text)
+        if not lines:
+            continue
+        content = "\n".join(lines)
+        reason = "too_long" if len(content) > config.max_chars else _not_language(content, languages, config, _MESSAGE_WORDS)
+        if reason:
+            log.reject(Rejected(raw.source, raw.line, reason, whole))
             return []
-        if content:
-            messages.append({"role": message["role"], "content": content})
+        messages.append({"role": message["role"], "content": content})
     kept = _answered(messages)
     try:
-        turns = in_order(kept)
+        turns = arrange(kept)
     except DataError:
         turns = []
     if not any(message["role"] == "assistant" and _says_something(message["content"]) for message in turns):
         log.reject(Rejected(raw.source, raw.line, "no_answer", whole))
         return []
+    for rule, before, after in changes:
+        log.change(rule, raw.source, raw.line, before, after)
     if len(kept) < len(raw.messages):
         log.change("unanswered", raw.source, raw.line, _spoken(raw.messages), _spoken(kept))
         left_out = [message for message in messages if not any(message is other for other in kept)]
-        log.write(Rejected(raw.source, raw.line, "unanswered", _spoken(left_out), rows=0))
+        log.write(Rejected(raw.source, raw.line, "unanswered", _spoken(left_out), rows=0).to_line())
     return turns
 
 
@@ -200,15 +237,3 @@ def _answered(messages: list[Message]) -> list[Message]:
 
 def _spoken(messages: list[Message]) -> str:
     return " / ".join(f"{message['role']}: {message['content']}" for message in messages)
-
-
-def bad_row(row: BadRow, log: Log) -> None:
-    """Log a line that could not be read as a document."""
-    log.reject(Rejected(row.source, row.line, row.reason, row.text))
-
-
-def _around_difference(before: str, after: str) -> tuple[str, str]:
-    """The places where two texts begin to differ, with some text around them."""
-    at = next((n for n, (a, b) in enumerate(zip(before, after, strict=False)) if a != b), min(len(before), len(after)))
-    start = max(at - 30, 0)
-    return visible(before[start : at + 50]), visible(after[start : at + 50])

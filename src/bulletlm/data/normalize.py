@@ -2,7 +2,7 @@
 
 import re
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 _VIRAMA = "\u094d\u09cd\u0a4d\u0acd\u0b4d\u0bcd\u0c4d\u0ccd\u0d4d\u0dca"
 _INDIC = re.compile("[\u0900-\u0dff]")
@@ -14,11 +14,21 @@ _SPACES = "\t\n\x0b\x0c\r\x1c-\x1f\x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\
 _SPELLINGS = (
     ("\u0905\u0945", "\u0972"),  # the vowel of अॅप, before it had a code point: ॲप
     ("\u0906\u0945", "\u0911"),  # आॅफिस: ऑफिस
+    ("\u0905\u093e", "\u0906"),  # अाई: आई
+    ("\u0905\u094b", "\u0913"),  # अोठ: ओठ
+    ("\u0905\u094c", "\u0914"),
+    ("\u0906\u0947", "\u0913"),
+    ("\u0906\u0948", "\u0914"),
+    ("\u090f\u0947", "\u0910"),  # एेक: ऐक
+    ("\u093e\u0945", "\u0949"),  # काॅफी: कॉफी
+    ("\u093e\u0947", "\u094b"),
+    ("\u093e\u0948", "\u094c"),
     ("\u0930\u094d\u200d", "\u0931\u094d"),  # eyelash ra, दुसर्‍या: दुसऱ्या
     ("\u0931\u094d\u200d", "\u0931\u094d"),
 )
 """Two ways to write one Devanagari letter that NFC does not know about; the second is today's standard."""
 
+_TWO_SPELLINGS = re.compile("[\u0905\u0906\u090f\u093e][\u093e\u0945\u0947\u0948\u094b\u094c]|\u094d\u200d")
 _BROKEN = re.compile(r"[\ud800-\udfff]|(?<=\S)[\x80-\x84\x86-\x9f](?=\S)")
 _CONTROL = re.compile(f"[{_CONTROLS}]")
 _ZERO_WIDTH = re.compile(f"[{_INVISIBLE}\u200c\u200d]+")
@@ -30,20 +40,21 @@ def is_broken(text: str) -> bool:
     return "\ufffd" in text or (not text.isprintable() and bool(_BROKEN.search(text)))
 
 
-def normalize_line(text: str, changed: Callable[[str, str, str], None] | None = None) -> str:
+def normalize_line(text: str, changed: Callable[[str, str, str], None] | None = None, skip: Collection[str] = ()) -> str:
     """A paragraph in NFC, without control and stray invisible characters, one space at a time, none at the ends.
 
     Normalising twice changes nothing more.
 
     Args:
         changed: called with the rule, the text before it and after it, for each rule that changed something.
+        skip: rules that are not applied.
     """
     if _is_plain(text):
         return text
     while True:  # a second round changes nothing, save in strings of stacked signs that nobody writes
         start = text
         for rule, apply in _STEPS:
-            after = apply(text)
+            after = text if rule in skip else apply(text)
             if after != text:
                 if changed:
                     changed(rule, text, after)
@@ -59,7 +70,7 @@ def _is_plain(text: str) -> bool:
         and "  " not in text
         and text[:1] != " "
         and text[-1:] != " "
-        and not any(written in text for written, _ in _SPELLINGS)
+        and not _TWO_SPELLINGS.search(text)
         and unicodedata.is_normalized("NFC", text)
     )
 
@@ -102,6 +113,8 @@ _STEPS: tuple[tuple[str, Callable[[str], str]], ...] = (
     ("spelling", _one_spelling),
     ("spaces", lambda text: _SPACE.sub(" ", text).strip(" ")),
 )
+NORMALIZATIONS = tuple(rule for rule, _ in _STEPS)
+"""Names of the rules of `normalize_line`, in order."""
 
 
 def visible(text: str) -> str:

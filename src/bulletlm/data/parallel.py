@@ -20,12 +20,10 @@ _INTO_ENGLISH = (
 )
 
 
-def translation(english: str, marathi: str, seed: int) -> tuple[str, str, str]:
-    """Request, answer and language of the answer; direction and wording depend on the pair and the seed only."""
-    digest = hashlib.blake2b(
-        f"{english}\t{marathi}".encode("utf-8", "surrogatepass"), digest_size=8, key=seed.to_bytes(8, "little")
-    ).digest()
-    wording = digest[1] % len(_INTO_MARATHI)
-    if digest[0] % 2:
-        return _INTO_MARATHI[wording].format(english), marathi, "mr"
-    return _INTO_ENGLISH[wording].format(marathi), english, "en"
+def translations(english: str, marathi: str, seed: int) -> list[tuple[str, str, str]]:
+    """Request, answer and language of the answer for both directions; the wording depends on the pair and the seed only."""
+    pair = f"{english}\t{marathi}".encode("utf-8", "surrogatepass")
+    digest = hashlib.blake2b(pair, digest_size=8, key=seed.to_bytes(8, "little")).digest()
+    into_marathi = _INTO_MARATHI[digest[0] % len(_INTO_MARATHI)].format(english)
+    into_english = _INTO_ENGLISH[digest[1] % len(_INTO_ENGLISH)].format(marathi)
+    return [(into_marathi, marathi, "mr"), (into_english, english, "en")]

@@ -1,113 +1,104 @@
 """The data stage: files of text -> train.jsonl, val.jsonl, rejected.jsonl, clean-report.json.
 
-Two passes, so that memory holds some numbers a document and never the text: the first reads, cleans and
-deduplicates into one temporary file; the second, once the sizes of everything are known, writes the two splits
-out of it, training documents in shuffled order.
+Memory holds some numbers a document and never the text. Documents are cleaned one by one (cleaned.py, kept beside the
+data folder), then compared with each other (dedup.py) by those numbers; the split is chosen, what repeats the
+validation set is taken out, the rest is mixed and written in shuffled order; and the finished files are checked.
 """
 
-import hashlib
 import json
-from array import array
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from bulletlm.data.clean import SHOWN_CHARACTERS, Clean, Log, Rejected, bad_row, clean_document
-from bulletlm.data.dedup import Deduplicator, content_hash, hash_of
+from bulletlm.data.augment import augment_training
+from bulletlm.data.cleaned import PARALLEL_FROM_BYTES, Cleaned, clean_files, content_hash, key_of_paragraphs, to_document
+from bulletlm.data.dedup import CHARACTERS_PER_TOKEN, REASONS, Verdict, find_repeats
 from bulletlm.data.documents import Document, texts_of, to_line
-from bulletlm.data.language import detect
-from bulletlm.data.sources import BadRow, Skipped, SourceFile, find_files, read_documents
+from bulletlm.data.leaks import Index, check_leaks, find_copies, load_index, read_blocks
+from bulletlm.data.log import Log, Rejected
+from bulletlm.data.mixture import Cells, copies, mixture_table, rates
+from bulletlm.data.sources import SourceFile, find_files
 from bulletlm.data.split import LARGEST_SHARE, choose_validation
+from bulletlm.data.workers import cores, ordered_map
 from bulletlm.errors import DataError
 from bulletlm.files import atomic_folder, write_json
 from bulletlm.progress import Progress
 
 if TYPE_CHECKING:
-    from bulletlm.config import DataConfig
+    from bulletlm.config import AugmentConfig, DataConfig
 
-CHARACTERS_PER_TOKEN = 3
-"""Of a vocabulary of 4000 pieces, in Marathi and in English: an estimate for what is counted before there is a tokenizer."""
+CLEANED = "cleaned"
+"""Folder beside the data folder, with the documents before deduplication."""
 
 SMALLEST_VALIDATION_TOKENS = 500
 """Less says nothing about a model."""
 
+AUGMENT_CACHE = "augment-cache"
+"""Folder beside the stage's own that keeps the answers of models."""
+
 _SHUFFLE = 1
 """Purpose number of the random generator."""
 
+_BLOCK_BYTES = 1 << 20
+_MANY_COPIES = 0.02
 
-@dataclass
-class _Index:
-    """What is remembered of each document in the temporary file; one number a list."""
-
-    offsets: "array[int]" = field(default_factory=lambda: array("q"))
-    lengths: "array[int]" = field(default_factory=lambda: array("q"))
-    characters: "array[int]" = field(default_factory=lambda: array("q"))
-    strata: "array[int]" = field(default_factory=lambda: array("q"))
-    ranks: "array[int]" = field(default_factory=lambda: array("Q"))
-    stratum_numbers: dict[tuple[str, str], int] = field(default_factory=dict)
-    end: int = 0
-
-    def add(self, line: bytes, characters: int, stratum: tuple[str, str], rank: int) -> None:
-        self.offsets.append(self.end)
-        self.lengths.append(len(line))
-        self.characters.append(characters)
-        self.strata.append(self.stratum_numbers.setdefault(stratum, len(self.stratum_numbers)))
-        self.ranks.append(rank)
-        self.end += len(line)
-
-    def sorted_strata(self) -> npt.NDArray[np.int64]:
-        """The stratum of each document, numbered by language and source and not by what came first."""
-        place = {stratum: n for n, stratum in enumerate(sorted(self.stratum_numbers))}
-        renumber = np.array([place[stratum] for stratum in self.stratum_numbers], dtype=np.int64)
-        return np.take(renumber, np.array(self.strata))
+Ints = npt.NDArray[np.int64]
 
 
-def prepare_data(config: "DataConfig", seed: int, out_dir: Path, progress: Progress) -> dict[str, Any]:
-    """Read and clean all sources, split off the validation set, write the four files; give the report.
+def prepare_data(
+    config: "DataConfig", seed: int, out_dir: Path, progress: Progress, augment: "AugmentConfig | None" = None
+) -> dict[str, Any]:
+    """Read and clean all sources, split off the validation set, mix, augment, write the four files; give the report.
 
-    The bytes written depend only on the contents of the sources, the settings and the seed.
+    The bytes written depend only on the contents of the sources, the settings and the seed. A folder `cleaned` beside
+    `out_dir` keeps the cleaned documents for the next time.
 
     Raises:
-        DataError: a source is missing or damaged; nothing, or too little for a validation set, is left.
+        DataError: a source is missing or damaged; nothing, or too little for a validation set, is left; validation
+            text is found in training.
         BulletError: the disk is full.
     """
     files, skipped = find_files(config)
-    log = Log()
-    with (
-        atomic_folder(out_dir) as folder,
-        open(folder / "documents.tmp", "w+b") as spool,
-        open(folder / "rejected.jsonl", "wb") as rejected,
-    ):
-        log.write = lambda row: _write_rejected(row, rejected)
-        index, rows, characters_in = _read_all(files, skipped, config, seed, spool, log, progress)
-        if not len(index.ranks):
-            raise DataError(_nothing_left(files, rows, log))
-        spool.flush()
-        splits = _write_splits(index, spool, seed, config.val_tokens, folder, log, progress)
+    cleaned = clean_files(files, config.clean, seed, out_dir.with_name(CLEANED), config.workers, progress)
+    log = Log(cleaned.counts, cleaned.examples)
+    with atomic_folder(out_dir) as folder, _Store(cleaned, folder) as store, open(folder / "rejected.jsonl", "wb") as rejected:
+        with open(cleaned.folder / "rejected.jsonl", "rb") as earlier:
+            for block in iter(lambda: earlier.read(_BLOCK_BYTES), b""):
+                rejected.write(block)
+        log.write = rejected.write
+        store.take_out_repeats(find_repeats(cleaned, config.clean), files, log, progress)
+        if not len(store.documents):
+            raise DataError(_nothing_left(files, cleaned.rows, log))
+        workers = (config.workers or cores()) if store.size >= PARALLEL_FROM_BYTES else 1
+        splits = _write_splits(store, config, seed, files, folder, log, workers, progress)
+        leaks = _check(folder, workers, progress)
         report = {
             "settings": config.model_dump(mode="json"),
             "seed": seed,
             "sources": [
                 {
                     "source": file.name,
-                    "rows_in": rows[file.name],
+                    "rows_in": cleaned.rows[file.name],
                     "rows_out": splits.rows[file.name],
-                    "characters_in": characters_in[file.name],
+                    "characters_in": cleaned.characters[file.name],
                     "characters_out": splits.characters[file.name],
                 }
                 for file in files
             ],
-            "skipped_files": [{"file": item.name, "reason": item.reason} for item in skipped],
+            "skipped_files": [{"file": item.name, "reason": item.reason} for item in (*skipped, *cleaned.skipped)],
             "rules": log.report(),
             **splits.report,
+            "leaks": leaks,
+            "augmentation": augment_training(augment, seed, folder, out_dir.with_name(AUGMENT_CACHE), progress),
         }
-        (folder / "documents.tmp").unlink()
+        store.close()
         write_json(folder / "clean-report.json", report)
-    kept, seen = sum(splits.rows.values()), sum(rows.values())
+    kept, seen = sum(splits.rows.values()), sum(cleaned.rows.values())
     train, val = report["train"], report["validation"]
     progress.say(
         f"data: {kept:,} of {seen:,} paragraphs and conversations kept; {train['characters']:,} characters to train on, "
@@ -116,128 +107,306 @@ def prepare_data(config: "DataConfig", seed: int, out_dir: Path, progress: Progr
     return report
 
 
-def _read_all(
-    files: list[SourceFile], skipped: list[Skipped], config: "DataConfig", seed: int, spool: IO[bytes], log: Log, progress: Progress
-) -> tuple[_Index, Counter[str], Counter[str]]:
-    """Clean and deduplicate every document into `spool`; count rows and characters read by source."""
-    index = _Index()
-    rows, characters = Counter[str](), Counter[str]()
-    dedup = Deduplicator() if config.clean.duplicates else None
-    with progress.task("data: cleaning", sum(file.path.stat().st_size for file in files)) as task:
-        for file in files:
+class _Store:
+    """The documents that are left, in the cleaned file or, where they have lost paragraphs, in a temporary one.
 
-            def note(problem: str, file: SourceFile = file) -> None:
-                skipped.append(Skipped(file.name, problem))
-                progress.say(f"{file.path}: {problem}")
+    Attributes:
+        documents: DOCUMENT records; `offset` is negative (-1 - offset) in the temporary file.
+    """
 
-            for raw in read_documents(file, seed, task.advance, note):
-                if isinstance(raw, BadRow):
-                    rows[file.name] += 1
-                    characters[file.name] += len(raw.text)
-                    bad_row(raw, log)
+    def __init__(self, cleaned: Cleaned, folder: Path) -> None:
+        self.cleaned = cleaned
+        self.documents = cleaned.documents
+        self._path = folder / "changed.tmp"
+        self._whole = open(cleaned.folder / "documents.jsonl", "rb")  # noqa: SIM115
+        self._changed = open(self._path, "w+b")  # noqa: SIM115
+
+    def __enter__(self) -> "_Store":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._whole.close()
+        self._changed.close()
+
+    def close(self) -> None:
+        """Close both files and remove the temporary one."""
+        self.__exit__()
+        self._path.unlink()
+
+    @property
+    def size(self) -> int:
+        """Bytes of all rows."""
+        return int(self.documents["length"].sum())
+
+    def line(self, number: int) -> bytes:
+        """The row of a document."""
+        offset, length = int(self.documents["offset"][number]), int(self.documents["length"][number])
+        file = self._whole if offset >= 0 else self._changed
+        file.seek(offset if offset >= 0 else -1 - offset)
+        return file.read(length)
+
+    def read(self, number: int) -> Document:
+        """A document."""
+        document: Document = json.loads(self.line(number))
+        return document
+
+    def shorten(self, number: int, document: Document, keep: npt.NDArray[np.bool_]) -> None:
+        """Replace a document by some of its paragraphs."""
+        paragraphs = [paragraph for paragraph, kept in zip(document["text"].split("\n"), keep, strict=True) if kept]
+        part = part_of(document, paragraphs)
+        line = to_line(part)
+        self._changed.seek(0, 2)
+        record = self.documents[number]
+        if record["group"] == record["key"]:
+            record["group"] = int(part["id"], 16)
+        record["offset"], record["length"] = -1 - self._changed.tell(), len(line)
+        record["key"], record["rows"], record["characters"] = int(part["id"], 16), len(paragraphs), len(part["text"])
+        self._changed.write(line)
+
+    def take_out_repeats(self, verdict: Verdict, files: list[SourceFile], log: Log, progress: Progress) -> None:
+        """Log and remove what came before."""
+        alive = verdict.alive()
+        touched = (verdict.documents > 0) | (np.bincount(verdict.owner[verdict.paragraphs > 0], minlength=len(alive)) > 0)
+        lines = self.cleaned.paragraphs["line"]
+        with progress.task("data: repetitions", int(touched.sum())) as task:
+            for number in np.flatnonzero(touched).tolist():
+                task.advance()
+                document, record = self.read(number), self.documents[number]
+                name = files[record["file"]].name
+                first = int(verdict.first[number])
+                if "messages" in document:
+                    text = "\n".join(texts_of(document))
+                    log.reject(Rejected(name, int(record["line"]), REASONS[verdict.documents[number]], text))
                     continue
-                rows[file.name] += len(raw.paragraphs) if not raw.messages else 1
-                texts = ["\n".join(raw.paragraphs)] if raw.paragraphs else [message["content"] for message in raw.messages]
-                characters[file.name] += sum(map(len, texts))
-                document = clean_document(raw, config.clean.min_chars, config.clean.max_chars, log)
-                if document and (dedup is None or dedup.is_new(document, log)):
-                    _add(document, seed, index, spool)
-    return index, rows, characters
+                reasons = verdict.paragraphs[first : int(verdict.first[number + 1])]
+                paragraphs = document["text"].split("\n")
+                for at in np.flatnonzero(reasons).tolist():
+                    log.reject(Rejected(name, int(lines[first + at]), REASONS[reasons[at]], paragraphs[at]))
+                left = [paragraph for paragraph, reason in zip(paragraphs, reasons, strict=True) if not reason]
+                if verdict.documents[number]:
+                    reason = REASONS[verdict.documents[number]]
+                    log.reject(Rejected(name, int(record["line"]), reason, "\n".join(left), len(left)))
+                elif left:
+                    self.shorten(number, document, reasons == 0)
+        self.documents = self.documents[alive]
 
 
-def _add(clean: Clean, seed: int, index: _Index, spool: IO[bytes]) -> None:
-    answers = [message["content"] for message in clean.messages if message["role"] == "assistant"]
-    language = clean.language if clean.language != "auto" else detect("\n".join(answers or clean.paragraphs))
-    key = hash_of(clean)
-    document = _document(key, clean.source, language)
-    if clean.messages:
-        document["messages"] = clean.messages
-    else:
-        document["text"] = "\n".join(clean.paragraphs)
-    line = to_line(document)
-    spool.write(line)
-    group = content_hash(clean.group) if clean.group else key
-    index.add(line, sum(map(len, texts_of(document))), (language, clean.source), _rank(group, seed))
-
-
-def _document(key: int, source: str, language: str) -> Document:
-    return {"id": f"{key:016x}", "source": source, "language": language}
-
-
-def _rank(key: int, seed: int) -> int:
-    digest = hashlib.blake2b(key.to_bytes(8, "little"), digest_size=8, key=seed.to_bytes(8, "little")).digest()
-    return int.from_bytes(digest, "little")
+def part_of(document: Document, paragraphs: list[str]) -> Document:
+    """Some paragraphs of a document as a document of its own."""
+    keys = np.array([content_hash(paragraph) for paragraph in paragraphs], dtype=np.uint64)
+    part = to_document(key_of_paragraphs(keys), document["source"], document["language"])
+    part["text"] = "\n".join(paragraphs)
+    return part
 
 
 @dataclass
 class _Splits:
-    """What went into the two files: rows and characters by source, and the report's part on them."""
+    """What went into the two files: different rows and their characters by source, and the report's part on them."""
 
-    rows: Counter[str]
-    characters: Counter[str]
-    report: dict[str, Any]
+    rows: Counter[str] = field(default_factory=Counter)
+    characters: Counter[str] = field(default_factory=Counter)
+    report: dict[str, Any] = field(default_factory=dict)
+
+    def count(self, document: Document, size: int) -> None:
+        self.rows[document["source"]] += _rows(document)
+        self.characters[document["source"]] += size
 
 
-def _write_splits(index: _Index, spool: IO[bytes], seed: int, val_tokens: int, folder: Path, log: Log, progress: Progress) -> _Splits:
-    characters, ranks = np.array(index.characters), np.array(index.ranks, dtype=np.uint64)
-    total = int(characters.sum())
-    target = _validation_characters(total, val_tokens)
-
-    def read(number: int) -> tuple[bytes, Document]:
-        spool.seek(index.offsets[number])
-        line = spool.read(index.lengths[number])
-        return line, json.loads(line)
-
-    def paragraphs_of(number: int) -> list[int]:
-        row = read(number)[1]
-        return [len(paragraph) for paragraph in row["text"].split("\n")] if "text" in row else []
-
-    chosen = choose_validation(characters, index.sorted_strata(), ranks, target, paragraphs_of)
-    is_chosen = np.zeros(len(ranks), dtype=bool)
-    is_chosen[list(chosen)] = True
-    copies = np.isin(ranks, ranks[is_chosen]) & ~is_chosen
-    order = np.random.default_rng([seed, _SHUFFLE]).permutation(len(ranks)).tolist()
-    rows, out_characters = Counter[str](), Counter[str]()
-    train, val = _Totals(), _Totals()
-
-    def write(line: bytes, document: Document, file: IO[bytes], totals: _Totals) -> None:
-        file.write(line)
-        rows[document["source"]] += _rows(document)
-        size = sum(map(len, texts_of(document)))
-        out_characters[document["source"]] += size
-        totals.add(document, size)
-
-    with progress.task("data: writing", index.end) as task:
-        with open(folder / "val.jsonl", "wb") as file:
-            for number, first in chosen.items():
-                line, document = read(number)
-                write(*(_part(document, slice(first, None)) if first else (line, document)), file, val)
-        with open(folder / "train.jsonl", "wb") as file:
-            for number in order:
-                task.advance(index.lengths[number])
-                line, document = read(number)
-                if copies[number]:
-                    log.reject(_copy_of_validation(document))
-                elif number not in chosen:
-                    write(line, document, file, train)
-                elif chosen[number]:
-                    write(*_part(document, slice(chosen[number])), file, train)
-    asked = val_tokens * CHARACTERS_PER_TOKEN
-    report = {
+def _write_splits(
+    store: _Store, config: "DataConfig", seed: int, files: list[SourceFile], folder: Path, log: Log, workers: int, progress: Progress
+) -> _Splits:
+    splits = _Splits()
+    ranks = _ranks(store.documents["group"], seed)
+    chosen, target = _choose(store, files, ranks, config.val_tokens)
+    validation = _Totals()
+    with open(folder / "val.jsonl", "wb") as file:
+        for number, first in chosen.items():
+            document = store.read(number)
+            if first:
+                paragraphs = document["text"].split("\n")
+                keep = np.arange(len(paragraphs)) < first
+                document = part_of(document, paragraphs[first:])
+                store.shorten(number, store.read(number), keep)
+            size = sum(map(len, texts_of(document)))
+            file.write(to_line(document))
+            splits.count(document, size)
+            validation.add(document, size)
+    in_training = np.ones(len(ranks), dtype=bool)
+    in_training[[number for number, first in chosen.items() if not first]] = False
+    # Copies, and other translations of the same sentence.
+    whole = np.zeros(len(ranks), dtype=bool)
+    whole[[number for number, first in chosen.items() if not first]] = True
+    same_group = np.isin(ranks, ranks[whole]) & in_training
+    for number in np.flatnonzero(same_group).tolist():
+        log.reject(_copy(store.read(number), "copy_of_validation"))
+    in_training &= ~same_group
+    in_training &= ~_take_out_copies(store, in_training, folder, log, workers, progress)
+    numbers = np.flatnonzero(in_training)
+    if not len(numbers):
+        raise DataError("nothing is left to train on beside the validation set: lower data.val_tokens or add text to data.sources")
+    taken, table = _mix(store.documents[numbers], files, ranks[numbers], config)
+    for number in numbers[taken == 0].tolist():
+        log.reject(_copy(store.read(number), "left_out_by_mix"))
+    stream = np.repeat(numbers, taken)
+    order = stream[np.random.default_rng([seed, _SHUFFLE]).permutation(len(stream))]
+    train = _Totals()
+    counted = np.zeros(len(ranks), dtype=bool)
+    with progress.task("data: writing", len(order)) as task, open(folder / "train.jsonl", "wb") as file:
+        for number in order.tolist():
+            file.write(store.line(number))
+            record = store.documents[number]
+            train.add_record(record)
+            if not counted[number]:
+                counted[number] = True
+                name = files[record["file"]].name
+                splits.rows[name] += int(record["rows"])
+                splits.characters[name] += int(record["characters"])
+            task.advance()
+    asked = config.val_tokens * CHARACTERS_PER_TOKEN
+    splits.report = {
         "train": train.report(),
         "validation": {
-            "asked_for_tokens": val_tokens,
+            "asked_for_tokens": config.val_tokens,
             "characters_wanted": target,
             "limited_to_a_tenth_of_the_data": target < asked,
-            "estimated_tokens": val.characters // CHARACTERS_PER_TOKEN,
-            **val.report(),
+            "estimated_tokens": validation.characters // CHARACTERS_PER_TOKEN,
+            **validation.report(),
         },
+        "mixture": table,
     }
     if target < asked:
         progress.say(
-            f"data: the validation set is a tenth of the text, about {target // CHARACTERS_PER_TOKEN:,} tokens instead of {val_tokens:,}"
+            f"data: the validation set is a tenth of the text, about {target // CHARACTERS_PER_TOKEN:,} tokens "
+            f"instead of {config.val_tokens:,}"
         )
-    return _Splits(rows, out_characters, report)
+    return splits
+
+
+def _ranks(groups: npt.NDArray[np.uint64], seed: int) -> npt.NDArray[np.uint64]:
+    """[n] numbers that order groups by chance: a bijection of 64 bits (splitmix64), so that groups stay apart."""
+    state = groups + np.uint64((0x9E3779B97F4A7C15 * (seed + 1)) % 2**64)
+    state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    ranks: npt.NDArray[np.uint64] = state ^ (state >> np.uint64(31))
+    return ranks
+
+
+def _choose(store: _Store, files: list[SourceFile], ranks: npt.NDArray[np.uint64], val_tokens: int) -> tuple[dict[int, int], int]:
+    """Documents for validation, each with the paragraph from which on it belongs there; and the characters wanted."""
+    characters = store.documents["characters"]
+    target = _validation_characters(int(characters.sum()), val_tokens)
+
+    def paragraphs_of(number: int) -> list[int]:
+        row = store.read(number)
+        return [len(paragraph) for paragraph in row["text"].split("\n")] if "text" in row else []
+
+    cells = _cells(store.documents, files, with_kind=False)
+    return choose_validation(characters, cells.of, ranks, target, paragraphs_of), target
+
+
+def _cells(documents: npt.NDArray[np.void], files: list[SourceFile], with_kind: bool = True) -> Cells:
+    """Documents by language, file and kind; numbered by names and not by what came first."""
+    kinds = documents["conversation"] if with_kind else np.zeros(len(documents), dtype=bool)
+    combined = np.empty(len(documents), dtype=[("language", "S15"), ("file", "<i4"), ("conversation", "?")])
+    combined["language"], combined["file"], combined["conversation"] = documents["language"], documents["file"], kinds
+    values, of = np.unique(combined, return_inverse=True)
+    keys = [(files[value["file"]].name, value["language"].decode(), bool(value["conversation"])) for value in values]
+    order = sorted(range(len(keys)), key=lambda n: (keys[n][1], keys[n][0], keys[n][2]))
+    place = np.empty(len(keys), dtype=np.int64)
+    place[order] = np.arange(len(keys))
+    of = place[of.reshape(-1)]
+    sizes = np.bincount(of, weights=documents["characters"], minlength=len(keys)).astype(np.float64)
+    return Cells([keys[n] for n in order], of, sizes)
+
+
+def _mix(
+    documents: npt.NDArray[np.void], files: list[SourceFile], ranks: npt.NDArray[np.uint64], config: "DataConfig"
+) -> tuple[Ints, list[dict[str, Any]]]:
+    """How often each document goes in, and the table of it."""
+    cells = _cells(documents, files)
+    source_of = {file.name: file.source for file in files}
+    taken = copies(cells, documents["characters"], ranks, rates(cells, config.sources, source_of, config.mix))
+    if not taken.any():
+        raise DataError("the mixture leaves nothing to train on: raise the weights in data.sources or the shares in data.mix")
+    return taken, mixture_table(cells, documents["characters"], taken)
+
+
+def _take_out_copies(
+    store: _Store, in_training: npt.NDArray[np.bool_], folder: Path, log: Log, workers: int, progress: Progress
+) -> npt.NDArray[np.bool_]:
+    """Shorten training documents by passages that repeat validation text; give [n] those of which nothing is left."""
+    gone = np.zeros(len(in_training), dtype=bool)
+    index = load_index(folder / "val.jsonl")
+    numbers = np.flatnonzero(in_training)
+    found: dict[int, list[tuple[int, bool]]] = {}
+    with progress.task("data: copies of validation", len(numbers)) as task:
+        for (batch, _), copied in ordered_map(_find_copies, index, _batches(store, numbers), workers):
+            for row, part, same in copied:
+                found.setdefault(batch[row], []).append((part, same))
+            task.advance(len(batch))
+    lost = 0
+    for number, parts in found.items():
+        document = store.read(number)
+        whole = [same for part, same in parts if part < 0]
+        if "messages" in document or whole:
+            same = any(same for _, same in parts) if "messages" in document else any(whole)
+            log.reject(_copy(document, "copy_of_validation" if same else "near_copy_of_validation"))
+            gone[number] = True
+            lost += int(store.documents["characters"][number])
+            continue
+        paragraphs = document["text"].split("\n")
+        keep = np.ones(len(paragraphs), dtype=bool)
+        for part, same in parts:
+            keep[part] = False
+            lost += len(paragraphs[part])
+            reason = "copy_of_validation" if same else "near_copy_of_validation"
+            log.reject(Rejected(document["source"], 0, reason, paragraphs[part]))
+        if keep.any():
+            store.shorten(number, document, keep)
+        else:
+            gone[number] = True
+    if lost > _MANY_COPIES * store.documents["characters"].sum():
+        progress.say(f"data: {lost:,} characters repeat validation text and are not trained on; see rejected.jsonl")
+    return gone
+
+
+def _batches(store: _Store, numbers: Ints) -> Iterator[tuple[list[int], bytes]]:
+    """Rows of about a megabyte, with their numbers."""
+    batch: list[int] = []
+    lines: list[bytes] = []
+    size = 0
+    for number in numbers.tolist():
+        line = store.line(number)
+        batch.append(number)
+        lines.append(line)
+        size += len(line)
+        if size >= _BLOCK_BYTES:
+            yield batch, b"".join(lines)
+            batch, lines, size = [], [], 0
+    if batch:
+        yield batch, b"".join(lines)
+
+
+def _find_copies(index: Index, batch: tuple[list[int], bytes]) -> list[tuple[int, int, bool]]:
+    return find_copies(index, batch[1])
+
+
+def _check(folder: Path, workers: int, progress: Progress) -> dict[str, int]:
+    """Read the finished files and fail if training repeats validation."""
+    index = load_index(folder / "val.jsonl")
+    counts = Counter[str]()
+    example = ""
+    path = folder / "train.jsonl"
+    with progress.task("data: leak check", path.stat().st_size) as task, open(path, "rb") as file:
+        for lines, (found, text) in ordered_map(check_leaks, index, read_blocks(file), workers):
+            counts += found
+            example = example or text
+            task.advance(len(lines))
+    leaks = {kind: counts[kind] for kind in ("passages", "exact", "ngrams", "near")}
+    if counts["exact"] + counts["ngrams"] + counts["near"]:
+        kinds = ", ".join(f"{kind} {leaks[kind]:,}" for kind in ("exact", "ngrams", "near"))
+        raise DataError(f"leak check: training text repeats validation text ({kinds}), for example {example[:80]!r}: please report this")
+    return leaks
 
 
 @dataclass
@@ -248,8 +417,14 @@ class _Totals:
     languages: dict[str, Counter[str]] = field(default_factory=dict)
 
     def add(self, document: Document, characters: int) -> None:
-        counts = self.languages.setdefault(document["language"], Counter())
-        counts["conversations" if "messages" in document else "documents"] += 1
+        self._add(document["language"], "messages" in document, characters)
+
+    def add_record(self, record: np.void) -> None:
+        self._add(record["language"].decode(), bool(record["conversation"]), int(record["characters"]))
+
+    def _add(self, language: str, conversation: bool, characters: int) -> None:
+        counts = self.languages.setdefault(language, Counter())
+        counts["conversations" if conversation else "documents"] += 1
         counts["characters"] += characters
         self.characters += characters
 
@@ -263,17 +438,8 @@ class _Totals:
         }
 
 
-def _part(document: Document, which: slice) -> tuple[bytes, Document]:
-    """Some paragraphs of a document as a document of its own, and its line."""
-    paragraphs = document["text"].split("\n")[which]
-    part = _document(content_hash(*paragraphs), document["source"], document["language"])
-    part["text"] = "\n".join(paragraphs)
-    return to_line(part), part
-
-
-def _copy_of_validation(document: Document) -> Rejected:
-    texts = texts_of(document)
-    return Rejected(document["source"], 0, "copy_of_validation", "\n".join(texts), _rows(document))
+def _copy(document: Document, reason: str) -> Rejected:
+    return Rejected(document["source"], 0, reason, "\n".join(texts_of(document)), _rows(document))
 
 
 def _rows(document: Document) -> int:
@@ -289,12 +455,6 @@ def _validation_characters(total: int, val_tokens: int) -> int:
             "can be the validation set: add text to data.sources"
         )
     return min(val_tokens * CHARACTERS_PER_TOKEN, int(total * LARGEST_SHARE))
-
-
-def _write_rejected(row: Rejected, file: IO[bytes]) -> None:
-    shown = row.text[:SHOWN_CHARACTERS].encode("utf-8", "replace").decode()
-    value = {"reason": row.reason, "source": row.source, "line": row.line, "characters": len(row.text), "text": shown}
-    file.write(json.dumps(value, ensure_ascii=False).encode() + b"\n")
 
 
 def _nothing_left(files: list[SourceFile], rows: Counter[str], log: Log) -> str:

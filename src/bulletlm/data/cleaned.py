@@ -1,0 +1,295 @@
+"""The first half of the data stage: every document cleaned on its own, in as many processes as there are cores.
+
+What it leaves in a folder beside the data folder is all the second half needs, so that a change of weights,
+shares, budgets, thresholds of similarity or the size of the validation set does not clean anything again.
+
+    documents.jsonl   clean documents, a row each, as they go into train.jsonl and val.jsonl
+    documents.bin     DOCUMENT records: where each row lies, and what can be told without reading it
+    paragraphs.bin    PARAGRAPH records of all documents that are not conversations
+    whole.bin         SIGNATURE records of documents and conversations
+    parts.bin         SIGNATURE records of paragraphs
+    rejected.jsonl    rows left out so far
+    summary.json      the key of settings and sources, and what the rules did
+"""
+
+import hashlib
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from bulletlm import __version__
+from bulletlm.data.clean import REPEAT_CHARACTERS, Clean, clean_document
+from bulletlm.data.documents import Document, to_line
+from bulletlm.data.log import Log, Rejected
+from bulletlm.data.reading import BadRow, Block, RawDocument, blocks, documents
+from bulletlm.data.shingles import SIGNATURE
+from bulletlm.data.signals import judge, sign
+from bulletlm.data.sources import PACKINGS, Skipped, SourceFile
+from bulletlm.data.workers import cores, ordered_map
+from bulletlm.errors import BulletError
+from bulletlm.files import atomic_folder, read_json, sha256_of_file, sha256_of_json, write_json
+from bulletlm.progress import Progress
+
+if TYPE_CHECKING:
+    from bulletlm.config import CleanConfig
+
+DOCUMENT = np.dtype(
+    [
+        ("offset", "<i8"),
+        ("length", "<i8"),
+        ("key", "<u8"),
+        ("group", "<u8"),
+        ("file", "<i4"),
+        ("rows", "<i4"),
+        ("line", "<i8"),
+        ("characters", "<i8"),
+        ("language", "S15"),
+        ("conversation", "?"),
+    ]
+)
+"""`key`: hash of the content; `group`: what must stay on one side of the validation split; `rows`: paragraphs, or 1."""
+
+PARAGRAPH = np.dtype([("key", "<u8"), ("characters", "<i4"), ("line", "<i8"), ("heading", "?")])
+"""`heading`: a short line that does not end like a sentence."""
+
+PARALLEL_FROM_BYTES = 8 << 20
+"""Less is done before other processes have started."""
+
+_PACKED_TIMES = 5
+_SECOND_HALF = {"near_duplicates", "boilerplate", "short_percentile", "short_tokens", "long_percentile", "long_tokens"}
+"""Settings that only the second half reads."""
+
+_SENTENCE_END = re.compile(r"[.!?।॥…][)\"”’'\]]*$")
+
+
+@dataclass
+class Cleaned:
+    """What `clean_files` left in its folder.
+
+    Attributes:
+        rows, characters: read from each file, by its name.
+        skipped: files that were damaged, in order.
+    """
+
+    folder: Path
+    documents: npt.NDArray[np.void]
+    paragraphs: npt.NDArray[np.void]
+    whole: npt.NDArray[np.void]
+    parts: npt.NDArray[np.void]
+    rows: Counter[str]
+    characters: Counter[str]
+    counts: Counter[str]
+    examples: dict[str, list[dict[str, Any]]]
+    skipped: list[Skipped]
+
+
+@dataclass
+class _Part:
+    """A block after cleaning, as a process hands it back."""
+
+    lines: bytes
+    documents: npt.NDArray[np.void]
+    paragraphs: npt.NDArray[np.void]
+    whole: npt.NDArray[np.void]
+    parts: npt.NDArray[np.void]
+    rejected: bytes
+    counts: Counter[str]
+    examples: dict[str, list[dict[str, Any]]]
+    rows: int
+    characters: int
+
+
+def content_hash(*texts: str) -> int:
+    """64 bits that tell contents apart, the same on every machine."""
+    digest = hashlib.blake2b(digest_size=8)
+    for text in texts:
+        digest.update(text.encode())
+        digest.update(b"\0")
+    return int.from_bytes(digest.digest(), "little")
+
+
+def key_of_paragraphs(keys: npt.NDArray[np.uint64]) -> int:
+    """`key` of a document from those of its paragraphs."""
+    return int.from_bytes(hashlib.blake2b(keys.astype("<u8").tobytes(), digest_size=8).digest(), "little")
+
+
+def to_document(key: int, source: str, language: str) -> Document:
+    """A row without its text."""
+    return {"id": f"{key:016x}", "source": source, "language": language}
+
+
+def clean_files(files: list[SourceFile], config: "CleanConfig", seed: int, folder: Path, workers: int, progress: Progress) -> Cleaned:
+    """Clean all files into `folder`, or take what is there where nothing has changed.
+
+    The bytes written do not depend on the number of processes.
+
+    Raises:
+        DataError: a file that the configuration names is damaged. BulletError: the disk is full, a process died.
+    """
+    hashes = [[file.name, file.kind, file.language, file.text, file.named, sha256_of_file(file.path)] for file in files]
+    settings = {**config.model_dump(mode="json", exclude=_SECOND_HALF), "signatures": config.near_duplicates > 0}
+    key = sha256_of_json({"version": __version__, "settings": settings, "seed": seed, "files": hashes})
+    if not _is_complete(folder, key):
+        with atomic_folder(folder) as fresh:
+            _clean(files, config, seed, fresh, workers, progress, key)
+    else:
+        progress.say("data: cleaning is up to date")
+    return _open(folder)
+
+
+def _clean(files: list[SourceFile], config: "CleanConfig", seed: int, folder: Path, workers: int, progress: Progress, key: str) -> None:
+    sizes = {file.name: file.path.stat().st_size for file in files}
+    unpacked = sum(sizes[file.name] * (_PACKED_TIMES if file.path.suffix.lower() in PACKINGS else 1) for file in files)
+    workers = (workers or cores()) if unpacked >= PARALLEL_FROM_BYTES else 1
+    skipped: list[Skipped] = []
+    rows, characters = Counter[str](), Counter[str]()
+    offset = n_documents = n_paragraphs = 0
+    log = Log()
+    names = ("documents.jsonl", "documents.bin", "paragraphs.bin", "whole.bin", "parts.bin", "rejected.jsonl")
+    outputs = {name: open(folder / name, "wb") for name in names}  # noqa: SIM115
+    try:
+        log.write = outputs["rejected.jsonl"].write
+        with progress.task("data: cleaning", sum(sizes.values())) as task:
+
+            def note(file: SourceFile, problem: str) -> None:
+                skipped.append(Skipped(file.name, problem))
+                progress.say(f"{file.path}: {problem}")
+
+            pieces = _blocks(files, task.advance, note)
+            numbers = {file.name: number for number, file in enumerate(files)}
+            for item, part in ordered_map(_clean_block, (config, seed), pieces, workers):
+                name = item.source if isinstance(item, BadRow) else item.file.name
+                rows[name] += part.rows
+                characters[name] += part.characters
+                log.add(part.counts, part.examples)
+                part.documents["offset"] += offset
+                part.documents["file"] = numbers[name]
+                part.whole["row"] += n_documents
+                part.parts["row"] += n_paragraphs
+                offset += len(part.lines)
+                n_documents += len(part.documents)
+                n_paragraphs += len(part.paragraphs)
+                arrays = (part.documents, part.paragraphs, part.whole, part.parts)
+                for output, piece in zip(
+                    outputs.values(), (part.lines, *(array.tobytes() for array in arrays), part.rejected), strict=True
+                ):
+                    output.write(piece)
+    finally:
+        for output in outputs.values():
+            output.close()
+    summary = {
+        "key": key,
+        "sizes": {name: (folder / name).stat().st_size for name in names},
+        "rows": rows,
+        "characters": characters,
+        "counts": log.counts,
+        "examples": log.examples,
+        "skipped": [asdict(item) for item in skipped],
+    }
+    write_json(folder / "summary.json", summary)
+
+
+def _blocks(files: list[SourceFile], advance: Callable[[int], None], note: Callable[[SourceFile, str], None]) -> Iterator[Block | BadRow]:
+    for file in files:
+        yield from blocks(file, advance, lambda problem, file=file: note(file, problem))  # type: ignore[misc]
+
+
+def _clean_block(settings: tuple["CleanConfig", int], block: Block | BadRow) -> _Part:
+    """Everything that can be done to the documents of one block."""
+    config, seed = settings
+    rejected: list[bytes] = []
+    log = Log(write=rejected.append)
+    rows = characters = 0
+    kept: list[Clean] = []
+    for raw in [block] if isinstance(block, BadRow) else documents(block, seed):
+        if isinstance(raw, BadRow):
+            rows += 1
+            characters += len(raw.text)
+            log.reject(Rejected(raw.source, raw.line, raw.reason, raw.text))
+            continue
+        rows += 1 if raw.messages else len(raw.paragraphs)
+        characters += _size(raw)
+        document = clean_document(raw, config, log)
+        if document:
+            kept.append(document)
+    batch = judge(kept, config, log)
+    whole, parts = sign(batch) if config.near_duplicates else (np.zeros(0, SIGNATURE), np.zeros(0, SIGNATURE))
+    lines, records, paragraphs = _records(batch.documents)
+    return _Part(lines, records, paragraphs, whole, parts, b"".join(rejected), log.counts, log.examples, rows, characters)
+
+
+def _size(raw: RawDocument) -> int:
+    """Characters, with a line end between paragraphs."""
+    if raw.messages:
+        return sum(len(message["content"]) for message in raw.messages)
+    return sum(map(len, raw.paragraphs)) + len(raw.paragraphs) - 1 if raw.paragraphs else 0
+
+
+def _records(kept: list[Clean]) -> tuple[bytes, npt.NDArray[np.void], npt.NDArray[np.void]]:
+    lines: list[bytes] = []
+    records = np.zeros(len(kept), dtype=DOCUMENT)
+    paragraphs: list[tuple[int, int, int, bool]] = []
+    offset = 0
+    for number, document in enumerate(kept):
+        if document.messages:
+            key = content_hash(*(part for message in document.messages for part in (message["role"], message["content"])))
+            row = to_document(key, document.source, document.language)
+            row["messages"] = document.messages
+            characters = sum(len(message["content"]) for message in document.messages)
+        else:
+            keys = [content_hash(paragraph) for paragraph in document.paragraphs]
+            paragraphs += [
+                (own, len(paragraph), line, len(paragraph) < REPEAT_CHARACTERS and not _SENTENCE_END.search(paragraph))
+                for own, paragraph, line in zip(keys, document.paragraphs, document.lines, strict=True)
+            ]
+            key = key_of_paragraphs(np.array(keys, dtype=np.uint64))
+            row = to_document(key, document.source, document.language)
+            row["text"] = "\n".join(document.paragraphs)
+            characters = len(row["text"])
+        line = to_line(row)
+        lines.append(line)
+        group = content_hash(document.group) if document.group else key
+        language = document.language.encode()[:15]
+        records[number] = (offset, len(line), key, group, 0, document.rows, document.line, characters, language, bool(document.messages))
+        offset += len(line)
+    return b"".join(lines), records, np.array(paragraphs, dtype=PARAGRAPH)
+
+
+def _is_complete(folder: Path, key: str) -> bool:
+    """Whether `folder` holds what `_clean` would write."""
+    if not (folder / "summary.json").is_file():
+        return False
+    try:
+        summary = read_json(folder / "summary.json")
+        return summary["key"] == key and all(
+            (folder / name).is_file() and (folder / name).stat().st_size == size for name, size in summary["sizes"].items()
+        )
+    except (BulletError, KeyError, TypeError):
+        return False
+
+
+def _open(folder: Path) -> Cleaned:
+    summary = read_json(folder / "summary.json")
+    return Cleaned(
+        folder,
+        np.fromfile(folder / "documents.bin", dtype=DOCUMENT),
+        np.fromfile(folder / "paragraphs.bin", dtype=PARAGRAPH),
+        _map(folder / "whole.bin"),
+        _map(folder / "parts.bin"),
+        Counter(summary["rows"]),
+        Counter(summary["characters"]),
+        Counter(summary["counts"]),
+        summary["examples"],
+        [Skipped(**item) for item in summary["skipped"]],
+    )
+
+
+def _map(path: Path) -> npt.NDArray[np.void]:
+    """Signatures are read band by band: they need not be in memory."""
+    return np.memmap(path, dtype=SIGNATURE, mode="r") if path.stat().st_size else np.zeros(0, dtype=SIGNATURE)

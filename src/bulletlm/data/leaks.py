@@ -1,0 +1,214 @@
+"""Keeping validation text out of training: finding what repeats it, and checking afterwards that nothing does.
+
+Text is compared in passages (paragraphs, messages, and each document as a whole), by words alone. A passage repeats
+another one if it is the same (30 characters or more), if half of the eight-word sequences of the shorter one are in both,
+or if they are similar (Jaccard of their three-word sequences, candidates by MinHash). Shorter sentences, such as
+"Thank you.", belong to the language and not to a document.
+
+`find_copies` goes through the documents before the split is written; `check_leaks` reads the finished files, compares
+by all three, and is expected to find nothing.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+import numpy.typing as npt
+
+from bulletlm.data.clean import REPEAT_CHARACTERS
+from bulletlm.data.documents import Document, texts_of
+from bulletlm.data.shingles import BANDS, Hashes, hash_words, minhash, ngrams, signatures, words_of
+from bulletlm.data.signals import NEAR_SEQUENCE, NEAR_WORDS_NEEDED
+
+SAME_CHARACTERS = REPEAT_CHARACTERS
+"""Shorter passages may be in training and validation."""
+
+SEQUENCE = 8
+SHARED_SEQUENCES = 4
+"""Eleven words in a row, or several shorter stretches."""
+
+SHARE = 0.5
+NEAR = 0.8
+
+BLOCK_BYTES = 1 << 20
+_MIX = np.uint64(0x9E3779B97F4A7C15)
+
+Ints = npt.NDArray[np.int64]
+_Signed = tuple[npt.NDArray[np.void], Hashes, Ints]
+
+
+@dataclass
+class Passages:
+    """Passages of documents as word hashes.
+
+    Attributes:
+        flat, starts: as `hash_words` gives them.
+        document: [n] number of the document of each.
+        part: [n] number of the paragraph or message in it; -1 for the document as a whole.
+        long: [n] whether it has 30 characters.
+    """
+
+    flat: Hashes
+    starts: Ints
+    document: Ints
+    part: Ints
+    long: npt.NDArray[np.bool_]
+
+    @classmethod
+    def of(cls, documents: Iterable[Document]) -> "Passages":
+        """The passages of `documents`, numbered in their order."""
+        words: list[list[str]] = []
+        places: list[tuple[int, int, int]] = []
+        for number, document in enumerate(documents):
+            parts = texts_of(document) if "messages" in document else document["text"].split("\n")
+            own = [words_of(part) for part in parts]
+            words += own
+            places += [(number, part, len(text)) for part, text in enumerate(parts)]
+            if len(own) > 1:
+                words.append([word for part in own for word in part])
+                places.append((number, -1, sum(map(len, parts))))
+        flat, starts = hash_words(words)
+        where = np.array(places, dtype=np.int64).reshape(-1, 3)
+        return cls(flat, starts, where[:, 0], where[:, 1], where[:, 2] >= SAME_CHARACTERS)
+
+    def same(self) -> Hashes:
+        """[n] hash of all words of each passage; 0 for short ones."""
+        lengths = np.diff(self.starts)
+        place = np.arange(len(self.flat)) - np.repeat(self.starts[:-1], lengths)
+        longest = int(lengths.max(initial=0))
+        powers = np.cumprod(np.full(longest + 1, _MIX | np.uint64(1)), dtype=np.uint64)
+        summed = np.concatenate([np.zeros(1, np.uint64), np.cumsum(self.flat * powers[place], dtype=np.uint64)])
+        whole = summed[self.starts[1:]] - summed[self.starts[:-1]]
+        return np.where(self.long & (lengths > 0), whole * _MIX | np.uint64(1), np.uint64(0))
+
+    def sequences(self) -> tuple[Hashes, Ints]:
+        """Every different eight-word sequence of each passage, and the number of the passage it is in, ordered by both."""
+        grams, starts = ngrams(self.flat, self.starts, SEQUENCE)
+        owner = np.repeat(np.arange(len(self.starts) - 1), np.diff(starts))
+        order = np.lexsort((grams, owner))
+        grams, owner = grams[order], owner[order]
+        new = np.ones(len(grams), dtype=bool)
+        new[1:] = (grams[1:] != grams[:-1]) | (owner[1:] != owner[:-1])
+        return grams[new], owner[new]
+
+
+class Index:
+    """Validation text, ready to be compared with."""
+
+    def __init__(self, documents: list[Document]) -> None:
+        passages = Passages.of(documents)
+        self.same = np.unique(passages.same())
+        self.same = self.same[self.same > 0]
+        grams, owner = passages.sequences()
+        order = np.argsort(grams, kind="stable")
+        self.grams, self.begins = np.unique(grams[order], return_index=True)
+        self.ends = np.append(self.begins[1:], len(grams))
+        self.owners = owner[order]
+        self.sizes = np.bincount(owner, minlength=len(passages.document))
+        self.passages = passages
+
+    @cached_property
+    def signed(self) -> "_Signed":
+        """Signatures of the passages, and what they were made of."""
+        return _signed(self.passages)
+
+    def same_as(self, passages: Passages) -> npt.NDArray[np.bool_]:
+        """[n] which passages are the same as one of validation."""
+        return np.isin(passages.same(), self.same)
+
+    def overlapping(self, passages: Passages) -> npt.NDArray[np.bool_]:
+        """[n] which passages share half of the eight-word sequences of the shorter one with one of validation."""
+        found = np.zeros(len(passages.document), dtype=bool)
+        if not len(self.grams):
+            return found
+        grams, owner = passages.sequences()
+        sizes = np.bincount(owner, minlength=len(found))
+        at = np.minimum(np.searchsorted(self.grams, grams), len(self.grams) - 1)
+        hits = self.grams[at] == grams
+        at, owner = at[hits], owner[hits]
+        counts = self.ends[at] - self.begins[at]
+        if not counts.sum():
+            return found
+        # Each hit once for every validation passage that has the sequence.
+        which = np.repeat(self.begins[at] - np.concatenate([[0], np.cumsum(counts)[:-1]]), counts) + np.arange(int(counts.sum()))
+        pairs, shared = np.unique(np.repeat(owner, counts) * len(self.sizes) + self.owners[which], return_counts=True)
+        mine, theirs = np.divmod(pairs, len(self.sizes))
+        # A document is a copy where half of its own sequences are; what it holds of a copy is found part by part.
+        needed = np.where(passages.part[mine] < 0, sizes[mine], np.minimum(sizes[mine], self.sizes[theirs]))
+        enough = (shared >= SHARED_SEQUENCES) & (shared >= SHARE * needed)
+        found[mine[enough]] = True
+        return found
+
+
+def find_copies(index: Index, lines: bytes) -> list[tuple[int, int, bool]]:
+    """What in some rows of a .jsonl repeats validation text: row, part (-1: all of it), and whether it is the very same."""
+    passages = Passages.of(map(json.loads, lines.splitlines()))
+    same = index.same_as(passages)
+    found = np.flatnonzero(same | index.overlapping(passages))
+    return [(int(passages.document[n]), int(passages.part[n]), bool(same[n])) for n in found]
+
+
+def check_leaks(index: Index, lines: bytes) -> tuple[Counter[str], str]:
+    """How much of some rows of train.jsonl repeats validation text, by kind of likeness, and the first such text."""
+    documents: list[Document] = [json.loads(line) for line in lines.splitlines()]
+    passages = Passages.of(documents)
+    kinds = {"exact": index.same_as(passages), "ngrams": index.overlapping(passages), "near": _near(index, passages)}
+    counts = Counter({"passages": len(passages.document), **{kind: int(found.sum()) for kind, found in kinds.items()}})
+    for found in kinds.values():
+        for number in np.flatnonzero(found)[:1].tolist():
+            document, part = documents[passages.document[number]], int(passages.part[number])
+            parts = texts_of(document) if "messages" in document else document["text"].split("\n")
+            return counts, "\n".join(parts) if part < 0 else parts[part]
+    return counts, ""
+
+
+def _near(index: Index, passages: Passages) -> npt.NDArray[np.bool_]:
+    """[n] which passages have a Jaccard similarity of 0.8 with one of validation: MinHash finds candidates, counting decides."""
+    found = np.zeros(len(passages.document), dtype=bool)
+    ours, our_grams, our_starts = _signed(passages)
+    theirs, their_grams, their_starts = index.signed
+    candidates: set[tuple[int, int]] = set()
+    for band in range(BANDS):
+        values = theirs["bands"][:, band]
+        order = np.argsort(values, kind="stable")
+        begin = np.searchsorted(values[order], ours["bands"][:, band], side="left")
+        end = np.searchsorted(values[order], ours["bands"][:, band], side="right")
+        for n in np.flatnonzero(begin < end).tolist():
+            candidates.update((n, int(other)) for other in order[begin[n] : end[n]])
+    for n, other in candidates:
+        mine, other_grams = our_grams[our_starts[n] : our_starts[n + 1]], their_grams[their_starts[other] : their_starts[other + 1]]
+        if _jaccard(mine, other_grams) >= NEAR:
+            found[ours["row"][n]] = True
+    return found
+
+
+def _signed(passages: Passages) -> _Signed:
+    lengths = np.diff(passages.starts)
+    rows = np.flatnonzero(lengths >= NEAR_WORDS_NEEDED)
+    kept = np.zeros(len(lengths), dtype=bool)
+    kept[rows] = True
+    starts = np.concatenate([[0], np.cumsum(lengths[rows], dtype=np.int64)])
+    grams, gram_starts = ngrams(passages.flat[np.repeat(kept, lengths)], starts, NEAR_SEQUENCE)
+    return signatures(rows, minhash(grams, gram_starts)), grams, gram_starts
+
+
+def _jaccard(one: Hashes, other: Hashes) -> float:
+    one, other = np.unique(one), np.unique(other)
+    shared = len(np.intersect1d(one, other, assume_unique=True))
+    return shared / max(len(one) + len(other) - shared, 1)
+
+
+def read_blocks(file: IO[bytes]) -> Iterator[bytes]:
+    """Whole lines of an open file, about a megabyte at a time."""
+    while lines := file.readlines(BLOCK_BYTES):
+        yield b"".join(lines)
+
+
+def load_index(path: Path) -> Index:
+    """The index of a val.jsonl."""
+    return Index([json.loads(line) for line in path.read_bytes().splitlines()])

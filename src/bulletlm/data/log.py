@@ -1,0 +1,143 @@
+"""What the rules did: counts, a few examples of each, and every rejected row. Nothing disappears silently."""
+
+import json
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from bulletlm.data.normalize import visible
+
+EXAMPLES = 3
+SHOWN_CHARACTERS = 500
+"""Of a rejected row, so much text goes into rejected.jsonl."""
+
+CHANGES = {
+    "entities": "HTML entities decoded",
+    "mojibake": "UTF-8 that was read as another code page put back",
+    "markup": "HTML tags, wiki and Markdown marks removed",
+    "private_use": "bullets of private use removed",
+    "rulers": "rows of one sign shortened: ------ ...... !!!!!!",
+    "byte_order_mark": "byte order marks (U+FEFF) removed",
+    "control": "control characters and noncharacters removed",
+    "zero_width": "invisible characters removed; joiners stay where Devanagari or an emoji needs them",
+    "nfc": "put into Unicode NFC",
+    "spelling": "one spelling for letters that are written in two ways (अॅ ॲ, र्\u200d ऱ्)",
+    "spaces": "tabs, no-break and repeated spaces made one space, the ends stripped",
+    "letters": "Devanagari that a font conversion broke mended (उद्भ्ावत, मंुबई, लाभाथ्र्य)",
+    "emails": "e-mail addresses written as [email]",
+    "phones": "phone numbers written as [phone]",
+    "long_numbers": "long digit strings written as [number]",
+    "unanswered": "messages left out of a conversation: empty ones, answers before the first question, questions after the last answer",
+}
+"""The rules that change text, in the order they are applied."""
+
+REJECTIONS = {
+    "invalid_utf8": "lines that are not UTF-8",
+    "longer_than_16_MB": "lines of more than 16 MB",
+    "not_json": "lines that are not JSON",
+    "not_a_json_object": "JSON that is not an object",
+    "messages_without_role_and_content": "messages must be a list of {role: system, user or assistant; content: text}",
+    "prompt_without_response": "a prompt or instruction needs a response or output, as text",
+    "no_text_or_messages": "rows without text, messages, prompt or instruction",
+    "not_two_columns": "lines of a .tsv that are not two filled columns",
+    "broken_unicode": "U+FFFD, half of a surrogate pair, or an old code page's control character in a word: letters were lost before",
+    "garbled": "mojibake that cannot be put back",
+    "private_letters": "letters of private use, which only one font can show",
+    "too_short": "shorter than data.clean.min_chars",
+    "too_long": "longer than data.clean.max_chars",
+    "no_letters": "paragraphs without a letter, such as separators",
+    "broken_letters": "too many words that no Devanagari spelling has",
+    "legacy_font": "Devanagari of an old font saved as Latin letters",
+    "wrong_script": "mostly in a script that none of data.clean.languages has",
+    "wrong_language": "in a language that is not among data.clean.languages",
+    "repeated_characters": "the same characters over and over",
+    "repeated_words": "the same sequences of words over and over",
+    "few_letters": "documents with too few letters",
+    "many_digits": "documents with too many digits",
+    "few_letter_words": "documents in which too few words have a letter",
+    "short_words": "documents of very short words",
+    "long_words": "text of very long words, such as addresses of web pages",
+    "few_common_words": "documents without the little words that sentences need",
+    "no_answer": "conversations without a question and an answer to it; punctuation alone is none",
+    "boilerplate": "short lines that many documents of a source have, save the first",
+    "repeated_in_document": "paragraphs that come again directly, or long ones for the third time, in one document",
+    "repeated_paragraph": "paragraphs that an earlier document has too",
+    "repeated_document": "documents and conversations that came before",
+    "near_duplicate": "paragraphs, documents and conversations that are nearly the same as an earlier one",
+    "short_outlier": "shorter than nearly everything else",
+    "long_outlier": "longer than nearly everything else",
+    "copy_of_validation": "copies of validation text, kept out of training",
+    "near_copy_of_validation": "text that shares half of its word sequences with validation text, kept out of training",
+    "left_out_by_mix": "documents for which the weights, shares and budgets of the mixture have no room",
+}
+"""The rules that reject, in the order they are applied."""
+
+
+@dataclass
+class Rejected:
+    """A row of rejected.jsonl; `rows` is how many paragraphs or conversations it stands for."""
+
+    source: str
+    line: int
+    reason: str
+    text: str
+    rows: int = 1
+
+    def to_line(self) -> bytes:
+        """The row as JSON, newline included."""
+        shown = self.text[:SHOWN_CHARACTERS].encode("utf-8", "replace").decode()
+        value = {"reason": self.reason, "source": self.source, "line": self.line, "characters": len(self.text), "text": shown}
+        return json.dumps(value, ensure_ascii=False).encode() + b"\n"
+
+
+@dataclass
+class Log:
+    """What the rules did; `write` is given each rejected row as a line of JSON."""
+
+    counts: Counter[str] = field(default_factory=Counter)
+    examples: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    write: Callable[[bytes], object] = field(default=lambda line: None)
+
+    def change(self, rule: str, source: str, line: int, before: str, after: str) -> None:
+        """Count a change of text."""
+        self.counts[rule] += 1
+        if self._wants_example(rule):
+            shown_before, shown_after = _around_difference(before, after)
+            self.examples[rule].append({"source": source, "line": line, "before": shown_before, "after": shown_after})
+
+    def reject(self, row: Rejected) -> None:
+        """Count a rejected row and pass it on to rejected.jsonl."""
+        self.counts[row.reason] += row.rows
+        if self._wants_example(row.reason):
+            self.examples[row.reason].append({"source": row.source, "line": row.line, "text": visible(row.text[:120])})
+        self.write(row.to_line())
+
+    def add(self, counts: Counter[str], examples: dict[str, list[dict[str, Any]]]) -> None:
+        """Take over what the log of a later part of the data holds."""
+        self.counts.update(counts)
+        for rule, found in examples.items():
+            own = self.examples.setdefault(rule, [])
+            own += found[: EXAMPLES - len(own)]
+
+    def report(self) -> dict[str, Any]:
+        """Per rule: what it does, how often it did, examples; rules without work are left out."""
+        return {
+            rule: {
+                "rule": text,
+                "changed" if rule in CHANGES else "rejected": self.counts[rule],
+                "examples": self.examples.get(rule, []),
+            }
+            for rule, text in (CHANGES | REJECTIONS).items()
+            if self.counts[rule]
+        }
+
+    def _wants_example(self, rule: str) -> bool:
+        return len(self.examples.setdefault(rule, [])) < EXAMPLES
+
+
+def _around_difference(before: str, after: str) -> tuple[str, str]:
+    """The places where two texts begin to differ, with some text around them."""
+    at = next((n for n, (a, b) in enumerate(zip(before, after, strict=False)) if a != b), min(len(before), len(after)))
+    start = max(at - 30, 0)
+    return visible(before[start : at + 50]), visible(after[start : at + 50])

@@ -1,0 +1,74 @@
+"""Doing something to many pieces at once in other processes, with results in the order of the pieces."""
+
+import multiprocessing
+import os
+import signal
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any, TypeVar
+
+from bulletlm.errors import BulletError
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+_AHEAD = 3
+"""Pieces a process may have waiting: enough to keep it busy, and a bound on memory."""
+
+_settings: Any = None
+
+
+def ordered_map(
+    function: Callable[[Any, Item], Result], settings: Any, items: Iterable[Item], workers: int
+) -> Iterator[tuple[Item, Result]]:
+    """Each item with `function(settings, item)`, in order; in this process where `workers` is 1.
+
+    New processes import `function` by its name, so it stands at the top of a module. `settings` is sent to each once.
+
+    Raises:
+        BulletError: a process died, most likely for want of memory.
+    """
+    if workers <= 1:
+        for item in items:
+            yield item, function(settings, item)
+        return
+    waiting: deque[tuple[Item, Future[Result]]] = deque()
+    # "spawn": a forked copy of a process with threads (progress bars, torch) can hang.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, context, initializer=_begin, initargs=(settings,)) as pool:
+        try:
+            for item in items:
+                waiting.append((item, pool.submit(_call, function, item)))
+                while len(waiting) >= _AHEAD * workers:
+                    yield _first(waiting)
+            while waiting:
+                yield _first(waiting)
+        except BrokenProcessPool:
+            raise BulletError("a cleaning process died, most likely for want of memory: run again with --set data.workers=1") from None
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def cores() -> int:
+    """Processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _first(waiting: "deque[tuple[Item, Future[Result]]]") -> tuple[Item, Result]:
+    item, future = waiting[0]
+    result = future.result()
+    waiting.popleft()
+    return item, result
+
+
+def _begin(settings: Any) -> None:
+    global _settings
+    _settings = settings
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    os.environ["RAYON_NUM_THREADS"] = "1"
+
+
+def _call(function: Callable[[Any, Item], Result], item: Item) -> Result:
+    return function(_settings, item)

@@ -1,0 +1,71 @@
+"""Text decoded or drawn by the wrong table."""
+
+from pathlib import Path
+
+import pytest
+from legacy_fonts import DVB_TT, KRUTI_DEV, SHIVAJI, stored_in
+
+from bulletlm.data.encodings import has_mojibake, has_private_letters, is_legacy_font, mend_mojibake, remove_private_bullets
+
+SAMPLE = Path(__file__).parents[2] / "src/bulletlm/data/sample"
+
+
+def lines(name: str) -> list[str]:
+    return [line for line in (SAMPLE / name).read_text(encoding="utf-8").splitlines() if line]
+
+
+@pytest.mark.parametrize("table", ["latin-1", "cp1252"])
+@pytest.mark.parametrize("text", ["caf\u00e9 and \u201cquotes\u201d \u2013 na\u00efve", "it\u2019s here", "\U0001f600 smile"])
+def test_mojibake_is_put_back(text: str, table: str) -> None:
+    garbled = text.encode().decode(table, errors="replace")
+    if "\ufffd" in garbled:
+        pytest.skip("this table cannot hold it")
+    assert has_mojibake(garbled)
+    assert mend_mojibake(garbled) == text
+
+
+def test_marathi_read_as_latin_1_is_put_back() -> None:
+    for text in lines("stories.mr.txt")[:40]:
+        garbled = text.encode().decode("latin-1")
+        assert has_mojibake(garbled)
+        assert mend_mojibake(garbled) == text
+
+
+def test_what_cannot_be_put_back_is_left_and_noticed() -> None:
+    garbled = "नगर रचनाकार या ×«üÃÖ¤üÃµÖßµÖ समितीने"
+    assert mend_mojibake(garbled) == garbled
+    assert has_mojibake(garbled)
+
+
+@pytest.mark.parametrize("text", ["नमस्कार", "Ça va à Paris, São Paulo, Århus, ÉCOLE", "“curly” quotes – stay", "5 × 3 = 15 °C", "a â b"])
+def test_good_text_is_no_mojibake(text: str) -> None:
+    assert not has_mojibake(text)
+    assert mend_mojibake(text) == text
+
+
+def test_private_use() -> None:
+    assert remove_private_bullets("आहे :- \uf0b7 सदर \ue123 बाब").split() == ["आहे", ":-", "सदर", "बाब"]
+    assert remove_private_bullets("साधे") == "साधे"
+    assert has_private_letters(remove_private_bullets("मजकू\ue123र")) and not has_private_letters("मजकूर")
+
+
+@pytest.mark.parametrize("font", [KRUTI_DEV, SHIVAJI, DVB_TT], ids=["Kruti Dev", "Shivaji", "DVB-TT"])
+def test_old_fonts_are_recognised(font: tuple[dict[str, str], dict[str, str], dict[str, str], str]) -> None:
+    texts = [line for line in lines("stories.mr.txt") + lines("thoughts.mr.txt") if len(line.split()) >= 6]
+    found = [is_legacy_font(stored_in(font, text)) for text in texts]
+    assert sum(found) > 0.95 * len(found)
+
+
+def test_nothing_else_is_taken_for_an_old_font() -> None:
+    names = ["stories.en.txt", "thoughts.en.txt", "explanations.en.txt", "stories.mr.txt", "explanations.mr.txt"]
+    assert [line for name in names for line in lines(name) if is_legacy_font(line)] == []
+    assert not is_legacy_font("Azure IoT Hub GitHub Copilot")
+    assert not is_legacy_font("kay karto ahes tu aaj sandhyakali")
+    assert not is_legacy_font("Wie geht es dir heute, mein Freund?")
+    assert not is_legacy_font("vkgs vkf.k"), "too short to tell"
+
+
+def test_how_the_fonts_look() -> None:
+    assert stored_in(KRUTI_DEV, "आहे आणि नाही") == "vkgs vkf.k ukgh"
+    assert stored_in(SHIVAJI, "आणि नाही") == "AaiNa naahI"
+    assert stored_in(DVB_TT, "आणि शासन") == "+ÉÊhÉ ¶ÉÉºÉxÉ"

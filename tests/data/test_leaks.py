@@ -1,0 +1,114 @@
+"""Validation text in training: found in every disguise, and nothing else."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bulletlm.data.documents import Document, to_line
+from bulletlm.data.leaks import Index, check_leaks, find_copies
+from bulletlm.data.prepare import _check
+from bulletlm.errors import DataError
+from bulletlm.progress import SilentProgress
+
+SAMPLE = Path(__file__).parents[2] / "src/bulletlm/data/sample"
+STORIES = (SAMPLE / "stories.mr.txt").read_text(encoding="utf-8").strip().split("\n\n")
+
+
+def document(text: str) -> Document:
+    return {"id": "0", "source": "a", "language": "mr", "text": text}
+
+
+def talk(*contents: str) -> Document:
+    messages = [{"role": ("user", "assistant")[n % 2], "content": content} for n, content in enumerate(contents)]
+    return {"id": "0", "source": "a", "language": "mr", "messages": messages}  # type: ignore[typeddict-item]
+
+
+def found(validation: list[Document], *training: Document) -> list[tuple[int, int, bool]]:
+    return find_copies(Index(validation), b"".join(map(to_line, training)))
+
+
+LONG = max(STORIES[0].split("\n"), key=len)
+OTHER = STORIES[20:40]
+
+
+def test_unrelated_text_is_no_leak() -> None:
+    assert found([document(story) for story in STORIES[:20]], *map(document, OTHER)) == []
+
+
+@pytest.mark.parametrize(
+    "disguised",
+    [
+        LONG,
+        LONG.replace(".", " ! ").replace(",", ""),
+        "“" + LONG.upper() + "”",
+        OTHER[0].split("\n")[0] + " " + LONG + " " + OTHER[1].split("\n")[0],
+        " ".join(LONG.split()[: 2 * len(LONG.split()) // 3]),
+        " ".join(word if n != 15 else "वेगळा" for n, word in enumerate(LONG.split())),
+    ],
+    ids=["same", "punctuation", "case and quotes", "inside other text", "two thirds of it", "one word changed"],
+)
+def test_a_copied_passage_is_found(disguised: str) -> None:
+    assert len(LONG.split()) >= 25
+    validation = [document(STORIES[1]), document(STORIES[0])]
+    assert [where[:2] for where in found(validation, document(OTHER[3]), document(OTHER[2] + "\n" + disguised))] == [
+        (1, len(OTHER[2].split("\n")))
+    ]
+    assert found(validation, talk("हे वाच", disguised))[0][:2] == (0, 1)
+
+
+def test_short_lines_are_language_and_together_a_copy() -> None:
+    poem = ["पाऊस आला धावत", "छत्री माझी गेली", "वारा म्हणे मला", "चल भिजायला ये", "आई म्हणे थांब", "मी म्हटलं नको", "नाचत गेलो पुढे", "चिंब झालो सारे"]
+    assert found([document("\n".join(poem))], document(poem[0]), document(poem[1])) == []
+    changed = [*poem[:6], "उड्या मारत पुढे", poem[7]]
+    assert found([document("\n".join(poem))], document("\n".join(changed))) == [(0, -1, False)]
+    assert found([talk("धन्यवाद", "तुमचं स्वागत आहे")], talk("धन्यवाद", "स्वागत आहे")) == []
+
+
+def test_the_check_tells_kinds_apart() -> None:
+    index = Index([document(LONG)])
+    words = LONG.split()
+    near = " ".join([*words[:3], "निराळा", *words[4:]])
+    for text, kinds in ((LONG, {"exact", "ngrams", "near"}), (near, {"ngrams", "near"}), (OTHER[0], set())):
+        counts, example = check_leaks(index, to_line(document(text)))
+        assert {kind for kind in ("exact", "ngrams", "near") if counts[kind]} == kinds
+        assert example == (text if kinds else "")
+        assert counts["passages"] >= 1
+
+
+def test_a_leak_fails_the_stage(tmp_path: Path) -> None:
+    (tmp_path / "val.jsonl").write_bytes(b"".join(to_line(document(story)) for story in STORIES[:5]))
+    (tmp_path / "train.jsonl").write_bytes(b"".join(to_line(document(story)) for story in OTHER))
+    passages = sum(story.count("\n") + 2 for story in OTHER)
+    assert _check(tmp_path, 1, SilentProgress()) == {"passages": passages, "exact": 0, "ngrams": 0, "near": 0}
+    with open(tmp_path / "train.jsonl", "ab") as file:
+        file.write(to_line(document(OTHER[0] + "\n" + LONG)))
+    with pytest.raises(DataError, match=r"leak check: training text repeats validation text \(exact 1, ngrams 1, near 1\)") as caught:
+        _check(tmp_path, 1, SilentProgress())
+    assert "\n" not in str(caught.value)
+
+
+def test_overlaps_are_counted_as_sets_would() -> None:
+    """Against a plain implementation, on random texts of few words."""
+    rng = np.random.default_rng(4)
+    vocabulary = [f"शब्द{n}" for n in range(6)]
+
+    def text() -> str:
+        return " ".join(vocabulary[n] for n in rng.integers(0, 6, int(rng.integers(5, 40))))
+
+    def grams(line: str) -> set[tuple[str, ...]]:
+        words = line.split()
+        return {tuple(words[n : n + 8]) for n in range(len(words) - 7)}
+
+    pool = [text() for _ in range(12)]
+    validation = [pool[n % 12] + " " + text() for n in range(20)]
+    training = [text() + " " + pool[n % 12] for n in range(60)]
+    expected = {
+        n
+        for n, line in enumerate(training)
+        for other in validation
+        if (shared := len(grams(line) & grams(other))) >= 4 and 2 * shared >= min(len(grams(line)), len(grams(other)))
+    }
+    assert {where[0] for where in found([document(line) for line in validation], *map(document, training))} == expected
+    assert 5 < len(expected) < 60, json.dumps(len(expected))
