@@ -11,7 +11,7 @@ demo: $(VENV)/.run
 	@$(BIN)/bullet run recipes/demo.jsonc
 
 test: $(VENV)/.dev
-	@$(BIN)/pytest
+	@$(BIN)/pytest --numprocesses auto
 
 lint: $(VENV)/.dev
 	@$(BIN)/ruff check .
