@@ -20,8 +20,25 @@ CLEAN_REPORT = {
             "changed": 3,
             "examples": [{"source": "talk", "line": 1, "before": "क\u093c", "after": "क़"}],
         },
-        "too_short": {"rule": "shorter than data.min_chars", "rejected": 10, "examples": [{"source": "talk", "line": 7, "text": "अ"}]},
+        "too_short": {
+            "rule": "shorter than data.clean.min_chars",
+            "rejected": 10,
+            "examples": [{"source": "talk", "line": 7, "text": "अ"}],
+        },
     },
+    "mixture": [
+        {
+            "source": "talk",
+            "language": "mr",
+            "kind": "conversations",
+            "documents": 1190,
+            "tokens": 2966,
+            "times": 1.5,
+            "stream_tokens": 4449,
+            "share": 1.0,
+        }
+    ],
+    "leaks": {"passages": 2380, "exact": 0, "ngrams": 0, "near": 0},
 }
 """In the words of the data stage."""
 

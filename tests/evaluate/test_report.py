@@ -112,6 +112,9 @@ def test_page_is_whole_and_alone(report: dict[str, Any]) -> None:
         "bullet chat",
         "1,190 were kept (99.2",
         "shorter than data",
+        "What goes into training",
+        "4,449",
+        "2,380 passages of training text were compared",
         "and 2 more",
     ):
         assert word in page.text

@@ -76,6 +76,7 @@ def prepare_data(
             raise DataError(_nothing_left(files, cleaned.rows, log))
         workers = (config.workers or cores()) if store.size >= PARALLEL_FROM_BYTES else 1
         splits = _write_splits(store, config, seed, files, folder, log, workers, progress)
+        augmentation = augment_training(augment, seed, folder, out_dir.with_name(AUGMENT_CACHE), progress)
         leaks = _check(folder, workers, progress)
         report = {
             "settings": config.model_dump(mode="json"),
@@ -93,8 +94,8 @@ def prepare_data(
             "skipped_files": [{"file": item.name, "reason": item.reason} for item in (*skipped, *cleaned.skipped)],
             "rules": log.report(),
             **splits.report,
+            "augmentation": augmentation,
             "leaks": leaks,
-            "augmentation": augment_training(augment, seed, folder, out_dir.with_name(AUGMENT_CACHE), progress),
         }
         store.close()
         write_json(folder / "clean-report.json", report)

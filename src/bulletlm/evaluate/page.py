@@ -247,7 +247,7 @@ def _cleaning(cleaning: dict[str, Any]) -> Html:
     for row in sources:
         counts = [row["rows_in"], row["rows_out"], row["rows_in"] - row["rows_out"], row["characters_out"]]
         rows.append([row["source"], *(f"{number:,}" for number in counts)])
-    parts = [_tag("p", text), _table(["Source", "rows read", "kept", "left out", "characters kept"], rows)]
+    parts = [_tag("p", text), _table(["Source", "rows read", "kept", "left out", "characters kept"], rows), _mixture(cleaning)]
     for title, verb in (("Left out, and why", "rejected"), ("Made uniform", "changed")):
         found = [rule for rule in rules.values() if verb in rule]
         if found:
@@ -259,11 +259,25 @@ def _cleaning(cleaning: dict[str, Any]) -> Html:
     return _join(parts)
 
 
+def _mixture(cleaning: dict[str, Any]) -> Html:
+    """What the training stream is made of, and that validation text is not."""
+    if "mixture" not in cleaning:
+        return Html()
+    rows = []
+    for row in cleaning["mixture"]:
+        numbers = [f"{row['tokens']:,}", f"{row['times']:.2f}", f"{row['stream_tokens']:,}", percent(row["share"])]
+        rows.append([row["source"], language_name(row["language"]), row["kind"], *numbers])
+    head = ["Source", "language", "", "tokens there (estimated)", "times", "tokens in training", "share"]
+    checked = f"{cleaning['leaks']['passages']:,} passages of training text were compared with the validation text: none repeats it."
+    return _join([_tag("h3", "What goes into training"), _table(head, rows), _tag("p", checked, cls="note")])
+
+
 def _rule(rule: dict[str, Any], verb: str) -> Html:
     examples = []
     for example in rule["examples"]:
         shown = _tag("q", example["before"]) + " → " + _tag("q", example["after"]) if verb == "changed" else _tag("q", example["text"])
-        examples.append(_tag("p", shown + f" {example['source']}, line {example['line']}"))
+        where = f", line {example['line']}" if example["line"] else ""
+        examples.append(_tag("p", shown + f" {example['source']}{where}"))
     return _tag("dt", f"{rule[verb]:,}") + _tag("dd", _tag("p", rule["rule"]) + _tag("div", _join(examples), cls="facts"))
 
 
