@@ -1,0 +1,387 @@
+"""How fast text becomes a training set, and how it grows: python bench/data.py [--data ../shared/data] [--full] [--json FILE]
+
+Megabytes are UTF-8 bytes of text, on real Marathi and English. Each of our steps is run beside what one would take instead, in
+turns (A B A B), the best of the rounds counts:
+
+    cleaning    datatrove: ftfy, Gopher's repetition and quality rules (--datatrove PYTHON of an environment with
+                `pip install datatrove ftfy indic-nlp-library nltk regex tokenizers`; left out where it is not installed)
+    dedup       datatrove's MinHash in its four steps
+    tokenizer   Hugging Face tokenizers, byte-level BPE: training and encoding
+
+Growth runs the whole data stage on 10 MB and 100 MB, with --full on 1 GB, in a process of its own, and watches its memory: the
+real text repeated with the words of each paragraph in another order, which no deduplication takes for a copy.
+"""
+
+import argparse
+import gzip
+import json
+import lzma
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+MB = 1e6
+SIZE = 4_000
+ROUNDS = 2
+FILES = [
+    "mono/mr-legislature-qa.txt.xz",
+    "mono/en-philosophy.txt.xz",
+    "mono/mr-legislature-raw.txt.xz",
+    "mono/en-fiction.txt.xz",
+    "mono/mr-government.txt.xz",
+    "mono/mr-saints.txt.xz",
+    "mono/mr-courses.txt.xz",
+    "mono/en-wiki.txt.gz",
+    "mono/mr-stories.txt",
+    "mono/en-stories.txt",
+]
+
+
+def read(path: Path) -> str:
+    content = path.read_bytes()
+    unpack = {".xz": lzma.decompress, ".gz": gzip.decompress}.get(path.suffix, bytes)
+    return unpack(content).decode("utf-8")
+
+
+def documents(data: Path, megabytes: float) -> Iterator[str]:
+    """Documents from every file in turn, up to a size; from the second time on with their words in another order."""
+    files = [[text for text in read(data / name).split("\n\n") if text.strip()] for name in FILES]
+    size, times = 0.0, 0
+    while True:
+        times += 1
+        # In proportion, so that 10 MB look like the whole.
+        for step in range(1000):
+            for texts in files:
+                for text in texts[step * len(texts) // 1000 : (step + 1) * len(texts) // 1000]:
+                    text = text if times == 1 else "\n".join(reordered(line, times) for line in text.split("\n"))
+                    size += len(text.encode()) + 2
+                    yield text
+                    if size >= megabytes * MB:
+                        return
+
+
+def reordered(line: str, times: int) -> str:
+    words = line.split(" ")
+    return " ".join(word for start in range(times + 1) for word in words[start :: times + 1])
+
+
+def write_corpus(data: Path, megabytes: float, path: Path) -> float:
+    """A .txt of about so many megabytes; give how many."""
+    with open(path, "w", encoding="utf-8") as file:
+        for text in documents(data, megabytes):
+            file.write(text + "\n\n")
+    return path.stat().st_size / MB
+
+
+def best(functions: dict[str, Callable[[], float]], rounds: int = ROUNDS) -> dict[str, float]:
+    """Seconds of each, the least of some rounds in turns."""
+    seconds: dict[str, list[float]] = {name: [] for name in functions}
+    for _ in range(rounds):
+        for name, function in functions.items():
+            seconds[name].append(function())
+    return {name: min(values) for name, values in seconds.items()}
+
+
+def ours(corpus: Path, folder: Path) -> dict[str, Callable[[], float]]:
+    """Cleaning (rules and signals), and comparing (signatures and repeats), in one process."""
+    from bulletlm.config import CleanConfig
+    from bulletlm.data.clean import clean_document
+    from bulletlm.data.cleaned import clean_files
+    from bulletlm.data.dedup import find_repeats
+    from bulletlm.data.log import Log
+    from bulletlm.data.reading import BadRow, RawDocument, blocks
+    from bulletlm.data.reading import documents as documents_of
+    from bulletlm.data.signals import Batch, judge, sign
+    from bulletlm.data.sources import SourceFile
+    from bulletlm.progress import SilentProgress
+
+    config, file = CleanConfig(), SourceFile(corpus, corpus.name, ".txt", "auto", True)
+
+    def clean() -> float:
+        started = time.perf_counter()
+        for block in blocks(file, lambda n: None, print):
+            if not isinstance(block, BadRow):
+                log = Log()
+                raws = (raw for raw in documents_of(block, 1) if isinstance(raw, RawDocument))
+                judge([kept for raw in raws if (kept := clean_document(raw, config, log))], config, log)
+        return time.perf_counter() - started
+
+    def dedup() -> float:
+        cleaned = clean_files([file], config, 1, folder / "cleaned", 1, SilentProgress())
+        batches = [[]]  # type: list[list[Any]]
+        log = Log()
+        for block in blocks(file, lambda n: None, print):
+            if not isinstance(block, BadRow):
+                raws = (raw for raw in documents_of(block, 1) if isinstance(raw, RawDocument))
+                batches.append([kept for raw in raws if (kept := clean_document(raw, config, log))])
+        started = time.perf_counter()
+        for batch in batches:
+            sign(Batch.of(batch))
+        find_repeats(cleaned, config)
+        return time.perf_counter() - started
+
+    return {"clean": clean, "dedup": dedup}
+
+
+def datatrove(corpus: Path, folder: Path, step: str) -> float:
+    """Seconds of datatrove for one step. Runs in an environment that has it; bulletlm need not be there."""
+    from datatrove.data import Document
+    from datatrove.pipeline.dedup import MinhashDedupBuckets, MinhashDedupCluster, MinhashDedupFilter, MinhashDedupSignature
+    from datatrove.pipeline.dedup.minhash import MinhashConfig
+    from datatrove.pipeline.filters import GopherQualityFilter, GopherRepetitionFilter
+    from datatrove.pipeline.formatters import FTFYFormatter
+    from datatrove.utils.hashing import HashConfig
+    from loguru import logger
+
+    logger.remove()
+    texts = corpus.read_text(encoding="utf-8").split("\n\n")
+    docs = [Document(text=text, id=str(n)) for n, text in enumerate(texts) if text.strip()]
+    started = time.perf_counter()
+    if step == "clean":
+        language, common = "mar_Deva", ["आणि", "आहे", "या", "व", "हे", "the", "of", "and", "to"]
+        data = FTFYFormatter().run(docs)
+        data = GopherRepetitionFilter(language=language).run(data)
+        data = GopherQualityFilter(language=language, stop_words=common).run(data)
+        sum(1 for _ in data)
+    else:
+        # SHA-1: its xxhash does not work with the newest version of that package.
+        hashing = HashConfig(hash_fc="sha1", precision=64)
+        config, language = MinhashConfig(n_grams=3, num_buckets=16, hashes_per_bucket=6, hash_config=hashing), "mar_Deva"
+        places = [str(folder / name) for name in ("signatures", "buckets", "remove")]
+        MinhashDedupSignature(places[0], config=config, language=language).run(iter(docs), 0, 1)
+        for bucket in range(config.num_buckets):
+            MinhashDedupBuckets(places[0], places[1], config=config).run(None, bucket, config.num_buckets)
+        MinhashDedupCluster(places[1], places[2], config=config).run(None, 0, 1)
+        sum(1 for _ in MinhashDedupFilter(places[2]).run(iter(docs), 0, 1))
+    return time.perf_counter() - started
+
+
+def in_other_python(python: str, corpus: Path, step: str) -> float:
+    with tempfile.TemporaryDirectory() as folder:
+        command = [python, __file__, "--peer", step, str(corpus), folder]
+        result = subprocess.run(command, capture_output=True, text=True, check=False)
+    if result.returncode:
+        sys.exit(f"datatrove failed: {result.stderr.strip().splitlines()[-1]}")
+    return float(result.stdout.splitlines()[-1])
+
+
+def has_datatrove(python: str) -> bool:
+    return subprocess.run([python, "-c", "import datatrove, ftfy, indicnlp, tokenizers"], capture_output=True, check=False).returncode == 0
+
+
+def tokenizers(texts: list[str]) -> dict[str, Callable[[], float]]:
+    """Training and encoding, ours and Hugging Face's byte-level BPE; the round trips are checked."""
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    import tokenizers as hf
+
+    from bulletlm.progress import SilentProgress
+    from bulletlm.tokenizer import Tokenizer, train_tokenizer
+
+    lines = [line for text in texts for line in text.split("\n") if line]
+    made: dict[str, Any] = {}
+
+    def train_ours() -> float:
+        started = time.perf_counter()
+        made["ours"] = Tokenizer(train_tokenizer(lines, SIZE, 1, SilentProgress()))
+        return time.perf_counter() - started
+
+    def train_hf() -> float:
+        started = time.perf_counter()
+        tokenizer = hf.Tokenizer(hf.models.BPE())
+        tokenizer.pre_tokenizer = hf.pre_tokenizers.ByteLevel(add_prefix_space=False)
+        tokenizer.decoder = hf.decoders.ByteLevel()
+        trainer = hf.trainers.BpeTrainer(vocab_size=SIZE, initial_alphabet=hf.pre_tokenizers.ByteLevel.alphabet(), show_progress=False)
+        tokenizer.train_from_iterator(lines, trainer)
+        made["hf"] = tokenizer
+        return time.perf_counter() - started
+
+    def encode_ours() -> float:
+        started = time.perf_counter()
+        ids = [made["ours"].encode_batch(texts[n : n + 512]) for n in range(0, len(texts), 512)]
+        seconds = time.perf_counter() - started
+        check([made["ours"].decode(row) for part in ids for row in part], "ours")
+        made["ours tokens"] = sum(len(row) for part in ids for row in part)
+        return seconds
+
+    def encode_hf() -> float:
+        started = time.perf_counter()
+        rows = [row.ids for n in range(0, len(texts), 512) for row in made["hf"].encode_batch(texts[n : n + 512])]
+        seconds = time.perf_counter() - started
+        check([made["hf"].decode(row, skip_special_tokens=False) for row in rows], "Hugging Face's")
+        made["hf tokens"] = sum(map(len, rows))
+        return seconds
+
+    def check(decoded: list[str], whose: str) -> None:
+        wrong = next((one for one, other in zip(texts, decoded, strict=True) if one != other), None)
+        if wrong is not None:
+            sys.exit(f"the round trip of {whose} tokenizer fails: {wrong[:80]!r}")
+
+    found = best({"train ours": train_ours, "train hf": train_hf})
+    found |= best({"encode ours": encode_ours, "encode hf": encode_hf})
+    return {**found, "ours tokens": made["ours tokens"], "hf tokens": made["hf tokens"]}
+
+
+def stage(corpus: Path, out: Path, workers: int) -> dict[str, Any]:
+    """The whole data stage in a process of its own: seconds, and the most memory that it and its children held together."""
+    import psutil
+
+    code = (
+        "import sys; from pathlib import Path; from bulletlm.config import DataConfig; from bulletlm.data.prepare import prepare_data;"
+        "from bulletlm.progress import SilentProgress;"
+        "prepare_data(DataConfig(sources=[sys.argv[1]], workers=int(sys.argv[3])), 1, Path(sys.argv[2]), SilentProgress())"
+    )
+    started, most = time.perf_counter(), 0
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, str(corpus), str(out / "data"), str(workers)], stderr=subprocess.PIPE, text=True
+    )
+    watched = psutil.Process(process.pid)
+    while process.poll() is None:
+        held = 0
+        try:
+            for each in [watched, *watched.children(recursive=True)]:
+                held += each.memory_full_info().uss  # what is its own: mapped files can be dropped at any time
+        except psutil.Error:
+            held = 0
+        most = max(most, held)
+        time.sleep(0.2)
+    if process.returncode:
+        sys.exit(f"the data stage failed: {process.stderr.read() if process.stderr else ''}")
+    return {"seconds": time.perf_counter() - started, "memory_mb": most / MB}
+
+
+def same_files(one: Path, other: Path) -> bool:
+    names = ("train.jsonl", "val.jsonl", "rejected.jsonl", "clean-report.json")
+    return all((one / "data" / name).read_bytes() == (other / "data" / name).read_bytes() for name in names)
+
+
+def planted(folder: Path, texts: list[str]) -> None:
+    """What is planted in clean text is found, and nothing is lost without a trace."""
+    from bulletlm.config import DataConfig
+    from bulletlm.data.prepare import prepare_data
+    from bulletlm.progress import SilentProgress
+
+    stories = [text.replace("\n", " ") for text in texts if len(text.split()) > 120 and len(text) < 5_000][:300]
+    near = [" ".join("वेगळा" if n % 90 == 45 else word for n, word in enumerate(text.split())) for text in stories[:30]]
+    path = folder / "planted.txt"
+    path.write_text("\n\n".join([*stories, *stories[30:50], *near, "खरेदी करा " * 60]), encoding="utf-8")
+    report = prepare_data(DataConfig(sources=[str(path)], val_tokens=1000), 1, folder / "planted", SilentProgress())  # type: ignore[list-item]
+    counts = {rule: entry.get("rejected", 0) for rule, entry in report["rules"].items()}
+    rows = report["sources"][0]
+    if counts.get("repeated_paragraph", 0) < 20 or counts.get("near_duplicate", 0) < 28 or not counts.get("repeated_words"):
+        sys.exit(f"planted copies were not found: {counts}")
+    if rows["rows_in"] - rows["rows_out"] != sum(counts.values()) or any(report["leaks"][kind] for kind in ("exact", "ngrams", "near")):
+        sys.exit(f"the books do not balance: {rows}, {counts}, {report['leaks']}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, default=Path("../shared/data"))
+    parser.add_argument("--full", action="store_true", help="grow to 1 GB; takes some minutes")
+    parser.add_argument("--datatrove", default=sys.executable, metavar="PYTHON", help="a Python that has datatrove")
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--peer", nargs=3, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.peer:
+        step, corpus, place = arguments.peer
+        print(datatrove(Path(corpus), Path(place), step))
+        return
+    with tempfile.TemporaryDirectory(prefix="bench-data-") as folder:
+        result = measure(arguments.data, Path(folder), arguments.full, arguments.datatrove)
+    for bar in result["bars"]:
+        sign = "at least" if bar["least"] else "at most"
+        print(f"{'pass' if bar['pass'] else 'FAIL'}  {bar['name']}: {bar['value']:.2f}, {sign} {bar['target']}")
+    if arguments.json:
+        arguments.json.write_text(json.dumps(result, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+
+
+def measure(data: Path, folder: Path, full: bool, python: str) -> dict[str, Any]:
+    from importlib.metadata import version
+
+    from bulletlm.data.workers import cores
+    from bulletlm.machine import inspect_machine
+
+    rows: list[dict[str, Any]] = []
+
+    def show(step: str, name: str, seconds: float, megabytes: float, **more: Any) -> float:
+        speed = megabytes / seconds
+        rows.append(
+            {"step": step, "name": name, "mb": round(megabytes, 1), "seconds": round(seconds, 2), "mb_per_s": round(speed, 2), **more}
+        )
+        notes = "  ".join(f"{key.replace('_', ' ')} {value:,}" for key, value in more.items())
+        print(f"{step:12}{name:34}{megabytes:8.1f} MB{seconds:9.1f} s{speed:9.2f} MB/s  {notes}", flush=True)
+        return speed
+
+    texts = list(documents(data, 10))
+    planted(folder, texts)
+    corpus = folder / "corpus-10.txt"
+    megabytes = write_corpus(data, 10, corpus)
+    steps = ours(corpus, folder)
+    bars: list[tuple[str, float, float, bool]] = []
+    peer = has_datatrove(python)
+    for step, title in (("clean", "cleaning"), ("dedup", "dedup")):
+        functions = {"bulletlm, 1 process": steps[step]}
+        if peer:
+            functions["datatrove, 1 process"] = lambda step=step: in_other_python(python, corpus, step)  # type: ignore[misc]
+        speeds = {name: show(title, name, seconds, megabytes) for name, seconds in best(functions).items()}
+        if peer:
+            bars.append((f"{title}, times datatrove", speeds["bulletlm, 1 process"] / speeds["datatrove, 1 process"], 2.0, True))
+    if not peer:
+        print("cleaning and dedup: datatrove is not installed here; give --datatrove PYTHON (see --help)")
+
+    found = tokenizers(texts)
+    size = sum(len(text.encode()) for text in texts) / MB
+    speeds = {}
+    for step, title in (("train", "tokenizer"), ("encode", "encoding")):
+        for whose, name in (("ours", "bulletlm (sentencepiece BPE)"), ("hf", "tokenizers (byte-level BPE)")):
+            tokens = {"tokens": found[f"{whose} tokens"]} if step == "encode" else {}
+            speeds[step, whose] = show(title, name, found[f"{step} {whose}"], size, **tokens)
+    bars.append(("tokenizer training, times Hugging Face", speeds["train", "ours"] / speeds["train", "hf"], 1.0, True))
+    bars.append(("tokens for the text, times Hugging Face", found["ours tokens"] / found["hf tokens"], 0.8, False))
+
+    workers = cores()
+    grown = {}
+    for wanted in (10, 100, 1000) if full else (10, 100):
+        path = folder / f"corpus-{wanted}.txt"
+        megabytes = write_corpus(data, wanted, path)
+        taken = stage(path, folder / f"stage-{wanted}", workers)
+        grown[wanted] = taken["seconds"] / megabytes
+        show("data stage", f"{workers} processes", taken["seconds"], megabytes, memory_mb=round(taken["memory_mb"]))
+        last = taken["memory_mb"]
+        if wanted == 10:
+            stage(path, folder / "stage-10-alone", 1)
+            if not same_files(folder / "stage-10", folder / "stage-10-alone"):
+                sys.exit("one process and several write different files")
+        shutil.rmtree(folder / f"stage-{wanted}")
+        path.unlink()
+    largest = max(grown)
+    bars.append((f"memory for {largest:,} MB of text, MB", last, 4000, False))
+    bars.append((f"seconds a MB at {largest:,} MB, times those at 10 MB", grown[largest] / grown[10], 1.2, False))
+    machine = inspect_machine()
+    return {
+        "machine": {"processor": machine.processor, "cores": machine.cores, "system": machine.system},
+        "versions": {
+            "python": sys.version.split()[0],
+            **{name: version(name) for name in ("bulletlm", "numpy", "rensa", "sentencepiece", "tokenizers")},
+        },
+        "rows": rows,
+        "bars": [
+            {
+                "name": name,
+                "value": round(value, 3),
+                "target": target,
+                "least": least,
+                "pass": value >= target if least else value <= target,
+            }
+            for name, value, target, least in bars
+        ],
+    }
+
+
+if __name__ == "__main__":
+    main()
