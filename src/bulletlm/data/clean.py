@@ -18,7 +18,7 @@ from bulletlm.data.letters import broken_words, is_suspect, mend_letters
 from bulletlm.data.log import Log, Rejected
 from bulletlm.data.markup import decode_entities, remove_markup, shorten_rulers
 from bulletlm.data.normalize import NORMALIZATIONS, is_broken, normalize_line
-from bulletlm.data.privacy import mask_emails, mask_numbers, mask_phones
+from bulletlm.data.privacy import has_long_number, mask_emails, mask_numbers, mask_phones
 from bulletlm.data.reading import RawDocument
 from bulletlm.errors import DataError
 
@@ -33,6 +33,9 @@ REPEAT_CHARACTERS = 30
 
 REFRAIN_CHARACTERS = 60
 """A longer paragraph may come twice in one document, as a refrain, and no more."""
+
+_TRIGGER = re.compile("[&<\\[{'=*_#`àâÃÂð\x80-\x9f\ufffd\ud800-\udfff\ue000-\uf8ff\U000f0000-\U0010ffff]")
+"""What text must have for entities, mojibake, markup, lost characters or private use: one look instead of ten."""
 
 _LETTER = re.compile(r"[^\W\d_]")
 _WORD = re.compile(r"[^\W_]")
@@ -99,20 +102,21 @@ def clean_text(text: str, config: "CleanConfig", changes: list[Change]) -> tuple
             changes.append((rule, text, after))
             text = after
 
-    if config.entities and "&" in text:
-        apply("entities", decode_entities)
-    if config.mojibake:
-        apply("mojibake", mend_mojibake)
-        if has_mojibake(text):
-            return text, "garbled"
-    if config.broken_unicode and is_broken(text):
-        return text, "broken_unicode"
-    if config.markup:
-        apply("markup", remove_markup)
-    if config.private_use:
-        apply("private_use", remove_private_bullets)
-        if has_private_letters(text):
-            return text, "private_letters"
+    if _TRIGGER.search(text):
+        if config.entities and "&" in text:
+            apply("entities", decode_entities)
+        if config.mojibake:
+            apply("mojibake", mend_mojibake)
+            if has_mojibake(text):
+                return text, "garbled"
+        if config.broken_unicode and is_broken(text):
+            return text, "broken_unicode"
+        if config.markup:
+            apply("markup", remove_markup)
+        if config.private_use:
+            apply("private_use", remove_private_bullets)
+            if has_private_letters(text):
+                return text, "private_letters"
     if config.rulers:
         apply("rulers", shorten_rulers)
     text = normalize_line(text, lambda *change: changes.append(change), [rule for rule in NORMALIZATIONS if not getattr(config, rule)])
@@ -123,10 +127,11 @@ def clean_text(text: str, config: "CleanConfig", changes: list[Change]) -> tuple
             return text, "broken_letters"
     if config.emails and "@" in text:
         apply("emails", mask_emails)
-    if config.phones:
-        apply("phones", mask_phones)
-    if config.long_numbers:
-        apply("long_numbers", lambda line: mask_numbers(line, config.long_numbers))
+    if has_long_number(text):
+        if config.phones:
+            apply("phones", mask_phones)
+        if config.long_numbers:
+            apply("long_numbers", lambda line: mask_numbers(line, config.long_numbers))
     return text, None
 
 

@@ -64,13 +64,13 @@ def remove_markup(text: str) -> str:
             return text
 
 
-_RULER_SIGNS = "-_=*~.!?#+—–•·|/\\"
+_RULER_HINT = re.compile(r"[-_=*~.!?#+—–•·|/\\]{4}")
 _RULER = re.compile(r"([-_=*~.!?#+—–•·|/\\])\1{3,}")
 _RULER_LEFT = {".": "...", "!": "!!!", "?": "???"}
 
 
 def shorten_rulers(text: str) -> str:
     """Rows of four or more of one sign: dots, ! and ? as three of them, others as a space."""
-    if not any(sign * 4 in text for sign in _RULER_SIGNS):
+    if not _RULER_HINT.search(text):
         return text
     return _RULER.sub(lambda found: _RULER_LEFT.get(found[1], " "), text)

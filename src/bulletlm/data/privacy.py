@@ -25,11 +25,16 @@ _PHONES = (
     rf"(?<![\w+])\+{_D}{{1,3}}(?:[ -]?\(?{_D}{{2,5}}\)?){{2,4}}{_AFTER}",
 )
 _PHONE = re.compile("|".join(_PHONES))
-_RUN = re.compile(rf"[+(]?{_D}[0-9०-९ ()-]{{5,}}{_D}")
-"""Where a number can be: quicker than looking for each kind everywhere."""
+_RUN = re.compile(rf"{_D}[0-9०-९ ()-]{{5,}}{_D}")
+"""Where a number can be, but for a + or ( before it: quicker than looking for each kind everywhere."""
 # The twelve digits of an Indian identity card, the sixteen of a bank card; not a row of a table, not years.
 _CARD = re.compile(rf"(?<!{_D} ){_BEFORE}[2-9२-९]{_D}{{3}}([ -]){_D}{{4}}\1{_D}{{4}}(?:\1{_D}{{4}})?{_AFTER}(?! {_D})")
 _YEARS = re.compile("[1१2२][0-9०-९]{3}(?:[ -][1१2२][0-9०-९]{3})*")
+
+
+def has_long_number(text: str) -> bool:
+    """Whether there are digits enough in a row for `mask_phones` or `mask_numbers`."""
+    return _RUN.search(text) is not None
 
 
 def mask_emails(text: str) -> str:
