@@ -279,10 +279,47 @@ def planted(folder: Path, texts: list[str]) -> None:
         sys.exit(f"the books do not balance: {rows}, {counts}, {report['leaks']}")
 
 
+def print_signals(data: Path) -> None:
+    """What the thresholds of data.clean rest on: the signals of documents of 50 words or more, file by file.
+
+    Each cell is the least, the median and the largest value; the last columns are the shares of documents that Gopher's own
+    limits and ours leave out.
+    """
+    import numpy as np
+
+    from bulletlm.config import CleanConfig
+    from bulletlm.data.clean import clean_document
+    from bulletlm.data.log import Log
+    from bulletlm.data.reading import RawDocument, read_documents
+    from bulletlm.data.shingles import ngrams, repeated_share
+    from bulletlm.data.signals import REPEATED_SEQUENCE, Batch, measure, quality
+    from bulletlm.data.sources import SourceFile
+
+    config = CleanConfig()
+    names = ("letters", "digits", "letter_words", "word_length", "common_words")
+    print("| file | documents |", " | ".join(name.replace("_", " ") for name in names), "| repeated | Gopher | ours |")
+    print("|---|---:|" + "---|" * len(names) + "---|---:|---:|")
+    for path in sorted((data / "mono").glob("*.txt*")):
+        file = SourceFile(path, path.name, ".txt", "auto", True)
+        raws = [raw for raw in read_documents(file, 1, lambda n: None, print) if isinstance(raw, RawDocument)]
+        batch = Batch.of([kept for raw in raws if (kept := clean_document(raw, config, Log()))])
+        found = measure(batch)
+        found["repeated"] = repeated_share(*ngrams(batch.flat, batch.document_starts, REPEATED_SEQUENCE))
+        judged = found["words"] >= config.quality_words
+        english = {"the", "be", "to", "of", "and", "that", "have", "with"}
+        stop_words = [len(english & set(document.text.lower().split())) for document in batch.documents]
+        gopher = (found["word_length"] < 3) | (found["word_length"] > 10) | (found["letter_words"] < 0.8) | (np.array(stop_words) < 2)
+        ours = np.array([reason is not None for reason in quality(batch, config)]) | (found["repeated"] >= config.repeated_words)
+        cells = [" ".join(f"{value:.2f}" for value in np.percentile(found[name][judged], [0, 50, 100])) for name in (*names, "repeated")]
+        shares = [f"{100 * rule[judged].mean():.1f} %" for rule in (gopher, ours)]
+        print(f"| {path.name} | {judged.sum():,} |", " | ".join([*cells, *shares]), "|", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
     parser.add_argument("--full", action="store_true", help="grow to 1 GB; takes some minutes")
+    parser.add_argument("--signals", action="store_true", help="print what the thresholds of quality rest on, and nothing else")
     parser.add_argument("--datatrove", default=sys.executable, metavar="PYTHON", help="a Python that has datatrove")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--peer", nargs=3, help=argparse.SUPPRESS)
@@ -290,6 +327,9 @@ def main() -> None:
     if arguments.peer:
         step, corpus, place = arguments.peer
         print(datatrove(Path(corpus), Path(place), step))
+        return
+    if arguments.signals:
+        print_signals(arguments.data)
         return
     with tempfile.TemporaryDirectory(prefix="bench-data-") as folder:
         result = measure(arguments.data, Path(folder), arguments.full, arguments.datatrove)
