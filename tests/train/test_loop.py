@@ -20,10 +20,12 @@ from bulletlm.files import sha256_of_file
 from bulletlm.model import Llama
 from bulletlm.progress import SilentProgress
 from bulletlm.shape import ModelShape
-from bulletlm.train import loop
 from bulletlm.train.batches import TrainingWindows
 from bulletlm.train.checkpoint import list_checkpoints, load_checkpoint
+from bulletlm.train.compute import Compute
+from bulletlm.train.evaluation import validate
 from bulletlm.train.loop import train
+from bulletlm.train.step import accumulate
 
 SHAPE = ModelShape(vocab_size=500, dim=32, n_layers=1, n_heads=2, n_kv_heads=2, hidden_dim=64, max_seq_len=16)
 SETTINGS: dict[str, Any] = {
@@ -79,7 +81,7 @@ def test_best_is_the_lowest_validation_loss(whole: Path, tokens_dir: Path) -> No
     assert best.state["val_loss"] == lowest
     model = Llama(SHAPE)
     model.load_state_dict(best.tensors["model"])
-    nats, count = loop.validate(model, open_tokens(tokens_dir, "val"), 4, bf16=False)
+    nats, count = validate(model, open_tokens(tokens_dir, "val"), 4, Compute(model.loss, bf16=False, description="fp32"))
     assert nats / count == pytest.approx(lowest, rel=1e-6)
 
 
@@ -103,7 +105,7 @@ def test_accumulated_gradients_are_those_of_one_batch(tokens_dir: Path) -> None:
         config = TrainConfig(batch_size_per_device=size, gradient_accumulation_steps=passes)
         counts = {int((windows.batch(i, 1)[1] >= 0).sum()) for i in range(24, 32)}
         assert len(counts) > 1
-        loop._accumulate(config, windows, 3, model.loss, False)
+        accumulate(config, windows, 3, Compute(model.loss, bf16=False, description="fp32"))
         gradients.append([weight.grad for weight in model.parameters()])
     for other in gradients[1:]:
         torch.testing.assert_close(other, gradients[0], rtol=1e-4, atol=1e-7)

@@ -1,0 +1,92 @@
+"""All that changes during a run: weights, optimiser, average, position. It is what a checkpoint holds."""
+
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from bulletlm.config import TrainConfig
+from bulletlm.errors import BulletError
+from bulletlm.model import Llama
+from bulletlm.progress import Progress
+from bulletlm.shape import ModelShape
+from bulletlm.train.checkpoint import Checkpoint, list_checkpoints, load_checkpoint, prune_checkpoints, save_checkpoint, step_folder
+from bulletlm.train.ema import EMA
+from bulletlm.train.optimizer import build_optimizers, optimizer_tensors, restore_optimizers
+
+
+@dataclass
+class Position:
+    """Where a run is; plain numbers, stored in state.json."""
+
+    step: int = 0
+    evaluated_step: int = -1
+    best_step: int = -1
+    best_loss: float | None = None
+    best_weights: str = "raw"
+    worse_in_a_row: int = 0
+
+
+class TrainState:
+    """A run at one moment.
+
+    Args:
+        config: settings of the optimiser and the average.
+        shape: of the model, which starts from `seed`.
+        key: fingerprint of everything that decides the result; checkpoints of another key are refused.
+    """
+
+    def __init__(self, config: TrainConfig, shape: ModelShape, seed: int, key: str) -> None:
+        self.key = key
+        self.model = Llama(shape)
+        self.model.initialise(seed)
+        self.optimizers = build_optimizers(self.model, config)
+        self.ema = EMA(self.model, config.ema_decay) if config.ema_decay else None
+        self.position = Position()
+
+    def weights(self, which: str = "raw") -> dict[str, Tensor]:
+        """The "raw" weights of the model or their moving average, "ema", by name."""
+        if which == "ema":
+            assert self.ema
+            return self.ema.average
+        return {name: weight.detach() for name, weight in self.model.named_parameters()}
+
+    def save(self, checkpoints: Path, keep: int) -> None:
+        """Write the checkpoint of this step and remove all but the `keep` newest."""
+        tensors = {"model": self.weights(), "optimizer": optimizer_tensors(self.optimizers, self.model)}
+        if self.ema:
+            tensors["ema"] = self.ema.average
+        state = {"key": self.key, "position": asdict(self.position)}
+        save_checkpoint(step_folder(checkpoints, self.position.step), Checkpoint(tensors, state))
+        prune_checkpoints(checkpoints, keep)
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Become what `checkpoint` holds."""
+        self.position = Position(**checkpoint.state["position"])
+        with torch.no_grad():
+            for name, weight in self.model.named_parameters():
+                weight.copy_(checkpoint.tensors["model"][name])
+        restore_optimizers(self.optimizers, self.model, checkpoint.tensors["optimizer"], self.position.step)
+        if self.ema:
+            self.ema.average = checkpoint.tensors["ema"]
+
+    def resume(self, checkpoints: Path, progress: Progress) -> None:
+        """Go to the newest checkpoint that is whole, if there is one; a damaged one is reported and removed.
+
+        Raises:
+            BulletError: the checkpoint was made with other settings or data.
+        """
+        for _, folder in reversed(list_checkpoints(checkpoints)):
+            try:
+                checkpoint = load_checkpoint(folder)
+            except BulletError as error:
+                progress.say(f"{error}; falling back to the checkpoint before it")
+                shutil.rmtree(folder)
+                continue
+            if checkpoint.state["key"] != self.key:
+                raise BulletError(f"{folder} was trained with other settings or data: choose another --name, or train anew with --restart")
+            self.restore(checkpoint)
+            progress.say(f"resuming from {folder}")
+            return

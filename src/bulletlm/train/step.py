@@ -1,0 +1,42 @@
+"""One optimiser step: gradients of an effective batch, clipping, optimiser, average."""
+
+import torch
+
+from bulletlm.config import TrainConfig
+from bulletlm.model import IGNORE
+from bulletlm.train.batches import TrainingWindows
+from bulletlm.train.compute import Compute
+from bulletlm.train.state import TrainState
+
+
+def accumulate(config: TrainConfig, windows: TrainingWindows, batch: int, compute: Compute) -> float:
+    """Forward and backward over effective batch number `batch`; returns its mean loss.
+
+    Each micro-batch is divided by the number of target tokens of the whole batch, so that the sum of the
+    gradients is that of one large batch, however unevenly the targets are spread.
+    """
+    size, passes = config.batch_size_per_device, config.gradient_accumulation_steps
+    batches = [windows.batch((batch * passes + n) * size, size) for n in range(passes)]
+    count = max(1, sum(int((targets != IGNORE).sum()) for _, targets in batches))
+    total = 0.0
+    for tokens, targets in batches:
+        with compute.autocast():
+            loss = compute.loss_of(tokens, targets) / count
+        loss.backward()  # type: ignore[no-untyped-call]
+        total += float(loss.detach())
+    return total
+
+
+def clip(state: TrainState, limit: float) -> float:
+    """Scale the gradients down to the global norm `limit`; returns the norm that they had."""
+    return float(torch.nn.utils.clip_grad_norm_(state.model.parameters(), limit, foreach=True))
+
+
+def update(state: TrainState) -> None:
+    """Apply the gradients, forget them, take the new weights into the average; the position moves on by one."""
+    for optimizer in state.optimizers:
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=False)
+    state.position.step += 1
+    if state.ema:
+        state.ema.update(state.model, state.position.step)
