@@ -1,17 +1,18 @@
-"""From a prompt to tokens, and from tokens to text that is whole at every moment."""
+"""From a prompt to tokens and text."""
 
-import codecs
 import time
-import unicodedata
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Iterator, Sequence
+from itertools import repeat
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from bulletlm.errors import BulletError
-from bulletlm.runtime.engine import Engine, Model
+from bulletlm.errors import BulletError, ConfigError
+from bulletlm.runtime.engine import Engine, Floats, Model
 from bulletlm.runtime.native import NativeEngine, NativeSampler
 from bulletlm.runtime.sampling import Sampling, sample
+from bulletlm.runtime.text import TextStream
+from bulletlm.tokenizer import END, EOS
 
 RANDOM_STREAM = 5
 """Keeps the draws of generation apart from every other use of the same seed."""
@@ -19,102 +20,202 @@ RANDOM_STREAM = 5
 STREAM_SECONDS = 0.01
 """The native engine draws as many tokens in one call as fit into this time: a call costs a microsecond or two."""
 
-Draw = Callable[[list[int], Any, int], list[int]]
+Score = tuple[float | None, tuple[tuple[int, float], ...]]
+"""Log-probability of a token, and the likeliest ones with theirs."""
 
-VIRAMA = 9
-"""Canonical combining class of the viramas, which join a consonant to the next one."""
+Draw = Callable[[list[int], Any, int], tuple[list[int], list[Score] | None]]
 
-JOINERS = "\u200c\u200d"
-ZERO_WIDTH_JOINER = "\u200d"
+NO_SCORE: Score = (None, ())
 
 
-def generate(model: Model, prompt_ids: Sequence[int], sampling: Sampling, stop_ids: Collection[int]) -> Iterator[int]:
-    """Continue `prompt_ids` token by token, until one of `stop_ids` (which is not given out) or sampling.max_tokens.
+class Token(NamedTuple):
+    """One generated token.
 
-    When the model's context is full, the oldest half of it is dropped, but never its beginning (the first quarter
-    of the context, as far as the prompt reaches: <s> and the first words); what remains is read again. A prompt
-    longer than the context is shortened in the same way.
+    Attributes:
+        id: the token.
+        text: the text that became final with it, in whole letters; often empty. All of them together are the answer.
+        logprob: natural logarithm of the probability that the model gave it (before penalties, temperature and the rest), or
+            None if not asked for.
+        top: the likeliest tokens in its place with their log-probabilities, likeliest first.
+    """
+
+    id: int
+    text: str
+    logprob: float | None = None
+    top: tuple[tuple[int, float], ...] = ()
+
+
+class Session:
+    """One sequence with its memory (the KV cache) of what it has read.
+
+    A session belongs to one thread at a time, and generates one answer at a time. Many sessions of one model may run in
+    different threads at once.
+
+    Args:
+        model: the loaded model.
+        shift: when the context is full, forget the oldest tokens and go on; otherwise generation ends there.
+
+    Attributes:
+        finish_reason: why the last answer ended: "stop" (a stop token or stop string) or "length" (max_tokens, or the context
+            is full); None while it has not ended.
+        reused: tokens of the last prompt that did not have to be read again.
+        prompt_tokens: length of the last prompt.
+        completion_tokens: tokens given out since.
+    """
+
+    def __init__(self, model: Model, *, shift: bool = True) -> None:
+        self.model, self.shift = model, shift
+        self.finish_reason: str | None = None
+        self.reused = self.prompt_tokens = self.completion_tokens = 0
+        self._cache: Any = model.engine.new_cache()
+        # The cache holds the first cache.length tokens of this list, which may be longer. True at every moment, so an
+        # answer may be abandoned anywhere, also by Ctrl-C.
+        self._read: list[int] = []
+
+    def generate(
+        self,
+        prompt: Sequence[int],
+        sampling: Sampling,
+        *,
+        stop: Sequence[str] = (),
+        stop_ids: Collection[int] = (END, EOS),
+        logprobs: int | None = None,
+        keep: int = 0,
+    ) -> Iterator[Token]:
+        """Continue `prompt` token by token; close the iterator to cancel.
+
+        The tokens that this prompt has in common with what the session has read are not read again. When the context is
+        full, the tokens after the first `keep` are dropped up to the later half of them, and what remains is read anew: from
+        there on it is as if that were the prompt. A prompt longer than the context is shortened in the same way.
+
+        Args:
+            prompt: token ids, at least one.
+            sampling: how to choose, and how many tokens at most.
+            stop: strings that end the answer; they are not part of it.
+            stop_ids: tokens that end the answer; they are not given out.
+            logprobs: give log-probabilities, and those of this many likeliest tokens.
+            keep: tokens at the beginning that are never dropped (the system text); at most half of the context.
+
+        Raises:
+            BulletError: the prompt is empty, has ids outside the vocabulary, or does not fit (with shift=False); later on, that
+                the weights are damaged.
+            ConfigError: a stop string is empty, logprobs is out of range, or logit_bias names a token that is not there.
+        """
+        vocabulary, window = self.model.shape.vocab_size, self.model.shape.max_seq_len
+        if not prompt:
+            raise BulletError("the prompt is empty: give the model at least one token to continue")
+        if not 0 <= min(prompt) <= max(prompt) < vocabulary:
+            raise BulletError(f"the prompt has a token that is not in the vocabulary: ids are from 0 to {vocabulary - 1}")
+        if len(prompt) > window and not self.shift:
+            raise BulletError(f"the prompt has {len(prompt)} tokens, but the model's context is {window}: shorten it")
+        if not all(stop):
+            raise ConfigError("a stop string is empty: leave it out")
+        if logprobs is not None and not 0 <= logprobs <= vocabulary:
+            raise ConfigError(f"logprobs is {logprobs}: it must be from 0 to {vocabulary}")
+        history = [token for token in prompt if token not in stop_ids]  # or a chat would unlearn to end its turns
+        draw = _drawing(self.model.engine, sampling, history, stop_ids, logprobs)
+        self.finish_reason, self.prompt_tokens, self.completion_tokens = None, len(prompt), 0
+        context = self._shortened(list(prompt), keep)
+        self.reused = self._in_common(context)
+        return self._answer(context, draw, sampling.max_tokens, stop, stop_ids, keep)
+
+    def _answer(
+        self, context: list[int], draw: Draw, left: int, stop: Sequence[str], stop_ids: Collection[int], keep: int
+    ) -> Iterator[Token]:
+        text = TextStream(self.model.tokenizer, stop)
+        last: Token | None = None  # waits until it is known whether it is the last one, and gets what is held back
+        window, at_once = self.model.shape.max_seq_len, 1
+        while left and (len(context) <= window or self.shift):
+            context = self._shortened(context, keep)
+            started = time.monotonic()
+            ids, scores = draw(self._unread(context), self._cache, min(at_once, left))
+            at_once = 2 * at_once if time.monotonic() - started < STREAM_SECONDS / 2 else max(1, at_once // 2)
+            context += ids  # this is self._read too
+            left -= len(ids)
+            for token, score in zip(ids, scores or repeat(NO_SCORE), strict=False):
+                if token in stop_ids:
+                    yield from self._end("stop", last, text.finish())
+                    return
+                before = len(text.held)
+                part = text.add(token)
+                if text.stopped and len(part) <= before:  # all of this token belongs to the stop string
+                    yield from self._end("stop", last, part)
+                    return
+                if last:
+                    self.completion_tokens += 1
+                    yield last
+                last = Token(token, part, *score)
+                if text.stopped:
+                    yield from self._end("stop", last, "")
+                    return
+        yield from self._end("length", last, text.finish())
+
+    def _end(self, reason: str, last: Token | None, text: str) -> Iterator[Token]:
+        self.finish_reason = reason
+        if last:
+            self.completion_tokens += 1
+            yield last._replace(text=last.text + text)
+
+    def _in_common(self, context: Sequence[int]) -> int:
+        """How many tokens of `context` are in the cache; not the last one, whose logits are needed."""
+        most: int = min(self._cache.length, len(self._read), len(context) - 1)
+        if self._read[:most] == context[:most]:
+            return most
+        return next(i for i in range(most) if self._read[i] != context[i])
+
+    def _unread(self, context: list[int]) -> list[int]:
+        """Cut the cache back to what it has in common with `context`; give the tokens that are to be read."""
+        reused = self._in_common(context)
+        if self._cache.length > reused:
+            self._cache.length = reused
+        self._read = context
+        return context[reused:]
+
+    def _shortened(self, context: list[int], keep: int) -> list[int]:
+        """`context` if the model has room for it; else its first `keep` tokens and as many of the last as leave half free."""
+        window = self.model.shape.max_seq_len
+        if len(context) <= window:
+            return context
+        keep = min(keep, window // 2)
+        recent = max(1, (window - keep) // 2)
+        return context[:keep] + context[keep:][-recent:]
+
+
+def generate(model: Model, prompt_ids: Sequence[int], sampling: Sampling, stop_ids: Collection[int] = (END, EOS)) -> Iterator[int]:
+    """The ids that a new session generates; its prompt's beginning, up to a quarter of the context, is never forgotten.
 
     Raises:
-        BulletError: the prompt is empty, or the weights are damaged.
+        BulletError: see `Session.generate`.
     """
-    if not prompt_ids:
-        raise BulletError("the prompt is empty: give the model at least one token to continue")
-    window = model.shape.max_seq_len
-    beginning = min(len(prompt_ids), window // 4)
-    context = unread = list(prompt_ids)
-    history = [token for token in prompt_ids if token not in stop_ids]  # or a chat would unlearn to end its turns
-    draw = _drawing(model.engine, sampling, history, stop_ids)
-    cache = model.engine.new_cache()
-    left, at_once = sampling.max_tokens, 1
-    while left:
-        if len(context) > window:
-            context = unread = _shortened(context, beginning, window)
-            cache.length = 0
-        started = time.monotonic()
-        tokens = draw(unread, cache, min(at_once, left))
-        at_once = 2 * at_once if time.monotonic() - started < STREAM_SECONDS / 2 else max(1, at_once // 2)
-        for token in tokens:
-            if token in stop_ids:
-                return
-            yield token
-        unread = tokens[-1:]
-        context += tokens
-        left -= len(tokens)
+    keep = min(len(prompt_ids), model.shape.max_seq_len // 4)
+    return (token.id for token in Session(model).generate(prompt_ids, sampling, stop_ids=stop_ids, keep=keep))
 
 
-def _drawing(engine: Engine | NativeEngine, sampling: Sampling, history: Sequence[int], stop_ids: Collection[int]) -> Draw:
+def _drawing(
+    engine: Engine | NativeEngine, sampling: Sampling, history: Sequence[int], stop_ids: Collection[int], logprobs: int | None
+) -> Draw:
     """The function that reads tokens into a cache and draws the next ones: up to a given number, at least one, up to a stop."""
     rng = np.random.default_rng([sampling.seed, RANDOM_STREAM])
-    if isinstance(engine, NativeEngine):
+    highest = max(sampling.logit_bias, default=0)
+    if highest >= engine.shape.vocab_size:
+        raise ConfigError(f"logit_bias names token {highest}, but the vocabulary ends at {engine.shape.vocab_size - 1}")
+    if isinstance(engine, NativeEngine) and logprobs is None:
         sampler = NativeSampler(sampling, rng, history, engine.shape.vocab_size)
-        return lambda unread, cache, count: engine.generate(unread, cache, sampler, stop_ids, count)
+        return lambda unread, cache, count: (engine.generate(unread, cache, sampler, stop_ids, count), None)
     so_far = list(history)
 
-    def draw_one(unread: list[int], cache: Any, count: int) -> list[int]:
-        token = sample(engine.prefill(unread, cache), so_far, sampling, rng)
+    def draw_one(unread: list[int], cache: Any, count: int) -> tuple[list[int], list[Score] | None]:
+        logits = engine.prefill(unread, cache)
+        token = sample(logits, so_far, sampling, rng)
         so_far.append(token)
-        return [token]
+        return [token], None if logprobs is None else [_score(logits, token, logprobs)]
 
     return draw_one
 
 
-def _shortened(context: list[int], beginning: int, window: int) -> list[int]:
-    """The first `beginning` tokens and as many of the last as leave half of the rest of the window free."""
-    recent = max(1, (window - beginning) // 2)
-    return context[:beginning] + context[beginning:][-recent:]
-
-
-def stream_text(model: Model, ids: Iterable[int]) -> Iterator[str]:
-    """The text of `ids` in pieces as they come, each made of whole letters.
-
-    A letter is held back until the next one begins: a UTF-8 character may lack bytes, a Devanagari letter (or any
-    other with combining signs) may still get a vowel sign, or a virama and another consonant. All pieces together are
-    exactly `tokenizer.decode(ids)`.
-    """
-    decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
-    held = ""
-    for token in ids:
-        held += decoder.decode(model.tokenizer.decode_bytes([token]))
-        start = _last_letter(held)
-        if start:
-            yield held[:start]
-            held = held[start:]
-    held += decoder.decode(b"", final=True)
-    if held:
-        yield held
-
-
-def _last_letter(text: str) -> int:
-    """Where the last letter of `text` begins; 0 for an empty text."""
-    return next((i for i in range(len(text) - 1, 0, -1) if _begins_letter(text[i - 1], text[i])), 0)
-
-
-def _begins_letter(before: str, character: str) -> bool:
-    """Whether a new letter (an extended grapheme cluster, for our purposes) begins at `character`."""
-    if unicodedata.category(character).startswith("M") or character in JOINERS:
-        return False
-    if before == ZERO_WIDTH_JOINER:
-        return False
-    joined = unicodedata.combining(before) == VIRAMA and character.isalpha()
-    return not joined and (before, character) != ("\r", "\n")
+def _score(logits: Floats, token: int, count: int) -> Score:
+    wide = logits.astype(np.float64)
+    logs = wide - wide.max()
+    logs -= np.log(np.exp(logs).sum())
+    likeliest = np.lexsort((np.arange(len(logs)), -logs))[:count] if count else ()
+    return float(logs[token]), tuple((int(i), float(logs[i])) for i in likeliest)

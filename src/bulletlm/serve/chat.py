@@ -11,8 +11,8 @@ from typing import Any
 from bulletlm.data.chat import encode_prompt
 from bulletlm.data.normalize import normalize
 from bulletlm.errors import BulletError
-from bulletlm.runtime import Model, Sampling, generate, load, stream_text
-from bulletlm.tokenizer import BOS, END, EOS
+from bulletlm.runtime import Model, Sampling, Session, load
+from bulletlm.tokenizer import BOS
 
 HELP = """/reset             forget the conversation
 /set NAME VALUE    change temperature, top_k, top_p, min_p, repetition_penalty or max_tokens
@@ -26,8 +26,8 @@ def generate_once(file: Path, prompt: str, raw: bool, **changes: Any) -> None:
     sampling = _sampling(model, changes)
     message = {"role": "user", "content": prompt}
     ids = [BOS, *model.tokenizer.encode(normalize(prompt))] if raw else encode_prompt(model.tokenizer, [message])
-    for text in stream_text(model, generate(model, ids, sampling, (END, EOS))):
-        print(text, end="", flush=True)
+    for token in Session(model).generate(ids, sampling):
+        print(token.text, end="", flush=True)
     print()
 
 
@@ -59,22 +59,15 @@ def chat_loop(file: Path, **changes: Any) -> None:
 def _answer(model: Model, messages: list[dict[str, str]], sampling: Sampling, interactive: bool) -> str:
     """Stream the answer; Ctrl-C ends this answer, not the program."""
     parts: list[str] = []
-    count, started = 0, time.monotonic()
-
-    def counted() -> Iterator[int]:
-        nonlocal count
-        for token in generate(model, _fitting_prompt(model, messages, sampling), sampling, (END, EOS)):
-            count += 1
-            yield token
-
+    started, session = time.monotonic(), Session(model)
     try:
-        for text in stream_text(model, counted()):
-            parts.append(text)
-            print(text, end="", flush=True)
+        for token in session.generate(_fitting_prompt(model, messages, sampling), sampling):
+            parts.append(token.text)
+            print(token.text, end="", flush=True)
     except KeyboardInterrupt:
         if not interactive:
             raise
-    print(f"\n({count / max(time.monotonic() - started, 1e-9):,.0f} tokens/s)\n" if interactive else "")
+    print(f"\n({session.completion_tokens / max(time.monotonic() - started, 1e-9):,.0f} tokens/s)\n" if interactive else "")
     return "".join(parts).strip()
 
 
