@@ -11,6 +11,9 @@ from bulletlm.errors import ConfigError
 BLOCK = 32
 """Weights are quantised in blocks of 32 along the input dimension, so widths are multiples of it."""
 
+BQ4_BYTES, BQ8_BYTES = 2 + BLOCK // 2, 2 + BLOCK
+"""Bytes of a block of 4-bit and of 8-bit weights, scale included."""
+
 
 @dataclass(frozen=True)
 class ModelShape:

@@ -7,10 +7,9 @@ price is nothing in Marathi and 1 % more tokens in English; the result is an ord
 any sentencepiece reader encodes alike.
 
 Every Unicode string comes back exactly: what is not in the vocabulary is spelled in UTF-8 byte tokens.
-Needs neither torch nor pydantic.
+Needs neither torch nor pydantic; sentencepiece and numpy are imported where they are needed.
 """
 
-import hashlib
 import io
 import re
 import struct
@@ -19,9 +18,6 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
-
-import numpy as np
-import sentencepiece
 
 from bulletlm.errors import BulletError, ConfigError, DataError, FormatError
 from bulletlm.progress import Progress
@@ -85,6 +81,8 @@ class Tokenizer:
     """
 
     def __init__(self, model_proto: bytes) -> None:
+        import sentencepiece
+
         self.proto = model_proto
         self._model = sentencepiece.SentencePieceProcessor()
         try:
@@ -222,6 +220,8 @@ def model_of_pieces(learned: Iterable[tuple[str, float]]) -> bytes:
 
 def _sample(texts: Iterable[str], seed: int, advance: Any) -> list[str]:
     """At most SAMPLE_CHARACTERS of text: the texts with the smallest hashes, whatever their order."""
+    import hashlib
+
     kept: list[tuple[int, str]] = []
     total, limit = 0, 1 << 64
     key = seed.to_bytes(8, "little")
@@ -348,6 +348,8 @@ def _replace_letters(words: Mapping[str, int], alphabet: Sequence[str], stand_in
 
 
 def _sentencepiece_bpe(parts: Mapping[str, int], vocab_size: int) -> bytes:
+    import sentencepiece
+
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter([f"{part}\t{count}" for part, count in parts.items()]),
@@ -455,6 +457,8 @@ def tokenizer_report(tokenizer: Tokenizer, texts_by_language: Mapping[str, Itera
     chars_per_token, share_starting_with_mark (tokens that begin with a combining sign, cut from its letter) and
     share_in_bytes (characters other than control characters that are not in the vocabulary).
     """
+    import numpy as np
+
     pieces = tokenizer.pieces()
     starts_with_mark = np.array([p.type == NORMAL and unicodedata.category(p.text[0]).startswith("M") for p in pieces])
     # A character outside the vocabulary shows as its first byte; 0x80-0xBF are the bytes that follow.

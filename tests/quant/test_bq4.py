@@ -9,8 +9,6 @@ from hypothesis.extra import numpy as hnp
 
 from bulletlm.errors import BulletError
 from bulletlm.quant.bq4 import (
-    BQ4_BYTES,
-    BQ8_BYTES,
     Quantized,
     dequantize_bq4,
     dequantize_bq8,
@@ -21,6 +19,7 @@ from bulletlm.quant.bq4 import (
     unpack_bq4,
     unpack_bq8,
 )
+from bulletlm.shape import BQ4_BYTES, BQ8_BYTES
 
 GRIDS = {
     "BQ4": (quantize_bq4, dequantize_bq4, pack_bq4, unpack_bq4, BQ4_BYTES, gguf.GGMLQuantizationType.Q4_0),

@@ -6,14 +6,13 @@ Everything is little-endian, and each part begins at a multiple of 64 bytes, the
 """
 
 import math
+import struct
 from collections.abc import Mapping, Sequence
+from itertools import accumulate
 from typing import NamedTuple
 
-import numpy as np
-
 from bulletlm.errors import FormatError
-from bulletlm.quant.bq4 import BQ4_BYTES, BQ8_BYTES
-from bulletlm.shape import BLOCK, ModelShape
+from bulletlm.shape import BLOCK, BQ4_BYTES, BQ8_BYTES, ModelShape
 
 VERSION = "2.0"
 ARCHITECTURE = "llama"
@@ -96,10 +95,10 @@ def standard_types(shape: ModelShape, quant: str = "BQ4") -> dict[str, str]:
 def encode_pieces(pieces: Sequence[tuple[str, float, int]]) -> bytes:
     """The tokenizer.pieces section: u32 count, u32 ends[count], f32 scores[count], u8 types[count], UTF-8 text."""
     texts = [text.encode() for text, _, _ in pieces]
-    ends = np.cumsum([len(text) for text in texts], dtype="<u4")
-    scores = np.array([score for _, score, _ in pieces], dtype="<f4")
-    types = np.array([type for _, _, type in pieces], dtype=np.uint8)
-    return b"".join([np.uint32(len(pieces)).astype("<u4").tobytes(), ends.tobytes(), scores.tobytes(), types.tobytes(), *texts])
+    count = len(pieces)
+    ends = struct.pack(f"<I{count}I", count, *accumulate(len(text) for text in texts))
+    scores = struct.pack(f"<{count}f", *(score for _, score, _ in pieces))
+    return b"".join([ends, scores, bytes(type for _, _, type in pieces), *texts])
 
 
 def decode_pieces(section: bytes, vocab_size: int, special: Mapping[str, int]) -> list[PieceRow]:
@@ -116,22 +115,20 @@ def decode_pieces(section: bytes, vocab_size: int, special: Mapping[str, int]) -
         raise FormatError(f"{where}: count is {count}, but shape.vocab_size is {vocab_size}")
     if len(section) < 4 + 9 * count:
         raise FormatError(f"{where}: {len(section)} bytes cannot hold {count} pieces")
-    ends = np.frombuffer(section, "<u4", count, 4)
-    scores = np.frombuffer(section, "<f4", count, 4 + 4 * count)
-    types = np.frombuffer(section, np.uint8, count, 4 + 8 * count)
+    ends = struct.unpack_from(f"<{count}I", section, 4)
+    scores = struct.unpack_from(f"<{count}f", section, 4 + 4 * count)
+    types = section[4 + 8 * count : 4 + 9 * count]
     text = section[4 + 9 * count :]
-    starts = np.concatenate([np.zeros(1, dtype="<u4"), ends[:-1]])
-    if (ends <= starts).any():
-        raise FormatError(f"{where}: ends[{int((ends <= starts).argmax())}] is not above the end before it")
-    if int(ends[-1]) != len(text):
-        raise FormatError(f"{where}: the last of ends is {int(ends[-1])}, but the text has {len(text)} bytes")
-    if not np.isfinite(scores).all():
-        raise FormatError(f"{where}: scores[{int(np.isfinite(scores).argmin())}] is NaN or infinite")
-    known = np.isin(types, PIECE_TYPES)
-    if not known.all():
-        raise FormatError(f"{where}: types[{int(known.argmin())}] is {int(types[known.argmin()])}, which is no piece type")
+    if ends[-1] != len(text):
+        raise FormatError(f"{where}: the last of ends is {ends[-1]}, but the text has {len(text)} bytes")
     rows = []
-    for i, (start, end, score, type) in enumerate(zip(starts.tolist(), ends.tolist(), scores.tolist(), types.tolist(), strict=True)):
+    for i, (start, end, score, type) in enumerate(zip((0, *ends), ends, scores, types, strict=False)):
+        if end <= start:
+            raise FormatError(f"{where}: ends[{i}] is not above the end before it")
+        if not math.isfinite(score):
+            raise FormatError(f"{where}: scores[{i}] is NaN or infinite")
+        if type not in PIECE_TYPES:
+            raise FormatError(f"{where}: types[{i}] is {type}, which is no piece type")
         try:
             rows.append(PieceRow(text[start:end].decode(), score, type))
         except UnicodeDecodeError:

@@ -1,6 +1,10 @@
-"""Reading a `.bullet` file: memory-mapped, and every rule checked before a tensor is touched."""
+"""Reading a `.bullet` file: memory-mapped, and every rule checked before a tensor is touched.
 
-import hashlib
+numpy and hashlib are imported where they are needed: generating text with the native engine needs neither.
+"""
+
+from __future__ import annotations
+
 import mmap
 import os
 import re
@@ -8,9 +12,6 @@ import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
-
-import numpy as np
-import numpy.typing as npt
 
 from bulletlm.bulletfile.header import RESERVED, Header, Region, read_header
 from bulletlm.bulletfile.layout import (
@@ -26,10 +27,12 @@ from bulletlm.bulletfile.layout import (
     decode_pieces,
 )
 from bulletlm.errors import BulletError, FormatError
-from bulletlm.quant.bq4 import dequantize_bq4, dequantize_bq8, scales_of
 from bulletlm.shape import ModelShape
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
     from bulletlm.tokenizer import Tokenizer
 
 _SECOND_VERSION = re.compile(rb'\{[ \t\r\n]*"bullet_version"[ \t\r\n]*:[ \t\r\n]*"2\.')
@@ -37,7 +40,7 @@ FIRST_VERSION = re.compile(rb'"bullet_version"[ \t\r\n]*:[ \t\r\n]*"?1\b')
 PICKLE = "this is a Python pickle (version 1, dialect D): loading one can run any program, so it is refused; export the model again"
 
 
-def open_bullet(path: Path) -> "BulletFile":
+def open_bullet(path: Path) -> BulletFile:
     """Map a file and check its structure: header, sizes, places, padding, vocabulary; not yet the numbers.
 
     Raises:
@@ -51,7 +54,7 @@ def open_bullet(path: Path) -> "BulletFile":
                 raise BulletError(f"{path} is not a file: name a .bullet file")
             if status.st_size == 0:
                 raise FormatError(f"{path}: the file is empty")
-            data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)  # a view must be writable for ctypes to take its address
     except OSError as error:
         raise BulletError(f"cannot open {path} ({error.strerror}): name a .bullet file") from None
     try:
@@ -93,6 +96,11 @@ class BulletFile:
         """The weight type of a tensor: BQ4, BQ8, F16 or F32."""
         return self.tensors[name].type
 
+    def stored(self, name: str) -> memoryview:
+        """The bytes of a tensor, without a copy, not yet checked for numbers that are NaN or infinite."""
+        region = self.tensors[name]
+        return memoryview(self._data)[region.offset : region.offset + region.size]
+
     def raw(self, name: str) -> npt.NDArray[Any]:
         """A tensor as it is stored, read-only and without a copy.
 
@@ -101,8 +109,12 @@ class BulletFile:
         Raises:
             FormatError: the tensor holds a number (or a scale) that is NaN or infinite.
         """
-        _, kind, shape, offset, size = self.tensors[name]
-        stored = np.frombuffer(self._data, np.uint8, size, offset)
+        import numpy as np
+
+        from bulletlm.quant.bq4 import scales_of
+
+        _, kind, shape, _, _ = self.tensors[name]
+        stored = np.frombuffer(self.stored(name).toreadonly(), np.uint8)
         if kind in ("BQ4", "BQ8"):
             values: npt.NDArray[Any] = stored.reshape(*shape[:-1], -1, WEIGHT_TYPES[kind].size)
             finite = np.isfinite(scales_of(values)).all()
@@ -119,15 +131,17 @@ class BulletFile:
         Raises:
             FormatError: it holds a number that is NaN or infinite.
         """
+        from bulletlm.quant.bq4 import dequantize_bq4, dequantize_bq8
+
         values = self.raw(name)
         kind = self.type(name)
         if kind == "BQ4":
             return dequantize_bq4(values)
         if kind == "BQ8":
             return dequantize_bq8(values)
-        return cast(npt.NDArray[np.float32], values.astype(np.float32, copy=False))
+        return cast("npt.NDArray[np.float32]", values.astype("f4", copy=False))
 
-    def tokenizer(self) -> "Tokenizer":
+    def tokenizer(self) -> Tokenizer:
         """The tokenizer of the file.
 
         Raises:
@@ -155,6 +169,8 @@ class BulletFile:
         Raises:
             FormatError: something is damaged; the message says what.
         """
+        import hashlib
+
         with memoryview(self._data) as view:
             digest = hashlib.sha256(view[: self.size - FOOTER_BYTES]).digest()
         if digest != self._data[self.size - FOOTER_BYTES : self.size - len(END)]:

@@ -19,10 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bulletlm.errors import BulletError
-from bulletlm.shape import BLOCK
-
-BQ4_BYTES = 2 + BLOCK // 2
-BQ8_BYTES = 2 + BLOCK
+from bulletlm.shape import BLOCK, BQ4_BYTES, BQ8_BYTES
 
 Floats = npt.NDArray[np.float32]
 Bytes = npt.NDArray[np.uint8]
