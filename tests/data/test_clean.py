@@ -1,11 +1,13 @@
 """The rules on one document: each finds its fault, each can be switched off, and good text is left alone."""
 
+import unicodedata
+
 import pytest
 from legacy_fonts import KRUTI_DEV, stored_in
 
 from bulletlm.config import CleanConfig
-from bulletlm.data.clean import clean_document
-from bulletlm.data.log import CHANGES, REJECTIONS, Log, Rejected
+from bulletlm.data.clean import clean_document, clean_text
+from bulletlm.data.log import CHANGES, REJECTIONS, SETTINGS, Log, Rejected
 from bulletlm.data.reading import RawDocument
 
 GOOD = "आज सकाळी पाऊस पडत होता, म्हणून आम्ही घरीच बसलो आणि गोष्टी ऐकल्या."
@@ -132,6 +134,26 @@ def test_every_rule_has_its_sentence() -> None:
     assert set(REJECTED) <= set(REJECTIONS)
 
 
+def test_every_rule_obeys_a_setting_that_exists() -> None:
+    assert set(SETTINGS) <= set(CHANGES) | set(REJECTIONS)
+    companions = {"quality_words", "short_tokens", "long_tokens"}
+    assert set(SETTINGS.values()) == set(CleanConfig.model_fields) - companions
+
+
+def test_examples_do_not_cut_letters_and_do_not_show_what_is_masked() -> None:
+    log = Log()
+    before = "क्षणोक्षणी मैत्रीण आणि लक्ष्मी म्हणाल्या: anita.p@example.org किंवा ९८२२०१२३४५ वर कळवा"
+    changes: list[tuple[str, str, str]] = []
+    assert clean_text(before, CleanConfig(), changes)[1] is None
+    for rule, old, new in changes:
+        log.change(rule, "a", 1, old, new)
+    assert {"emails", "phones"} <= set(log.counts)
+    shown = [example["before"] for rule in ("emails", "phones") for example in log.examples[rule]]
+    assert not any("anita" in text or "example.org" in text or "०१२३" in text for text in shown)
+    assert shown[0].startswith("णि लक्ष्मी") or not unicodedata.category(shown[0][0]).startswith("M")
+    assert "an•••.•@•••••••.•••" in shown[0] and "९८••••••••" in shown[1]
+
+
 def test_logs_of_parts_add_up_to_the_log_of_the_whole() -> None:
     lines: list[bytes] = []
     whole, first, second = Log(write=lines.append), Log(), Log()
@@ -141,5 +163,11 @@ def test_logs_of_parts_add_up_to_the_log_of_the_whole() -> None:
             log.reject(Rejected("a", number, "too_short", "क" * 600, rows=2))
     first.add(second.counts, second.examples)
     assert first.report() == whole.report()
-    assert whole.report()["too_short"] == {"rule": REJECTIONS["too_short"], "rejected": 10, "examples": first.examples["too_short"]}
+    assert whole.report()["too_short"] == {
+        "rule": REJECTIONS["too_short"],
+        "setting": "data.clean.min_chars",
+        "rejected": 10,
+        "examples": first.examples["too_short"],
+    }
+    assert whole.report()["mojibake"]["changed"] == 0, "a rule without work is in the report too"
     assert len(lines) == 5 and len(lines[0]) < 2000

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from bulletlm.data.letters import broken_words, is_suspect, mend_letters
+from bulletlm.data.letters import broken_words, is_suspect, mend_letters, snippet
 
 
 @pytest.mark.parametrize(
@@ -64,3 +64,23 @@ def test_mending_again_changes_nothing(text: str) -> None:
     assert mend_letters(once) == once
     if once != text:
         assert is_suspect(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "start", "end", "shown"),
+    [
+        ("नमस्कार", 4, 6, "स्का"),
+        ("क्ष्मी आहे", 2, 3, "क्ष्मी"),
+        ("दुसऱ्\u200dया", 5, 6, "ऱ्\u200dया"),
+        ("cafe\u0301s", 4, 5, "e\u0301"),
+        ("abc", 1, 2, "b"),
+        ("कि", 0, 9, "कि"),
+        ("", 0, 5, ""),
+    ],
+)
+def test_snippets_begin_and_end_between_letters(text: str, start: int, end: int, shown: str) -> None:
+    assert snippet(text, start, end) == shown
+
+
+def test_a_snippet_of_nothing_but_signs_is_not_endless() -> None:
+    assert len(snippet("\u0301" * 10_000, 5_000, 5_100)) < 200

@@ -222,6 +222,7 @@ def test_an_endless_line_is_passed_over_in_pieces(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(reading, "_LOOK_AT", 100)
     (tmp_path / "a.txt").write_bytes(b"short\n" + b"x" * 50_000 + b"\nnext\n\nend\n" + b"y" * 9_000)
     assert bad(tmp_path / "a.txt") == [(2, "longer_than_16_MB"), (6, "longer_than_16_MB")]
+    assert [item.text[:9] for item in read(tmp_path / "a.txt") if isinstance(item, BadRow)] == ["xxxxxxxxx", "yyyyyyyyy"]
     assert [(d.paragraphs, d.lines) for d in documents(tmp_path / "a.txt")] == [(["short"], [1]), (["next"], [3]), (["end"], [5])]
     assert max(len(block.data) for block in block_list(tmp_path / "a.txt") if isinstance(block, Block)) < 4000
 
@@ -238,6 +239,16 @@ def test_a_cut_file_is_used_up_to_the_last_whole_line(tmp_path: Path, name: str,
     assert len(notes) == 1 and notes[0] == f"the packed file is cut off; used up to line {len(paragraphs):,}"
     assert paragraphs == rows[: len(paragraphs)]
     assert len(paragraphs) > 5_000
+
+
+def test_a_small_cut_file_is_used_too(tmp_path: Path) -> None:
+    rows = [f"हा परिच्छेद क्रमांक {n * 7919 % 10007} आहे." for n in range(300)]
+    data = gzip.compress("\n".join(rows).encode())
+    (tmp_path / "a.txt.gz").write_bytes(data[: len(data) // 2])
+    notes: list[str] = []
+    found = [p for item in read(tmp_path / "a.txt.gz", named=False, notes=notes) if isinstance(item, RawDocument) for p in item.paragraphs]
+    assert found == rows[: len(found)] and len(found) > 50
+    assert notes == [f"the packed file is cut off; used up to line {len(found)}"]
 
 
 def parquet(path: Path, **columns: list[object]) -> Path:
@@ -272,6 +283,25 @@ def test_a_column_can_be_named(tmp_path: Path) -> None:
     assert [d.paragraphs for d in found if isinstance(d, RawDocument)] == [["एक"]]
     jsonl(tmp_path / "a.jsonl", {"body": "दोन", "text": 1})
     assert [d.paragraphs for d in read(tmp_path / "a.jsonl", text="body") if isinstance(d, RawDocument)] == [["दोन"]]
+
+
+def test_a_parquet_file_is_used_up_to_the_damage(tmp_path: Path) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet as format_
+
+    rows = [f"हा परिच्छेद क्रमांक {n * 7919 % 10007} आहे." for n in range(3000)]
+    path = tmp_path / "a.parquet"
+    format_.write_table(pyarrow.table({"text": rows}), path, row_group_size=1000, use_dictionary=False)
+    start = format_.ParquetFile(path).metadata.row_group(2).column(0).data_page_offset
+    data = bytearray(path.read_bytes())
+    data[start + 60 : start + 2000] = b"\xff" * 1940
+    path.write_bytes(data)
+    notes: list[str] = []
+    found = [p for item in read(path, named=False, notes=notes) if isinstance(item, RawDocument) for p in item.paragraphs]
+    assert found == rows[:2000]
+    assert len(notes) == 1 and notes[0].endswith("used up to line 2,000") and "\n" not in notes[0]
+    with pytest.raises(DataError, match="after line 2,000"):
+        read(path)
 
 
 @pytest.mark.parametrize("content", [b"PAR1 nonsense PAR1", b"", b"plain text\n"])

@@ -37,6 +37,8 @@ NEAR = 0.8
 
 BLOCK_BYTES = 1 << 20
 _MIX = np.uint64(0x9E3779B97F4A7C15)
+_SEEN_BITS = 20
+_SEEN_SHIFT = np.uint64(64 - _SEEN_BITS)
 
 Ints = npt.NDArray[np.int64]
 _Signed = tuple[npt.NDArray[np.void], Hashes, Ints]
@@ -89,12 +91,21 @@ class Passages:
     def sequences(self) -> tuple[Hashes, Ints]:
         """Every different eight-word sequence of each passage, and the number of the passage it is in, ordered by both."""
         grams, starts = ngrams(self.flat, self.starts, SEQUENCE)
-        owner = np.repeat(np.arange(len(self.starts) - 1), np.diff(starts))
-        order = np.lexsort((grams, owner))
-        grams, owner = grams[order], owner[order]
-        new = np.ones(len(grams), dtype=bool)
-        new[1:] = (grams[1:] != grams[:-1]) | (owner[1:] != owner[:-1])
-        return grams[new], owner[new]
+        return _different(grams, starts, np.arange(len(starts) - 1))
+
+
+def _different(grams: Hashes, starts: Ints, rows: Ints) -> tuple[Hashes, Ints]:
+    """The different sequences of some passages, and the passage of each, ordered by both."""
+    chosen = np.zeros(len(starts) - 1, dtype=bool)
+    chosen[rows] = True
+    lengths = np.diff(starts)
+    owner = np.repeat(rows, lengths[rows])
+    grams = grams[np.repeat(chosen, lengths)]
+    order = np.lexsort((grams, owner))
+    grams, owner = grams[order], owner[order]
+    new = np.ones(len(grams), dtype=bool)
+    new[1:] = (grams[1:] != grams[:-1]) | (owner[1:] != owner[:-1])
+    return grams[new], owner[new]
 
 
 class Index:
@@ -109,6 +120,8 @@ class Index:
         self.grams, self.begins = np.unique(grams[order], return_index=True)
         self.ends = np.append(self.begins[1:], len(grams))
         self.owners = owner[order]
+        self._seen = np.zeros(1 << _SEEN_BITS, dtype=bool)
+        self._seen[self.grams >> _SEEN_SHIFT] = True
         self.sizes = np.bincount(owner, minlength=len(passages.document))
         self.passages = passages
 
@@ -126,7 +139,14 @@ class Index:
         found = np.zeros(len(passages.document), dtype=bool)
         if not len(self.grams):
             return found
-        grams, owner = passages.sequences()
+        grams, starts = ngrams(passages.flat, passages.starts, SEQUENCE)
+        # Few passages share anything with validation: only those need the long way.
+        hits = np.flatnonzero(self._seen[grams >> _SEEN_SHIFT])
+        hits = hits[np.isin(grams[hits], self.grams)]
+        if not len(hits):
+            return found
+        touched = np.unique(np.searchsorted(starts, hits, side="right") - 1)
+        grams, owner = _different(grams, starts, touched)
         sizes = np.bincount(owner, minlength=len(found))
         at = np.minimum(np.searchsorted(self.grams, grams), len(self.grams) - 1)
         hits = self.grams[at] == grams

@@ -7,6 +7,7 @@ words it changes, the given share becomes a word that the rest of the corpus kno
 """
 
 import re
+import unicodedata
 from collections.abc import Callable
 
 _CONSONANT = "[\u0915-\u0939\u0958-\u095f]\u093c?"
@@ -51,6 +52,8 @@ _MENDS: tuple[tuple[str, re.Pattern[str], str | Callable[[re.Match[str]], str]],
 _PAIR = re.compile(f"[\u0900-\u0903\u093a\u093b\u093e-\u094f]{_SIGN}")
 _VIRAMA_MARK = re.compile(f"\u094d{_MARK}")
 _INITIAL = re.compile("[^\u0900-\u0963\u0970-\u097f\u200c\u200d][\u0900-\u0902\u093a-\u093c\u093e-\u094f]")
+_LONGEST_LETTER = 16
+_JOINED = re.compile(f"{_VIRAMA}|\u200d|.(?=[\u200c\u200d])", re.S)
 _DEVANAGARI_WORD = re.compile("[\u0900-\u0963\u0970-\u097f\u200c\u200d]+")
 
 
@@ -83,3 +86,16 @@ def broken_words(text: str) -> float:
 def _has_broken(text: str) -> bool:
     """Whether a vowel sign follows a sign or a virama, or a sign begins a word."""
     return bool(_PAIR.search(text) or _VIRAMA_MARK.search(text) or _INITIAL.search(text) or _INITIAL.match(" " + text[:1]))
+
+
+def snippet(text: str, start: int, end: int) -> str:
+    """`text[start:end]`, made longer where it would begin or end inside a letter."""
+    return text[_letter_border(text, start, -1) : _letter_border(text, end, 1)]
+
+
+def _letter_border(text: str, at: int, step: int) -> int:
+    for _ in range(_LONGEST_LETTER):
+        if not 0 < at < len(text) or not (unicodedata.category(text[at])[0] == "M" or _JOINED.match(text, at - 1)):
+            break
+        at += step
+    return at

@@ -1,14 +1,17 @@
 """What the rules did: counts, a few examples of each, and every rejected row. Nothing disappears silently."""
 
 import json
+import re
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from bulletlm.data.letters import snippet
 from bulletlm.data.normalize import visible
 
 EXAMPLES = 3
+EXAMPLE_CHARACTERS = 120
 SHOWN_CHARACTERS = 500
 """Of a rejected row, so much text goes into rejected.jsonl."""
 
@@ -73,6 +76,42 @@ REJECTIONS = {
 }
 """The rules that reject, in the order they are applied."""
 
+SETTINGS = {
+    **{rule: rule for rule in CHANGES if rule != "unanswered"},
+    "broken_unicode": "broken_unicode",
+    "garbled": "mojibake",
+    "private_letters": "private_use",
+    "too_short": "min_chars",
+    "too_long": "max_chars",
+    "no_letters": "no_letters",
+    "broken_letters": "max_broken_words",
+    "legacy_font": "legacy_font",
+    "wrong_script": "languages",
+    "wrong_language": "languages",
+    "repeated_characters": "repeated_characters",
+    "repeated_words": "repeated_words",
+    "few_letters": "min_letters",
+    "many_digits": "max_digits",
+    "few_letter_words": "min_letter_words",
+    "short_words": "min_word_length",
+    "long_words": "max_word_length",
+    "few_common_words": "min_common_words",
+    "boilerplate": "boilerplate",
+    "repeated_in_document": "duplicates",
+    "repeated_paragraph": "duplicates",
+    "repeated_document": "duplicates",
+    "near_duplicate": "near_duplicates",
+    "short_outlier": "short_percentile",
+    "long_outlier": "long_percentile",
+}
+"""The setting under data.clean that switches or tunes a rule. The others are about what is no row of its file, what is no
+conversation, and what would spoil the validation set: there is nothing to choose."""
+
+MASKS = ("emails", "phones", "long_numbers")
+"""Their examples must not show what they mask."""
+
+_ADDRESS_OR_NUMBER = re.compile(r"\S*@\S*|\d[\d ()/-]{4,}\d")
+
 
 @dataclass
 class Rejected:
@@ -86,7 +125,7 @@ class Rejected:
 
     def to_line(self) -> bytes:
         """The row as JSON, newline included."""
-        shown = self.text[:SHOWN_CHARACTERS].encode("utf-8", "replace").decode()
+        shown = snippet(self.text, 0, SHOWN_CHARACTERS).encode("utf-8", "replace").decode()
         value = {"reason": self.reason, "source": self.source, "line": self.line, "characters": len(self.text), "text": shown}
         return json.dumps(value, ensure_ascii=False).encode() + b"\n"
 
@@ -103,14 +142,15 @@ class Log:
         """Count a change of text."""
         self.counts[rule] += 1
         if self._wants_example(rule):
-            shown_before, shown_after = _around_difference(before, after)
+            shown_before, shown_after = _around_difference(_hidden(before) if rule in MASKS else before, after)
             self.examples[rule].append({"source": source, "line": line, "before": shown_before, "after": shown_after})
 
     def reject(self, row: Rejected) -> None:
         """Count a rejected row and pass it on to rejected.jsonl."""
         self.counts[row.reason] += row.rows
         if self._wants_example(row.reason):
-            self.examples[row.reason].append({"source": row.source, "line": row.line, "text": visible(row.text[:120])})
+            shown = visible(snippet(row.text, 0, EXAMPLE_CHARACTERS))
+            self.examples[row.reason].append({"source": row.source, "line": row.line, "text": shown})
         self.write(row.to_line())
 
     def add(self, counts: Counter[str], examples: dict[str, list[dict[str, Any]]]) -> None:
@@ -121,15 +161,15 @@ class Log:
             own += found[: EXAMPLES - len(own)]
 
     def report(self) -> dict[str, Any]:
-        """Per rule: what it does, how often it did, examples; rules without work are left out."""
+        """Per rule: what it does, the setting it obeys (None: none), how often it did something, examples."""
         return {
             rule: {
                 "rule": text,
+                "setting": f"data.clean.{SETTINGS[rule]}" if rule in SETTINGS else None,
                 "changed" if rule in CHANGES else "rejected": self.counts[rule],
                 "examples": self.examples.get(rule, []),
             }
             for rule, text in (CHANGES | REJECTIONS).items()
-            if self.counts[rule]
         }
 
     def _wants_example(self, rule: str) -> bool:
@@ -140,4 +180,9 @@ def _around_difference(before: str, after: str) -> tuple[str, str]:
     """The places where two texts begin to differ, with some text around them."""
     at = next((n for n, (a, b) in enumerate(zip(before, after, strict=False)) if a != b), min(len(before), len(after)))
     start = max(at - 30, 0)
-    return visible(before[start : at + 50]), visible(after[start : at + 50])
+    return visible(snippet(before, start, at + 50)), visible(snippet(after, start, at + 50))
+
+
+def _hidden(text: str) -> str:
+    """Words with @ and numbers, save for their first two characters."""
+    return _ADDRESS_OR_NUMBER.sub(lambda found: found[0][:2] + re.sub(r"[^\W_]", "•", found[0][2:]), text)

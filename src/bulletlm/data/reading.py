@@ -34,6 +34,7 @@ LINE_BYTES = 16 << 20
 """A longer line is not text that anybody wrote; it is rejected without being read into memory whole."""
 
 _LOOK_AT = 1 << 16
+_SHOWN_BYTES = 2_000
 _CONTROL_BYTES = bytes(set(range(32)) - set(b"\t\n\r\f\x1b"))
 _DEVANAGARI = re.compile("[\u0904-\u0939]")
 _LATIN = re.compile("[A-Za-z]")
@@ -72,10 +73,11 @@ class BadRow:
 
 @dataclass(frozen=True)
 class Block:
-    """Some lines of a file, or some rows of a table in Arrow's format; `first` is the number of the first one."""
+    """Some lines of a file, or some rows of a table in Arrow's format; `first` and `last` are their numbers."""
 
     file: SourceFile
     first: int
+    last: int
     data: bytes
 
 
@@ -104,7 +106,7 @@ def blocks(file: SourceFile, advance: Callable[[int], None], note: Callable[[str
     try:
         for block in _table_blocks(file, advance) if file.kind in (".parquet", ".arrow") else _text_blocks(file, advance):
             yield block
-            passed = block.first + block.data.count(b"\n") - 1 if isinstance(block, Block) else block.line
+            passed = block.last if isinstance(block, Block) else block.line
     except _DAMAGE as error:
         what = _explain(error)
         if file.named:
@@ -131,8 +133,13 @@ def _explain(error: Exception) -> str:
     if isinstance(error, EOFError):
         return "the packed file is cut off"
     if isinstance(error, (gzip.BadGzipFile, lzma.LZMAError, zlib.error)):
-        return f"the packed file is damaged ({error})"
-    return f"cannot be read ({getattr(error, 'strerror', None) or error})"
+        return f"the packed file is damaged ({_one_line(error)})"
+    return f"cannot be read ({getattr(error, 'strerror', None) or _one_line(error)})"
+
+
+def _one_line(error: Exception) -> str:
+    """A library's message, which may have several lines and characters that a terminal must not see."""
+    return " ".join("".join(c if c.isprintable() else " " for c in str(error)).split())[:100].rstrip(" .:")
 
 
 def _text_blocks(file: SourceFile, advance: Callable[[int], None]) -> Iterator[Block | BadRow]:
@@ -145,7 +152,7 @@ def _text_blocks(file: SourceFile, advance: Callable[[int], None]) -> Iterator[B
         except _DAMAGE:
             end = rest.rfind(b"\n") + 1
             if end:  # what follows is the beginning of a line that is lost
-                yield Block(file, number, rest[:end])
+                yield _lines_block(file, number, rest[:end])
             raise
         if piece is None:
             break
@@ -161,23 +168,32 @@ def _text_blocks(file: SourceFile, advance: Callable[[int], None]) -> Iterator[B
         if end < 2:
             end = rest.rfind(b"\n") + 1 if file.kind != ".txt" or len(rest) >= 2 * BLOCK_BYTES else 0
         if end:
-            yield Block(file, number, rest[:end])
-            number += rest.count(b"\n", 0, end)
+            yield (block := _lines_block(file, number, rest[:end]))
+            number = block.last + 1
             rest = rest[end:]
         elif len(rest) > LINE_BYTES:
-            yield BadRow(file.name, number, "longer_than_16_MB", "")
+            yield _endless(file, number, rest)
             rest, skipping = b"", True
     if rest:
-        yield Block(file, number, rest)
+        yield _lines_block(file, number, rest)
+
+
+def _lines_block(file: SourceFile, first: int, data: bytes) -> Block:
+    return Block(file, first, first + data.count(b"\n") - data.endswith(b"\n"), data)
+
+
+def _endless(file: SourceFile, number: int, line: bytes) -> BadRow:
+    """A line that is too long, with its beginning."""
+    return BadRow(file.name, number, "longer_than_16_MB", line[:_SHOWN_BYTES].decode("utf-8", "replace").rstrip("\ufffd"))
 
 
 def _pieces(path: Path, advance: Callable[[int], None]) -> Iterator[bytes]:
     """The unpacked text bit by bit, with \\n at the end of lines."""
     done, held = 0, b""
     with open(path, "rb") as packed, _unpacked(packed, path.suffix.lower()) as text:
-        _check_is_text(text.read(_LOOK_AT))
-        text.seek(0)
         # read1 gives what there is before a packed file breaks off; read would throw it away.
+        _check_is_text(text.read1(_LOOK_AT))  # type: ignore[attr-defined]
+        text.seek(0)
         while piece := text.read1(_LOOK_AT):  # type: ignore[attr-defined]
             position = packed.tell()
             advance(position - done)
@@ -227,11 +243,11 @@ def _table_blocks(file: SourceFile, advance: Callable[[int], None]) -> Iterator[
                 sink = pyarrow.BufferOutputStream()
                 with ipc.new_stream(sink, batch.schema) as writer:
                     writer.write_batch(batch)
-                yield Block(file, row, sink.getvalue().to_pybytes())
+                yield Block(file, row, row + batch.num_rows - 1, sink.getvalue().to_pybytes())
                 row += batch.num_rows
             advance(total)
     except pyarrow.ArrowInvalid as error:
-        raise _NotTextError(f"the file is damaged ({' '.join(str(error).split())[:100]})") from None
+        raise _NotTextError(f"the file is damaged ({_one_line(error)})") from None
 
 
 def _cut(batch: Any) -> Iterator[Any]:
@@ -270,7 +286,7 @@ def _lines(block: Block) -> Iterator[tuple[int, str] | BadRow]:
     """Numbered lines without their ends."""
     for number, line in enumerate(block.data.removesuffix(b"\n").split(b"\n"), block.first):
         if len(line) > LINE_BYTES:
-            yield BadRow(block.file.name, number, "longer_than_16_MB", "")
+            yield _endless(block.file, number, line)
             continue
         try:
             yield number, line.decode("utf-8")
