@@ -178,7 +178,9 @@ def _training_settings(config: Config) -> dict[str, Any]:
 def _evaluation_settings(run: Run) -> Any:
     prompts = run.config.evaluate.prompts
     content = sha256_of_file(Path(prompts)) if prompts and Path(prompts).is_file() else None
-    return [run.config.evaluate.model_dump(mode="json"), content]
+    compared = run.folder / "tokenizer" / "compare.json"
+    sizes = sha256_of_file(compared) if compared.is_file() else None
+    return [run.config.evaluate.model_dump(mode="json"), content, sizes]
 
 
 STAGES: dict[str, Stage] = {

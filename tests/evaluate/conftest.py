@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from micro_run import CLEAN_REPORT, SHAPE, documents, random_tensors
+from micro_run import CLEAN_REPORT, COMPARED_SIZES, SHAPE, documents, random_tensors
 
 from bulletlm.build import build_bullet
 from bulletlm.config import Config, QuantConfig
@@ -37,7 +37,9 @@ def run_folder(tokenizer: Tokenizer, tmp_path_factory: pytest.TempPathFactory) -
         for language in ("mr", "en")
     }
     (folder / "tokenizer").mkdir()
-    (folder / "tokenizer" / "report.json").write_text(json.dumps(tokenizer_report(tokenizer, by_language)), encoding="utf-8")
+    facts = {**tokenizer_report(tokenizer, by_language), "unused_pieces": 71, "rarest_pieces": [{"piece": "ळ", "count": 2}]}
+    (folder / "tokenizer" / "report.json").write_text(json.dumps(facts), encoding="utf-8")
+    (folder / "tokenizer" / "compare.json").write_text(json.dumps(COMPARED_SIZES), encoding="utf-8")
     write_npy(folder / "export" / "npy", SHAPE, random_tensors(SHAPE, 5), tokenizer.proto, {"training": {"weights": "ema"}})
     build_bullet(folder / "export" / "npy", folder / "model.bullet", QuantConfig(calibration="none"), 1, None, None, SilentProgress())
     events = [

@@ -17,14 +17,17 @@ CLEAN_REPORT = {
     "rules": {
         "nfc": {
             "rule": "put into Unicode NFC",
+            "setting": "data.clean.nfc",
             "changed": 3,
             "examples": [{"source": "talk", "line": 1, "before": "क\u093c", "after": "क़"}],
         },
         "too_short": {
             "rule": "shorter than data.clean.min_chars",
+            "setting": "data.clean.min_chars",
             "rejected": 10,
             "examples": [{"source": "talk", "line": 7, "text": "अ"}],
         },
+        "legacy_font": {"rule": "old fonts", "setting": "data.clean.legacy_font", "rejected": 0, "examples": []},
     },
     "mixture": [
         {
@@ -38,9 +41,46 @@ CLEAN_REPORT = {
             "share": 1.0,
         }
     ],
+    "augmentation": {
+        "documents_added": 7,
+        "characters_added": 801,
+        "methods": [
+            {
+                "method": "back-translation",
+                "language": "mr",
+                "documents": 12,
+                "sentences": 31,
+                "kept": 19,
+                "documents_added": 7,
+                "characters_added": 801,
+                "filters": [
+                    {"filter": "no_answer", "description": "no answer", "dropped": 0, "left": 31},
+                    {"filter": "chrf_low", "description": "chrF too low", "dropped": 12, "left": 19},
+                ],
+                "examples": {"kept": [{"before": "तो घरी आला.", "after": "तो घरी पोहोचला."}]},
+            }
+        ],
+    },
     "leaks": {"passages": 2380, "exact": 0, "ngrams": 0, "near": 0},
 }
 """In the words of the data stage."""
+
+COMPARED_SIZES = {
+    "configured": 600,
+    "dim": 64,
+    "context": 64,
+    "rows": [
+        {
+            "vocab_size": 600,
+            "embedding_parameters": 38_400,
+            "embedding_share": 0.25,
+            "context_words": {"mr": 33},
+            "languages": {"mr": {"tokens_per_word": 1.94, "bytes_per_token": 5.31}},
+        },
+        {"vocab_size": 2000, "embedding_parameters": 128_000, "embedding_share": 0.5, "problem": "more than this text can fill"},
+    ],
+}
+"""In the words of `bullet tokenizer --compare`."""
 
 
 def documents() -> list[Document]:

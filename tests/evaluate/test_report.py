@@ -116,6 +116,14 @@ def test_page_is_whole_and_alone(report: dict[str, Any]) -> None:
         "4,449",
         "2,380 passages of training text were compared",
         "and 2 more",
+        "data.clean.min_chars",
+        "or are switched off: legacy font.",
+        "back-translation, Marathi",
+        "Sentences dropped: chrF too low 12.",
+        "तो घरी पोहोचला.",
+        "and 71 that do not occur there at all",
+        "600 (this run)",
+        "more than this text can fill",
     ):
         assert word in page.text
 
@@ -149,10 +157,12 @@ def test_everything_is_escaped(report: dict[str, Any]) -> None:
 def test_nothing_optional(folder: Path, config: Config) -> None:
     (folder / "metrics.jsonl").unlink()
     (folder / "tokenizer" / "report.json").unlink()
+    (folder / "tokenizer" / "compare.json").unlink()
     (folder / "data" / "clean-report.json").unlink()
     report = evaluate_run(folder, config, SilentProgress())
     page = Page((folder / "report.html").read_text(encoding="utf-8"))
     assert report["training"] is None and report["tokenizer"] is None and report["data"] is None
+    assert report["vocabulary_sizes"] is None and "Other sizes" not in page.text
     assert "svg" not in page.tags
     assert "Left out: the learning curves (metrics.jsonl is missing)" in page.text
     assert "Left out: the tokenizer's fertility" in page.text

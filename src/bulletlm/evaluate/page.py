@@ -249,9 +249,13 @@ def _cleaning(cleaning: dict[str, Any]) -> Html:
         rows.append([row["source"], *(f"{number:,}" for number in counts)])
     parts = [_tag("p", text), _table(["Source", "rows read", "kept", "left out", "characters kept"], rows), _mixture(cleaning)]
     for title, verb in (("Left out, and why", "rejected"), ("Made uniform", "changed")):
-        found = [rule for rule in rules.values() if verb in rule]
+        found = [rule for rule in rules.values() if rule.get(verb)]
         if found:
             parts += [_tag("h3", title), _tag("dl", _join(_rule(rule, verb) for rule in found), cls="rules")]
+    idle = [name.replace("_", " ") for name, rule in rules.items() if not rule.get("rejected") and not rule.get("changed")]
+    if idle:
+        parts.append(_tag("p", f"Rules that found nothing, or are switched off: {', '.join(idle)}.", cls="note"))
+    parts.append(_augmentation(cleaning.get("augmentation")))
     if skipped:
         names = [f"{item['file']} ({item['reason']})" for item in skipped[:SKIPPED_SHOWN]]
         more = f", and {len(skipped) - SKIPPED_SHOWN:,} more" if len(skipped) > SKIPPED_SHOWN else ""
@@ -278,7 +282,26 @@ def _rule(rule: dict[str, Any], verb: str) -> Html:
         shown = _tag("q", example["before"]) + " → " + _tag("q", example["after"]) if verb == "changed" else _tag("q", example["text"])
         where = f", line {example['line']}" if example["line"] else ""
         examples.append(_tag("p", shown + f" {example['source']}{where}"))
-    return _tag("dt", f"{rule[verb]:,}") + _tag("dd", _tag("p", rule["rule"]) + _tag("div", _join(examples), cls="facts"))
+    setting = _join([" ", _tag("code", rule["setting"])]) if rule.get("setting") else Html()
+    return _tag("dt", f"{rule[verb]:,}") + _tag("dd", _tag("p", _text(rule["rule"]) + setting) + _tag("div", _join(examples), cls="facts"))
+
+
+def _augmentation(found: dict[str, Any] | None) -> Html:
+    """What models or pairs said in other words, how much of it was kept, and why the rest was not."""
+    if not found or not found["methods"]:
+        return Html()
+    rows, details = [], []
+    for method in found["methods"]:
+        name = method["method"] + (f", {language_name(method['language'])}" if method["language"] else "")
+        numbers = [method["documents"], method["sentences"], method["kept"], method["documents_added"], method["characters_added"]]
+        rows.append([name, *(f"{number:,}" for number in numbers)])
+        dropped = [f"{each['description']} {each['dropped']:,}" for each in method["filters"] if each["dropped"]]
+        kept = method["examples"].get("kept", [])
+        examples = [_tag("p", _tag("q", each["before"]) + " → " + _tag("q", each["after"])) for each in kept]
+        why = f"Sentences dropped: {'; '.join(dropped)}." if dropped else "No sentence was dropped."
+        details.append(_tag("dt", name) + _tag("dd", _tag("p", why) + _tag("div", _join(examples), cls="facts")))
+    head = ["Said in other words", "documents taken", "sentences", "sentences kept", "documents added", "characters added"]
+    return _join([_tag("h3", "Augmentation"), _table(head, rows), _tag("dl", _join(details))])
 
 
 def _tokenizer(report: dict[str, Any]) -> Html:
@@ -303,7 +326,29 @@ def _tokenizer(report: dict[str, Any]) -> Html:
     )
     longest = dict.fromkeys(piece.strip() for piece in facts["longest_pieces"])
     pieces = _join([Html("The longest tokens: "), *(_tag("code", piece) + " " for piece in list(longest)[:12])])
-    return _tag("p", text) + _table(head, rows) + _tag("p", pieces, cls="pieces")
+    parts = [_tag("p", text), _table(head, rows), _tag("p", pieces, cls="pieces")]
+    if facts.get("rarest_pieces"):
+        rarest = _join([_tag("code", each["piece"]) + f" {each['count']:,}, " for each in facts["rarest_pieces"][:12]])
+        unused = f"and {facts['unused_pieces']:,} that do not occur there at all."
+        parts.append(_tag("p", _join(["The rarest in the training text, and how often they occur: ", rarest, unused]), cls="pieces"))
+    return _join([*parts, _sizes(report.get("vocabulary_sizes"))])
+
+
+def _sizes(compared: dict[str, Any] | None) -> Html:
+    """The table of `bullet tokenizer --compare`."""
+    if compared is None:
+        return Html()
+    rows, problems = [], []
+    for row in compared["rows"]:
+        mark = " (this run)" if row["vocab_size"] == compared["configured"] else ""
+        first = [f"{row['vocab_size']:,}{mark}", f"{row['embedding_parameters']:,}", percent(row["embedding_share"], 0)]
+        for code, each in row.get("languages", {}).items():
+            words = f"{row['context_words'][code]:,}"
+            rows.append([*first, language_name(code), f"{each['tokens_per_word']:.2f}", f"{each['bytes_per_token']:.2f}", words])
+        if "problem" in row:
+            problems.append(_tag("p", row["problem"], cls="note"))
+    head = ["Tokens", "embedding parameters", "of the model", "language", "tokens a word", "bytes a token", "words in the window"]
+    return _join([_tag("h3", "Other sizes of vocabulary"), _table(head, rows), *problems])
 
 
 def _tensors(report: dict[str, Any]) -> Html:

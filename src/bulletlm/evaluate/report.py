@@ -91,6 +91,7 @@ def build_report(
             "val": {**index["val"], "documents": len(index["val"]["documents"])},
         },
         "tokenizer": _optional(run_dir / "tokenizer" / "report.json", "the tokenizer's fertility", missing),
+        "vocabulary_sizes": read_json(sizes) if (sizes := run_dir / "tokenizer" / "compare.json").is_file() else None,
         "tensors": tensor_rows,
         "commands": _commands(run_dir / "model.bullet", prompts, config.seed),
         "settings": config.model_dump(mode="json"),
