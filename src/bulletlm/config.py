@@ -265,14 +265,17 @@ class TrainConfig(Section):
     """How the model learns."""
 
     learning_rate: Annotated[float, Also("lr")] = Field(5e-4, gt=0, le=1, description="Peak learning rate.")
-    min_learning_rate: Annotated[float, Also("min_lr")] = Field(1e-6, ge=0, le=1, description="Learning rate at the end of the cosine.")
+    min_learning_rate: Annotated[float, Also("min_lr")] = Field(
+        1e-6, ge=0, le=1, description="Learning rate at the end of cosine and wsd, and the least of noam."
+    )
     warmup_start: float = Field(1e-7, ge=0, le=1, description="Learning rate at the first step of the warm-up.")
     warmup_steps: Annotated[int, Also("warmup")] = Field(
         1_000, ge=0, description="Steps of linear warm-up; cut to a fifth of the run where that is shorter."
     )
-    scheduler: Annotated[Literal["cosine", "constant"], Also("sched")] = Field(
-        "cosine", description="Learning rate after the warm-up: cosine decay, or constant."
+    scheduler: Annotated[Literal["cosine", "constant", "noam", "wsd"], Also("sched")] = Field(
+        "cosine", description="Learning rate after the warm-up: cosine decay, constant, inverse square root (noam), or warmup-stable-decay."
     )
+    decay_share: float = Field(0.2, gt=0, le=1, description="Last share of the run over which wsd lowers the learning rate.")
     total_steps: Annotated[int | None, Also("steps")] = Field(
         None, ge=1, description="Optimiser steps; with epochs also given, the shorter of the two ends the run."
     )
@@ -293,6 +296,12 @@ class TrainConfig(Section):
     )
     eps: float = Field(1e-8, gt=0, lt=1, description="AdamW epsilon.")
     clip_grad_norm: Annotated[float, Also("clip")] = Field(1.0, gt=0, description="Gradients are scaled down to this global norm.")
+    spike_threshold: float = Field(
+        10.0,
+        ge=0,
+        description="Go back to the last good state where the loss is so many standard deviations of its noise above its level; "
+        "0 does so only where it is no number.",
+    )
     ema_decay: Annotated[float, Also("ema")] = Field(
         0.999, ge=0, lt=1, description="Exponential moving average of the weights, evaluated beside them; 0 switches it off."
     )

@@ -25,6 +25,7 @@ from bulletlm.train.checkpoint import list_checkpoints, load_checkpoint
 from bulletlm.train.compute import Compute
 from bulletlm.train.evaluation import validate
 from bulletlm.train.loop import train
+from bulletlm.train.metrics import CLOCK
 from bulletlm.train.step import accumulate
 
 SHAPE = ModelShape(vocab_size=500, dim=32, n_layers=1, n_heads=2, n_kv_heads=2, hidden_dim=64, max_seq_len=16)
@@ -50,7 +51,7 @@ def run(tokens: Path, folder: Path, **changes: Any) -> Any:
 def events(folder: Path) -> list[dict[str, Any]]:
     """The metrics without what depends on the clock."""
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in line.items() if k not in ("seconds", "tokens_per_s")} for line in lines]
+    return [{k: v for k, v in line.items() if k not in CLOCK} for line in lines]
 
 
 def weights_hash(folder: Path) -> tuple[str, str]:
@@ -186,18 +187,13 @@ def test_other_settings_are_not_mixed_in(whole: Path, tokens_dir: Path, tmp_path
 
 
 def test_early_stopping_keeps_the_best(tokens_dir: Path, tmp_path: Path) -> None:
-    result = run(tokens_dir, tmp_path, total_steps=400, eval_every_steps=5, patience_early_stop=2, learning_rate=0.3, scheduler="constant")
+    changes = {"learning_rate": 0.3, "scheduler": "constant", "spike_threshold": 0}
+    result = run(tokens_dir, tmp_path, total_steps=400, eval_every_steps=5, patience_early_stop=2, **changes)
     assert result.stopped_early
     assert result.steps < 400
     assert result.best_step == result.steps - 10
     assert load_checkpoint(tmp_path / "checkpoints/best").state["step"] == result.best_step
     assert events(tmp_path)[-1]["reason"] == "early stop"
-
-
-def test_divergence_is_one_clear_line(tokens_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Llama, "loss", lambda self, x, y, reduction="sum": sum(w.sum() for w in self.parameters()) * float("nan"))
-    with pytest.raises(BulletError, match="no longer a number at step 0: lower the learning rate"):
-        run(tokens_dir, tmp_path)
 
 
 def test_bf16_follows_fp32(whole: Path, tokens_dir: Path, tmp_path: Path) -> None:

@@ -43,6 +43,28 @@ def test_short_runs_still_reach_the_peak() -> None:
     assert learning_rate(TrainConfig(warmup_steps=0), 0, 1) == 5e-4
 
 
+def test_noam_is_the_formula_of_the_paper() -> None:
+    """lr = scale * min(step^-0.5, step * warmup^-1.5), scaled so that the peak is learning_rate."""
+    config = TrainConfig(scheduler="noam", learning_rate=1e-3, warmup_start=0, warmup_steps=400, total_steps=50_000)
+    for step in (1, 100, 399, 400, 401, 1600, 49_999):
+        expected = 1e-3 * math.sqrt(400) * min(step**-0.5, step * 400**-1.5)
+        assert learning_rate(config, step, 50_000) == pytest.approx(expected)
+    assert learning_rate(config, 1600, 50_000) == pytest.approx(5e-4)
+    assert learning_rate(TrainConfig(scheduler="noam", warmup_steps=0), 0, 9) == 5e-4
+
+
+def test_wsd_is_stable_and_then_decays_to_the_end() -> None:
+    config = TrainConfig(scheduler="wsd", learning_rate=1e-3, warmup_steps=100, decay_share=0.25, total_steps=1000)
+    rate = [learning_rate(config, step, 1000) for step in range(1000)]
+    assert set(rate[100:751]) == {1e-3}
+    assert rate[750 + 62] == pytest.approx(1e-6 + (1e-3 - 1e-6) * (1 - (62 / 249) ** 0.5))
+    assert all(a > b for a, b in pairwise(rate[750:]))
+    assert rate[-1] == pytest.approx(1e-6)
+    whole = TrainConfig(scheduler="wsd", decay_share=1, warmup_steps=10)
+    assert learning_rate(whole, 10, 100) == 5e-4
+    assert learning_rate(whole, 99, 100) == pytest.approx(1e-6)
+
+
 @pytest.mark.parametrize(("steps", "epochs", "expected"), [(None, 3, 30), (12, None, 12), (12, 3, 12), (100, 3, 30), (None, 0.01, 1)])
 def test_the_shorter_of_epochs_and_steps_counts(steps: int | None, epochs: float | None, expected: int) -> None:
     config = TrainConfig(total_steps=steps, epochs=epochs, batch_size_per_device=4, gradient_accumulation_steps=2)

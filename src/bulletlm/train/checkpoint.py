@@ -7,7 +7,6 @@ state.json carries the SHA-256 of the other files. Nothing is ever unpickled.
 """
 
 import re
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -79,9 +78,3 @@ def list_checkpoints(checkpoints: Path) -> list[tuple[int, Path]]:
         return []
     found = [(int(match[1]), path) for path in checkpoints.iterdir() if (match := _STEP.fullmatch(path.name))]
     return sorted(found)
-
-
-def prune_checkpoints(checkpoints: Path, keep: int) -> None:
-    """Remove all but the `keep` newest numbered checkpoints."""
-    for _, folder in list_checkpoints(checkpoints)[:-keep]:
-        shutil.rmtree(folder)

@@ -13,17 +13,19 @@ from pathlib import Path
 
 from bulletlm.config import TrainConfig
 from bulletlm.data.tokens import open_tokens
-from bulletlm.errors import BulletError, Interrupted
+from bulletlm.errors import Interrupted
 from bulletlm.progress import Progress
 from bulletlm.shape import ModelShape
 from bulletlm.train.batches import TrainingWindows
+from bulletlm.train.checkpoint import list_checkpoints
 from bulletlm.train.compute import choose_compute
 from bulletlm.train.evaluation import evaluate, keep_best
 from bulletlm.train.metrics import MetricsLog
 from bulletlm.train.optimizer import set_learning_rate
 from bulletlm.train.schedule import count_steps, learning_rate, warmup_length
+from bulletlm.train.stability import LADDER, WINDOW, find_trouble, prune_checkpoints, roll_back
 from bulletlm.train.state import TrainState
-from bulletlm.train.step import accumulate, clip, update
+from bulletlm.train.step import accumulate, clip, forget_gradients, update
 from bulletlm.train.stopping import stop_requested
 
 
@@ -47,7 +49,7 @@ def train(config: TrainConfig, shape: ModelShape, seed: int, tokens_dir: Path, r
 
     Raises:
         Interrupted: SIGINT or SIGTERM; a checkpoint was written first.
-        BulletError: the data does not fit the model, the loss is no longer a number, the disk is full.
+        BulletError: the data does not fit the model, training does not get stable, the disk is full.
     """
     train_tokens, val_tokens = open_tokens(tokens_dir, "train"), open_tokens(tokens_dir, "val")
     windows = TrainingWindows(train_tokens, shape.max_seq_len, seed)
@@ -66,24 +68,35 @@ def train(config: TrainConfig, shape: ModelShape, seed: int, tokens_dir: Path, r
     if warmup_length(config, total_steps) < config.warmup_steps:
         progress.say(f"warm-up cut from {config.warmup_steps:,} to {warmup_length(config, total_steps):,} steps: a fifth of this run")
 
-    metrics = MetricsLog(run_dir / "metrics.jsonl", position.step, position.evaluated_step)
+    metrics = MetricsLog(run_dir / "metrics.jsonl", state.position)
 
     def save() -> None:
         metrics.sync()
-        state.save(checkpoints, config.keep_checkpoints)
+        state.save(checkpoints)
+        prune_checkpoints(checkpoints, config.keep_checkpoints, state.position.step, config.eval_every_steps)
+
+    def recover(problem: str) -> None:
+        forget_gradients(state)
+        roll_back(state, checkpoints, problem, config, progress)
+        metrics.rewind(state.position)
 
     note, stopped_early = "", False
-    started, started_step, last_time = time.monotonic(), position.step, time.monotonic()
+    started, steps_done, last_time = time.monotonic(), 0, time.monotonic()
     with stop_requested() as stop, progress.task("Training", total_steps) as bar, contextlib.closing(metrics):
-        bar.advance(position.step)
+        bar.advance(state.position.step)
+        if not list_checkpoints(checkpoints):
+            save()
         while True:
+            position = state.position
             at_end = position.step >= total_steps
             if (at_end or (position.step and position.step % config.eval_every_steps == 0)) and position.evaluated_step != position.step:
                 save()
                 measured, weights = evaluate(state, val_tokens, config.batch_size_per_device, compute)
                 val_loss = measured["val/loss_ema" if weights == "ema" else "val/loss"]
                 if not math.isfinite(val_loss):
-                    raise _diverged(position.step, config)
+                    recover("the validation loss is no longer a number")
+                    bar.advance(state.position.step - position.step)
+                    continue
                 better = keep_best(state, val_loss, weights, position.step * tokens_per_step, checkpoints)
                 metrics.write("eval", position.step, **measured, best=better)
                 note = f"val {val_loss:.3f}"
@@ -94,20 +107,23 @@ def train(config: TrainConfig, shape: ModelShape, seed: int, tokens_dir: Path, r
                 save()
                 raise Interrupted(f"stopped at step {position.step:,} of {total_steps:,}; saved: the same command continues from here")
 
-            lr = learning_rate(config, position.step, total_steps)
+            lr = learning_rate(config, position.step, total_steps) * LADDER[position.rung]
             set_learning_rate(state.optimizers, lr / config.learning_rate)
-            loss = accumulate(config, windows, position.step, compute)
+            loss = accumulate(config, windows, position.batch(), compute)
             norm = clip(state, config.clip_grad_norm)
-            if not (math.isfinite(loss) and math.isfinite(norm)):
-                raise _diverged(position.step, config)
+            if problem := find_trouble(loss, norm, position.recent_losses, config.spike_threshold, shape.vocab_size):
+                recover(problem)
+                bar.advance(state.position.step - position.step)
+                continue
             update(state)
+            position.recent_losses = [*position.recent_losses, loss][-WINDOW:]
 
             now = time.monotonic()
             values = {"train/loss": loss, "lr": lr, "grad_norm": norm, "tokens_per_s": round(tokens_per_step / (now - last_time), 1)}
             metrics.write("train", position.step, tokens=position.step * tokens_per_step, seconds=round(now - started, 3), **values)
             last_time = now
-            speed = tokens_per_step * (position.step - started_step) / (now - started)
-            bar.advance(1, f"loss {loss:.3f}  {note}  {speed:,.0f} tokens/s")
+            steps_done += 1
+            bar.advance(1, f"loss {loss:.3f}  {note}  {tokens_per_step * steps_done / (now - started):,.0f} tokens/s")
             if position.step % config.save_every_steps == 0:
                 save()
         metrics.write("end", position.step, reason="early stop" if stopped_early else "end of schedule")
@@ -121,8 +137,3 @@ def train(config: TrainConfig, shape: ModelShape, seed: int, tokens_dir: Path, r
         tokens_seen=position.step * tokens_per_step,
         stopped_early=stopped_early,
     )
-
-
-def _diverged(step: int, config: TrainConfig) -> BulletError:
-    lower = config.learning_rate / 3
-    return BulletError(f"the loss is no longer a number at step {step:,}: lower the learning rate, for example --lr={lower:.1g}")

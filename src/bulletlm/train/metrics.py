@@ -2,33 +2,50 @@
 
 import json
 import os
+import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from bulletlm.files import write_text
+from bulletlm.train.state import Position
+
+CLOCK = ("seconds", "tokens_per_s", "memory_mb")
+"""Values that depend on the machine; all others of a run are reproducible."""
 
 
 class MetricsLog:
     """Appends events.
 
-    A resumed run first drops what the run before it wrote after the checkpoint: every event is there once.
+    A run that goes on, or back, to a checkpoint first drops what was written after it: every event is there once.
 
     Args:
         path: the file, made when missing.
-        resume_step: steps that the checkpoint has behind it; 0 for a fresh start.
-        evaluated_step: the last step that the checkpoint knows to be evaluated; -1 for none.
+        position: of the checkpoint.
     """
 
-    def __init__(self, path: Path, resume_step: int, evaluated_step: int) -> None:
+    def __init__(self, path: Path, position: Position) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        last = {"train": resume_step, "eval": evaluated_step}
-        kept = [line for line in _complete_lines(path) if (event := json.loads(line))["step"] <= last.get(event["event"], -1)]
-        write_text(path, "".join(line + "\n" for line in kept))
-        self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115 - open for the whole run
+        self._path = path
+        self._file = self._rewound(position)
+
+    def rewind(self, position: Position) -> None:
+        """Drop what was written after `position`, and write the rollbacks that are not there yet."""
+        self._file.close()
+        self._file = self._rewound(position)
+
+    def _rewound(self, position: Position) -> TextIO:
+        last = {"train": position.step, "eval": position.evaluated_step, "rollback": sys.maxsize}
+        events = [(line, json.loads(line)) for line in _complete_lines(self._path)]
+        kept = [line for line, event in events if event["step"] <= last.get(event["event"], -1)]
+        known = sum(event["event"] == "rollback" for _, event in events)
+        for rollback in position.rollbacks[known:]:
+            kept.append(_line("rollback", rollback["to_step"], rollback))
+        write_text(self._path, "".join(line + "\n" for line in kept))
+        return open(self._path, "a", encoding="utf-8")
 
     def write(self, event: str, step: int, **values: Any) -> None:
         """Append one event; the line is handed to the system at once."""
-        self._file.write(json.dumps({"event": event, "step": step, **values}, allow_nan=False) + "\n")
+        self._file.write(_line(event, step, values) + "\n")
         self._file.flush()
 
     def sync(self) -> None:
@@ -37,6 +54,10 @@ class MetricsLog:
 
     def close(self) -> None:
         self._file.close()
+
+
+def _line(event: str, step: int, values: dict[str, Any]) -> str:
+    return json.dumps({"event": event, "step": step, **values}, ensure_ascii=False, allow_nan=False)
 
 
 def _complete_lines(path: Path) -> list[str]:

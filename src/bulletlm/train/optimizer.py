@@ -52,8 +52,8 @@ def optimizer_tensors(optimizers: Sequence[torch.optim.Optimizer], model: nn.Mod
 
 def restore_optimizers(optimizers: Sequence[torch.optim.Optimizer], model: nn.Module, tensors: dict[str, Tensor], step: int) -> None:
     """Put back what `optimizer_tensors` returned after optimiser step number `step`."""
-    if not tensors:
-        return
+    for optimizer in optimizers:
+        optimizer.state.clear()
     named = dict(model.named_parameters())
     owner = {weight: optimizer for optimizer in optimizers for group in optimizer.param_groups for weight in group["params"]}
     for key, tensor in tensors.items():

@@ -26,12 +26,28 @@ def warmup_length(config: TrainConfig, total_steps: int) -> int:
 
 
 def learning_rate(config: TrainConfig, step: int, total_steps: int) -> float:
-    """Learning rate of step 0 ... total_steps - 1: linear warm-up, then cosine decay (arXiv:1608.03983) or constant."""
-    warmup = warmup_length(config, total_steps)
+    """Learning rate of step 0 ... total_steps - 1: linear warm-up, then as `config.scheduler` says.
+
+    "cosine": half a cosine down to min_learning_rate at the last step (arXiv:1608.03983).
+    "constant": the peak.
+    "noam": peak * sqrt(warm-up / step), the inverse square root of the first transformer (arXiv:1706.03762).
+    "wsd": the peak, and over the last decay_share of all steps down to min_learning_rate as 1 - sqrt(progress), the best of
+        the shapes in arXiv:2405.18392.
+    """
+    warmup, peak = warmup_length(config, total_steps), config.learning_rate
+    low = min(config.min_learning_rate, peak)
     if step < warmup:
-        return config.warmup_start + (config.learning_rate - config.warmup_start) * step / warmup
+        return config.warmup_start + (peak - config.warmup_start) * step / warmup
     if config.scheduler == "constant":
-        return config.learning_rate
-    progress = (step - warmup) / max(1, total_steps - 1 - warmup)
-    low = min(config.min_learning_rate, config.learning_rate)
-    return low + (config.learning_rate - low) * 0.5 * (1 + math.cos(math.pi * progress))
+        return peak
+    if config.scheduler == "noam":
+        return max(low, peak * math.sqrt(max(1, warmup) / max(1, step)))
+    if config.scheduler == "cosine":
+        return low + (peak - low) * 0.5 * (1 + math.cos(math.pi * _progress(step, warmup, total_steps)))
+    decay_from = max(warmup, total_steps - round(config.decay_share * total_steps))
+    return peak if step < decay_from else low + (peak - low) * (1 - math.sqrt(_progress(step, decay_from, total_steps)))
+
+
+def _progress(step: int, start: int, total_steps: int) -> float:
+    """0 at step `start`, 1 at the last step."""
+    return (step - start) / max(1, total_steps - 1 - start)

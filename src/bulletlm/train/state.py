@@ -1,8 +1,9 @@
 """All that changes during a run: weights, optimiser, average, position. It is what a checkpoint holds."""
 
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,14 +13,23 @@ from bulletlm.errors import BulletError
 from bulletlm.model import Llama
 from bulletlm.progress import Progress
 from bulletlm.shape import ModelShape
-from bulletlm.train.checkpoint import Checkpoint, list_checkpoints, load_checkpoint, prune_checkpoints, save_checkpoint, step_folder
+from bulletlm.train.checkpoint import Checkpoint, list_checkpoints, load_checkpoint, save_checkpoint, step_folder
 from bulletlm.train.ema import EMA
 from bulletlm.train.optimizer import build_optimizers, optimizer_tensors, restore_optimizers
 
 
 @dataclass
 class Position:
-    """Where a run is; plain numbers, stored in state.json."""
+    """Where a run is, stored in state.json.
+
+    Attributes:
+        step: optimiser steps done.
+        worse_in_a_row: evaluations since the best one.
+        recent_losses: of the last steps, for telling a jump from noise.
+        rung: how far down stability.LADDER the learning rate is.
+        skipped: numbers of the effective batches that are left out.
+        rollbacks: what went wrong so far, as in metrics.jsonl.
+    """
 
     step: int = 0
     evaluated_step: int = -1
@@ -27,6 +37,17 @@ class Position:
     best_loss: float | None = None
     best_weights: str = "raw"
     worse_in_a_row: int = 0
+    recent_losses: list[float] = field(default_factory=list)
+    rung: int = 0
+    skipped: list[int] = field(default_factory=list)
+    rollbacks: list[dict[str, Any]] = field(default_factory=list)
+
+    def batch(self) -> int:
+        """Number of the effective batch that the next step learns from."""
+        number = self.step
+        for skipped in self.skipped:  # in ascending order
+            number += skipped <= number
+        return number
 
 
 class TrainState:
@@ -53,14 +74,13 @@ class TrainState:
             return self.ema.average
         return {name: weight.detach() for name, weight in self.model.named_parameters()}
 
-    def save(self, checkpoints: Path, keep: int) -> None:
-        """Write the checkpoint of this step and remove all but the `keep` newest."""
+    def save(self, checkpoints: Path) -> None:
+        """Write the checkpoint of this step."""
         tensors = {"model": self.weights(), "optimizer": optimizer_tensors(self.optimizers, self.model)}
         if self.ema:
             tensors["ema"] = self.ema.average
         state = {"key": self.key, "position": asdict(self.position)}
         save_checkpoint(step_folder(checkpoints, self.position.step), Checkpoint(tensors, state))
-        prune_checkpoints(checkpoints, keep)
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Become what `checkpoint` holds."""

@@ -36,7 +36,13 @@ def update(state: TrainState) -> None:
     """Apply the gradients, forget them, take the new weights into the average; the position moves on by one."""
     for optimizer in state.optimizers:
         optimizer.step()
-        optimizer.zero_grad(set_to_none=False)
+    forget_gradients(state)
     state.position.step += 1
     if state.ema:
         state.ema.update(state.model, state.position.step)
+
+
+def forget_gradients(state: TrainState) -> None:
+    """Set the gradients to zero."""
+    for optimizer in state.optimizers:
+        optimizer.zero_grad(set_to_none=False)

@@ -1,0 +1,133 @@
+"""When training goes wrong: notice it, go back to the last good state, leave the batch out, learn more slowly.
+
+The last good state is the newest checkpoint that an evaluation was made of and that is at least MARGIN steps old when the
+trouble shows. All of it depends on step numbers and losses only, and is stored in the checkpoints: a run that was
+interrupted anywhere makes the same decisions.
+"""
+
+import math
+import shutil
+import statistics
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from bulletlm.config import TrainConfig
+from bulletlm.errors import BulletError
+from bulletlm.progress import Progress
+from bulletlm.train.checkpoint import list_checkpoints, load_checkpoint
+from bulletlm.train.state import TrainState
+
+LADDER = (1.0, 0.6, 0.2)
+"""Factors of the learning rate, one further down at each rollback: 5e-4, 3e-4, 1e-4."""
+
+WINDOW = 100
+"""A loss is judged by so many before it."""
+
+LEVEL = 10
+"""The median of so many is what the loss is now."""
+
+ENOUGH = 20
+"""Fewer losses than these say nothing about what is usual."""
+
+MARGIN = 10
+"""Weights can be spoilt some steps before the loss shows it."""
+
+HELPED_AFTER = 500
+"""Steps without trouble after which the last rollback counts as having helped."""
+
+
+def find_trouble(loss: float, norm: float, recent: Sequence[float], threshold: float, vocab_size: int) -> str | None:
+    """What is wrong with a step, in words; None where nothing is.
+
+    Args:
+        loss: mean loss of the batch in nats a token.
+        norm: global norm of its gradient.
+        recent: the losses before it, at most WINDOW.
+        threshold: how far above its level, in robust standard deviations of its noise, a loss may be; 0 looks for NaN and
+            infinity only. Sound runs stay below 5.
+        vocab_size: a model that knows nothing has a loss of log(vocab_size).
+    """
+    if not math.isfinite(loss):
+        return "the loss is no longer a number"
+    if not math.isfinite(norm):
+        return "the gradient is no longer a number"
+    if not threshold:
+        return None
+    if loss > math.log(vocab_size) + 2:
+        return f"the loss of {loss:.2f} is worse than guessing"
+    if len(recent) >= ENOUGH:
+        # Noise from the differences of neighbours, level from the last few: a loss that still falls hides neither.
+        level = statistics.median(recent[-LEVEL:])
+        noise = 1.4826 * statistics.median(abs(b - a) for a, b in pairwise(recent)) / math.sqrt(2)
+        if loss > level + threshold * max(noise, 0.01):
+            return f"the loss jumped from {level:.2f} to {loss:.2f}"
+    return None
+
+
+def last_good_step(step: int, eval_every: int) -> int:
+    """The step to which trouble at `step` leads back."""
+    return max(0, (step - MARGIN) // eval_every * eval_every)
+
+
+def prune_checkpoints(checkpoints: Path, keep: int, step: int, eval_every: int) -> None:
+    """Remove all but the `keep` newest checkpoints and those to which trouble from `step` on may lead back."""
+    good = last_good_step(step, eval_every)
+    for old, folder in list_checkpoints(checkpoints)[:-keep]:
+        if old < good or old % eval_every:
+            shutil.rmtree(folder)
+
+
+def roll_back(state: TrainState, checkpoints: Path, problem: str, config: TrainConfig, progress: Progress) -> dict[str, Any]:
+    """Bring `state` back to the last good step, without the batch at hand and one rung down the ladder; saves that.
+
+    Returns:
+        the values of the "rollback" event, which are also kept in the position.
+
+    Raises:
+        BulletError: the bottom of the ladder is reached and training still goes wrong.
+    """
+    now = state.position
+    rung = now.rung + 1
+    if rung == len(LADDER):
+        if now.step - now.rollbacks[-1]["from_step"] <= HELPED_AFTER:
+            raise _hopeless(state, problem, config)
+        rung -= 1
+    skipped = now.batch()
+    state.restore(_load_good(checkpoints, last_good_step(now.step, config.eval_every_steps), config.eval_every_steps, progress))
+    then = state.position
+    event = {"from_step": now.step, "to_step": then.step, "skipped_batch": skipped, "rate_factor": LADDER[rung], "reason": problem}
+    then.rung, then.skipped, then.rollbacks = rung, sorted([*now.skipped, skipped]), [*now.rollbacks, event]
+    # Best weights that were found on the way are on disk and remain the best.
+    then.best_loss, then.best_step, then.best_weights = now.best_loss, now.best_step, now.best_weights
+    state.save(checkpoints)
+    for step, folder in list_checkpoints(checkpoints):
+        if step > then.step:
+            shutil.rmtree(folder)
+    progress.say(
+        f"step {now.step:,}: {problem}; back to step {then.step:,} without that batch, learning rate x {LADDER[rung]:g} "
+        f"(peak {config.learning_rate * LADDER[rung]:.2g})"
+    )
+    return event
+
+
+def _load_good(checkpoints: Path, step: int, eval_every: int, progress: Progress) -> Any:
+    """The evaluated checkpoint of `step`, or where that is damaged the newest whole one before it."""
+    for found, folder in reversed(list_checkpoints(checkpoints)):
+        if found > step or found % eval_every:
+            continue
+        try:
+            return load_checkpoint(folder)
+        except BulletError as error:
+            progress.say(f"{error}; going back further")
+    raise BulletError(f"{checkpoints} holds no whole checkpoint to go back to: train anew with --restart")
+
+
+def _hopeless(state: TrainState, problem: str, config: TrainConfig) -> BulletError:
+    at = state.position
+    kept = f"; the best weights so far, of step {at.best_step:,}, are kept" if at.best_loss is not None else ""
+    return BulletError(
+        f"step {at.step:,}: {problem}, also at {LADDER[at.rung]:g} of the learning rate and after {len(at.rollbacks)} rollbacks{kept}; "
+        f"look for damaged text in the data, or start anew with a lower rate: --lr={config.learning_rate / 10:.1g} --restart"
+    )

@@ -1,0 +1,252 @@
+"""Poisoned batches, divergence and broken weights, in the real loop; and the same result when it is interrupted on the way."""
+
+import json
+import os
+import shutil
+import signal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from bulletlm.config import TrainConfig
+from bulletlm.data.tokens import open_tokens
+from bulletlm.errors import BulletError, Interrupted
+from bulletlm.files import read_json, sha256_of_file, write_json
+from bulletlm.progress import SilentProgress
+from bulletlm.shape import ModelShape
+from bulletlm.train import loop
+from bulletlm.train.batches import TrainingWindows
+from bulletlm.train.checkpoint import list_checkpoints
+from bulletlm.train.loop import train
+from bulletlm.train.metrics import CLOCK
+from bulletlm.train.stability import find_trouble, last_good_step, prune_checkpoints
+from bulletlm.train.state import Position, TrainState
+
+SHAPE = ModelShape(vocab_size=500, dim=32, n_layers=1, n_heads=2, n_kv_heads=2, hidden_dim=64, max_seq_len=16)
+SEED = 42
+SETTINGS: dict[str, Any] = {
+    "learning_rate": 2e-2,
+    "scheduler": "constant",
+    "warmup_steps": 5,
+    "total_steps": 90,
+    "batch_size_per_device": 4,
+    "gradient_accumulation_steps": 2,
+    "eval_every_steps": 15,
+    "save_every_steps": 20,
+    "ema_decay": 0.9,
+    "threads": 1,
+    "precision": "fp32",
+    "compile": "off",
+}
+
+
+class Listening(SilentProgress):
+    """Keeps what is said; sends SIGTERM when the bar has moved `stop_at` steps, rolled back ones included."""
+
+    def __init__(self, stop_at: int | None = None) -> None:
+        self.said: list[str] = []
+        self.steps, self.stop_at = 0, stop_at
+
+    def say(self, text: str) -> None:
+        self.said.append(text)
+
+    def task(self, title: str, total: float | None) -> Any:
+        outer = self
+
+        class Bar:
+            def __enter__(self) -> "Bar":
+                return self
+
+            def __exit__(self, *_: object) -> None:
+                pass
+
+            def advance(self, amount: float = 1, note: str = "") -> None:
+                outer.steps += 1
+                if outer.steps == outer.stop_at:
+                    os.kill(os.getpid(), signal.SIGTERM)
+
+        return Bar()
+
+
+def run(tokens: Path, folder: Path, progress: Any = None, **changes: Any) -> Any:
+    return train(TrainConfig(**{**SETTINGS, **changes}), SHAPE, SEED, tokens, folder, "key", progress or SilentProgress())
+
+
+def events(folder: Path, kind: str | None = None) -> list[dict[str, Any]]:
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if k not in CLOCK} for line in lines if kind in (None, line["event"])]
+
+
+def result(folder: Path) -> tuple[Any, ...]:
+    last = list_checkpoints(folder / "checkpoints")[-1][1]
+    best = folder / "checkpoints/best/model.safetensors"
+    return sha256_of_file(last / "model.safetensors"), sha256_of_file(last / "optimizer.safetensors"), sha256_of_file(best), events(folder)
+
+
+@pytest.fixture(scope="module")
+def clean(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One epoch and more of a walk that is easy to learn."""
+    folder = tmp_path_factory.mktemp("clean")
+    random = np.random.default_rng(5)
+    index: dict[str, Any] = {"dtype": "uint16", "vocab_size": 500, "loss_on": "all"}
+    for split, n in (("train", 16_000), ("val", 700)):
+        walk = np.cumsum(random.choice([1, 1, 1, 7, 13], n)) % 64 + 100
+        (folder / f"{split}.bin").write_bytes(walk.astype("<u2").tobytes())
+        index[split] = {"tokens": n, "bytes": 3 * n, "documents": 1 if split == "train" else [], "by_language": {}}
+    write_json(folder / "index.json", index)
+    return folder
+
+
+def poisoned(clean: Path, folder: Path, *batches: int) -> Path:
+    """A copy in which the text of these effective batches is garbage."""
+    shutil.copytree(clean, folder)
+    tokens = np.fromfile(folder / "train.bin", "<u2")
+    windows = TrainingWindows(open_tokens(clean, "train"), SHAPE.max_seq_len, SEED)
+    windows.batch(0, 1)
+    random = np.random.default_rng(1)
+    for batch in batches:
+        for start in windows._starts[batch * 8 : batch * 8 + 8]:
+            tokens[start : start + 16] = random.integers(0, 500, 16)
+    tokens.tofile(folder / "train.bin")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def spoilt(clean: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Tokens with garbage in batch 52."""
+    return poisoned(clean, tmp_path_factory.mktemp("spoilt") / "tokens", 52)
+
+
+@pytest.fixture(scope="module")
+def recovered(spoilt: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An uninterrupted run over them."""
+    folder = tmp_path_factory.mktemp("recovered")
+    run(spoilt, folder)
+    return folder
+
+
+def test_a_poisoned_batch_is_left_out(clean: Path, spoilt: Path, recovered: Path, tmp_path: Path) -> None:
+    (event,) = events(recovered, "rollback")
+    assert event["from_step"] == event["skipped_batch"] == 52
+    assert (event["step"], event["to_step"], event["rate_factor"]) == (30, 30, 0.6)
+    assert "the loss" in event["reason"]
+    steps = [e["step"] for e in events(recovered, "train")]
+    assert steps == list(range(1, 91)), "every step is there once"
+    rates = [e["lr"] for e in events(recovered, "train")]
+    assert set(rates[5:30]) == {2e-2}
+    assert set(rates[30:]) == {2e-2 * 0.6}
+    assert max(e["train/loss"] for e in events(recovered, "train")[30:]) < 4
+    run(clean, tmp_path)
+    assert not events(tmp_path, "rollback")
+    ours, other = (events(folder, "eval")[-1]["val/loss"] for folder in (recovered, tmp_path))
+    assert ours == pytest.approx(other, abs=0.1)
+    position = read_json(list_checkpoints(recovered / "checkpoints")[-1][1] / "state.json")["position"]
+    assert position["skipped"] == [52]
+
+
+def test_without_the_check_it_would_have_been_learnt_from(spoilt: Path, tmp_path: Path) -> None:
+    run(spoilt, tmp_path, spike_threshold=0, total_steps=54)
+    assert events(tmp_path, "train")[52]["train/loss"] > 6
+
+
+@pytest.mark.parametrize("stop_at", [44, 52, 53, 60, 100])
+def test_an_interrupted_recovery_ends_the_same(spoilt: Path, recovered: Path, tmp_path: Path, stop_at: int) -> None:
+    """Before the trouble, in the steps that are taken back, right at the rollback, and after it."""
+    with pytest.raises(Interrupted):
+        run(spoilt, tmp_path, Listening(stop_at))
+    run(spoilt, tmp_path)
+    assert result(tmp_path) == result(recovered)
+
+
+def test_a_kill_between_the_files_of_a_rollback_changes_nothing(
+    spoilt: Path, recovered: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The checkpoint is written, the metrics are not yet."""
+    from bulletlm.train.metrics import MetricsLog
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MetricsLog, "rewind", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            run(spoilt, tmp_path)
+    run(spoilt, tmp_path)
+    assert result(tmp_path) == result(recovered)
+
+
+def test_a_learning_rate_that_diverges_is_lowered_until_it_does_not(clean: Path, tmp_path: Path) -> None:
+    listening = Listening()
+    run(clean, tmp_path, listening, learning_rate=1.0, warmup_steps=20)
+    rollbacks = events(tmp_path, "rollback")
+    assert [e["rate_factor"] for e in rollbacks] == [0.6, 0.2][: len(rollbacks)] != []
+    assert any("back to step" in line and "learning rate x 0.6 (peak 0.6)" in line for line in listening.said)
+    assert events(tmp_path, "eval")[-1]["val/loss"] < 5
+
+
+def test_when_nothing_helps_it_stops_with_one_line(clean: Path, tmp_path: Path) -> None:
+    tokens = poisoned(clean, tmp_path / "tokens", 40, 52, 61)
+    with pytest.raises(
+        BulletError, match=r"step 59: the loss .* also at 0.2 of the learning rate and after 2 rollbacks; .*--restart"
+    ) as error:
+        run(tokens, tmp_path / "run")
+    assert "\n" not in str(error.value)
+    assert len(events(tmp_path / "run", "rollback")) == 2
+    assert (tmp_path / "run/checkpoints/best/model.safetensors").is_file()
+
+
+def test_trouble_long_after_the_last_rollback_does_not_end_the_run(clean: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bulletlm.train.stability.HELPED_AFTER", 8)
+    tokens = poisoned(clean, tmp_path / "tokens", 40, 52, 65)
+    run(tokens, tmp_path / "run")
+    assert [e["rate_factor"] for e in events(tmp_path / "run", "rollback")] == [0.6, 0.2, 0.2]
+
+
+@pytest.mark.parametrize("at", [33, 44])
+def test_weights_that_break_are_given_back(clean: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int) -> None:
+    """One weight becomes NaN, as after a flipped bit: the loss shows it at 33, at 44 the validation does."""
+    broken = []
+
+    def update(state: TrainState) -> None:
+        original(state)
+        if state.position.step == at + 1 and not broken:
+            broken.append(True)
+            with torch.no_grad():
+                state.model.final_norm.weight[3] = float("nan")
+
+    original = loop.update
+    monkeypatch.setattr(loop, "update", update)
+    run(clean, tmp_path)
+    (event,) = events(tmp_path, "rollback")
+    assert "no longer a number" in event["reason"]
+    assert ("validation" in event["reason"]) == (at == 44)
+    assert events(tmp_path, "eval")[-1]["val/loss"] < 2
+
+
+def test_noise_and_falling_losses_are_no_trouble() -> None:
+    random = np.random.default_rng(3)
+    losses = list(3 + 5 * np.exp(-np.arange(3000) / 200) + 0.1 * random.standard_normal(3000))
+    assert all(find_trouble(x, 1.0, losses[max(0, i - 100) : i], 10, 4000) is None for i, x in enumerate(losses))
+    assert find_trouble(losses[-1] + 1.5, 1.0, losses[-100:], 10, 4000) is not None
+    assert find_trouble(losses[-1] + 1.5, 1.0, losses[-19:], 10, 4000) is None
+    assert find_trouble(10.4, 1.0, [], 10, 4000) is not None
+    for loss, norm in ((float("nan"), 1.0), (float("inf"), 1.0), (3.0, float("nan")), (3.0, float("inf"))):
+        assert find_trouble(loss, norm, [], 0, 4000) is not None
+    assert find_trouble(99.0, 1.0, losses[-100:], 0, 4000) is None
+
+
+def test_the_last_good_step_is_kept(tmp_path: Path) -> None:
+    assert [last_good_step(step, 20) for step in (0, 9, 29, 30, 49, 50)] == [0, 0, 0, 20, 20, 40]
+    for step in (0, 7, 15, 20, 25, 40, 41, 42, 43):
+        (tmp_path / f"step-{step:06d}").mkdir()
+    prune_checkpoints(tmp_path, 3, 43, 20)
+    assert [step for step, _ in list_checkpoints(tmp_path)] == [20, 40, 41, 42, 43]
+
+
+def test_skipped_batches_are_never_used() -> None:
+    position = Position(skipped=[2, 3, 6])
+    used = []
+    for step in range(6):
+        position.step = step
+        used.append(position.batch())
+    assert used == [0, 1, 4, 5, 7, 8]
