@@ -156,7 +156,7 @@ def test_info_verify_compare(capsys: pytest.CaptureFixture[str], micro_run: Path
     card = works(capsys, "info", model, "--tensors")
     assert "layers.1.mlp.down_proj.weight" in card
     assert "4 heads (2 for keys and values)" in card
-    assert json.loads(works(capsys, "info", model, "--json"))["bullet_version"] == "2.0"
+    assert json.loads(works(capsys, "info", model, "--json"))["header"]["bullet_version"] == "2.0"
     report = json.loads((micro_run / "report.json").read_text())
     result = json.loads(works(capsys, "compare", str(micro_run), model, "--json"))
     assert result["kl"]["mean"] == pytest.approx(report["comparison"]["kl"]["mean"])

@@ -17,19 +17,19 @@ from bulletlm.data.chat import CHAT_TEMPLATE
 from bulletlm.data.tokens import TokenFile
 from bulletlm.errors import ConfigError
 from bulletlm.evaluate.compare import compare
-from bulletlm.evaluate.perplexity import log_softmax, window_batches
 from bulletlm.export.npy import read_npy
 from bulletlm.files import write_json
 from bulletlm.progress import Progress
 from bulletlm.quant.calibrate import Floats, dequantise, quantise
-from bulletlm.quant.types import weight_types
+from bulletlm.quant.sensitivity import sensitivity
+from bulletlm.quant.types import METHOD_WORDS, weight_types
 from bulletlm.runtime.engine import Engine, Model
 from bulletlm.runtime.sampling import Sampling
 from bulletlm.shape import ModelShape
 from bulletlm.tokenizer import Tokenizer
 
 SENSITIVITY_TOKENS = 1_024
-"""Tokens on which each layer is quantised alone; enough to tell which one hurts."""
+"""Held-out tokens on which each matrix is quantised alone; enough to tell which one hurts."""
 
 Tokens = npt.NDArray[np.unsignedinteger[Any]]
 
@@ -86,15 +86,18 @@ def build_bullet(
             "method": config.calibration if windows is not None else "none",
             "calibration_tokens": done.tokens,
         }
-        layers = None
+        costs: tuple[dict[str, float], dict[str, float]] = {}, {}
         if validation:
             rounded = {name: dequantise(tensor) for name, tensor in done.tensors.items()}
             quantised |= _measure(shape, tensors, rounded, tokenizer, validation, progress)
-            layers = _sensitivity(shape, tensors, rounded, validation, progress) if report else None
+            if report:
+                costs = sensitivity(shape, tensors, rounded, _held_out(validation, shape.max_seq_len), progress)
     named = {**metadata, "chat_template": CHAT_TEMPLATE, "quantised": quantised}
     write_bullet(path, shape, done.tensors, types, proto, tokenizer.pieces(), named)
     if report:
-        write_json(report, {**quantised, "layers": layers, "tensors": {name: row.to_dict() for name, row in done.report.items()}})
+        by_matrix, by_part = costs
+        rows = {name: {**row.to_dict(), "kl": by_matrix.get(name)} for name, row in done.report.items()}
+        write_json(report, {**quantised, "layers": by_part or None, "tensors": rows})
     return quantised
 
 
@@ -122,36 +125,16 @@ def _measure(
     }
 
 
-def _sensitivity(
-    shape: ModelShape, tensors: dict[str, Floats], rounded: dict[str, Floats], validation: TokenFile, progress: Progress
-) -> dict[str, float]:
-    """KL (nats) from FP32 if only the embedding, or only one layer, were quantised; over the first SENSITIVITY_TOKENS validation tokens.
-
-    Without the compensation that later layers make, these are upper bounds of what a layer costs in the whole.
-    """
-    tokens = validation.tokens[: SENSITIVITY_TOKENS + 1]
-    parts = ["token_embedding", *(f"layers.{n}" for n in range(shape.n_layers)), *(() if shape.tied_embeddings else ("lm_head",))]
-    costs = {}
-    with progress.task("Sensitivity", len(parts)) as task:
-        exact = _log_probabilities(shape, tensors, tokens)
-        for part in parts:
-            only = {name: rounded[name] if name.startswith(part + ".") else tensors[name] for name in tensors}
-            other = _log_probabilities(shape, only, tokens)
-            kl = sum(float((np.exp(a) * (a - b)).sum()) for a, b in zip(exact, other, strict=True))
-            costs[part] = kl / (len(tokens) - 1)
-            task.advance(1, part)
-    return costs
-
-
-def _log_probabilities(shape: ModelShape, tensors: dict[str, Floats], tokens: Tokens) -> list[npt.NDArray[np.float64]]:
-    engine = Engine(shape, tensors)
-    return [log_softmax(engine.score(inputs)) for _, inputs, _ in window_batches(tokens, shape.max_seq_len, shape.vocab_size)]
+def _held_out(validation: TokenFile, length: int) -> npt.NDArray[np.int64]:
+    """The first SENSITIVITY_TOKENS held-out tokens as windows, int64[count, length]; one shorter window where there are fewer."""
+    tokens = np.asarray(validation.tokens[:SENSITIVITY_TOKENS], dtype=np.int64)
+    length = min(length, len(tokens))
+    return tokens[: len(tokens) // length * length].reshape(-1, length)
 
 
 def summary(quantised: dict[str, Any]) -> str:
     """One line on what the header says under "quantised"."""
-    how = {"none": "rounded to nearest", "search": "searched scales", "gptq": "GPTQ"}[quantised["method"]]
-    text = f"{quantised['weights']}, {how}"
+    text = f"{quantised['weights']}, {METHOD_WORDS[quantised['method']]}"
     if quantised["calibration_tokens"]:
         text += f" on {quantised['calibration_tokens']:,} tokens"
     if "kl" in quantised:

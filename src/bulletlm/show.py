@@ -1,6 +1,7 @@
 """Results as a terminal shows them: the end of a run, the card of a file, a comparison."""
 
 import json
+import math
 import shlex
 from collections.abc import Iterable
 from pathlib import Path
@@ -10,6 +11,7 @@ from bulletlm.bulletfile.reader import BulletFile, open_bullet
 from bulletlm.errors import BulletError
 from bulletlm.files import read_json
 from bulletlm.progress import ConsoleProgress
+from bulletlm.quant.types import METHOD_WORDS
 
 
 def print_summary(folder: Path) -> None:
@@ -45,13 +47,13 @@ def print_info(path: Path, tensors: bool, as_json: bool) -> None:
     """The card of a `.bullet` file."""
     file = open_bullet(path)
     if as_json:
-        print(json.dumps(file.header, ensure_ascii=False, indent=2))
+        print(json.dumps(_measures(file) | {"header": file.header}, ensure_ascii=False, indent=2))
         return
     rows = [*_card(file)]
     width = max(len(name) for name, _ in rows)
     print(path)
     for name, value in rows:
-        print(f"  {name:<{width}}  {value}")
+        print(f"  {name:<{width}}  {one_line(value)}")
     if tensors:
         print()
         for name, region in file.tensors.items():
@@ -81,27 +83,75 @@ def print_comparison(a: Path, b: Path, tokens: Path | None, as_json: bool) -> No
     print(f"same likeliest      {result['top1_agreement']['mean']:.1%}")
 
 
-def _card(file: BulletFile) -> Iterable[tuple[str, str]]:
-    shape, meta = file.shape, file.metadata
-    training = meta.get("training", {})
-    bits = 8 * sum(region.size for region in file.tensors.values()) / shape.n_parameters
-    sizes: dict[str, int] = {}
+def one_line(text: str) -> str:
+    """Text of a file as a terminal may show it: no control characters, no direction marks, no new line."""
+    return "".join(c if c.isprintable() else " " if c.isspace() else "?" for c in text)
+
+
+def _measures(file: BulletFile) -> dict[str, Any]:
+    """What follows from the header: bytes and bits, of the weights (scales and gains counted) and of everything in the file."""
+    parameters = file.shape.n_parameters
+    types: dict[str, dict[str, int]] = {}
     for region in file.tensors.values():
-        sizes[region.type] = sizes.get(region.type, 0) + region.size
-    yield "name", str(meta.get("name", "unnamed"))
-    yield "licence", str(meta.get("license", "unspecified"))
+        row = types.setdefault(region.type, {"tensors": 0, "weights": 0, "bytes": 0})
+        row["tensors"] += 1
+        row["weights"] += math.prod(region.shape)
+        row["bytes"] += region.size
+    weights = sum(row["bytes"] for row in types.values())
+    return {
+        "file": str(file.path),
+        "bytes": file.size,
+        "parameters": parameters,
+        "bits_per_weight": 8 * weights / parameters,
+        "bits_per_weight_of_the_file": 8 * file.size / parameters,
+        "types": types,
+    }
+
+
+def _card(file: BulletFile) -> Iterable[tuple[str, str]]:
+    shape, meta, measures = file.shape, file.metadata, _measures(file)
+    yield "name", meta.get("name") or "unnamed"
+    yield "licence", meta.get("license") or "not said"
     yield "languages", ", ".join(meta.get("languages", [])) or "not said"
     yield "parameters", f"{shape.n_parameters:,}"
     heads = f"{shape.n_heads} heads" + ("" if shape.n_kv_heads == shape.n_heads else f" ({shape.n_kv_heads} for keys and values)")
     yield "shape", f"{shape.n_layers} layers, dim {shape.dim}, {heads}, hidden {shape.hidden_dim}, context {shape.max_seq_len}"
     yield "vocabulary", f"{shape.vocab_size:,} tokens"
-    yield "size", f"{file.size:,} bytes, {bits:.2f} bits a weight"
-    yield "weights", ", ".join(f"{kind} {size:,} bytes" for kind, size in sorted(sizes.items()))
-    if training:
-        yield "trained on", f"{training['tokens_seen']:,} tokens, best at step {training['step']:,} ({training['weights']} weights)"
-        yield "FP32 loss", f"{training['val_loss']:.4f}"
-    if "val_loss" in meta.get("quantised", {}):  # not measured where there was no validation text
-        yield "4-bit loss", f"{meta['quantised']['val_loss']:.4f}"
+    everything = f"{measures['bits_per_weight_of_the_file']:.2f} with tokenizer and header"
+    yield "size", f"{file.size:,} bytes; {measures['bits_per_weight']:.2f} bits a weight, {everything}"
+    for kind, row in sorted(measures["types"].items()):
+        bits = 8 * row["bytes"] / row["weights"]
+        tensors = f"{row['tensors']:>3} tensor{' ' if row['tensors'] == 1 else 's'}"
+        yield kind, f"{row['bytes']:>12,} bytes  {tensors} {row['weights']:>13,} weights {bits:5.1f} bits each"
+    # Files of others may say anything under these keys, so numbers are shown only where they are numbers.
+    training, quantised = meta.get("training", {}), meta.get("quantised", {})
+    trained, rounded = _numbers(training), _numbers(quantised)
+    if {"tokens_seen", "step"} <= trained.keys():
+        averaged = ", averaged (EMA) weights" if training.get("weights") == "ema" else ""
+        yield "trained on", f"{trained['tokens_seen']:,} tokens, best at step {trained['step']:,}{averaged}"
+    if rounded.get("calibration_tokens") is not None:
+        method = str(quantised.get("method"))
+        fitted = f" on {rounded['calibration_tokens']:,} tokens" if rounded["calibration_tokens"] else ""
+        yield "rounding", METHOD_WORDS.get(method, method) + fitted
+    loss = rounded.get("fp32_val_loss", trained.get("val_loss"))
+    if loss is not None:
+        yield "FP32", _quality(loss)
+    if {"val_loss", "perplexity_change", "kl", "val_tokens"} <= rounded.keys():
+        yield "this file", _quality(rounded["val_loss"])
+        spread = f" +- {rounded['loss_delta_se']:.2%}" if "loss_delta_se" in rounded else ""
+        change = f"perplexity {rounded['perplexity_change']:+.2%}{spread}, KL {rounded['kl']:.5f}"
+        yield "difference", f"{change}; on {rounded['val_tokens']:,} held-out tokens"
+    if meta.get("sampling"):
+        yield "sampling", ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in meta["sampling"].items())
+
+
+def _numbers(values: Any) -> dict[str, Any]:
+    """The entries of a JSON object that are numbers; none where it is no object."""
+    return {name: value for name, value in values.items() if type(value) in (int, float)} if isinstance(values, dict) else {}
+
+
+def _quality(loss: float) -> str:
+    return f"loss {loss:.4f}, perplexity {math.exp(min(loss, 700)):.2f}"
 
 
 def _estimate(value: dict[str, Any]) -> str:

@@ -9,7 +9,7 @@ from micro_run import CLEAN_REPORT, COMPARED_SIZES, SHAPE, documents, random_ten
 from bulletlm.build import build_bullet
 from bulletlm.config import Config, QuantConfig
 from bulletlm.data.documents import read_documents, texts_of, to_line
-from bulletlm.data.tokens import write_tokens
+from bulletlm.data.tokens import open_tokens, write_tokens
 from bulletlm.export.npy import write_npy
 from bulletlm.progress import SilentProgress
 from bulletlm.tokenizer import Tokenizer, tokenizer_report, train_tokenizer
@@ -41,7 +41,9 @@ def run_folder(tokenizer: Tokenizer, tmp_path_factory: pytest.TempPathFactory) -
     (folder / "tokenizer" / "report.json").write_text(json.dumps(facts), encoding="utf-8")
     (folder / "tokenizer" / "compare.json").write_text(json.dumps(COMPARED_SIZES), encoding="utf-8")
     write_npy(folder / "export" / "npy", SHAPE, random_tensors(SHAPE, 5), tokenizer.proto, {"training": {"weights": "ema"}})
-    build_bullet(folder / "export" / "npy", folder / "model.bullet", QuantConfig(calibration="none"), 1, None, None, SilentProgress())
+    train, val = (open_tokens(folder / "tokens", split) for split in ("train", "val"))
+    quant, report = QuantConfig(calibration="search", calibration_tokens=1024), folder / "quantization.json"
+    build_bullet(folder / "export" / "npy", folder / "model.bullet", quant, 1, train.tokens, val, SilentProgress(), report)
     events = [
         {
             "event": "train",

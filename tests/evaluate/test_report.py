@@ -80,6 +80,7 @@ def test_stage(folder: Path, config: Config) -> None:
     for row in report["tensors"]:
         low, high = {"BQ4": (0.03, 0.2), "BQ8": (0.001, 0.02), "F32": (0, 0)}[row["type"]]
         assert low <= row["relative_rmse"] <= high
+        assert (row["kl"] is None) == (row["output_error"] is None and row["type"] == "F32") == (row["type"] == "F32")
     assert not list(folder.glob("*.partial"))
     html = (folder / "report.html").read_bytes()
     again = evaluate_run(folder, config, SilentProgress())
@@ -124,6 +125,9 @@ def test_page_is_whole_and_alone(report: dict[str, Any]) -> None:
         "and 71 that do not occur there at all",
         "600 (this run)",
         "more than this text can fill",
+        "What each matrix alone costs",
+        "How far the outputs moved",
+        "whole layer",
     ):
         assert word in page.text
 
@@ -159,6 +163,7 @@ def test_nothing_optional(folder: Path, config: Config) -> None:
     (folder / "tokenizer" / "report.json").unlink()
     (folder / "tokenizer" / "compare.json").unlink()
     (folder / "data" / "clean-report.json").unlink()
+    (folder / "quantization.json").unlink()
     report = evaluate_run(folder, config, SilentProgress())
     page = Page((folder / "report.html").read_text(encoding="utf-8"))
     assert report["training"] is None and report["tokenizer"] is None and report["data"] is None
@@ -166,6 +171,8 @@ def test_nothing_optional(folder: Path, config: Config) -> None:
     assert "svg" not in page.tags
     assert "Left out: the learning curves (metrics.jsonl is missing)" in page.text
     assert "Left out: the tokenizer's fertility" in page.text
+    assert "Left out: what each matrix alone costs (quantization.json is missing)" in page.text
+    assert "What each matrix alone costs" not in page.text and "How far the weights moved" in page.text
     assert "Left out: what was kept and dropped (data/clean-report.json is missing)" in page.text
 
 

@@ -8,7 +8,6 @@ import html
 import json
 import math
 from collections.abc import Callable
-from itertools import groupby
 from typing import Any
 
 from bulletlm.evaluate.charts import learning_curves
@@ -355,15 +354,33 @@ def _tensors(report: dict[str, Any]) -> Html:
     tensors = [tensor for tensor in report["tensors"] if tensor["type"] != "F32"]
     if not tensors:
         return Html()
-    most = max(tensor["relative_rmse"] for tensor in tensors) or 1.0
-    cards = []
-    for layer, group in groupby(tensors, key=lambda tensor: _layer_of(tensor["name"])):
-        bars = [_bar(_part_of(t["name"]), t["relative_rmse"], most, t["type"]) for t in group]
-        cards.append(_tag("div", _tag("h3", layer) + _join(bars), cls="layer"))
-    text = (
-        "How far the weights moved: root mean square error of each tensor, relative to the size of its weights. "
-        "Matrices of the layers are stored in 4 bits (BQ4), the embedding in 8 (BQ8), the norm gains exactly."
-    )
+    maps = [
+        _map(
+            "What each matrix alone costs",
+            "The divergence (KL) from FP32 if only this matrix were rounded and all others were exact, in thousandths of a nat a token. "
+            "Without what later matrices make good: in the whole file each costs less.",
+            tensors,
+            "kl",
+            lambda cost: f"{1000 * cost:.3f}" if cost < 0.01 else f"{1000 * cost:.1f}",
+            report["sensitivity"],
+        ),
+        _map(
+            "How far the outputs moved",
+            "Mean square error of the outputs of each matrix on the calibration text, after what came before it was rounded too, "
+            "as a share of their mean square.",
+            tensors,
+            "output_error",
+            lambda share: percent(share, 2),
+        ),
+        _map(
+            "How far the weights moved",
+            "Root mean square error of the weights, relative to their size. Fitted weights may move further than rounded ones: it is "
+            "the outputs that count.",
+            tensors,
+            "relative_rmse",
+            lambda share: percent(share, 1),
+        ),
+    ]
     rows = []
     for kind in dict.fromkeys(tensor["type"] for tensor in report["tensors"]):
         same = [tensor for tensor in report["tensors"] if tensor["type"] == kind]
@@ -371,12 +388,43 @@ def _tensors(report: dict[str, Any]) -> Html:
         error = math.sqrt(sum(t["relative_rmse"] ** 2 for t in same) / len(same))
         rows.append([kind, f"{len(same):,}", f"{weights:,}", size(stored), f"{8 * stored / weights:.2f}", percent(error, 2)])
     table = _table(["Type", "tensors", "weights", "stored in", "bits a weight", "mean error"], rows)
-    return _tag("p", text) + _tag("div", _join(cards), cls="layers") + table
+    return table + _join(maps)
 
 
-def _bar(label: str, error: float, most: float, kind: str) -> Html:
-    bar = _tag("span", Html(f'<i style="width:{100 * error / most:.1f}%"></i>'), cls=f"bar {kind.lower()}")
-    return _tag("div", _tag("span", label) + bar + _tag("span", percent(error, 1), cls="n"), cls="row")
+def _map(
+    title: str, text: str, tensors: list[dict[str, Any]], key: str, form: Callable[[float], str], whole: dict[str, float] | None = None
+) -> Html:
+    """A number for every matrix, one row a layer; the higher, the darker. `whole` adds a column for all matrices of a layer at once."""
+    values = {tensor["name"]: tensor[key] for tensor in tensors if tensor[key] is not None}
+    if not values:
+        return Html()
+    most = max(values.values()) or 1.0
+
+    def cell(value: float | None) -> Html:
+        if value is None:
+            return _tag("td", "–")
+        # The square root, so that the many small ones differ as well.
+        return _tag("td", form(value), cls="heat", style=f"--heat:{100 * math.sqrt(max(value, 0) / most):.0f}%")
+
+    by_layer: dict[str, dict[str, float]] = {}
+    for name, value in values.items():
+        by_layer.setdefault(_layer_of(name), {})[_part_of(name)] = value
+    parts = list(dict.fromkeys(_part_of(name) for name in values if name.startswith("layers.")))
+    head = ["", *parts, *(["whole layer"] if whole else [])]
+    rows, outside = [], []
+    for layer, found in by_layer.items():
+        if "matrix" in found:
+            outside.append(f"{layer} {form(found['matrix'])}")
+            continue
+        cells = [cell(found.get(part)) for part in parts]
+        if whole:
+            cost = whole.get(layer.replace("layer ", "layers."))
+            cells.append(_tag("td", "–" if cost is None else form(cost)))
+        rows.append(_tag("tr", _tag("th", layer, scope="row") + _join(cells)))
+    top = _join(_tag("th", name, scope="col") for name in head)
+    table = _tag("table", _tag("thead", _tag("tr", top)) + _tag("tbody", _join(rows)), cls="map")
+    note = _tag("p", f"Besides: {', '.join(outside)}.", cls="note") if outside else Html()
+    return _tag("h3", title) + _tag("p", text, cls="note") + _tag("div", table, cls="scroll") + note
 
 
 def _layer_of(name: str) -> str:
@@ -590,14 +638,9 @@ article {
 .answer { margin: .2rem 0 .5rem; line-height: 1.75; white-space: pre-line; unicode-bidi: isolate; }
 .empty { color: var(--muted); font-style: italic; }
 .facts { margin: 0; font-size: .8rem; }
-.layers { display: grid; grid-template-columns: repeat(auto-fill, minmax(14rem, 1fr)); gap: 1rem; margin-bottom: 1.5rem; }
-.layer { background: var(--card); border: 1px solid var(--line); border-radius: .75rem; padding: .8rem 1rem; break-inside: avoid; }
-.layer h3 { margin: 0 0 .4rem; font-size: .875rem; }
-.row { display: grid; grid-template-columns: 4.2rem 1fr 3.2rem; align-items: center; gap: .5rem; font-size: .8rem; line-height: 1.7; }
-.row .n { text-align: right; }
-.bar { display: block; height: .6rem; background: var(--tint); border-radius: .3rem; overflow: hidden; }
-.bar i { display: block; height: 100%; background: var(--b); border-radius: .3rem; }
-.bar.bq8 i { background: var(--a); }
+.map { border-collapse: separate; border-spacing: 2px; font-size: .85rem; }
+.map th, .map td { border: 0; padding: .3rem .6rem; }
+.map .heat { background: color-mix(in srgb, var(--b) calc(var(--heat) * .55), var(--tint)); border-radius: .25rem; }
 pre { background: var(--tint); border-radius: .5rem; padding: .9rem 1.1rem; overflow-x: auto; font-size: .85rem; line-height: 1.55; }
 code, pre { font-family: ui-monospace, "Cascadia Mono", "Noto Sans Mono", Menlo, Consolas, "Noto Sans Devanagari", monospace; }
 code { background: var(--tint); border-radius: .25rem; padding: .05rem .3rem; font-size: .9em; }
@@ -616,7 +659,6 @@ footer { margin-top: 3rem; color: var(--muted); font-size: .85rem; }
   body { padding-top: 1.75rem; }
   dl:not(.rules) { grid-template-columns: 1fr; gap: 0; }
   dl:not(.rules) dd { margin-bottom: .75rem; }
-  .layers { grid-template-columns: repeat(auto-fill, minmax(min(14rem, 100%), 1fr)); }
 }
 @media print {
   :root { color-scheme: light; --paper: #fff; --card: #fff; --ink: #000; --muted: #444; --line: #bbb;

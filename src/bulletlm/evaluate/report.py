@@ -56,7 +56,7 @@ def build_report(
     """Put what was measured together with what the run folder holds; write report.json and report.html.
 
     The same folder and measurements give the same bytes. Files that only add to the report (metrics.jsonl, clean-report.json,
-    the tokenizer's report.json) may be missing; the report then says so.
+    quantization.json, the tokenizer's report.json) may be missing; the report then says so.
 
     Raises:
         BulletError: a file that the report needs is missing or damaged, or the disk is full.
@@ -64,7 +64,8 @@ def build_report(
     missing: list[str] = []
     shape, tensors, _, metadata = read_npy(run_dir / "export" / "npy")
     bullet = open_bullet(run_dir / "model.bullet")
-    tensor_rows = _tensor_rows(tensors, bullet)
+    rounding = _optional(run_dir, "quantization.json", "what each matrix alone costs", missing) or {}
+    tensor_rows = _tensor_rows(tensors, bullet, rounding.get("tensors") or {})
     index = read_json(run_dir / "tokens" / "index.json")
     report: dict[str, Any] = {
         "report_version": REPORT_VERSION,
@@ -84,15 +85,16 @@ def build_report(
         "by_source": {label: part.to_dict() for label, part in comparison.by_source.items()},
         "generations": _generations(config, prompts, fp32_answers, bq4_answers),
         "training": read_training(run_dir / "metrics.jsonl", missing),
-        "data": _optional(run_dir / "data" / "clean-report.json", "what was kept and dropped", missing),
+        "data": _optional(run_dir, "data/clean-report.json", "what was kept and dropped", missing),
         "tokens": {
             "vocab_size": index["vocab_size"],
             "train": index["train"],
             "val": {**index["val"], "documents": len(index["val"]["documents"])},
         },
-        "tokenizer": _optional(run_dir / "tokenizer" / "report.json", "the tokenizer's fertility", missing),
+        "tokenizer": _optional(run_dir, "tokenizer/report.json", "the tokenizer's fertility", missing),
         "vocabulary_sizes": read_json(sizes) if (sizes := run_dir / "tokenizer" / "compare.json").is_file() else None,
         "tensors": tensor_rows,
+        "sensitivity": rounding.get("layers") or {},
         "commands": _commands(run_dir / "model.bullet", prompts, config.seed),
         "settings": config.model_dump(mode="json"),
         "versions": {
@@ -166,10 +168,10 @@ def _val_loss(event: dict[str, Any]) -> float:
     return min(float(event[name]) for name in ("val/loss", "val/loss_ema") if event.get(name) is not None)
 
 
-def _optional(path: Path, what: str, missing: list[str]) -> Any:
-    if path.exists():
-        return read_json(path)
-    missing.append(f"{what} ({path.parent.name}/{path.name} is missing)")
+def _optional(run_dir: Path, name: str, what: str, missing: list[str]) -> Any:
+    if (run_dir / name).exists():
+        return read_json(run_dir / name)
+    missing.append(f"{what} ({name} is missing)")
     return None
 
 
@@ -177,14 +179,15 @@ def _folder_bytes(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.iterdir())
 
 
-def _tensor_rows(tensors: dict[str, np.ndarray[Any, Any]], bullet: BulletFile) -> list[dict[str, Any]]:
-    """relative_rmse = root mean square of (stored - FP32) / root mean square of FP32."""
+def _tensor_rows(tensors: dict[str, np.ndarray[Any, Any]], bullet: BulletFile, measured: dict[str, Any]) -> list[dict[str, Any]]:
+    """relative_rmse = root mean square of (stored - FP32) / root mean square of FP32; the rest as the build stage measured it."""
     rows = []
     for name, weight in tensors.items():
         exact = weight.astype(np.float64)
         error, norm = float(np.linalg.norm(bullet.tensor(name) - exact)), float(np.linalg.norm(exact))
         row = {"name": name, "type": bullet.type(name), "weights": weight.size, "bytes": bullet.raw(name).nbytes}
         rows.append({**row, "relative_rmse": error / norm if norm else error})
+        rows[-1] |= {key: measured.get(name, {}).get(key) for key in ("output_error", "output_error_rtn", "kl")}
     return rows
 
 

@@ -7,6 +7,9 @@ from bulletlm.bulletfile.layout import WEIGHT_TYPES, standard_types
 from bulletlm.errors import ConfigError
 from bulletlm.shape import ModelShape
 
+METHOD_WORDS = {"none": "rounded to nearest", "search": "searched scales", "gptq": "GPTQ", "qat": "trained in 4 bits (QAT)"}
+"""What a file's header says under quantised.method, for people."""
+
 
 def weight_types(shape: ModelShape, weights: str = "BQ4", embedding: str | None = None, keep: Sequence[str] = ()) -> dict[str, str]:
     """The type of every tensor; norm gains are always F32.
