@@ -36,6 +36,7 @@ from bulletlm.progress import SilentProgress
 from bulletlm.quant.bq4 import Quantized
 from bulletlm.runtime import Engine, NativeEngine, Sampling
 from bulletlm.runtime.native import NativeSampler, available_paths
+from bulletlm.runtime.random import seeded
 from bulletlm.shape import ModelShape
 from bulletlm.tokenizer import Tokenizer, train_tokenizer
 
@@ -245,7 +246,7 @@ def main() -> int:
 
             def job() -> int:
                 cache.length = 0
-                return len(engine.generate(ids[:1], cache, NativeSampler(sampling, np.random.default_rng(0), [], shape.vocab_size), [], n))
+                return len(engine.generate(ids[:1], cache, NativeSampler(sampling, seeded([0]), [], shape.vocab_size), [], n))
 
             return job
 

@@ -23,7 +23,7 @@ from bulletlm.progress import Progress
 from bulletlm.quant.calibrate import Floats, dequantise, quantise
 from bulletlm.quant.sensitivity import sensitivity
 from bulletlm.quant.types import METHOD_WORDS, weight_types
-from bulletlm.runtime.engine import Engine, Model
+from bulletlm.runtime import Engine, Model
 from bulletlm.runtime.sampling import Sampling
 from bulletlm.shape import ModelShape
 from bulletlm.tokenizer import Tokenizer

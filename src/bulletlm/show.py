@@ -65,7 +65,7 @@ def print_comparison(a: Path, b: Path, tokens: Path | None, as_json: bool) -> No
     """Both models over the same validation text."""
     from bulletlm.data.tokens import open_tokens
     from bulletlm.evaluate.compare import compare
-    from bulletlm.runtime.engine import load
+    from bulletlm.runtime import load
 
     folder = tokens or _tokens_folder((a, b))
     comparison = compare(load(_weights(a)), load(_weights(b)), open_tokens(folder, "val"), ConsoleProgress())

@@ -98,7 +98,7 @@ class Tokenizer:
             raise FormatError(
                 f"the tokenizer is not one of BulletLM: token {wrong} should be {expected[wrong]}; train it with `bullet tokenizer`"
             )
-        self._bytes = [_bytes_of(i, text) for i, text in enumerate(texts)]
+        self._bytes = [token_bytes(i, text) for i, text in enumerate(texts)]
         self._space_mark = [FIRST_BYTE + byte for byte in SPACE_MARK.encode()]
 
     @classmethod
@@ -160,7 +160,8 @@ class Tokenizer:
         return [Piece(self._model.id_to_piece(i), self._model.get_score(i), _type_of(i)) for i in range(self.vocab_size)]
 
 
-def _bytes_of(i: int, text: str) -> bytes:
+def token_bytes(i: int, text: str) -> bytes:
+    """The UTF-8 bytes that token `i`, the piece `text`, stands for."""
     kind = _type_of(i)
     if kind == BYTE:
         return bytes([i - FIRST_BYTE])

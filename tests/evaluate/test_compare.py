@@ -15,7 +15,7 @@ from bulletlm.errors import BulletError
 from bulletlm.evaluate.compare import clustered_mean, compare
 from bulletlm.export.npy import read_npy, write_npy
 from bulletlm.progress import SilentProgress
-from bulletlm.runtime.engine import load
+from bulletlm.runtime import load
 from bulletlm.shape import ModelShape
 from bulletlm.tokenizer import Tokenizer, train_tokenizer
 

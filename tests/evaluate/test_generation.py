@@ -11,8 +11,7 @@ from bulletlm.data.chat import encode_prompt
 from bulletlm.evaluate.generation import answer_prompts, distinct_2, longest_repeat, mean_checks, script_share
 from bulletlm.evaluate.prompts import Prompt, load_prompts
 from bulletlm.progress import SilentProgress
-from bulletlm.runtime.engine import load
-from bulletlm.runtime.generate import generate
+from bulletlm.runtime import generate, load
 from bulletlm.runtime.sampling import Sampling
 from bulletlm.tokenizer import END, EOS
 

@@ -19,6 +19,7 @@ from bulletlm.bulletfile.writer import write_bullet
 from bulletlm.errors import BulletError
 from bulletlm.quant.bq4 import Quantized
 from bulletlm.runtime import native
+from bulletlm.runtime.random import seeded
 from bulletlm.runtime.sampling import Sampling
 from bulletlm.shape import ModelShape
 
@@ -77,7 +78,7 @@ def try_file(path: Path, paths: list[str]) -> bool:
         tensors = {n: Quantized(file.type(n), file.raw(n)) if file.type(n) in ("BQ4", "BQ8") else file.raw(n) for n in file.tensors}
         for name in paths:
             engine = native.NativeEngine(file.shape, tensors, name, turbo=len(name) % 2 == 0)
-            sampler = native.NativeSampler(Sampling(), np.random.default_rng(0), [1, 2], file.shape.vocab_size)
+            sampler = native.NativeSampler(Sampling(), seeded([0]), [1, 2], file.shape.vocab_size)
             tokens = np.arange(min(15, file.shape.max_seq_len)) % file.shape.vocab_size
             engine.generate(tokens, engine.new_cache(), sampler, [2], 12)
             engine.score(tokens[None])

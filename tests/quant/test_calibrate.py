@@ -19,7 +19,7 @@ from bulletlm.quant import forward
 from bulletlm.quant.bq4 import Quantized, quantize_bq4, quantize_bq8
 from bulletlm.quant.calibrate import Calibrated, dequantise, quantise
 from bulletlm.quant.types import weight_types
-from bulletlm.runtime.engine import Engine, Model
+from bulletlm.runtime import Engine, Model
 from bulletlm.runtime.sampling import Sampling
 from bulletlm.shape import ModelShape
 from bulletlm.tokenizer import Tokenizer

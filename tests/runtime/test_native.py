@@ -18,9 +18,10 @@ from test_engine import SHAPES
 from bulletlm.bulletfile.reader import open_bullet
 from bulletlm.errors import BulletError, ConfigError
 from bulletlm.quant.bq4 import Quantized, pack_bq4, pack_bq8
-from bulletlm.runtime import Engine, Model, Sampling, generate, load, native, sample
+from bulletlm.runtime import Engine, Model, Sampling, generate, load, native, probe, sample
 from bulletlm.runtime.native import NativeEngine, NativeSampler, Unavailable, available_paths
-from bulletlm.shape import ModelShape
+from bulletlm.runtime.random import seeded, state_of
+from bulletlm.shape import BQ4_BYTES, BQ8_BYTES, ModelShape
 
 try:
     PATHS = available_paths()
@@ -162,7 +163,7 @@ def test_damaged_weights_are_reported(path: str) -> None:
     assert not np.isfinite(engine.prefill([1, 2], engine.new_cache())).all()
     rng = np.random.default_rng(0)
     for temperature in (0.0, 1.0):
-        sampler = NativeSampler(Sampling(temperature=temperature), rng, [], 40)
+        sampler = NativeSampler(Sampling(temperature=temperature), state_of(rng), [], 40)
         with pytest.raises(BulletError, match="weights are damaged"):
             engine.generate([1, 2], engine.new_cache(), sampler, [], 5)
 
@@ -174,7 +175,7 @@ def test_ids_lengths_and_capacities_are_checked() -> None:
         with pytest.raises(ValueError, match="token ids must be from 0 to 60"):
             engine.forward(tokens, engine.new_cache())
         with pytest.raises(ValueError, match="token ids must be from 0 to 60"):
-            engine.generate(tokens, engine.new_cache(), NativeSampler(Sampling(), np.random.default_rng(0), [], 61), [], 1)
+            engine.generate(tokens, engine.new_cache(), NativeSampler(Sampling(), seeded([0]), [], 61), [], 1)
     kv = engine.new_cache(capacity=4)
     engine.forward([1, 2, 3], kv)
     with pytest.raises(ValueError, match="5 positions do not fit into a context of 4"):
@@ -269,7 +270,7 @@ def test_sampling_draws_what_numpy_draws(sampling: Sampling, seed: int, vocab_si
     rng = np.random.default_rng(seed)
     history = rng.integers(0, vocab_size, history_length).tolist()
     ours, theirs = np.random.default_rng([sampling.seed, 5]), np.random.default_rng([sampling.seed, 5])
-    sampler = NativeSampler(sampling, ours, history, vocab_size)
+    sampler = NativeSampler(sampling, state_of(ours), history, vocab_size)
     if vocab_size == 1 and sampling.logit_bias.get(0, 0) < 0:
         return  # nothing is left to say
     for _ in range(5):
@@ -293,14 +294,14 @@ def test_generating_in_one_call_equals_step_by_step(path: str, temperature: floa
         history.append(token)
         unread = [token]
 
-    kv, sampler = engine.new_cache(), NativeSampler(sampling, np.random.default_rng(1), prompt, 300)
+    kv, sampler = engine.new_cache(), NativeSampler(sampling, seeded([1]), prompt, 300)
     drawn = engine.generate(prompt, kv, sampler, [], 10)
     assert len(drawn) == 10
     drawn += engine.generate(drawn[-1:], kv, sampler, [], 1000)  # until the cache is full
     assert prompt + drawn == history and kv.length == 90
 
     stop = history[20]
-    drawn = engine.generate(prompt, engine.new_cache(), NativeSampler(sampling, np.random.default_rng(1), prompt, 300), [stop, 299], 1000)
+    drawn = engine.generate(prompt, engine.new_cache(), NativeSampler(sampling, seeded([1]), prompt, 300), [stop, 299], 1000)
     assert drawn == history[3 : history.index(stop, 3) + 1]
 
 
@@ -332,7 +333,7 @@ def test_loading(bullet_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(path: str, turbo: bool) -> None:
         raise native.Broken("its path x computes wrong numbers")
 
-    monkeypatch.setattr("bulletlm.runtime.engine.self_test", broken)
+    monkeypatch.setattr("bulletlm.runtime.model.self_test", broken)
     with pytest.warns(RuntimeWarning, match="native engine is not used: its path x computes wrong numbers"):
         assert isinstance(load(bullet_path).engine, Engine)
     with pytest.raises(BulletError, match="cannot be used: its path x"):
@@ -342,7 +343,7 @@ def test_loading(bullet_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_without_the_library(bullet_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert native.summary() == f"native, {PATHS[0]}"
     native.library.cache_clear()
-    monkeypatch.setattr(native.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(native, "EXTENSION_SUFFIXES", [])
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error")
@@ -359,11 +360,24 @@ def test_self_test(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     native.self_test(path, False)
     native.self_test(path, True)
     native.self_test.cache_clear()
-    right = NativeEngine.forward
-    monkeypatch.setattr(NativeEngine, "forward", lambda *arguments: right(*arguments) * np.float32(1.01))
+    right = native._probed
+    monkeypatch.setattr(native, "_probed", lambda *arguments: [1.01 * logit for logit in right(*arguments)])
     with pytest.raises(native.Broken, match=f"path {path} computes wrong numbers"):
         native.self_test(path, False)
     native.self_test.cache_clear()
+
+
+def test_the_logits_of_the_self_test() -> None:
+    weights: dict[str, np.ndarray | Quantized] = {}
+    for name, (type, data) in probe.weights().items():
+        extents, stored = probe.SHAPE.tensors()[name], np.frombuffer(data, np.uint8)
+        if type in ("BQ4", "BQ8"):
+            weights[name] = Quantized(type, stored.reshape(extents[0], -1, BQ4_BYTES if type == "BQ4" else BQ8_BYTES))
+        else:
+            weights[name] = stored.view("<f2" if type == "F16" else "<f4").reshape(extents)
+    assert {type for type, _ in probe.weights().values()} == {"BQ4", "BQ8", "F16", "F32"}
+    expected = reference(probe.SHAPE, floats(weights), np.array(probe.TOKENS))
+    np.testing.assert_allclose(probe.LOGITS, expected[-1], rtol=0, atol=1e-4)
 
 
 def test_a_library_of_another_version(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -383,6 +397,36 @@ def test_structs_are_the_headers_structs() -> None:
     command = ["cc", "-x", "c", "-fsyntax-only", "-"]
     done = subprocess.run(command, input=program, capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 0, done.stderr
+
+
+@every_path
+@pytest.mark.parametrize("types", ["BQ4", "BQ8", "F16", "F32"])
+def test_weights_that_are_not_finite_are_refused(path: str, types: str) -> None:
+    shape = ModelShape(40, 64, 1, 2, 2, 64, 8)
+    for bad in (np.nan, np.inf, -np.inf):
+        weights = random_weights(shape, types)
+        tensor = weights["layers.0.mlp.up_proj.weight"]
+        if isinstance(tensor, Quantized):
+            tensor.blocks.reshape(-1, tensor.blocks.shape[-1])[77, :2] = np.array([bad], dtype="<f2").view(np.uint8)
+        else:
+            tensor.reshape(-1)[-1] = bad
+        with pytest.raises(native.NotFinite, match="NaN or infinite"):
+            NativeEngine(shape, weights, path)
+
+
+@every_path
+def test_hidden_states(path: str, tmp_path: Path) -> None:
+    """Times the output matrix, they are the logits."""
+    shape = ModelShape(61, 64, 2, 4, 2, 96, 150, tied_embeddings=False)
+    weights = random_weights(shape, "F32")
+    tokens = tokens_for(shape, 130)
+    engine = NativeEngine(shape, weights, path, threads=2)
+    hidden = engine.hidden(tokens)
+    assert hidden.shape == (130, 64)
+    logits = engine.forward(tokens, engine.new_cache())
+    np.testing.assert_allclose(hidden @ weights["lm_head.weight"].T, logits, rtol=0, atol=1e-4)
+    ours = Engine(shape, {name: np.asarray(tensor) for name, tensor in weights.items()}).hidden(tokens)
+    np.testing.assert_allclose(hidden, ours, rtol=0, atol=EXACT)
 
 
 def test_models_are_freed(bullet_path: Path) -> None:

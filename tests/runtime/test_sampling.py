@@ -168,7 +168,7 @@ def test_values_out_of_range(name: str, value: float) -> None:
 
 
 def test_the_file_format_knows_the_same_settings() -> None:
-    of_a_request = {"seed", "presence_penalty", "logit_bias"}  # no model has a reason to come with these
+    of_a_request = {"seed", "presence_penalty", "logit_bias", "whole_letters"}  # no model has a reason to come with these
     assert set(SAMPLING_LIMITS) | of_a_request == set(Sampling.__dataclass_fields__)
 
 

@@ -141,6 +141,11 @@ class BulletFile:
             return dequantize_bq8(values)
         return cast("npt.NDArray[np.float32]", values.astype("f4", copy=False))
 
+    @property
+    def tokenizer_proto(self) -> bytes:
+        """The sentencepiece model, not checked."""
+        return self._section(SENTENCEPIECE_SECTION)
+
     def tokenizer(self) -> Tokenizer:
         """The tokenizer of the file.
 

@@ -15,7 +15,7 @@ from bulletlm.data.tokens import TokenFile
 from bulletlm.errors import BulletError
 from bulletlm.evaluate.perplexity import Score, Targets, finite_logits, groups, log_softmax, read_targets, window_batches
 from bulletlm.progress import Progress
-from bulletlm.runtime.engine import Model
+from bulletlm.runtime import Model
 from bulletlm.tokenizer import Tokenizer
 
 

@@ -8,8 +8,7 @@ from typing import Any
 from bulletlm.data.chat import encode_prompt
 from bulletlm.evaluate.prompts import Prompt
 from bulletlm.progress import Progress
-from bulletlm.runtime.engine import Model
-from bulletlm.runtime.generate import generate
+from bulletlm.runtime import Model, generate
 from bulletlm.runtime.sampling import Sampling
 from bulletlm.tokenizer import END, EOS
 

@@ -23,7 +23,7 @@ from bulletlm.evaluate.prompts import Prompt, choose_samples, load_prompts
 from bulletlm.export.npy import read_npy
 from bulletlm.files import read_json, write_json, write_text
 from bulletlm.progress import Progress
-from bulletlm.runtime.engine import load
+from bulletlm.runtime import load
 from bulletlm.runtime.sampling import Sampling
 
 REPORT_VERSION = 1

@@ -1,10 +1,18 @@
-"""Running a finished model without torch."""
+"""Running a finished model without torch.
 
-from bulletlm.runtime.engine import Engine, KVCache, Model, load
-from bulletlm.runtime.generate import Session, Token, generate
-from bulletlm.runtime.native import NativeCache, NativeEngine
-from bulletlm.runtime.sampling import Sampling, sample
-from bulletlm.runtime.text import TextStream
+Names are imported when they are first used, so that a program that only generates text does not wait for numpy.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from bulletlm.runtime.engine import Engine, KVCache
+    from bulletlm.runtime.model import Model, load
+    from bulletlm.runtime.native import NativeCache, NativeEngine
+    from bulletlm.runtime.sampling import Sampling, sample
+    from bulletlm.runtime.session import Session, Token, generate
+    from bulletlm.runtime.text import TextStream
 
 __all__ = [
     "Engine",
@@ -20,3 +28,19 @@ __all__ = [
     "load",
     "sample",
 ]
+
+_MODULES = {
+    "engine": ("Engine", "KVCache"),
+    "session": ("Session", "Token", "generate"),
+    "model": ("Model", "load"),
+    "native": ("NativeCache", "NativeEngine"),
+    "sampling": ("Sampling", "sample"),
+    "text": ("TextStream",),
+}
+
+
+def __getattr__(name: str) -> object:
+    for module, names in _MODULES.items():
+        if name in names:
+            return getattr(import_module(f"bulletlm.runtime.{module}"), name)
+    raise AttributeError(f"module 'bulletlm.runtime' has no attribute {name!r}")

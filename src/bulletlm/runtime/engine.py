@@ -4,30 +4,15 @@ B = sequences in the batch, N = new positions, T = all positions so far, H = que
 G = H / K, D = head_dim. Weight matrices are (outputs, inputs), as in the file.
 """
 
-import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from bulletlm.bulletfile.layout import SAMPLING_LIMITS
-from bulletlm.bulletfile.reader import BulletFile, open_bullet
-from bulletlm.errors import BulletError, ConfigError, FormatError
-from bulletlm.export.npy import TOKENIZER, read_npy
-from bulletlm.machine import available_cores
-from bulletlm.quant.bq4 import Quantized
-from bulletlm.runtime.native import Broken, NativeEngine, Unavailable, available_paths, self_test
-from bulletlm.runtime.sampling import Sampling
 from bulletlm.shape import ModelShape
-from bulletlm.tokenizer import Tokenizer
 
 Floats = npt.NDArray[np.float32]
-Stored = npt.NDArray[Any] | Quantized
-
-ENGINES = ("auto", "native", "numpy")
 
 PREFILL_CHUNK = 256
 """Positions processed at once; bounds the memory of attention, which is chunk x context per head."""
@@ -116,6 +101,10 @@ class Engine:
         cache = KVCache(self.shape, self.shape.max_seq_len, batch=tokens.shape[0])
         return (self._hidden(tokens, cache) @ self.head.T).reshape(*tokens.shape, -1)
 
+    def hidden(self, tokens: Sequence[int] | npt.NDArray[np.integer]) -> Floats:
+        """What the output matrix would be applied to after each of `tokens`, read from position 0: float32[N, dim]."""
+        return self._hidden(self._ids(tokens)[None], self.new_cache())
+
     def _ids(self, tokens: Sequence[int] | npt.NDArray[np.integer]) -> npt.NDArray[np.intp]:
         ids = np.asarray(tokens, dtype=np.intp)
         if not ids.size or ids.min() < 0 or ids.max() >= self.shape.vocab_size:
@@ -200,79 +189,3 @@ def _fused(tensors: Mapping[str, Floats], prefix: str, shape: ModelShape) -> Lay
         gate_up=np.concatenate([gate, up]),
         down=np.ascontiguousarray(tensors[f"{prefix}mlp.down_proj.weight"]),
     )
-
-
-@dataclass(frozen=True)
-class Model:
-    """Everything that a program needs to generate text.
-
-    Attributes:
-        engine: the weights and the forward pass, native or in numpy.
-        tokenizer: text <-> ids.
-        shape: the model's shape.
-        sampling: how to generate unless told otherwise, from the file.
-        header: what the file says about itself: the header of a .bullet, the manifest of a folder.
-    """
-
-    engine: Engine | NativeEngine
-    tokenizer: Tokenizer
-    shape: ModelShape
-    sampling: Sampling
-    header: dict[str, Any]
-
-
-def load(path: str | Path, engine: str = "auto", turbo: bool = False, threads: int | None = None) -> Model:
-    """Load a `.bullet` file, or a folder of FP32 .npy tensors (export/npy of a run).
-
-    Args:
-        path: the file or folder.
-        engine: "native" is the C library, "numpy" needs nothing; "auto" takes native for a file where there is one, and
-            numpy for a folder, whose weights are not what the native kernels are made for.
-        turbo: native only: 8-bit activations, faster and slightly less exact.
-        threads: native only: threads for prompts and scoring; by default all cores that this process may use.
-
-    Raises:
-        BulletError: there is nothing at `path`, or engine is "native" and there is no native engine.
-        FormatError: it is damaged or not such a file; the message names the field.
-    """
-    path = Path(path)
-    if engine not in ENGINES:
-        raise ConfigError(f"engine is {engine}: it must be one of {', '.join(ENGINES)}")
-    if path.is_dir():
-        shape, arrays, _, metadata = read_npy(path)
-        tensors: dict[str, Stored] = {**arrays}
-        tokenizer = Tokenizer.load(path / TOKENIZER)
-        header = {"shape": shape.to_dict(), **metadata}
-    else:
-        file = open_bullet(path)
-        tensors = {name: _as_stored(file, name) for name in file.tensors}
-        tokenizer = file.tokenizer()
-        shape, header, metadata = file.shape, file.header, file.metadata
-    if tokenizer.vocab_size != shape.vocab_size:
-        raise FormatError(f"{path}: the tokenizer has {tokenizer.vocab_size} pieces, but vocab_size is {shape.vocab_size}")
-    defaults = metadata.get("sampling", {})
-    sampling = Sampling(**{name: defaults[name] for name in SAMPLING_LIMITS if name in defaults})
-    chosen = "numpy" if engine == "auto" and path.is_dir() else engine
-    return Model(_start(shape, tensors, chosen, turbo, threads), tokenizer, shape, sampling, header)
-
-
-def _as_stored(file: BulletFile, name: str) -> Stored:
-    kind = file.type(name)
-    return Quantized(kind, file.raw(name)) if kind in ("BQ4", "BQ8") else file.raw(name)
-
-
-def _start(shape: ModelShape, tensors: dict[str, Stored], engine: str, turbo: bool, threads: int | None) -> Engine | NativeEngine:
-    if engine != "numpy":
-        try:
-            path = available_paths()[0]
-            self_test(path, turbo)
-            return NativeEngine(shape, tensors, path, turbo, threads or available_cores())
-        except Broken as error:
-            if engine == "native":
-                raise BulletError(f"the native engine cannot be used: {error}") from None
-            warnings.warn(f"the native engine is not used: {error}; numpy takes its place, and is slower", RuntimeWarning, stacklevel=3)
-        except Unavailable as error:
-            if engine == "native":
-                raise BulletError(f"there is no native engine: {error}; `bullet doctor` tells more") from None
-    floats = {name: t.dequantize() if isinstance(t, Quantized) else t.astype(np.float32, copy=False) for name, t in tensors.items()}
-    return Engine(shape, floats)

@@ -1,26 +1,35 @@
 """The native engine: the C library under native/, with the interface of the numpy engine and a generation loop in one call.
 
 The library is optional (setup.py builds it where there is a compiler). `library` says why it cannot be used, if so.
+numpy is imported where logits are handed out; generating text does not need it.
 """
 
+from __future__ import annotations
+
 import ctypes
-import importlib.util
+from array import array
 from collections.abc import Collection, Mapping, Sequence
 from functools import cache
-from typing import Any
-
-import numpy as np
-import numpy.typing as npt
+from importlib.machinery import EXTENSION_SUFFIXES
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bulletlm.errors import BulletError
-from bulletlm.quant.bq4 import Quantized, quantize_bq4, quantize_bq8
-from bulletlm.runtime.sampling import PENALTY_WINDOW, Sampling, biased
+from bulletlm.runtime import probe
+from bulletlm.runtime.random import State
+from bulletlm.runtime.sampling import PENALTY_WINDOW, Sampling
 from bulletlm.shape import ModelShape
 
-Floats = npt.NDArray[np.float32]
-Ids = Sequence[int] | npt.NDArray[np.integer]
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
-ABI = 2
+    from bulletlm.quant.bq4 import Quantized
+
+    Floats = npt.NDArray[np.float32]
+    Ids = Sequence[int] | npt.NDArray[np.integer]
+
+ABI = 3
 TYPES = {"BQ4": 0, "BQ8": 1, "F16": 2, "F32": 3}
 TOKEN, FULL, MEMORY, ARGUMENT, BUSY, NAN = -1, -2, -3, -4, -5, -6
 
@@ -31,6 +40,17 @@ class Unavailable(Exception):
 
 class Broken(Unavailable):
     """There is one, but it computes wrong numbers."""
+
+
+class NotFinite(BulletError):
+    """A weight is NaN or infinite."""
+
+
+class Raw(NamedTuple):
+    """A tensor as a file stores it: its weight type and its bytes, writable memory so that ctypes can take its address."""
+
+    type: str
+    data: memoryview | bytearray
 
 
 class _Shape(ctypes.Structure):
@@ -54,6 +74,9 @@ class _Sampler(ctypes.Structure):
         ("top_k", ctypes.c_int32),
         ("recent_count", ctypes.c_int32),
         ("recent", ctypes.c_int32 * PENALTY_WINDOW),
+        ("before", ctypes.c_int32),
+        ("after", ctypes.c_char_p),
+        ("ends", ctypes.c_char_p),
     ]
 
 
@@ -63,10 +86,11 @@ def library_path() -> str:
     Raises:
         Unavailable: it was not built.
     """
-    spec = importlib.util.find_spec("bulletlm.runtime._native")
-    if spec is None or spec.origin is None:
-        raise Unavailable("it was not built, since there was no C compiler when bulletlm was installed")
-    return spec.origin
+    for suffix in EXTENSION_SUFFIXES:
+        path = Path(__file__).with_name(f"_native{suffix}")
+        if path.exists():
+            return str(path)
+    raise Unavailable("it was not built, since there was no C compiler when bulletlm was installed")
 
 
 @cache
@@ -97,6 +121,7 @@ def library() -> ctypes.CDLL:
         "bullet_cache_bytes": (i64, [pointer]),
         "bullet_cache_truncate": (i32, [pointer, i64]),
         "bullet_forward": (i32, [pointer, pointer, i64, i32, i32, pointer]),
+        "bullet_hidden": (i32, [pointer, pointer, i64, i32, pointer]),
         "bullet_score": (i32, [pointer, pointer, i64, i64, i32, pointer]),
         "bullet_generate": (i64, [pointer, pointer, i64, pointer, pointer, i64, i32, pointer, i64]),
         "bullet_sample": (i32, [pointer, i32, pointer]),
@@ -135,7 +160,7 @@ class NativeCache:
     Setting `length` back forgets the later positions. `capacity` is the most there may be.
     """
 
-    def __init__(self, engine: "NativeEngine", capacity: int) -> None:
+    def __init__(self, engine: NativeEngine, capacity: int) -> None:
         self._handle = ctypes.c_void_p()
         self._engine = engine  # the model must live as long as the cache
         self.capacity = capacity
@@ -165,7 +190,7 @@ class NativeEngine:
 
     Args:
         shape: the model's shape.
-        tensors: under the names of `shape.tensors()`: Quantized, float16 or float32 arrays, as `BulletFile.raw` has them.
+        tensors: under the names of `shape.tensors()`: Quantized, float16 or float32 arrays, or Raw bytes of a file.
         path: one of `available_paths()`; by default the first.
         turbo: round activations to 8 bits instead of 16: faster, and slightly less exact.
         threads: threads for prompts and for scoring; single tokens always run on one.
@@ -173,13 +198,14 @@ class NativeEngine:
 
     Raises:
         Unavailable: see `library`.
+        NotFinite: a weight is NaN or infinite.
         BulletError: out of memory.
     """
 
     def __init__(
         self,
         shape: ModelShape,
-        tensors: Mapping[str, npt.NDArray[Any] | Quantized],
+        tensors: Mapping[str, npt.NDArray[Any] | Quantized | Raw],
         path: str | None = None,
         turbo: bool = False,
         threads: int = 1,
@@ -188,9 +214,14 @@ class NativeEngine:
         self.shape, self.turbo, self.threads = shape, turbo, threads
         self.path = path or available_paths()[0]
         stored = [_stored(tensors[name]) for name in shape.tensors()]
-        rows = (_Tensor * len(stored))(*(_Tensor(array.ctypes.data, array.nbytes, TYPES[type], 0) for type, array in stored))
+        views = [(ctypes.c_char * len(data)).from_buffer(data) for _, data in stored]
+        rows = (_Tensor * len(stored))(
+            *(_Tensor(ctypes.addressof(view), len(data), TYPES[type], 0) for view, (type, data) in zip(views, stored, strict=True))
+        )
         fields = _Shape(**{field[0]: getattr(shape, field[0]) for field in _Shape._fields_})
         result = library().bullet_model_new(ctypes.byref(fields), rows, len(stored), self.path.encode(), turbo, ctypes.byref(self._handle))
+        if result == NAN:
+            raise NotFinite("a weight of this model is NaN or infinite: run `bullet verify` on the file")
         _check(result)
 
     def __del__(self) -> None:
@@ -221,6 +252,8 @@ class NativeEngine:
 
     def score(self, tokens: npt.NDArray[np.integer]) -> Floats:
         """Logits after each token of many sequences that begin at position 0: int[B, N] -> float32[B, N, vocab_size]."""
+        import numpy as np
+
         ids = self._ids(tokens)
         batch, n = ids.shape
         logits = np.empty((batch, n, self.shape.vocab_size), dtype=np.float32)
@@ -230,7 +263,21 @@ class NativeEngine:
         _check(result)
         return logits
 
-    def generate(self, tokens: Ids, cache: NativeCache, sampler: "NativeSampler", stop_ids: Collection[int], count: int) -> list[int]:
+    def hidden(self, tokens: Ids) -> Floats:
+        """What the output matrix would be applied to after each of `tokens`, read from position 0: float32[N, dim].
+
+        Raises:
+            ValueError: as `forward`.
+        """
+        import numpy as np
+
+        ids, cache = self._ids(tokens), self.new_cache()
+        states = np.empty((len(ids), self.shape.dim), dtype=np.float32)
+        result = library().bullet_hidden(cache._handle, ids.ctypes.data, len(ids), self.threads, states.ctypes.data)
+        self._check_append(result, len(ids), cache)
+        return states
+
+    def generate(self, tokens: Ids, cache: NativeCache, sampler: NativeSampler, stop_ids: Collection[int], count: int) -> list[int]:
         """Append `tokens` (N ids), then up to `count` tokens that `sampler` draws; gives those, at least one.
 
         It ends early after one of `stop_ids`, which is among them, and when the cache is full. The last one is not in the
@@ -240,15 +287,20 @@ class NativeEngine:
             ValueError: a token id is outside the vocabulary, or the cache is full.
             BulletError: the logits are not finite, so the weights must be damaged.
         """
-        ids = self._ids(tokens)
+        try:
+            ids = array("i", tokens)
+        except OverflowError:
+            raise self._bad_ids() from None
         stops, drawn = (ctypes.c_int32 * len(stop_ids))(*stop_ids), (ctypes.c_int32 * count)()
         written = library().bullet_generate(
-            cache._handle, ids.ctypes.data, len(ids), sampler.pointer, stops, len(stop_ids), self.threads, drawn, count
+            cache._handle, ids.buffer_info()[0], len(ids), sampler.pointer, stops, len(stop_ids), self.threads, drawn, count
         )
         self._check_append(written, len(ids), cache)
         return drawn[:written]
 
     def _forward(self, tokens: Ids, cache: NativeCache, all_of_them: bool) -> Floats:
+        import numpy as np
+
         ids = self._ids(tokens)
         logits = np.empty((len(ids) if all_of_them else 1, self.shape.vocab_size), dtype=np.float32)
         result = library().bullet_forward(cache._handle, ids.ctypes.data, len(ids), all_of_them, self.threads, logits.ctypes.data)
@@ -256,12 +308,19 @@ class NativeEngine:
         return logits
 
     def _ids(self, tokens: Ids) -> npt.NDArray[np.int32]:
+        import numpy as np
+
         ids = np.asarray(tokens, dtype=np.int64)
         if not ids.size or ids.min() < 0 or ids.max() >= self.shape.vocab_size:
-            raise ValueError(f"token ids must be from 0 to {self.shape.vocab_size - 1}, and at least one")
+            raise self._bad_ids()
         return np.ascontiguousarray(ids, dtype=np.int32)
 
+    def _bad_ids(self) -> ValueError:
+        return ValueError(f"token ids must be from 0 to {self.shape.vocab_size - 1}, and at least one")
+
     def _check_append(self, result: int, n: int, cache: NativeCache) -> None:
+        if result == TOKEN:
+            raise self._bad_ids()
         if result == FULL:
             raise ValueError(f"{cache.length + n} positions do not fit into a context of {cache.capacity}")
         _check(result)
@@ -270,33 +329,46 @@ class NativeEngine:
 class NativeSampler:
     """How tokens are chosen, with the random numbers and the recent tokens that the choice depends on.
 
-    Draws exactly what runtime.sampling.sample draws from the same logits, with the generator `rng` as it is now.
+    Draws exactly what runtime.sampling.sample draws from the same logits, with numpy's generator in the same state.
 
     Args:
         sampling: the settings.
-        rng: a PCG64 generator; it is read, and does not move on itself.
+        random: state of the generator.
         history: the tokens before; the last 64 are penalised.
         vocab_size: length of the logits to come.
-
-    Raises:
-        BulletError: logit_bias names a token outside the vocabulary.
+        places: what each token must come after and what it ends in, see runtime.signs; or None.
+        before: what the text so far ends in.
     """
 
-    def __init__(self, sampling: Sampling, rng: np.random.Generator, history: Sequence[int], vocab_size: int) -> None:
-        self._bias = biased(np.zeros(vocab_size, dtype=np.float32), sampling) if sampling.logit_bias else None
-        state = rng.bit_generator.state["state"]
+    def __init__(
+        self,
+        sampling: Sampling,
+        random: State,
+        history: Sequence[int],
+        vocab_size: int,
+        places: tuple[bytes, bytes] | None = None,
+        before: int = 0,
+    ) -> None:
+        self._bias = (ctypes.c_float * vocab_size)() if sampling.logit_bias else None
+        for token, bias in sampling.logit_bias.items():
+            self._bias[token] = bias  # type: ignore[index]
         recent = history[-PENALTY_WINDOW:]
+        self._places = places  # the memory must stay
+        (state, step), low = random, 0xFFFF_FFFF_FFFF_FFFF
         self._fields = _Sampler(
             **{
                 name: getattr(sampling, name)
                 for name in ("temperature", "top_p", "min_p", "repetition_penalty", "presence_penalty", "top_k")
             },
-            bias=None if self._bias is None else self._bias.ctypes.data,
-            state_high=state["state"] >> 64,
-            state_low=state["state"] & 0xFFFF_FFFF_FFFF_FFFF,
-            step_high=state["inc"] >> 64,
-            step_low=state["inc"] & 0xFFFF_FFFF_FFFF_FFFF,
+            bias=None if self._bias is None else ctypes.addressof(self._bias),
+            state_high=state >> 64,
+            state_low=state & low,
+            step_high=step >> 64,
+            step_low=step & low,
             recent_count=len(recent),
+            before=before,
+            after=places[0] if places else None,
+            ends=places[1] if places else None,
         )
         self._fields.recent[: len(recent)] = recent
         self.pointer = ctypes.byref(self._fields)
@@ -307,7 +379,9 @@ class NativeSampler:
         Raises:
             BulletError: the logits are not finite, so the weights must be damaged.
         """
-        logits = np.ascontiguousarray(logits if self._bias is None else logits + self._bias, dtype=np.float32)
+        import numpy as np
+
+        logits = np.ascontiguousarray(logits if self._bias is None else logits + np.array(self._bias), dtype=np.float32)
         token = int(library().bullet_sample(logits.ctypes.data, len(logits), self.pointer))
         _check(token)
         return token
@@ -315,7 +389,7 @@ class NativeSampler:
 
 @cache
 def self_test(path: str, turbo: bool) -> None:
-    """Compare a tiny model with the numpy engine, once a process; takes a few milliseconds.
+    """Compare the logits of a tiny model with what they must be, once a process; takes a few milliseconds.
 
     Compilers have bugs: one turned an earlier form of these kernels into nonsense, and made it faster.
 
@@ -323,37 +397,33 @@ def self_test(path: str, turbo: bool) -> None:
         Broken: the logits differ.
         Unavailable: see `library`.
     """
-    from bulletlm.runtime.engine import Engine
-
-    shape = ModelShape(48, 64, 2, 4, 2, 96, 16, tied_embeddings=False)
-    rng = np.random.default_rng(0)
-    kinds = {"layers.1.attention.o_proj.weight": np.float16, "layers.1.attention.v_proj.weight": np.float32}
-    stored: dict[str, npt.NDArray[Any] | Quantized] = {}
-    exact: dict[str, Floats] = {}
-    for name, extents in shape.tensors().items():
-        values = (rng.standard_normal(extents) * extents[-1] ** -0.5 if len(extents) == 2 else np.ones(extents)).astype(np.float32)
-        if len(extents) == 1 or name in kinds:
-            stored[name] = values.astype(kinds.get(name, np.float32))
-            exact[name] = values.astype(kinds.get(name, np.float32)).astype(np.float32)
-        else:
-            type = "BQ4" if name.startswith("layers.") else "BQ8"
-            blocks = Quantized(type, quantize_bq4(values) if type == "BQ4" else quantize_bq8(values))
-            stored[name], exact[name] = blocks, blocks.dequantize()
-    tokens = rng.integers(0, shape.vocab_size, 16)
-    reference = Engine(shape, exact)
-    expected = reference.forward(tokens, reference.new_cache())
-    engine = NativeEngine(shape, stored, path, turbo)
-    kv = engine.new_cache()
-    got = np.concatenate([engine.forward(part, kv) for part in (tokens[:13], tokens[13:14], tokens[14:])])
-    error = float(np.abs(got - expected).max())
-    if not error <= (0.2 if turbo else 0.002):
+    error = max(abs(got - right) for got, right in zip(_probed(path, turbo), probe.LOGITS, strict=True))
+    if not error <= (0.05 if turbo else 0.002):
         raise Broken(f"its path {path} computes wrong numbers (logits differ by {error:.3g}): this build must not be used")
 
 
-def _stored(tensor: npt.NDArray[Any] | Quantized) -> tuple[str, npt.NDArray[Any]]:
-    if isinstance(tensor, Quantized):
-        return tensor.type, np.ascontiguousarray(tensor.blocks)
-    return ("F16" if tensor.dtype == np.float16 else "F32"), np.ascontiguousarray(tensor)
+def _probed(path: str, turbo: bool) -> list[float]:
+    """Logits after the last of probe.TOKENS, read in three parts so that every kernel has its turn."""
+    engine = NativeEngine(probe.SHAPE, {name: Raw(*tensor) for name, tensor in probe.weights().items()}, path, turbo)
+    cache, logits = engine.new_cache(), (ctypes.c_float * probe.SHAPE.vocab_size)()
+    for part in (probe.TOKENS[:13], probe.TOKENS[13:14], probe.TOKENS[14:]):
+        ids = array("i", part)
+        _check(library().bullet_forward(cache._handle, ids.buffer_info()[0], len(ids), 0, 1, logits))
+    return list(logits)
+
+
+def _stored(tensor: npt.NDArray[Any] | Quantized | Raw) -> tuple[str, memoryview | bytearray]:
+    """Weight type and bytes."""
+    if isinstance(tensor, Raw):
+        return tensor
+    import numpy as np
+
+    from bulletlm.quant.bq4 import Quantized
+
+    values, type = (tensor.blocks, tensor.type) if isinstance(tensor, Quantized) else (tensor, "F16" if tensor.dtype == "f2" else "F32")
+    if not (values.flags.c_contiguous and values.flags.writeable):
+        values = values.copy()
+    return type, np.ascontiguousarray(values).reshape(-1).view(np.uint8).data
 
 
 def _check(result: int) -> None:

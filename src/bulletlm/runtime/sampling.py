@@ -1,14 +1,21 @@
-"""Choosing the next token from the logits."""
+"""Choosing the next token from the logits.
+
+numpy is imported where it is needed: the native engine chooses by itself, and only wants to know the settings.
+"""
+
+from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-
-import numpy as np
-import numpy.typing as npt
+from typing import TYPE_CHECKING
 
 from bulletlm.bulletfile.layout import SAMPLING_LIMITS
 from bulletlm.errors import BulletError, ConfigError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
 PENALTY_WINDOW = 64
 """The repetition penalty looks back this many tokens, as llama.cpp's does."""
@@ -28,6 +35,8 @@ class Sampling:
         logit_bias: token id -> what is added to its logit first of all; minus infinity forbids it.
         max_tokens: tokens generated at most.
         seed: the same seed gives the same text.
+        whole_letters: never choose a token that begins with a Devanagari sign where it cannot belong to a letter, as a vowel
+            sign after a space.
 
     Raises:
         ConfigError: a value is out of its range.
@@ -42,6 +51,7 @@ class Sampling:
     seed: int = 0
     presence_penalty: float = 0.0
     logit_bias: Mapping[int, float] = field(default_factory=dict)
+    whole_letters: bool = False
 
     def __post_init__(self) -> None:
         for name, (kind, low, high) in SAMPLING_LIMITS.items():
@@ -64,6 +74,8 @@ def sample(logits: npt.NDArray[np.float32], history: Sequence[int], sampling: Sa
     top_k left, at temperature 1), temperature, draw. Tokens of equal logits count as ordered by their ids.
     At least one token always remains.
 
+    `whole_letters` is not looked at here, since it depends on what the tokens mean (see runtime.signs).
+
     Args:
         logits: float32[vocab_size].
         history: the tokens before; the last 64 are penalised.
@@ -73,6 +85,8 @@ def sample(logits: npt.NDArray[np.float32], history: Sequence[int], sampling: Sa
     Raises:
         BulletError: the logits are not finite, so the weights must be damaged; or logit_bias names a token that is not there.
     """
+    import numpy as np
+
     wide = biased(logits, sampling).astype(np.float64)
     if len(history):
         recent = np.unique(history[-PENALTY_WINDOW:])
@@ -111,12 +125,15 @@ def biased(logits: npt.NDArray[np.float32], sampling: Sampling) -> npt.NDArray[n
     if highest >= len(logits):
         raise BulletError(f"logit_bias names token {highest}, but the vocabulary ends at {len(logits) - 1}")
     out = logits.copy()
-    out[list(sampling.logit_bias)] += np.array(list(sampling.logit_bias.values()), dtype=np.float32)
+    for token, bias in sampling.logit_bias.items():
+        out[token] += bias
     return out
 
 
 def _likeliest(logits: npt.NDArray[np.float64], top_k: int) -> npt.NDArray[np.intp]:
     """The ids of the `top_k` (0: all) highest logits, highest first, equals by id."""
+    import numpy as np
+
     if not 0 < top_k < len(logits):
         return np.argsort(-logits, kind="stable")
     threshold = np.partition(logits, -top_k)[-top_k]

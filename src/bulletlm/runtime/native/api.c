@@ -79,6 +79,7 @@ static int32_t load_tensors(struct model *m, const struct bullet_tensor *tensors
     for (int32_t i = 0; result == BULLET_OK && i < n_tensors; i++) {
         const struct place *p = &places[i];
         if (!tensor_fits(&tensors[i], p->rows, p->cols) || (p->norm && tensors[i].type != BULLET_F32)) result = BULLET_ARGUMENT;
+        else if (!tensor_is_finite(&tensors[i])) result = BULLET_NAN;
         else total += p->norm ? round_up((size_t)p->cols * 4, ALIGN) : matrix_bytes((enum bullet_type)tensors[i].type, p->rows, p->cols);
     }
     if (result == BULLET_OK) {
@@ -227,8 +228,8 @@ static void run_slice(void *context, int32_t member, struct barrier *barrier) {
     slice->model->path->forward(slice);
 }
 
-/* Append n tokens with sound ids; logits after the last one, or after all. */
-static int32_t append(struct cache *c, const int32_t *tokens, int64_t n, bool all, int32_t threads, float *logits) {
+/* Append n tokens with sound ids; logits after the last one, or after all; or, after all, the hidden states instead. */
+static int32_t append(struct cache *c, const int32_t *tokens, int64_t n, bool all, int32_t threads, float *logits, float *hidden) {
     const struct model *m = c->model;
     if (n > c->capacity - c->length) return BULLET_FULL;
     if (!cache_reserve(c, n)) return BULLET_MEMORY;
@@ -260,7 +261,8 @@ static int32_t append(struct cache *c, const int32_t *tokens, int64_t n, bool al
             const bool last = done + at + count == n;
             slices[members] = (struct slice){.model = m, .cache = c, .work = works[members], .tokens = tokens + done + at,
                                              .first = c->length + done + at, .n = count, .wanted = all ? count : last ? 1 : 0,
-                                             .logits = all ? logits + (size_t)(done + at) * (size_t)m->shape.vocab_size : logits};
+                                             .logits = all && logits ? logits + (size_t)(done + at) * (size_t)m->shape.vocab_size : logits,
+                                             .hidden = hidden ? hidden + (size_t)(done + at) * (size_t)m->shape.dim : NULL};
         }
         if (members == 1) {
             run_slice(slices, 0, NULL);
@@ -279,7 +281,16 @@ int32_t bullet_forward(struct bullet_cache *cache, const int32_t *tokens, int64_
     struct cache *c = (struct cache *)cache;
     if (!tokens_are_sound(c->model, tokens, n)) return BULLET_TOKEN;
     if (!enter(c)) return BULLET_BUSY;
-    int32_t result = append(c, tokens, n, all != 0, threads, logits);
+    int32_t result = append(c, tokens, n, all != 0, threads, logits, NULL);
+    leave(c);
+    return result;
+}
+
+int32_t bullet_hidden(struct bullet_cache *cache, const int32_t *tokens, int64_t n, int32_t threads, float *hidden) {
+    struct cache *c = (struct cache *)cache;
+    if (!tokens_are_sound(c->model, tokens, n)) return BULLET_TOKEN;
+    if (!enter(c)) return BULLET_BUSY;
+    int32_t result = append(c, tokens, n, true, threads, NULL, hidden);
     leave(c);
     return result;
 }
@@ -303,7 +314,7 @@ static void score_some(void *context, int32_t member, struct barrier *barrier) {
     for (int64_t i; result == BULLET_OK && (i = atomic_fetch_add(&s->next, 1)) < s->batch;) {
         struct cache *c = (struct cache *)cache;
         c->length = 0;
-        result = append(c, s->tokens + i * s->n, s->n, true, 1, s->logits + (size_t)(i * s->n) * (size_t)m->shape.vocab_size);
+        result = append(c, s->tokens + i * s->n, s->n, true, 1, s->logits + (size_t)(i * s->n) * (size_t)m->shape.vocab_size, NULL);
     }
     if (result != BULLET_OK) atomic_store(&s->result, result);
     bullet_cache_free(cache);
@@ -337,9 +348,9 @@ int64_t bullet_generate(struct bullet_cache *cache, const int32_t *tokens, int64
     if (c->logits == NULL) c->logits = aligned_new((size_t)c->model->shape.vocab_size * sizeof *c->logits);
     int64_t written = 0, result = c->logits ? BULLET_OK : BULLET_MEMORY;
     while (result == BULLET_OK) {
-        result = append(c, tokens, n, false, threads, c->logits);
+        result = append(c, tokens, n, false, threads, c->logits, NULL);
         if (result != BULLET_OK) break;
-        for (int32_t i = 0; sampler->bias && i < c->model->shape.vocab_size; i++) c->logits[i] += sampler->bias[i];
+        adjust(c->logits, c->model->shape.vocab_size, sampler);
         const int32_t token = sample(c->logits, c->model->shape.vocab_size, sampler);
         if (token < 0) {
             result = token;

@@ -11,7 +11,7 @@
 #define BULLET_API __attribute__((visibility("default")))
 
 /* Raised whenever a struct or function below changes, so that a stale library is never called. */
-#define BULLET_ABI 2
+#define BULLET_ABI 3
 
 enum bullet_error {
     BULLET_OK = 0,
@@ -20,7 +20,7 @@ enum bullet_error {
     BULLET_MEMORY = -3,   /* out of memory */
     BULLET_ARGUMENT = -4, /* sizes that do not fit each other, an unknown path: a bug of the caller */
     BULLET_BUSY = -5,     /* another thread is using this cache */
-    BULLET_NAN = -6,      /* the logits are not finite: the weights are damaged */
+    BULLET_NAN = -6,      /* weights (at load) or logits are not finite: the file is damaged */
 };
 
 enum bullet_type { BULLET_BQ4, BULLET_BQ8, BULLET_F16, BULLET_F32 };
@@ -48,6 +48,10 @@ struct bullet_sampler {
     int32_t top_k;
     int32_t recent_count; /* valid entries of `recent`, oldest first */
     int32_t recent[BULLET_RECENT];
+    int32_t before; /* what the text so far ends in: a bit of `after` */
+    /* [vocab_size] each, or NULL: what token i must come after (0: anything) and what it ends in, sets of bits.
+     * bullet_generate never draws a token in the wrong place. */
+    const uint8_t *after, *ends;
 };
 
 struct bullet_model;
@@ -58,7 +62,8 @@ BULLET_API int32_t bullet_abi(void);
 /* The name of path `index` in order of preference, NULL after the last; only those that run on this processor. */
 BULLET_API const char *bullet_path(int32_t index);
 
-/* `tensors` in the order of ModelShape.tensors(). `path` is one of bullet_path's, `turbo` chooses int8 activations. */
+/* `tensors` in the order of ModelShape.tensors(). `path` is one of bullet_path's, `turbo` chooses int8 activations.
+ * BULLET_NAN if a number or a scale is NaN or infinite. */
 BULLET_API int32_t bullet_model_new(const struct bullet_shape *shape, const struct bullet_tensor *tensors, int32_t n_tensors,
                                     const char *path, int32_t turbo, struct bullet_model **out);
 BULLET_API void bullet_model_free(struct bullet_model *model);
@@ -75,6 +80,9 @@ BULLET_API int32_t bullet_cache_truncate(struct bullet_cache *cache, int64_t len
 /* Append n tokens. logits: float[n][vocab_size] if `all`, else float[vocab_size] after the last one. */
 BULLET_API int32_t bullet_forward(struct bullet_cache *cache, const int32_t *tokens, int64_t n, int32_t all, int32_t threads,
                                   float *logits);
+
+/* Append n tokens; what the output matrix would be applied to, after the last norm: float[n][dim]. */
+BULLET_API int32_t bullet_hidden(struct bullet_cache *cache, const int32_t *tokens, int64_t n, int32_t threads, float *hidden);
 
 /* Logits of `batch` sequences of n tokens, each from position 0: float[batch][n][vocab_size]. */
 BULLET_API int32_t bullet_score(const struct bullet_model *model, const int32_t *tokens, int64_t batch, int64_t n, int32_t threads,

@@ -85,6 +85,10 @@ static void forward(const struct slice *s) {
 
     const int32_t from = s->n - s->wanted;
     norm_and_quantize(s, from, m->final_norm);
+    if (s->hidden) {
+        memcpy(s->hidden, w->normed + (size_t)from * dim, (size_t)s->wanted * dim * sizeof *s->hidden);
+        return;
+    }
     matmul(&m->head, w->normed + (size_t)from * dim, dim, w->act + (size_t)from * (dim / BLOCK), dim / BLOCK, s->wanted, m->turbo, w->panel,
            s->logits, (size_t)shape->vocab_size);
 }

@@ -116,6 +116,7 @@ struct slice {
     int64_t first;
     int32_t n, wanted;
     float *logits; /* [wanted][vocab_size] */
+    float *hidden; /* [wanted][dim]: wanted instead of the logits, or NULL */
     struct barrier *barrier; /* NULL: this thread is alone */
 };
 
@@ -132,6 +133,7 @@ extern const struct path *const paths[]; /* best first, NULL at the end */
 /* repack.c */
 size_t matrix_bytes(enum bullet_type type, int64_t rows, int64_t cols);
 bool tensor_fits(const struct bullet_tensor *tensor, int64_t rows, int64_t cols);
+bool tensor_is_finite(const struct bullet_tensor *tensor);
 void matrix_pack(struct matrix *out, uint8_t *memory, const struct bullet_tensor *tensor, int32_t rows, int32_t cols, int32_t head_dim,
                  uint8_t bq8_flip);
 void matrix_row(const struct matrix *m, int32_t row, uint8_t bq8_flip, float *out);
@@ -151,6 +153,7 @@ void barrier_wait(struct barrier *barrier);
 /* sampling.c */
 int32_t sample(const float *logits, int32_t vocab_size, struct bullet_sampler *sampler);
 void remember(struct bullet_sampler *sampler, int32_t token);
+void adjust(float *logits, int32_t vocab_size, const struct bullet_sampler *sampler);
 
 static inline float float_from_bits(uint32_t bits) {
     float value;
@@ -164,7 +167,7 @@ static inline uint32_t bits_of_float(float value) {
     return bits;
 }
 
-/* float16 -> float32 for finite numbers (the reader has refused others); right for subnormal ones, and vectorises. */
+/* float16 -> float32 for finite numbers (others are refused at load); right for subnormal ones, and vectorises. */
 static inline float float_from_half(uint16_t half) {
     float magnitude = float_from_bits((uint32_t)(half & 0x7fff) << 13) * 0x1p112f;
     return float_from_bits(bits_of_float(magnitude) | (uint32_t)(half & 0x8000) << 16);

@@ -31,6 +31,19 @@ bool tensor_fits(const struct bullet_tensor *tensor, int64_t rows, int64_t cols)
     return tensor->bytes == (uint64_t)rows * ((uint64_t)cols / block) * TYPES[tensor->type].file_bytes;
 }
 
+bool tensor_is_finite(const struct bullet_tensor *tensor) {
+    const uint8_t *data = tensor->data;
+    size_t step = TYPES[tensor->type].file_bytes, count = tensor->bytes / step;
+    uint32_t exponent = tensor->type == BULLET_F32 ? 0x7f800000u : 0x7c00u; /* of a block: its scale, which comes first */
+    bool finite = true;
+    for (size_t i = 0; i < count; i++) {
+        uint32_t bits = 0;
+        memcpy(&bits, data + i * step, tensor->type == BULLET_F32 ? 4 : 2);
+        finite &= (bits & exponent) != exponent;
+    }
+    return finite;
+}
+
 /* The file's row that becomes row `row`. RoPE rotates the pairs (2i, 2i+1); with all first members of a head before all
  * second ones the rotation is plain vector arithmetic, and no dot product of a query and a key changes.
  * head_dim is 0 for matrices that stay as they are. */

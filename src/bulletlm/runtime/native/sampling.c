@@ -31,6 +31,14 @@ void remember(struct bullet_sampler *s, int32_t token) {
         s->recent_count--;
     }
     s->recent[s->recent_count++] = token;
+    if (s->ends) s->before = s->ends[token];
+}
+
+/* The bias, and minus infinity for tokens that do not fit the text so far. */
+void adjust(float *logits, int32_t vocab_size, const struct bullet_sampler *s) {
+    for (int32_t i = 0; s->bias && i < vocab_size; i++) logits[i] += s->bias[i];
+    for (int32_t i = 0; s->after && i < vocab_size; i++)
+        if (s->after[i] && !(s->after[i] & s->before)) logits[i] = -INFINITY;
 }
 
 static bool better(struct choice a, struct choice b) { return a.value > b.value || (a.value == b.value && a.id < b.id); }

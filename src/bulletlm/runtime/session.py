@@ -1,18 +1,23 @@
 """From a prompt to tokens and text."""
 
+from __future__ import annotations
+
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from itertools import repeat
-from typing import Any, NamedTuple
-
-import numpy as np
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bulletlm.errors import BulletError, ConfigError
-from bulletlm.runtime.engine import Engine, Floats, Model
+from bulletlm.runtime.model import Model
 from bulletlm.runtime.native import NativeEngine, NativeSampler
+from bulletlm.runtime.random import seeded
 from bulletlm.runtime.sampling import Sampling, sample
+from bulletlm.runtime.signs import OTHER, places
 from bulletlm.runtime.text import TextStream
 from bulletlm.tokenizer import END, EOS
+
+if TYPE_CHECKING:
+    from bulletlm.runtime.engine import Floats
 
 RANDOM_STREAM = 5
 """Keeps the draws of generation apart from every other use of the same seed."""
@@ -112,8 +117,7 @@ class Session:
             raise ConfigError("a stop string is empty: leave it out")
         if logprobs is not None and not 0 <= logprobs <= vocabulary:
             raise ConfigError(f"logprobs is {logprobs}: it must be from 0 to {vocabulary}")
-        history = [token for token in prompt if token not in stop_ids]  # or a chat would unlearn to end its turns
-        draw = _drawing(self.model.engine, sampling, history, stop_ids, logprobs)
+        draw = _drawing(self.model, sampling, prompt, stop_ids, logprobs)
         self.finish_reason, self.prompt_tokens, self.completion_tokens = None, len(prompt), 0
         context = self._shortened(list(prompt), keep)
         self.reused = self._in_common(context)
@@ -191,31 +195,52 @@ def generate(model: Model, prompt_ids: Sequence[int], sampling: Sampling, stop_i
     return (token.id for token in Session(model).generate(prompt_ids, sampling, stop_ids=stop_ids, keep=keep))
 
 
-def _drawing(
-    engine: Engine | NativeEngine, sampling: Sampling, history: Sequence[int], stop_ids: Collection[int], logprobs: int | None
-) -> Draw:
+def _drawing(model: Model, sampling: Sampling, prompt: Sequence[int], stop_ids: Collection[int], logprobs: int | None) -> Draw:
     """The function that reads tokens into a cache and draws the next ones: up to a given number, at least one, up to a stop."""
-    rng = np.random.default_rng([sampling.seed, RANDOM_STREAM])
+    engine, vocabulary = model.engine, model.shape.vocab_size
     highest = max(sampling.logit_bias, default=0)
-    if highest >= engine.shape.vocab_size:
-        raise ConfigError(f"logit_bias names token {highest}, but the vocabulary ends at {engine.shape.vocab_size - 1}")
+    if highest >= vocabulary:
+        raise ConfigError(f"logit_bias names token {highest}, but the vocabulary ends at {vocabulary - 1}")
+    history = [token for token in prompt if token not in stop_ids]  # or a chat would unlearn to end its turns
+    rules = places(model.tokenizer) if sampling.whole_letters else None
+    before = rules[1][prompt[-1]] if rules else OTHER
     if isinstance(engine, NativeEngine) and logprobs is None:
-        sampler = NativeSampler(sampling, rng, history, engine.shape.vocab_size)
+        sampler = NativeSampler(sampling, seeded([sampling.seed, RANDOM_STREAM]), history, vocabulary, rules, before)
         return lambda unread, cache, count: (engine.generate(unread, cache, sampler, stop_ids, count), None)
-    so_far = list(history)
+    return _drawing_one(engine, sampling, history, rules, before, logprobs)
+
+
+def _drawing_one(
+    engine: Any, sampling: Sampling, history: list[int], rules: tuple[bytes, bytes] | None, before: int, logprobs: int | None
+) -> Draw:
+    import numpy as np
+
+    rng = np.random.default_rng([sampling.seed, RANDOM_STREAM])
+    after, ends = (np.frombuffer(table, np.uint8) for table in rules or (b"", b""))
 
     def draw_one(unread: list[int], cache: Any, count: int) -> tuple[list[int], list[Score] | None]:
+        nonlocal before
         logits = engine.prefill(unread, cache)
-        token = sample(logits, so_far, sampling, rng)
-        so_far.append(token)
+        allowed = logits
+        if rules:
+            allowed = np.where((after == 0) | (after & before != 0), logits, np.float32(-np.inf))
+        token = sample(allowed, history, sampling, rng)
+        history.append(token)
+        if rules:
+            before = int(ends[token])
         return [token], None if logprobs is None else [_score(logits, token, logprobs)]
 
     return draw_one
 
 
 def _score(logits: Floats, token: int, count: int) -> Score:
+    import numpy as np
+
     wide = logits.astype(np.float64)
     logs = wide - wide.max()
     logs -= np.log(np.exp(logs).sum())
-    likeliest = np.lexsort((np.arange(len(logs)), -logs))[:count] if count else ()
+    if not count:
+        return float(logs[token]), ()
+    candidates = np.flatnonzero(logits >= np.partition(logits, -count)[-count])
+    likeliest = candidates[np.argsort(-logits[candidates], kind="stable")][:count]
     return float(logs[token]), tuple((int(i), float(logs[i])) for i in likeliest)

@@ -1,0 +1,142 @@
+"""Loading a model: the file, an engine that runs it, and its tokenizer. Needs numpy only where the native engine is missing."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bulletlm.bulletfile.layout import SAMPLING_LIMITS
+from bulletlm.bulletfile.reader import BulletFile, open_bullet
+from bulletlm.errors import BulletError, ConfigError, FormatError
+from bulletlm.machine import available_cores
+from bulletlm.runtime.native import Broken, NativeEngine, NotFinite, Raw, Unavailable, available_paths, self_test
+from bulletlm.runtime.sampling import Sampling
+from bulletlm.runtime.vocabulary import Vocabulary
+from bulletlm.shape import ModelShape
+from bulletlm.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy as np
+    import numpy.typing as npt
+
+    from bulletlm.runtime.engine import Engine
+
+ENGINES = ("auto", "native", "numpy")
+
+
+@dataclass(frozen=True)
+class Model:
+    """Everything that a program needs to generate text. It does not change, so threads may share it.
+
+    Attributes:
+        engine: the weights and the forward pass, native or in numpy.
+        tokenizer: text <-> ids.
+        shape: the model's shape.
+        sampling: how to generate unless told otherwise, from the file.
+        header: what the file says about itself: the header of a .bullet, the manifest of a folder.
+    """
+
+    engine: Engine | NativeEngine
+    tokenizer: Tokenizer
+    shape: ModelShape
+    sampling: Sampling
+    header: dict[str, Any]
+
+    def hidden(self, tokens: Sequence[int]) -> npt.NDArray[np.float32]:
+        """The mean over `tokens` of the last hidden state (after the final norm), float32[dim]: an embedding of a text.
+
+        Raises:
+            ValueError: an id is outside the vocabulary, or there are none, or more than the context holds.
+        """
+        mean: npt.NDArray[np.float32] = self.engine.hidden(tokens).mean(axis=0)
+        return mean
+
+
+def load(path: str | Path, engine: str = "auto", turbo: bool = False, threads: int | None = None) -> Model:
+    """Load a `.bullet` file, or a folder of FP32 .npy tensors (export/npy of a run).
+
+    Args:
+        path: the file or folder.
+        engine: "native" is the C library, "numpy" needs nothing; "auto" takes native for a file where there is one, and
+            numpy for a folder, whose weights are not what the native kernels are made for.
+        turbo: native only: 8-bit activations, faster and slightly less exact.
+        threads: native only: threads for prompts and scoring; by default all cores that this process may use.
+
+    Raises:
+        BulletError: there is nothing at `path`, or engine is "native" and there is no native engine.
+        FormatError: it is damaged or not such a file; the message names the field.
+    """
+    path = Path(path)
+    if engine not in ENGINES:
+        raise ConfigError(f"engine is {engine}: it must be one of {', '.join(ENGINES)}")
+    return _load_folder(path, engine, turbo, threads) if path.is_dir() else _load_file(path, engine, turbo, threads)
+
+
+def _load_file(path: Path, engine: str, turbo: bool, threads: int | None) -> Model:
+    file = open_bullet(path)
+    try:
+        tokenizer = Vocabulary(file.pieces, file.tokenizer_proto)
+    except FormatError as error:
+        raise FormatError(f"{path}: {error}") from None
+    started: Engine | NativeEngine
+    if chosen := _native_path(engine, turbo):
+        tensors = {name: Raw(file.type(name), file.stored(name)) for name in file.tensors}
+        try:
+            started = NativeEngine(file.shape, tensors, chosen, turbo, threads or available_cores())
+        except NotFinite:
+            _name_what_is_not_finite(file)
+            raise
+    else:
+        from bulletlm.runtime.engine import Engine
+
+        started = Engine(file.shape, {name: file.tensor(name) for name in file.tensors})
+    return Model(started, tokenizer, file.shape, _defaults(file.metadata), file.header)
+
+
+def _load_folder(path: Path, engine: str, turbo: bool, threads: int | None) -> Model:
+    from bulletlm.export.npy import TOKENIZER, read_npy
+    from bulletlm.runtime.engine import Engine
+
+    shape, tensors, _, metadata = read_npy(path)
+    tokenizer = Tokenizer.load(path / TOKENIZER)
+    if tokenizer.vocab_size != shape.vocab_size:
+        raise FormatError(f"{path}: the tokenizer has {tokenizer.vocab_size} pieces, but vocab_size is {shape.vocab_size}")
+    started: Engine | NativeEngine
+    if engine == "native" and (chosen := _native_path(engine, turbo)):
+        started = NativeEngine(shape, tensors, chosen, turbo, threads or available_cores())
+    else:
+        started = Engine(shape, tensors)
+    return Model(started, tokenizer, shape, _defaults(metadata), {"shape": shape.to_dict(), **metadata})
+
+
+def _defaults(metadata: dict[str, Any]) -> Sampling:
+    given = metadata.get("sampling", {})
+    return Sampling(**{name: given[name] for name in SAMPLING_LIMITS if name in given})
+
+
+def _native_path(engine: str, turbo: bool) -> str | None:
+    """The native engine's way to compute on this processor; None if numpy is to run the model."""
+    if engine == "numpy":
+        return None
+    try:
+        path = available_paths()[0]
+        self_test(path, turbo)
+        return path
+    except Broken as error:
+        if engine == "native":
+            raise BulletError(f"the native engine cannot be used: {error}") from None
+        warnings.warn(f"the native engine is not used: {error}; numpy takes its place, and is slower", RuntimeWarning, stacklevel=4)
+    except Unavailable as error:
+        if engine == "native":
+            raise BulletError(f"there is no native engine: {error}; `bullet doctor` tells more") from None
+    return None
+
+
+def _name_what_is_not_finite(file: BulletFile) -> None:
+    """Raises: FormatError naming the tensor."""
+    for name in file.tensors:
+        file.raw(name)

@@ -1,0 +1,54 @@
+"""Which tokens may follow which, so that no Devanagari sign stands where it belongs to no letter."""
+
+from functools import lru_cache
+
+from bulletlm.tokenizer import BYTE, NORMAL, SPACE_MARK, Tokenizer
+
+OTHER, CONSONANT, VOWEL, VOWEL_SIGN, MARK, NOTHING = 1, 2, 4, 8, 16, 128
+"""What a text ends in, one bit each. NOTHING: no text ends so, so what must come after it never comes."""
+
+ANYTHING = 127
+"""The end of a token that is a single byte: it may be part of any character."""
+
+
+def _classes() -> dict[str, tuple[int, int]]:
+    """Devanagari character -> what it must come after (0: anything) and what it is."""
+    spans = (
+        ([(0x0900, 0x0903), (0x0951, 0x0954)], CONSONANT | VOWEL | VOWEL_SIGN | MARK, MARK),  # anusvara and its like, accents
+        ([(0x0904, 0x0914), (0x0950, 0x0950), (0x0960, 0x0961), (0x0972, 0x0977)], 0, VOWEL),
+        ([(0x0915, 0x0939), (0x0958, 0x095F), (0x0978, 0x097F)], 0, CONSONANT),
+        ([(0x093C, 0x093C)], CONSONANT, CONSONANT),  # nukta
+        ([(0x093A, 0x093B), (0x093E, 0x094C), (0x094E, 0x094F), (0x0955, 0x0957), (0x0962, 0x0963)], CONSONANT, VOWEL_SIGN),
+        ([(0x094D, 0x094D)], CONSONANT, MARK),  # virama
+    )
+    return {chr(code): (after, is_) for ranges, after, is_ in spans for a, b in ranges for code in range(a, b + 1)}
+
+
+_CLASSES = _classes()
+
+
+@lru_cache(maxsize=4)
+def places(tokenizer: Tokenizer) -> tuple[bytes, bytes]:
+    """For each token what it must come after, as a set of bits (0: anything), and what its text ends in.
+
+    A token with a stray sign inside must come after NOTHING.
+    """
+    after, ends = bytearray(), bytearray()
+    for piece in tokenizer.pieces():
+        if piece.type == NORMAL:
+            needed, end = _place(piece.text.replace(SPACE_MARK, " "))
+        else:
+            needed, end = 0, ANYTHING if piece.type == BYTE else OTHER
+        after.append(needed)
+        ends.append(end)
+    return bytes(after), bytes(ends)
+
+
+def _place(text: str) -> tuple[int, int]:
+    first, end = _CLASSES.get(text[0], (0, OTHER))
+    for character in text[1:]:
+        needed, is_ = _CLASSES.get(character, (0, OTHER))
+        if needed and not needed & end:
+            first = NOTHING
+        end = is_
+    return first, end
