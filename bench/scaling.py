@@ -34,14 +34,17 @@ RESULTS = HERE / "scaling.json"
 LONGEST = {32: 4_000_000, 64: 4_000_000, 96: 2_000_000, 128: 2_000_000, 160: 1_000_000}
 """Tokens of the longest run of every width; the others are 1/2, 1/4 ... of 4M down to the shortest."""
 SHORTEST = 250_000
-REPEATED = (64, 500_000, 3)
+REPEATED = (64, 500_000, 2)
 """Width, tokens and number of seeds of the runs that show what chance does."""
 
 
 def jobs() -> list[tuple[int, int, int]]:
     """(width, tokens, seed) of all runs, cheapest first."""
     grid = [
-        (dim, tokens, 1) for dim, longest in LONGEST.items() for tokens in (SHORTEST * 2**k for k in range(5)) if SHORTEST <= tokens <= longest
+        (dim, tokens, 1)
+        for dim, longest in LONGEST.items()
+        for tokens in (SHORTEST * 2**k for k in range(5))
+        if SHORTEST <= tokens <= longest
     ]
     grid += [(REPEATED[0], REPEATED[1], seed) for seed in range(2, REPEATED[2] + 1)]
     return sorted(grid, key=lambda job: family(job[0], 4000, 128).n_parameters * job[1])

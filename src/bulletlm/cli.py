@@ -3,15 +3,20 @@
 Heavy imports stay inside the commands, so that `bullet generate` starts in a fraction of a second.
 """
 
+import contextlib
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import App, CycloptsError, Group, Parameter
 
 from bulletlm import __version__
 from bulletlm.errors import BulletError
+
+if TYPE_CHECKING:
+    from bulletlm.train.team import Team
 
 app = App(
     name="bullet",
@@ -269,7 +274,23 @@ def _stages(config: Path, settings: tuple[str, ...], until: str, restart: bool) 
     from bulletlm.pipeline import run_stages
     from bulletlm.progress import ConsoleProgress
 
-    return run_stages(load_config(config, settings), until, ConsoleProgress(), restart).folder
+    with _team() as team:
+        return run_stages(load_config(config, settings), until, ConsoleProgress(), restart, team).folder
+
+
+@contextlib.contextmanager
+def _team() -> "Iterator[Team | None]":
+    """The processes that torchrun started, if it did. Only the first gets here: the others help it to train, and end."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield None
+        return
+    from bulletlm.machine import park_idle_threads
+
+    park_idle_threads()
+    from bulletlm.train.workers import torchrun_team
+
+    with torchrun_team() as team:
+        yield team
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -315,7 +315,11 @@ class TrainConfig(Section):
         "auto", description="Arithmetic of the matrix products; auto is bf16 where the processor has it."
     )
     compile: Literal["auto", "on", "off"] = Field("auto", description="torch.compile; auto compiles where the run is long enough.")
-    threads: int = Field(0, ge=0, description="Processor threads; 0 uses every core.")
+    threads: int = Field(0, ge=0, description="Processor threads of a process; 0 shares the cores among the processes.")
+    # No part of the dump: it decides nothing but the time.
+    workers: int = Field(
+        0, ge=0, exclude=True, description="Processes on this machine that share every step (docs/training.md); 0 is one process."
+    )
 
 
 WeightType = Literal["BQ4", "BQ8", "F16", "F32"]

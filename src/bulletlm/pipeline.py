@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bulletlm import __version__
 from bulletlm.config import RECORD_KEY, Config
@@ -21,6 +21,9 @@ from bulletlm.errors import BulletError, ConfigError
 from bulletlm.files import read_json, sha256_of_file, sha256_of_json, write_json
 from bulletlm.machine import park_idle_threads
 from bulletlm.progress import Progress
+
+if TYPE_CHECKING:
+    from bulletlm.train.team import Team
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,7 @@ class Run:
     sources: list[dict[str, Any]]
     augmentation: dict[str, Any] | None
     progress: Progress
+    team: "Team | None" = None
 
     @property
     def folder(self) -> Path:
@@ -57,11 +61,12 @@ class Stage:
     work: Callable[[Run], None]
 
 
-def run_stages(config: Config, until: str, progress: Progress, restart: bool = False) -> Run:
+def run_stages(config: Config, until: str, progress: Progress, restart: bool = False, team: "Team | None" = None) -> Run:
     """Bring every stage up to and including `until` up to date.
 
     Args:
         restart: throw away the checkpoints of a model trained with other settings.
+        team: processes that wait to take part in training; this one leads them.
 
     Raises:
         ConfigError: the run folder holds a model trained with other settings, or another process is using it.
@@ -69,7 +74,7 @@ def run_stages(config: Config, until: str, progress: Progress, restart: bool = F
     """
     sources = [{"path": str(path), "bytes": path.stat().st_size, "sha256": sha256_of_file(path)} for path in source_files(config.data)]
     augmentation = decisive(config.augment)
-    run = Run(config, _fingerprint(config, sources, augmentation), sources, augmentation, progress)
+    run = Run(config, _fingerprint(config, sources, augmentation), sources, augmentation, progress, team)
     _make_folder(run.folder)
     with _only_process(run.folder):
         _protect_trained_model(run, restart)
@@ -113,11 +118,12 @@ def _tokens(run: Run) -> None:
 
 def _train(run: Run) -> None:
     park_idle_threads()
-    from bulletlm.train.loop import train
+    from bulletlm.train.workers import Task, lead
 
     config = run.config
     shape = config.model.shape(config.tokenizer.vocab_size)
-    train(config.train, shape, config.seed, run.folder / "tokens", run.folder, run.fingerprint, run.progress)
+    task = Task(config.train, shape, config.seed, run.folder / "tokens", run.folder, run.fingerprint)
+    lead(task, run.team, config.train.workers or 1, run.progress)
 
 
 def _export(run: Run) -> None:

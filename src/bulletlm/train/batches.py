@@ -58,9 +58,13 @@ def window(file: TokenFile, start: int, length: int) -> tuple[NDArray[np.int64],
     return tokens, targets
 
 
-def validation_batches(file: TokenFile, length: int, size: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """The whole file once, in order, in windows of `length`; the last one is filled up with IGNORE targets."""
-    for first in range(0, len(file.tokens) - 1, length * size):
+def validation_batches(file: TokenFile, length: int, size: int, part: int = 0, parts: int = 1) -> Iterator[tuple[Tensor, Tensor]]:
+    """The whole file once, in order, in windows of `length`; the last one is filled up with IGNORE targets.
+
+    Args:
+        part, parts: give every `parts`-th batch only, from number `part` on.
+    """
+    for first in range(part * length * size, len(file.tokens) - 1, parts * length * size):
         starts = range(first, min(first + length * size, len(file.tokens) - 1), length)
         tokens = np.zeros((len(starts), length), np.int64)
         targets = np.full((len(starts), length), IGNORE, np.int64)

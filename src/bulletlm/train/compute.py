@@ -35,11 +35,11 @@ class Compute:
         return torch.autocast("cpu", torch.bfloat16) if self.bf16 else contextlib.nullcontext()
 
 
-def choose_compute(config: TrainConfig, model: Llama, tokens: int) -> Compute:
-    """Set up this process for a run over `tokens` training tokens."""
+def choose_compute(config: TrainConfig, model: Llama, tokens: int, processes: int = 1) -> Compute:
+    """Set up this process, one of `processes` that share the cores, for a run over `tokens` training tokens."""
     keep_memory()
     machine = inspect_machine()
-    torch.set_num_threads(config.threads or machine.cores)
+    torch.set_num_threads(config.threads or max(1, machine.cores // processes))
     bf16 = config.precision == "bf16" or (config.precision == "auto" and machine.has_bf16)
     flops = 6.0 * model.shape.n_parameters * tokens
     compiled = config.compile == "on" or (config.compile == "auto" and flops > COMPILE_FROM_FLOPS and machine.compiler is not None)

@@ -27,6 +27,7 @@ from bulletlm.train.stability import LADDER, WINDOW, find_trouble, prune_checkpo
 from bulletlm.train.state import TrainState
 from bulletlm.train.step import accumulate, clip, forget_gradients, update
 from bulletlm.train.stopping import stop_requested
+from bulletlm.train.team import ALONE, Team
 
 
 @dataclass(frozen=True)
@@ -41,11 +42,14 @@ class TrainResult:
     stopped_early: bool
 
 
-def train(config: TrainConfig, shape: ModelShape, seed: int, tokens_dir: Path, run_dir: Path, key: str, progress: Progress) -> TrainResult:
+def train(
+    config: TrainConfig, shape: ModelShape, seed: int, tokens_dir: Path, run_dir: Path, key: str, progress: Progress, team: Team = ALONE
+) -> TrainResult:
     """Train to the end of the schedule, or from the newest good checkpoint on.
 
     Args:
         key: fingerprint of everything that decides the result; checkpoints of another key are refused.
+        team: the processes that share every step; each calls this, and the first writes the files.
 
     Raises:
         Interrupted: SIGINT or SIGTERM; a checkpoint was written first.
@@ -57,28 +61,33 @@ def train(config: TrainConfig, shape: ModelShape, seed: int, tokens_dir: Path, r
     tokens_per_step = config.batch_size_per_device * config.gradient_accumulation_steps * shape.max_seq_len
 
     state = TrainState(config, shape, seed, key)
-    compute = choose_compute(config, state.model, tokens_per_step * total_steps)
+    compute = choose_compute(config, state.model, tokens_per_step * total_steps, team.local_size)
     checkpoints = run_dir / "checkpoints"
-    state.resume(checkpoints, progress)
+    if team.leads:
+        state.resume(checkpoints, progress)
+    state.copy_leader(team)
     position = state.position
     progress.say(
         f"{shape.n_parameters / 1e6:.2f}M parameters, {len(train_tokens.tokens):,} training tokens, {reason}, "
-        f"{tokens_per_step:,} tokens a step, {compute.description}"
+        f"{tokens_per_step:,} tokens a step, {compute.description}{team.description}"
     )
     if warmup_length(config, total_steps) < config.warmup_steps:
         progress.say(f"warm-up cut from {config.warmup_steps:,} to {warmup_length(config, total_steps):,} steps: a fifth of this run")
 
-    metrics = MetricsLog(run_dir / "metrics.jsonl", state.position)
+    metrics = MetricsLog(run_dir / "metrics.jsonl" if team.leads else None, state.position)
 
     def save() -> None:
-        metrics.sync()
-        state.save(checkpoints)
-        prune_checkpoints(checkpoints, config.keep_checkpoints, state.position.step, config.eval_every_steps)
+        if team.leads:
+            metrics.sync()
+            state.save(checkpoints)
+            prune_checkpoints(checkpoints, config.keep_checkpoints, state.position.step, config.eval_every_steps)
 
     def recover(problem: str) -> None:
         forget_gradients(state)
-        roll_back(state, checkpoints, problem, config, progress)
-        metrics.rewind(state.position)
+        if team.leads:
+            roll_back(state, checkpoints, problem, config, progress)
+            metrics.rewind(state.position)
+        state.copy_leader(team)
 
     note, stopped_early = "", False
     started, steps_done, last_time = time.monotonic(), 0, time.monotonic()
@@ -91,25 +100,25 @@ def train(config: TrainConfig, shape: ModelShape, seed: int, tokens_dir: Path, r
             at_end = position.step >= total_steps
             if (at_end or (position.step and position.step % config.eval_every_steps == 0)) and position.evaluated_step != position.step:
                 save()
-                measured, weights = evaluate(state, val_tokens, config.batch_size_per_device, compute)
+                measured, weights = evaluate(state, val_tokens, config.batch_size_per_device, compute, team)
                 val_loss = measured["val/loss_ema" if weights == "ema" else "val/loss"]
                 if not math.isfinite(val_loss):
                     recover("the validation loss is no longer a number")
                     bar.advance(state.position.step - position.step)
                     continue
-                better = keep_best(state, val_loss, weights, position.step * tokens_per_step, checkpoints)
+                better = keep_best(state, val_loss, weights, position.step * tokens_per_step, checkpoints if team.leads else None)
                 metrics.write("eval", position.step, **measured, best=better)
                 note = f"val {val_loss:.3f}"
                 stopped_early = bool(config.patience_early_stop) and position.worse_in_a_row >= config.patience_early_stop
             if at_end or stopped_early:
                 break
-            if stop():
+            if team.any(stop()):
                 save()
                 raise Interrupted(f"stopped at step {position.step:,} of {total_steps:,}; saved: the same command continues from here")
 
             lr = learning_rate(config, position.step, total_steps) * LADDER[position.rung]
             set_learning_rate(state.optimizers, lr / config.learning_rate)
-            loss = accumulate(config, windows, position.batch(), compute)
+            loss = accumulate(config, windows, position.batch(), compute, state, team)
             norm = clip(state, config.clip_grad_norm)
             if problem := find_trouble(loss, norm, position.recent_losses, config.spike_threshold, shape.vocab_size):
                 recover(problem)

@@ -19,11 +19,14 @@ class MetricsLog:
     A run that goes on, or back, to a checkpoint first drops what was written after it: every event is there once.
 
     Args:
-        path: the file, made when missing.
+        path: the file, made when missing; None where another process writes it.
         position: of the checkpoint.
     """
 
-    def __init__(self, path: Path, position: Position) -> None:
+    def __init__(self, path: Path | None, position: Position) -> None:
+        if path is None:
+            self._file = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - open for the whole run
+            return
         path.parent.mkdir(parents=True, exist_ok=True)
         self._path = path
         self._file = self._rewound(position)
@@ -50,7 +53,8 @@ class MetricsLog:
 
     def sync(self) -> None:
         """Make everything written so far survive a power cut (called with every checkpoint)."""
-        os.fsync(self._file.fileno())
+        if self._file.name != os.devnull:
+            os.fsync(self._file.fileno())
 
     def close(self) -> None:
         self._file.close()

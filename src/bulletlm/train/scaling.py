@@ -44,7 +44,7 @@ class Law:
 
     def loss(self, parameters: float, tokens: float) -> float:
         """Expected validation loss of a run that sees `tokens` different tokens."""
-        return self.E + self.A * (parameters / _SCALE_N) ** -self.a + self.B * (tokens / _SCALE_D) ** -self.b
+        return self.E + self.A * math.pow(parameters / _SCALE_N, -self.a) + self.B * math.pow(tokens / _SCALE_D, -self.b)
 
 
 def fit(points: Sequence[Point]) -> Law:

@@ -16,6 +16,7 @@ from bulletlm.shape import ModelShape
 from bulletlm.train.checkpoint import Checkpoint, list_checkpoints, load_checkpoint, save_checkpoint, step_folder
 from bulletlm.train.ema import EMA
 from bulletlm.train.optimizer import build_optimizers, optimizer_tensors, restore_optimizers
+from bulletlm.train.team import Team
 
 
 @dataclass
@@ -74,13 +75,16 @@ class TrainState:
             return self.ema.average
         return {name: weight.detach() for name, weight in self.model.named_parameters()}
 
-    def save(self, checkpoints: Path) -> None:
-        """Write the checkpoint of this step."""
+    def checkpoint(self) -> Checkpoint:
+        """Everything; the tensors are those of the run, not copies."""
         tensors = {"model": self.weights(), "optimizer": optimizer_tensors(self.optimizers, self.model)}
         if self.ema:
             tensors["ema"] = self.ema.average
-        state = {"key": self.key, "position": asdict(self.position)}
-        save_checkpoint(step_folder(checkpoints, self.position.step), Checkpoint(tensors, state))
+        return Checkpoint(tensors, {"key": self.key, "position": asdict(self.position)})
+
+    def save(self, checkpoints: Path) -> None:
+        """Write the checkpoint of this step."""
+        save_checkpoint(step_folder(checkpoints, self.position.step), self.checkpoint())
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Become what `checkpoint` holds."""
@@ -91,6 +95,25 @@ class TrainState:
         restore_optimizers(self.optimizers, self.model, checkpoint.tensors["optimizer"], self.position.step)
         if self.ema:
             self.ema.average = checkpoint.tensors["ema"]
+
+    def copy_leader(self, team: Team) -> None:
+        """Become what the first process of the team is.
+
+        Raises:
+            TeamLost: another process is gone.
+        """
+        if team.size == 1:
+            return
+        checkpoint = self.checkpoint()
+        sizes = {file: {name: list(tensor.shape) for name, tensor in tensors.items()} for file, tensors in checkpoint.tensors.items()}
+        told = team.tell({"state": checkpoint.state, "sizes": sizes})
+        for file, names in told["sizes"].items():
+            for name, size in names.items():
+                tensor = checkpoint.tensors[file][name] if team.leads else torch.empty(size)
+                team.broadcast(tensor)
+                checkpoint.tensors[file][name] = tensor
+        if not team.leads:
+            self.restore(Checkpoint(checkpoint.tensors, told["state"]))
 
     def resume(self, checkpoints: Path, progress: Progress) -> None:
         """Go to the newest checkpoint that is whole, if there is one; a damaged one is reported and removed.

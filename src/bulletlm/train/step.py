@@ -7,24 +7,28 @@ from bulletlm.model import IGNORE
 from bulletlm.train.batches import TrainingWindows
 from bulletlm.train.compute import Compute
 from bulletlm.train.state import TrainState
+from bulletlm.train.team import Team
 
 
-def accumulate(config: TrainConfig, windows: TrainingWindows, batch: int, compute: Compute) -> float:
-    """Forward and backward over effective batch number `batch`; returns its mean loss.
+def accumulate(config: TrainConfig, windows: TrainingWindows, batch: int, compute: Compute, state: TrainState, team: Team) -> float:
+    """Forward and backward over effective batch number `batch`, this process's share of it; returns the mean loss of all.
 
     Each micro-batch is divided by the number of target tokens of the whole batch, so that the sum of the
-    gradients is that of one large batch, however unevenly the targets are spread.
+    gradients is that of one large batch, however unevenly the targets are spread over micro-batches and processes.
     """
-    size, passes = config.batch_size_per_device, config.gradient_accumulation_steps
-    batches = [windows.batch((batch * passes + n) * size, size) for n in range(passes)]
-    count = max(1, sum(int((targets != IGNORE).sum()) for _, targets in batches))
+    sequences = config.batch_size_per_device * config.gradient_accumulation_steps
+    share = team.share(sequences)
+    size = max(n for n in range(1, config.batch_size_per_device + 1) if len(share) % n == 0)
+    batches = [windows.batch(batch * sequences + first, size) for first in share[::size]]
+    count = max(1.0, team.sum(sum(int((targets != IGNORE).sum()) for _, targets in batches))[0])
     total = 0.0
     for tokens, targets in batches:
         with compute.autocast():
             loss = compute.loss_of(tokens, targets) / count
         loss.backward()  # type: ignore[no-untyped-call]
         total += float(loss.detach())
-    return total
+    team.sum_gradients(state.model.parameters())
+    return team.sum(total)[0]
 
 
 def clip(state: TrainState, limit: float) -> float:

@@ -1,0 +1,175 @@
+"""The processes of a team: who starts them, what they are told, how they end.
+
+The first process runs the pipeline. When it comes to training it tells the others what to train; they know nothing else,
+so no two processes can disagree about settings. `torchrun` starts them on one machine or many; `train.workers` starts
+them here.
+"""
+
+import contextlib
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch.distributed import TCPStore
+
+from bulletlm.config import TrainConfig
+from bulletlm.errors import BulletError, Interrupted
+from bulletlm.progress import Progress, SilentProgress
+from bulletlm.shape import ModelShape
+from bulletlm.train.loop import TrainResult, train
+from bulletlm.train.team import ALONE, STEP_TIMEOUT, Team, TeamLost, check_share, join
+
+
+@dataclass(frozen=True)
+class Task:
+    """What `train` is to be called with."""
+
+    config: TrainConfig
+    shape: ModelShape
+    seed: int
+    tokens_dir: Path
+    run_dir: Path
+    key: str
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON values."""
+        paths = {"tokens_dir": str(self.tokens_dir.resolve()), "run_dir": str(self.run_dir.resolve())}
+        return {"config": self.config.model_dump(mode="json"), "shape": self.shape.to_dict(), "seed": self.seed, "key": self.key, **paths}
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> "Task":
+        """From what `to_json` gave."""
+        config, shape = TrainConfig(**values["config"]), ModelShape(**values["shape"])
+        return cls(config, shape, values["seed"], Path(values["tokens_dir"]), Path(values["run_dir"]), values["key"])
+
+    def run(self, team: Team, progress: Progress) -> TrainResult:
+        """Train, in this process."""
+        return train(self.config, self.shape, self.seed, self.tokens_dir, self.run_dir, self.key, progress, team)
+
+
+def lead(task: Task, team: Team | None, workers: int, progress: Progress) -> TrainResult:
+    """Train as the first process of `team`, or of as many `workers` as are started here for it.
+
+    Raises:
+        ConfigError: the processes cannot share a step's sequences equally.
+        TeamLost: another process has ended.
+        BulletError, Interrupted: as `train`.
+    """
+    sequences = task.config.batch_size_per_device * task.config.gradient_accumulation_steps
+    with contextlib.nullcontext(team) if team else local_team(workers, sequences) as whole:
+        whole.share(sequences)
+        whole.tell(task.to_json(), patient=True)
+        return task.run(whole, progress)
+
+
+def follow(team: Team) -> None:
+    """Wait for what the leader wants to have trained, if anything, and take part.
+
+    Raises:
+        BulletError: as `train`; the message begins with the number of this process.
+        Interrupted: the team agreed to stop.
+    """
+    task = team.tell(patient=True)
+    if task is None:
+        return
+    try:
+        Task.from_json(task).run(team, SilentProgress())
+    except (Interrupted, TeamLost):
+        raise
+    except BulletError as error:
+        raise BulletError(f"process {team.rank}: {error}") from error
+
+
+@contextlib.contextmanager
+def torchrun_team() -> Iterator[Team]:
+    """The team of the processes that torchrun started, for the leader; the others take part here and end with exit code 0.
+
+    Raises:
+        TeamLost: another process has ended.
+        SystemExit: in all but the leader, when training is over or there was nothing to train.
+    """
+    with join() as team:
+        if not team.leads:
+            follow(team)
+            sys.exit(0)
+        try:
+            yield team
+        finally:
+            if team.waiting:
+                with contextlib.suppress(TeamLost):
+                    team.tell(None, patient=True)
+
+
+@contextlib.contextmanager
+def local_team(size: int, sequences: int) -> Iterator[Team]:
+    """A team of this process and `size` - 1 others on this machine, which end with the block.
+
+    Args:
+        sequences: of one step; checked before anything is started.
+
+    Raises:
+        ConfigError: they cannot be shared equally.
+        TeamLost: one of the others has ended; the message says which and how.
+    """
+    if size == 1:
+        yield ALONE
+        return
+    check_share(size, sequences)
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo0" if sys.platform == "darwin" else "lo")  # not the way round the network
+    store = TCPStore("127.0.0.1", 0, size, True, STEP_TIMEOUT, wait_for_workers=False)
+    command = [sys.executable, "-m", "bulletlm.train.workers", str(os.getpid()), str(store.port), str(size)]
+    processes = {rank: subprocess.Popen([*command, str(rank)], stdin=subprocess.DEVNULL) for rank in range(1, size)}
+    try:
+        with join(0, size, store) as team:
+            yield team
+    except TeamLost as lost:
+        raise TeamLost(_what_happened(processes) or str(lost)) from lost
+    finally:
+        for process in processes.values():
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(5)
+            process.kill()
+            process.wait()
+
+
+def _what_happened(processes: dict[int, "subprocess.Popen[bytes]"]) -> str | None:
+    for rank, process in processes.items():
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(2)
+        code = process.returncode
+        if code:
+            how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+            return f"worker process {rank} {how}: the same command continues from the last checkpoint"
+    return None
+
+
+def _die_with(parent: int) -> None:
+    """Let the system end this process when the one that started it dies (Linux; elsewhere the broken connection does it)."""
+    if sys.platform == "linux":
+        set_parent_death_signal = 1  # PR_SET_PDEATHSIG
+        ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)
+    if os.getppid() != parent:
+        sys.exit(1)
+
+
+def main(parent: int, port: int, size: int, rank: int) -> None:
+    """A worker process: join, do what the leader says, end."""
+    _die_with(parent)
+    try:
+        with join(rank, size, TCPStore("127.0.0.1", port, size, False, STEP_TIMEOUT)) as team:
+            follow(team)
+    except (Interrupted, TeamLost) as error:
+        sys.exit(error.exit_code)  # the leader says it
+    except BulletError as error:
+        print(f"bullet: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+
+
+if __name__ == "__main__":
+    main(*(int(argument) for argument in sys.argv[1:]))

@@ -1,0 +1,169 @@
+"""Several processes train what one trains: same curve, one writer, no orphans, no hanging. Real processes on this machine."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from bulletlm.config import Config, TrainConfig
+from bulletlm.errors import ConfigError, Interrupted
+from bulletlm.files import write_json
+from bulletlm.progress import SilentProgress
+from bulletlm.shape import ModelShape
+from bulletlm.train.checkpoint import list_checkpoints
+from bulletlm.train.team import ALONE, Team, TeamLost, check_share
+from bulletlm.train.workers import Task, lead
+
+SHAPE = ModelShape(vocab_size=500, dim=32, n_layers=1, n_heads=2, n_kv_heads=2, hidden_dim=64, max_seq_len=16)
+SETTINGS: dict[str, Any] = {
+    "learning_rate": 1e-2,
+    "warmup_steps": 10,
+    "total_steps": 60,
+    "batch_size_per_device": 4,
+    "gradient_accumulation_steps": 3,
+    "eval_every_steps": 20,
+    "save_every_steps": 15,
+    "ema_decay": 0.9,
+    "threads": 1,
+    "precision": "fp32",
+    "compile": "off",
+}
+
+
+def task(tokens: Path, folder: Path) -> Task:
+    return Task(TrainConfig(**SETTINGS), SHAPE, 42, tokens, folder, "key")
+
+
+def curve(folder: Path) -> list[tuple[str, int, float]]:
+    """(event, step, loss); each event once."""
+    events = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    found = [(e["event"], e["step"], e.get("train/loss", e.get("val/loss"))) for e in events if e["event"] in ("train", "eval")]
+    assert len({(event, step) for event, step, _ in found}) == len(found)
+    return found
+
+
+def assert_same_curve(a: Path, b: Path) -> None:
+    ours, theirs = curve(a), curve(b)
+    assert [row[:2] for row in ours] == [row[:2] for row in theirs]
+    assert [row[2] for row in ours] == pytest.approx([row[2] for row in theirs], rel=2e-3)
+    assert ours[0][2] == pytest.approx(theirs[0][2], rel=1e-6)
+
+
+class AtStep(SilentProgress):
+    """Do something when a number of steps is reached."""
+
+    def __init__(self, step: int, act: Callable[[], None]) -> None:
+        outer = self
+        self.steps = 0
+
+        class Task:
+            def advance(self, amount: float = 1, note: str = "") -> None:
+                outer.steps += int(amount)
+                if outer.steps == step:
+                    act()
+
+        self._Task = Task  # type: ignore[assignment]
+
+
+def signal_worker(number: int) -> Callable[[], None]:
+    def act() -> None:
+        (worker,) = psutil.Process().children()
+        worker.send_signal(number)
+
+    return act
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 4, 6, 12])
+def test_shares_are_equal_and_cover_the_step(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Team, "__init__", lambda self, rank, size: self.__dict__.update(rank=rank, size=size))
+    shares = [list(Team(rank, size).share(12)) for rank in range(size)]
+    assert [sequence for share in shares for sequence in share] == list(range(12))
+    assert len({len(share) for share in shares}) == 1
+
+
+def test_what_cannot_be_shared_is_refused_with_what_can(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"^5 processes cannot share the 12 sequences of a step .* equally: 1, 2, 3, 4, 6 or 12 can$"):
+        check_share(5, 12)
+    with pytest.raises(ConfigError, match="5 processes cannot share"):
+        lead(task(tmp_path, tmp_path), None, 5, SilentProgress())
+    assert not psutil.Process().children()
+
+
+def test_alone_costs_nothing_and_changes_nothing() -> None:
+    assert ALONE.sum(1.5, 2) == [1.5, 2]
+    assert ALONE.tell({"a": 1}) == {"a": 1}
+    assert ALONE.any(True) is True
+    assert ALONE.share(7) == range(7)
+
+
+@pytest.mark.slow
+def test_two_processes_stopped_killed_and_gone_on_alone(tokens_dir: Path, tmp_path: Path) -> None:
+    """Targets are unevenly spread (loss on answers only), so each process has another number of them."""
+    lead(task(tokens_dir, tmp_path / "one"), None, 1, SilentProgress())
+    both = task(tokens_dir, tmp_path / "two")
+    with pytest.raises(Interrupted, match=r"stopped at step 2[0-9] of 60; saved"):
+        lead(both, None, 2, AtStep(20, signal_worker(signal.SIGTERM)))
+    with pytest.raises(TeamLost, match="worker process 1 was ended by SIGKILL: the same command continues"):
+        lead(both, None, 2, AtStep(50, signal_worker(signal.SIGKILL)))
+    assert not psutil.Process().children()
+    assert list_checkpoints(tmp_path / "two/checkpoints")[-1][0] in (45, 50)
+    lead(both, None, 1, SilentProgress())
+    assert_same_curve(tmp_path / "two", tmp_path / "one")
+
+
+@pytest.mark.slow
+def test_workers_end_with_the_process_that_started_them(tokens_dir: Path, tmp_path: Path) -> None:
+    script = (
+        "import sys; from pathlib import Path; sys.path.insert(0, sys.argv[3]); import test_team as t; "
+        "t.SETTINGS['total_steps'] = 10**6; t.lead(t.task(Path(sys.argv[1]), Path(sys.argv[2])), None, 2, t.SilentProgress())"
+    )
+    leader = subprocess.Popen([sys.executable, "-c", script, str(tokens_dir), str(tmp_path), str(Path(__file__).parent)])
+    try:
+        wait_for(lambda: (tmp_path / "metrics.jsonl").exists() and "train" in (tmp_path / "metrics.jsonl").read_text(), leader)
+        (worker,) = psutil.Process(leader.pid).children()
+    finally:
+        leader.kill()
+        leader.wait()
+    assert not psutil.wait_procs([worker], timeout=20)[1]
+
+
+def wait_for(done: Callable[[], bool], process: "subprocess.Popen[bytes]") -> None:
+    deadline = time.monotonic() + 120
+    while not done():
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+@pytest.mark.slow
+def test_torchrun(micro_run: Path, micro_config: Config, tmp_path: Path) -> None:
+    """The whole command: one process finds the earlier stages up to date, all train."""
+    folder = tmp_path / "runs" / micro_config.name
+    for part in ("data", "tokenizer", "tokens", "stages.json"):
+        copy = shutil.copytree if (micro_run / part).is_dir() else shutil.copy
+        folder.mkdir(parents=True, exist_ok=True)
+        copy(micro_run / part, folder / part)
+    config = {**micro_config.model_dump(mode="json"), "runs_dir": str(tmp_path / "runs")}
+    write_json(tmp_path / "config.json", config)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "4", "-m", "bulletlm", "train"]
+    result = subprocess.run(
+        [*command, str(tmp_path / "config.json")],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.strip() == str(folder / "checkpoints/best")
+    assert result.stderr.count("Tokens: up to date") == 1
+    assert "4 processes" in result.stderr
+    assert_same_curve(folder, micro_run)
