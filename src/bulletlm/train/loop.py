@@ -118,7 +118,8 @@ def train(
 
             lr = learning_rate(config, position.step, total_steps) * LADDER[position.rung]
             set_learning_rate(state.optimizers, lr / config.learning_rate)
-            loss = accumulate(config, windows, position.batch(), compute, state, team)
+            loss = accumulate(config, windows, position.batch(), compute, team)
+            team.sum_gradients(state.model.parameters())
             norm = clip(state, config.clip_grad_norm)
             if problem := find_trouble(loss, norm, position.recent_losses, config.spike_threshold, shape.vocab_size):
                 recover(problem)

@@ -25,7 +25,7 @@ class MetricsLog:
 
     def __init__(self, path: Path | None, position: Position) -> None:
         if path is None:
-            self._file = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - open for the whole run
+            self._file: TextIO = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - open for the whole run
             return
         path.parent.mkdir(parents=True, exist_ok=True)
         self._path = path
@@ -53,8 +53,7 @@ class MetricsLog:
 
     def sync(self) -> None:
         """Make everything written so far survive a power cut (called with every checkpoint)."""
-        if self._file.name != os.devnull:
-            os.fsync(self._file.fileno())
+        os.fsync(self._file.fileno())
 
     def close(self) -> None:
         self._file.close()

@@ -7,10 +7,10 @@ from bulletlm.model import IGNORE
 from bulletlm.train.batches import TrainingWindows
 from bulletlm.train.compute import Compute
 from bulletlm.train.state import TrainState
-from bulletlm.train.team import Team
+from bulletlm.train.team import ALONE, Team
 
 
-def accumulate(config: TrainConfig, windows: TrainingWindows, batch: int, compute: Compute, state: TrainState, team: Team) -> float:
+def accumulate(config: TrainConfig, windows: TrainingWindows, batch: int, compute: Compute, team: Team = ALONE) -> float:
     """Forward and backward over effective batch number `batch`, this process's share of it; returns the mean loss of all.
 
     Each micro-batch is divided by the number of target tokens of the whole batch, so that the sum of the
@@ -27,7 +27,6 @@ def accumulate(config: TrainConfig, windows: TrainingWindows, batch: int, comput
             loss = compute.loss_of(tokens, targets) / count
         loss.backward()  # type: ignore[no-untyped-call]
         total += float(loss.detach())
-    team.sum_gradients(state.model.parameters())
     return team.sum(total)[0]
 
 
