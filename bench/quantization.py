@@ -1,11 +1,14 @@
 """What each way of rounding to 4 bits costs, on the validation text of a finished run.
 
-    python bench/quantization.py runs/demo                                        the methods of `bullet build`
-    python bench/quantization.py runs/demo --calibration-tokens 5000 20000 60000  how much text calibration needs
+    bullet run bench/model.jsonc                                                    trains the model that it is meant for
+    python bench/quantization.py runs/bench                                         every way, llama.cpp's and ours
+    python bench/quantization.py runs/bench --file qat.bullet                       and other files of the same model
+    python bench/quantization.py runs/bench --only gptq --calibration-tokens 1000 5000 20000 60000
 
-All rows predict the same windows, so differences from FP32 are paired; +- is their standard error over windows. Before
-anything is measured, the blocks of one matrix are read back by the gguf package: a row that llama.cpp would read
-otherwise is worth nothing.
+All rows predict the same windows, so differences from FP32 are paired; +- is their standard error over windows. llama.cpp's
+types are rounded by llama.cpp itself and read by the gguf package; all models compute in float32. Bits are those of all
+tensors: blocks with their scales, embedding, gains. Seconds are CPU time. `--file` takes .bullet files made of the same
+FP32 weights; the run's own model.bullet is always among them.
 """
 
 import argparse
@@ -13,93 +16,177 @@ import json
 import platform
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import gguf
 import numpy as np
 from threadpoolctl import threadpool_limits
 
 import bulletlm
+import llama_quants
 from bulletlm.bulletfile.layout import tensor_bytes
+from bulletlm.bulletfile.reader import open_bullet
 from bulletlm.data.calibration import calibration_windows
 from bulletlm.data.tokens import open_tokens
+from bulletlm.errors import BulletError
 from bulletlm.evaluate.compare import Comparison, compare
 from bulletlm.export.npy import read_npy
 from bulletlm.progress import SilentProgress
-from bulletlm.quant.bq4 import Quantized, pack_bq4
-from bulletlm.quant.calibrate import Calibrated, dequantise, quantise
+from bulletlm.quant.bq4 import Quantized, pack_bq4, quantize_bq4
+from bulletlm.quant.calibrate import dequantise, quantise
 from bulletlm.quant.types import weight_types
 from bulletlm.runtime import Engine, Model, Sampling
+from bulletlm.shape import ModelShape
 from bulletlm.tokenizer import Tokenizer
 
-PTQ_BARS = {"KL of gptq / KL of Q4_0": 0.35, "perplexity loss of gptq / of Q4_0": 0.4}
+Tensors = dict[str, np.ndarray[Any, np.dtype[np.float32]]]
 
 
-def absmax(weights: np.ndarray) -> Quantized:
-    """The rule of the first .bullet writer: scale = |largest| / 7, steps -7 ... 7."""
-    blocks = weights.reshape(*weights.shape[:-1], -1, 32)
-    scales = (np.abs(blocks).max(-1) / 7).astype(np.float16)
-    safe = np.where(scales == 0, 1, scales).astype(np.float32)[..., None]
-    steps = np.clip(np.rint(blocks / safe), -7, 7)
-    return Quantized("BQ4", pack_bq4((steps + 8).astype(np.uint8).reshape(weights.shape), scales))
+class Rounded(NamedTuple):
+    """The weights that a way of rounding leaves, and the bytes that all tensors take."""
+
+    weights: Tensors
+    bytes: int
+
+
+class Row(NamedTuple):
+    label: str
+    make: Callable[[], Rounded]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, help="a run folder with export/npy and tokens")
     parser.add_argument("--calibration-tokens", type=int, nargs="+", default=[20_000])
+    parser.add_argument("--file", type=Path, nargs="+", default=[], help=".bullet files of the same FP32 model")
+    parser.add_argument("--only", help="only rows with this in their name")
     parser.add_argument("--seed", type=int, default=42)
-    parser.add_argument("--json", type=Path, help="write the rows to this file")
+    parser.add_argument("--json", type=Path, help="write the rows, and what they say about the bars, to this file")
     arguments = parser.parse_args()
+    try:
+        with threadpool_limits(1, user_api="blas"):
+            run(arguments)
+    except BulletError as error:
+        sys.exit(f"quantization.py: {error}")
 
-    shape, tensors, proto, _ = read_npy(arguments.run / "export" / "npy")
+
+def run(arguments: argparse.Namespace) -> None:
+    folder = arguments.run
+    shape, tensors, proto, _ = read_npy(folder / "export" / "npy")
     tokenizer = Tokenizer(proto)
-    text, held_out = open_tokens(arguments.run / "tokens", "train").tokens, open_tokens(arguments.run / "tokens", "val")
+    text, held_out = open_tokens(folder / "tokens", "train").tokens, open_tokens(folder / "tokens", "val")
     fp32 = Model(Engine(shape, tensors), tokenizer, shape, Sampling(), {})
-    types, first_layer = weight_types(shape), weight_types(shape, keep=["layers.0.*=BQ8"])
 
-    def windows(count: int) -> np.ndarray:
+    def windows(count: int) -> np.ndarray[Any, Any]:
         return calibration_windows(text, tokenizer, count, shape.max_seq_len, arguments.seed)
 
-    def rows() -> Iterator[tuple[str, dict[str, str], Calibrated]]:
-        done = quantise(shape, tensors, types, "none", None, SilentProgress())
-        naive = {name: absmax(tensors[name]) if type == "BQ4" else done.tensors[name] for name, type in types.items()}
-        yield "largest / 7", types, Calibrated(naive)
-        yield "none (Q4_0)", types, done
-        for count in arguments.calibration_tokens:
-            label = f"{count // 1000}k"
-            chosen = windows(count)
-            yield f"search, {label}", types, quantise(shape, tensors, types, "search", chosen, SilentProgress())
-            yield f"gptq, {label}", types, quantise(shape, tensors, types, "gptq", chosen, SilentProgress())
-            yield f"gptq, {label}, layer 0 BQ8", first_layer, quantise(shape, tensors, first_layer, "gptq", chosen, SilentProgress())
-        eight = weight_types(shape, "BQ8")
-        yield "BQ8 (Q8_0)", eight, quantise(shape, tensors, eight, "none", None, SilentProgress())
-
+    files = [path for path in (folder / "model.bullet", *arguments.file) if path.exists() or path in arguments.file]
+    rows = [*llamas(shape, tensors, windows(20_000)), *ours(shape, tensors, arguments.calibration_tokens, windows)]
+    rows += [Row(file_label(path), lambda path=path: of_file(path, shape)) for path in files]
     results: list[dict[str, Any]] = []
-    print(f"{arguments.run}: {shape.n_parameters:,} parameters, {len(held_out.tokens) - 1:,} validation tokens\n")
-    print(f"{'':<26}{'bits/weight':>11} {'perplexity':>10} {'change':>17}   {'KL':>18} {'seconds':>8}")
-    with threadpool_limits(1, user_api="blas"):
-        start = time.perf_counter()
-        for label, row_types, done in rows():
-            seconds = time.perf_counter() - start
-            check_grid(done)
-            weights = {name: dequantise(tensor) for name, tensor in done.tensors.items()}
-            result = compare(fp32, Model(Engine(shape, weights), tokenizer, shape, Sampling(), {}), held_out, SilentProgress())
-            bits = 8 * sum(tensor_bytes(row_types[name], extents) for name, extents in shape.tensors().items()) / shape.n_parameters
-            if not results:
-                print(f"{'FP32':<26}{32:>11.2f} {result.a.perplexity:>10.3f}")
-            print_row(label, bits, result, seconds)
-            results.append({"row": label, "bits_per_weight": bits, "seconds": seconds, **result.to_dict()})
-            start = time.perf_counter()
+    print(f"{folder}: {shape.n_parameters:,} parameters, {len(held_out.tokens) - 1:,} validation tokens\n")
+    print(f"{'':<34}{'bits/weight':>11} {'perplexity':>10} {'change':>17}   {'KL':>18} {'CPU s':>7}")
+    for label, make in rows:
+        if arguments.only and arguments.only not in label:
+            continue
+        start = time.process_time()
+        rounded = make()
+        seconds = time.process_time() - start
+        result = compare(fp32, Model(Engine(shape, rounded.weights), tokenizer, shape, Sampling(), {}), held_out, SilentProgress())
+        bits = 8 * rounded.bytes / shape.n_parameters
+        if not results:
+            print(f"{'FP32':<34}{32:>11.2f} {result.a.perplexity:>10.3f}")
+        print_row(label, bits, result, seconds)
+        results.append({"row": label, "bits_per_weight": bits, "seconds": seconds, **result.to_dict()})
+    for path in files[:1]:
+        file = open_bullet(path)
+        rest = 8 * (file.size - sum(region.size for region in file.tensors.values())) / shape.n_parameters
+        print(f"\nTokenizer and header add {rest:.2f} bits a weight to a .bullet of this model, whatever its types.")
+    bars = judge(results)
+    for bar in bars:
+        print(f"{'met   ' if bar['pass'] else 'MISSED'}  {bar['name']}: {bar['value']:.4g} (bar {bar['target']})")
     if arguments.json:
-        write_results(arguments.json, results)
+        versions = {"bulletlm": bulletlm.__version__, "numpy": np.__version__, "python": platform.python_version()}
+        report = {"machine": platform.processor() or platform.machine(), "versions": versions, "rows": results, "bars": bars}
+        arguments.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
 
 
-def check_grid(done: Calibrated) -> None:
-    """The gguf package must read the same weights from the same bytes."""
-    for name, tensor in done.tensors.items():
+def llamas(shape: ModelShape, tensors: Tensors, windows: np.ndarray[Any, Any]) -> Iterator[Row]:
+    """llama.cpp's types, the embedding in Q8_0 as we have it unless the row says otherwise."""
+    importance: dict[str, Any] = {}
+
+    def rounded(types: dict[str, str], weighted: bool) -> Rounded:
+        if weighted and not importance:
+            importance.update(llama_quants.imatrix(shape, tensors, windows))
+        weights, size = {}, 0
+        for name, weight in tensors.items():
+            if weight.ndim == 1:
+                weights[name], stored = weight, weight.nbytes
+            else:
+                weights[name], stored = llama_quants.quantize(weight, types[name], importance.get(name) if weighted else None)
+            size += stored
+        return Rounded(weights, size)
+
+    def mixed(type: str, embedding: str = "Q8_0") -> dict[str, str]:
+        return {name: type if name.startswith("layers.") else embedding for name in tensors}
+
+    if not np.array_equal(rounded(mixed("Q4_0"), False).weights["layers.0.mlp.up_proj.weight"], by_rule(tensors)):
+        sys.exit("our rule for BQ4 without calibration is not that of llama.cpp's Q4_0")
+    yield Row("llama.cpp Q4_0", lambda: rounded(mixed("Q4_0"), False))
+    if llama_quants.fits(shape, "Q6_K"):
+        yield Row("llama.cpp Q4_0, embedding Q6_K", lambda: rounded(mixed("Q4_0", "Q6_K"), False))
+    yield Row("llama.cpp Q4_0 + imatrix", lambda: rounded(mixed("Q4_0"), True))
+    yield Row("llama.cpp IQ4_NL", lambda: rounded(mixed("IQ4_NL"), False))
+    yield Row("llama.cpp IQ4_NL + imatrix", lambda: rounded(mixed("IQ4_NL"), True))
+    if llama_quants.fits(shape, "Q4_K"):
+        yield Row("llama.cpp Q4_K_M", lambda: rounded(llama_quants.q4_k_m(shape), False))
+        yield Row("llama.cpp Q4_K_M + imatrix", lambda: rounded(llama_quants.q4_k_m(shape), True))
+
+
+def by_rule(tensors: Tensors) -> Any:
+    return Quantized("BQ4", quantize_bq4(tensors["layers.0.mlp.up_proj.weight"])).dequantize()
+
+
+def ours(shape: ModelShape, tensors: Tensors, counts: list[int], windows: Callable[[int], Any]) -> Iterator[Row]:
+    """The methods of `bullet build`, and the rule of the first .bullet writer."""
+    usual, first_layer, eight = weight_types(shape), weight_types(shape, keep=["layers.0.*=BQ8"]), weight_types(shape, "BQ8")
+
+    def rounded(types: dict[str, str], method: str, count: int = 0) -> Rounded:
+        done = quantise(shape, tensors, types, method, windows(count) if count else None, SilentProgress())
+        check_grid(done.tensors)
+        return Rounded({name: dequantise(tensor) for name, tensor in done.tensors.items()}, size_of(shape, types))
+
+    def oldest() -> Rounded:
+        plain = rounded(usual, "none").weights
+        return Rounded({n: absmax(tensors[n]) if usual[n] == "BQ4" else plain[n] for n in tensors}, size_of(shape, usual))
+
+    yield Row("RTN, largest / 7", oldest)
+    for count in counts:
+        label = f"{count // 1000}k tokens"
+        yield Row(f"BQ4 search, {label}", lambda count=count: rounded(usual, "search", count))
+        yield Row(f"BQ4 gptq, {label}", lambda count=count: rounded(usual, "gptq", count))
+    yield Row(f"BQ4 gptq, {counts[-1] // 1000}k, layer 0 BQ8", lambda: rounded(first_layer, "gptq", counts[-1]))
+    yield Row("BQ8", lambda: rounded(eight, "none"))
+
+
+def absmax(weights: np.ndarray[Any, Any]) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """The rule of the first .bullet writer: scale = |largest| / 7, steps -7 ... 7."""
+    blocks = weights.reshape(*weights.shape[:-1], -1, 32)
+    scales = (np.abs(blocks).max(-1) / 7).astype(np.float16)
+    safe = np.where(scales == 0, 1, scales).astype(np.float32)[..., None]
+    steps = np.clip(np.rint(blocks / safe), -7, 7)
+    return Quantized("BQ4", pack_bq4((steps + 8).astype(np.uint8).reshape(weights.shape), scales)).dequantize()
+
+
+def size_of(shape: ModelShape, types: dict[str, str]) -> int:
+    return sum(tensor_bytes(types[name], extents) for name, extents in shape.tensors().items())
+
+
+def check_grid(tensors: dict[str, Any]) -> None:
+    """The gguf package must read the same weights from the same bytes: a row that llama.cpp would read otherwise is worth nothing."""
+    for name, tensor in tensors.items():
         if isinstance(tensor, Quantized):
             kind = gguf.GGMLQuantizationType.Q4_0 if tensor.type == "BQ4" else gguf.GGMLQuantizationType.Q8_0
             theirs = gguf.quants.dequantize(tensor.blocks.reshape(len(tensor.blocks), -1), kind)
@@ -107,23 +194,44 @@ def check_grid(done: Calibrated) -> None:
                 sys.exit(f"{name}: llama.cpp would read other weights than we do")
 
 
+def file_label(path: Path) -> str:
+    """The name of a file and how it says that it was rounded."""
+    quantised = open_bullet(path).metadata.get("quantised", {})
+    return f"{path.name} ({quantised.get('method', 'unknown')})"
+
+
+def of_file(path: Path, shape: ModelShape) -> Rounded:
+    file = open_bullet(path)
+    if file.shape.to_dict() != shape.to_dict():
+        sys.exit(f"{path} is not a model of the shape of export/npy")
+    return Rounded({name: file.tensor(name) for name in file.tensors}, sum(region.size for region in file.tensors.values()))
+
+
 def print_row(label: str, bits: float, result: Comparison, seconds: float) -> None:
     change = f"{result.perplexity_change:+.2%} +- {result.loss_delta.se or 0:.2%}"
     kl = f"{result.kl.mean:.5f} +- {result.kl.se or 0:.5f}"
-    print(f"{label:<26}{bits:>11.2f} {result.b.perplexity:>10.3f} {change:>17}   {kl:>18} {seconds:>8.1f}", flush=True)
+    print(f"{label:<34}{bits:>11.3f} {result.b.perplexity:>10.3f} {change:>17}   {kl:>18} {seconds:>7.1f}", flush=True)
 
 
-def write_results(path: Path, results: list[dict[str, Any]]) -> None:
-    base = next(row for row in results if row["row"].startswith("none"))
-    best = next(row for row in results if row["row"].startswith("gptq"))
-    values = (best["kl"]["mean"] / base["kl"]["mean"], best["perplexity_change"] / base["perplexity_change"])
-    bars = [
-        {"name": name, "value": value, "target": target, "pass": value <= target}
-        for (name, target), value in zip(PTQ_BARS.items(), values, strict=True)
-    ]
-    versions = {"bulletlm": bulletlm.__version__, "numpy": np.__version__, "python": platform.python_version()}
-    report = {"machine": platform.processor() or platform.machine(), "versions": versions, "rows": results, "bars": bars}
-    path.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+def judge(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The bars, for as far as their rows were measured: post-training against llama.cpp's Q4_0, QAT against its teacher too."""
+    found = {row["row"]: row for row in results}
+    base = found.get("llama.cpp Q4_0")
+    post = next((row for name, row in found.items() if name.startswith("BQ4 gptq, 20k tokens")), None)
+    trained = next((row for name, row in found.items() if name.endswith("(qat)")), None)
+    bars: list[tuple[str, float, float]] = []
+    if base and post:
+        bars += [
+            ("gptq: bits a weight", post["bits_per_weight"], 4.95),
+            ("gptq: KL / KL of Q4_0", post["kl"]["mean"] / base["kl"]["mean"], 0.35),
+            ("gptq: perplexity loss / that of Q4_0", post["perplexity_change"] / base["perplexity_change"], 0.4),
+        ]
+    if base and trained:
+        bars += [
+            ("qat: KL / KL of Q4_0", trained["kl"]["mean"] / base["kl"]["mean"], 0.25),
+            ("qat: perplexity loss", trained["perplexity_change"], 0.001),
+        ]
+    return [{"name": name, "value": value, "target": target, "pass": value <= target} for name, value, target in bars]
 
 
 if __name__ == "__main__":

@@ -574,6 +574,24 @@ def _merges(texts: Sequence[str]) -> list[tuple[str, str]]:
     return [(text[:n], text[n:]) for text in texts for n in range(1, len(text)) if text[:n] in known and text[n:] in known]
 
 
+def fold_gains(shape: ModelShape, tensors: Mapping[str, Floats]) -> tuple[ModelShape, dict[str, Floats]]:
+    """The same network as version 1 can hold it: norm gains in the matrices behind them and ones in their place, the head on its own.
+
+    Raises:
+        FormatError: version 1 cannot hold a model of this shape; the message says what.
+    """
+    _check_v1(shape)
+    shape = replace(shape, tied_embeddings=False)
+    folded: dict[str, Floats] = {}
+    for name, extents in shape.tensors().items():
+        tensor, norm = tensors.get(name, tensors["token_embedding.weight"]), _norm_before(name)
+        if len(extents) == 1:
+            folded[name] = np.ones(extents, np.float32)
+        else:
+            folded[name] = tensor * tensors[norm] if norm else tensor
+    return shape, folded
+
+
 def _folded(model: StoredModel, name: str) -> Quantized:
     """A tensor as version 1 has it: norms are ones, and a matrix holds the gains of the norm before it."""
     tensor = model.tensors.get(name, model.tensors["token_embedding.weight"])

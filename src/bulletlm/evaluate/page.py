@@ -366,8 +366,8 @@ def _tensors(report: dict[str, Any]) -> Html:
         ),
         _map(
             "How far the outputs moved",
-            "Mean square error of the outputs of each matrix on the calibration text, after what came before it was rounded too, "
-            "as a share of their mean square.",
+            "Mean square error of the outputs of each matrix on the calibration text, all before it being rounded too, as a share of "
+            "their mean square. Output and down are also to make good what the hidden state lacks by then.",
             tensors,
             "output_error",
             lambda share: percent(share, 2),
@@ -638,7 +638,7 @@ article {
 .answer { margin: .2rem 0 .5rem; line-height: 1.75; white-space: pre-line; unicode-bidi: isolate; }
 .empty { color: var(--muted); font-style: italic; }
 .facts { margin: 0; font-size: .8rem; }
-.map { border-collapse: separate; border-spacing: 2px; font-size: .85rem; }
+.map { border-collapse: separate; border-spacing: 2px; font-size: .85rem; table-layout: fixed; min-width: 34rem; }
 .map th, .map td { border: 0; padding: .3rem .6rem; }
 .map .heat { background: color-mix(in srgb, var(--b) calc(var(--heat) * .55), var(--tint)); border-radius: .25rem; }
 pre { background: var(--tint); border-radius: .5rem; padding: .9rem 1.1rem; overflow-x: auto; font-size: .85rem; line-height: 1.55; }
