@@ -7,16 +7,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bulletlm.builder import main
+from bulletlm.builder import _as_token_file, main
 from bulletlm.bulletfile.reader import open_bullet
+from bulletlm.cli import main as bullet
+from bulletlm.convert import convert, read_model
 from bulletlm.data.chat import CHAT_TEMPLATE
 from bulletlm.data.tokens import open_tokens
 from bulletlm.evaluate.compare import compare
-from bulletlm.export.npy import read_npy
+from bulletlm.export.npy import read_npy, write_npy
+from bulletlm.export.stored import as_floats
 from bulletlm.files import read_json
 from bulletlm.progress import SilentProgress
-from bulletlm.runtime import load
+from bulletlm.runtime import Engine, Model, Sampling, load
+from bulletlm.shape import ModelShape
 from bulletlm.show import print_info
+from bulletlm.tokenizer import Tokenizer, train_tokenizer
+from micro_model import SAMPLE
 
 
 def builds(capsys: pytest.CaptureFixture[str], *words: str | Path) -> str:
@@ -152,3 +158,63 @@ def test_a_file_that_was_not_measured_has_a_card(npy: Path, tmp_path: Path, caps
     builds(capsys, npy, "--method", "none", "--out", tmp_path / "model.bullet")
     print_info(tmp_path / "model.bullet", tensors=False, as_json=False)
     assert "this file" not in capsys.readouterr().out
+
+
+def test_version_1_is_calibrated_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The gains go into the matrices before these are fitted, so the file holds exactly what was measured."""
+    shape = ModelShape(vocab_size=400, dim=32, n_layers=1, n_heads=2, n_kv_heads=2, hidden_dim=128, max_seq_len=32)
+    random = np.random.default_rng(3)
+    tensors = {
+        name: (1 + 0.3 * random.normal(size=extents) if len(extents) == 1 else 0.4 * random.normal(size=extents)).astype(np.float32)
+        for name, extents in shape.tensors().items()
+    }
+    proto = train_tokenizer([(SAMPLE / "stories.en.txt").read_text(encoding="utf-8")], 400, 1, SilentProgress())
+    write_npy(tmp_path / "npy", shape, tensors, proto, {})
+    tokens = np.random.default_rng(4).integers(0, 400, 4096).astype("<u2")
+    for name in ("train.bin", "val.bin"):
+        tokens.tofile(tmp_path / name)
+    words = [tmp_path / "npy", "--format", "v1", "--calibration", tmp_path / "train.bin", "--validation", tmp_path / "val.bin"]
+    said = json.loads(builds(capsys, *words, "--json", "--out", tmp_path / "old.bullet"))
+    assert (tmp_path / "old.bullet").read_bytes().startswith(b'{\n "bullet_version": "1.0"')
+    kind, back = read_model(tmp_path / "old.bullet")
+    assert kind == "bullet v1" and not back.shape.tied_embeddings
+    weights = {name: as_floats(tensor) for name, tensor in back.tensors.items()}
+    model = Model(Engine(back.shape, weights), Tokenizer(back.tokenizer_proto), back.shape, Sampling(), {})
+    exact = Model(Engine(shape, tensors), Tokenizer(proto), shape, Sampling(), {})
+    again = compare(exact, model, _as_token_file(tmp_path / "val.bin", 400), SilentProgress())
+    assert said["embedding"] == "BQ4" and said["kl"] == pytest.approx(again.kl.mean, rel=1e-4)
+    convert(tmp_path / "npy", tmp_path / "plain.bullet", version=1)
+    plain = {name: as_floats(tensor) for name, tensor in read_model(tmp_path / "plain.bullet")[1].tensors.items()}
+    uncalibrated = Model(Engine(back.shape, plain), model.tokenizer, back.shape, Sampling(), {})
+    assert again.kl.mean < 0.8 * compare(exact, uncalibrated, _as_token_file(tmp_path / "val.bin", 400), SilentProgress()).kl.mean
+
+
+def test_version_1_of_what_it_cannot_hold(npy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "old.bullet"
+    for words, code, message in (
+        (["--method", "none"], 1, "version 1 cannot hold this model: n_kv_heads is 2, and must be 4"),
+        (["--quant", "BQ8"], 2, "version 1 has four bits for every tensor"),
+        (["--keep", "layers.0.*=BQ8", "--method", "none"], 2, "version 1 has four bits for every tensor"),
+    ):
+        got, line = fails(capsys, npy, "--format", "v1", *words, "--out", out)
+        assert got == code and message in line, line
+    assert not out.exists()
+
+
+def test_compat_says_who_can_run_it(npy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main([str(npy), "--method", "none", "--compat", "--out", str(tmp_path / "m.bullet")])
+    notes = [line for line in capsys.readouterr().err.splitlines() if line.startswith("note: ")]
+    assert len(notes) == 3
+    assert "NAME.gguf keeps every number bit for bit (BQ4 as Q4_0, BQ8 as Q8_0, F32)" in notes[0]
+    assert "as float32" in notes[1] and "no (n_kv_heads is 2, and must be 4 (n_heads))" in notes[2]
+
+
+def test_bullet_build_takes_a_folder_too(npy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    same = [tmp_path / "a.bullet", tmp_path / "b.bullet"]
+    builds(capsys, npy, "--quant", "BQ8", "--out", same[0])
+    with pytest.raises(SystemExit, match="0"):
+        bullet(["build", "--quant", "BQ8", "--out", str(same[1]), str(npy)])
+    assert same[0].read_bytes() == same[1].read_bytes()
+    with pytest.raises(SystemExit, match="2"):
+        bullet(["build", "--quant", "BQ8"])
+    assert "needs a configuration, a run folder" in capsys.readouterr().err

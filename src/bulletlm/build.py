@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from threadpoolctl import threadpool_limits
 
+from bulletlm.bulletfile.legacy import fold_gains, write_v1
 from bulletlm.bulletfile.writer import write_bullet
 from bulletlm.config import QuantConfig
 from bulletlm.data.calibration import calibration_windows
@@ -18,6 +19,7 @@ from bulletlm.data.tokens import TokenFile
 from bulletlm.errors import ConfigError
 from bulletlm.evaluate.compare import compare
 from bulletlm.export.npy import read_npy
+from bulletlm.export.stored import StoredModel
 from bulletlm.files import write_json
 from bulletlm.progress import Progress
 from bulletlm.quant.calibrate import Floats, dequantise, quantise
@@ -43,6 +45,7 @@ def build_bullet(
     validation: TokenFile | None,
     progress: Progress,
     report: Path | None = None,
+    version: int = 2,
 ) -> dict[str, Any]:
     """Quantise the tensors of `npy_folder`, measure the result, write `path`; the same inputs give the same bytes.
 
@@ -55,19 +58,27 @@ def build_bullet(
         validation: held-out text to measure on; without it the file says nothing about what was lost.
         progress: shows the bars.
         report: where to write the errors of every tensor and layer, as JSON.
+        version: of the file; 1 has four bits for everything and is written as its runtime reads it (docs/bullet-format.md).
 
     Returns:
         What the header says under "quantised" (docs/quantization.md).
 
     Raises:
-        ConfigError: there is no calibration text for a method that needs it, or `keep` fits no tensor.
+        ConfigError: there is no calibration text for a method that needs it, `keep` fits no tensor, or version 1 is to hold
+            anything but BQ4.
         DataError: calibration or validation text does not belong to the model, or is too short.
-        FormatError: the folder is incomplete.
+        FormatError: the folder is incomplete, or version 1 cannot hold a model of this shape.
         BulletError: a weight is not finite, or the disk is full; an older file stays as it was.
     """
     shape, tensors, proto, metadata = read_npy(npy_folder)
     tokenizer = Tokenizer(proto)
-    types = weight_types(shape, config.weights, config.embedding, config.keep)
+    embedding = config.embedding
+    if version == 1:
+        if config.weights != "BQ4" or embedding not in (None, "BQ4") or config.keep:
+            raise ConfigError("version 1 has four bits for every tensor: leave other types (--quant, --embedding, --keep) out")
+        shape, tensors = fold_gains(shape, tensors)
+        embedding = "BQ4"
+    types = weight_types(shape, config.weights, embedding, config.keep)
     windows = None
     if config.calibration != "none" and "BQ4" in types.values():
         if calibration is None:
@@ -93,7 +104,10 @@ def build_bullet(
             if report:
                 costs = sensitivity(shape, tensors, rounded, _held_out(validation, shape.max_seq_len), progress)
     named = {**metadata, "chat_template": CHAT_TEMPLATE, "quantised": quantised}
-    write_bullet(path, shape, done.tensors, types, proto, tokenizer.pieces(), named)
+    if version == 1:
+        write_v1(path, StoredModel(shape, done.tensors, proto, named))
+    else:
+        write_bullet(path, shape, done.tensors, types, proto, tokenizer.pieces(), named)
     if report:
         by_matrix, by_part = costs
         rows = {name: {**row.to_dict(), "kl": by_matrix.get(name)} for name, row in done.report.items()}

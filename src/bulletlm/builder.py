@@ -1,4 +1,4 @@
-"""The `bullet-builder` command: FP32 .npy tensors in, one `.bullet` file out. What `bullet build` does, without a configuration."""
+"""The `bullet-builder` command: FP32 .npy tensors in, one `.bullet` file out. `bullet build FOLDER` is the same."""
 
 import json as json_module
 import sys
@@ -46,7 +46,9 @@ def build(
     calibration_tokens: Annotated[int, Parameter(help="How many of them to use.")] = 20_000,
     validation: Annotated[Path | None, Parameter(help="Held-out tokens to measure on, same format; a run folder has its own.")] = None,
     seed: Annotated[int, Parameter(help="Decides which tokens are used.")] = 42,
-    report: Annotated[Path | None, Parameter(help="Write the errors of every tensor and layer to this JSON file.")] = None,
+    report: Annotated[Path | None, Parameter(help="Write the error of every tensor, and what it alone costs, to this JSON file.")] = None,
+    format: Annotated[Literal["v1", "v2"], Parameter(help="Version of the file; v1 has four bits for everything.")] = "v2",
+    compat: Annotated[bool, Parameter(help="Say which other programs can run the model, and how.", negative="")] = False,
     json: Annotated[bool, Parameter(help="Print what the file says about its quantisation as JSON.", negative="")] = False,
 ) -> None:
     """Quantise FP32 .npy tensors into one .bullet file.
@@ -60,6 +62,7 @@ def build(
     from bulletlm.data.tokens import open_tokens
     from bulletlm.export.npy import read_npy
     from bulletlm.progress import ConsoleProgress
+    from bulletlm.quant.types import weight_types
 
     run, folder = _locate(folder)
     try:
@@ -79,11 +82,22 @@ def build(
         held_out = _as_token_file(validation, vocab_size)
     elif run:
         held_out = open_tokens(run / "tokens", "val")
-    quantised = build_bullet(folder, out, config, seed, text, held_out, ConsoleProgress(), report)
+    quantised = build_bullet(folder, out, config, seed, text, held_out, ConsoleProgress(), report, int(format[1]))
+    if compat:
+        from bulletlm.convert import compatibility
+
+        shape = read_npy(folder)[0]
+        for note in compatibility(shape, weight_types(shape, quant, embedding, keep), int(format[1])):
+            print(f"note: {note}", file=sys.stderr)
     if json:
         print(json_module.dumps(quantised, ensure_ascii=False, indent=2))
     else:
         print(f"{out} ({out.stat().st_size:,} bytes)\n{summary(quantised)}")
+
+
+def is_model_folder(folder: Path) -> bool:
+    """Whether `bullet-builder` can make a file of this folder: .npy tensors, or a run that has them."""
+    return (folder / MANIFEST).is_file() or (folder / "export" / "npy").is_dir()
 
 
 def _locate(folder: Path) -> tuple[Path | None, Path]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import App, CycloptsError, Group, Parameter
 
 from bulletlm import __version__
-from bulletlm.errors import BulletError
+from bulletlm.errors import BulletError, ConfigError
 
 if TYPE_CHECKING:
     from bulletlm.train.team import Team
@@ -103,7 +103,36 @@ def tokenizer(
 
 _stage_command("train", "Train the model, or go on where it was stopped.", "checkpoints/best")
 _stage_command("export", "Write the best checkpoint as FP32 .npy files.", "export/npy")
-_stage_command("build", "Quantise and pack the model into one .bullet file.", "model.bullet")
+
+
+@app.command(group=STAGES, sort_key=STAGE_ORDER.index("build"))
+def build(
+    *words: Annotated[
+        str,
+        Parameter(
+            allow_leading_hyphen=True,
+            help="A configuration, then settings; or a run folder or folder of .npy tensors, with the options of bullet-builder.",
+        ),
+    ],
+    restart: Restart = False,
+) -> None:
+    """Quantise and pack the model into one .bullet file.
+
+    With a configuration, earlier stages run first where needed. Example: bullet build recipes/demo.jsonc
+
+    With a run folder or a folder of .npy tensors, this is bullet-builder. Example: bullet build runs/demo --quant BQ8 -o demo8.bullet
+    """
+    from bulletlm.builder import app as builder
+    from bulletlm.builder import is_model_folder
+
+    if any(is_model_folder(Path(word)) for word in words if not word.startswith("-")):
+        builder(words, exit_on_error=False, print_error=False)
+        return
+    if not words or words[0].startswith("-"):
+        raise ConfigError("bullet build needs a configuration, a run folder or a folder of .npy tensors: bullet build recipes/demo.jsonc")
+    print(_stages(Path(words[0]), words[1:], "build", restart) / "model.bullet")
+
+
 _stage_command("evaluate", "Measure the 4-bit file against FP32 and write the report.", "report.html")
 
 

@@ -1,13 +1,14 @@
 """From one model format to another: .bullet (versions 1 and 2), GGUF, Hugging Face folder, folder of .npy tensors."""
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from bulletlm.bulletfile.layout import standard_types
-from bulletlm.bulletfile.legacy import is_v1, read_v1, write_v1
+from bulletlm.bulletfile.legacy import check_v1, is_v1, read_v1, write_v1
 from bulletlm.bulletfile.reader import PICKLE, open_bullet
 from bulletlm.bulletfile.writer import write_bullet
 from bulletlm.errors import BulletError, ConfigError, FormatError
@@ -17,6 +18,7 @@ from bulletlm.export.hf import read_hf, write_hf
 from bulletlm.export.npy import MANIFEST, TOKENIZER, read_npy, write_npy
 from bulletlm.export.stored import Stored, StoredModel, as_floats, check_tokenizer, type_of
 from bulletlm.quant.bq4 import Quantized, quantize_bq4, quantize_bq8
+from bulletlm.shape import ModelShape
 
 KINDS = ("bullet", "gguf", "hf", "npy")
 
@@ -102,6 +104,32 @@ def read_model(path: Path, like: Path | None = None) -> tuple[str, StoredModel]:
         values, type = file.raw(name), file.type(name)
         tensors[name] = Quantized(type, values) if type in ("BQ4", "BQ8") else values
     return kind, StoredModel(file.shape, tensors, file.tokenizer().proto, file.metadata)
+
+
+def compatibility(shape: ModelShape, types: Mapping[str, str], version: int) -> list[str]:
+    """Which programs can run a model with these weights, and what is lost on the way; a sentence each.
+
+    Args:
+        shape: the model's shape.
+        types: "BQ4", "BQ8", "F16" or "F32" of every tensor.
+        version: of the .bullet that holds it.
+    """
+    if version == 1:
+        return [
+            "version 1's runtime reads this file as it is: norm gains are in the matrices, the output matrix is stored on its own",
+            "everything else: bullet convert makes version 2, GGUF, Hugging Face or .npy of it, with the same numbers",
+        ]
+    names = {"BQ4": "BQ4 as Q4_0", "BQ8": "BQ8 as Q8_0", "F16": "F16", "F32": "F32"}
+    kinds = ", ".join(names[kind] for kind in names if kind in types.values())
+    notes = [
+        f"llama.cpp, Ollama, LM Studio: bullet convert FILE NAME.gguf keeps every number bit for bit ({kinds})",
+        f"transformers: bullet convert FILE NAME-hf keeps every number, as float32 ({4 * shape.n_parameters:,} bytes)",
+    ]
+    try:
+        check_v1(shape)
+    except FormatError as error:
+        return [*notes, f"version 1's runtime: no ({str(error).removeprefix('version 1 cannot hold this model: ')})"]
+    return [*notes, "version 1's runtime: not this file, but one made with --format v1, in which the embedding has four bits too"]
 
 
 def _kind_by_content(path: Path) -> str:

@@ -15,6 +15,7 @@ import math
 import mmap
 import struct
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,7 +27,7 @@ from bulletlm.bulletfile.header import SHAPE_LIMITS, check_metadata, parse_json,
 from bulletlm.bulletfile.layout import END, HEADER_CAP, HEADER_END
 from bulletlm.bulletfile.reader import FIRST_VERSION, PICKLE
 from bulletlm.errors import BulletError, FormatError
-from bulletlm.export.stored import Stored, StoredModel, as_floats, check_finite, check_tokenizer, printable
+from bulletlm.export.stored import Floats, Stored, StoredModel, as_floats, check_finite, check_tokenizer, printable
 from bulletlm.files import atomic_file
 from bulletlm.quant.bq4 import Quantized, pack_bq4, quantize_bq4, unpack_bq4
 from bulletlm.shape import BLOCK, ModelShape
@@ -497,7 +498,7 @@ def write_v1(path: Path, model: StoredModel) -> None:
         FormatError: version 1 cannot hold this model; the message says what.
         BulletError: the disk is full or the folder is not writable.
     """
-    _check_v1(model.shape)
+    check_v1(model.shape)
     pieces = check_tokenizer(model.tokenizer_proto, model.shape.vocab_size, "the tokenizer").pieces()
     texts = [bytes([i - FIRST_BYTE]) if FIRST_BYTE <= i < FIRST_PIECE else _plain(piece.text) for i, piece in enumerate(pieces)]
     vocabulary = _vocabulary_bytes(texts, [piece.score for piece in pieces], _merges([piece.text for piece in pieces[FIRST_PIECE:]]))
@@ -523,7 +524,10 @@ def write_v1(path: Path, model: StoredModel) -> None:
         file.write(END)
 
 
-def _check_v1(shape: ModelShape) -> None:
+def check_v1(shape: ModelShape) -> None:
+    """Raises:
+    FormatError: version 1 cannot hold a model of this shape; the message says what.
+    """
     rules = (
         ("n_kv_heads", shape.n_kv_heads, shape.n_heads, "n_heads"),
         ("hidden_dim", shape.hidden_dim, FFN_FACTOR * shape.dim, f"{FFN_FACTOR} x dim"),
@@ -580,7 +584,7 @@ def fold_gains(shape: ModelShape, tensors: Mapping[str, Floats]) -> tuple[ModelS
     Raises:
         FormatError: version 1 cannot hold a model of this shape; the message says what.
     """
-    _check_v1(shape)
+    check_v1(shape)
     shape = replace(shape, tied_embeddings=False)
     folded: dict[str, Floats] = {}
     for name, extents in shape.tensors().items():
