@@ -118,9 +118,10 @@ def build(
 ) -> None:
     """Quantise and pack the model into one .bullet file.
 
-    With a configuration, earlier stages run first where needed. Example: bullet build recipes/demo.jsonc
+    Earlier stages run first where needed. Example: bullet build recipes/demo.jsonc
 
-    With a run folder or a folder of .npy tensors, this is bullet-builder. Example: bullet build runs/demo --quant BQ8 -o demo8.bullet
+    A run folder or a folder of .npy tensors in place of the configuration makes this bullet-builder, with its options:
+    bullet build runs/demo --quant BQ8 --out demo8.bullet
     """
     from bulletlm.builder import app as builder
     from bulletlm.builder import is_model_folder
