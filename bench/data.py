@@ -1,7 +1,8 @@
 """How fast text becomes a training set, and how it grows: python bench/data.py [--data ../shared/data] [--full] [--json FILE]
 
-Megabytes are UTF-8 bytes of text, on real Marathi and English. Each of our steps is run beside what one would take instead, in
-turns (A B A B), the best of the rounds counts:
+Megabytes are UTF-8 bytes of text, on real Marathi and English; seconds are those of one processor core (CPU time, of all processes
+together), so that other work on the machine changes little. Each of our steps is run beside what one would take instead, in turns
+(A B A B), the best of the rounds counts:
 
     cleaning    datatrove: ftfy, Gopher's repetition and quality rules (--datatrove PYTHON of an environment with
                 `pip install datatrove ftfy indic-nlp-library nltk regex tokenizers`; left out where it is not installed)
@@ -17,6 +18,7 @@ import gzip
 import json
 import lzma
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -104,13 +106,13 @@ def ours(corpus: Path, folder: Path) -> dict[str, Callable[[], float]]:
     config, file = CleanConfig(), SourceFile(corpus, corpus.name, ".txt", "auto", True)
 
     def clean() -> float:
-        started = time.perf_counter()
+        started = time.process_time()
         for block in blocks(file, lambda n: None, print):
             if not isinstance(block, BadRow):
                 log = Log()
                 raws = (raw for raw in documents_of(block, 1) if isinstance(raw, RawDocument))
                 judge([kept for raw in raws if (kept := clean_document(raw, config, log))], config, log)
-        return time.perf_counter() - started
+        return time.process_time() - started
 
     def dedup() -> float:
         cleaned = clean_files([file], config, 1, folder / "cleaned", 1, SilentProgress())
@@ -120,11 +122,11 @@ def ours(corpus: Path, folder: Path) -> dict[str, Callable[[], float]]:
             if not isinstance(block, BadRow):
                 raws = (raw for raw in documents_of(block, 1) if isinstance(raw, RawDocument))
                 batches.append([kept for raw in raws if (kept := clean_document(raw, config, log))])
-        started = time.perf_counter()
+        started = time.process_time()
         for batch in batches:
             sign(Batch.of(batch))
         find_repeats(cleaned, config)
-        return time.perf_counter() - started
+        return time.process_time() - started
 
     return {"clean": clean, "dedup": dedup}
 
@@ -142,7 +144,7 @@ def datatrove(corpus: Path, folder: Path, step: str) -> float:
     logger.remove()
     texts = corpus.read_text(encoding="utf-8").split("\n\n")
     docs = [Document(text=text, id=str(n)) for n, text in enumerate(texts) if text.strip()]
-    started = time.perf_counter()
+    started = time.process_time()
     if step == "clean":
         language, common = "mar_Deva", ["आणि", "आहे", "या", "व", "हे", "the", "of", "and", "to"]
         data = FTFYFormatter().run(docs)
@@ -159,7 +161,7 @@ def datatrove(corpus: Path, folder: Path, step: str) -> float:
             MinhashDedupBuckets(places[0], places[1], config=config).run(None, bucket, config.num_buckets)
         MinhashDedupCluster(places[1], places[2], config=config).run(None, 0, 1)
         sum(1 for _ in MinhashDedupFilter(places[2]).run(iter(docs), 0, 1))
-    return time.perf_counter() - started
+    return time.process_time() - started
 
 
 def in_other_python(python: str, corpus: Path, step: str) -> float:
@@ -187,32 +189,32 @@ def tokenizers(texts: list[str]) -> dict[str, Callable[[], float]]:
     made: dict[str, Any] = {}
 
     def train_ours() -> float:
-        started = time.perf_counter()
+        started = time.process_time()
         made["ours"] = Tokenizer(train_tokenizer(lines, SIZE, 1, SilentProgress()))
-        return time.perf_counter() - started
+        return time.process_time() - started
 
     def train_hf() -> float:
-        started = time.perf_counter()
+        started = time.process_time()
         tokenizer = hf.Tokenizer(hf.models.BPE())
         tokenizer.pre_tokenizer = hf.pre_tokenizers.ByteLevel(add_prefix_space=False)
         tokenizer.decoder = hf.decoders.ByteLevel()
         trainer = hf.trainers.BpeTrainer(vocab_size=SIZE, initial_alphabet=hf.pre_tokenizers.ByteLevel.alphabet(), show_progress=False)
         tokenizer.train_from_iterator(lines, trainer)
         made["hf"] = tokenizer
-        return time.perf_counter() - started
+        return time.process_time() - started
 
     def encode_ours() -> float:
-        started = time.perf_counter()
+        started = time.process_time()
         ids = [made["ours"].encode_batch(texts[n : n + 512]) for n in range(0, len(texts), 512)]
-        seconds = time.perf_counter() - started
+        seconds = time.process_time() - started
         check([made["ours"].decode(row) for part in ids for row in part], "ours")
         made["ours tokens"] = sum(len(row) for part in ids for row in part)
         return seconds
 
     def encode_hf() -> float:
-        started = time.perf_counter()
+        started = time.process_time()
         rows = [row.ids for n in range(0, len(texts), 512) for row in made["hf"].encode_batch(texts[n : n + 512])]
-        seconds = time.perf_counter() - started
+        seconds = time.process_time() - started
         check([made["hf"].decode(row, skip_special_tokens=False) for row in rows], "Hugging Face's")
         made["hf tokens"] = sum(map(len, rows))
         return seconds
@@ -228,7 +230,7 @@ def tokenizers(texts: list[str]) -> dict[str, Callable[[], float]]:
 
 
 def stage(corpus: Path, out: Path, workers: int) -> dict[str, Any]:
-    """The whole data stage in a process of its own: seconds, and the most memory that it and its children held together."""
+    """The whole data stage in a process of its own: CPU and wall seconds, the most memory that it and its children held together."""
     import psutil
 
     code = (
@@ -236,7 +238,7 @@ def stage(corpus: Path, out: Path, workers: int) -> dict[str, Any]:
         "from bulletlm.progress import SilentProgress;"
         "prepare_data(DataConfig(sources=[sys.argv[1]], workers=int(sys.argv[3])), 1, Path(sys.argv[2]), SilentProgress())"
     )
-    started, most = time.perf_counter(), 0
+    started, used, most = time.perf_counter(), children(), 0
     process = subprocess.Popen(
         [sys.executable, "-c", code, str(corpus), str(out / "data"), str(workers)], stderr=subprocess.PIPE, text=True
     )
@@ -252,7 +254,13 @@ def stage(corpus: Path, out: Path, workers: int) -> dict[str, Any]:
         time.sleep(0.2)
     if process.returncode:
         sys.exit(f"the data stage failed: {process.stderr.read() if process.stderr else ''}")
-    return {"seconds": time.perf_counter() - started, "memory_mb": most / MB}
+    return {"seconds": children() - used, "wall_s": time.perf_counter() - started, "memory_mb": most / MB}
+
+
+def children() -> float:
+    """CPU seconds of all processes that were started from here and have ended, and of theirs."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def same_files(one: Path, other: Path) -> bool:
@@ -391,7 +399,14 @@ def measure(data: Path, folder: Path, full: bool, python: str) -> dict[str, Any]
         megabytes = write_corpus(data, wanted, path)
         taken = stage(path, folder / f"stage-{wanted}", workers)
         grown[wanted] = taken["seconds"] / megabytes
-        show("data stage", f"{workers} processes", taken["seconds"], megabytes, memory_mb=round(taken["memory_mb"]))
+        show(
+            "data stage",
+            f"{workers} processes",
+            taken["seconds"],
+            megabytes,
+            memory_mb=round(taken["memory_mb"]),
+            wall_s=round(taken["wall_s"]),
+        )
         last = taken["memory_mb"]
         if wanted == 10:
             stage(path, folder / "stage-10-alone", 1)
@@ -401,7 +416,7 @@ def measure(data: Path, folder: Path, full: bool, python: str) -> dict[str, Any]
         path.unlink()
     largest = max(grown)
     bars.append((f"memory for {largest:,} MB of text, MB", last, 4000, False))
-    bars.append((f"seconds a MB at {largest:,} MB, times those at 10 MB", grown[largest] / grown[10], 1.2, False))
+    bars.append((f"CPU seconds a MB at {largest:,} MB, times those at 10 MB", grown[largest] / grown[10], 1.2, False))
     machine = inspect_machine()
     return {
         "machine": {"processor": machine.processor, "cores": machine.cores, "system": machine.system},

@@ -1,6 +1,8 @@
 """The rules on one document: each finds its fault, each can be switched off, and good text is left alone."""
 
+import re
 import unicodedata
+from pathlib import Path
 
 import pytest
 from legacy_fonts import KRUTI_DEV, stored_in
@@ -171,3 +173,10 @@ def test_logs_of_parts_add_up_to_the_log_of_the_whole() -> None:
     }
     assert whole.report()["mojibake"]["changed"] == 0, "a rule without work is in the report too"
     assert len(lines) == 5 and len(lines[0]) < 2000
+
+
+def test_the_page_about_data_names_every_rule_and_setting() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "data.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`([a-z_0-9MB]+)`", page))
+    assert set(CHANGES) | set(REJECTIONS) <= named
+    assert set(SETTINGS.values()) <= named

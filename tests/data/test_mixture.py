@@ -71,6 +71,31 @@ def test_nothing_is_repeated_too_often() -> None:
     assert stream([10, 10, 10, 10], [Source(path="a", weight=7), Source(path="b")], max_repeats=4) == [70, 70, 10, 10]
 
 
+def test_a_budget_holds_whatever_the_shares_ask_for() -> None:
+    sources = [Source(path="a", tokens=20_000), Source(path="b")]
+    found = stream([800, 100, 300, 100], sources, languages={"en": 0.6, "mr": 0.4})
+    assert sum(found[:2]) == pytest.approx(200, abs=2) and sum(found) == pytest.approx(600, abs=3), "the others make up for it"
+    keys = [("a", "en", False), ("a", "mr", False), ("b", "en", False), ("b", "mr", False)]
+    cell, characters, ranks = cells([500, 500, 500, 500], keys)
+    mix = MixConfig(languages={"mr": 0.7, "en": 0.3})
+    rate = rates(cell, [Source(path="a", tokens=30_000), Source(path="b")], {"a": 0, "b": 1}, mix)
+    taken = np.bincount(cell.of, weights=copies(cell, characters, ranks, rate), minlength=4)
+    assert taken[0] + taken[1] <= 301
+    assert taken[1] + taken[3] == pytest.approx(0.7 * 1300, abs=4), "inside and outside of it"
+
+
+def test_shares_that_a_budget_makes_impossible_empty_nothing() -> None:
+    """English documents are few: English conversations make up for them, and Marathi ones stay."""
+    keys = [("a", "en", False), ("b", "en", True), ("b", "mr", True), ("c", "mr", False)]
+    cell, _, _ = cells([2000, 400, 400, 1200], keys)
+    sources = [Source(path="a", tokens=100_000), Source(path="b"), Source(path="c", weight=3)]
+    mix = MixConfig(languages={"mr": 0.6, "en": 0.4}, conversations=0.2)
+    stream = rates(cell, sources, {"a": 0, "b": 1, "c": 2}, mix) * cell.sizes / 300
+    assert stream[0] == pytest.approx(1000, abs=1)
+    assert stream[0] + stream[1] == pytest.approx(0.4 * 5400, abs=5)
+    assert stream[2] > 300
+
+
 def test_a_share_of_what_is_not_there() -> None:
     keys = [("a", "en", False), ("b", "mr", False)]
     found, characters, ranks = cells([100, 50], keys)

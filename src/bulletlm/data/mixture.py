@@ -11,7 +11,7 @@ from bulletlm.data.dedup import CHARACTERS_PER_TOKEN
 if TYPE_CHECKING:
     from bulletlm.config import MixConfig, Source
 
-_ROUNDS = 50
+_ROUNDS = 200
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -53,35 +53,58 @@ def rates(cells: Cells, sources: list["Source"], source_of: dict[str, int], mix:
     """[cells] how often the documents of each go in.
 
     Weights and budgets of the sources come first; then languages and conversations get their shares (iterative
-    proportional fitting of the table language x kind), with the length of the stream kept or as asked for.
+    proportional fitting), with the length of the stream kept or as asked for. Budgets and the limit on repetition hold in
+    any case; what they withhold, others of that language and kind make up for, where there are none others of the language,
+    and where there are none all others.
     """
     weight = np.array([sources[source_of[file]].weight for file, _, _ in cells.keys])
-    asked = cells.sizes * weight
-    for number, source in enumerate(sources):
-        if source.tokens is not None:
-            own = np.array([source_of[file] == number for file, _, _ in cells.keys])
-            total = asked[own].sum()
-            if total > source.tokens * CHARACTERS_PER_TOKEN:
-                asked[own] *= source.tokens * CHARACTERS_PER_TOKEN / total
-    length = mix.tokens * CHARACTERS_PER_TOKEN if mix.tokens is not None else asked.sum()
-    languages = sorted({language for _, language, _ in cells.keys})
-    row = np.array([languages.index(language) for _, language, _ in cells.keys])
-    column = np.array([int(conversation) for _, _, conversation in cells.keys])
-    table = np.zeros((len(languages), 2))
-    np.add.at(table, (row, column), asked)
-    shares = _language_shares(languages, table.sum(axis=1), mix)
     limit = np.maximum(mix.max_repeats, weight) * cells.sizes
-    wanted = asked * _factors(table, shares, mix.conversations, length)[row, column]
-    # What the limit on repetition withholds from some, the others make up for as far as they can.
-    for _ in range(_ROUNDS):
-        room = (wanted < limit) & (wanted > 0)
-        missing = min(length, limit[wanted > 0].sum()) - np.minimum(wanted, limit).sum()
+    home = np.array([source_of[file] for file, _, _ in cells.keys])
+    budgets = [(home == n, source.tokens * CHARACTERS_PER_TOKEN) for n, source in enumerate(sources) if source.tokens is not None]
+
+    def limited(wanted: Floats) -> Floats:
         wanted = np.minimum(wanted, limit)
-        if missing <= 1 or not room.any():
-            break
-        wanted[room] *= 1 + missing / wanted[room].sum()
+        for own, budget in budgets:
+            if wanted[own].sum() > budget:
+                wanted[own] *= budget / wanted[own].sum()
+        return wanted
+
+    wanted = limited(cells.sizes * weight)
+    length = mix.tokens * CHARACTERS_PER_TOKEN if mix.tokens is not None else wanted.sum()
+    languages = sorted({language for _, language, _ in cells.keys})
+    language = np.array([languages.index(language) for _, language, _ in cells.keys])
+    kind = np.array([int(conversation) for _, _, conversation in cells.keys])
+    by_kind = np.bincount(kind, weights=wanted, minlength=2)
+    by_language = np.bincount(language, weights=wanted, minlength=len(languages))
+    shares = _language_shares(languages, by_language.astype(np.float64), mix)
+    targets: list[tuple[Ints, Floats]] = []
+    if mix.conversations is not None and by_kind.all():
+        targets.append((kind, np.array([1 - mix.conversations, mix.conversations])))
+        shares = by_language / by_language.sum() if shares is None else shares
+    if shares is not None:
+        targets.append((language, shares))
+    targets = targets or [(np.zeros_like(kind), np.ones(1))]
+    for _ in range(_ROUNDS):
+        for groups, target in targets:
+            wanted = _scaled(wanted, groups, target * length)
+    wished = wanted
+    wanted = limited(wanted)
+    for groups in (2 * language + kind, language, np.zeros_like(kind)):
+        target = np.bincount(groups, weights=wished) * (length / max(wished.sum(), 1))
+        for _ in range(_ROUNDS):
+            before = wanted
+            wanted = limited(_scaled(wanted, groups, target))
+            if np.abs(wanted - before).sum() < 1:
+                break
     rate: Floats = np.divide(wanted, cells.sizes, out=np.zeros_like(wanted), where=cells.sizes > 0)
     return rate.round(9)
+
+
+def _scaled(wanted: Floats, groups: Ints, target: Floats) -> Floats:
+    """`wanted` with the sum of each group brought to its target, where the group has anything."""
+    sums = np.bincount(groups, weights=wanted, minlength=len(target))
+    scaled: Floats = wanted * np.divide(target, sums, out=np.zeros_like(sums, dtype=np.float64), where=sums > 0)[groups]
+    return scaled
 
 
 def _language_shares(languages: list[str], sizes: Floats, mix: "MixConfig") -> Floats | None:
@@ -98,25 +121,6 @@ def _language_shares(languages: list[str], sizes: Floats, mix: "MixConfig") -> F
     if others.sum():
         named = named + rest * others / others.sum()
     return named / named.sum() if named.sum() else None
-
-
-def _factors(table: Floats, shares: Floats | None, conversations: float | None, length: float) -> Floats:
-    """What each language x kind is multiplied by."""
-    fitted = table.copy()
-    kinds = np.array([1 - conversations, conversations]) if conversations is not None and table.sum(axis=0).all() else None
-    for _ in range(_ROUNDS):
-        for axis, target in ((1, shares), (0, kinds)):
-            if target is not None:
-                sums = fitted.sum(axis=axis)
-                scale = np.divide(target * fitted.sum(), sums, out=np.zeros_like(sums), where=sums > 0)
-                fitted *= scale[:, None] if axis == 1 else scale
-        if shares is None and kinds is not None:  # languages as they were
-            sums = fitted.sum(axis=1)
-            natural = table.sum(axis=1)
-            fitted *= np.divide(natural, sums, out=np.zeros_like(sums), where=sums > 0)[:, None]
-    if fitted.sum():
-        fitted *= length / fitted.sum()
-    return np.divide(fitted, table, out=np.zeros_like(table), where=table > 0)
 
 
 def mixture_table(cells: Cells, characters: Ints, taken: Ints) -> list[dict[str, Any]]:
