@@ -112,3 +112,11 @@ def test_overlaps_are_counted_as_sets_would() -> None:
     }
     assert {where[0] for where in found([document(line) for line in validation], *map(document, training))} == expected
     assert 5 < len(expected) < 60, json.dumps(len(expected))
+
+
+def test_a_song_of_few_words_is_taken_out_before_the_check_finds_it() -> None:
+    """Of few different sequences, so that counting shared ones says nothing."""
+    validation = [talk("गा", "टम टी टी " * 9)]
+    training = talk("गाणे म्हण", "टम टी टी " * 11)
+    assert found(validation, training) == [(0, 1, False)]
+    assert check_leaks(Index(validation), to_line(training))[0]["near"] == 1

@@ -5,8 +5,8 @@ another one if it is the same (30 characters or more), if half of the eight-word
 or if they are similar (Jaccard of their three-word sequences, candidates by MinHash). Shorter sentences, such as
 "Thank you.", belong to the language and not to a document.
 
-`find_copies` goes through the documents before the split is written; `check_leaks` reads the finished files, compares
-by all three, and is expected to find nothing.
+`find_copies` goes through the documents before training text is chosen; `check_leaks` reads the finished files and is
+expected to find nothing.
 """
 
 import json
@@ -169,7 +169,7 @@ def find_copies(index: Index, lines: bytes) -> list[tuple[int, int, bool]]:
     """What in some rows of a .jsonl repeats validation text: row, part (-1: all of it), and whether it is the very same."""
     passages = Passages.of(map(json.loads, lines.splitlines()))
     same = index.same_as(passages)
-    found = np.flatnonzero(same | index.overlapping(passages))
+    found = np.flatnonzero(same | index.overlapping(passages) | _near(index, passages))
     return [(int(passages.document[n]), int(passages.part[n]), bool(same[n])) for n in found]
 
 
