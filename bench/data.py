@@ -323,11 +323,33 @@ def print_signals(data: Path) -> None:
         print(f"| {path.name} | {judged.sum():,} |", " | ".join([*cells, *shares]), "|", flush=True)
 
 
+def print_languages(data: Path) -> None:
+    """How many sentences of either language are told right, by data/language.py and by py3langid where that is installed."""
+    from bulletlm.data.language import detect
+
+    ways: dict[str, Callable[[str], str]] = {"bulletlm": detect}
+    try:
+        import py3langid
+
+        py3langid.set_languages(["mr", "hi", "en"])
+        ways["py3langid"] = lambda text: py3langid.classify(text)[0]
+    except ImportError:
+        print("py3langid is not installed here: pip install py3langid")
+    print("| file | sentences |", " | ".join(f"{name} {language}" for name in ways for language in ("en", "mr")), "|")
+    print("|---|---:|" + "---:|" * 2 * len(ways))
+    for path in sorted((data / "parallel").glob("*.tsv*")):
+        rows = [line.split("\t") for line in read(path).split("\n") if line.count("\t") == 1]
+        rows = rows[:: max(len(rows) // 1000, 1)]
+        shares = [sum(way(row[n]) == ("en", "mr")[n] for row in rows) / len(rows) for way in ways.values() for n in (0, 1)]
+        print(f"| {path.name} | {len(rows):,} |", " | ".join(f"{share:.1%}" for share in shares), "|", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
     parser.add_argument("--full", action="store_true", help="grow to 1 GB; takes some minutes")
     parser.add_argument("--signals", action="store_true", help="print what the thresholds of quality rest on, and nothing else")
+    parser.add_argument("--languages", action="store_true", help="print how often the language is told right, and nothing else")
     parser.add_argument("--datatrove", default=sys.executable, metavar="PYTHON", help="a Python that has datatrove")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--peer", nargs=3, help=argparse.SUPPRESS)
@@ -338,6 +360,9 @@ def main() -> None:
         return
     if arguments.signals:
         print_signals(arguments.data)
+        return
+    if arguments.languages:
+        print_languages(arguments.data)
         return
     with tempfile.TemporaryDirectory(prefix="bench-data-") as folder:
         result = measure(arguments.data, Path(folder), arguments.full, arguments.datatrove)

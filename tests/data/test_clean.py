@@ -152,7 +152,7 @@ def test_examples_do_not_cut_letters_and_do_not_show_what_is_masked() -> None:
     assert {"emails", "phones"} <= set(log.counts)
     shown = [example["before"] for rule in ("emails", "phones") for example in log.examples[rule]]
     assert not any("anita" in text or "example.org" in text or "०१२३" in text for text in shown)
-    assert shown[0].startswith("णि लक्ष्मी") or not unicodedata.category(shown[0][0]).startswith("M")
+    assert all(text[0] == "…" and not unicodedata.category(text[1]).startswith("M") for text in shown)
     assert "an•••.•@•••••••.•••" in shown[0] and "९८••••••••" in shown[1]
 
 

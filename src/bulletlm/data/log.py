@@ -47,13 +47,13 @@ REJECTIONS = {
     "broken_unicode": "U+FFFD, half of a surrogate pair, or an old code page's control character in a word: letters were lost before",
     "garbled": "mojibake that cannot be put back",
     "private_letters": "letters of private use, which only one font can show",
-    "too_short": "shorter than data.clean.min_chars",
-    "too_long": "longer than data.clean.max_chars",
+    "too_short": "paragraphs that are too short to say anything",
+    "too_long": "paragraphs that are too long, such as tables in one line",
     "no_letters": "paragraphs without a letter, such as separators",
     "broken_letters": "too many words that no Devanagari spelling has",
     "legacy_font": "Devanagari of an old font saved as Latin letters",
-    "wrong_script": "mostly in a script that none of data.clean.languages has",
-    "wrong_language": "in a language that is not among data.clean.languages",
+    "wrong_script": "mostly in a script that none of the languages asked for has",
+    "wrong_language": "in another language than those asked for",
     "repeated_characters": "the same characters over and over",
     "repeated_words": "the same sequences of words over and over",
     "few_letters": "documents with too few letters",
@@ -149,8 +149,7 @@ class Log:
         """Count a rejected row and pass it on to rejected.jsonl."""
         self.counts[row.reason] += row.rows
         if self._wants_example(row.reason):
-            shown = visible(snippet(row.text, 0, EXAMPLE_CHARACTERS))
-            self.examples[row.reason].append({"source": row.source, "line": row.line, "text": shown})
+            self.examples[row.reason].append({"source": row.source, "line": row.line, "text": _part(row.text, 0, EXAMPLE_CHARACTERS)})
         self.write(row.to_line())
 
     def add(self, counts: Counter[str], examples: dict[str, list[dict[str, Any]]]) -> None:
@@ -180,7 +179,11 @@ def _around_difference(before: str, after: str) -> tuple[str, str]:
     """The places where two texts begin to differ, with some text around them."""
     at = next((n for n, (a, b) in enumerate(zip(before, after, strict=False)) if a != b), min(len(before), len(after)))
     start = max(at - 30, 0)
-    return visible(snippet(before, start, at + 50)), visible(snippet(after, start, at + 50))
+    return _part(before, start, at + 50), _part(after, start, at + 50)
+
+
+def _part(text: str, start: int, end: int) -> str:
+    return ("…" if start > 0 else "") + visible(snippet(text, start, end)) + ("…" if end < len(text) else "")
 
 
 def _hidden(text: str) -> str:

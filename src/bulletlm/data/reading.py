@@ -110,6 +110,8 @@ def blocks(file: SourceFile, advance: Callable[[int], None], note: Callable[[str
     except _DAMAGE as error:
         what = _explain(error)
         if file.named:
+            if isinstance(error, _NoColumnError):
+                raise DataError(f"{file.path}: {what}") from None
             where = f" after line {passed:,}" if passed else ""
             raise DataError(f"{file.path}: {what}{where}: replace the file or take it out of data.sources") from None
         note(f"{what}; used up to line {passed:,}" if passed else what)
