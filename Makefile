@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # The build of torch: on Linux another index has a smaller one without CUDA (see pytorch.org); give it here.
 TORCH ?= torch==2.13.0
 
-.PHONY: demo test lint sanitize docs clean
+.PHONY: demo test lint fuzz sanitize docs clean
 
 demo: $(VENV)/.run
 	@$(BIN)/bullet run recipes/demo.jsonc
@@ -28,6 +28,13 @@ sanitize: $(VENV)/.dev
 	@build/check
 	$(CC) $(SANITIZE) -fPIC -shared $(NATIVE)/*.c -lm -o build/sanitized.so
 	@LD_PRELOAD=$$($(CC) -print-file-name=libasan.so) ASAN_OPTIONS=detect_leaks=0 $(BIN)/python tests/native/mutate.py 20 build/sanitized.so
+
+# Mutated files through every reader, and through the native engine, half of the time each; prints how many.
+SECONDS ?= 1200
+
+fuzz: $(VENV)/.dev
+	@$(BIN)/python tests/bulletfile/fuzz.py $$(($(SECONDS) / 2))
+	@$(BIN)/python tests/native/mutate.py $$(($(SECONDS) / 2))
 
 # Pages that are generated from the code; a test checks that they are up to date.
 docs: $(VENV)/.dev

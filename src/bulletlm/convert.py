@@ -99,6 +99,7 @@ def read_model(path: Path, like: Path | None = None) -> tuple[str, StoredModel]:
         check_tokenizer(proto, shape.vocab_size, str(path / TOKENIZER))
         return kind, StoredModel(shape, floats, proto, metadata)
     file = open_bullet(path)
+    file.verify()  # damage that nobody notices would only spread
     tensors: dict[str, Stored] = {}
     for name in file.tensors:
         values, type = file.raw(name), file.type(name)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import example_file
+import fuzz
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -20,9 +21,13 @@ from hypothesis import strategies as st
 
 from bulletlm.bulletfile.layout import encode_pieces
 from bulletlm.bulletfile.reader import open_bullet
+from bulletlm.cli import main
 from bulletlm.errors import FormatError
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "bullet-format.md"
+FOLDER = Path(__file__).parents[1] / "hostile"
+"""The files stay here, for other readers of the format."""
+
 N = len(example_file.PIECES)
 HEADER_BYTES = 8192
 """Room for the JSON in forged files: a changed header stays as long, so nothing else moves."""
@@ -363,8 +368,16 @@ def test_a_section_that_we_do_not_know_is_ignored(tmp_path: Path, good: bytes) -
 
 
 @pytest.mark.parametrize(("rule", "forgery", "message"), HOSTILE, ids=[f"{rule}-{n}" for n, (rule, _, _) in enumerate(HOSTILE)])
-def test_hostile_file(tmp_path: Path, good: bytes, rule: str, forgery: Forgery, message: str) -> None:
-    path = tmp_path / "hostile.bullet"
+def test_hostile_file(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    request: pytest.FixtureRequest,
+    good: bytes,
+    rule: str,
+    forgery: Forgery,
+    message: str,
+) -> None:
+    path = FOLDER / f"{request.node.callspec.id}.bullet"
     content = forgery(good)
     path.write_bytes(content)
     tracemalloc.start()
@@ -385,7 +398,13 @@ def test_hostile_file(tmp_path: Path, good: bytes, rule: str, forgery: Forgery, 
     text = str(caught.value)
     assert text.isprintable() and len(text) < 400
     assert peak < 4 * len(content) + 1_000_000
-    assert [file.name for file in tmp_path.iterdir()] == ["hostile.bullet"]
+    for words in (["verify", str(path)], ["convert", str(path), str(tmp_path / "out.gguf")]):
+        with pytest.raises(SystemExit) as stopped:
+            main(words)
+        shown = capsys.readouterr()
+        assert stopped.value.code == 1 and not shown.out
+        assert shown.err.startswith("bullet: ") and shown.err.count("\n") == 1
+    assert not list(tmp_path.iterdir()), "nothing is written"
 
 
 def test_every_rule_of_the_document_has_a_hostile_file() -> None:
@@ -465,3 +484,12 @@ def test_any_value_anywhere_in_the_header(tmp_path: Path, good: bytes, data: st.
         read_everything(file)
     except FormatError as error:
         assert str(error).isprintable()
+
+
+def test_a_seeded_run_over_every_format() -> None:
+    """`make fuzz` does the same for minutes."""
+    counts = fuzz.run(0, 600)
+    assert sum(counts.values()) == 600
+    for name in ("bullet", "gguf", "bullet v1"):
+        assert counts[f"{name} refused"] > 100, "the mutations must do damage"
+    assert counts["bullet read"] and counts["gguf read"], "and some must be so small that the file can be read"
