@@ -89,6 +89,7 @@ def check_books(report: dict[str, Any], out: Path, times_may_differ: bool = Fals
             seen.add(document["id"])
             written[document["source"]] += 1 if "messages" in document else document["text"].count("\n") + 1
     rejected = rows_of(out / "rejected.jsonl")
+    assert all(row["line"] > 0 for row in rejected)
     for source in report["sources"]:
         assert source["rows_out"] == written[source["source"]]
         assert source["rows_in"] >= source["rows_out"]

@@ -105,6 +105,7 @@ def prepare_data(
         f"data: {kept:,} of {seen:,} paragraphs and conversations kept; {train['characters']:,} characters to train on, "
         f"{val['characters']:,} for validation"
     )
+    progress.say(f"data: training text is {_in_shares(report['mixture'])}")
     return report
 
 
@@ -150,6 +151,11 @@ class _Store:
         """A document."""
         document: Document = json.loads(self.line(number))
         return document
+
+    def rejected(self, number: int, reason: str) -> Rejected:
+        """A document as a row of rejected.jsonl; `line` is where it begins in its file."""
+        document = self.read(number)
+        return Rejected(document["source"], int(self.documents["line"][number]), reason, "\n".join(texts_of(document)), _rows(document))
 
     def shorten(self, number: int, document: Document, keep: npt.NDArray[np.bool_]) -> None:
         """Replace a document by some of its paragraphs."""
@@ -239,7 +245,7 @@ def _write_splits(
     whole[[number for number, first in chosen.items() if not first]] = True
     same_group = np.isin(ranks, ranks[whole]) & in_training
     for number in np.flatnonzero(same_group).tolist():
-        log.reject(_copy(store.read(number), "copy_of_validation"))
+        log.reject(store.rejected(number, "copy_of_validation"))
     in_training &= ~same_group
     in_training &= ~_take_out_copies(store, in_training, folder, log, workers, progress)
     numbers = np.flatnonzero(in_training)
@@ -247,7 +253,7 @@ def _write_splits(
         raise DataError("nothing is left to train on beside the validation set: lower data.val_tokens or add text to data.sources")
     taken, table = _mix(store.documents[numbers], files, ranks[numbers], config)
     for number in numbers[taken == 0].tolist():
-        log.reject(_copy(store.read(number), "left_out_by_mix"))
+        log.reject(store.rejected(number, "left_out_by_mix"))
     stream = np.repeat(numbers, taken)
     order = stream[np.random.default_rng([seed, _SHUFFLE]).permutation(len(stream))]
     train = _Totals()
@@ -351,7 +357,7 @@ def _take_out_copies(
         whole = [same for part, same in parts if part < 0]
         if "messages" in document or whole:
             same = any(same for _, same in parts) if "messages" in document else any(whole)
-            log.reject(_copy(document, "copy_of_validation" if same else "near_copy_of_validation"))
+            log.reject(store.rejected(number, "copy_of_validation" if same else "near_copy_of_validation"))
             gone[number] = True
             lost += int(store.documents["characters"][number])
             continue
@@ -361,7 +367,7 @@ def _take_out_copies(
             keep[part] = False
             lost += len(paragraphs[part])
             reason = "copy_of_validation" if same else "near_copy_of_validation"
-            log.reject(Rejected(document["source"], 0, reason, paragraphs[part]))
+            log.reject(Rejected(document["source"], int(store.documents["line"][number]), reason, paragraphs[part]))
         if keep.any():
             store.shorten(number, document, keep)
         else:
@@ -439,8 +445,13 @@ class _Totals:
         }
 
 
-def _copy(document: Document, reason: str) -> Rejected:
-    return Rejected(document["source"], 0, reason, "\n".join(texts_of(document)), _rows(document))
+def _in_shares(mixture: list[dict[str, Any]]) -> str:
+    """The table of the mixture in one line: "mr 61 %, en 39 %; conversations 20 %"."""
+    languages = Counter[str]()
+    for row in mixture:
+        languages[row["language"]] += row["share"]
+    conversations = sum(row["share"] for row in mixture if row["kind"] == "conversations")
+    return ", ".join(f"{language} {share:.0%}" for language, share in languages.most_common()) + f"; conversations {conversations:.0%}"
 
 
 def _rows(document: Document) -> int:
