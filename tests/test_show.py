@@ -52,7 +52,7 @@ def test_as_json(micro_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
 ODD = [
     {},
     {"name": "\x1b[2Jevil\nname \u202eabc", "license": "", "languages": ["mr\r", "\x07"]},
-    {"training": {"tokens_seen": "many", "step": None, "val_loss": [1]}, "quantised": "yes"},
+    {"training": {"tokens_seen": "many", "step": None, "val_loss": [1]}, "quantised": {"calibration_tokens": "yes"}},
     {"training": {"tokens_seen": 5, "step": 1e300, "val_loss": 1e308}, "quantised": {"method": ["\x1b"], "calibration_tokens": -1}},
     {"quantised": {"val_loss": True, "kl": 1, "perplexity_change": 2, "val_tokens": 3, "fp32_val_loss": -1e9}},
     {"sampling": {"temperature": 0.5, "\x1b]0;title\x07": {"a": "\n"}}},

@@ -145,9 +145,9 @@ def _card(file: BulletFile) -> Iterable[tuple[str, str]]:
         yield "sampling", ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in meta["sampling"].items())
 
 
-def _numbers(values: Any) -> dict[str, Any]:
-    """The entries of a JSON object that are numbers; none where it is no object."""
-    return {name: value for name, value in values.items() if type(value) in (int, float)} if isinstance(values, dict) else {}
+def _numbers(values: dict[str, Any]) -> dict[str, Any]:
+    """The entries of a JSON object that are numbers."""
+    return {name: value for name, value in values.items() if type(value) in (int, float)}
 
 
 def _quality(loss: float) -> str:

@@ -241,6 +241,7 @@ HOSTILE: list[tuple[str, Forgery, str]] = [
     ("H8", header(put("languages", value="mr")), r"languages is \"mr\": it must be a list"),
     ("H8", header(put("languages", value=["mr", 1])), r"languages\[1\] is 1"),
     ("H8", header(put("training", value=[])), r"training is \[\]"),
+    ("H8", header(put("quantised", value="BQ4")), r"quantised is \"BQ4\""),
     ("H8", header(put("sampling", value=3)), r"sampling is 3"),
     ("H8", header(put("sampling", "temperature", value="hot")), r"sampling\.temperature is \"hot\""),
     ("H8", header(put("sampling", "temperature", value=-0.1)), r"sampling\.temperature is -0\.1"),

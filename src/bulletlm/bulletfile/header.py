@@ -48,6 +48,7 @@ METADATA_KINDS = {
     "chat_template": (str, "text"),
     "sampling": (dict, "an object"),
     "training": (dict, "an object"),
+    "quantised": (dict, "an object"),
 }
 """Metadata that means the same in every file; other keys are free."""
 
