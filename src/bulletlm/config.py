@@ -320,6 +320,10 @@ class TrainConfig(Section):
     workers: int = Field(
         0, ge=0, exclude=True, description="Processes on this machine that share every step (docs/training.md); 0 is one process."
     )
+    tune: Literal["auto", "off"] = Field(
+        "auto", description="Measure at the start of a long run which way to compute is fastest here, within what is set above."
+    )
+    device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="auto takes a GPU where torch finds one.")
 
 
 WeightType = Literal["BQ4", "BQ8", "F16", "F32"]

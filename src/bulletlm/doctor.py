@@ -10,6 +10,7 @@ from typing import Any
 
 from bulletlm.machine import Machine, inspect_machine
 from bulletlm.runtime.native import summary
+from bulletlm.train.choice import known_choices
 
 GB = 1e9
 NEEDED_DISK = 2 * GB
@@ -28,6 +29,7 @@ def examine(folder: Path) -> dict[str, Any]:
         "python": sys.version.split()[0],
         "torch": _installed("torch"),
         "runtime": summary(),
+        "training_choices": known_choices(machine.processor),
         "advice": advice,
     }
 
@@ -51,6 +53,7 @@ def print_doctor(as_json: bool) -> None:
         ("compiler", facts["compiler"] or "none"),
         ("models run on", facts["runtime"]),
     ]
+    rows += [("fastest here", choice) for choice in facts["training_choices"][:5]]
     for name, value in rows:
         print(f"{name:<15}{value}")
     print()

@@ -4,10 +4,14 @@ RMSNorm before each block, interleaved rotary positions, causal attention with o
 key/value heads, SwiGLU, no biases, output matrix tied to the embedding by default. The same shapes
 and names as in `.bullet` files and the numpy engine (`bulletlm.shape`).
 
+Weights are FP32. Where `Llama.arithmetic` is bfloat16 they are rounded to it at every use, so that matrix products run in
+bfloat16 while gradients are summed, and weights updated, in FP32; norms, rotations, softmax and loss are FP32 always.
+
 B = sequences in the batch, T = positions, H = heads, D = head_dim.
 """
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +21,16 @@ from bulletlm.shape import ModelShape
 
 IGNORE = -1
 """Target id of positions that carry no loss."""
+
+
+class Linear(nn.Linear):
+    """x W^T in the type of x; the weight's gradient has the type of the weight."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(inputs, outputs, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight.to(x.dtype))
 
 
 class RMSNorm(nn.Module):
@@ -53,10 +67,10 @@ class Attention(nn.Module):
     def __init__(self, shape: ModelShape) -> None:
         super().__init__()
         self.shape = shape
-        self.q_proj = nn.Linear(shape.dim, shape.dim, bias=False)
-        self.k_proj = nn.Linear(shape.dim, shape.kv_dim, bias=False)
-        self.v_proj = nn.Linear(shape.dim, shape.kv_dim, bias=False)
-        self.o_proj = nn.Linear(shape.dim, shape.dim, bias=False)
+        self.q_proj = Linear(shape.dim, shape.dim)
+        self.k_proj = Linear(shape.dim, shape.kv_dim)
+        self.v_proj = Linear(shape.dim, shape.kv_dim)
+        self.o_proj = Linear(shape.dim, shape.dim)
 
     def forward(self, x: Tensor, rope: Tensor) -> Tensor:
         s, (b, t, _) = self.shape, x.shape
@@ -68,8 +82,8 @@ class Attention(nn.Module):
             v = v.repeat_interleave(s.n_heads // s.n_kv_heads, 1)
         # Written out: at these shapes the CPU's fused kernel is slower than a compiled softmax(QK^T)V.
         scores = (q @ k.transpose(-1, -2)) * (1 / math.sqrt(s.head_dim))
-        later = torch.ones(t, t, dtype=torch.bool, device=x.device).triu(1)
-        weights = scores.float().masked_fill(later, float("-inf")).softmax(-1).to(x.dtype)
+        later = torch.full((t, t), float("-inf"), device=x.device).triu(1)
+        weights = (scores.float() + later).softmax(-1).to(x.dtype)
         return self.o_proj((weights @ v).transpose(1, 2).reshape(b, t, s.dim))  # type: ignore[no-any-return]
 
 
@@ -78,9 +92,9 @@ class SwiGLU(nn.Module):
 
     def __init__(self, shape: ModelShape) -> None:
         super().__init__()
-        self.gate_proj = nn.Linear(shape.dim, shape.hidden_dim, bias=False)
-        self.up_proj = nn.Linear(shape.dim, shape.hidden_dim, bias=False)
-        self.down_proj = nn.Linear(shape.hidden_dim, shape.dim, bias=False)
+        self.gate_proj = Linear(shape.dim, shape.hidden_dim)
+        self.up_proj = Linear(shape.dim, shape.hidden_dim)
+        self.down_proj = Linear(shape.hidden_dim, shape.dim)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))  # type: ignore[no-any-return]
@@ -102,9 +116,14 @@ class Layer(nn.Module):
 
 
 class Llama(nn.Module):
-    """The whole model. Parameter names equal `ModelShape.tensors()`."""
+    """The whole model. Parameter names equal `ModelShape.tensors()`.
+
+    Attributes:
+        arithmetic: of matrix products and of what flows between layers, torch.float32 or torch.bfloat16.
+    """
 
     rope: Tensor
+    arithmetic = torch.float32
 
     def __init__(self, shape: ModelShape) -> None:
         super().__init__()
@@ -113,7 +132,7 @@ class Llama(nn.Module):
         self.layers = nn.ModuleList(Layer(shape) for _ in range(shape.n_layers))
         self.final_norm = RMSNorm(shape.dim, shape.norm_eps)
         if not shape.tied_embeddings:
-            self.lm_head = nn.Linear(shape.dim, shape.vocab_size, bias=False)
+            self.lm_head = Linear(shape.dim, shape.vocab_size)
         self.register_buffer("rope", rope_table(shape.head_dim, shape.max_seq_len, shape.rope_theta), persistent=False)
 
     def initialise(self, seed: int) -> None:
@@ -129,11 +148,19 @@ class Llama(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Token ids (B, T), T <= max_seq_len -> logits (B, T, vocab_size)."""
-        x = self.token_embedding(tokens)
+        return self.logits(self.hidden(tokens))
+
+    def hidden(self, tokens: Tensor, run: Callable[[Layer, Tensor, Tensor], Tensor] = nn.Module.__call__) -> Tensor:
+        """Token ids (B, T) -> what the last layer leaves, (B, T, dim); run(layer, x, rope) is how a layer is called."""
+        x = self.token_embedding(tokens).to(self.arithmetic)
         for layer in self.layers:
-            x = layer(x, self.rope)
+            x = run(layer, x, self.rope)  # type: ignore[arg-type]
+        return x  # type: ignore[no-any-return]
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """(B, T, dim) -> (B, T, vocab_size)."""
         head = self.token_embedding.weight if self.shape.tied_embeddings else self.lm_head.weight
-        return F.linear(self.final_norm(x), head)
+        return F.linear(self.final_norm(hidden), head.to(hidden.dtype))
 
     def loss(self, tokens: Tensor, targets: Tensor, reduction: str = "sum") -> Tensor:
         """Cross-entropy in nats; positions whose target is IGNORE do not count.
@@ -142,5 +169,9 @@ class Llama(nn.Module):
             tokens, targets: int64 (B, T).
             reduction: "sum" over positions, or "none" for (B * T,).
         """
-        logits = self(tokens)
-        return F.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), ignore_index=IGNORE, reduction=reduction)
+        return self.loss_of_hidden(self.hidden(tokens), targets, reduction)
+
+    def loss_of_hidden(self, hidden: Tensor, targets: Tensor, reduction: str = "sum") -> Tensor:
+        """The same from what `hidden` returned."""
+        logits = self.logits(hidden).float().flatten(0, 1)
+        return F.cross_entropy(logits, targets.flatten(), ignore_index=IGNORE, reduction=reduction)

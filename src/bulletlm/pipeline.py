@@ -174,7 +174,7 @@ def _evaluate(run: Run) -> None:
 
 
 # What decides bits of the model; how often it is saved does not.
-_NOT_DECISIVE = {"keep_checkpoints", "save_every_steps"}
+_NOT_DECISIVE = {"keep_checkpoints", "save_every_steps", "tune", "device"}
 
 
 def _training_settings(config: Config) -> dict[str, Any]:

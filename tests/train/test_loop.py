@@ -82,7 +82,7 @@ def test_best_is_the_lowest_validation_loss(whole: Path, tokens_dir: Path) -> No
     assert best.state["val_loss"] == lowest
     model = Llama(SHAPE)
     model.load_state_dict(best.tensors["model"])
-    nats, count = validate(model, open_tokens(tokens_dir, "val"), 4, Compute(model.loss, bf16=False, description="fp32"))
+    nats, count = validate(model, open_tokens(tokens_dir, "val"), 4)
     assert nats / count == pytest.approx(lowest, rel=1e-6)
 
 
@@ -106,7 +106,7 @@ def test_accumulated_gradients_are_those_of_one_batch(tokens_dir: Path) -> None:
         config = TrainConfig(batch_size_per_device=size, gradient_accumulation_steps=passes)
         counts = {int((windows.batch(i, 1)[1] >= 0).sum()) for i in range(24, 32)}
         assert len(counts) > 1
-        accumulate(config, windows, 3, Compute(model.loss, bf16=False, description="fp32"))
+        accumulate(config, windows, 3, Compute(model.loss, size, "eager"))
         gradients.append([weight.grad for weight in model.parameters()])
     for other in gradients[1:]:
         torch.testing.assert_close(other, gradients[0], rtol=1e-4, atol=1e-7)

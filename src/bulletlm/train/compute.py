@@ -1,19 +1,21 @@
-"""How the arithmetic of a run is done: threads, precision, compiled or not. Chosen once, at the start."""
+"""How the arithmetic of a run is done: device, threads, precision, compiled or not. Chosen once, at the start (train/tune.py)."""
 
-import contextlib
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from bulletlm.config import TrainConfig
-from bulletlm.machine import inspect_machine, keep_memory
-from bulletlm.model import Llama
+from bulletlm.errors import ConfigError
+from bulletlm.machine import cache_folder
+from bulletlm.model import Layer, Llama
+from bulletlm.train.choice import Choice
 
-COMPILE_FROM_FLOPS = 3e14
-"""torch.compile costs 20-40 s and saves about a sixth: it pays from roughly this much arithmetic on."""
+CPU = torch.device("cpu")
+
+LossOf = Callable[[Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -21,27 +23,65 @@ class Compute:
     """The choices, in the form in which the loop uses them.
 
     Attributes:
-        loss_of: (tokens, targets), int64 (B, T) -> summed loss in nats with gradients, as `Llama.loss`.
-        bf16: whether matrix products run in bfloat16.
-        description: the same in words.
+        loss_of: (tokens, targets), int64 (B, T) on the model's device -> summed loss in nats with gradients, as `Llama.loss`.
+        micro_batch: sequences in one forward and backward pass.
+        description: all of it in words.
+        device: where the model is.
     """
 
-    loss_of: Callable[[Tensor, Tensor], Tensor]
-    bf16: bool
+    loss_of: LossOf
+    micro_batch: int
     description: str
-
-    def autocast(self) -> contextlib.AbstractContextManager[Any]:
-        """Inside the block matrix products have the chosen precision."""
-        return torch.autocast("cpu", torch.bfloat16) if self.bf16 else contextlib.nullcontext()
+    device: torch.device = CPU
 
 
-def choose_compute(config: TrainConfig, model: Llama, tokens: int, processes: int = 1) -> Compute:
-    """Set up this process, one of `processes` that share the cores, for a run over `tokens` training tokens."""
-    keep_memory()
-    machine = inspect_machine()
-    torch.set_num_threads(config.threads or max(1, machine.cores // processes))
-    bf16 = config.precision == "bf16" or (config.precision == "auto" and machine.has_bf16)
-    flops = 6.0 * model.shape.n_parameters * tokens
-    compiled = config.compile == "on" or (config.compile == "auto" and flops > COMPILE_FROM_FLOPS and machine.compiler is not None)
-    loss_of = torch.compile(model.loss, dynamic=False) if compiled else model.loss
-    return Compute(loss_of, bf16, f"{'bf16' if bf16 else 'fp32'}{', compiled' if compiled else ''}")
+def pick_device(wanted: Literal["auto", "cpu", "cuda", "mps"]) -> torch.device:
+    """The device of a run: with "auto" a GPU that torch calls cuda, else Apple's mps, else the processor.
+
+    Raises:
+        ConfigError: a device was asked for that is not there.
+    """
+    present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if wanted == "auto":
+        return torch.device(next(name for name, there in present.items() if there))
+    if not present[wanted]:
+        raise ConfigError(f"train.device is {wanted!r}, but torch finds only {', '.join(n for n, there in present.items() if there)} here")
+    return torch.device(wanted)
+
+
+def set_up(choice: Choice, model: Llama) -> Compute:
+    """Put `choice` into force, in this process and for `model`."""
+    device = model.rope.device
+    activate(choice, model)
+    loss_of = compiled_loss(model) if choice.compiled else model.loss
+    return Compute(loss_of, choice.micro_batch, str(choice) if device.type == "cpu" else f"{choice}, on {device.type}", device)
+
+
+def activate(choice: Choice, model: Llama) -> None:
+    """The part of `set_up` that can be changed between two passes."""
+    torch.set_num_threads(choice.threads)
+    model.arithmetic = torch.bfloat16 if choice.bf16 else torch.float32
+
+
+def compiled_loss(model: Llama) -> LossOf:
+    """`model.loss` with the layers, and what comes after them, compiled; the first call of every new shape compiles.
+
+    One graph serves all layers: a graph of the whole model runs no faster, and takes ten times as long to compile.
+    What was compiled is kept in the user's cache folder, so the second run starts at once.
+    """
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "compiled"))
+    layer = torch.compile(_run_layer, dynamic=False, fullgraph=True)
+    head = torch.compile(_run_head, dynamic=False, fullgraph=True)
+
+    def loss_of(tokens: Tensor, targets: Tensor) -> Tensor:
+        return head(model, model.hidden(tokens, layer), targets)
+
+    return loss_of
+
+
+def _run_layer(layer: Layer, x: Tensor, rope: Tensor) -> Tensor:
+    return layer(x, rope)  # type: ignore[no-any-return]
+
+
+def _run_head(model: Llama, hidden: Tensor, targets: Tensor) -> Tensor:
+    return model.loss_of_hidden(hidden, targets)

@@ -11,21 +11,19 @@ from bulletlm.errors import BulletError
 from bulletlm.model import IGNORE, Llama
 from bulletlm.train.batches import validation_batches
 from bulletlm.train.checkpoint import Checkpoint, save_checkpoint
-from bulletlm.train.compute import Compute
 from bulletlm.train.state import TrainState
 from bulletlm.train.team import ALONE, Team
 
 
 @torch.no_grad()
-def validate(model: Llama, file: TokenFile, batch_size: int, compute: Compute, team: Team = ALONE) -> tuple[float, int]:
+def validate(model: Llama, file: TokenFile, batch_size: int, team: Team = ALONE) -> tuple[float, int]:
     """Sum of the next-token losses in nats over the whole file, and how many tokens they are of.
 
     Every process of the team takes its share of the batches; all get the sum.
     """
-    nats, count = 0.0, 0
+    nats, count, device = 0.0, 0, model.rope.device
     for tokens, targets in validation_batches(file, model.shape.max_seq_len, batch_size, team.rank, team.size):
-        with compute.autocast():
-            losses = model.loss(tokens, targets, reduction="none")
+        losses = model.loss(tokens.to(device), targets.to(device), reduction="none").cpu()
         nats += float(losses.double().sum())
         count += int((targets != IGNORE).sum())
     nats, count = (sums := team.sum(nats, count))[0], int(sums[1])
@@ -34,7 +32,7 @@ def validate(model: Llama, file: TokenFile, batch_size: int, compute: Compute, t
     return nats, count
 
 
-def evaluate(state: TrainState, file: TokenFile, batch_size: int, compute: Compute, team: Team) -> tuple[dict[str, float], str]:
+def evaluate(state: TrainState, file: TokenFile, batch_size: int, team: Team) -> tuple[dict[str, float], str]:
     """Validate every kind of weights that could be exported.
 
     Returns:
@@ -44,7 +42,7 @@ def evaluate(state: TrainState, file: TokenFile, batch_size: int, compute: Compu
     losses = {}
     for which in ("raw", "ema") if state.ema else ("raw",):
         with state.ema.applied(state.model) if state.ema and which == "ema" else contextlib.nullcontext():
-            nats, count = validate(state.model, file, batch_size, compute, team)
+            nats, count = validate(state.model, file, batch_size, team)
         losses[which] = nats / count
     best = min(losses, key=lambda which: losses[which])
     values = {"val/loss": losses["raw"]}

@@ -18,7 +18,7 @@ from bulletlm.progress import Progress
 from bulletlm.shape import ModelShape
 from bulletlm.train.batches import TrainingWindows
 from bulletlm.train.checkpoint import list_checkpoints
-from bulletlm.train.compute import choose_compute
+from bulletlm.train.compute import pick_device
 from bulletlm.train.evaluation import evaluate, keep_best
 from bulletlm.train.metrics import MetricsLog
 from bulletlm.train.optimizer import set_learning_rate
@@ -28,6 +28,7 @@ from bulletlm.train.state import TrainState
 from bulletlm.train.step import accumulate, clip, forget_gradients, update
 from bulletlm.train.stopping import stop_requested
 from bulletlm.train.team import ALONE, Team
+from bulletlm.train.tune import choose_compute
 
 
 @dataclass(frozen=True)
@@ -60,12 +61,12 @@ def train(
     total_steps, reason = count_steps(config, windows.count)
     tokens_per_step = config.batch_size_per_device * config.gradient_accumulation_steps * shape.max_seq_len
 
-    state = TrainState(config, shape, seed, key)
-    compute = choose_compute(config, state.model, tokens_per_step * total_steps, team.local_size)
+    state = TrainState(config, shape, seed, key, pick_device(config.device))
     checkpoints = run_dir / "checkpoints"
     if team.leads:
         state.resume(checkpoints, progress)
     state.copy_leader(team)
+    compute = choose_compute(config, state.model, tokens_per_step * total_steps, checkpoints, progress, team)
     position = state.position
     progress.say(
         f"{shape.n_parameters / 1e6:.2f}M parameters, {len(train_tokens.tokens):,} training tokens, {reason}, "
@@ -100,7 +101,7 @@ def train(
             at_end = position.step >= total_steps
             if (at_end or (position.step and position.step % config.eval_every_steps == 0)) and position.evaluated_step != position.step:
                 save()
-                measured, weights = evaluate(state, val_tokens, config.batch_size_per_device, compute, team)
+                measured, weights = evaluate(state, val_tokens, config.batch_size_per_device, team)
                 val_loss = measured["val/loss_ema" if weights == "ema" else "val/loss"]
                 if not math.isfinite(val_loss):
                     recover("the validation loss is no longer a number")

@@ -59,6 +59,6 @@ def restore_optimizers(optimizers: Sequence[torch.optim.Optimizer], model: nn.Mo
     for key, tensor in tensors.items():
         name, _, part = key.rpartition(".")
         state = owner[named[name]].state[named[name]]
-        state[part] = tensor.clone()
+        state[part] = tensor.to(named[name].device, copy=True)
         if part == "exp_avg":
-            state["step"] = torch.tensor(float(step))
+            state["step"] = torch.tensor(float(step), device=named[name].device)

@@ -58,12 +58,14 @@ class TrainState:
         config: settings of the optimiser and the average.
         shape: of the model, which starts from `seed`.
         key: fingerprint of everything that decides the result; checkpoints of another key are refused.
+        device: where all tensors are.
     """
 
-    def __init__(self, config: TrainConfig, shape: ModelShape, seed: int, key: str) -> None:
+    def __init__(self, config: TrainConfig, shape: ModelShape, seed: int, key: str, device: torch.device) -> None:
         self.key = key
         self.model = Llama(shape)
         self.model.initialise(seed)
+        self.model.to(device)
         self.optimizers = build_optimizers(self.model, config)
         self.ema = EMA(self.model, config.ema_decay) if config.ema_decay else None
         self.position = Position()
@@ -94,7 +96,7 @@ class TrainState:
                 weight.copy_(checkpoint.tensors["model"][name])
         restore_optimizers(self.optimizers, self.model, checkpoint.tensors["optimizer"], self.position.step)
         if self.ema:
-            self.ema.average = checkpoint.tensors["ema"]
+            self.ema.average = {name: average.to(self.model.rope.device) for name, average in checkpoint.tensors["ema"].items()}
 
     def copy_leader(self, team: Team) -> None:
         """Become what the first process of the team is.
@@ -109,7 +111,7 @@ class TrainState:
         told = team.tell({"state": checkpoint.state, "sizes": sizes})
         for file, names in told["sizes"].items():
             for name, size in names.items():
-                tensor = checkpoint.tensors[file][name] if team.leads else torch.empty(size)
+                tensor = checkpoint.tensors[file][name].cpu() if team.leads else torch.empty(size)
                 team.broadcast(tensor)
                 checkpoint.tensors[file][name] = tensor
         if not team.leads:

@@ -1,0 +1,147 @@
+"""Ways to do the arithmetic: all give the gradients of the plain one; the choice among them is kept and survives damage."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from bulletlm.config import TrainConfig
+from bulletlm.errors import ConfigError
+from bulletlm.machine import inspect_machine
+from bulletlm.model import IGNORE, Llama
+from bulletlm.progress import SilentProgress
+from bulletlm.shape import ModelShape
+from bulletlm.train import tune
+from bulletlm.train.choice import Choice, choice_file, known_choices, parse_choice, read_choice, write_choice
+from bulletlm.train.compute import Compute, pick_device, set_up
+from bulletlm.train.tune import choose_compute, tuned
+
+SHAPE = ModelShape(vocab_size=300, dim=64, n_layers=2, n_heads=2, n_kv_heads=1, hidden_dim=128, max_seq_len=16)
+EAGER = Choice(compiled=False, bf16=False, threads=1, micro_batch=4)
+
+
+class Said(SilentProgress):
+    """Remembers what a user would read."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def say(self, text: str) -> None:
+        self.lines.append(text)
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def model() -> Llama:
+    model = Llama(SHAPE)
+    model.initialise(5)
+    return model
+
+
+def batch(sequences: int = 4) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    tokens = torch.randint(0, 300, (sequences, 17), generator=generator)
+    targets = tokens[:, 1:].clone()
+    targets[0, 3:7] = IGNORE
+    return tokens[:, :-1], targets
+
+
+def gradients(model: Llama, compute: Compute) -> list[torch.Tensor]:
+    model.zero_grad()
+    loss = compute.loss_of(*batch())
+    loss.backward()
+    return [loss.detach(), *(weight.grad.clone() for weight in model.parameters())]
+
+
+def distance(a: list[torch.Tensor], b: list[torch.Tensor]) -> float:
+    return max(float((x.double() - y.double()).norm() / y.double().norm()) for x, y in zip(a, b, strict=True))
+
+
+def test_bf16_has_fp32_gradients_close_to_those_of_fp32(model: Llama) -> None:
+    exact = gradients(model, set_up(EAGER, model))
+    rounded = gradients(model, set_up(Choice(False, True, 1, 4), model))
+    assert all(gradient.dtype == torch.float32 for gradient in rounded)
+    assert 1e-4 < distance(rounded, exact) < 0.03
+    assert all(weight.dtype == torch.float32 for weight in model.parameters())
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(inspect_machine().compiler is None, reason="no C++ compiler")
+def test_compiled_gradients_are_those_of_eager_mode(model: Llama) -> None:
+    exact = gradients(model, set_up(EAGER, model))
+    assert distance(gradients(model, set_up(Choice(True, False, 1, 4), model)), exact) < 1e-5
+
+
+def test_a_device_that_is_not_there_is_one_line() -> None:
+    assert pick_device("cpu") == torch.device("cpu")
+    if not torch.cuda.is_available():
+        with pytest.raises(ConfigError, match=r"train.device is 'cuda', but torch finds only .*cpu here"):
+            pick_device("cuda")
+
+
+def test_measuring_chooses_the_fastest_and_is_done_once(model: Llama, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = TrainConfig(batch_size_per_device=2, gradient_accumulation_steps=4, threads=1)
+    plain, measured = Choice(False, False, 1, 2), []
+
+    def pretend(ways: list[Choice], model: Llama) -> tuple[Choice, float]:
+        measured.append(ways)
+        return ways[-1], 1234.0
+
+    monkeypatch.setattr(tune, "_fastest", pretend)
+    said = Said()
+    assert tuned(plain, config, model, inspect_machine(), said) == Choice(False, False, 1, 8)
+    assert measured == [[plain, Choice(False, False, 1, 4), Choice(False, False, 1, 8)]]
+    assert said.lines == ["measured on this machine: fp32, eager, 1 thread, 8 sequences a pass is fastest, about 1,234 tokens/s"]
+    assert tuned(plain, config, model, inspect_machine(), said) == Choice(False, False, 1, 8)
+    assert len(measured) == len(said.lines) == 1
+    assert known_choices(inspect_machine().processor) == ["0.1M x 16: fp32, eager, 1 thread, 8 sequences a pass, 1,234 tokens/s"]
+
+
+@pytest.mark.parametrize(
+    "damage", ["", "{", '{"choice": 1}', '{"choice": {"compiled": 1, "bf16": false, "threads": 1, "micro_batch": 2}}', "[]"]
+)
+def test_a_damaged_cache_is_measured_again(model: Llama, monkeypatch: pytest.MonkeyPatch, damage: str) -> None:
+    config = TrainConfig(batch_size_per_device=2, gradient_accumulation_steps=4, threads=1)
+    plain = Choice(False, False, 1, 2)
+    file = choice_file(tune._question(plain, config, SHAPE, inspect_machine()))
+    file.parent.mkdir(parents=True)
+    file.write_text(damage)
+    monkeypatch.setattr(tune, "_fastest", lambda ways, model: (ways[0], 1.0))
+    assert known_choices(inspect_machine().processor) == []
+    assert tuned(plain, config, model, inspect_machine(), SilentProgress()) == plain
+    assert read_choice(file) == plain
+
+
+def test_measuring_really_runs_and_leaves_the_model_alone(model: Llama) -> None:
+    before = [weight.detach().clone() for weight in model.parameters()]
+    config = TrainConfig(batch_size_per_device=2, gradient_accumulation_steps=2, threads=1)
+    choice = tuned(Choice(False, False, 1, 2), config, model, inspect_machine(), SilentProgress())
+    assert choice.micro_batch in (2, 4)
+    assert all(torch.equal(weight, old) and weight.grad is None for weight, old in zip(model.parameters(), before, strict=True))
+
+
+def test_a_resumed_run_keeps_its_choice_unless_told(model: Llama, tmp_path: Path) -> None:
+    write_choice(tmp_path / "compute.json", Choice(False, False, 1, 4))
+    config = TrainConfig(batch_size_per_device=2, gradient_accumulation_steps=2, compile="off")
+    assert choose_compute(config, model, 1000, tmp_path, SilentProgress()).micro_batch == 4
+    pinned = config.model_copy(update={"threads": 2})
+    assert "2 threads, 4 sequences" in choose_compute(pinned, model, 1000, tmp_path, SilentProgress()).description
+    assert parse_choice(json.loads((tmp_path / "compute.json").read_text())["choice"]) == Choice(False, False, 2, 4)
+    torch.set_num_threads(1)
+
+
+def test_a_compiler_that_fails_is_announced(model: Llama, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tune, "_compile_problem", lambda model, way: "cannot find -lgomp")
+    said = Said()
+    config = TrainConfig(compile="on", threads=1)
+    compute = choose_compute(config, model, 1000, tmp_path, said)
+    assert compute.loss_of == model.loss
+    if inspect_machine().compiler:
+        assert said.lines == ["training in eager mode, up to a fifth slower: torch.compile failed (cannot find -lgomp)"]
+    choice = read_choice(tmp_path / "compute.json")
+    assert choice and not choice.compiled
