@@ -106,16 +106,16 @@ class TrainState:
         """
         if team.size == 1:
             return
-        checkpoint = self.checkpoint()
-        sizes = {file: {name: list(tensor.shape) for name, tensor in tensors.items()} for file, tensors in checkpoint.tensors.items()}
-        told = team.tell({"state": checkpoint.state, "sizes": sizes})
+        own = self.checkpoint()
+        sizes = {file: {name: list(tensor.shape) for name, tensor in tensors.items()} for file, tensors in own.tensors.items()}
+        told = team.tell({"state": own.state, "sizes": sizes})
+        tensors: dict[str, dict[str, Tensor]] = {}
         for file, names in told["sizes"].items():
-            for name, size in names.items():
-                tensor = checkpoint.tensors[file][name].cpu() if team.leads else torch.empty(size)
+            tensors[file] = {name: own.tensors[file][name].cpu() if team.leads else torch.empty(size) for name, size in names.items()}
+            for tensor in tensors[file].values():
                 team.broadcast(tensor)
-                checkpoint.tensors[file][name] = tensor
         if not team.leads:
-            self.restore(Checkpoint(checkpoint.tensors, told["state"]))
+            self.restore(Checkpoint(tensors, told["state"]))
 
     def resume(self, checkpoints: Path, progress: Progress) -> None:
         """Go to the newest checkpoint that is whole, if there is one; a damaged one is reported and removed.
