@@ -1,6 +1,7 @@
 """The entry of the `bullet` command and of `python -m bulletlm`.
 
-Here rather than in cli.py so that Ctrl-C is one line even while the imports are still going on.
+Here rather than in cli.py so that Ctrl-C is one line even while the imports are still going on, and so that generating text
+does not wait for imports that it does not need.
 """
 
 import sys
@@ -9,11 +10,15 @@ import sys
 def main() -> None:
     """Run the command line."""
     try:
-        from bulletlm.cli import main as run
+        from bulletlm.quick import run_quickly
 
-        run()
+        if not run_quickly(sys.argv[1:]):
+            from bulletlm.cli import main as run
+
+            run()
     except KeyboardInterrupt:
-        print("bullet: stopped; finished stages are kept: the same command continues", file=sys.stderr)
+        using = sys.argv[1:2] in (["generate"], ["chat"])
+        print("\nbullet: stopped" if using else "bullet: stopped; finished stages are kept: the same command continues", file=sys.stderr)
         sys.exit(130)
 
 

@@ -6,14 +6,18 @@ Heavy imports stay inside the commands, so that `bullet generate` starts in a fr
 import contextlib
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import FunctionType
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import App, CycloptsError, Group, Parameter
 
 from bulletlm import __version__
-from bulletlm.errors import BulletError, ConfigError
+from bulletlm.errors import ConfigError
+from bulletlm.quick import ALIASES, fail, guarded
+from bulletlm.serve.chat import chat
+from bulletlm.serve.generate import generate
 
 if TYPE_CHECKING:
     from bulletlm.train.team import Team
@@ -173,57 +177,22 @@ def doctor(json: Json = False) -> None:
     print_doctor(as_json=json)
 
 
-@app.command(group=USE)
-def generate(
-    file: ModelPath,
-    /,
-    *,
-    prompt: Annotated[str, Parameter(name=["--prompt", "-p"], help="The text to continue, or the question to answer.")],
-    raw: Annotated[bool, Parameter(help="Continue the text as it stands, instead of answering it as a chat message.", negative="")] = False,
-    max_tokens: Annotated[int | None, Parameter(help="Tokens generated at most.")] = None,
-    temperature: Annotated[float | None, Parameter(help="0 always takes the likeliest token.")] = None,
-    top_k: Annotated[int | None, Parameter(help="Keep only the k likeliest tokens; 0 keeps all.")] = None,
-    top_p: Annotated[float | None, Parameter(help="Keep the likeliest tokens that together reach this probability.")] = None,
-    min_p: Annotated[float | None, Parameter(help="Drop tokens less likely than this share of the likeliest.")] = None,
-    repetition_penalty: Annotated[float | None, Parameter(help="Above 1 makes recent tokens less likely.")] = None,
-    seed: Annotated[int | None, Parameter(help="Same seed, same text; none for a new one each time.")] = None,
-) -> None:
-    """Generate text from a model file.
-
-    Example: bullet generate runs/demo/model.bullet -p "मैत्री म्हणजे काय?" --seed 1
-    """
-    from bulletlm.serve.chat import generate_once
-
-    generate_once(
-        file,
-        prompt,
-        raw,
-        max_tokens=max_tokens,
-        temperature=temperature,
-        top_k=top_k,
-        top_p=top_p,
-        min_p=min_p,
-        repetition_penalty=repetition_penalty,
-        seed=seed,
-    )
+def _register(command: Callable[..., None]) -> None:
+    """A command that quick.py starts too: its options are plain annotations there, and their help is in its docstring."""
+    short = {long: alias for alias, long in ALIASES.items()}
+    ours = FunctionType(command.__code__, command.__globals__, command.__name__)
+    ours.__doc__, ours.__kwdefaults__, ours.__annotations__ = command.__doc__, command.__kwdefaults__, dict(command.__annotations__)
+    for name, kind in command.__annotations__.items():
+        option = f"--{name}".replace("_", "-")
+        if option in short:
+            ours.__annotations__[name] = Annotated[kind, Parameter(name=[option, short[option]])]
+        elif kind in ("bool", "tuple[str, ...]"):
+            ours.__annotations__[name] = Annotated[bool if kind == "bool" else tuple[str, ...], Parameter(negative="")]
+    app.command(ours, group=USE)
 
 
-@app.command(group=USE)
-def chat(
-    file: ModelPath,
-    /,
-    *,
-    temperature: Annotated[float | None, Parameter(help="0 always takes the likeliest token.")] = None,
-    max_tokens: Annotated[int | None, Parameter(help="Tokens of an answer at most.")] = None,
-    seed: Annotated[int | None, Parameter(help="Same seed and same questions, same answers.")] = None,
-) -> None:
-    """Talk with a model. /help lists what you can type besides.
-
-    Example: bullet chat runs/demo/model.bullet
-    """
-    from bulletlm.serve.chat import chat_loop
-
-    chat_loop(file, temperature=temperature, max_tokens=max_tokens, seed=seed)
+_register(generate)
+_register(chat)
 
 
 @app.command(group=USE)
@@ -325,17 +294,11 @@ def _team() -> "Iterator[Team | None]":
 
 def main(arguments: list[str] | None = None) -> None:
     """Entry point: a user's mistake is one line and exit code 1 or 2; only our own bugs show a traceback."""
-    try:
-        app(arguments, exit_on_error=False, print_error=False)
-    except BulletError as error:
-        _fail(str(error), error.exit_code)
-    except CycloptsError as error:
-        _fail(" ".join(str(error).split()) + "; see bullet --help", 2)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
 
+    def run_app() -> None:
+        try:
+            app(arguments, exit_on_error=False, print_error=False)
+        except CycloptsError as error:
+            fail(" ".join(str(error).split()) + "; see bullet --help", 2)
 
-def _fail(message: str, code: int) -> None:
-    print(f"bullet: {message}", file=sys.stderr)
-    sys.exit(code)
+    guarded(run_app)

@@ -2,9 +2,6 @@
 
 import ctypes
 import os
-import platform
-import shutil
-import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +30,8 @@ class Machine:
 
 def inspect_machine() -> Machine:
     """Look at the computer; takes a few milliseconds."""
+    import platform
+
     import psutil
 
     memory = psutil.virtual_memory()
@@ -92,6 +91,8 @@ def park_idle_threads() -> None:
 
 
 def _processor() -> tuple[str, set[str]]:
+    import platform
+
     info = Path("/proc/cpuinfo")
     if not info.exists():
         return platform.processor() or platform.machine(), set()
@@ -107,6 +108,9 @@ def _processor() -> tuple[str, set[str]]:
 
 def _compiler() -> str | None:
     """First line of the C++ compiler's version; torch.compile needs one."""
+    import shutil
+    import subprocess
+
     path = shutil.which("g++") or shutil.which("clang++")
     if path is None:
         return None

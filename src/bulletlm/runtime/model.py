@@ -84,7 +84,7 @@ def _load_file(path: Path, engine: str, turbo: bool, threads: int | None) -> Mod
         raise FormatError(f"{path}: {error}") from None
     started: Engine | NativeEngine
     if chosen := _native_path(engine, turbo):
-        tensors = {name: Raw(file.type(name), file.stored(name)) for name in file.tensors}
+        tensors = {name: Raw(file.type(name), file.stored(name), mapped=True) for name in file.tensors}
         try:
             started = NativeEngine(file.shape, tensors, chosen, turbo, threads or available_cores())
         except NotFinite:

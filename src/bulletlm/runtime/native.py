@@ -47,10 +47,17 @@ class NotFinite(BulletError):
 
 
 class Raw(NamedTuple):
-    """A tensor as a file stores it: its weight type and its bytes, writable memory so that ctypes can take its address."""
+    """A tensor as a file stores it.
+
+    Attributes:
+        type: its weight type.
+        data: its bytes, in writable memory so that ctypes can take their address; nobody writes there.
+        mapped: whether that memory is the file itself, and need not stay in memory once it is read.
+    """
 
     type: str
     data: memoryview | bytearray
+    mapped: bool = False
 
 
 class _Shape(ctypes.Structure):
@@ -63,7 +70,7 @@ class _Shape(ctypes.Structure):
 
 
 class _Tensor(ctypes.Structure):
-    _fields_ = [("data", ctypes.c_void_p), ("bytes", ctypes.c_uint64), ("type", ctypes.c_int32), ("unused", ctypes.c_int32)]
+    _fields_ = [("data", ctypes.c_void_p), ("bytes", ctypes.c_uint64), ("type", ctypes.c_int32), ("mapped", ctypes.c_int32)]
 
 
 class _Sampler(ctypes.Structure):
@@ -214,9 +221,9 @@ class NativeEngine:
         self.shape, self.turbo, self.threads = shape, turbo, threads
         self.path = path or available_paths()[0]
         stored = [_stored(tensors[name]) for name in shape.tensors()]
-        views = [(ctypes.c_char * len(data)).from_buffer(data) for _, data in stored]
+        views = [(ctypes.c_char * len(s.data)).from_buffer(s.data) for s in stored]
         rows = (_Tensor * len(stored))(
-            *(_Tensor(ctypes.addressof(view), len(data), TYPES[type], 0) for view, (type, data) in zip(views, stored, strict=True))
+            *(_Tensor(ctypes.addressof(v), len(s.data), TYPES[s.type], s.mapped) for v, s in zip(views, stored, strict=True))
         )
         fields = _Shape(**{field[0]: getattr(shape, field[0]) for field in _Shape._fields_})
         result = library().bullet_model_new(ctypes.byref(fields), rows, len(stored), self.path.encode(), turbo, ctypes.byref(self._handle))
@@ -412,8 +419,7 @@ def _probed(path: str, turbo: bool) -> list[float]:
     return list(logits)
 
 
-def _stored(tensor: npt.NDArray[Any] | Quantized | Raw) -> tuple[str, memoryview | bytearray]:
-    """Weight type and bytes."""
+def _stored(tensor: npt.NDArray[Any] | Quantized | Raw) -> Raw:
     if isinstance(tensor, Raw):
         return tensor
     import numpy as np
@@ -423,7 +429,7 @@ def _stored(tensor: npt.NDArray[Any] | Quantized | Raw) -> tuple[str, memoryview
     values, type = (tensor.blocks, tensor.type) if isinstance(tensor, Quantized) else (tensor, "F16" if tensor.dtype == "f2" else "F32")
     if not (values.flags.c_contiguous and values.flags.writeable):
         values = values.copy()
-    return type, np.ascontiguousarray(values).reshape(-1).view(np.uint8).data
+    return Raw(type, np.ascontiguousarray(values).reshape(-1).view(np.uint8).data)
 
 
 def _check(result: int) -> None:

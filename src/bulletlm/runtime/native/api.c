@@ -79,7 +79,6 @@ static int32_t load_tensors(struct model *m, const struct bullet_tensor *tensors
     for (int32_t i = 0; result == BULLET_OK && i < n_tensors; i++) {
         const struct place *p = &places[i];
         if (!tensor_fits(&tensors[i], p->rows, p->cols) || (p->norm && tensors[i].type != BULLET_F32)) result = BULLET_ARGUMENT;
-        else if (!tensor_is_finite(&tensors[i])) result = BULLET_NAN;
         else total += p->norm ? round_up((size_t)p->cols * 4, ALIGN) : matrix_bytes((enum bullet_type)tensors[i].type, p->rows, p->cols);
     }
     if (result == BULLET_OK) {
@@ -90,7 +89,9 @@ static int32_t load_tensors(struct model *m, const struct bullet_tensor *tensors
     uint8_t *at = m->arena;
     for (int32_t i = 0; result == BULLET_OK && i < n_tensors; i++) {
         const struct place *p = &places[i];
-        if (p->norm) {
+        if (!tensor_is_finite(&tensors[i])) {
+            result = BULLET_NAN;
+        } else if (p->norm) {
             memcpy(at, tensors[i].data, (size_t)p->cols * 4);
             *p->norm = (const float *)(const void *)at;
             at += round_up((size_t)p->cols * 4, ALIGN);
@@ -98,6 +99,7 @@ static int32_t load_tensors(struct model *m, const struct bullet_tensor *tensors
             matrix_pack(p->matrix, at, &tensors[i], p->rows, p->cols, p->head_dim, m->path->bq8_flip);
             at += matrix_bytes(p->matrix->type, p->rows, p->cols);
         }
+        if (tensors[i].mapped) give_back(tensors[i].data, tensors[i].bytes);
     }
     if (result == BULLET_OK && m->shape.tied_embeddings) m->head = m->embedding;
     free(places);

@@ -35,7 +35,7 @@ struct bullet_tensor {
     const void *data;
     uint64_t bytes;
     int32_t type;
-    int32_t unused;
+    int32_t mapped; /* the bytes are those of a file, unchanged: once read, their memory may be given back to the system */
 };
 
 #define BULLET_RECENT 64 /* the penalties look back this many tokens */

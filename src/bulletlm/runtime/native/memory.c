@@ -1,9 +1,8 @@
 /* Memory: aligned, in few pieces, and only as much as is used. */
 
 #include <stdlib.h>
-#ifdef __linux__
 #include <sys/mman.h>
-#endif
+#include <unistd.h>
 
 #include "model.h"
 
@@ -18,6 +17,13 @@ void *aligned_new(size_t bytes) {
     if (huge) madvise(memory, bytes, MADV_HUGEPAGE);
 #endif
     return memory;
+}
+
+/* The whole pages of a part of a mapped file; they come back from the file if somebody reads them again. */
+void give_back(const void *data, size_t bytes) {
+    const uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
+    const uintptr_t start = ((uintptr_t)data + page - 1) / page * page, end = ((uintptr_t)data + bytes) / page * page;
+    if (start < end) madvise((void *)start, end - start, MADV_DONTNEED);
 }
 
 /* Two passes over one list of arrays: the first adds up their sizes, the second hands out the places. */

@@ -141,6 +141,7 @@ void matrix_row(const struct matrix *m, int32_t row, uint8_t bq8_flip, float *ou
 /* memory.c */
 static inline size_t round_up(size_t n, size_t to) { return (n + to - 1) / to * to; }
 void *aligned_new(size_t bytes);
+void give_back(const void *data, size_t bytes);
 struct work *work_new(const struct model *model, int32_t tokens);
 void work_free(struct work *work);
 int32_t chunk_tokens(const struct model *model);

@@ -1,0 +1,193 @@
+"""`bullet chat`: in a real terminal, and in a plain pipe."""
+
+import json
+import os
+import pty
+import re
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from tiny_model import random_tensors
+
+from bulletlm.bulletfile.layout import standard_types
+from bulletlm.bulletfile.writer import write_bullet
+from bulletlm.data.chat import encode_prompt
+from bulletlm.errors import BulletError
+from bulletlm.runtime import Model, Sampling, Session, load
+from bulletlm.serve.chat import Conversation
+from bulletlm.shape import ModelShape
+from bulletlm.tokenizer import END, EOS, Tokenizer
+
+
+@pytest.fixture(scope="module")
+def chat_path(tmp_path_factory: pytest.TempPathFactory, tokenizer: Tokenizer) -> Path:
+    """A model with room for a conversation, which never ends an answer by itself."""
+    shape = ModelShape(tokenizer.vocab_size, 64, 2, 4, 2, 96, 256)
+    weights = random_tensors(shape)
+    weights["token_embedding.weight"][[END, EOS]] = 0
+    path = tmp_path_factory.mktemp("chat") / "tiny.bullet"
+    write_bullet(path, shape, weights, standard_types(shape), tokenizer.proto, tokenizer.pieces(), {"name": "tiny"})
+    return path
+
+
+@pytest.fixture(scope="module")
+def chat_model(chat_path: Path) -> Model:
+    return load(chat_path, engine="numpy")
+
+
+HOT = Sampling(temperature=1.2, max_tokens=12, seed=5)
+
+
+def test_a_turn_reads_only_what_is_new(chat_model: Model) -> None:
+    conversation = Conversation(chat_model, HOT, "Be kind.")
+    answers = []
+    for question in ("नमस्कार", "आणि?", "Goodbye"):
+        messages = [{"role": "system", "content": "Be kind."}, *conversation.messages, {"role": "user", "content": question}]
+        ids = encode_prompt(chat_model.tokenizer, messages)
+        answers.append("".join(conversation.ask(question)))
+        fresh = Session(chat_model).generate(ids, replace(HOT, seed=5 + len(answers) - 1), keep=9)
+        assert answers[-1] == "".join(token.text for token in fresh)
+        assert conversation.session.prompt_tokens == len(ids)
+        assert len(answers) == 1 or conversation.session.reused > 10
+    assert [message["role"] for message in conversation.messages] == ["user", "assistant"] * 3
+    conversation.reset()
+    assert "".join(conversation.ask("नमस्कार")) == answers[0]
+
+
+def test_old_turns_are_dropped_and_the_system_text_stays(chat_model: Model) -> None:
+    system = "You are a patient teacher."
+    conversation = Conversation(chat_model, replace(HOT, max_tokens=40), system)
+    beginning = [1, 3, *chat_model.tokenizer.encode(system)]
+    for n in range(12):
+        "".join(conversation.ask(f"Question {n}: what did the old teacher say?"))
+        assert conversation.session._read[: len(beginning)] == beginning
+        assert conversation.session.prompt_tokens <= 256 - 20
+    assert len(conversation.messages) == 24
+
+
+def test_what_has_come_of_an_answer_counts(chat_model: Model) -> None:
+    conversation = Conversation(chat_model, HOT)
+    pieces = conversation.ask("एक")
+    said = "".join(next(pieces) for _ in range(6))
+    pieces.close()
+    assert conversation.messages[-1] == {"role": "assistant", "content": said.strip()} or not said.strip()
+    before = list(conversation.messages)
+    pieces = conversation.ask("दोन")
+    pieces.close()
+    assert "".join(conversation.ask("तीन"))
+    assert conversation.messages[: len(before)] == before
+
+
+def test_saving(chat_model: Model, tmp_path: Path) -> None:
+    conversation = Conversation(chat_model, HOT, "दयाळू रहा.")
+    with pytest.raises(BulletError, match="nothing has been said yet"):
+        conversation.save(tmp_path / "empty.txt")
+    answer = "".join(conversation.ask("नमस्कार")).strip()
+    conversation.save(tmp_path / "talk.json")
+    assert json.loads((tmp_path / "talk.json").read_text(encoding="utf-8")) == {
+        "messages": [
+            {"role": "system", "content": "दयाळू रहा."},
+            {"role": "user", "content": "नमस्कार"},
+            {"role": "assistant", "content": answer},
+        ]
+    }
+    conversation.save(tmp_path / "talk.txt")
+    assert (tmp_path / "talk.txt").read_text(encoding="utf-8") == f"system: दयाळू रहा.\n\nuser: नमस्कार\n\nassistant: {answer}\n\n"
+
+
+def command(path: Path, *words: str) -> list[str]:
+    return [sys.executable, "-m", "bulletlm", "chat", str(path), "--seed", "1", *words]
+
+
+def test_a_pipe(chat_path: Path, tmp_path: Path) -> None:
+    lines = ["नमस्कार", "/set temperature 0.5", "/set temperature", "/set speed 3", "/nonsense", f"/save {tmp_path}/talk.json", "", "one"]
+    words = command(chat_path, "--max-tokens", "8")
+    done = subprocess.run(words, input="\n".join(lines), capture_output=True, text=True, timeout=60, check=True)
+    assert done.stderr == ""
+    assert "\033" not in done.stdout and "tokens/s" not in done.stdout
+    for said in ("temperature 0.5", "there is no speed: /help lists", "/nonsense: not a command", "wrote "):
+        assert said in done.stdout
+    assert len(json.loads((tmp_path / "talk.json").read_text(encoding="utf-8"))["messages"]) == 2
+    again = subprocess.run(
+        command(chat_path, "--max-tokens", "8"), input="नमस्कार\n", capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stdout.startswith(again.stdout.rstrip("\n"))
+
+
+class Terminal:
+    """A program in a terminal of its own."""
+
+    def __init__(self, words: list[str]) -> None:
+        self.pid, self.screen = pty.fork()
+        if self.pid == 0:
+            os.environ["TERM"] = "xterm"
+            os.execv(words[0], words)
+        self.seen, self.ended = "", False
+
+    def exit_code(self) -> int:
+        """Wait for its end."""
+        _, status = os.waitpid(self.pid, 0)
+        self.ended = True
+        return os.waitstatus_to_exitcode(status)
+
+    def read_until(self, pattern: str, seconds: float = 60) -> str:
+        """What came since the last match, up to this one."""
+        end = time.monotonic() + seconds
+        while not (found := re.search(pattern, self.seen)):
+            assert time.monotonic() < end, f"no {pattern} in {self.seen!r}"
+            if select.select([self.screen], [], [], 0.1)[0]:
+                try:
+                    self.seen += os.read(self.screen, 4096).decode(errors="replace")
+                except OSError:  # the program has ended
+                    assert re.search(pattern, self.seen), f"ended without {pattern}: {self.seen!r}"
+        text, self.seen = self.seen[: found.end()], self.seen[found.end() :]
+        return text
+
+    def type(self, text: str) -> None:
+        os.write(self.screen, text.encode())
+
+
+@pytest.fixture
+def terminal(chat_path: Path) -> Iterator[Terminal]:
+    program = Terminal(command(chat_path, "--max-tokens", "1000000"))
+    yield program
+    if not program.ended:
+        os.kill(program.pid, signal.SIGKILL)
+        os.waitpid(program.pid, 0)
+    os.close(program.screen)
+
+
+def test_a_terminal(terminal: Terminal) -> None:
+    assert "tiny, 0." in terminal.read_until(r"> ")
+    terminal.type("/help\n")
+    assert "/reset" in terminal.read_until(r"Ctrl-C stops an answer\r?\n.*> ")
+    terminal.type("/set max_tokens 5\n")
+    terminal.read_until(r"max_tokens 5\r?\n.*> ")
+    terminal.type("नमस्कार\n")
+    assert "tokens/s" in terminal.read_until(r"\d+ tokens, [\d,]+ tokens/s[^>]*> ")
+    terminal.type("\033[A")  # the arrow up
+    terminal.read_until("नमस्कार")
+    terminal.type("\n")
+    terminal.read_until(r"tokens/s[^>]*> ")
+    # Ctrl-C stops an answer, and the chat goes on.
+    terminal.type("/set max_tokens 1000000\n")
+    terminal.read_until(r"max_tokens 1000000\r?\n.*> ")
+    terminal.type("लांब\n")
+    terminal.read_until("लांब\r?\n.{20}")
+    time.sleep(0.3)
+    terminal.type("\x03")
+    shown = terminal.read_until(r"\d+ tokens, [\d,]+ tokens/s[^>]*> ")
+    assert "Traceback" not in shown
+    terminal.type("\x03")  # with nothing to stop, it says how to leave
+    terminal.read_until("Ctrl-D leaves.*\r?\n.*> ")
+    terminal.type("/reset\n")
+    terminal.read_until("forgotten.*\r?\n.*> ")
+    terminal.type("\x04")
+    assert terminal.exit_code() == 0
