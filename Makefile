@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # The build of torch: on Linux another index has a smaller one without CUDA (see pytorch.org); give it here.
 TORCH ?= torch==2.13.0
 
-.PHONY: demo test lint fuzz sanitize docs clean
+.PHONY: demo test lint bench fuzz sanitize docs clean
 
 demo: $(VENV)/.run
 	@$(BIN)/bullet run recipes/demo.jsonc
@@ -17,6 +17,11 @@ lint: $(VENV)/.dev
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
+
+# Do the benches work? Small and quick; each script says on top how it is run in earnest.
+bench: $(VENV)/.dev
+	@$(BIN)/python bench/train_speed.py --quick
+	@$(BIN)/python bench/runtime.py --rounds 3
 
 # The C code under AddressSanitizer and UBSan: all shapes and types, then mutated files. Under two minutes.
 NATIVE := src/bulletlm/runtime/native

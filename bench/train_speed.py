@@ -1,0 +1,448 @@
+"""How fast training is, beside transformers' Llama and GPT-2 (and litgpt's Llama, where it is installed), on this machine.
+
+    python bench/train_speed.py                      the seed's shape: peers, share of the GEMM peak, EMA, fake quantisation
+    python bench/train_speed.py --memory --start     also peak memory, and the time to the first step, cold and warm
+    python bench/train_speed.py --table              also 1M to 50M parameters x context 128 to 1024
+    python bench/train_speed.py --losses 300         also FP32 against bf16 over so many steps of real text
+    python bench/train_speed.py --quick              a small shape and few rounds: does the bench itself work?
+    python bench/train_speed.py --cpu-time           on a busy machine: one thread, and its processor time instead of the clock
+
+One turn is a pass forward and backward over one micro-batch; everything runs in turns (A B C A B C ...) in this process,
+after `mallopt` has been set for all, and medians are compared. Peers run eager and compiled, with both of their forms of
+attention, in FP32 and where the processor has it in bf16 (autocast); the fastest of them is the one that counts. Loss and
+gradients are checked against transformers' with the same weights before anything is timed.
+"""
+
+import argparse
+import contextlib
+import dataclasses
+import importlib
+import importlib.util
+import json
+import os
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from bulletlm.machine import inspect_machine, keep_memory, park_idle_threads
+
+park_idle_threads()
+
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
+from torch.nn import functional as F  # noqa: E402
+
+from bulletlm.bulletfile.layout import standard_types  # noqa: E402
+from bulletlm.config import TrainConfig  # noqa: E402
+from bulletlm.data.tokens import open_tokens  # noqa: E402
+from bulletlm.export.hf import _halves, hf_name  # noqa: E402
+from bulletlm.model import Llama  # noqa: E402
+from bulletlm.shape import ModelShape  # noqa: E402
+from bulletlm.train.batches import TrainingWindows  # noqa: E402
+from bulletlm.train.choice import Choice  # noqa: E402
+from bulletlm.train.compute import activate, set_up  # noqa: E402
+from bulletlm.train.ema import EMA  # noqa: E402
+from bulletlm.train.optimizer import set_learning_rate  # noqa: E402
+from bulletlm.train.state import TrainState  # noqa: E402
+from bulletlm.train.step import accumulate, clip, update  # noqa: E402
+
+SEED_SHAPE = ModelShape(4000, 256, 8, 4, 4, 1024, 128)
+SMALL_SHAPE = ModelShape(500, 64, 2, 2, 2, 256, 32)
+TABLE = {
+    "1M": ModelShape(2000, 96, 6, 3, 3, 384, 128),
+    "3M": ModelShape(4000, 160, 6, 4, 4, 640, 128),
+    "9M": SEED_SHAPE,
+    "25M": ModelShape(8000, 384, 10, 6, 6, 1536, 128),
+    "50M": ModelShape(8000, 512, 13, 8, 8, 1792, 128),
+}
+CONTEXTS = (128, 256, 512, 1024)
+SEQUENCES = 64
+
+Job = Callable[[], None]
+
+
+def peer_config(shape: ModelShape, attention: str) -> Any:
+    from transformers import LlamaConfig
+
+    return LlamaConfig(
+        vocab_size=shape.vocab_size,
+        hidden_size=shape.dim,
+        intermediate_size=shape.hidden_dim,
+        num_hidden_layers=shape.n_layers,
+        num_attention_heads=shape.n_heads,
+        num_key_value_heads=shape.n_kv_heads,
+        max_position_embeddings=shape.max_seq_len,
+        rms_norm_eps=shape.norm_eps,
+        rope_parameters={"rope_type": "default", "rope_theta": shape.rope_theta},
+        tie_word_embeddings=shape.tied_embeddings,
+        attn_implementation=attention,
+        use_cache=False,
+    )
+
+
+def check_against_transformers(shape: ModelShape, choices: list[Choice]) -> None:
+    """Loss and gradients of every FP32 way equal those of transformers' Llama with the same weights."""
+    from transformers import LlamaForCausalLM
+
+    model = Llama(shape)
+    model.initialise(3)
+    peer = LlamaForCausalLM(peer_config(shape, "eager"))
+    with torch.no_grad():
+        theirs = dict(peer.named_parameters())
+        for name, weight in model.named_parameters():
+            theirs[hf_name(name)].copy_(torch.from_numpy(_halves(name, weight.detach().numpy(), shape)))
+    tokens, targets = random_batch(shape, 2)
+    logits = peer(input_ids=tokens).logits
+    expected = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="sum")
+    expected.backward()
+    for choice in choices:
+        model.zero_grad()
+        loss = set_up(choice, model).loss_of(tokens, targets)
+        loss.backward()
+        bound = 0.05 if choice.bf16 else 1e-4
+        if abs(float(loss.detach() / expected.detach()) - 1) > bound:
+            sys.exit(f"loss {float(loss)} instead of {float(expected)} ({choice})")
+        for name, weight in model.named_parameters():
+            reference = theirs[hf_name(name)].grad
+            ours = torch.from_numpy(_halves(name, weight.grad.numpy(), shape))
+            error = float((ours - reference).norm() / reference.norm())
+            if error > bound:
+                sys.exit(f"the gradient of {name} differs from transformers' by {error:.2e} ({choice})")
+        print(f"loss and all gradients equal transformers' Llama: {choice}")
+
+
+def random_batch(shape: ModelShape, sequences: int) -> tuple[torch.Tensor, torch.Tensor]:
+    tokens = torch.randint(0, shape.vocab_size, (sequences, shape.max_seq_len + 1), generator=torch.Generator().manual_seed(7))
+    return tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous()
+
+
+def our_job(shape: ModelShape, choice: Choice) -> Job:
+    model = Llama(shape)
+    model.initialise(1)
+    compute = set_up(choice, model)
+    tokens, targets = random_batch(shape, choice.micro_batch)
+
+    def job() -> None:
+        activate(choice, model)
+        (compute.loss_of(tokens, targets) / tokens.numel()).backward()
+
+    return job
+
+
+def peer_job(model: torch.nn.Module, shape: ModelShape, sequences: int, threads: int, compiled: bool, bf16: bool) -> Job:
+    """A pass as transformers' Trainer makes it: a compiled model where asked for, the loss beside it, gradients summed."""
+    run = torch.compile(model, dynamic=False) if compiled else model
+    tokens, targets = random_batch(shape, sequences)
+
+    def job() -> None:
+        torch.set_num_threads(threads)
+        with torch.autocast("cpu", torch.bfloat16) if bf16 else contextlib.nullcontext():
+            output = run(tokens)
+            logits = output.logits if hasattr(output, "logits") else output
+            loss = F.cross_entropy(logits.float().flatten(0, 1), targets.flatten())
+        loss.backward()
+
+    return job
+
+
+def peers(shape: ModelShape, sequences: int, threads: int, compiled: tuple[bool, ...], precisions: tuple[bool, ...]) -> dict[str, Job]:
+    from transformers import GPT2Config, GPT2LMHeadModel, LlamaForCausalLM
+
+    gpt2 = GPT2Config(
+        vocab_size=shape.vocab_size,
+        n_positions=shape.max_seq_len,
+        n_embd=shape.dim,
+        n_layer=shape.n_layers,
+        n_head=shape.n_heads,
+        # Without a gate the same number of parameters is reached with 3/2 of the hidden width.
+        n_inner=shape.hidden_dim * 3 // 2,
+        resid_pdrop=0.0,
+        embd_pdrop=0.0,
+        attn_pdrop=0.0,
+        use_cache=False,
+    )
+    kinds: dict[str, Callable[[], torch.nn.Module]] = {
+        "transformers Llama, SDPA": lambda: LlamaForCausalLM(peer_config(shape, "sdpa")),
+        "transformers Llama, eager attention": lambda: LlamaForCausalLM(peer_config(shape, "eager")),
+        "transformers GPT-2": lambda: GPT2LMHeadModel(gpt2),
+    }
+    try:
+        import litgpt
+    except ImportError:
+        print("litgpt is not installed: not among the peers")
+    else:
+        config = litgpt.Config(
+            block_size=shape.max_seq_len,
+            vocab_size=shape.vocab_size,
+            padded_vocab_size=shape.vocab_size,
+            n_layer=shape.n_layers,
+            n_head=shape.n_heads,
+            n_query_groups=shape.n_kv_heads,
+            n_embd=shape.dim,
+            intermediate_size=shape.hidden_dim,
+            rotary_percentage=1.0,
+            parallel_residual=False,
+            bias=False,
+            norm_class_name="RMSNorm",
+            mlp_class_name="LLaMAMLP",
+        )
+        kinds["litgpt Llama"] = lambda: litgpt.GPT(config)
+    jobs = {}
+    for name, make in kinds.items():
+        for bf16 in precisions:
+            for graph in compiled:
+                title = f"{name}, {'bf16' if bf16 else 'fp32'}, {'compiled' if graph else 'eager'}"
+                jobs[title] = peer_job(make(), shape, sequences, threads, graph, bf16)
+    return jobs
+
+
+def gemm_job(shape: ModelShape, sequences: int, threads: int, bf16: bool) -> Job:
+    """All matrix products of a pass with the weights, forward and backward, and nothing else: the floor."""
+    kind = torch.bfloat16 if bf16 else torch.float32
+    rows = sequences * shape.max_seq_len
+    extents = [e for name, e in shape.tensors().items() if len(e) == 2 and not (name.startswith("token") and not shape.tied_embeddings)]
+    weights = {e: torch.randn(e).to(kind) for e in extents}
+    sizes = {size for e in extents for size in e}
+    values = {size: torch.randn(rows, size).to(kind) for size in sizes}
+
+    def job() -> None:
+        torch.set_num_threads(threads)
+        for outputs, inputs in extents:
+            F.linear(values[inputs], weights[outputs, inputs])
+            values[outputs] @ weights[outputs, inputs]
+            values[outputs].T @ values[inputs]
+
+    return job
+
+
+def in_turns(jobs: dict[str, Job], rounds: int, clock: Callable[[], float]) -> dict[str, float]:
+    """Median seconds of every job."""
+    seconds: dict[str, list[float]] = {name: [] for name in jobs}
+    for turn in range(rounds + 2):
+        for name, job in jobs.items():
+            start = clock()
+            job()
+            if turn > 1:  # the first compiles, the second fetches memory
+                seconds[name].append(clock() - start)
+    return {name: statistics.median(each) for name, each in seconds.items()}
+
+
+def extras(shape: ModelShape, threads: int, rounds: int, clock: Callable[[], float]) -> dict[str, float]:
+    """Seconds of what comes once per optimiser step."""
+    torch.set_num_threads(threads)
+    config = TrainConfig()
+    state = TrainState(config, shape, 1, "", torch.device("cpu"))
+    for weight in state.model.parameters():
+        weight.grad = torch.full_like(weight, 1e-4)
+    average = EMA(state.model, 0.999)
+
+    jobs: dict[str, Job] = {
+        "AdamW": lambda: state.optimizers[0].step(),
+        "clipping": lambda: clip(state, 1.0) and None,
+        "EMA": lambda: average.update(state.model, 1000),
+    }
+    if importlib.util.find_spec("bulletlm.quant.fake_quant"):
+        grid = importlib.import_module("bulletlm.quant.fake_quant").FakeQuant(state.model, standard_types(shape))
+
+        def rounding() -> None:
+            with grid.applied():
+                pass
+
+        jobs["fake quantisation"] = rounding
+    return in_turns(jobs, rounds, clock)
+
+
+def measure_memory(shape: ModelShape, choice: Choice) -> float:
+    """Peak bytes of a process that trains two optimiser steps."""
+    arguments = json.dumps({"shape": shape.to_dict(), "choice": choice.as_dict()})
+    output = subprocess.run([sys.executable, __file__, "--child", arguments], capture_output=True, text=True, check=True).stdout
+    return float(output.splitlines()[-1])
+
+
+def train_two_steps(shape: ModelShape, choice: Choice) -> None:
+    keep_memory()
+    state = TrainState(TrainConfig(), shape, 1, "", torch.device("cpu"))
+    compute = set_up(choice, state.model)
+    for _ in range(2):
+        for _ in range(SEQUENCES // choice.micro_batch):
+            (compute.loss_of(*random_batch(shape, choice.micro_batch)) / SEQUENCES).backward()
+        clip(state, 1.0)
+        update(state)
+    unit = 1 if sys.platform == "darwin" else 1024
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit)
+
+
+def time_to_first_step(shape: ModelShape) -> tuple[float, float]:
+    """Seconds from `bullet train` to the first line of metrics.jsonl: nothing compiled yet, and the second time."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        environment = os.environ | {"XDG_CACHE_HOME": str(folder / "cache")}
+        environment.pop("TORCHINDUCTOR_CACHE_DIR", None)
+        settings = [f"--vocab_size={shape.vocab_size}", f"--dim={shape.dim}", f"--num_layers={shape.n_layers}"]
+        settings += [f"--num_heads={shape.n_heads}", f"--max_seq_len={shape.max_seq_len}", "--total_steps=50", "--compile=on"]
+        settings += [f"--runs-dir={folder / 'runs'}"]
+        command = [sys.executable, "-m", "bulletlm"]
+        config = folder / "start.jsonc"
+        config.write_text('{"data": {"sources": ["sample"]}}')
+        times = []
+        for run in ("cold", "warm"):
+            start_of = [str(config), *settings, f"--name={run}"]
+            subprocess.run([*command, "tokenizer", *start_of], env=environment, check=True, capture_output=True)
+            metrics = folder / "runs" / run / "metrics.jsonl"
+            start = time.perf_counter()
+            process = subprocess.Popen([*command, "train", *start_of], env=environment, stdout=subprocess.DEVNULL)
+            while process.poll() is None and not (metrics.exists() and '"train"' in metrics.read_text()):
+                time.sleep(0.05)
+            times.append(time.perf_counter() - start)
+            if process.poll():
+                sys.exit(f"bullet train ended with exit code {process.returncode}")
+            process.terminate()
+            process.wait()
+        return times[0], times[1]
+
+
+def compare_losses(steps: int, tokens_dir: Path, shape: ModelShape, threads: int) -> dict[str, float]:
+    """Train twice from one seed, in FP32 and in bf16, on a run's tokens: how far the loss curves are apart, in nats."""
+    curves = []
+    shape = dataclasses.replace(shape, vocab_size=json.loads((tokens_dir / "index.json").read_text())["vocab_size"])
+    config = TrainConfig(batch_size_per_device=8, gradient_accumulation_steps=1)
+    for bf16 in (False, True):
+        state = TrainState(config, shape, 42, "", torch.device("cpu"))
+        compute = set_up(Choice(False, bf16, threads, 8), state.model)
+        windows = TrainingWindows(open_tokens(tokens_dir, "train"), shape.max_seq_len, 42)
+        losses = []
+        for step in range(steps):
+            set_learning_rate(state.optimizers, min(1.0, (step + 1) / (0.1 * steps)))
+            losses.append(accumulate(config, windows, step, compute))
+            clip(state, config.clip_grad_norm)
+            update(state)
+        curves.append(np.array(losses))
+    last = max(1, steps // 10)
+    return {
+        "fp32, mean of the last tenth": float(curves[0][-last:].mean()),
+        "bf16, mean of the last tenth": float(curves[1][-last:].mean()),
+        "largest difference of a step": float(np.abs(curves[0] - curves[1]).max()),
+    }
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--threads", type=int, default=0, help="default: all cores")
+    parser.add_argument("--micro-batch", type=int, default=8)
+    parser.add_argument("--eager", action="store_true", help="compile nothing, neither ours nor the peers")
+    parser.add_argument("--cpu-time", action="store_true")
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--memory", action="store_true")
+    parser.add_argument("--start", action="store_true")
+    parser.add_argument("--table", action="store_true")
+    parser.add_argument("--losses", type=int, metavar="STEPS")
+    parser.add_argument("--tokens", type=Path, help="folder tokens/ of a run, for --losses")
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--child", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.child:
+        wanted = json.loads(arguments.child)
+        train_two_steps(ModelShape(**wanted["shape"]), Choice(**wanted["choice"]))
+        return 0
+    if arguments.losses and not arguments.tokens:
+        parser.error("--losses needs --tokens: the folder tokens/ of a run")
+
+    keep_memory()
+    machine = inspect_machine()
+    shape, rounds = (SMALL_SHAPE, 2) if arguments.quick else (SEED_SHAPE, arguments.rounds)
+    threads = 1 if arguments.cpu_time else arguments.threads or machine.cores
+    clock = time.process_time if arguments.cpu_time else time.perf_counter
+    graphs = (False,) if arguments.eager or arguments.quick or machine.compiler is None else (True, False)
+    precisions = (True, False) if machine.has_bf16 else (False,)
+    choices = [Choice(graph, bf16, threads, arguments.micro_batch) for bf16 in precisions for graph in graphs]
+    check_against_transformers(shape, choices)
+
+    jobs = {f"ours: {choice}": our_job(shape, choice) for choice in choices}
+    jobs |= {f"GEMM only, {'bf16' if b else 'fp32'}": gemm_job(shape, arguments.micro_batch, threads, b) for b in precisions}
+    jobs |= peers(shape, arguments.micro_batch, threads, graphs, precisions)
+    seconds = in_turns(jobs, rounds, clock)
+    tokens = arguments.micro_batch * shape.max_seq_len
+    speeds = {name: tokens / each for name, each in seconds.items()}
+    rows: list[dict[str, Any]] = [{"name": name, "tokens_per_s": speed} for name, speed in speeds.items()]
+
+    def most(start: str) -> float:
+        return max(speed for name, speed in speeds.items() if name.startswith(start))
+
+    ours, floor = most("ours"), most("GEMM")
+    best_peer = max(speed for name, speed in speeds.items() if not name.startswith(("ours", "GEMM")))
+    print(f"\n{'a pass forward and backward':<64}{'tokens/s':>10}{'of the GEMM peak':>18}")
+    for name, speed in sorted(speeds.items(), key=lambda item: -item[1]):
+        print(f"{name:<64}{speed:>10,.0f}{speed / floor:>18.0%}")
+
+    once = extras(shape, threads, rounds, clock)
+    step = SEQUENCES * shape.max_seq_len / ours + once["AdamW"] + once["clipping"]
+    print(f"\nonce per step of {SEQUENCES} sequences")
+    for name, each in once.items():
+        rows.append({"name": name, "seconds": each, "share": each / step})
+        print(f"{name:<30}{each * 1e3:>8.1f} ms{each / step:>8.1%} of the step")
+
+    bars: list[dict[str, Any]] = []
+
+    def bar(name: str, value: float, target: float, at_least: bool = True) -> None:
+        bars.append({"name": name, "value": value, "target": target, "pass": bool(value >= target if at_least else value <= target)})
+
+    bar("ours / best peer", ours / best_peer, 1.6)
+    bar("share of the GEMM peak", ours / floor, 0.65)
+    bar("EMA, share of a step", once["EMA"] / step, 0.02, at_least=False)
+    if "fake quantisation" in once:
+        bar("fake quantisation, share of a step", once["fake quantisation"] / step, 0.05, at_least=False)
+    if arguments.memory:
+        bar("peak memory, GB", measure_memory(shape, choices[0]) / 1e9, 1.2, at_least=False)
+    if arguments.start:
+        cold, warm = time_to_first_step(shape)
+        bar("command to first step, nothing compiled, s", cold, 60, at_least=False)
+        bar("command to first step, second time, s", warm, 15, at_least=False)
+    if arguments.table:
+        print(f"\n{'tokens/s (share of the GEMM peak)':<36}" + "".join(f"{f'context {c}':>16}" for c in CONTEXTS))
+        for size, base in TABLE.items():
+            line = f"{size} ({base.n_parameters / 1e6:.1f}M parameters)"
+            cells = []
+            for context in CONTEXTS:
+                wide = dataclasses.replace(base, max_seq_len=context)
+                choice = dataclasses.replace(choices[0], micro_batch=max(1, 1024 // context))
+                pair = {"ours": our_job(wide, choice), "GEMM": gemm_job(wide, choice.micro_batch, threads, choice.bf16)}
+                each = in_turns(pair, max(2, rounds // 3), clock)
+                speed = choice.micro_batch * context / each["ours"]
+                rows.append({"name": f"{size} x {context}", "tokens_per_s": speed, "share": each["GEMM"] / each["ours"]})
+                cells.append(f"{speed:>10,.0f} {each['GEMM'] / each['ours']:>5.0%}")
+            print(f"{line:<36}" + "".join(cells))
+    if arguments.losses:
+        apart = compare_losses(arguments.losses, arguments.tokens, shape, threads)
+        rows += [{"name": name, "nats": value} for name, value in apart.items()]
+        print(f"\n{arguments.losses} steps of {8 * shape.max_seq_len} tokens")
+        for name, value in apart.items():
+            print(f"{name:<40}{value:>10.4f}")
+        bar("bf16 loss / fp32 loss", apart["bf16, mean of the last tenth"] / apart["fp32, mean of the last tenth"], 1.002, at_least=False)
+    print()
+    for b in bars:
+        print(f"{'pass' if b['pass'] else 'MISS':<6}{b['name']:<44}{b['value']:>10.3g}   target {b['target']:g}")
+    if arguments.json:
+        about = {"processor": machine.processor, "system": platform.platform(), "cores": machine.cores, "threads": threads}
+        versions = {name: installed(name) for name in ("torch", "transformers", "litgpt")}
+        arguments.json.write_text(json.dumps({"machine": about, "versions": versions, "rows": rows, "bars": bars}, indent=1))
+    return 0
+
+
+def installed(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+if __name__ == "__main__":
+    sys.exit(main())
