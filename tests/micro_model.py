@@ -22,6 +22,7 @@ MICRO = {
     "threads": 1,
     "data": {"val_tokens": 600},
     "sampling": {"max_tokens": 16},
+    "qat": {"steps": 0},
 }
 """A configuration that trains in a second, with grouped heads and a hidden width that is not 4 x dim."""
 

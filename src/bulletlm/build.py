@@ -3,6 +3,7 @@
 The rounding itself is in `bulletlm.quant`; here it is fed with text, measured against FP32, and written.
 """
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -11,18 +12,20 @@ import numpy.typing as npt
 from threadpoolctl import threadpool_limits
 
 from bulletlm.bulletfile.legacy import fold_gains, write_v1
+from bulletlm.bulletfile.reader import open_bullet
 from bulletlm.bulletfile.writer import write_bullet
 from bulletlm.config import QuantConfig
 from bulletlm.data.calibration import calibration_windows
 from bulletlm.data.chat import CHAT_TEMPLATE
 from bulletlm.data.tokens import TokenFile
-from bulletlm.errors import ConfigError
+from bulletlm.errors import BulletError, ConfigError
 from bulletlm.evaluate.compare import compare
 from bulletlm.export.npy import read_npy
 from bulletlm.export.stored import StoredModel
 from bulletlm.files import write_json
 from bulletlm.progress import Progress
-from bulletlm.quant.calibrate import Floats, dequantise, quantise
+from bulletlm.quant.bq4 import Quantized
+from bulletlm.quant.calibrate import Calibrated, Floats, dequantise, quantise, tensor_report
 from bulletlm.quant.sensitivity import sensitivity
 from bulletlm.quant.types import METHOD_WORDS, weight_types
 from bulletlm.runtime import Engine, Model
@@ -46,6 +49,7 @@ def build_bullet(
     progress: Progress,
     report: Path | None = None,
     version: int = 2,
+    trained: Path | None = None,
 ) -> dict[str, Any]:
     """Quantise the tensors of `npy_folder`, measure the result, write `path`; the same inputs give the same bytes.
 
@@ -59,6 +63,7 @@ def build_bullet(
         progress: shows the bars.
         report: where to write the errors of every tensor and layer, as JSON.
         version: of the file; 1 has four bits for everything and is written as its runtime reads it (docs/bullet-format.md).
+        trained: the file that QAT made of these tensors; its weights are taken as they are.
 
     Returns:
         What the header says under "quantised" (docs/quantization.md).
@@ -79,24 +84,26 @@ def build_bullet(
         shape, tensors = fold_gains(shape, tensors)
         embedding = "BQ4"
     types = weight_types(shape, config.weights, embedding, config.keep)
-    windows = None
-    if config.calibration != "none" and "BQ4" in types.values():
-        if calibration is None:
-            raise ConfigError(
-                f'calibration "{config.calibration}" needs text: name it with --calibration tokens.bin, or take --method none'
-            )
-        chosen = seed if config.seed is None else config.seed
-        windows = calibration_windows(calibration, tokenizer, config.calibration_tokens, shape.max_seq_len, chosen)
     # BLAS threads that spin for each other are ten times slower beside another busy program (`bulletlm.quant.calibrate`).
     with threadpool_limits(1, user_api="blas"):
-        done = quantise(shape, tensors, types, config.calibration, windows, progress)
+        qat = None
+        if trained:
+            done, method, qat = _trained(trained, tensors, types)
+        elif metadata.get("training", {}).get("qat_start") is not None:
+            # Trained on the grid already: rounding to nearest gives these very weights, and calibration would only move them.
+            plain = config.model_copy(update={"calibration": "none"})
+            done, method = fit_to_text(shape, tensors, types, tokenizer, plain, seed, None, progress)
+        else:
+            done, method = fit_to_text(shape, tensors, types, tokenizer, config, seed, calibration, progress)
         quantised: dict[str, Any] = {
             "weights": config.weights,
             "embedding": types["token_embedding.weight"],
             "keep": config.keep,
-            "method": config.calibration if windows is not None else "none",
+            "method": method,
             "calibration_tokens": done.tokens,
         }
+        if qat:
+            quantised["qat"] = qat
         costs: tuple[dict[str, float], dict[str, float]] = {}, {}
         if validation:
             rounded = {name: dequantise(tensor) for name, tensor in done.tensors.items()}
@@ -113,6 +120,56 @@ def build_bullet(
         rows = {name: {**row.to_dict(), "kl": by_matrix.get(name)} for name, row in done.report.items()}
         write_json(report, {**quantised, "layers": by_part or None, "tensors": rows})
     return quantised
+
+
+def fit_to_text(
+    shape: ModelShape,
+    tensors: dict[str, Floats],
+    types: dict[str, str],
+    tokenizer: Tokenizer,
+    config: QuantConfig,
+    seed: int,
+    calibration: Tokens | None,
+    progress: Progress,
+) -> tuple[Calibrated, str]:
+    """Round float32 tensors to their types, calibrated as `config` says; returns them and the method that was used.
+
+    Raises:
+        ConfigError: there is no calibration text for a method that needs it.
+        DataError: the text does not belong to the model, or is too short.
+    """
+    method, windows = config.calibration if "BQ4" in types.values() else "none", None
+    if method != "none":
+        if calibration is None:
+            raise ConfigError(f'calibration "{method}" needs text: name it with --calibration tokens.bin, or take --method none')
+        chosen = seed if config.seed is None else config.seed
+        windows = calibration_windows(calibration, tokenizer, config.calibration_tokens, shape.max_seq_len, chosen)
+    with threadpool_limits(1, user_api="blas"):
+        return quantise(shape, tensors, types, method, windows, progress), method
+
+
+def _trained(path: Path, exact: dict[str, Floats], types: dict[str, str]) -> tuple[Calibrated, str, dict[str, Any]]:
+    """The weights of a file that QAT made of `exact`, how they were calibrated before, and what the file says of it."""
+    file = open_bullet(path)
+    file.verify()
+    facts = file.metadata.get("qat", {})
+    if facts.get("teacher") != fingerprint(exact) or {name: file.type(name) for name in file.tensors} != types:
+        raise BulletError(f"{path} was made of another model or for other types of weights: run the qat stage again")
+    done = Calibrated(tokens=facts["calibration_tokens"])
+    for name, type in types.items():
+        raw = file.raw(name)
+        done.tensors[name] = Quantized(type, raw) if type in ("BQ4", "BQ8") else file.tensor(name)
+        if exact[name].ndim > 1:
+            done.report[name] = tensor_report(exact[name], done.tensors[name], type)
+    return done, facts["method"], facts
+
+
+def fingerprint(tensors: dict[str, Floats]) -> str:
+    """SHA-256 of float32 tensors: which FP32 model weights were trained from."""
+    digest = hashlib.sha256()
+    for tensor in tensors.values():
+        digest.update(np.ascontiguousarray(tensor, dtype="<f4").data)
+    return digest.hexdigest()
 
 
 def _measure(
@@ -151,6 +208,8 @@ def summary(quantised: dict[str, Any]) -> str:
     text = f"{quantised['weights']}, {METHOD_WORDS[quantised['method']]}"
     if quantised["calibration_tokens"]:
         text += f" on {quantised['calibration_tokens']:,} tokens"
+    if qat := quantised.get("qat"):
+        text += f", {qat['steps']:,} steps of QAT" if qat["chosen"] != "start" else f" ({qat['steps']:,} steps of QAT were no better)"
     if "kl" in quantised:
         text += f": perplexity {quantised['perplexity']:.2f} ({quantised['perplexity_change']:+.2%} against FP32), KL {quantised['kl']:.5f}"
     return text

@@ -14,6 +14,7 @@ from bulletlm.errors import BulletError, ConfigError, DataError
 from bulletlm.export.npy import MANIFEST
 
 if TYPE_CHECKING:
+    from bulletlm.config import QuantConfig
     from bulletlm.data.tokens import TokenFile
 
 app = App(name="bullet-builder", version=__version__, help_format="plaintext", result_action="return_value")
@@ -44,6 +45,9 @@ def build(
         ),
     ] = None,
     calibration_tokens: Annotated[int, Parameter(help="How many of them to use.")] = 20_000,
+    qat: Annotated[
+        bool, Parameter(help="Take the weights that QAT made of the run, if it did so for these types; else round the FP32 weights.")
+    ] = True,
     validation: Annotated[Path | None, Parameter(help="Held-out tokens to measure on, same format; a run folder has its own.")] = None,
     seed: Annotated[int, Parameter(help="Decides which tokens are used.")] = 42,
     report: Annotated[Path | None, Parameter(help="Write the error of every tensor, and what it alone costs, to this JSON file.")] = None,
@@ -82,7 +86,8 @@ def build(
         held_out = _as_token_file(validation, vocab_size)
     elif run:
         held_out = open_tokens(run / "tokens", "val")
-    quantised = build_bullet(folder, out, config, seed, text, held_out, ConsoleProgress(), report, int(format[1]))
+    trained = _trained(run, config) if run and qat and format == "v2" else None
+    quantised = build_bullet(folder, out, config, seed, text, held_out, ConsoleProgress(), report, int(format[1]), trained)
     if compat:
         from bulletlm.convert import compatibility
 
@@ -105,6 +110,19 @@ def _locate(folder: Path) -> tuple[Path | None, Path]:
     if not (folder / MANIFEST).exists() and (folder / "export" / "npy").is_dir():
         return folder, folder / "export" / "npy"
     return None, folder
+
+
+def _trained(run: Path, config: "QuantConfig") -> Path | None:
+    """The file that QAT made, if it has the types that are asked for."""
+    from bulletlm.bulletfile.reader import open_bullet
+    from bulletlm.quant.types import weight_types
+
+    path = run / "qat" / "model.bullet"
+    if not path.exists():
+        return None
+    file = open_bullet(path)
+    types = weight_types(file.shape, config.weights, config.embedding, config.keep)
+    return path if types == {name: file.type(name) for name in file.tensors} else None
 
 
 def _read_tokens(path: Path, vocab_size: int) -> npt.NDArray[np.unsignedinteger[Any]]:

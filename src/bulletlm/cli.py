@@ -30,7 +30,7 @@ app = App(
 )
 
 MAKE = Group("Make a model", sort_key=1)
-STAGE_ORDER = ("data", "tokenizer", "train", "export", "build", "evaluate")
+STAGE_ORDER = ("data", "tokenizer", "train", "export", "qat", "build", "evaluate")
 STAGES = Group("One stage of a run (earlier ones run first where needed)", sort_key=2)
 USE = Group("Use a model", sort_key=3)
 LOOK = Group("Look around", sort_key=4)
@@ -107,6 +107,30 @@ def tokenizer(
 
 _stage_command("train", "Train the model, or go on where it was stopped.", "checkpoints/best")
 _stage_command("export", "Write the best checkpoint as FP32 .npy files.", "export/npy")
+
+
+@app.command(group=STAGES, sort_key=STAGE_ORDER.index("qat"))
+def qat(
+    run: Annotated[Path, Parameter(help="The folder of a trained run.")],
+    /,
+    *settings: Settings,
+    steps: Annotated[int | None, Parameter(help="Steps of training on the 4-bit grid; default: as the run was configured.")] = None,
+    json: Json = False,
+) -> None:
+    """Train the 4-bit weights of a finished run a little more, with its FP32 model as the teacher; build and measure again.
+
+    Example: bullet qat runs/demo --steps 300
+    """
+    from bulletlm.pipeline import finish_run
+    from bulletlm.progress import ConsoleProgress
+    from bulletlm.show import print_summary
+
+    flags = (*settings, *((f"--qat.steps={steps}",) if steps is not None else ()))
+    finish_run(run, flags, ConsoleProgress())
+    if json:
+        print((run / "qat" / "report.json").read_text(encoding="utf-8"), end="")
+    else:
+        print_summary(run)
 
 
 @app.command(group=STAGES, sort_key=STAGE_ORDER.index("build"))

@@ -29,6 +29,10 @@ class Also:
         self.names = names
 
 
+class FullNameOnly:
+    """A setting that is only known by its full path, because its last name means another one."""
+
+
 class Section(BaseModel):
     """A group of settings. Unknown keys are refused; values are checked when they change."""
 
@@ -356,6 +360,24 @@ class QuantConfig(Section):
         return [value] if isinstance(value, str) else value
 
 
+class QatConfig(Section):
+    """Training on the 4-bit grid (docs/quantization.md). It needs BQ4 weights; with other types nothing is done."""
+
+    steps: Annotated[int, FullNameOnly()] = Field(
+        200, ge=0, description="Steps in which the finished FP32 model teaches the 4-bit one, as a stage of its own; 0 leaves that out."
+    )
+    tokens_per_step: int = Field(4_096, ge=1, description="Training tokens in one of those steps.")
+    learning_rate_share: float = Field(
+        0.125, gt=0, le=10, description="Their learning rate as a share of train.learning_rate; it falls linearly to 0."
+    )
+    start: float | None = Field(
+        None,
+        ge=0,
+        lt=1,
+        description="Instead of that stage: the share of the main training after which it computes with 4-bit weights, for example 0.7.",
+    )
+
+
 class SamplingConfig(Section):
     """How text is generated unless a command says otherwise; stored in the model file."""
 
@@ -387,6 +409,7 @@ class Config(Section):
     model: ModelConfig = Field(default_factory=ModelConfig)
     train: TrainConfig = Field(default_factory=TrainConfig)
     quant: QuantConfig = Field(default_factory=QuantConfig)
+    qat: QatConfig = Field(default_factory=QatConfig)
     sampling: SamplingConfig = Field(default_factory=SamplingConfig)
     evaluate: EvaluateConfig = Field(default_factory=EvaluateConfig)
 
@@ -396,9 +419,12 @@ class Config(Section):
             raise ValueError("name: must be a folder name, not a path")
         if self.train.epochs is None and self.train.total_steps is None:
             self.train.epochs = 3
-        shape = self.model.shape(self.tokenizer.vocab_size)
-        weight_types(shape, self.quant.weights, self.quant.embedding, self.quant.keep)  # before a night of training, not after it
+        self.weight_types()  # a mistake there shows before a night of training, not after it
         return self
+
+    def weight_types(self) -> dict[str, str]:
+        """The type that every tensor has in the model file."""
+        return weight_types(self.model.shape(self.tokenizer.vocab_size), self.quant.weights, self.quant.embedding, self.quant.keep)
 
     @property
     def run_dir(self) -> Path:
@@ -545,8 +571,9 @@ def _walk(model: type[BaseModel], prefix: str) -> Iterator[Setting]:
             yield from _walk(typing.cast(type[Section], field.annotation), f"{prefix}{name}.")
             continue
         also = tuple(n for item in field.metadata if isinstance(item, Also) for n in item.names)
+        names = () if any(isinstance(item, FullNameOnly) for item in field.metadata) else (name, *also)
         default = field.get_default(call_default_factory=True)
-        yield Setting(f"{prefix}{name}", (name, *also), _type_name(field.annotation), default, field.description or "")
+        yield Setting(f"{prefix}{name}", names, _type_name(field.annotation), default, field.description or "")
 
 
 def _type_name(annotation: Any) -> str:

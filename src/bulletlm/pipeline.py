@@ -1,4 +1,4 @@
-"""The stages in order: text -> clean -> tokenizer -> tokens -> train -> export -> build -> evaluate.
+"""The stages in order: text -> clean -> tokenizer -> tokens -> train -> export -> qat -> build -> evaluate.
 
 Each stage reads files of the run folder and writes files of the run folder. What a stage was made from
 and the SHA-256 of what it wrote are noted in stages.json; a stage whose inputs and outputs are unchanged
@@ -8,13 +8,13 @@ is not run again.
 import contextlib
 import platform
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bulletlm import __version__
-from bulletlm.config import RECORD_KEY, Config
+from bulletlm.config import RECORD_KEY, Config, load_config
 from bulletlm.data.augment import decisive
 from bulletlm.data.sources import source_files
 from bulletlm.errors import BulletError, ConfigError
@@ -61,29 +61,37 @@ class Stage:
     work: Callable[[Run], None]
 
 
-def run_stages(config: Config, until: str, progress: Progress, restart: bool = False, team: "Team | None" = None) -> Run:
+def run_stages(
+    config: Config, until: str, progress: Progress, restart: bool = False, team: "Team | None" = None, since: str | None = None
+) -> Run:
     """Bring every stage up to and including `until` up to date.
 
     Args:
         restart: throw away the checkpoints of a model trained with other settings.
         team: processes that wait to take part in training; this one leads them.
+        since: take everything before this stage from the run folder as it is, even where its sources are gone or changed.
 
     Raises:
         ConfigError: the run folder holds a model trained with other settings, or another process is using it.
         BulletError: a stage failed; what earlier stages wrote stays.
     """
-    sources = [{"path": str(path), "bytes": path.stat().st_size, "sha256": sha256_of_file(path)} for path in source_files(config.data)]
-    augmentation = decisive(config.augment)
-    run = Run(config, _fingerprint(config, sources, augmentation), sources, augmentation, progress, team)
+    run = _finished_run(config, progress) if since else _new_run(config, progress, team)
     _make_folder(run.folder)
     with _only_process(run.folder):
         _protect_trained_model(run, restart)
         write_json(run.folder / "config.json", _record(run))
         done = _load_notes(run.folder)
+        given = list(STAGES)[: list(STAGES).index(since)] if since else []
         for name, stage in STAGES.items():
             key = sha256_of_json({"settings": stage.settings(run), "inputs": [done[i]["outputs"] for i in stage.inputs]})
             note = done.get(name)
-            if note and note["key"] == key and _outputs(run.folder, stage) == note["outputs"]:
+            unchanged = note and _outputs(run.folder, stage) == note["outputs"]
+            if name in given:
+                if not unchanged:
+                    raise BulletError(
+                        f"{run.folder} holds no trained model: the stage {name} is not done, or changed; run its configuration"
+                    )
+            elif note and unchanged and note["key"] == key:
                 progress.say(f"{stage.title}: up to date")
             else:
                 done = {earlier: done[earlier] for earlier in list(STAGES)[: list(STAGES).index(name)]}
@@ -94,6 +102,36 @@ def run_stages(config: Config, until: str, progress: Progress, restart: bool = F
             if name == until:
                 break
     return run
+
+
+def finish_run(folder: Path, settings: Sequence[str], progress: Progress) -> Run:
+    """Do again what comes after training, with other settings, in the folder of a trained run.
+
+    Args:
+        settings: as on the command line: "--qat.steps=300".
+
+    Raises:
+        BulletError: as `run_stages`; or `folder` is no run.
+    """
+    if not (folder / "config.json").is_file():
+        raise BulletError(f"{folder} is no run folder: it has no config.json; name one like runs/demo")
+    place = folder if folder.name else folder.resolve()
+    config = load_config(folder / "config.json", [f"--name={place.name}", f"--runs-dir={place.parent}", *settings])
+    return run_stages(config, "evaluate", progress, since="export")
+
+
+def _new_run(config: Config, progress: Progress, team: "Team | None") -> Run:
+    sources = [{"path": str(path), "bytes": path.stat().st_size, "sha256": sha256_of_file(path)} for path in source_files(config.data)]
+    augmentation = decisive(config.augment)
+    return Run(config, _fingerprint(config, sources, augmentation), sources, augmentation, progress, team)
+
+
+def _finished_run(config: Config, progress: Progress) -> Run:
+    """The run in the folder of `config`, with the sources that it had."""
+    recorded = read_json(config.run_dir / "config.json").get(RECORD_KEY, {})
+    if not {"fingerprint", "sources"} <= set(recorded):
+        raise BulletError(f"{config.run_dir / 'config.json'} was not written by a run: bullet run its configuration")
+    return Run(config, recorded["fingerprint"], recorded["sources"], None, progress)
 
 
 def _data(run: Run) -> None:
@@ -122,7 +160,9 @@ def _train(run: Run) -> None:
 
     config = run.config
     shape = config.model.shape(config.tokenizer.vocab_size)
-    task = Task(config.train, shape, config.seed, run.folder / "tokens", run.folder, run.fingerprint)
+    task = Task(
+        config.train, shape, config.seed, run.folder / "tokens", run.folder, run.fingerprint, config.weight_types(), config.qat.start
+    )
     lead(task, run.team, config.train.workers or 1, run.progress)
 
 
@@ -148,6 +188,23 @@ def _export(run: Run) -> None:
     write_npy(run.folder / "export" / "npy", shape, tensors, tokenizer.proto, metadata)
 
 
+def _qat(run: Run) -> None:
+    if not _has_qat(run.config):
+        shutil.rmtree(run.folder / "qat", ignore_errors=True)
+        return
+    park_idle_threads()
+    from bulletlm.data.tokens import open_tokens
+    from bulletlm.qat import describe, train_on_grid
+
+    text, held_out = (open_tokens(run.folder / "tokens", split) for split in ("train", "val"))
+    run.progress.say(f"QAT: {describe(train_on_grid(run.folder, run.config, text, held_out, run.progress))}")
+
+
+def _has_qat(config: Config) -> bool:
+    """Whether there are steps to do, weights on a 4-bit grid, and the main run does not train on it itself."""
+    return config.qat.steps > 0 and config.qat.start is None and "BQ4" in config.weight_types().values()
+
+
 def _build(run: Run) -> None:
     from bulletlm.build import build_bullet, summary
     from bulletlm.data.tokens import open_tokens
@@ -163,6 +220,7 @@ def _build(run: Run) -> None:
         val,
         run.progress,
         folder / "quantization.json",
+        trained=trained if (trained := folder / "qat" / "model.bullet").exists() else None,
     )
     run.progress.say(f"build: {summary(quantised)}")
 
@@ -179,6 +237,11 @@ _NOT_DECISIVE = {"keep_checkpoints", "save_every_steps", "tune", "device"}
 
 def _training_settings(config: Config) -> dict[str, Any]:
     return config.train.model_dump(mode="json", exclude=_NOT_DECISIVE)
+
+
+def _grid(config: Config) -> list[Any]:
+    """What decides the trained weights if the main run trains on the 4-bit grid; nothing if not."""
+    return [] if config.qat.start is None else [config.qat.start, config.weight_types()]
 
 
 def _evaluation_settings(run: Run) -> Any:
@@ -218,7 +281,7 @@ STAGES: dict[str, Stage] = {
     ),
     "train": Stage(
         "Training",
-        lambda run: [run.config.model.model_dump(mode="json"), _training_settings(run.config), run.config.seed],
+        lambda run: [run.config.model.model_dump(mode="json"), _training_settings(run.config), run.config.seed, *_grid(run.config)],
         ("tokens",),
         ("checkpoints/best/model.safetensors", "checkpoints/best/state.json"),
         _train,
@@ -230,10 +293,21 @@ STAGES: dict[str, Stage] = {
         ("export/npy/",),
         _export,
     ),
+    "qat": Stage(
+        "QAT",
+        lambda run: (
+            [run.config.model_dump(mode="json", include={"qat", "quant", "seed"}), _training_settings(run.config)]
+            if _has_qat(run.config)
+            else None
+        ),
+        ("tokens", "export"),
+        ("qat/",),
+        _qat,
+    ),
     "build": Stage(
         "Build",
         lambda run: [run.config.quant.model_dump(mode="json"), run.config.seed],
-        ("tokens", "export"),
+        ("tokens", "export", "qat"),
         ("model.bullet", "quantization.json"),
         _build,
     ),
@@ -252,7 +326,8 @@ def _fingerprint(config: Config, sources: list[dict[str, Any]], augmentation: di
     parts = config.model_dump(mode="json", include={"seed", "tokenizer", "model"})
     data = config.data.model_dump(mode="json", exclude={"workers"})
     texts = {"sources": [source["sha256"] for source in sources], "augmentation": augmentation}
-    return sha256_of_json({**parts, "data": data, "train": _training_settings(config), **texts})
+    grid = {"grid": found} if (found := _grid(config)) else {}
+    return sha256_of_json({**parts, "data": data, "train": _training_settings(config), **texts, **grid})
 
 
 def _record(run: Run) -> dict[str, Any]:

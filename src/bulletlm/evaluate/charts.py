@@ -47,7 +47,7 @@ def learning_curves(curves: dict[str, Points], best_step: int | None) -> list[tu
     """One (caption for screen readers, SVG) per chart that has points.
 
     Args:
-        curves: any of train/loss, val/loss, val/loss_ema, lr, tokens_per_s, grad_norm.
+        curves: any of train/loss, val/loss, val/loss_ema, val/loss_bq4, lr, tokens_per_s, grad_norm.
         best_step: marked in the loss chart.
     """
     charts = []
@@ -69,6 +69,7 @@ def _loss(curves: dict[str, Points], best_step: int | None) -> str:
             ("train/loss", "training", {"color": _MUTED, "linewidth": 1.0}),
             ("val/loss", "validation", {"color": _A, "marker": "o", "markersize": 3.2}),
             ("val/loss_ema", "validation, averaged weights", {"color": _C, "marker": "o", "markersize": 3.2}),
+            ("val/loss_bq4", "validation, rounded to 4 bits", {"color": _A, "marker": "x", "markersize": 4, "linestyle": ":"}),
         ):
             if curves.get(name):
                 axes.plot(*_columns(curves[name]), label=label, **style)

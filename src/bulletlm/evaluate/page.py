@@ -52,7 +52,7 @@ def render(report: dict[str, Any]) -> str:
         ("answers", "What it says", _answers(report)),
         ("data", "What it read", _data(report)),
         ("tokenizer", "How it cuts words", _tokenizer(report)),
-        ("quantisation", "What 4 bits cost, tensor by tensor", _tensors(report)),
+        ("quantisation", "What 4 bits cost, tensor by tensor", _qat(report) + _tensors(report)),
         ("use", "How to use the file", _use(report)),
         ("settings", "Settings and versions", _settings(report)),
         ("words", "What the words mean", _glossary()),
@@ -348,6 +348,20 @@ def _sizes(compared: dict[str, Any] | None) -> Html:
             problems.append(_tag("p", row["problem"], cls="note"))
     head = ["Tokens", "embedding parameters", "of the model", "language", "tokens a word", "bytes a token", "words in the window"]
     return _join([_tag("h3", "Other sizes of vocabulary"), _table(head, rows), *problems])
+
+
+def _qat(report: dict[str, Any]) -> Html:
+    """How training on the 4-bit grid (docs/quantization.md) changed the KL from FP32."""
+    facts = (report["quantised"] or {}).get("qat")
+    if facts is None:
+        return Html()
+    names = {"start": "before QAT", "raw": "after QAT", "ema": "after QAT, averaged"}
+    rows = [[name + (" (this file)" if key == facts["chosen"] else ""), small(facts["kl"][key])] for key, name in names.items()]
+    text = (
+        f"In {facts['steps']:,} steps on {count(facts['tokens'])} tokens the FP32 model taught the 4-bit one to predict as it does "
+        "itself (QAT: quantisation-aware training). The best weights are in the file, judged by the divergence on the validation text."
+    )
+    return _tag("p", text) + _table(["Weights", "KL divergence, nats a token"], rows)
 
 
 def _tensors(report: dict[str, Any]) -> Html:

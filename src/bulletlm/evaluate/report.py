@@ -27,7 +27,7 @@ from bulletlm.runtime import load
 from bulletlm.runtime.sampling import Sampling
 
 REPORT_VERSION = 1
-CURVES = ("train/loss", "val/loss", "val/loss_ema", "lr", "tokens_per_s", "grad_norm")
+CURVES = ("train/loss", "val/loss", "val/loss_ema", "val/loss_bq4", "lr", "tokens_per_s", "grad_norm")
 POINTS_PER_CURVE = 300
 
 
@@ -93,6 +93,7 @@ def build_report(
         },
         "tokenizer": _optional(run_dir, "tokenizer/report.json", "the tokenizer's fertility", missing),
         "vocabulary_sizes": read_json(sizes) if (sizes := run_dir / "tokenizer" / "compare.json").is_file() else None,
+        "quantised": bullet.metadata.get("quantised"),
         "tensors": tensor_rows,
         "sensitivity": rounding.get("layers") or {},
         "commands": _commands(run_dir / "model.bullet", prompts, config.seed),

@@ -277,7 +277,7 @@ def _group(
             tensor = gptq.calibrated(gptq.corrected(weights, part.hessian, part.cross), part.hessian)
         else:
             tensor = gptq.search(weights, np.diag(part.hessian).astype(np.float32))
-        report = _report(weights, tensor, "BQ4", part, time.perf_counter() - start)
+        report = tensor_report(weights, tensor, "BQ4", part, time.perf_counter() - start)
         yield name, tensor, replace(report, output_error_rtn=rtn.output_error if rtn else None)
 
 
@@ -290,10 +290,11 @@ def _plain(name: str, exact: Floats, type: str, moments: Moments | None = None) 
         raise BulletError(f"the tensor {name} cannot be quantised: {error}") from None
     if exact.ndim == 1:
         return tensor, None
-    return tensor, _report(exact, tensor, type, moments, time.perf_counter() - start)
+    return tensor, tensor_report(exact, tensor, type, moments, time.perf_counter() - start)
 
 
-def _report(exact: Floats, tensor: Tensor, type: str, moments: Moments | None, seconds: float) -> TensorReport:
+def tensor_report(exact: Floats, tensor: Tensor, type: str, moments: Moments | None = None, seconds: float = 0.0) -> TensorReport:
+    """What rounding the float32 matrix `exact` to `tensor` did; `moments` where calibration text flowed."""
     rounded = dequantise(tensor)
     scale = float(np.sqrt(np.mean(np.square(exact), dtype=np.float64)))
     rmse = float(np.sqrt(np.mean(np.square(rounded - exact), dtype=np.float64)))

@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -9,6 +10,7 @@ import torch
 from bulletlm.data.tokens import TokenFile
 from bulletlm.errors import BulletError
 from bulletlm.model import IGNORE, Llama
+from bulletlm.quant.fake_quant import FakeQuant
 from bulletlm.train.batches import validation_batches
 from bulletlm.train.checkpoint import Checkpoint, save_checkpoint
 from bulletlm.train.state import TrainState
@@ -32,28 +34,63 @@ def validate(model: Llama, file: TokenFile, batch_size: int, team: Team = ALONE)
     return nats, count
 
 
-def evaluate(state: TrainState, file: TokenFile, batch_size: int, team: Team) -> tuple[dict[str, float], str]:
+@dataclass(frozen=True)
+class Grid:
+    """The weights of the model file, and from which share of the run on it is they that are trained; never where None."""
+
+    fake: FakeQuant
+    start: float | None
+
+    def at(self, share: float) -> contextlib.AbstractContextManager[None]:
+        """Inside the block the model has the weights that it trains with after this share of the run."""
+        return self.fake.applied() if self.start is not None and share >= self.start else contextlib.nullcontext()
+
+
+def evaluate(
+    state: TrainState, file: TokenFile, batch_size: int, team: Team, grid: Grid | None = None
+) -> tuple[dict[str, float], str, float]:
     """Validate every kind of weights that could be exported.
 
+    val/loss_bq4 is the loss of the better ones rounded to nearest, without calibration: with bits that `bullet build` writes where
+    the run trains on the grid or calibration is "none", and a little more than that of the calibrated file otherwise.
+
     Returns:
-        the values of the "eval" event of metrics.jsonl, losses in nats a token and bpb in bits a byte of text; and which
-        weights, "raw" or "ema", have the lowest loss.
+        the values of the "eval" event of metrics.jsonl, losses in nats a token and bpb in bits a byte of text; which weights,
+        "raw" or "ema", are the better ones; and their loss, rounded if rounded ones are what the run is to export.
     """
-    losses = {}
-    for which in ("raw", "ema") if state.ema else ("raw",):
-        with state.ema.applied(state.model) if state.ema and which == "ema" else contextlib.nullcontext():
+    exact: dict[str, float] = {}
+    rounded: dict[str, float] = {}
+    count = 0
+
+    def measure(which: str, losses: dict[str, float], block: contextlib.AbstractContextManager[None]) -> None:
+        nonlocal count
+        with state.ema.applied(state.model) if state.ema and which == "ema" else contextlib.nullcontext(), block:
             nats, count = validate(state.model, file, batch_size, team)
         losses[which] = nats / count
-    best = min(losses, key=lambda which: losses[which])
-    values = {"val/loss": losses["raw"]}
-    if "ema" in losses:
-        values["val/loss_ema"] = losses["ema"]
-    values["val/bpb"] = losses[best] * count / math.log(2) / max(1, file.info["bytes"])
-    return values, best
+
+    kinds = ("raw", "ema") if state.ema else ("raw",)
+    on_grid = grid is not None and grid.start is not None
+    for which in kinds:
+        measure(which, exact, contextlib.nullcontext())
+        if grid and on_grid:
+            measure(which, rounded, grid.fake.applied())
+    deciding = rounded if on_grid else exact
+    best = min(deciding, key=lambda which: deciding[which])
+    if grid and not on_grid:
+        measure(best, rounded, grid.fake.applied())
+    values = {"val/loss": exact["raw"]}
+    if "ema" in exact:
+        values["val/loss_ema"] = exact["ema"]
+    if rounded:
+        values["val/loss_bq4"] = rounded[best]
+    values["val/bpb"] = deciding[best] * count / math.log(2) / max(1, file.info["bytes"])
+    return values, best, deciding[best]
 
 
-def keep_best(state: TrainState, loss: float, weights: str, tokens_seen: int, checkpoints: Path | None) -> bool:
+def keep_best(state: TrainState, loss: float, weights: str, tokens_seen: int, checkpoints: Path | None, grid: Grid | None = None) -> bool:
     """Note this evaluation in the position; where it is the best so far, write its weights to `checkpoints`/best.
+
+    A run that trains on the grid keeps them rounded: what they were before rounding is of no use to anybody but its optimiser.
 
     Args:
         checkpoints: None where another process writes.
@@ -71,5 +108,9 @@ def keep_best(state: TrainState, loss: float, weights: str, tokens_seen: int, ch
     if checkpoints is None:
         return True
     facts = {"key": state.key, "step": position.step, "val_loss": loss, "weights": weights, "tokens_seen": tokens_seen}
-    save_checkpoint(checkpoints / "best", Checkpoint({"model": state.weights(weights)}, facts))
+    tensors = state.weights(weights)
+    if grid and grid.start is not None:
+        facts["qat_start"] = grid.start
+        tensors = grid.fake.rounded(tensors)
+    save_checkpoint(checkpoints / "best", Checkpoint({"model": tensors}, facts))
     return True

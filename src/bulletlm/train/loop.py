@@ -8,6 +8,7 @@ number, so a run that was stopped, killed or lost its power continues as if noth
 import contextlib
 import math
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,11 +16,12 @@ from bulletlm.config import TrainConfig
 from bulletlm.data.tokens import open_tokens
 from bulletlm.errors import Interrupted
 from bulletlm.progress import Progress
+from bulletlm.quant.fake_quant import FakeQuant
 from bulletlm.shape import ModelShape
 from bulletlm.train.batches import TrainingWindows
 from bulletlm.train.checkpoint import list_checkpoints
 from bulletlm.train.compute import pick_device
-from bulletlm.train.evaluation import evaluate, keep_best
+from bulletlm.train.evaluation import Grid, evaluate, keep_best
 from bulletlm.train.metrics import MetricsLog
 from bulletlm.train.optimizer import set_learning_rate
 from bulletlm.train.schedule import count_steps, learning_rate, warmup_length
@@ -44,13 +46,25 @@ class TrainResult:
 
 
 def train(
-    config: TrainConfig, shape: ModelShape, seed: int, tokens_dir: Path, run_dir: Path, key: str, progress: Progress, team: Team = ALONE
+    config: TrainConfig,
+    shape: ModelShape,
+    seed: int,
+    tokens_dir: Path,
+    run_dir: Path,
+    key: str,
+    progress: Progress,
+    team: Team = ALONE,
+    types: Mapping[str, str] | None = None,
+    qat_start: float | None = None,
 ) -> TrainResult:
     """Train to the end of the schedule, or from the newest good checkpoint on.
 
     Args:
         key: fingerprint of everything that decides the result; checkpoints of another key are refused.
         team: the processes that share every step; each calls this, and the first writes the files.
+        types: the types of the model file; where there is BQ4 among them, its loss is logged as val/loss_bq4.
+        qat_start: share of the steps after which the weights are fake-quantised to `types`. The best weights are then those
+            that are best when rounded, and kept rounded.
 
     Raises:
         Interrupted: SIGINT or SIGTERM; a checkpoint was written first.
@@ -62,6 +76,7 @@ def train(
     tokens_per_step = config.batch_size_per_device * config.gradient_accumulation_steps * shape.max_seq_len
 
     state = TrainState(config, shape, seed, key, pick_device(config.device))
+    grid = Grid(FakeQuant(state.model, types), qat_start) if types and "BQ4" in types.values() else None
     checkpoints = run_dir / "checkpoints"
     if team.leads:
         state.resume(checkpoints, progress)
@@ -101,13 +116,13 @@ def train(
             at_end = position.step >= total_steps
             if (at_end or (position.step and position.step % config.eval_every_steps == 0)) and position.evaluated_step != position.step:
                 save()
-                measured, weights = evaluate(state, val_tokens, config.batch_size_per_device, team)
-                val_loss = measured["val/loss_ema" if weights == "ema" else "val/loss"]
+                measured, weights, val_loss = evaluate(state, val_tokens, config.batch_size_per_device, team, grid)
                 if not math.isfinite(val_loss):
                     recover("the validation loss is no longer a number")
                     bar.advance(state.position.step - position.step)
                     continue
-                better = keep_best(state, val_loss, weights, position.step * tokens_per_step, checkpoints if team.leads else None)
+                best_folder = checkpoints if team.leads else None
+                better = keep_best(state, val_loss, weights, position.step * tokens_per_step, best_folder, grid)
                 metrics.write("eval", position.step, **measured, best=better)
                 note = f"val {val_loss:.3f}"
                 stopped_early = bool(config.patience_early_stop) and position.worse_in_a_row >= config.patience_early_stop
@@ -119,7 +134,8 @@ def train(
 
             lr = learning_rate(config, position.step, total_steps) * LADDER[position.rung]
             set_learning_rate(state.optimizers, lr / config.learning_rate)
-            loss = accumulate(config, windows, position.batch(), compute, team)
+            with grid.at(position.step / total_steps) if grid else contextlib.nullcontext():
+                loss = accumulate(config, windows, position.batch(), compute, team)
             team.sum_gradients(state.model.parameters())
             norm = clip(state, config.clip_grad_norm)
             if problem := find_trouble(loss, norm, position.recent_losses, config.spike_threshold, shape.vocab_size):

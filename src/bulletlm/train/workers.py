@@ -36,21 +36,26 @@ class Task:
     tokens_dir: Path
     run_dir: Path
     key: str
+    types: dict[str, str] | None = None
+    qat_start: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         """As JSON values."""
         paths = {"tokens_dir": str(self.tokens_dir.resolve()), "run_dir": str(self.run_dir.resolve())}
-        return {"config": self.config.model_dump(mode="json"), "shape": self.shape.to_dict(), "seed": self.seed, "key": self.key, **paths}
+        plain = {"seed": self.seed, "key": self.key, "types": self.types, "qat_start": self.qat_start}
+        return {"config": self.config.model_dump(mode="json"), "shape": self.shape.to_dict(), **plain, **paths}
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "Task":
         """From what `to_json` gave."""
         config, shape = TrainConfig(**values["config"]), ModelShape(**values["shape"])
-        return cls(config, shape, values["seed"], Path(values["tokens_dir"]), Path(values["run_dir"]), values["key"])
+        folders = Path(values["tokens_dir"]), Path(values["run_dir"])
+        return cls(config, shape, values["seed"], *folders, values["key"], values["types"], values["qat_start"])
 
     def run(self, team: Team, progress: Progress) -> TrainResult:
         """Train, in this process."""
-        return train(self.config, self.shape, self.seed, self.tokens_dir, self.run_dir, self.key, progress, team)
+        work = self.tokens_dir, self.run_dir, self.key, progress, team
+        return train(self.config, self.shape, self.seed, *work, self.types, self.qat_start)
 
 
 def lead(task: Task, team: Team | None, workers: int, progress: Progress) -> TrainResult:

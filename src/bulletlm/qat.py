@@ -1,0 +1,96 @@
+"""The QAT stage: from the finished FP32 model to weights that were trained on their 4-bit grid.
+
+qat/model.bullet  the trained weights, in the types and with the rounding that they were trained with
+qat/report.json   what was done, and the KL from FP32 on the validation text before and after
+qat/checkpoint/   while it runs
+
+No file but the checkpoint holds the exact weights of the student: they are worse than both the FP32 model and the rounded
+student. FP32 is always export/npy.
+"""
+
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+from bulletlm.build import fingerprint, fit_to_text
+from bulletlm.bulletfile.writer import write_bullet
+from bulletlm.config import Config
+from bulletlm.data.tokens import TokenFile
+from bulletlm.export.npy import read_npy
+from bulletlm.files import sha256_of_file, sha256_of_json, write_json
+from bulletlm.progress import Progress
+from bulletlm.quant.types import weight_types
+from bulletlm.tokenizer import Tokenizer
+from bulletlm.train.distil import distil
+
+
+def train_on_grid(run: Path, config: Config, text: TokenFile, held_out: TokenFile, progress: Progress) -> dict[str, Any]:
+    """Calibrate the tensors of `run`/export/npy, go on from there by distillation, write `run`/qat; returns the report.
+
+    Stopped or killed, the same call continues to the same bits.
+
+    Raises:
+        Interrupted: SIGINT or SIGTERM; a checkpoint was written first.
+        DataError: the text does not belong to the model, or is too short.
+        BulletError: an input is damaged, the loss is no longer a number, or the disk is full.
+    """
+    folder = run / "qat"
+    folder.mkdir(parents=True, exist_ok=True)
+    started = time.monotonic()
+    shape, tensors, proto, metadata = read_npy(run / "export" / "npy")
+    tokenizer = Tokenizer(proto)
+    types = weight_types(shape, config.quant.weights, config.quant.embedding, config.quant.keep)
+    done, method = fit_to_text(shape, tensors, types, tokenizer, config.quant, config.seed, text.tokens, progress)
+    result = distil(
+        shape,
+        tensors,
+        done.tensors,
+        method != "none",
+        types,
+        config.qat,
+        config.train,
+        config.seed + 1,  # not the order in which the teacher read it
+        text,
+        held_out,
+        folder / "checkpoint",
+        _key(fingerprint(tensors), run, config),
+        progress,
+    )
+    report = {
+        "teacher": fingerprint(tensors),
+        "steps": config.qat.steps,
+        "tokens": result.tokens,
+        "learning_rate": config.train.learning_rate * config.qat.learning_rate_share,
+        "method": method,
+        "calibration_tokens": done.tokens,
+        "chosen": result.chosen,
+        "kl": result.kl,
+        "seconds": round(time.monotonic() - started, 1),
+    }
+    write_bullet(
+        folder / "model.bullet", shape, result.tensors, types, proto, Tokenizer(proto).pieces(), {**metadata, "qat": facts(report)}
+    )
+    write_json(folder / "report.json", report)
+    shutil.rmtree(folder / "checkpoint", ignore_errors=True)
+    return report
+
+
+def describe(report: dict[str, Any]) -> str:
+    """One line on a report."""
+    kl = report["kl"]
+    before = f"KL from FP32 {kl['start']:.5f} before"
+    trained = f"{kl['raw']:.5f} after {report['steps']:,} steps, {kl['ema']:.5f} averaged"
+    taken = {"start": "no better, so the weights from before are kept", "raw": "the last weights are taken", "ema": "the average is taken"}
+    return f"{before}, {trained}: {taken[report['chosen']]}"
+
+
+def facts(report: dict[str, Any]) -> dict[str, Any]:
+    """What model files say of the stage: the report without what differs from one time to the next."""
+    return {name: value for name, value in report.items() if name != "seconds"}
+
+
+def _key(teacher: str, run: Path, config: Config) -> str:
+    """Fingerprint of everything that decides the result."""
+    settings = config.model_dump(mode="json", include={"seed", "train", "quant", "qat"})
+    return sha256_of_json([teacher, settings, sha256_of_file(run / "tokens" / "train.bin")])

@@ -1,0 +1,227 @@
+"""Distillation on the grid: the finished model teaches the model with the rounded weights to predict what it predicts itself.
+
+The student computes with fake-quantised weights, the loss is KL(teacher || student) at every position that counts, at
+temperature 1 and without any other term, so nothing is learned but to be the teacher in 4 bits. Its exact ("latent") weights are
+worse than both teacher and rounded student, and only ever leave this module rounded (docs/quantization.md).
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from bulletlm.config import QatConfig, TrainConfig
+from bulletlm.data.tokens import TokenFile
+from bulletlm.errors import BulletError, Interrupted
+from bulletlm.model import IGNORE, Llama
+from bulletlm.progress import Progress
+from bulletlm.quant import calibrate
+from bulletlm.quant.bq4 import Quantized, scales_of
+from bulletlm.quant.fake_quant import FakeQuant
+from bulletlm.shape import BLOCK, ModelShape
+from bulletlm.train.batches import TrainingWindows, validation_batches
+from bulletlm.train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from bulletlm.train.compute import Compute, choose_compute
+from bulletlm.train.ema import EMA
+from bulletlm.train.optimizer import build_optimizers, optimizer_tensors, restore_optimizers, set_learning_rate
+from bulletlm.train.stopping import stop_requested
+
+WARMUP_STEPS = 10
+EMA_DECAY = 0.95
+CLIP_NORM = 1.0
+
+SAVE_EVERY_STEPS = 50
+"""Steps between checkpoints: a minute or two of work."""
+
+INSIDE = 0.25
+"""How far from the middle of its step a weight may start, in steps; 0.5 is the edge, where the first noise would tip it over."""
+
+
+@dataclass(frozen=True)
+class Distilled:
+    """`tensors`: what write_bullet takes. `chosen`: "start", "raw" or "ema". `kl`: held-out KL in nats of those tried, by that name."""
+
+    tensors: dict[str, calibrate.Tensor]
+    chosen: str
+    kl: dict[str, float]
+    tokens: int
+
+
+def distil(
+    shape: ModelShape,
+    teacher: Mapping[str, calibrate.Floats],
+    start: Mapping[str, calibrate.Tensor],
+    keep_scales: bool,
+    types: Mapping[str, str],
+    config: QatConfig,
+    train: TrainConfig,
+    seed: int,
+    text: TokenFile,
+    held_out: TokenFile,
+    checkpoint: Path,
+    key: str,
+    progress: Progress,
+) -> Distilled:
+    """Train the rounded weights for `config.steps` steps and take the best: those of the start, of the end, or their average.
+
+    Args:
+        shape: of the model.
+        teacher: the finished weights, float32.
+        start: the same rounded, where the student starts.
+        keep_scales: the student keeps the BQ4 scales of `start`; otherwise they follow the largest weight of each block.
+        types: the type of every tensor.
+        config: length and size of steps.
+        train: what the teacher was trained with: optimiser settings, sequences at once, threads, precision.
+        seed: decides the order of the text.
+        text: training tokens.
+        held_out: tokens on which the KL is measured.
+        checkpoint: a folder that is written now and then; one that is there already is continued if it has the same `key`.
+        key: fingerprint of everything that decides the result.
+        progress: shows the bar.
+
+    Raises:
+        Interrupted: SIGINT or SIGTERM; a checkpoint was written first.
+        BulletError: the loss is no longer a number, or the disk is full.
+    """
+    master, student = _model(shape, teacher), _model(shape, teacher)
+    fake = FakeQuant(student, types, _enter_cells(student, start) if keep_scales else None)
+    settings = train.model_copy(update={"optimizer": "adamw", "learning_rate": train.learning_rate * config.learning_rate_share})
+    optimizers = build_optimizers(student, settings)
+    average = EMA(student, EMA_DECAY)
+    sequences = max(1, round(config.tokens_per_step / shape.max_seq_len))
+    windows = TrainingWindows(text, shape.max_seq_len, seed)
+    compute = choose_compute(train, student, config.steps * sequences * shape.max_seq_len)
+    step, kl = 0, dict[str, float]()
+    if found := _resume(checkpoint, key, progress):
+        step, kl = int(found.state["step"]), dict(found.state["kl"])
+        student.load_state_dict(found.tensors["model"])
+        restore_optimizers(optimizers, student, found.tensors["optimizer"], step)
+        average.average = found.tensors["ema"]
+    else:
+        kl["start"] = _measure(master, student, fake, held_out, train.batch_size_per_device, compute)
+
+    def save() -> None:
+        tensors = {
+            "model": {name: weight.detach() for name, weight in student.named_parameters()},
+            "optimizer": optimizer_tensors(optimizers, student),
+            "ema": average.average,
+        }
+        save_checkpoint(checkpoint, Checkpoint(tensors, {"key": key, "step": step, "kl": kl}))
+
+    with stop_requested() as stop, progress.task("Distilling", config.steps) as bar:
+        bar.advance(step, f"KL {kl['start']:.5f} before")
+        while step < config.steps:
+            if stop():
+                save()
+                raise Interrupted(f"stopped at step {step:,} of {config.steps:,} of QAT; saved: the same command continues from here")
+            set_learning_rate(optimizers, _share(step, config.steps))
+            with fake.applied():
+                loss = _accumulate(master, student, windows, step, sequences, train.batch_size_per_device, compute)
+            norm = float(torch.nn.utils.clip_grad_norm_(student.parameters(), CLIP_NORM, foreach=True))
+            if not (math.isfinite(loss) and math.isfinite(norm)):
+                raise BulletError(
+                    f"QAT: the loss is no longer a number at step {step:,}: lower its learning rate, "
+                    f"for example --learning-rate-share={config.learning_rate_share / 4:g}"
+                )
+            for optimizer in optimizers:
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=False)
+            step += 1
+            average.update(student, step)
+            bar.advance(1, f"KL {loss:.5f}, {kl['start']:.5f} before")
+            if step % SAVE_EVERY_STEPS == 0 and step < config.steps:
+                save()
+    candidates = {"start": dict(start), "raw": fake.quantised()}
+    kl["raw"] = _measure(master, student, fake, held_out, train.batch_size_per_device, compute)
+    with average.applied(student):
+        candidates["ema"] = fake.quantised()
+        kl["ema"] = _measure(master, student, fake, held_out, train.batch_size_per_device, compute)
+    chosen = min(kl, key=lambda name: kl[name])
+    return Distilled(candidates[chosen], chosen, kl, step * sequences * shape.max_seq_len)
+
+
+def _model(shape: ModelShape, tensors: Mapping[str, calibrate.Floats]) -> Llama:
+    model = Llama(shape)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            weight.copy_(torch.from_numpy(np.array(tensors[name])))
+    return model
+
+
+@torch.no_grad()
+def _enter_cells(student: Llama, start: Mapping[str, calibrate.Tensor]) -> dict[str, Tensor]:
+    """Move every weight the least that makes it round as in `start`, and a little inside; returns the BQ4 scales.
+
+    Calibration rounds many weights to another step than the nearest, so that errors cancel. The student begins with exactly
+    its result, but as near to the exact weights as that allows: what training wants to round otherwise needs not go far.
+    """
+    scales = {}
+    for name, weight in student.named_parameters():
+        tensor = start[name]
+        if isinstance(tensor, Quantized) and tensor.type == "BQ4":
+            scales[name] = torch.from_numpy(scales_of(tensor.blocks).astype(np.float32))
+            middle = torch.from_numpy(tensor.dequantize())
+            room = INSIDE * scales[name].abs().repeat_interleave(BLOCK, dim=-1)
+            weight.copy_(torch.minimum(torch.maximum(weight, middle - room), middle + room))
+    return scales
+
+
+def _share(step: int, steps: int) -> float:
+    """Learning rate of step 0 ... steps - 1 as a share of its peak: linear warm-up, then linear to 0 after the last step."""
+    return min((step + 1) / (WARMUP_STEPS + 1), (steps - step) / steps)
+
+
+def _accumulate(
+    master: Llama, student: Llama, windows: TrainingWindows, step: int, sequences: int, at_once: int, compute: Compute
+) -> float:
+    """Gradients of the mean KL over one effective batch, and that mean."""
+    batches = [windows.batch(step * sequences + n, min(at_once, sequences - n)) for n in range(0, sequences, at_once)]
+    count = max(1, sum(int((targets != IGNORE).sum()) for _, targets in batches))
+    total = 0.0
+    for tokens, targets in batches:
+        loss = _divergence(master, student, tokens, targets, compute) / count
+        loss.backward()  # type: ignore[no-untyped-call]
+        total += float(loss.detach())
+    return total
+
+
+def _divergence(master: Llama, student: Llama, tokens: Tensor, targets: Tensor, compute: Compute) -> Tensor:
+    """Sum over the positions that count of KL(master || student), nats."""
+    with compute.autocast():
+        with torch.no_grad():
+            wanted = F.log_softmax(master(tokens).float()[targets != IGNORE], dim=-1)
+        got = F.log_softmax(student(tokens).float()[targets != IGNORE], dim=-1)
+    return F.kl_div(got, wanted, reduction="sum", log_target=True)
+
+
+@torch.no_grad()
+def _measure(master: Llama, student: Llama, fake: FakeQuant, file: TokenFile, at_once: int, compute: Compute) -> float:
+    """Mean KL over a whole token file, nats a token."""
+    total, count = 0.0, 0
+    with fake.applied():
+        for tokens, targets in validation_batches(file, student.shape.max_seq_len, at_once):
+            total += float(_divergence(master, student, tokens, targets, compute))
+            count += int((targets != IGNORE).sum())
+    if not count:
+        raise BulletError("the validation set has no token to be judged on: raise data.val_tokens")
+    return total / count
+
+
+def _resume(folder: Path, key: str, progress: Progress) -> Checkpoint | None:
+    """The checkpoint in `folder` if it is whole and belongs to this work; others are of no use any more."""
+    if not folder.is_dir():
+        return None
+    try:
+        found = load_checkpoint(folder)
+    except BulletError as error:
+        progress.say(f"{error}; starting QAT anew")
+        return None
+    if found.state.get("key") != key:
+        return None
+    progress.say(f"resuming from {folder}")
+    return found

@@ -1,0 +1,239 @@
+"""Training on the 4-bit grid: the stage, the command, the main run with qat.start, and that latent weights stay inside."""
+
+import json
+import os
+import shutil
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from bulletlm.build import build_bullet
+from bulletlm.builder import main as builder
+from bulletlm.bulletfile.reader import open_bullet
+from bulletlm.cli import main
+from bulletlm.config import Config, QatConfig, QuantConfig, TrainConfig, load_config
+from bulletlm.data.tokens import open_tokens
+from bulletlm.errors import BulletError, ConfigError, Interrupted
+from bulletlm.evaluate.compare import compare
+from bulletlm.export.npy import read_npy
+from bulletlm.files import read_json, sha256_of_file
+from bulletlm.pipeline import finish_run, run_stages
+from bulletlm.progress import SilentProgress
+from bulletlm.quant.calibrate import dequantise, quantise
+from bulletlm.quant.types import weight_types
+from bulletlm.runtime import load
+from bulletlm.train.checkpoint import load_checkpoint
+from bulletlm.train.distil import Distilled, distil
+from micro_model import write_micro_config
+
+STEPS = ("--qat.steps=12", "--qat.tokens_per_step=256")
+
+
+class StopAfter(SilentProgress):
+    """SIGTERM once the bar of that title has moved so far."""
+
+    def __init__(self, title: str, when: int) -> None:
+        self.title, self.when = title, when
+
+    def task(self, title: str, total: float | None) -> Any:
+        return super().task(title, total) if title != self.title else self._stopping()
+
+    def _stopping(self) -> Any:
+        import contextlib
+
+        when = self.when
+
+        class Task:
+            done = 0.0
+
+            def advance(self, amount: float = 1, note: str = "") -> None:
+                self.done += amount
+                if self.done == when:
+                    os.kill(os.getpid(), signal.SIGTERM)
+
+        return contextlib.nullcontext(Task())
+
+
+@pytest.fixture
+def copy(micro_run: Path, tmp_path: Path) -> Path:
+    """A finished run that was moved and has lost its sources."""
+    folder = tmp_path / "moved" / "micro"
+    shutil.copytree(micro_run, folder)
+    recorded = read_json(folder / "config.json")
+    recorded["data"]["sources"][0]["path"] = str(tmp_path / "gone")
+    (folder / "config.json").write_text(json.dumps(recorded))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def sharp(micro_run: Path) -> Callable[..., Distilled]:
+    """Distilling a model that 4 bits hurt: the micro model, with weights four times as large as its short training made them."""
+    shape, tensors, _, _ = read_npy(micro_run / "export/npy")
+    tensors = {name: 4 * weight if weight.ndim > 1 else weight for name, weight in tensors.items()}
+    types = weight_types(shape)
+    text, held_out = (open_tokens(micro_run / "tokens", split) for split in ("train", "val"))
+    windows = text.tokens[: 2048 // 32 * 32].astype(np.int64).reshape(-1, 32)
+
+    def work(folder: Path, method: str = "gptq", steps: int = 40, progress: Any = None, threads: int = 1) -> Distilled:
+        start = quantise(shape, tensors, types, method, windows, SilentProgress()).tensors
+        config = QatConfig(steps=steps, tokens_per_step=512, learning_rate_share=0.03)
+        train = TrainConfig(learning_rate=1e-2, batch_size_per_device=8, threads=threads, precision="fp32", compile="off")
+        keep = method != "none"
+        return distil(
+            shape, tensors, start, keep, types, config, train, 7, text, held_out, folder / "c", "key", progress or SilentProgress()
+        )
+
+    return work
+
+
+@pytest.mark.parametrize("method", ["none", "gptq"])
+def test_it_comes_nearer_to_the_teacher(sharp: Callable[..., Distilled], tmp_path: Path, method: str) -> None:
+    result = sharp(tmp_path, method)
+    assert result.chosen in ("raw", "ema")
+    assert min(result.kl["raw"], result.kl["ema"]) < 0.8 * result.kl["start"]
+    assert result.tokens == 40 * 512
+
+
+def test_a_stopped_one_ends_with_the_same_bits(sharp: Callable[..., Distilled], tmp_path: Path) -> None:
+    whole = sharp(tmp_path / "whole", steps=8)
+    with pytest.raises(Interrupted, match="stopped at step 5 of 8 of QAT; saved"):
+        sharp(tmp_path / "stopped", steps=8, progress=StopAfter("Distilling", 5))
+    again = sharp(tmp_path / "stopped", steps=8)
+    assert (again.chosen, again.kl) == (whole.chosen, whole.kl)
+    for name, tensor in whole.tensors.items():
+        np.testing.assert_array_equal(dequantise(again.tensors[name]), dequantise(tensor))
+
+
+def test_a_damaged_checkpoint_is_not_used(sharp: Callable[..., Distilled], tmp_path: Path) -> None:
+    with pytest.raises(Interrupted):
+        sharp(tmp_path, steps=4, progress=StopAfter("Distilling", 2))
+    path = tmp_path / "c" / "optimizer.safetensors"
+    path.write_bytes(path.read_bytes()[:-1])
+    assert sharp(tmp_path, steps=4).kl == sharp(tmp_path / "other", steps=4).kl
+
+
+def test_the_command_on_a_finished_run(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fp32 = {path.name: sha256_of_file(path) for path in (copy / "export/npy").iterdir()}
+    with pytest.raises(SystemExit) as ended:
+        main(["qat", str(copy), "--steps", "12", "--qat.tokens_per_step=256", "--json"])
+    assert ended.value.code == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said["steps"] == 12 and said["tokens"] == 12 * 256 and set(said["kl"]) == {"start", "raw", "ema"}
+    assert said["chosen"] == min(said["kl"], key=said["kl"].get)
+    assert sorted(path.name for path in (copy / "qat").iterdir()) == ["model.bullet", "report.json"]
+    assert {path.name: sha256_of_file(path) for path in (copy / "export/npy").iterdir()} == fp32
+    built, trained = open_bullet(copy / "model.bullet"), open_bullet(copy / "qat/model.bullet")
+    for name in built.tensors:
+        np.testing.assert_array_equal(built.raw(name), trained.raw(name))
+    measured = compare(load(copy / "export/npy"), load(copy / "model.bullet"), open_tokens(copy / "tokens", "val"), SilentProgress())
+    assert measured.kl.mean == pytest.approx(said["kl"][said["chosen"]], rel=0.05, abs=2e-6)
+    report = read_json(copy / "report.json")
+    assert report["quantised"]["qat"]["kl"] == said["kl"] and "QAT" in (copy / "report.html").read_text()
+    before = sha256_of_file(copy / "model.bullet")
+    finish_run(copy, ("--qat.steps=12", "--qat.tokens_per_step=256"), SilentProgress())
+    assert sha256_of_file(copy / "model.bullet") == before
+    finish_run(copy, ("--qat.steps=0",), SilentProgress())
+    assert not (copy / "qat").exists()
+    assert "qat" not in open_bullet(copy / "model.bullet").metadata["quantised"]
+
+
+def test_the_stage_stops_and_goes_on(copy: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other" / "micro"
+    shutil.copytree(copy, other)
+    finish_run(copy, STEPS, SilentProgress())
+    with pytest.raises(Interrupted):
+        finish_run(other, STEPS, StopAfter("Distilling", 7))
+    assert [path.name for path in (other / "qat").iterdir()] == ["checkpoint"]
+    finish_run(other, STEPS, SilentProgress())
+    for name in ("qat/model.bullet", "model.bullet"):
+        assert (other / name).read_bytes() == (copy / name).read_bytes()
+
+
+def test_weights_of_another_model_or_type_are_refused(copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    finish_run(copy, STEPS, SilentProgress())
+    out = tmp_path / "model.bullet"
+    builder([str(copy), "--out", str(out)])
+    assert out.read_bytes() == (copy / "model.bullet").read_bytes()
+    text, trained = open_tokens(copy / "tokens", "train").tokens, copy / "qat/model.bullet"
+    with pytest.raises(BulletError, match="of another model or for other types of weights"):
+        build_bullet(copy / "export/npy", out, QuantConfig(keep=["layers.0.*=BQ8"]), 1, text, None, SilentProgress(), trained=trained)
+    path = copy / "export/npy/layers.0.mlp.up_proj.weight.npy"
+    np.save(path, np.load(path) * np.float32(1.001))
+    with pytest.raises(BulletError, match="of another model or for other types of weights"):
+        build_bullet(copy / "export/npy", out, QuantConfig(), 1, text, None, SilentProgress(), trained=trained)
+
+
+def test_what_is_no_finished_run_is_one_line(copy: Path, tmp_path: Path) -> None:
+    with pytest.raises(BulletError, match="is no run folder"):
+        finish_run(tmp_path, (), SilentProgress())
+    with pytest.raises(ConfigError, match=r"qat.steps.*greater than or equal to 0"):
+        finish_run(copy, ("--qat.steps=-1",), SilentProgress())
+    (copy / "checkpoints/best/state.json").unlink()
+    with pytest.raises(BulletError, match="holds no trained model: the stage train is not done, or changed"):
+        finish_run(copy, STEPS, SilentProgress())
+
+
+@pytest.fixture(scope="module")
+def on_grid(texts: Path, tmp_path_factory: pytest.TempPathFactory) -> Config:
+    """A run that trains on the grid from its second half on."""
+    config = load_config(write_micro_config(tmp_path_factory.mktemp("grid"), texts, qat={"start": 0.5}))
+    run_stages(config, "evaluate", SilentProgress())
+    return config
+
+
+def events(run: Path, kind: str) -> list[dict[str, Any]]:
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [line for line in lines if line["event"] == kind]
+
+
+def test_qat_start_exports_the_very_weights_that_it_measured(on_grid: Config, tmp_path: Path) -> None:
+    run = on_grid.run_dir
+    best, file = load_checkpoint(run / "checkpoints/best"), open_bullet(run / "model.bullet")
+    _, fp32, _, metadata = read_npy(run / "export/npy")
+    for name in file.tensors:
+        np.testing.assert_array_equal(file.tensor(name), best.tensors["model"][name].numpy())
+        np.testing.assert_array_equal(file.tensor(name), fp32[name])
+    assert best.state["qat_start"] == metadata["training"]["qat_start"] == 0.5
+    assert file.metadata["quantised"]["method"] == "none"
+    assert not (run / "qat").exists()
+    lowest = min(events(run, "eval"), key=lambda event: event["val/loss_bq4"])
+    assert best.state["step"] == lowest["step"] and best.state["val_loss"] == lowest["val/loss_bq4"]
+    report = read_json(run / "report.json")
+    assert report["bq4"]["loss"] == pytest.approx(lowest["val/loss_bq4"], abs=1e-5)
+    assert report["comparison"]["kl"]["mean"] == pytest.approx(0, abs=1e-9)
+
+
+def test_the_latent_weights_are_other_ones(on_grid: Config) -> None:
+    run = on_grid.run_dir
+    best = load_checkpoint(run / "checkpoints/best")
+    last = load_checkpoint(max((run / "checkpoints").glob("step-*")))
+    name = "layers.0.mlp.up_proj.weight"
+    assert not torch.equal(best.tensors["model"][name], last.tensors["model"][name])
+
+
+def test_until_its_start_a_run_is_as_ever(on_grid: Config, micro_run: Path) -> None:
+    ours, theirs = ([event["train/loss"] for event in events(run, "train")] for run in (on_grid.run_dir, micro_run))
+    assert ours[:30] == theirs[:30]
+    assert ours[30] != theirs[30]
+
+
+def test_a_run_on_the_grid_is_not_continued_with_other_types(on_grid: Config) -> None:
+    for flags in (("--qat.start=0.6",), ("--keep=layers.0.*=BQ8",)):
+        with pytest.raises(ConfigError, match="trained with other settings"):
+            run_stages(load_config(on_grid.run_dir / "config.json", flags), "train", SilentProgress())
+
+
+def test_the_loss_of_four_bits_is_that_of_the_file(micro_run: Path, tmp_path: Path) -> None:
+    """Of the best step's weights, in every bit, and of their loss."""
+    out = tmp_path / "model.bullet"
+    builder([str(micro_run / "export/npy"), "--method", "none", "--out", str(out)])
+    best = load_checkpoint(micro_run / "checkpoints/best")
+    event = next(event for event in events(micro_run, "eval") if event["step"] == best.state["step"])
+    score = compare(load(out, engine="numpy"), load(out, engine="numpy"), open_tokens(micro_run / "tokens", "val"), SilentProgress())
+    assert score.a.loss == pytest.approx(event["val/loss_bq4"], abs=1e-5)
+    assert event["val/loss_bq4"] != event["val/loss"]
