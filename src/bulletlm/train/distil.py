@@ -23,7 +23,7 @@ from bulletlm.progress import Progress
 from bulletlm.quant import calibrate
 from bulletlm.quant.bq4 import Quantized, scales_of
 from bulletlm.quant.fake_quant import FakeQuant
-from bulletlm.shape import BLOCK, ModelShape
+from bulletlm.shape import ModelShape
 from bulletlm.train.batches import TrainingWindows, validation_batches
 from bulletlm.train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from bulletlm.train.compute import Compute, choose_compute
@@ -37,9 +37,6 @@ CLIP_NORM = 1.0
 
 SAVE_EVERY_STEPS = 50
 """Steps between checkpoints: a minute or two of work."""
-
-INSIDE = 0.25
-"""How far from the middle of its step a weight may start, in steps; 0.5 is the edge, where the first noise would tip it over."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +86,7 @@ def distil(
         BulletError: the loss is no longer a number, or the disk is full.
     """
     master, student = _model(shape, teacher), _model(shape, teacher)
-    fake = FakeQuant(student, types, _enter_cells(student, start) if keep_scales else None)
+    fake = FakeQuant(student, types, _take_over(student, start) if keep_scales else None)
     settings = train.model_copy(update={"optimizer": "adamw", "learning_rate": train.learning_rate * config.learning_rate_share})
     optimizers = build_optimizers(student, settings)
     average = EMA(student, EMA_DECAY)
@@ -154,20 +151,18 @@ def _model(shape: ModelShape, tensors: Mapping[str, calibrate.Floats]) -> Llama:
 
 
 @torch.no_grad()
-def _enter_cells(student: Llama, start: Mapping[str, calibrate.Tensor]) -> dict[str, Tensor]:
-    """Move every weight the least that makes it round as in `start`, and a little inside; returns the BQ4 scales.
+def _take_over(student: Llama, start: Mapping[str, calibrate.Tensor]) -> dict[str, Tensor]:
+    """Give the student the BQ4 weights of `start` as its exact ones; returns their scales.
 
-    Calibration rounds many weights to another step than the nearest, so that errors cancel. The student begins with exactly
-    its result, but as near to the exact weights as that allows: what training wants to round otherwise needs not go far.
+    In the middle of its step a weight needs a lasting push to be rounded otherwise. From where FP32 has it, often far from what
+    calibration chose, the first noise would undo that choice (docs/quantization.md has the comparison).
     """
     scales = {}
     for name, weight in student.named_parameters():
         tensor = start[name]
         if isinstance(tensor, Quantized) and tensor.type == "BQ4":
             scales[name] = torch.from_numpy(scales_of(tensor.blocks).astype(np.float32))
-            middle = torch.from_numpy(tensor.dequantize())
-            room = INSIDE * scales[name].abs().repeat_interleave(BLOCK, dim=-1)
-            weight.copy_(torch.minimum(torch.maximum(weight, middle - room), middle + room))
+            weight.copy_(torch.from_numpy(tensor.dequantize()))
     return scales
 
 
