@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from bulletlm.config import QatConfig, TrainConfig
 from bulletlm.data.tokens import TokenFile
 from bulletlm.errors import BulletError, Interrupted
+from bulletlm.machine import inspect_machine, keep_memory
 from bulletlm.model import IGNORE, Llama
 from bulletlm.progress import Progress
 from bulletlm.quant import calibrate
@@ -26,7 +27,7 @@ from bulletlm.quant.fake_quant import FakeQuant
 from bulletlm.shape import ModelShape
 from bulletlm.train.batches import TrainingWindows, validation_batches
 from bulletlm.train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from bulletlm.train.compute import Compute, choose_compute
+from bulletlm.train.compute import pick_device
 from bulletlm.train.ema import EMA
 from bulletlm.train.optimizer import build_optimizers, optimizer_tensors, restore_optimizers, set_learning_rate
 from bulletlm.train.stopping import stop_requested
@@ -85,22 +86,25 @@ def distil(
         Interrupted: SIGINT or SIGTERM; a checkpoint was written first.
         BulletError: the loss is no longer a number, or the disk is full.
     """
-    master, student = _model(shape, teacher), _model(shape, teacher)
+    keep_memory()
+    machine, device = inspect_machine(), pick_device(train.device)
+    torch.set_num_threads(train.threads or machine.cores)
+    bf16 = train.precision == "bf16" or (train.precision == "auto" and machine.has_bf16)
+    master, student = (_model(shape, teacher, device, torch.bfloat16 if bf16 else torch.float32) for _ in range(2))
     fake = FakeQuant(student, types, _take_over(student, start) if keep_scales else None)
     settings = train.model_copy(update={"optimizer": "adamw", "learning_rate": train.learning_rate * config.learning_rate_share})
     optimizers = build_optimizers(student, settings)
     average = EMA(student, EMA_DECAY)
     sequences = max(1, round(config.tokens_per_step / shape.max_seq_len))
     windows = TrainingWindows(text, shape.max_seq_len, seed)
-    compute = choose_compute(train, student, config.steps * sequences * shape.max_seq_len)
     step, kl = 0, dict[str, float]()
     if found := _resume(checkpoint, key, progress):
         step, kl = int(found.state["step"]), dict(found.state["kl"])
         student.load_state_dict(found.tensors["model"])
         restore_optimizers(optimizers, student, found.tensors["optimizer"], step)
-        average.average = found.tensors["ema"]
+        average.average = {name: tensor.to(device) for name, tensor in found.tensors["ema"].items()}
     else:
-        kl["start"] = _measure(master, student, fake, held_out, train.batch_size_per_device, compute)
+        kl["start"] = _measure(master, student, fake, held_out, train.batch_size_per_device)
 
     def save() -> None:
         tensors = {
@@ -118,7 +122,7 @@ def distil(
                 raise Interrupted(f"stopped at step {step:,} of {config.steps:,} of QAT; saved: the same command continues from here")
             set_learning_rate(optimizers, _share(step, config.steps))
             with fake.applied():
-                loss = _accumulate(master, student, windows, step, sequences, train.batch_size_per_device, compute)
+                loss = _accumulate(master, student, windows, step, sequences, train.batch_size_per_device)
             norm = float(torch.nn.utils.clip_grad_norm_(student.parameters(), CLIP_NORM, foreach=True))
             if not (math.isfinite(loss) and math.isfinite(norm)):
                 raise BulletError(
@@ -134,20 +138,21 @@ def distil(
             if step % SAVE_EVERY_STEPS == 0 and step < config.steps:
                 save()
     candidates = {"start": dict(start), "raw": fake.quantised()}
-    kl["raw"] = _measure(master, student, fake, held_out, train.batch_size_per_device, compute)
+    kl["raw"] = _measure(master, student, fake, held_out, train.batch_size_per_device)
     with average.applied(student):
         candidates["ema"] = fake.quantised()
-        kl["ema"] = _measure(master, student, fake, held_out, train.batch_size_per_device, compute)
+        kl["ema"] = _measure(master, student, fake, held_out, train.batch_size_per_device)
     chosen = min(kl, key=lambda name: kl[name])
     return Distilled(candidates[chosen], chosen, kl, step * sequences * shape.max_seq_len)
 
 
-def _model(shape: ModelShape, tensors: Mapping[str, calibrate.Floats]) -> Llama:
+def _model(shape: ModelShape, tensors: Mapping[str, calibrate.Floats], device: torch.device, arithmetic: torch.dtype) -> Llama:
     model = Llama(shape)
     with torch.no_grad():
         for name, weight in model.named_parameters():
             weight.copy_(torch.from_numpy(np.array(tensors[name])))
-    return model
+    model.arithmetic = arithmetic
+    return model.to(device)
 
 
 @torch.no_grad()
@@ -161,7 +166,7 @@ def _take_over(student: Llama, start: Mapping[str, calibrate.Tensor]) -> dict[st
     for name, weight in student.named_parameters():
         tensor = start[name]
         if isinstance(tensor, Quantized) and tensor.type == "BQ4":
-            scales[name] = torch.from_numpy(scales_of(tensor.blocks).astype(np.float32))
+            scales[name] = torch.from_numpy(scales_of(tensor.blocks).astype(np.float32)).to(weight.device)
             weight.copy_(torch.from_numpy(tensor.dequantize()))
     return scales
 
@@ -171,36 +176,34 @@ def _share(step: int, steps: int) -> float:
     return min((step + 1) / (WARMUP_STEPS + 1), (steps - step) / steps)
 
 
-def _accumulate(
-    master: Llama, student: Llama, windows: TrainingWindows, step: int, sequences: int, at_once: int, compute: Compute
-) -> float:
+def _accumulate(master: Llama, student: Llama, windows: TrainingWindows, step: int, sequences: int, at_once: int) -> float:
     """Gradients of the mean KL over one effective batch, and that mean."""
     batches = [windows.batch(step * sequences + n, min(at_once, sequences - n)) for n in range(0, sequences, at_once)]
     count = max(1, sum(int((targets != IGNORE).sum()) for _, targets in batches))
     total = 0.0
     for tokens, targets in batches:
-        loss = _divergence(master, student, tokens, targets, compute) / count
+        loss = _divergence(master, student, tokens, targets) / count
         loss.backward()  # type: ignore[no-untyped-call]
         total += float(loss.detach())
     return total
 
 
-def _divergence(master: Llama, student: Llama, tokens: Tensor, targets: Tensor, compute: Compute) -> Tensor:
+def _divergence(master: Llama, student: Llama, tokens: Tensor, targets: Tensor) -> Tensor:
     """Sum over the positions that count of KL(master || student), nats."""
-    with compute.autocast():
-        with torch.no_grad():
-            wanted = F.log_softmax(master(tokens).float()[targets != IGNORE], dim=-1)
-        got = F.log_softmax(student(tokens).float()[targets != IGNORE], dim=-1)
+    tokens, counts = tokens.to(student.rope.device), (targets != IGNORE).to(student.rope.device)
+    with torch.no_grad():
+        wanted = F.log_softmax(master(tokens).float()[counts], dim=-1)
+    got = F.log_softmax(student(tokens).float()[counts], dim=-1)
     return F.kl_div(got, wanted, reduction="sum", log_target=True)
 
 
 @torch.no_grad()
-def _measure(master: Llama, student: Llama, fake: FakeQuant, file: TokenFile, at_once: int, compute: Compute) -> float:
+def _measure(master: Llama, student: Llama, fake: FakeQuant, file: TokenFile, at_once: int) -> float:
     """Mean KL over a whole token file, nats a token."""
     total, count = 0.0, 0
     with fake.applied():
         for tokens, targets in validation_batches(file, student.shape.max_seq_len, at_once):
-            total += float(_divergence(master, student, tokens, targets, compute))
+            total += float(_divergence(master, student, tokens, targets))
             count += int((targets != IGNORE).sum())
     if not count:
         raise BulletError("the validation set has no token to be judged on: raise data.val_tokens")
