@@ -10,7 +10,6 @@ machine does besides hits all alike. Logits are checked before anything is timed
 """
 
 import argparse
-import ctypes
 import importlib.util
 import json
 import os
@@ -32,6 +31,7 @@ from bulletlm.bulletfile.reader import BulletFile, open_bullet
 from bulletlm.bulletfile.writer import write_bullet
 from bulletlm.export.gguf import write_gguf
 from bulletlm.export.stored import StoredModel
+from bulletlm.llama import Llama, find_llama
 from bulletlm.progress import SilentProgress
 from bulletlm.quant.bq4 import Quantized
 from bulletlm.runtime import Engine, NativeEngine, Sampling
@@ -42,69 +42,6 @@ from bulletlm.tokenizer import Tokenizer, train_tokenizer
 
 SEED_SHAPE = ModelShape(4000, 256, 8, 4, 4, 1024, 512)
 TOKENS = 128
-
-LlamaStruct = ctypes.c_char * 1024
-"""llama.cpp's parameter structs, passed through unseen: they are returned through memory and always the last argument."""
-
-
-class Parameters(ctypes.Structure):
-    _fields_ = [("bytes", LlamaStruct)]
-
-
-class Batch(ctypes.Structure):
-    _fields_ = [
-        ("n_tokens", ctypes.c_int32),
-        *((name, ctypes.c_void_p) for name in ("token", "embd", "pos", "n_seq_id", "seq_id", "logits")),
-    ]
-
-
-class Llama:
-    """llama.cpp through its C API."""
-
-    def __init__(self, library: str, model: Path) -> None:
-        self.lib = ctypes.CDLL(library)
-        log = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)
-        self.silence = log(lambda level, text, data: None)
-        pointer = ctypes.c_void_p
-        declared: dict[str, tuple[Any, list[Any]]] = {
-            "llama_log_set": (None, [log, pointer]),
-            "llama_backend_init": (None, []),
-            "llama_model_default_params": (Parameters, []),
-            "llama_context_default_params": (Parameters, []),
-            "llama_model_load_from_file": (pointer, [ctypes.c_char_p, Parameters]),
-            "llama_init_from_model": (pointer, [pointer, Parameters]),
-            "llama_set_n_threads": (None, [pointer, ctypes.c_int32, ctypes.c_int32]),
-            "llama_get_memory": (pointer, [pointer]),
-            "llama_memory_clear": (None, [pointer, ctypes.c_bool]),
-            "llama_batch_get_one": (Batch, [pointer, ctypes.c_int32]),
-            "llama_decode": (ctypes.c_int32, [pointer, Batch]),
-            "llama_get_logits_ith": (ctypes.POINTER(ctypes.c_float), [pointer, ctypes.c_int32]),
-            "llama_print_system_info": (ctypes.c_char_p, []),
-        }
-        for name, (result, arguments) in declared.items():
-            function = getattr(self.lib, name)
-            function.restype, function.argtypes = result, arguments
-        self.lib.llama_log_set(self.silence, None)
-        self.lib.llama_backend_init()
-        weights = self.lib.llama_model_load_from_file(str(model).encode(), self.lib.llama_model_default_params())
-        assert weights, f"llama.cpp cannot load {model}"
-        self.context = self.lib.llama_init_from_model(weights, self.lib.llama_context_default_params())
-        assert self.context
-        self.info = self.lib.llama_print_system_info().decode()
-
-    def threads(self, n: int) -> None:
-        self.lib.llama_set_n_threads(self.context, n, n)
-
-    def clear(self) -> None:
-        self.lib.llama_memory_clear(self.lib.llama_get_memory(self.context), False)
-
-    def feed(self, ids: np.ndarray) -> None:
-        """int32[n]"""
-        assert self.lib.llama_decode(self.context, self.lib.llama_batch_get_one(ids.ctypes.data, len(ids))) == 0
-        self.last = self.lib.llama_get_logits_ith(self.context, -1)
-
-    def logits(self, vocab_size: int) -> np.ndarray:
-        return np.ctypeslib.as_array(self.last, (vocab_size,)).copy()
 
 
 def random_model(folder: Path) -> Path:
@@ -201,8 +138,8 @@ def main() -> int:
         jobs: dict[str, Callable[[], int]] = {}
         prefills: dict[str, Callable[[], int]] = {}
         library = arguments.llama
-        if library is None and (spec := importlib.util.find_spec("xllamacpp")) and spec.origin:
-            library = str(next(Path(spec.origin).parent.glob("xllamacpp*.so")))
+        if library is None and importlib.util.find_spec("xllamacpp"):
+            library = find_llama()
         llama_name = "llama.cpp"
         if library:
             proto = file.tokenizer().proto

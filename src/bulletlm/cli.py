@@ -220,6 +220,32 @@ _register(chat)
 
 
 @app.command(group=USE)
+def bench(
+    file: Annotated[Path, Parameter(help="A .bullet file.")],
+    /,
+    *,
+    against: Annotated[Literal["llama.cpp"] | None, Parameter(help="Also run the same weights in another program, in turns.")] = None,
+    tokens: Annotated[int | None, Parameter(help="Length of prompts and answers; by default 128, or the context if shorter.")] = None,
+    rounds: Annotated[int, Parameter(help="How often each is measured; the medians count.")] = 9,
+    json: Json = False,
+) -> None:
+    """Measure how fast a model runs here: decode, prefill, start, memory.
+
+    Example: bullet bench runs/demo/model.bullet --against llama.cpp
+    """
+    from bulletlm.bench import bench as measure
+    from bulletlm.bench import print_bench
+
+    result = measure(file, against, tokens, rounds)
+    if json:
+        import json as encoder
+
+        print(encoder.dumps(result, indent=2))
+    else:
+        print_bench(result)
+
+
+@app.command(group=USE)
 def convert(
     source: Annotated[Path, Parameter(help="A .bullet (version 1 or 2), a .gguf, a Hugging Face folder or a folder of .npy tensors.")],
     target: Annotated[Path, Parameter(help="What to write: NAME.bullet, NAME.gguf, or a folder with hf or npy in its name.")],

@@ -43,6 +43,11 @@ class KVCache:
         self.keys: Floats = np.empty(empty, dtype=np.float32)
         self.values: Floats = np.empty(empty, dtype=np.float32)
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes that the keys and values take."""
+        return self.keys.nbytes + self.values.nbytes
+
     def reserve(self, positions: int) -> None:
         """Make room for `positions` more.
 

@@ -77,6 +77,11 @@ class Session:
         # answer may be abandoned anywhere, also by Ctrl-C.
         self._read: list[int] = []
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes that the cache takes."""
+        return int(self._cache.nbytes)
+
     def generate(
         self,
         prompt: Sequence[int],
