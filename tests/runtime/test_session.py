@@ -241,3 +241,13 @@ def test_mistakes_are_told_at_once(model: Model, prompt: list[int], arguments: d
         Session(model).generate(prompt, GREEDY, **arguments)  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="logit_bias names token 480, but the vocabulary ends at 479"):
         Session(model).generate([BOS], replace(GREEDY, logit_bias={480: 1.0}))
+
+
+def test_tokens_that_are_ahead_come_without_computing(bullet_path: Path) -> None:
+    session = Session(load(bullet_path))
+    tokens = session.generate([BOS], Sampling(max_tokens=400, seed=1), stop_ids=())
+    ahead, read = 0, 0
+    for _ in tokens:
+        assert ahead == 0 or session._cache.length == read
+        ahead, read = session.ahead, session._cache.length
+    assert session.ahead == 0

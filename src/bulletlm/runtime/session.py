@@ -66,12 +66,13 @@ class Session:
         reused: tokens of the last prompt that did not have to be read again.
         prompt_tokens: length of the last prompt.
         completion_tokens: tokens given out since.
+        ahead: tokens that are computed already and come next; the one after them takes computing.
     """
 
     def __init__(self, model: Model, *, shift: bool = True) -> None:
         self.model, self.shift = model, shift
         self.finish_reason: str | None = None
-        self.reused = self.prompt_tokens = self.completion_tokens = 0
+        self.reused = self.prompt_tokens = self.completion_tokens = self.ahead = 0
         self._cache: Any = model.engine.new_cache()
         # The cache holds the first cache.length tokens of this list, which may be longer. True at every moment, so an
         # answer may be abandoned anywhere, also by Ctrl-C.
@@ -125,7 +126,7 @@ class Session:
         draw = _drawing(self.model, sampling, prompt, stop_ids, logprobs)
         self.finish_reason, self.prompt_tokens, self.completion_tokens = None, len(prompt), 0
         context = self._shortened(list(prompt), keep)
-        self.reused = self._in_common(context)
+        self.reused, self.ahead = self._in_common(context), 0
         return self._answer(context, draw, sampling.max_tokens, stop, stop_ids, keep)
 
     def _answer(
@@ -141,7 +142,9 @@ class Session:
             at_once = 2 * at_once if time.monotonic() - started < STREAM_SECONDS / 2 else max(1, at_once // 2)
             context += ids  # this is self._read too
             left -= len(ids)
+            self.ahead = len(ids)
             for token, score in zip(ids, scores or repeat(NO_SCORE), strict=False):
+                self.ahead -= 1
                 if token in stop_ids:
                     yield from self._end("stop", last, text.finish())
                     return
