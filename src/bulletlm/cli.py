@@ -246,6 +246,34 @@ def bench(
 
 
 @app.command(group=USE)
+def serve(
+    file: ModelPath,
+    /,
+    *,
+    host: Annotated[str, Parameter(help="Address to listen at. Any but this computer's own needs a key.")] = "127.0.0.1",
+    port: Annotated[int, Parameter(help="Port; 0 takes a free one.")] = 8000,
+    api_key: Annotated[
+        str | None, Parameter(help="What clients must send; better set in BULLET_API_KEY, where other users of the computer cannot see it.")
+    ] = None,
+    cors: Annotated[tuple[str, ...], Parameter(help="Origin of a web page that may ask, as http://localhost:3000; can be repeated.")] = (),
+    name: Annotated[str | None, Parameter(help="The model's name for clients; by default the one in the file.")] = None,
+    threads: Annotated[int | None, Parameter(help="Threads that compute; by default one a core.")] = None,
+    concurrency: Annotated[int, Parameter(help="Answers generated at once; each keeps its own KV cache.")] = 16,
+    queue: Annotated[int, Parameter(help="Answers that may wait besides; more are refused (429).")] = 64,
+    timeout: Annotated[float, Parameter(help="Seconds for one request; then its answer ends where it is.")] = 120.0,
+    max_request_bytes: Annotated[int, Parameter(help="Size of a request.")] = 1_000_000,
+    max_prompt_tokens: Annotated[int | None, Parameter(help="Length of a prompt; by default the model's context.")] = None,
+) -> None:
+    """Serve a model to programs, with OpenAI's HTTP interface, on this computer only unless told otherwise.
+
+    Example: bullet serve runs/demo/model.bullet
+    """
+    from bulletlm.serve.server import serve as run_server
+
+    run_server(file, host, port, api_key, cors, name, threads, concurrency, queue, timeout, max_request_bytes, max_prompt_tokens)
+
+
+@app.command(group=USE)
 def convert(
     source: Annotated[Path, Parameter(help="A .bullet (version 1 or 2), a .gguf, a Hugging Face folder or a folder of .npy tensors.")],
     target: Annotated[Path, Parameter(help="What to write: NAME.bullet, NAME.gguf, or a folder with hf or npy in its name.")],

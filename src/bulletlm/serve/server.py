@@ -1,0 +1,153 @@
+"""`bullet serve`: open a port, say where, and leave in good order."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from bulletlm.errors import BulletError, ConfigError
+from bulletlm.machine import available_cores
+from bulletlm.runtime import load
+
+try:
+    import uvicorn
+
+    from bulletlm.serve.guard import LOCAL_NAMES, is_loopback
+    from bulletlm.serve.openai_api import Access, Limits, create_app
+    from bulletlm.serve.scheduler import Scheduler
+except ModuleNotFoundError as error:
+    if error.name is None or error.name.split(".")[0] not in ("fastapi", "prometheus_client", "starlette", "uvicorn"):
+        raise
+    raise BulletError(f"the server needs {error.name}, which is not installed: pip install 'bulletlm[serve]'") from None
+
+KEY_VARIABLE = "BULLET_API_KEY"
+
+GRACE_SECONDS = 3.0
+"""After Ctrl-C or SIGTERM running answers go on for so long, then they end where they are."""
+
+FORCE_SECONDS = 2
+"""After that, connections whose clients do not read are closed."""
+
+BACKLOG = 256
+"""Connections that the system accepts before we do."""
+
+
+def serve(
+    file: Path,
+    host: str,
+    port: int,
+    key: str | None,
+    origins: Sequence[str],
+    name: str | None,
+    threads: int | None,
+    concurrency: int,
+    queue: int,
+    seconds: float,
+    request_bytes: int,
+    prompt_tokens: int | None,
+) -> None:
+    """Serve a model until SIGTERM or Ctrl-C.
+
+    Raises:
+        ConfigError: an option is out of range, or others on the network could come in without a key.
+        BulletError: the file cannot be loaded, or the port cannot be opened.
+    """
+    key = os.environ.get(KEY_VARIABLE) if key is None else key
+    _check_options(host, port, key, concurrency, queue, seconds, request_bytes)
+    cores = threads or available_cores()
+    model = load(file, threads=cores)
+    context = model.shape.max_seq_len
+    prompt_tokens = context if prompt_tokens is None else prompt_tokens
+    if not 1 <= prompt_tokens <= context:
+        raise ConfigError(f"--max-prompt-tokens is {prompt_tokens}: it must be from 1 to {context}, the model's context")
+    limits = Limits(request_bytes, prompt_tokens, concurrency, queue, seconds, min(cores, concurrency))
+    # A page on another name that points here must not get in; with a key it could not anyway, and other names are real.
+    access = Access(key, LOCAL_NAMES if is_loopback(host) else (), origins)
+    name = name or str(model.header.get("name") or file.stem)
+    listener = _listen(host, port)
+    app = create_app(model, name, limits, access)
+    address, port = listener.getsockname()[:2]
+    shown = f"[{address}]" if ":" in address else address
+    print(f"{name} at http://{shown}:{port}/v1  (Ctrl-C stops it)", flush=True)
+    scheduler = app.state.scheduler
+    config = uvicorn.Config(
+        app,
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        ws="none",
+        lifespan="off",
+        backlog=BACKLOG,
+        timeout_graceful_shutdown=int(GRACE_SECONDS) + FORCE_SECONDS,
+    )
+    try:
+        _Server(config, scheduler).run(sockets=[listener])
+    finally:
+        scheduler.close()
+
+
+class _Server(uvicorn.Server):
+    """uvicorn, with answers that are cut rather than dropped, and 0 as the exit code of a server that was asked to stop."""
+
+    def __init__(self, config: uvicorn.Config, scheduler: Scheduler) -> None:
+        super().__init__(config)
+        self._scheduler = scheduler
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._scheduler.drain()
+        asyncio.get_running_loop().call_later(GRACE_SECONDS, self._scheduler.cut)
+        await super().shutdown(sockets)
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Like uvicorn's, which raises the signal again when all is done."""
+
+        def stop(number: int, frame: FrameType | None) -> None:
+            self.force_exit = self.should_exit
+            self.should_exit = True
+
+        before: dict[int, Any] = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def _check_options(host: str, port: int, key: str | None, concurrency: int, queue: int, seconds: float, request_bytes: int) -> None:
+    if key is not None and (not key or not key.isascii() or not key.isprintable() or " " in key):
+        raise ConfigError("the API key must be letters, digits and signs of ASCII without spaces, and not empty")
+    if key is None and not is_loopback(host):
+        raise ConfigError(f"--host {host} lets the network in: set a key with --api-key, or in {KEY_VARIABLE}")
+    for option, value, low, high in (
+        ("--port", port, 0, 65_535),
+        ("--concurrency", concurrency, 1, 1024),
+        ("--queue", queue, 0, 100_000),
+        ("--timeout", seconds, 0.1, 86_400),
+        ("--max-request-bytes", request_bytes, 1, 1 << 30),
+    ):
+        if not low <= value <= high:
+            raise ConfigError(f"{option} is {value:g}: it must be from {low:g} to {high:g}")
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        listener = socket.socket(family)
+        try:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(address)
+            listener.listen(BACKLOG)  # who comes before everything is ready waits, and is not refused
+        except OSError:
+            listener.close()
+            raise
+    except (OSError, UnicodeError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise BulletError(f"cannot listen at {host}:{port} ({reason}): choose another --port or --host") from None
+    return listener
