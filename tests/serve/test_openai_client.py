@@ -261,3 +261,19 @@ def test_another_model_is_not_found(client: OpenAI) -> None:
     with pytest.raises(openai.NotFoundError) as caught:
         client.completions.create(model="gpt-4", prompt="hello")
     assert caught.value.code == "model_not_found"
+
+
+def test_embeddings(client: OpenAI, model: Model) -> None:
+    texts = ["मैत्री म्हणजे काय?", "Who lived in the old house?"]
+    answer = client.embeddings.create(model=NAME, input=texts)
+    expected = model.engine.hidden([BOS, *model.tokenizer.encode(texts[0])]).mean(axis=0)
+    vectors = [np.array(item.embedding) for item in answer.data]
+    assert vectors[0] == pytest.approx(expected / np.linalg.norm(expected), abs=1e-5)
+    assert [float(np.linalg.norm(vector)) for vector in vectors] == pytest.approx([1, 1], abs=1e-5)
+    assert answer.usage.prompt_tokens == sum(len(model.tokenizer.encode(text)) + 1 for text in texts)
+    alone = client.embeddings.create(model=NAME, input=texts[1], encoding_format="float")
+    assert np.array(alone.data[0].embedding) == pytest.approx(vectors[1], abs=1e-6)
+    with pytest.raises(openai.BadRequestError, match="256 dimensions"):
+        client.embeddings.create(model=NAME, input="a", dimensions=3)
+    with pytest.raises(openai.BadRequestError, match="maximum context length"):
+        client.embeddings.create(model=NAME, input=[300] * 513)

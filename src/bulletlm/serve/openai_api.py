@@ -18,6 +18,7 @@ from bulletlm.data.normalize import normalize
 from bulletlm.errors import BulletError
 from bulletlm.runtime import Model, Sampling
 from bulletlm.serve.answers import Shape, StreamedAnswer, Wish, Work, plain_answer
+from bulletlm.serve.embeddings import Embedder, in_base64
 from bulletlm.serve.errors import ApiError, install_handlers
 from bulletlm.serve.guard import Guard
 from bulletlm.serve.metrics import Measured, Metrics
@@ -30,6 +31,8 @@ from bulletlm.serve.schemas import (
     CompletionRequest,
     DetokenizeRequest,
     DetokenizeResponse,
+    EmbeddingList,
+    EmbeddingRequest,
     ErrorResponse,
     Generation,
     Health,
@@ -99,6 +102,7 @@ def create_app(model: Model, name: str, limits: Limits, access: Access) -> FastA
     """The application: `app.state.scheduler` runs its completions and has to be closed at the end."""
     pool = SessionPool(model, limits.concurrency)
     scheduler = Scheduler(pool, limits.threads, limits.queue)
+    embedder = Embedder(model, limits.queue, limits.seconds)
     metrics = Metrics(scheduler.running, scheduler.waiting)
     tokenizer, shape = model.tokenizer, model.shape
     card = ModelCard(
@@ -201,6 +205,24 @@ def create_app(model: Model, name: str, limits: Limits, access: Access) -> FastA
         for ids in prompts:
             check_ids(ids, param)
         return prompts
+
+    @app.post("/v1/embeddings", responses=_errors(*GENERATE), response_model=EmbeddingList, tags=["OpenAI"])
+    async def embeddings(request: Request, body: EmbeddingRequest) -> Response:
+        """Texts as vectors of length 1: the mean of the model's last hidden states."""
+        check_model(body.model)
+        if body.dimensions not in (None, shape.dim):
+            raise ApiError(400, f"this model's embeddings have {shape.dim} dimensions", "dimensions", "invalid_value")
+        inputs = await run_in_threadpool(encode_all, body.input, "input")
+        for ids in inputs:
+            check_length(ids, "input")
+        vectors = await embedder.embed(request, inputs)
+        data = [
+            {"object": "embedding", "index": index, "embedding": in_base64(vector) if body.encoding_format == "base64" else vector.tolist()}
+            for index, vector in enumerate(vectors)
+        ]
+        count = sum(map(len, inputs))
+        metrics.tokens.labels("prompt").inc(count)
+        return JSONResponse({"object": "list", "model": name, "data": data, "usage": {"prompt_tokens": count, "total_tokens": count}})
 
     @app.get("/v1/models", responses=_errors(*READ), tags=["OpenAI"])
     def models() -> ModelList:

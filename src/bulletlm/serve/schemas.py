@@ -4,6 +4,8 @@ A field of OpenAI's that changes nothing about the text (`user`, `store` ...) is
 we do not do is only taken with its neutral value, and a name that nobody knows is an error, as it is there.
 """
 
+import re
+import unicodedata
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
@@ -12,11 +14,20 @@ MAX_CHOICES = 16
 """Completions that one request may ask for, in all its prompts together."""
 
 
+MOST_SIGNS = 30
+"""Combining signs in a row: as many as Unicode's Stream-Safe Text Format allows. Python's normalisation takes quadratic time in
+them, minutes for a megabyte."""
+
+_SIGNS = re.compile(f"[{''.join(chr(code) for code in range(0x300, 0x1F000) if unicodedata.combining(chr(code)))}]{{{MOST_SIGNS + 1}}}")
+
+
 def _whole(text: str) -> str:
     try:
         text.encode()
     except UnicodeEncodeError:
         raise ValueError("the text holds half of a surrogate pair, which is not Unicode") from None
+    if not text.isascii() and _SIGNS.search(text):
+        raise ValueError(f"the text has more than {MOST_SIGNS} combining signs in a row")
     return text
 
 
@@ -134,6 +145,21 @@ class CompletionRequest(Generation):
     logprobs: Annotated[int, Field(ge=0, le=5)] | None = None
     best_of: Literal[1] | None = None
     suffix: None = None
+
+
+class EmbeddingRequest(Strict):
+    """POST /v1/embeddings."""
+
+    model: str
+    input: (
+        Text
+        | TokenIds
+        | Annotated[list[Text], Field(min_length=1, max_length=256)]
+        | Annotated[list[TokenIds], Field(min_length=1, max_length=256)]
+    )
+    encoding_format: Literal["float", "base64"] | None = None
+    dimensions: Annotated[int | None, Field(description="Must be the model's own, if given.")] = None
+    user: str | None = None
 
 
 class TokenizeRequest(Strict):
@@ -266,3 +292,21 @@ class Completion(BaseModel):
     system_fingerprint: str
     choices: list[TextChoice]
     usage: Usage
+
+
+class Embedding(BaseModel):
+    object: Literal["embedding"]
+    index: int
+    embedding: Annotated[list[float] | str, Field(description="Numbers, or little-endian float32 in base64.")]
+
+
+class EmbeddingUsage(BaseModel):
+    prompt_tokens: int
+    total_tokens: int
+
+
+class EmbeddingList(BaseModel):
+    object: Literal["list"]
+    model: str
+    data: list[Embedding]
+    usage: EmbeddingUsage
