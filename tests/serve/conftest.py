@@ -1,4 +1,4 @@
-"""A model of random weights with a real tokenizer: large enough that an answer can be interrupted."""
+"""Models of random weights with a real tokenizer, and a server."""
 
 import os
 from collections.abc import Iterator
@@ -19,23 +19,31 @@ from bulletlm.tokenizer import Tokenizer, train_tokenizer
 SAMPLE = Path(__file__).parents[2] / "src/bulletlm/data/sample"
 
 
-@pytest.fixture(scope="session")
-def bullet_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """seed-like.bullet: vocabulary 700, context 512."""
-    texts = [
-        line for name in ("stories.mr.txt", "stories.en.txt") for line in (SAMPLE / name).read_text(encoding="utf-8").splitlines()[:150]
-    ]
+def write_model(path: Path, *extents: int) -> Path:
+    """A file of random weights with vocabulary 700 and a real tokenizer; its defaults are temperature 0.8 and 24 tokens."""
+    names = ("stories.mr.txt", "stories.en.txt")
+    texts = [line for name in names for line in (SAMPLE / name).read_text(encoding="utf-8").splitlines()[:150]]
     tokenizer = Tokenizer(train_tokenizer(texts, 700, 0, SilentProgress()))
-    shape = ModelShape(700, 256, 4, 4, 2, 512, 512)
+    shape = ModelShape(700, *extents)
     rng = np.random.default_rng(0)
     tensors = {
-        name: (rng.standard_normal(extents) * 2 / extents[-1] ** 0.5 if len(extents) == 2 else np.ones(extents)).astype(np.float32)
-        for name, extents in shape.tensors().items()
+        name: (rng.standard_normal(size) * 2 / size[-1] ** 0.5 if len(size) == 2 else np.ones(size)).astype(np.float32)
+        for name, size in shape.tensors().items()
     }
-    path = tmp_path_factory.mktemp("served") / "seed-like.bullet"
     metadata = {"sampling": {"temperature": 0.8, "top_k": 50, "max_tokens": 24}}
     write_bullet(path, shape, tensors, standard_types(shape), tokenizer.proto, tokenizer.pieces(), metadata)
     return path
+
+
+@pytest.fixture(scope="session")
+def bullet_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model that is slow enough to be interrupted."""
+    return write_model(tmp_path_factory.mktemp("served") / "seed-like.bullet", 256, 4, 4, 2, 512, 512)
+
+
+@pytest.fixture(scope="session")
+def tiny_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_model(tmp_path_factory.mktemp("served") / "tiny.bullet", 32, 1, 2, 1, 64, 128)
 
 
 @pytest.fixture(scope="session")

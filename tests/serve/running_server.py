@@ -23,6 +23,7 @@ class Server:
     def __init__(self, process: "subprocess.Popen[str]", host: str, port: int, errors: Path) -> None:
         self.process, self.port, self.errors = process, port, errors
         self.root = f"http://{host}:{port}"
+        self.key: str | None = None
 
     def client(self, key: str = "unused", **options: Any) -> OpenAI:
         return OpenAI(base_url=f"{self.root}/v1", api_key=key, **{"max_retries": 0, "timeout": 60, **options})
@@ -40,11 +41,11 @@ class Server:
 
     def metric(self, name: str) -> float:
         """The value of a counter or gauge, as `bulletlm_running` or `bulletlm_tokens_total{kind="cached"}`."""
-        found = re.search(rf"^{re.escape(name)} (\S+)$", self.ask("/metrics")[1], re.M)
+        found = re.search(rf"^{re.escape(name)} (\S+)$", self.ask("/metrics", headers={"Authorization": f"Bearer {self.key}"})[1], re.M)
         assert found, name
         return float(found[1])
 
-    def wait_for(self, name: str, value: float, seconds: float = 10) -> None:
+    def wait_for(self, name: str, value: float, seconds: float = 60) -> None:
         """Until a metric has a value."""
         until = time.monotonic() + seconds
         while (now := self.metric(name)) != value:
@@ -67,7 +68,9 @@ def running(model: Path, errors: Path, *options: str, env: Mapping[str, str] | N
         line = process.stdout.readline()
         found = re.search(r"http://([^/]+):(\d+)/v1", line)
         assert found, line + errors.read_text()
-        yield Server(process, found[1], int(found[2]), errors)
+        server = Server(process, found[1], int(found[2]), errors)
+        server.key = (env or {}).get("BULLET_API_KEY")
+        yield server
         if process.poll() is None:
             process.terminate()
             assert process.wait(20) == 0

@@ -75,17 +75,15 @@ def test_a_prompt_may_not_be_long(guarded: Server) -> None:
 def test_a_full_queue_refuses(guarded: Server) -> None:
     long = {**LONG, "model": "mine", "prompt": "a"}
     short = {**SHORT, "model": "mine"}
-    with ThreadPoolExecutor(3) as clients, guarded.client("secret") as client:
-        busy = [clients.submit(guarded.ask, "/v1/completions", {**long, "n": 3}, KEY)]
-        until = time.monotonic() + 10
-        while (answer := guarded.ask("/v1/completions", short, KEY))[0] == 200:
-            assert time.monotonic() < until
-        status, body, headers = answer
+    with ThreadPoolExecutor(1) as other, guarded.client("secret") as client:
+        busy = other.submit(guarded.ask, "/v1/completions", {**long, "n": 3}, KEY)
+        guarded.wait_for("bulletlm_waiting", 2)
+        status, body, headers = guarded.ask("/v1/completions", short, KEY)
         assert (status, body["error"]["type"], headers["Retry-After"]) == (429, "rate_limit_error", "1")
         with pytest.raises(openai.RateLimitError):
             client.completions.create(**short)
         assert guarded.ask("/health")[0] == 200
-        assert busy[0].result()[0] == 200
+        assert busy.result()[0] == 200
     status, body, _ = guarded.ask("/v1/completions", {**short, "n": 4}, KEY)
     assert (status, body["error"]["message"]) == (400, "4 completions at once: this server has room for 3")
 
@@ -156,7 +154,7 @@ def test_a_client_that_leaves_ends_its_work(server: Server, stream: bool) -> Non
             assert connection.recv(15) == b"HTTP/1.1 200 OK"
         else:
             server.wait_for("bulletlm_running", 16)
-    server.wait_for("bulletlm_running", 0, 3)
+    server.wait_for("bulletlm_running", 0)
     assert server.metric("bulletlm_abandoned_total") == abandoned + 1
     assert server.metric('bulletlm_tokens_total{kind="completion"}') - made < 16 * 500
 
@@ -166,7 +164,7 @@ def test_openai_client_that_closes_its_stream(server: Server) -> None:
         stream = client.completions.create(stream=True, **LONG)
         next(iter(stream))
         stream.close()
-        server.wait_for("bulletlm_running", 0, 3)
+        server.wait_for("bulletlm_running", 0)
 
 
 @pytest.fixture(scope="module")
@@ -198,7 +196,7 @@ def test_it_leaves_in_good_order(bullet_file: Path, tmp_path: Path, number: int)
         server.wait_for("bulletlm_waiting", 16)
         started = time.monotonic()
         assert server.stop(number) == 0
-        assert time.monotonic() - started < 8
+        assert time.monotonic() - started < 20
         answers = [stream.result()[:2] for stream in streams]
     finished = next(body for status, body in answers if status == 200)
     assert finished.endswith("data: [DONE]\n\n")
@@ -213,7 +211,7 @@ def test_idle_and_silent_connections_do_not_keep_it(bullet_file: Path, tmp_path:
         time.sleep(0.1)
         started = time.monotonic()
         assert server.stop() == 0
-        assert time.monotonic() - started < 3
+        assert time.monotonic() - started < 4.5
         idle.close()
         half.close()
 

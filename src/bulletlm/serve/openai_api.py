@@ -24,6 +24,7 @@ from bulletlm.serve.guard import Guard
 from bulletlm.serve.metrics import Measured, Metrics
 from bulletlm.serve.scheduler import Scheduler
 from bulletlm.serve.schemas import (
+    ANY_TOKEN,
     MAX_CHOICES,
     ChatCompletion,
     ChatRequest,
@@ -43,6 +44,7 @@ from bulletlm.serve.schemas import (
 )
 from bulletlm.serve.sessions import SessionPool
 from bulletlm.serve.shapes import ChatShape, TextShape, token_text
+from bulletlm.shape import ModelShape
 from bulletlm.tokenizer import BOS
 
 
@@ -117,6 +119,8 @@ def create_app(model: Model, name: str, limits: Limits, access: Access) -> FastA
     # The documentation pages of FastAPI load scripts from the internet, so they are off; /openapi.json is what they show.
     app = FastAPI(title="BulletLM", version=__version__, docs_url=None, redoc_url=None, redirect_slashes=False)
     app.state.scheduler = scheduler
+    generic = app.openapi
+    app.openapi = lambda: _made_exact(generic(), name, shape)  # type: ignore[method-assign]
     install_handlers(app)
     app.add_middleware(Guard, key=access.key, hosts=access.hosts, origins=access.origins, max_bytes=limits.request_bytes)
     if access.origins:
@@ -264,6 +268,22 @@ def create_app(model: Model, name: str, limits: Limits, access: Access) -> FastA
         return Response(metrics.text(), headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
 
     return app
+
+
+def _made_exact(part: Any, name: str, shape: ModelShape) -> Any:
+    """An OpenAPI document with the model's name, its highest token id and its dimensions in place of what any model has."""
+    if isinstance(part, list):
+        return [_made_exact(item, name, shape) for item in part]
+    if not isinstance(part, dict):
+        return part
+    exact = {key: _made_exact(item, name, shape) for key, item in part.items()}
+    if exact.get("maximum") == ANY_TOKEN:
+        exact["maximum"] = shape.vocab_size - 1
+    if exact.get("title") == "Model" and exact.get("type") == "string":
+        exact["enum"] = [name]
+    if exact.get("title") == "Dimensions":
+        exact["anyOf"] = [{"const": shape.dim}, {"type": "null"}]
+    return exact
 
 
 def _plain_message(message: Any) -> dict[str, str]:

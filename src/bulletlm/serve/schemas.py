@@ -8,11 +8,14 @@ import re
 import unicodedata
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 MAX_CHOICES = 16
 """Completions that one request may ask for, in all its prompts together."""
 
+
+ANY_TOKEN = 0x7FFF_FFFF
+"""Stands for the highest token id of the model that is served."""
 
 MOST_SIGNS = 30
 """Combining signs in a row: as many as Unicode's Stream-Safe Text Format allows. Python's normalisation takes quadratic time in
@@ -31,8 +34,15 @@ def _whole(text: str) -> str:
     return text
 
 
+def _integral(value: Any) -> Any:
+    """1.0 is an integer in JSON, and so it is one here."""
+    if isinstance(value, list):
+        return [_integral(item) for item in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
 Text = Annotated[str, AfterValidator(_whole)]
-TokenId = Annotated[int, Field(ge=0, le=0x7FFF_FFFF)]
+TokenId = Annotated[int, Field(ge=0, le=ANY_TOKEN)]
 TokenIds = Annotated[list[TokenId], Field(min_length=1)]
 Stop = Annotated[str, Field(min_length=1), AfterValidator(_whole)]
 Nothing = Annotated[list[Any], Field(max_length=0)]
@@ -43,6 +53,11 @@ class Strict(BaseModel):
     """Nothing is converted ("1" is not 1), and unknown fields are errors."""
 
     model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _integers(cls, value: Any) -> Any:
+        return {key: _integral(item) for key, item in value.items()} if isinstance(value, dict) else value
 
 
 class StreamOptions(Strict):
@@ -84,7 +99,7 @@ class Generation(Ignored):
     ] = None
     max_tokens: Annotated[int, Field(ge=1)] | None = None
     n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
-    seed: Annotated[int, Field(ge=-(1 << 63), lt=1 << 63)] | None = None
+    seed: int | None = None
     stop: Stop | Annotated[list[Stop], Field(max_length=4)] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
@@ -143,7 +158,7 @@ class CompletionRequest(Generation):
     )
     echo: Annotated[bool | None, Field(description="Put the prompt before the completion; not together with logprobs.")] = None
     logprobs: Annotated[int, Field(ge=0, le=5)] | None = None
-    best_of: Literal[1] | None = None
+    best_of: Annotated[int, Field(ge=1, le=1)] | None = None
     suffix: None = None
 
 

@@ -35,9 +35,6 @@ GRACE_SECONDS = 3.0
 FORCE_SECONDS = 2
 """After that, connections whose clients do not read are closed."""
 
-BACKLOG = 256
-"""Connections that the system accepts before we do."""
-
 
 def serve(
     file: Path,
@@ -77,21 +74,19 @@ def serve(
     app = create_app(model, name, limits, access)
     address, port = listener.getsockname()[:2]
     shown = f"[{address}]" if ":" in address else address
-    print(f"{name} at http://{shown}:{port}/v1  (Ctrl-C stops it)", flush=True)
     scheduler = app.state.scheduler
     config = uvicorn.Config(
         app,
-        log_level="warning",
+        log_level="error",
         access_log=False,
         server_header=False,
         proxy_headers=False,
         ws="none",
         lifespan="off",
-        backlog=BACKLOG,
         timeout_graceful_shutdown=int(GRACE_SECONDS) + FORCE_SECONDS,
     )
     try:
-        _Server(config, scheduler).run(sockets=[listener])
+        _Server(config, scheduler, f"{name} at http://{shown}:{port}/v1  (Ctrl-C stops it)").run(sockets=[listener])
     finally:
         scheduler.close()
 
@@ -99,9 +94,13 @@ def serve(
 class _Server(uvicorn.Server):
     """uvicorn, with answers that are cut rather than dropped, and 0 as the exit code of a server that was asked to stop."""
 
-    def __init__(self, config: uvicorn.Config, scheduler: Scheduler) -> None:
+    def __init__(self, config: uvicorn.Config, scheduler: Scheduler, greeting: str) -> None:
         super().__init__(config)
-        self._scheduler = scheduler
+        self._scheduler, self._greeting = scheduler, greeting
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        print(self._greeting, flush=True)  # now that it answers, and leaves when it is asked to
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._scheduler.drain()
@@ -147,7 +146,6 @@ def _listen(host: str, port: int) -> socket.socket:
         try:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listener.bind(address)
-            listener.listen(BACKLOG)  # who comes before everything is ready waits, and is not refused
         except OSError:
             listener.close()
             raise
