@@ -15,7 +15,7 @@ from bulletlm.cli import app, main
 from bulletlm.runtime import load
 from micro_model import write_micro_config
 
-COMMANDS = "run data tokenizer train export build evaluate generate chat bench info verify compare config init doctor".split()
+COMMANDS = "run data tokenizer train export build evaluate generate chat serve bench info verify compare config init doctor".split()
 
 
 def fails(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str]:

@@ -1,0 +1,25 @@
+"""The examples of docs/serving.md, as they stand there."""
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from running_server import running
+
+PAGE = (Path(__file__).parents[2] / "docs/serving.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.skipif(not shutil.which("curl"), reason="the examples use curl")
+def test_the_examples_work(bullet_file: Path, tmp_path: Path) -> None:
+    examples = re.findall(r"^```(sh|python)\n(.*?)^```", PAGE, re.M | re.S)
+    assert len(examples) == 3
+    with running(bullet_file, tmp_path / "log", "--name", "demo") as server:
+        for language, text in examples:
+            text = text.replace("http://127.0.0.1:8000", server.root)
+            for command in [text] if language == "python" else text.replace("\\\n", "").splitlines():
+                program = [sys.executable, "-c", command] if language == "python" else ["sh", "-c", command]
+                result = subprocess.run(program, capture_output=True, text=True, timeout=60)
+                assert result.returncode == 0 and result.stdout and '"error"' not in result.stdout, (command, result)
