@@ -25,6 +25,9 @@ from bulletlm.shape import ModelShape
 from bulletlm.train.loop import TrainResult, train
 from bulletlm.train.team import ALONE, STEP_TIMEOUT, Team, TeamLost, check_share, join
 
+_LOST = 3
+"""Exit code of a worker that ends because another one has ended."""
+
 
 @dataclass(frozen=True)
 class Task:
@@ -144,11 +147,13 @@ def local_team(size: int, sequences: int) -> Iterator[Team]:
 
 
 def _what_happened(processes: dict[int, "subprocess.Popen[bytes]"]) -> str | None:
-    for rank, process in processes.items():
+    """Which process ended of itself, and how; the others end because of it."""
+    for process in processes.values():
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(2)
+    for rank, process in processes.items():
         code = process.returncode
-        if code:
+        if code and code != _LOST:
             how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
             return f"worker process {rank} {how}: the same command continues from the last checkpoint"
     return None
@@ -169,8 +174,10 @@ def main(parent: int, port: int, size: int, rank: int) -> None:
     try:
         with join(rank, size, TCPStore("127.0.0.1", port, size, False, STEP_TIMEOUT)) as team:
             follow(team)
-    except (Interrupted, TeamLost) as error:
-        sys.exit(error.exit_code)  # the leader says it
+    except TeamLost:
+        sys.exit(_LOST)  # the leader says why
+    except Interrupted as error:
+        sys.exit(error.exit_code)
     except BulletError as error:
         print(f"bullet: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
