@@ -54,7 +54,7 @@ def one_run(config: Config, tokens_dir: Path, folder: Path, dim: int, tokens: in
     """Train one model and give its row."""
     shape = family(dim, config.tokenizer.vocab_size, config.model.max_seq_len)
     per_step = config.train.batch_size_per_device * config.train.gradient_accumulation_steps * shape.max_seq_len
-    changes = {"total_steps": round(tokens / per_step), "threads": 1, "precision": "fp32", "compile": "off"}
+    changes = {"total_steps": round(tokens / per_step), "threads": 1, "precision": "fp32", "compile": "off", "tune": "off", "device": "cpu"}
     settings = config.train.model_copy(update=changes)
     started = time.process_time()
     result = train(settings, shape, seed, tokens_dir, folder, "scaling", SilentProgress())

@@ -179,6 +179,37 @@ def config(*words: Annotated[str, Parameter(allow_leading_hyphen=True, help="A c
 
 
 @app.command(group=MAKE)
+def plan(
+    config: ConfigPath,
+    /,
+    *settings: Settings,
+    hours: Annotated[
+        float | None, Parameter(help="Also find the shape and the number of steps that make the most of so many hours.")
+    ] = None,
+    seconds: Annotated[float, Parameter(help="How long to measure this machine.")] = 30.0,
+    write: Annotated[Path | None, Parameter(help="Write the configuration of the best run to this file.")] = None,
+    json: Json = False,
+) -> None:
+    """Say what a run would take on this machine and what to expect of it, or what can be done in some hours.
+
+    Example: bullet plan recipes/seed.jsonc --hours 8 --write eight-hours.json
+    """
+    from bulletlm.machine import park_idle_threads
+
+    park_idle_threads()
+    from bulletlm.config import load_config
+    from bulletlm.plan import make_plan, print_json, print_plan
+    from bulletlm.progress import ConsoleProgress
+
+    loaded = load_config(config, settings)
+    result = make_plan(loaded, hours, seconds, write, ConsoleProgress())
+    if json:
+        print_json(result)
+    else:
+        print_plan(result)
+
+
+@app.command(group=MAKE)
 def init(path: Annotated[Path, Parameter(help="Where to write it.")] = Path("bullet.jsonc"), /) -> None:
     """Write a starter configuration with a sentence beside every setting.
 

@@ -86,6 +86,8 @@ def _non_negative(columns: NDArray[np.float64]) -> tuple[float, NDArray[np.float
         if error < best[0]:
             best = (error, np.zeros(3))
             best[1][kept] = x
+        if len(kept) == 3:  # the bound holds of itself
+            break
     return best
 
 

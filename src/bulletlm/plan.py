@@ -1,0 +1,370 @@
+"""What this machine can train, and in what time: measured, then calculated.
+
+Speed is measured with real training steps of the configured shape and a few others. The loss to expect comes from the law
+in train/scaling.json, which `bench/scaling.py` fitted to runs of this repository.
+"""
+
+import gzip
+import json
+import lzma
+import math
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import torch
+
+from bulletlm.bulletfile.layout import tensor_bytes
+from bulletlm.config import Config, TrainConfig
+from bulletlm.data.sources import find_files
+from bulletlm.data.tokens import TokenFile
+from bulletlm.errors import ConfigError
+from bulletlm.files import read_json, write_json
+from bulletlm.progress import Progress, SilentProgress
+from bulletlm.quant.types import weight_types
+from bulletlm.shape import ModelShape
+from bulletlm.train.batches import TrainingWindows
+from bulletlm.train.compute import pick_device
+from bulletlm.train.scaling import LAW_FILE, Law, effective_tokens, family
+from bulletlm.train.schedule import count_steps
+from bulletlm.train.state import TrainState
+from bulletlm.train.step import accumulate, clip, update
+from bulletlm.train.tune import choose_compute
+
+MEASURED_WIDTHS = (64, 128, 256)
+"""Besides the configured shape; between and beyond them, time is taken to grow with the arithmetic."""
+
+WIDTHS = range(32, 1025, 32)
+"""From which the best shape is chosen."""
+
+MANY_EPOCHS = 8
+LONG_HOURS = 24.0
+BUSY = 0.6
+"""Share of the cores' time below which the measurement says little about an idle machine."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Time of one shape, in seconds: a micro-batch forward and backward, and clipping, optimiser and average of a step."""
+
+    shape: ModelShape
+    sequences: int
+    micro_batch: float
+    update: float
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A run that was not made.
+
+    Attributes:
+        bullet_bytes: size of the weights in the .bullet; the tokenizer and the header come on top.
+        seconds: training alone, without validation.
+        bits_per_byte: the expected loss on held-out text like that of bench/scaling.jsonc.
+        epochs: None where the size of the text is unknown.
+    """
+
+    shape: ModelShape
+    parameters: int
+    steps: int
+    tokens: int
+    seconds: float
+    tokens_per_s: float
+    tokens_per_parameter: float
+    epochs: float | None
+    bits_per_byte: float
+    bullet_bytes: int
+
+
+def make_plan(config: Config, hours: float | None, seconds: float, write: Path | None, progress: Progress) -> dict[str, Any]:
+    """Measure for about `seconds`, calculate the configured run and, given `hours`, the best one for them.
+
+    Args:
+        write: file that gets the configuration of the best run.
+
+    Returns:
+        JSON values: "text", "memory_bytes", "configured", "law", "warnings", and given hours "same_time" (the configured shape
+        for so long), "best" and "config" (the settings of the best).
+
+    Raises:
+        ConfigError: hours or seconds are not positive, `write` exists or is given without hours.
+        DataError: a source does not exist.
+    """
+    for name, value in (("hours", hours), ("seconds", seconds)):
+        if value is not None and not (value > 0 and math.isfinite(value)):
+            raise ConfigError(f"--{name}={value:g}: must be more than 0")
+    if write and hours is None:
+        raise ConfigError("--write needs --hours=H: without them there is only the configuration that you have")
+    if write and write.exists():
+        raise ConfigError(f"{write} exists already: choose another name, for example {write.with_stem(write.stem + '-2')}")
+    text = text_tokens(config)
+    shape = config.model.shape(config.tokenizer.vocab_size)
+    others = [family(width, shape.vocab_size, shape.max_seq_len) for width in MEASURED_WIDTHS]
+    progress.say(f"measuring this machine for about {seconds:.0f} s ...")
+    wall, cpu = time.perf_counter(), time.process_time()
+    own = measure(shape, config.train, seconds / 4)
+    # On a GPU its memory is what counts.
+    memory = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else psutil.Process().memory_info().rss
+    clock = Clock([own, *(measure(other, config.train, seconds / 4) for other in others)])
+
+    got = (time.process_time() - cpu) / (time.perf_counter() - wall) / torch.get_num_threads()
+
+    law, facts = load_law()
+    windows = text["tokens"] // shape.max_seq_len if text["tokens"] else None
+    if windows is None and config.train.total_steps is None:
+        raise ConfigError(
+            "the length of the run follows from its text, and that is not known: run `bullet tokenizer` first, or give --total-steps"
+        )
+    steps, reason = count_steps(config.train, windows or 10**12)
+
+    def estimate(candidate: ModelShape, steps: int) -> Estimate:
+        return _estimate(config, candidate, steps, clock, law, facts, text["tokens"])
+
+    configured = estimate(shape, steps)
+    plan: dict[str, Any] = {"text": text, "memory_bytes": memory, "length": reason, "configured": asdict(configured), "law": facts}
+    chosen = configured
+    if hours is not None:
+        per_step = clock.seconds(shape, config.train)
+        plan["same_time"] = asdict(estimate(shape, max(1, int(3600 * hours / per_step))))
+        chosen = best_shape(config, hours, clock, estimate)
+        plan["best"] = asdict(chosen)
+        plan["config"] = fragment(chosen, config)
+        if write:
+            values = config.model_dump(mode="json")
+            for section, settings in plan["config"].items():
+                values[section].update(settings)
+            write_json(write, {**values, "name": f"{config.name}-{hours:g}h"})
+    plan["warnings"] = list(_warnings(chosen, text, facts, got))
+    return plan
+
+
+def measure(shape: ModelShape, config: TrainConfig, seconds: float) -> Measured:
+    """Train on random tokens for about `seconds`, eagerly; at least two micro-batches and one update, however long they take."""
+    settings = config.model_copy(update={"compile": "off", "tune": "off", "gradient_accumulation_steps": 1})
+    state = TrainState(settings, shape, 1, "plan", pick_device(config.device))
+    with tempfile.TemporaryDirectory() as folder:
+        compute = choose_compute(settings, state.model, 0, Path(folder), SilentProgress())
+    tokens = np.random.default_rng(1).integers(0, shape.vocab_size, 64 * shape.max_seq_len).astype(np.uint32)
+    windows = TrainingWindows(TokenFile(tokens, None, {}), shape.max_seq_len, 1)
+    passes: list[float] = []
+    updates: list[float] = []
+    started = time.perf_counter()
+    accumulate(settings, windows, 0, compute)  # the first one allocates
+    while not passes or time.perf_counter() - started < seconds:
+        begun = time.perf_counter()
+        accumulate(settings, windows, len(passes), compute)
+        done = time.perf_counter()
+        clip(state, config.clip_grad_norm)
+        update(state)
+        passes.append(done - begun)
+        updates.append(time.perf_counter() - done)
+    return Measured(shape, config.batch_size_per_device, statistics.median(passes), statistics.median(updates))
+
+
+def training_flops(shape: ModelShape) -> float:
+    """Arithmetic of one token, forward and backward: 6 a weight of a matrix, and the two products of attention."""
+    looked_up = 0 if shape.tied_embeddings else shape.vocab_size * shape.dim
+    return 6.0 * (shape.n_parameters - looked_up) + 12.0 * shape.n_layers * shape.max_seq_len * shape.dim
+
+
+class Clock:
+    """Time of an optimiser step of any shape, from measured ones.
+
+    A token takes a + b * arithmetic, an update c + d * parameters; none of the four is negative.
+    """
+
+    def __init__(self, measured: Iterable[Measured]) -> None:
+        self._known = {m.shape: m for m in measured}
+        rows = list(self._known.values())
+        per_token = [m.micro_batch / (m.sequences * m.shape.max_seq_len) for m in rows]
+        self._token = _line([training_flops(m.shape) for m in rows], per_token)
+        self._update = _line([m.shape.n_parameters for m in rows], [m.update for m in rows])
+
+    def seconds(self, shape: ModelShape, config: TrainConfig) -> float:
+        """Of one optimiser step."""
+        sequences = config.batch_size_per_device * config.gradient_accumulation_steps
+        if shape in self._known:
+            m = self._known[shape]
+            return m.micro_batch * sequences / m.sequences + m.update
+        tokens = sequences * shape.max_seq_len
+        start, slope = self._token
+        update_start, update_slope = self._update
+        return tokens * (start + slope * training_flops(shape)) + update_start + update_slope * shape.n_parameters
+
+
+def _line(x: list[float] | list[int], y: list[float]) -> tuple[float, float]:
+    """(a, b) >= 0 of y = a + b x with the least squared relative error."""
+    xs, ys = np.array(x, float), np.array(y, float)
+    (a, b), *_ = np.linalg.lstsq(np.stack([1 / ys, xs / ys], 1), np.ones(len(ys)), rcond=None)
+    if a < 0:
+        return 0.0, float((xs / ys).sum() / ((xs / ys) ** 2).sum())
+    if b < 0:
+        return float((1 / ys).sum() / ((1 / ys) ** 2).sum()), 0.0
+    return float(a), float(b)
+
+
+def load_law() -> tuple[Law, dict[str, Any]]:
+    """The fitted law, and what scaling.json says about it."""
+    facts: dict[str, Any] = read_json(LAW_FILE)
+    return Law(**facts["law"]), facts
+
+
+def _estimate(
+    config: Config, shape: ModelShape, steps: int, clock: Clock, law: Law, facts: dict[str, Any], available: int | None
+) -> Estimate:
+    per_step = config.train.batch_size_per_device * config.train.gradient_accumulation_steps * shape.max_seq_len
+    tokens, seconds = steps * per_step, steps * clock.seconds(shape, config.train)
+    return Estimate(
+        shape=shape,
+        parameters=shape.n_parameters,
+        steps=steps,
+        tokens=tokens,
+        seconds=seconds,
+        tokens_per_s=tokens / seconds,
+        tokens_per_parameter=tokens / shape.n_parameters,
+        epochs=tokens / available if available else None,
+        bits_per_byte=law.loss(_counted(shape, facts), effective_tokens(tokens, available or tokens)),
+        bullet_bytes=bullet_bytes(config, shape),
+    )
+
+
+def _counted(shape: ModelShape, facts: dict[str, Any]) -> int:
+    return shape.n_parameters - (shape.vocab_size * shape.dim if facts["counted"] == "layer_parameters" else 0)
+
+
+def best_shape(config: Config, hours: float, clock: Clock, estimate: Callable[[ModelShape, int], Estimate]) -> Estimate:
+    """The shape with the least expected loss after `hours`, of the family and the configured one."""
+    own = config.model.shape(config.tokenizer.vocab_size)
+    widths = [width for width in WIDTHS if width <= 256 or width % 64 == 0]  # heads of 64
+    candidates = []
+    for shape in [own, *(family(width, own.vocab_size, own.max_seq_len) for width in widths)]:
+        steps = int(3600 * hours / clock.seconds(shape, config.train))
+        if steps:
+            candidates.append(estimate(shape, steps))
+    if not candidates:
+        raise ConfigError(f"--hours={hours:g}: not one optimiser step of the smallest model fits into it")
+    return min(candidates, key=lambda candidate: candidate.bits_per_byte)
+
+
+def fragment(chosen: Estimate, config: Config) -> dict[str, Any]:
+    """The settings that turn `config` into the chosen run."""
+    own, shape = config.model, chosen.shape
+    model = {"dim": shape.dim, "n_layers": shape.n_layers, "n_heads": shape.n_heads}
+    if own.n_kv_heads is not None:
+        model["n_kv_heads"] = shape.n_kv_heads
+    if own.hidden_dim is not None:
+        model["hidden_dim"] = shape.hidden_dim
+    return {"model": model, "train": {"total_steps": chosen.steps, "epochs": None}}
+
+
+def bullet_bytes(config: Config, shape: ModelShape) -> int:
+    """Size of the weights in the file."""
+    types = weight_types(shape, config.quant.weights, config.quant.embedding)
+    return sum(tensor_bytes(types[name], extents) for name, extents in shape.tensors().items())
+
+
+def text_tokens(config: Config) -> dict[str, Any]:
+    """Training tokens: exact where the run folder has them, else estimated from the size of the sources, else None.
+
+    Raises:
+        DataError: a source does not exist.
+    """
+    index = config.run_dir / "tokens" / "index.json"
+    if index.exists():
+        return {"tokens": read_json(index)["train"]["tokens"], "from": str(index.parent)}
+    per_token = load_law()[1]["bytes_per_token"]
+    if any(source.path.startswith("hf://") for source in config.data.sources):
+        return {"tokens": None, "from": "a data set on the network"}
+    by_source: dict[int, float] = {}
+    for file in find_files(config.data)[0]:
+        size = _text_bytes(file.path)
+        if size is None:
+            return {"tokens": None, "from": f"{file.path.name}, whose text is packed"}
+        by_source[file.source] = by_source.get(file.source, 0.0) + size / per_token
+    total = 0.0
+    for number, tokens in by_source.items():
+        source = config.data.sources[number]
+        total += min(tokens, source.tokens or math.inf) * source.weight
+    return {"tokens": int(total), "from": "the size of the sources, before cleaning"}
+
+
+def _text_bytes(path: Path) -> int | None:
+    """Unpacked size; None for Parquet."""
+    if path.suffix == ".parquet":
+        return None
+    if path.suffix not in (".gz", ".xz"):
+        return path.stat().st_size
+    with gzip.open(path) if path.suffix == ".gz" else lzma.open(path) as file:
+        return sum(len(block) for block in iter(lambda: file.read(1 << 20), b""))
+
+
+def _warnings(chosen: Estimate, text: dict[str, Any], facts: dict[str, Any], got: float) -> Iterable[str]:
+    if got < BUSY:
+        yield f"other programs were busy: the measurement had {got:.0%} of the cores' time; on an idle machine everything is faster"
+    if chosen.epochs is None:
+        yield f"how much text there is is not known ({text['from']}): run `bullet tokenizer` first, and plan again"
+    elif chosen.epochs > MANY_EPOCHS:
+        yield f"too little text: it would be read {chosen.epochs:.0f} times, more than {MANY_EPOCHS}; more text helps more than more time"
+    if chosen.seconds > 3600 * LONG_HOURS:
+        yield f"this takes {chosen.seconds / 86400:.1f} days: --hours=H says what can be done in less"
+    n, d = _counted(chosen.shape, facts), chosen.tokens
+    low, high = facts["range"]["parameters"], facts["range"]["tokens"]
+    if not (low[0] / 2 <= n <= low[1] * 2 and high[0] / 2 <= d <= high[1] * 2):
+        counted = "parameters in the layers" if facts["counted"] == "layer_parameters" else "parameters"
+        yield (
+            f"the expected loss is an extrapolation: the law rests on runs of {low[0] / 1e6:.2g}M to {low[1] / 1e6:.2g}M {counted} "
+            f"and {high[0] / 1e6:.2g}M to {high[1] / 1e6:.2g}M tokens"
+        )
+
+
+def print_json(plan: dict[str, Any]) -> None:
+    """As JSON on standard output."""
+    print(json.dumps(plan, ensure_ascii=False, indent=2))
+
+
+def print_plan(plan: dict[str, Any]) -> None:
+    """As text on standard output."""
+    text, configured, law = plan["text"], plan["configured"], plan["law"]
+    known = f"{text['tokens']:,} (from {text['from']})" if text["tokens"] else f"not known: {text['from']}"
+    print(f"training text      {known}")
+    print(f"memory             {plan['memory_bytes'] / 1e9:.2f} GB while training the configured shape")
+    print(f"length             {plan['length']}\n")
+    columns = {"configured": configured}
+    if "best" in plan:
+        columns |= {"same time": plan["same_time"], "best": plan["best"]}
+    rows: dict[str, Callable[[dict[str, Any]], str]] = {
+        "shape": lambda e: f"{e['shape']['dim']} x {e['shape']['n_layers']}",
+        "parameters": lambda e: f"{e['parameters'] / 1e6:.2f}M",
+        "steps": lambda e: f"{e['steps']:,}",
+        "tokens": lambda e: f"{e['tokens'] / 1e6:,.1f}M",
+        "tokens a parameter": lambda e: f"{e['tokens_per_parameter']:.1f}",
+        "times over the text": lambda e: f"{e['epochs']:.1f}" if e["epochs"] else "?",
+        "tokens/s": lambda e: f"{e['tokens_per_s']:,.0f}",
+        "time": lambda e: _duration(e["seconds"]),
+        ".bullet": lambda e: f"{e['bullet_bytes'] / 1e6:.1f} MB",
+        "expected bits/byte": lambda e: f"{e['bits_per_byte']:.3f}",
+    }
+    print(" " * 20 + "".join(f"{name:>14}" for name in columns))
+    for title, cell in rows.items():
+        print(f"{title:<20}" + "".join(f"{cell(column):>14}" for column in columns.values()))
+    error = law["error"]
+    print(f"\nThe law misses runs that it has not seen by {error['mean']:.1%} on average, {error['largest']:.1%} at most.")
+    print("Speed is measured without torch.compile, which long runs use; validation takes a little more.")
+    for warning in plan["warnings"]:
+        print(f"note: {warning}")
+    if "config" in plan:
+        print("\n" + json.dumps(plan["config"], indent=2))
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h" if seconds < 48 * 3600 else f"{seconds / 86400:.1f} days"

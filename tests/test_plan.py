@@ -1,0 +1,97 @@
+"""`bullet plan`: measured on this machine, calculated right, refused with one line."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from bulletlm.bulletfile.reader import open_bullet
+from bulletlm.cli import main
+from bulletlm.config import Config, load_config
+from bulletlm.errors import ConfigError
+from bulletlm.plan import Clock, Measured, bullet_bytes, make_plan, text_tokens, training_flops
+from bulletlm.progress import SilentProgress
+from bulletlm.train.scaling import Law, family
+from micro_model import write_micro_config
+
+
+def test_plan_of_the_micro_model(micro_run: Path, micro_config: Config, tmp_path: Path) -> None:
+    target = tmp_path / "planned.json"
+    plan = make_plan(micro_config, 0.5, 0.4, target, SilentProgress())
+    configured, best = plan["configured"], plan["best"]
+    shape = micro_config.model.shape(700)
+    assert configured["parameters"] == shape.n_parameters
+    assert (configured["steps"], configured["tokens"]) == (60, 60 * 8 * 32)
+    index = json.loads((micro_run / "tokens/index.json").read_text())
+    assert plan["text"]["tokens"] == index["train"]["tokens"]
+    assert configured["epochs"] == pytest.approx(60 * 8 * 32 / index["train"]["tokens"])
+    assert 1e8 < plan["memory_bytes"] < 8e9
+    assert best["seconds"] == pytest.approx(1800, rel=0.05)
+    assert best["bits_per_byte"] <= plan["same_time"]["bits_per_byte"]
+    assert best["bits_per_byte"] < configured["bits_per_byte"]
+    assert any("too little text" in warning for warning in plan["warnings"])
+    planned = load_config(target)
+    assert planned.name == "micro-0.5h"
+    assert planned.train.total_steps == best["steps"]
+    assert planned.train.epochs is None
+    assert planned.model.shape(700).dim == best["shape"]["dim"]
+
+
+def test_size_of_the_file(micro_run: Path, micro_config: Config) -> None:
+    file = micro_run / "model.bullet"
+    shape = open_bullet(file).shape
+    assert 0 < file.stat().st_size - bullet_bytes(micro_config, shape) < 60_000  # header and tokenizer
+
+
+def test_text_is_counted_before_there_are_tokens(micro_run: Path, texts: Path, tmp_path: Path) -> None:
+    config = load_config(write_micro_config(tmp_path, texts))
+    index = json.loads((micro_run / "tokens/index.json").read_text())
+    estimated = text_tokens(config)
+    assert estimated["from"] == "the size of the sources, before cleaning"
+    assert 0.3 < estimated["tokens"] / index["train"]["tokens"] < 1.2  # a vocabulary of 700 makes more tokens of the same text
+
+
+def test_time_is_interpolated_and_never_negative() -> None:
+    shapes = [family(width, 4000, 128) for width in (64, 128, 256)]
+    measured = [Measured(s, 8, 1024 * (1e-6 + training_flops(s) / 1e11), 1e-3 + 1e-9 * s.n_parameters) for s in shapes]
+    clock = Clock(measured)
+    config = load_config(None, ["--batch=8", "--grad-accum=4"]).train
+    other = family(192, 4000, 128)
+    expected = 4 * 1024 * (1e-6 + training_flops(other) / 1e11) + 1e-3 + 1e-9 * other.n_parameters
+    assert clock.seconds(other, config) == pytest.approx(expected)
+    assert clock.seconds(shapes[0], config) == pytest.approx(4 * measured[0].micro_batch + measured[0].update)
+    steep = [Measured(s, 8, training_flops(s) ** 2 / 1e15, 1e-3) for s in shapes]
+    assert Clock(steep).seconds(family(32, 4000, 128), config) > 0
+
+
+def test_the_law_of_the_package() -> None:
+    from bulletlm.plan import load_law
+
+    law, facts = load_law()
+    assert isinstance(law, Law)
+    assert law.loss(1e6, 1e6) > law.loss(2e6, 1e6) > law.loss(2e6, 4e6) > law.E >= 0
+    assert facts["error"]["mean"] <= 0.05
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--hours=0"], "--hours=0: must be more than 0"),
+        (["--seconds=-1"], "--seconds=-1: must be more than 0"),
+        (["--write=x.json"], "--write needs --hours"),
+        (["--layers=0"], "layers"),
+    ],
+)
+def test_mistakes_are_one_line(words: list[str], message: str, texts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit:
+        main(["plan", str(write_micro_config(tmp_path, texts)), *words])
+    assert exit.value.code == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_a_file_is_never_replaced(micro_config: Config, tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text("{}")
+    with pytest.raises(ConfigError, match="exists already"):
+        make_plan(micro_config, 1, 1, tmp_path / "a.json", SilentProgress())
