@@ -105,3 +105,10 @@ def test_lost_characters_are_noticed(text: str, broken: bool) -> None:
 
 def test_what_cannot_be_seen_is_shown() -> None:
     assert visible("क\u200dर\u00a0ब ") == "क<U+200D>र<U+00A0>ब "
+
+
+def test_a_tower_of_signs_does_not_stall() -> None:
+    tower = "\u0323\u0301" * 250_000  # out of order all the way: hours if they are all sorted
+    done = normalize_line(f"क{tower} मराठी")
+    assert done == unicodedata.normalize("NFC", f"क{tower[:30]} मराठी")
+    assert normalize_line(done) == done

@@ -28,6 +28,9 @@ _SPELLINGS = (
 )
 """Two ways to write one Devanagari letter that NFC does not know about; the second is today's standard."""
 
+MOST_SIGNS = 30
+"""Combining characters in a row that are kept; no writing system needs more."""
+
 _TWO_SPELLINGS = re.compile("[\u0905\u0906\u090f\u093e][\u093e\u0945\u0947\u0948\u094b\u094c]|\u094d\u200d")
 _BROKEN = re.compile(r"[\ud800-\udfff]|(?<=\S)[\x80-\x84\x86-\x9f](?=\S)")
 _CONTROL = re.compile(f"[{_CONTROLS}]")
@@ -87,6 +90,23 @@ def _one_spelling(text: str) -> str:
     return text
 
 
+def _nfc(text: str) -> str:
+    return text if unicodedata.is_normalized("NFC", text) else unicodedata.normalize("NFC", _unstacked(text))
+
+
+def _unstacked(text: str) -> str:
+    """At most MOST_SIGNS combining characters in a row, as in the Stream-Safe Text Format of UAX #15.
+
+    Bringing them into order takes time with the square of their number: half a million would stall a run for hours.
+    """
+    kept, signs = [], 0
+    for character in text:
+        signs = signs + 1 if unicodedata.combining(character) else 0
+        if signs <= MOST_SIGNS:
+            kept.append(character)
+    return "".join(kept)
+
+
 def _remove_zero_width(text: str) -> str:
     def keep(run: re.Match[str]) -> str:
         joiners = [character for character in run[0] if character in "\u200c\u200d"]
@@ -109,7 +129,7 @@ _STEPS: tuple[tuple[str, Callable[[str], str]], ...] = (
     ("byte_order_mark", lambda text: text.replace("\ufeff", "")),
     ("control", lambda text: _CONTROL.sub("", text)),
     ("zero_width", _remove_zero_width),
-    ("nfc", lambda text: unicodedata.normalize("NFC", text)),
+    ("nfc", _nfc),
     ("spelling", _one_spelling),
     ("spaces", lambda text: _SPACE.sub(" ", text).strip(" ")),
 )
