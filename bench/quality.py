@@ -1,0 +1,128 @@
+"""Which optimiser, and with or without the moving average, gives the lowest loss in the same processor time?
+
+Trains one small model several times on the same text, each time for as many steps as fit into the same processor time: the cost
+of a step is measured first, with the optimisers in turns. Every run goes through its whole schedule, and its loss is that of the
+held-out text at the end. Processor time of one thread rather than time by the clock, so that a busy machine changes nothing.
+
+    python bench/quality.py ../shared/data/quick/mr.txt ../shared/data/quick/en.txt --seconds=150
+"""
+
+import argparse
+import json
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from bulletlm.config import Config, TrainConfig, load_config
+from bulletlm.data.tokens import open_tokens
+from bulletlm.pipeline import run_stages
+from bulletlm.progress import ConsoleProgress, SilentProgress
+from bulletlm.train.batches import TrainingWindows
+from bulletlm.train.checkpoint import load_checkpoint
+from bulletlm.train.compute import choose_compute
+from bulletlm.train.evaluation import validate
+from bulletlm.train.loop import train
+from bulletlm.train.state import TrainState
+from bulletlm.train.step import accumulate, clip, update
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "AdamW, 1e-3": {"optimizer": "adamw", "learning_rate": 1e-3},
+    "AdamW, 3e-3": {"optimizer": "adamw", "learning_rate": 3e-3},
+    "Muon, 0.01 (AdamW part 3e-3)": {"optimizer": "muon", "learning_rate": 3e-3, "muon_learning_rate": 0.01},
+    "Muon, 0.02 (AdamW part 3e-3)": {"optimizer": "muon", "learning_rate": 3e-3, "muon_learning_rate": 0.02},
+}
+
+RECIPE = Path(__file__).parents[1] / "recipes/demo.jsonc"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("sources", nargs="*", default=["sample"], help="text files; default: the corpus of the package")
+    parser.add_argument("--seconds", type=float, default=60, help="processor seconds of each training")
+    parser.add_argument("--recipe", type=Path, default=RECIPE, help="model and batch size; default: recipes/demo.jsonc")
+    parser.add_argument("--json", action="store_true", help="print the figures as JSON")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        flags = [f"--runs-dir={folder}", "--threads=1", "--compile=off", f"--set=data.sources={json.dumps(arguments.sources)}"]
+        config = load_config(arguments.recipe, flags)
+        run_stages(config, "tokens", ConsoleProgress())
+        rows = compare(config, arguments.seconds)
+    if arguments.json:
+        print(json.dumps(rows, indent=2))
+    else:
+        print_table(rows)
+
+
+def compare(config: Config, seconds: float) -> list[dict[str, Any]]:
+    """Train every variant for `seconds` of processor time; one row each."""
+    costs = step_costs(config)
+    rows = []
+    for name, changes in VARIANTS.items():
+        steps = round(seconds / costs[changes["optimizer"]])
+        print(f"{name}: {steps} steps of {costs[changes['optimizer']]:.3f} s", file=sys.stderr)
+        rows.append({"variant": name, **changes, **train_variant(config, variant(config, changes, steps))})
+    return rows
+
+
+def variant(config: Config, changes: dict[str, Any], steps: int) -> TrainConfig:
+    """The training section of the recipe with another optimiser and length, and one evaluation, at the end."""
+    same = {"epochs": None, "total_steps": steps, "eval_every_steps": steps, "save_every_steps": steps}
+    return TrainConfig(**{**config.train.model_dump(), **same, **changes})
+
+
+def step_costs(config: Config, rounds: int = 12) -> dict[str, float]:
+    """Median processor seconds of a step, average included, by optimiser, measured in turns."""
+    shape = config.model.shape(config.tokenizer.vocab_size)
+    windows = TrainingWindows(open_tokens(config.run_dir / "tokens", "train"), shape.max_seq_len, config.seed)
+    taken: dict[str, list[float]] = {"adamw": [], "muon": []}
+    states = {name: TrainState(variant(config, {"optimizer": name}, 1), shape, config.seed, "") for name in taken}
+    computes = {name: choose_compute(config.train, state.model, 0) for name, state in states.items()}
+    for _ in range(rounds):
+        for name, state in states.items():
+            started = time.process_time()
+            accumulate(config.train, windows, state.position.step, computes[name])
+            clip(state, config.train.clip_grad_norm)
+            update(state)
+            taken[name].append(time.process_time() - started)
+    return {name: statistics.median(times[2:]) for name, times in taken.items()}
+
+
+def train_variant(config: Config, settings: TrainConfig) -> dict[str, Any]:
+    """Train; losses in nats a token of the raw and the averaged weights, and the processor seconds that it took."""
+    shape = config.model.shape(config.tokenizer.vocab_size)
+    tokens = config.run_dir / "tokens"
+    with tempfile.TemporaryDirectory() as folder:
+        started = time.process_time()
+        result = train(settings, shape, config.seed, tokens, Path(folder), "", SilentProgress())
+        seconds = time.process_time() - started
+        lines = (Path(folder) / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+        best = load_checkpoint(Path(folder) / "checkpoints/best")
+    (measured,) = (event for event in map(json.loads, lines) if event["event"] == "eval")
+    state = TrainState(settings, shape, config.seed, "")
+    state.model.load_state_dict(best.tensors["model"], strict=False)
+    nats, count = validate(state.model, open_tokens(tokens, "val"), settings.batch_size_per_device, choose_compute(settings, state.model, 0))
+    if abs(nats / count - result.best_loss) > 1e-6 or result.steps != settings.total_steps:
+        raise SystemExit(f"the kept weights have a loss of {nats / count}, the run says {result.best_loss} after {result.steps} steps")
+    return {
+        "steps": result.steps,
+        "processor_seconds": round(seconds, 1),
+        "loss": round(measured["val/loss"], 4),
+        "loss_ema": round(measured["val/loss_ema"], 4),
+        "bpb": round(measured["val/bpb"], 4),
+    }
+
+
+def print_table(rows: list[dict[str, Any]]) -> None:
+    print("| optimiser, learning rate | steps | processor s | loss, raw weights | loss, EMA |")
+    print("|---|---:|---:|---:|---:|")
+    best = min(min(row["loss"], row["loss_ema"]) for row in rows)
+    for row in rows:
+        raw, ema = (f"**{value:.3f}**" if value == best else f"{value:.3f}" for value in (row["loss"], row["loss_ema"]))
+        print(f"| {row['variant']} | {row['steps']:,} | {row['processor_seconds']:.0f} | {raw} | {ema} |")
+
+
+if __name__ == "__main__":
+    main()
