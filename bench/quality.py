@@ -22,11 +22,11 @@ from bulletlm.pipeline import run_stages
 from bulletlm.progress import ConsoleProgress, SilentProgress
 from bulletlm.train.batches import TrainingWindows
 from bulletlm.train.checkpoint import load_checkpoint
-from bulletlm.train.compute import choose_compute
 from bulletlm.train.evaluation import validate
 from bulletlm.train.loop import train
 from bulletlm.train.state import TrainState
 from bulletlm.train.step import accumulate, clip, update
+from bulletlm.train.tune import choose_compute
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "AdamW, 1e-3": {"optimizer": "adamw", "learning_rate": 1e-3},
@@ -46,7 +46,13 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        flags = [f"--runs-dir={folder}", "--threads=1", "--compile=off", f"--set=data.sources={json.dumps(arguments.sources)}"]
+        flags = [
+            f"--runs-dir={folder}",
+            "--threads=1",
+            "--compile=off",
+            "--tune=off",
+            f"--set=data.sources={json.dumps(arguments.sources)}",
+        ]
         config = load_config(arguments.recipe, flags)
         run_stages(config, "tokens", ConsoleProgress())
         rows = compare(config, arguments.seconds)
@@ -79,7 +85,7 @@ def step_costs(config: Config, rounds: int = 12) -> dict[str, float]:
     windows = TrainingWindows(open_tokens(config.run_dir / "tokens", "train"), shape.max_seq_len, config.seed)
     taken: dict[str, list[float]] = {"adamw": [], "muon": []}
     states = {name: TrainState(variant(config, {"optimizer": name}, 1), shape, config.seed, "") for name in taken}
-    computes = {name: choose_compute(config.train, state.model, 0) for name, state in states.items()}
+    computes = {name: choose_compute(config.train, state.model, 0, config.run_dir, SilentProgress()) for name, state in states.items()}
     for _ in range(rounds):
         for name, state in states.items():
             started = time.process_time()
@@ -102,8 +108,9 @@ def train_variant(config: Config, settings: TrainConfig) -> dict[str, Any]:
         best = load_checkpoint(Path(folder) / "checkpoints/best")
     (measured,) = (event for event in map(json.loads, lines) if event["event"] == "eval")
     state = TrainState(settings, shape, config.seed, "")
+    choose_compute(settings, state.model, 0, config.run_dir, SilentProgress())
     state.model.load_state_dict(best.tensors["model"], strict=False)
-    nats, count = validate(state.model, open_tokens(tokens, "val"), settings.batch_size_per_device, choose_compute(settings, state.model, 0))
+    nats, count = validate(state.model, open_tokens(tokens, "val"), settings.batch_size_per_device)
     if abs(nats / count - result.best_loss) > 1e-6 or result.steps != settings.total_steps:
         raise SystemExit(f"the kept weights have a loss of {nats / count}, the run says {result.best_loss} after {result.steps} steps")
     return {

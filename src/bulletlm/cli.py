@@ -105,7 +105,30 @@ def tokenizer(
         print(folder)
 
 
-_stage_command("train", "Train the model, or go on where it was stopped.", "checkpoints/best")
+@app.command(group=STAGES, sort_key=STAGE_ORDER.index("train"))
+def train(
+    config: ConfigPath,
+    /,
+    *settings: Settings,
+    prove_resume: Annotated[
+        bool, Parameter(help="Instead: show that a run with these settings, killed and continued, is the same byte for byte.", negative="")
+    ] = False,
+    restart: Restart = False,
+) -> None:
+    """Train the model, or go on where it was stopped.
+
+    Earlier stages run first where needed. Ctrl-C, or a file named stop in the run folder, saves and stops.
+    Example: bullet train recipes/demo.jsonc --prove-resume
+    """
+    if prove_resume:
+        from bulletlm.progress import ConsoleProgress
+        from bulletlm.train.prove import prove_resume as prove
+
+        print(prove(_stages(config, settings, "tokens", restart), ConsoleProgress()))
+    else:
+        print(_stages(config, settings, "train", restart) / "checkpoints/best")
+
+
 _stage_command("export", "Write the best checkpoint as FP32 .npy files.", "export/npy")
 
 

@@ -328,6 +328,20 @@ class TrainConfig(Section):
         "auto", description="Measure at the start of a long run which way to compute is fastest here, within what is set above."
     )
     device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="auto takes a GPU where torch finds one.")
+    nice: int = Field(0, ge=0, le=19, description="Nice level while training: 19 leaves the processor to everybody else first.")
+    pause_on_battery: float = Field(
+        20, ge=0, le=100, description="Pause while on battery with less than this percentage left; 100 pauses whenever unplugged, 0 never."
+    )
+    pause_on_heat: bool = Field(True, description="Pause while a sensor is within 3 degrees of what it calls critical.")
+    live_samples: int = Field(2, ge=0, le=30, description="Prompts of evaluate.prompts that are answered at each validation.")
+    track: list[Literal["tensorboard", "trackio"]] = Field(
+        default_factory=list, description="Also write the metrics for TensorBoard or trackio; needs pip install 'bulletlm[track]'."
+    )
+
+    @field_validator("track", mode="before")
+    @classmethod
+    def _one_tracker_is_a_list(cls, value: Any) -> Any:
+        return [value] if isinstance(value, str) else value
 
 
 WeightType = Literal["BQ4", "BQ8", "F16", "F32"]

@@ -156,14 +156,20 @@ def _tokens(run: Run) -> None:
 
 def _train(run: Run) -> None:
     park_idle_threads()
+    from bulletlm.evaluate.prompts import choose_samples, load_prompts
+    from bulletlm.tokenizer import Tokenizer
+    from bulletlm.train.samples import SamplePrompts
     from bulletlm.train.workers import Task, lead
 
     config = run.config
+    prompts = load_prompts(config.evaluate.prompts)
+    asked = tuple(prompts[n].prompt for n in choose_samples(prompts, config.train.live_samples))
+    samples = SamplePrompts(Tokenizer.load(run.folder / "tokenizer" / "tokenizer.model"), asked)
     shape = config.model.shape(config.tokenizer.vocab_size)
     task = Task(
         config.train, shape, config.seed, run.folder / "tokens", run.folder, run.fingerprint, config.weight_types(), config.qat.start
     )
-    lead(task, run.team, config.train.workers or 1, run.progress)
+    lead(task, run.team, config.train.workers or 1, run.progress, samples)
 
 
 def _export(run: Run) -> None:
@@ -232,7 +238,10 @@ def _evaluate(run: Run) -> None:
 
 
 # What decides bits of the model; how often it is saved does not.
-_NOT_DECISIVE = {"keep_checkpoints", "save_every_steps", "tune", "device"}
+_NOT_DECISIVE = {
+    *("keep_checkpoints", "save_every_steps", "live_samples", "track", "tune", "device"),
+    *("nice", "pause_on_battery", "pause_on_heat"),
+}
 
 
 def _training_settings(config: Config) -> dict[str, Any]:

@@ -1,12 +1,12 @@
 """The loop: equal gradients, learning, exact resume after stop and kill, damaged checkpoints."""
 
+import contextlib
 import json
 import os
-import random
 import signal
 import subprocess
 import sys
-import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,22 @@ SETTINGS: dict[str, Any] = {
     "precision": "fp32",
     "compile": "off",
 }
+
+
+class StopAt(SilentProgress):
+    """Sends SIGTERM to this process when the bar is at a step."""
+
+    def __init__(self, step: int) -> None:
+        self.left = step
+
+    @contextlib.contextmanager
+    def task(self, title: str, total: float | None) -> Iterator["StopAt"]:
+        yield self
+
+    def advance(self, amount: float = 1, note: str = "") -> None:
+        self.left -= int(amount)
+        if self.left == 0:
+            os.kill(os.getpid(), signal.SIGTERM)
 
 
 def run(tokens: Path, folder: Path, **changes: Any) -> Any:
@@ -114,17 +130,8 @@ def test_accumulated_gradients_are_those_of_one_batch(tokens_dir: Path) -> None:
 
 @pytest.mark.parametrize(("when", "optimizer"), [(1, "adamw"), (20, "adamw"), (33, "adamw"), (33, "muon")])
 def test_a_stopped_run_continues_exactly(whole: Path, tokens_dir: Path, tmp_path: Path, when: int, optimizer: str) -> None:
-    class StopAt(SilentProgress):
-        class _Task:
-            steps = 0
-
-            def advance(self, amount: float = 1, note: str = "") -> None:
-                self.steps += int(amount)
-                if self.steps == when:
-                    os.kill(os.getpid(), signal.SIGTERM)
-
     with pytest.raises(Interrupted, match=f"stopped at step {when} of 60; saved"):
-        train(TrainConfig(**SETTINGS, optimizer=optimizer), SHAPE, 42, tokens_dir, tmp_path / "stopped", "key", StopAt())
+        train(TrainConfig(**SETTINGS, optimizer=optimizer), SHAPE, 42, tokens_dir, tmp_path / "stopped", "key", StopAt(when))
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
     run(tokens_dir, tmp_path / "stopped", optimizer=optimizer)
     if optimizer != "adamw":
@@ -134,31 +141,46 @@ def test_a_stopped_run_continues_exactly(whole: Path, tokens_dir: Path, tmp_path
     assert events(tmp_path / "stopped") == events(whole)
 
 
+KILLS = """
+import os, random, signal, sys, time
+from pathlib import Path
+import test_loop
+
+tokens, folder, kills = Path(sys.argv[1]), Path(sys.argv[2]), 20
+moments, metrics = random.Random(11), folder / "metrics.jsonl"
+for _ in range(kills):
+    before = metrics.stat().st_size if metrics.exists() else 0
+    lines = moments.randrange(1, 6)
+    child = os.fork()  # torch is imported once, not once a kill
+    if not child:
+        test_loop.run(tokens, folder, **test_loop.KILLED)
+        os._exit(0)
+    seen, size = 0, None
+    while seen < lines:
+        time.sleep(0.001)
+        now = metrics.stat().st_size if metrics.exists() else 0
+        seen += size is not None and now > size
+        size = now
+    time.sleep(moments.uniform(0, 0.02))
+    os.kill(child, signal.SIGKILL)
+    status = os.waitpid(child, 0)[1]
+    assert os.WIFSIGNALED(status), "it was through before it could be killed"
+test_loop.run(tokens, folder, **test_loop.KILLED)
+print(kills)
+"""
+KILLED = {"total_steps": 240, "save_every_steps": 4}
+
+
 @pytest.mark.slow
-def test_a_killed_run_continues_exactly(whole: Path, tokens_dir: Path, tmp_path: Path) -> None:
-    """kill -9 at random moments until a run reaches the end."""
-    script = (
-        "import sys, json; from pathlib import Path; sys.path[:0] = json.loads(sys.argv[3]); import test_loop; "
-        "test_loop.run(Path(sys.argv[1]), Path(sys.argv[2]))"
-    )
-    command = [sys.executable, "-c", script, str(tokens_dir), str(tmp_path), json.dumps([str(Path(__file__).parent)])]
-    moments = random.Random(11)
-    kills = 0
-    for attempt in range(6):
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-        if attempt < 4:
-            started = time.monotonic()
-            while not (tmp_path / "metrics.jsonl").exists() and time.monotonic() - started < 60:
-                time.sleep(0.01)
-            time.sleep(moments.uniform(0.02, 0.5))
-            process.kill()
-        if process.wait(timeout=120) == 0:
-            break
-        kills += 1
-    assert process.returncode == 0
-    assert kills >= 1
-    assert weights_hash(tmp_path) == weights_hash(whole)
-    assert events(tmp_path) == events(whole)
+def test_a_run_killed_twenty_times_continues_exactly(tokens_dir: Path, tmp_path: Path) -> None:
+    """kill -9 at random moments, also while checkpoints and metrics are being written."""
+    path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+    command = [sys.executable, "-c", KILLS, str(tokens_dir), str(tmp_path / "killed")]
+    result = subprocess.run(command, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, timeout=300, check=False)
+    assert result.stdout.strip() == "20", result.stderr
+    run(tokens_dir, tmp_path / "whole", **KILLED)
+    assert weights_hash(tmp_path / "killed") == weights_hash(tmp_path / "whole")
+    assert events(tmp_path / "killed") == events(tmp_path / "whole")
 
 
 def test_a_damaged_checkpoint_is_reported_and_the_one_before_used(whole: Path, tokens_dir: Path, tmp_path: Path) -> None:
@@ -194,6 +216,18 @@ def test_early_stopping_keeps_the_best(tokens_dir: Path, tmp_path: Path) -> None
     assert result.best_step == result.steps - 10
     assert load_checkpoint(tmp_path / "checkpoints/best").state["step"] == result.best_step
     assert events(tmp_path)[-1]["reason"] == "early stop"
+
+
+def test_early_stopping_counts_on_after_a_break(tokens_dir: Path, tmp_path: Path) -> None:
+    changes: dict[str, Any] = {"learning_rate": 0.3, "scheduler": "constant", "spike_threshold": 0}
+    changes |= {"total_steps": 400, "eval_every_steps": 5, "patience_early_stop": 3, "save_every_steps": 1}
+    whole = run(tokens_dir, tmp_path / "whole", **changes)
+    for steps in range(whole.best_step + 4, whole.steps, 4):  # between the evaluations that count
+        with pytest.raises(Interrupted):
+            train(TrainConfig(**{**SETTINGS, **changes}), SHAPE, 42, tokens_dir, tmp_path / "parts", "key", StopAt(steps))
+    assert run(tokens_dir, tmp_path / "parts", **changes) == whole
+    assert run(tokens_dir, tmp_path / "parts", **changes) == whole, "a run that stopped early is over"
+    assert events(tmp_path / "parts") == events(tmp_path / "whole")
 
 
 def test_bf16_follows_fp32(whole: Path, tokens_dir: Path, tmp_path: Path) -> None:

@@ -126,7 +126,7 @@ def read_training(path: Path, missing: list[str]) -> dict[str, Any] | None:
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             event = json.loads(line)
-            by_event[event["event"]][event["step"]] = event
+            by_event.setdefault(event["event"], {})[event["step"]] = event
         except (ValueError, KeyError, TypeError):
             damaged += 1
     if damaged:

@@ -13,6 +13,7 @@ from bulletlm.model import IGNORE, Llama
 from bulletlm.quant.fake_quant import FakeQuant
 from bulletlm.train.batches import validation_batches
 from bulletlm.train.checkpoint import Checkpoint, save_checkpoint
+from bulletlm.train.observe import activation_rms
 from bulletlm.train.state import TrainState
 from bulletlm.train.team import ALONE, Team
 
@@ -84,6 +85,8 @@ def evaluate(
     if rounded:
         values["val/loss_bq4"] = rounded[best]
     values["val/bpb"] = deciding[best] * count / math.log(2) / max(1, file.info["bytes"])
+    tokens, _ = next(validation_batches(file, state.model.shape.max_seq_len, batch_size))
+    values["activation_rms"] = activation_rms(state.model, tokens.to(state.model.rope.device))
     return values, best, deciding[best]
 
 

@@ -23,13 +23,16 @@ from bulletlm.train.checkpoint import list_checkpoints
 from bulletlm.train.compute import pick_device
 from bulletlm.train.evaluation import Grid, evaluate, keep_best
 from bulletlm.train.metrics import MetricsLog
+from bulletlm.train.observe import RATIO_EVERY, copy_matrices, memory_mb, update_ratio
 from bulletlm.train.optimizer import set_learning_rate
+from bulletlm.train.samples import SamplePrompts, answers
 from bulletlm.train.schedule import count_steps, learning_rate, warmup_length
 from bulletlm.train.stability import LADDER, WINDOW, find_trouble, prune_checkpoints, roll_back
 from bulletlm.train.state import TrainState
 from bulletlm.train.step import accumulate, clip, forget_gradients, update
-from bulletlm.train.stopping import stop_requested
+from bulletlm.train.stopping import Waiting, be_nice, disk_is_low, stop_requested
 from bulletlm.train.team import ALONE, Team
+from bulletlm.train.trackers import open_trackers
 from bulletlm.train.tune import choose_compute
 
 
@@ -56,6 +59,7 @@ def train(
     team: Team = ALONE,
     types: Mapping[str, str] | None = None,
     qat_start: float | None = None,
+    samples: SamplePrompts | None = None,
 ) -> TrainResult:
     """Train to the end of the schedule, or from the newest good checkpoint on.
 
@@ -65,9 +69,10 @@ def train(
         types: the types of the model file; where there is BQ4 among them, its loss is logged as val/loss_bq4.
         qat_start: share of the steps after which the weights are fake-quantised to `types`. The best weights are then those
             that are best when rounded, and kept rounded.
+        samples: prompts that are answered at every evaluation.
 
     Raises:
-        Interrupted: SIGINT or SIGTERM; a checkpoint was written first.
+        Interrupted: SIGINT, SIGTERM, a file `stop` in the run folder or little room on its disk; a checkpoint was written first.
         BulletError: the data does not fit the model, training does not get stable, the disk is full.
     """
     train_tokens, val_tokens = open_tokens(tokens_dir, "train"), open_tokens(tokens_dir, "val")
@@ -75,6 +80,7 @@ def train(
     total_steps, reason = count_steps(config, windows.count)
     tokens_per_step = config.batch_size_per_device * config.gradient_accumulation_steps * shape.max_seq_len
 
+    be_nice(config.nice)
     state = TrainState(config, shape, seed, key, pick_device(config.device))
     grid = Grid(FakeQuant(state.model, types), qat_start) if types and "BQ4" in types.values() else None
     checkpoints = run_dir / "checkpoints"
@@ -82,7 +88,6 @@ def train(
         state.resume(checkpoints, progress)
     state.copy_leader(team)
     compute = choose_compute(config, state.model, tokens_per_step * total_steps, checkpoints, progress, team)
-    position = state.position
     progress.say(
         f"{shape.n_parameters / 1e6:.2f}M parameters, {len(train_tokens.tokens):,} training tokens, {reason}, "
         f"{tokens_per_step:,} tokens a step, {compute.description}{team.description}"
@@ -90,7 +95,9 @@ def train(
     if warmup_length(config, total_steps) < config.warmup_steps:
         progress.say(f"warm-up cut from {config.warmup_steps:,} to {warmup_length(config, total_steps):,} steps: a fifth of this run")
 
-    metrics = MetricsLog(run_dir / "metrics.jsonl" if team.leads else None, state.position)
+    trackers = open_trackers(config.track, run_dir, state.position.step) if team.leads else []
+    metrics = MetricsLog(run_dir / "metrics.jsonl" if team.leads else None, state.position, trackers)
+    waiting = Waiting(config)
 
     def save() -> None:
         if team.leads:
@@ -99,15 +106,16 @@ def train(
             prune_checkpoints(checkpoints, config.keep_checkpoints, state.position.step, config.eval_every_steps)
 
     def recover(problem: str) -> None:
+        step = state.position.step
         forget_gradients(state)
         if team.leads:
             roll_back(state, checkpoints, problem, config, progress)
             metrics.rewind(state.position)
         state.copy_leader(team)
+        bar.advance(state.position.step - step)
 
-    note, stopped_early = "", False
-    started, steps_done, last_time = time.monotonic(), 0, time.monotonic()
-    with stop_requested() as stop, progress.task("Training", total_steps) as bar, contextlib.closing(metrics):
+    note, trained, seconds, paused = "", 0, 0.0, False
+    with contextlib.closing(metrics), stop_requested(run_dir / "stop") as stop, progress.task("Training", total_steps) as bar:
         bar.advance(state.position.step)
         if not list_checkpoints(checkpoints):
             save()
@@ -119,19 +127,34 @@ def train(
                 measured, weights, val_loss = evaluate(state, val_tokens, config.batch_size_per_device, team, grid)
                 if not math.isfinite(val_loss):
                     recover("the validation loss is no longer a number")
-                    bar.advance(state.position.step - position.step)
                     continue
                 best_folder = checkpoints if team.leads else None
                 better = keep_best(state, val_loss, weights, position.step * tokens_per_step, best_folder, grid)
-                metrics.write("eval", position.step, **measured, best=better)
-                note = f"val {val_loss:.3f}"
-                stopped_early = bool(config.patience_early_stop) and position.worse_in_a_row >= config.patience_early_stop
+                metrics.write("eval", position.step, **measured, best=better, memory_mb=memory_mb())
+                for prompt, answer in answers(state.weights(weights), shape, samples) if samples else ():
+                    metrics.write("sample", position.step, prompt=prompt, answer=answer)
+                    progress.say(f"  step {position.step:,}: {prompt} -> {answer}")
+                note = f"val {val_loss:.3f}  {measured['val/bpb']:.3f} bits/byte"
+                if "val/loss_bq4" in measured:
+                    note = f"4-bit {measured['val/loss_bq4']:.3f}  {note}"
+            stopped_early = bool(config.patience_early_stop) and position.worse_in_a_row >= config.patience_early_stop
             if at_end or stopped_early:
                 break
-            if team.any(stop()):
+            low, wait = disk_is_low(run_dir, state.size()), waiting.reason()
+            stop_now, pause = (wishes > 0 for wishes in team.sum(float(stop() or low is not None), float(wait is not None)))
+            if stop_now:
                 save()
-                raise Interrupted(f"stopped at step {position.step:,} of {total_steps:,}; saved: the same command continues from here")
+                why = f" ({low}: free some space)" if low else ""
+                raise Interrupted(f"stopped at step {position.step:,} of {total_steps:,}{why}; saved: the same command continues from here")
+            if pause != paused:
+                paused = pause
+                progress.say(f"paused: {wait or 'another process waits'}; everything is saved" if pause else "going on")
+                save()
+            if pause:
+                time.sleep(1.0)
+                continue
 
+            started = time.monotonic()
             lr = learning_rate(config, position.step, total_steps) * LADDER[position.rung]
             set_learning_rate(state.optimizers, lr / config.learning_rate)
             with grid.at(position.step / total_steps) if grid else contextlib.nullcontext():
@@ -140,17 +163,21 @@ def train(
             norm = clip(state, config.clip_grad_norm)
             if problem := find_trouble(loss, norm, position.recent_losses, config.spike_threshold, shape.vocab_size):
                 recover(problem)
-                bar.advance(state.position.step - position.step)
                 continue
-            update(state)
+            values = {"train/loss": loss, "lr": lr, "grad_norm": norm}
+            if (position.step + 1) % RATIO_EVERY:
+                update(state)
+            else:
+                before = copy_matrices(state.model)
+                update(state)
+                values["update_ratio"] = update_ratio(before, state.model)
             position.recent_losses = [*position.recent_losses, loss][-WINDOW:]
 
-            now = time.monotonic()
-            values = {"train/loss": loss, "lr": lr, "grad_norm": norm, "tokens_per_s": round(tokens_per_step / (now - last_time), 1)}
-            metrics.write("train", position.step, tokens=position.step * tokens_per_step, seconds=round(now - started, 3), **values)
-            last_time = now
-            steps_done += 1
-            bar.advance(1, f"loss {loss:.3f}  {note}  {tokens_per_step * steps_done / (now - started):,.0f} tokens/s")
+            took = time.monotonic() - started
+            trained, seconds = trained + tokens_per_step, seconds + took
+            speed = {"tokens_per_s": round(tokens_per_step / took, 1), "seconds": round(seconds, 3)}
+            metrics.write("train", position.step, tokens=position.step * tokens_per_step, **values, **speed)
+            bar.advance(1, f"loss {loss:.3f}  {note}  lr {lr:.1e}  {trained / seconds:,.0f} tokens/s  {memory_mb():,.0f} MB")
             if position.step % config.save_every_steps == 0:
                 save()
         metrics.write("end", position.step, reason="early stop" if stopped_early else "end of schedule")

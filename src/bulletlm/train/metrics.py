@@ -1,13 +1,17 @@
 """metrics.jsonl: one JSON object a line, one line an event; safe to tail while training."""
 
+import contextlib
 import json
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
+from bulletlm.errors import BulletError
 from bulletlm.files import write_text
 from bulletlm.train.state import Position
+from bulletlm.train.trackers import Tracker
 
 CLOCK = ("seconds", "tokens_per_s", "memory_mb")
 """Values that depend on the machine; all others of a run are reproducible."""
@@ -21,9 +25,11 @@ class MetricsLog:
     Args:
         path: the file, made when missing; None where another process writes it.
         position: of the checkpoint.
+        trackers: others who are told the numbers.
     """
 
-    def __init__(self, path: Path | None, position: Position) -> None:
+    def __init__(self, path: Path | None, position: Position, trackers: Sequence[Tracker] = ()) -> None:
+        self._trackers = trackers
         if path is None:
             self._file: TextIO = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - open for the whole run
             return
@@ -37,7 +43,8 @@ class MetricsLog:
         self._file = self._rewound(position)
 
     def _rewound(self, position: Position) -> TextIO:
-        last = {"train": position.step, "eval": position.evaluated_step, "rollback": sys.maxsize}
+        evaluated = position.evaluated_step
+        last = {"train": position.step, "eval": evaluated, "sample": evaluated, "rollback": sys.maxsize}
         events = [(line, json.loads(line)) for line in _complete_lines(self._path)]
         kept = [line for line, event in events if event["step"] <= last.get(event["event"], -1)]
         known = sum(event["event"] == "rollback" for _, event in events)
@@ -47,16 +54,30 @@ class MetricsLog:
         return open(self._path, "a", encoding="utf-8")
 
     def write(self, event: str, step: int, **values: Any) -> None:
-        """Append one event; the line is handed to the system at once."""
-        self._file.write(_line(event, step, values) + "\n")
-        self._file.flush()
+        """Append one event; the line is handed to the system at once.
+
+        Raises:
+            BulletError: the disk is full.
+        """
+        try:
+            self._file.write(_line(event, step, values) + "\n")
+            self._file.flush()
+        except OSError as error:
+            raise BulletError(f"cannot write {self._path}: {error.strerror}; free some space, then run again") from error
+        numbers = {name: float(value) for name, value in values.items() if isinstance(value, (int, float))}
+        for tracker in self._trackers:
+            tracker.write(step, numbers)
 
     def sync(self) -> None:
         """Make everything written so far survive a power cut (called with every checkpoint)."""
         os.fsync(self._file.fileno())
 
     def close(self) -> None:
-        self._file.close()
+        """End the log and those of the trackers."""
+        with contextlib.suppress(OSError):  # of a full disk, which `write` has reported
+            self._file.close()
+        for tracker in self._trackers:
+            tracker.close()
 
 
 def _line(event: str, step: int, values: dict[str, Any]) -> str:

@@ -77,6 +77,10 @@ class TrainState:
             return self.ema.average
         return {name: weight.detach() for name, weight in self.model.named_parameters()}
 
+    def size(self) -> int:
+        """Bytes of a checkpoint: weights, two moments each, average."""
+        return sum(4 * weight.nbytes for weight in self.model.parameters())
+
     def checkpoint(self) -> Checkpoint:
         """Everything; the tensors are those of the run, not copies."""
         tensors = {"model": self.weights(), "optimizer": optimizer_tensors(self.optimizers, self.model)}

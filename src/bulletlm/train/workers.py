@@ -23,6 +23,7 @@ from bulletlm.errors import BulletError, Interrupted
 from bulletlm.progress import Progress, SilentProgress
 from bulletlm.shape import ModelShape
 from bulletlm.train.loop import TrainResult, train
+from bulletlm.train.samples import SamplePrompts
 from bulletlm.train.team import ALONE, STEP_TIMEOUT, Team, TeamLost, check_share, join
 
 _LOST = 3
@@ -55,13 +56,13 @@ class Task:
         folders = Path(values["tokens_dir"]), Path(values["run_dir"])
         return cls(config, shape, values["seed"], *folders, values["key"], values["types"], values["qat_start"])
 
-    def run(self, team: Team, progress: Progress) -> TrainResult:
+    def run(self, team: Team, progress: Progress, samples: SamplePrompts | None = None) -> TrainResult:
         """Train, in this process."""
         work = self.tokens_dir, self.run_dir, self.key, progress, team
-        return train(self.config, self.shape, self.seed, *work, self.types, self.qat_start)
+        return train(self.config, self.shape, self.seed, *work, self.types, self.qat_start, samples)
 
 
-def lead(task: Task, team: Team | None, workers: int, progress: Progress) -> TrainResult:
+def lead(task: Task, team: Team | None, workers: int, progress: Progress, samples: SamplePrompts | None = None) -> TrainResult:
     """Train as the first process of `team`, or of as many `workers` as are started here for it.
 
     Raises:
@@ -73,7 +74,7 @@ def lead(task: Task, team: Team | None, workers: int, progress: Progress) -> Tra
     with contextlib.nullcontext(team) if team else local_team(workers, sequences) as whole:
         whole.share(sequences)
         whole.tell(task.to_json(), patient=True)
-        return task.run(whole, progress)
+        return task.run(whole, progress, samples)
 
 
 def follow(team: Team) -> None:

@@ -1,0 +1,133 @@
+"""Shows on a user's own configuration that a killed run continues exactly: `bullet train CONFIG --prove-resume`.
+
+Two short trainings in processes of their own, in a folder beside the run: one is left alone, one kills itself with SIGKILL after a
+random step and is started again. Afterwards their metrics and their weights have to be the same, byte for byte.
+"""
+
+import contextlib
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from bulletlm.config import Config, TrainConfig, load_config
+from bulletlm.errors import BulletError
+from bulletlm.files import sha256_of_file
+from bulletlm.machine import park_idle_threads
+from bulletlm.progress import Progress, SilentProgress
+
+STEPS = 12
+"""Of each training, with four evaluations and as many checkpoints in between."""
+
+NAMES = "whole", "killed"
+
+
+def prove_resume(run_dir: Path, progress: Progress) -> str:
+    """Do both trainings with the configuration and the tokens of a run folder; the verdict in one line.
+
+    Raises:
+        BulletError: the two differ, with the first difference; or a training failed, with its message.
+    """
+    kill_at = random.SystemRandom().randrange(1, STEPS)
+    folder = Path(tempfile.mkdtemp(prefix=f"{run_dir.name}.prove-", dir=run_dir.parent))
+    try:
+        whole, killed = (folder / name for name in NAMES)
+        progress.say(f"training {STEPS} steps without a break")
+        _train_in_process(run_dir, whole, None)
+        progress.say(f"training {STEPS} steps, killed after step {kill_at}")
+        _train_in_process(run_dir, killed, kill_at)
+        progress.say("training on from what the kill left")
+        _train_in_process(run_dir, killed, None)
+        difference = find_difference(whole, killed)
+        if difference:
+            raise BulletError(f"killed after step {kill_at} and continued, the run differs from one that was not: {difference}")
+        files = _weights(whole)
+        size = sum(path.stat().st_size for path in files.values())
+        lines = len(_events(whole))
+        return (
+            f"killed after step {kill_at} of {STEPS} and continued: all {lines} lines of metrics and all {len(files)} files of weights "
+            f"({size / 1e6:.1f} MB) are the same, byte for byte, as those of a run that was left alone"
+        )
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def find_difference(whole: Path, killed: Path) -> str | None:
+    """The first difference between two run folders, in words; None where metrics and weights are the same."""
+    ours, theirs = _events(whole), _events(killed)
+    for number, (a, b) in enumerate(zip(ours, theirs, strict=False), 1):
+        if a != b:
+            return f"line {number} of metrics.jsonl is {json.dumps(b)}, not {json.dumps(a)}"
+    if len(ours) != len(theirs):
+        return f"metrics.jsonl has {len(theirs)} lines, not {len(ours)}"
+    files, others = _weights(whole), _weights(killed)
+    for name in sorted(files.keys() | others.keys()):
+        if name not in files or name not in others or sha256_of_file(files[name]) != sha256_of_file(others[name]):
+            return name
+    return None
+
+
+def _events(folder: Path) -> list[dict[str, Any]]:
+    from bulletlm.train.metrics import CLOCK
+
+    lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    return [{name: value for name, value in json.loads(line).items() if name not in CLOCK} for line in lines]
+
+
+def _weights(folder: Path) -> dict[str, Path]:
+    return {str(path.relative_to(folder)): path for path in folder.glob("checkpoints/*/*.safetensors")}
+
+
+def _train_in_process(run_dir: Path, folder: Path, kill_at: int | None) -> None:
+    command = [sys.executable, "-m", __name__, str(run_dir), str(folder), str(kill_at or 0)]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    if result.returncode != (-signal.SIGKILL if kill_at else 0):
+        said = result.stderr.strip().splitlines() or [f"it ended with code {result.returncode}"]
+        raise BulletError(f"the training of the proof failed: {said[-1].removeprefix('bullet: ')}")
+
+
+def _short(config: Config) -> TrainConfig:
+    """The user's settings, except for length and how often is saved and evaluated."""
+    length: dict[str, Any] = {"total_steps": STEPS, "epochs": None, "patience_early_stop": 0}
+    often = {"eval_every_steps": 3, "save_every_steps": 2}
+    return TrainConfig(**{**config.train.model_dump(), **length, **often, "track": []})
+
+
+class _KillAt(SilentProgress):
+    """Kills this process when the bar has moved so many steps."""
+
+    def __init__(self, step: int) -> None:
+        self.left = step
+
+    @contextlib.contextmanager
+    def task(self, title: str, total: float | None) -> Iterator["_KillAt"]:
+        yield self
+
+    def advance(self, amount: float = 1, note: str = "") -> None:
+        self.left -= int(amount)
+        if self.left <= 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _main(run_dir: Path, folder: Path, kill_at: int) -> None:
+    park_idle_threads()
+    from bulletlm.train.loop import train
+
+    config = load_config(run_dir / "config.json")
+    shape = config.model.shape(config.tokenizer.vocab_size)
+    progress = _KillAt(kill_at) if kill_at else SilentProgress()
+    train(_short(config), shape, config.seed, run_dir / "tokens", folder, "proof", progress)
+
+
+if __name__ == "__main__":
+    try:
+        _main(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]))
+    except BulletError as error:
+        sys.exit(f"bullet: {error}")

@@ -1,0 +1,249 @@
+"""What surrounds the steps: stop file, full disk, pauses, samples, trackers, the proof."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from psutil import _ntuples as system
+from test_loop import SETTINGS, SHAPE, run
+
+from bulletlm.cli import main
+from bulletlm.config import TrainConfig
+from bulletlm.data.chat import encode_prompt
+from bulletlm.errors import BulletError, Interrupted
+from bulletlm.files import sha256_of_file
+from bulletlm.model import Llama
+from bulletlm.progress import SilentProgress
+from bulletlm.runtime import Sampling, Session, load
+from bulletlm.tokenizer import Tokenizer
+from bulletlm.train import prove, stopping
+from bulletlm.train.checkpoint import list_checkpoints, load_checkpoint
+from bulletlm.train.loop import train
+from bulletlm.train.observe import activation_rms, copy_matrices, update_ratio
+from bulletlm.train.stopping import disk_is_low, reason_to_wait
+from bulletlm.train.trackers import open_trackers
+
+
+class AtStep(SilentProgress):
+    """Calls `action` when the bar has moved so many steps; keeps what is said."""
+
+    def __init__(self, step: int, action: Any) -> None:
+        self.left, self.action, self.said = step, action, list[str]()
+
+    def __enter__(self) -> "AtStep":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def task(self, title: str, total: float | None) -> Any:
+        return self
+
+    def say(self, text: str) -> None:
+        self.said.append(text)
+
+    def advance(self, amount: float = 1, note: str = "") -> None:
+        self.left -= int(amount)
+        if self.left == 0:
+            self.action()
+
+
+def train_with(progress: Any, tokens: Path, folder: Path, **changes: Any) -> Any:
+    return train(TrainConfig(**{**SETTINGS, **changes}), SHAPE, 42, tokens, folder, "key", progress)
+
+
+def events(folder: Path, kind: str) -> list[dict[str, Any]]:
+    lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    return [event for event in map(json.loads, lines) if event["event"] == kind]
+
+
+def test_a_stop_file_stops_like_ctrl_c(tokens_dir: Path, tmp_path: Path) -> None:
+    with pytest.raises(Interrupted, match="stopped at step 7 of 60; saved: the same command continues from here"):
+        train_with(AtStep(7, (tmp_path / "stop").touch), tokens_dir, tmp_path)
+    assert not (tmp_path / "stop").exists()
+    assert list_checkpoints(tmp_path / "checkpoints")[-1][0] == 7
+    assert run(tokens_dir, tmp_path, total_steps=9).steps == 9
+
+
+def test_little_room_on_the_disk_stops_while_there_is_some(tokens_dir: Path, tmp_path: Path) -> None:
+    """A disk of its own, filled up while training goes on."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=40m", "tmpfs", str(disk)], capture_output=True, check=False).returncode:
+        pytest.skip("only root can mount a disk")
+    try:
+        with pytest.raises(Interrupted, match=r"stopped at step 8 of 60 \(only \d\d MB are free .*: free some space\); saved"):
+            train_with(AtStep(8, lambda: (disk / "film").write_bytes(bytes(20_000_000))), tokens_dir, disk / "run")
+        (disk / "film").unlink()
+        assert run(tokens_dir, disk / "run", total_steps=10).steps == 10
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_room_for_two_checkpoints_is_asked_for(tmp_path: Path) -> None:
+    free = shutil.disk_usage(tmp_path).free
+    assert disk_is_low(tmp_path, 1000) is None
+    assert "free on the disk of" in str(disk_is_low(tmp_path, free))
+
+
+def test_a_checkpoint_that_does_not_fit_leaves_the_old_ones_whole(tokens_dir: Path, tmp_path: Path) -> None:
+    """A limit on file sizes stops every write at 60 KB, as a full disk would; the weights have 110 KB."""
+    run(tokens_dir, tmp_path / "whole")
+    with pytest.raises(Interrupted):
+        train_with(AtStep(33, (tmp_path / "stop").touch), tokens_dir, tmp_path)
+    before = {path: sha256_of_file(path) for path in (tmp_path / "checkpoints").rglob("*") if path.is_file()}
+    script = (
+        "import resource, sys; from pathlib import Path; import test_loop; from bulletlm.errors import BulletError\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (60_000,) * 2)\n"
+        "try: test_loop.run(Path(sys.argv[1]), Path(sys.argv[2]))\nexcept BulletError as error: print(error)"
+    )
+    path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+    command = [sys.executable, "-c", script, str(tokens_dir), str(tmp_path)]
+    result = subprocess.run(command, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, timeout=120, check=True)
+    assert result.stdout.startswith("cannot write ")
+    assert "free some space" in result.stdout
+    after = {path: sha256_of_file(path) for path in (tmp_path / "checkpoints").rglob("*") if path.is_file()}
+    assert after == before
+    run(tokens_dir, tmp_path)
+    assert prove.find_difference(tmp_path / "whole", tmp_path) is None
+
+
+def test_pauses_are_decided_from_what_the_system_tells() -> None:
+    low, plugged = system.sbattery(18.2, 3600, False), system.sbattery(18.2, 3600, True)
+    assert "18 % left" in str(reason_to_wait(low, {}, 20, True))
+    assert reason_to_wait(plugged, {}, 100, True) is None
+    assert reason_to_wait(system.sbattery(80, 7200, False), {}, 20, True) is None
+    assert reason_to_wait(system.sbattery(80, 7200, False), {}, 100, True) is not None
+    assert reason_to_wait(low, {}, 0, True) is None
+    assert reason_to_wait(system.sbattery(18.2, -1, None), {}, 20, True) is None, "unknown is no reason"
+    cool, hot = system.shwtemp("Core 0", 71.0, 100.0, 100.0), system.shwtemp("Core 1", 97.5, 100.0, 100.0)
+    odd = [system.shwtemp("", 40.0, None, None), system.shwtemp("x", 38.0, 0.0, 0.0), system.shwtemp("y", 30.0, 65261.8, 65261.8)]
+    assert reason_to_wait(None, {"coretemp": [cool], "acpitz": odd}, 20, True) is None
+    assert "coretemp Core 1 is at 98 of at most 100 degrees" in str(reason_to_wait(None, {"coretemp": [cool, hot]}, 20, True))
+    assert reason_to_wait(None, {"coretemp": [cool, hot]}, 20, False) is None
+
+
+def test_a_pause_saves_and_ends(tokens_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The cable is pulled at step 6 and put back at the next look."""
+    looks = iter([system.sbattery(15, 900, False)])
+    monkeypatch.setattr(stopping, "LOOK_EVERY_SECONDS", 0.0)
+    progress = AtStep(6, lambda: monkeypatch.setattr("psutil.sensors_battery", lambda: next(looks, None)))
+    train_with(progress, tokens_dir, tmp_path / "run", total_steps=20)
+    paused = [line for line in progress.said if "paused" in line or line == "going on"]
+    assert paused == ["paused: on battery with 15 % left (train.pause_on_battery); everything is saved", "going on"]
+    shutil.rmtree(tmp_path / "run/checkpoints/step-000006")  # saved because of the pause
+    run(tokens_dir, tmp_path / "whole", total_steps=20)
+    assert prove.find_difference(tmp_path / "whole", tmp_path / "run") is None
+
+
+def test_nice_is_raised_and_never_lowered() -> None:
+    script = "import os; from bulletlm.train.stopping import be_nice; be_nice(12); be_nice(3); print(os.getpriority(os.PRIO_PROCESS, 0))"
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert int(result.stdout) >= 12
+
+
+def test_what_is_observed_is_what_it_says(tokens_dir: Path, tmp_path: Path) -> None:
+    model = Llama(SHAPE)
+    model.initialise(1)
+    before = copy_matrices(model)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.mul_(1.01)
+    assert update_ratio(before, model) == pytest.approx(0.01, rel=1e-4)
+    with torch.no_grad():
+        for layer in model.layers:
+            layer.attention.o_proj.weight.zero_()
+            layer.mlp.down_proj.weight.zero_()
+    tokens = torch.arange(16)[None]
+    expected = float(model.token_embedding(tokens).detach().pow(2).mean().sqrt())
+    assert activation_rms(model, tokens) == pytest.approx(expected, rel=1e-5)
+    run(tokens_dir, tmp_path)
+    ratios = {event["step"]: event["update_ratio"] for event in events(tmp_path, "train") if "update_ratio" in event}
+    assert sorted(ratios) == [25, 50]
+    assert all(1e-4 < ratio < 0.1 for ratio in ratios.values())
+    assert all(event["activation_rms"] > 0 and event["memory_mb"] > 50 for event in events(tmp_path, "eval"))
+
+
+def test_samples_are_those_of_the_kept_weights(micro_run: Path, tmp_path: Path) -> None:
+    """Both languages are asked at every evaluation, and the last answers can be had again from the best checkpoint."""
+    samples = events(micro_run, "sample")
+    evaluated = [event["step"] for event in events(micro_run, "eval")]
+    assert [event["step"] for event in samples] == [step for step in evaluated for _ in range(2)]
+    assert any("\u0900" <= c <= "\u097f" for c in samples[0]["prompt"])
+    assert samples[1]["prompt"].isascii()
+    best = load_checkpoint(micro_run / "checkpoints/best")
+    tokenizer = Tokenizer.load(micro_run / "tokenizer/tokenizer.model")
+    model = load(micro_run / "export/npy")
+    for event in samples:
+        if event["step"] != best.state["step"]:
+            continue
+        ids = encode_prompt(tokenizer, [{"role": "user", "content": event["prompt"]}])
+        text = "".join(token.text for token in Session(model).generate(ids, Sampling(temperature=0, max_tokens=24)))
+        assert event["answer"] == " ".join(text.split())
+
+
+def test_tensorboard_and_trackio_get_every_number(tokens_dir: Path, tmp_path: Path) -> None:
+    """In a process of its own: trackio fixes its folder when it is imported."""
+    pytest.importorskip("tensorboard")
+    pytest.importorskip("trackio")
+    script = (
+        "import sys; from pathlib import Path; import test_loop\n"
+        "test_loop.run(Path(sys.argv[1]), Path(sys.argv[2]), total_steps=5, track=['tensorboard', 'trackio'])"
+    )
+    path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+    command = [sys.executable, "-c", script, str(tokens_dir), str(tmp_path / "mine")]
+    result = subprocess.run(command, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, timeout=200, check=False)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout == "", "standard output is for results"
+    losses = [event["train/loss"] for event in events(tmp_path / "mine", "train")]
+
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    board = EventAccumulator(str(tmp_path / "mine/tensorboard"))
+    board.Reload()
+    assert [scalar.value for scalar in board.Scalars("train/loss")] == pytest.approx(losses)
+    assert [scalar.step for scalar in board.Scalars("val/loss")] == [5]
+
+    import sqlite3
+
+    database = sqlite3.connect(tmp_path / "mine/trackio/bulletlm.db")
+    rows = database.execute("select run_name, step, metrics from metrics order by id").fetchall()
+    kept = [json.loads(metrics) for _, _, metrics in rows]
+    assert [row["train/loss"] for row in kept if "train/loss" in row] == losses
+    assert {name for name, _, _ in rows} == {"mine"}
+
+
+@pytest.mark.parametrize(("name", "module"), [("tensorboard", "torch.utils.tensorboard"), ("trackio", "trackio")])
+def test_a_missing_tracker_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, module: str) -> None:
+    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path))
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(BulletError, match=rf"train.track names {name}, which is not installed: pip install 'bulletlm\[track\]'"):
+        open_trackers([name], tmp_path, 0)
+
+
+@pytest.mark.slow
+def test_prove_resume_proves_it(micro_run: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    shutil.copytree(micro_run, tmp_path / "micro")
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(SystemExit) as ended:
+        main(["train", str(tmp_path / "micro/config.json"), f"--runs-dir={tmp_path}", "--prove-resume"])
+    assert not ended.value.code
+    said = capsys.readouterr().out
+    assert "are the same, byte for byte" in said
+    assert sorted(tmp_path.rglob("*")) == before, "it cleans up"
+
+
+def test_the_proof_sees_differences(tokens_dir: Path, tmp_path: Path) -> None:
+    for name, seed in (("a", 42), ("b", 42), ("c", 43)):
+        train(TrainConfig(**{**SETTINGS, "total_steps": 3}), SHAPE, seed, tokens_dir, tmp_path / name, "key", SilentProgress())
+    assert prove.find_difference(tmp_path / "a", tmp_path / "b") is None
+    assert "line 1 of metrics.jsonl" in str(prove.find_difference(tmp_path / "a", tmp_path / "c"))
+    file = next((tmp_path / "b/checkpoints").glob("step-*/ema.safetensors"))
+    file.write_bytes(file.read_bytes()[:-1] + b"!")
+    assert "ema.safetensors" in str(prove.find_difference(tmp_path / "a", tmp_path / "b"))
