@@ -114,7 +114,7 @@ def distil(
         }
         save_checkpoint(checkpoint, Checkpoint(tensors, {"key": key, "step": step, "kl": kl}))
 
-    with stop_requested(checkpoint.parent / "stop") as stop, progress.task("Distilling", config.steps) as bar:
+    with stop_requested(checkpoint.parents[1] / "stop") as stop, progress.task("Distilling", config.steps) as bar:
         bar.advance(step, f"KL {kl['start']:.5f} before")
         while step < config.steps:
             if stop():
