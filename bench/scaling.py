@@ -34,7 +34,7 @@ RESULTS = HERE / "scaling.json"
 LONGEST = {32: 4_000_000, 64: 4_000_000, 96: 2_000_000, 128: 2_000_000, 160: 1_000_000}
 """Tokens of the longest run of every width; the others are 1/2, 1/4 ... of 4M down to the shortest."""
 SHORTEST = 250_000
-REPEATED = (64, 500_000, 2)
+REPEATED = (64, 500_000, 3)
 """Width, tokens and number of seeds of the runs that show what chance does."""
 
 
