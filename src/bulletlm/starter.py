@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from bulletlm.bulletfile.layout import tensor_bytes
 from bulletlm.config import Config, Setting, settings
 from bulletlm.errors import ConfigError
 from bulletlm.files import write_text
@@ -52,8 +53,7 @@ def print_config(config: Config) -> None:
     """Print the resolved configuration as JSON with comments, and the facts that follow from it."""
     shape = config.model.shape(config.tokenizer.vocab_size)
     per_step = config.train.batch_size_per_device * config.train.gradient_accumulation_steps
-    matrices = shape.n_parameters - shape.vocab_size * shape.dim * (1 if shape.tied_embeddings else 2)
-    size = matrices * 18 / 32 + (shape.n_parameters - matrices) * 34 / 32
+    size = sum(tensor_bytes(type, shape.tensors()[name]) for name, type in config.weight_types().items())
     print(json.dumps(config.model_dump(mode="json"), ensure_ascii=False, indent=2))
     print(f"// parameters       {shape.n_parameters:,}")
     print(f"// head_dim         {shape.head_dim}")
