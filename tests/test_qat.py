@@ -17,6 +17,7 @@ from bulletlm.builder import main as builder
 from bulletlm.bulletfile.reader import open_bullet
 from bulletlm.cli import main
 from bulletlm.config import Config, QatConfig, QuantConfig, TrainConfig, load_config
+from bulletlm.convert import convert
 from bulletlm.data.tokens import open_tokens
 from bulletlm.errors import BulletError, ConfigError, Interrupted
 from bulletlm.evaluate.compare import compare
@@ -149,6 +150,9 @@ def test_the_stage_stops_and_goes_on(copy: Path, tmp_path: Path) -> None:
     with pytest.raises(Interrupted):
         finish_run(other, STEPS, StopAfter("Distilling", 7))
     assert [path.name for path in (other / "qat").iterdir()] == ["checkpoint"]
+    for latent in ("qat", "qat/checkpoint"):  # never taken for a model, so never exported as one
+        with pytest.raises(BulletError, match="no model folder"):
+            convert(other / latent, tmp_path / "latent-npy")
     finish_run(other, STEPS, SilentProgress())
     for name in ("qat/model.bullet", "model.bullet"):
         assert (other / name).read_bytes() == (copy / name).read_bytes()

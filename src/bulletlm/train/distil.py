@@ -160,7 +160,7 @@ def _take_over(student: Llama, start: Mapping[str, calibrate.Tensor]) -> dict[st
     """Give the student the BQ4 weights of `start` as its exact ones; returns their scales.
 
     In the middle of its step a weight needs a lasting push to be rounded otherwise. From where FP32 has it, often far from what
-    calibration chose, the first noise would undo that choice (docs/quantization.md has the comparison).
+    calibration chose, the first noise would undo that choice: on the demo's model that start ended worse than calibration alone.
     """
     scales = {}
     for name, weight in student.named_parameters():
