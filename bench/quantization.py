@@ -3,7 +3,8 @@
     bullet run bench/model.jsonc                                                    trains the model that it is meant for
     python bench/quantization.py runs/bench                                         every way, llama.cpp's and ours
     python bench/quantization.py runs/bench --file qat.bullet                       and other files of the same model
-    python bench/quantization.py runs/bench --only gptq --calibration-tokens 1000 5000 20000 60000
+    python bench/quantization.py runs/bench --only gptq --calibration-tokens 2000 5000 20000 60000
+    python bench/quantization.py runs/bench --only gptq --damping 0.01 0.03 0.1 0.3
 
 All rows predict the same windows, so differences from FP32 are paired; +- is their standard error over windows. llama.cpp's
 types are rounded by llama.cpp itself and read by the gguf package; all models compute in float32. Bits are those of all
@@ -34,6 +35,7 @@ from bulletlm.errors import BulletError
 from bulletlm.evaluate.compare import Comparison, compare
 from bulletlm.export.npy import read_npy
 from bulletlm.progress import SilentProgress
+from bulletlm.quant import gptq
 from bulletlm.quant.bq4 import Quantized, pack_bq4, quantize_bq4
 from bulletlm.quant.calibrate import dequantise, quantise
 from bulletlm.quant.types import weight_types
@@ -60,6 +62,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, help="a run folder with export/npy and tokens")
     parser.add_argument("--calibration-tokens", type=int, nargs="+", default=[20_000])
+    parser.add_argument("--damping", type=float, nargs="+", default=[], help="also these shares in place of the usual one")
     parser.add_argument("--file", type=Path, nargs="+", default=[], help=".bullet files of the same FP32 model")
     parser.add_argument("--only", help="only rows with this in their name")
     parser.add_argument("--seed", type=int, default=42)
@@ -84,6 +87,7 @@ def run(arguments: argparse.Namespace) -> None:
 
     files = [path for path in (folder / "model.bullet", *arguments.file) if path.exists() or path in arguments.file]
     rows = [*llamas(shape, tensors, windows(20_000)), *ours(shape, tensors, arguments.calibration_tokens, windows)]
+    rows += damped(shape, tensors, arguments.damping, windows)
     rows += [Row(file_label(path), lambda path=path: of_file(path, shape)) for path in files]
     results: list[dict[str, Any]] = []
     print(f"{folder}: {shape.n_parameters:,} parameters, {len(held_out.tokens) - 1:,} validation tokens\n")
@@ -169,6 +173,22 @@ def ours(shape: ModelShape, tensors: Tensors, counts: list[int], windows: Callab
         yield Row(f"BQ4 gptq, {label}", lambda count=count: rounded(usual, "gptq", count))
     yield Row(f"BQ4 gptq, {counts[-1] // 1000}k, layer 0 BQ8", lambda: rounded(first_layer, "gptq", counts[-1]))
     yield Row("BQ8", lambda: rounded(eight, "none"))
+
+
+def damped(shape: ModelShape, tensors: Tensors, shares: list[float], windows: Callable[[int], Any]) -> Iterator[Row]:
+    """The full method with other shares of the mean diagonal added to the statistics of the inputs."""
+    types = weight_types(shape)
+
+    def rounded(share: float) -> Rounded:
+        usual, gptq.DAMPING = gptq.DAMPING, share
+        try:
+            done = quantise(shape, tensors, types, "gptq", windows(20_000), SilentProgress())
+        finally:
+            gptq.DAMPING = usual
+        return Rounded({name: dequantise(tensor) for name, tensor in done.tensors.items()}, size_of(shape, types))
+
+    for share in shares:
+        yield Row(f"BQ4 gptq, damping {share:g}", lambda share=share: rounded(share))
 
 
 def absmax(weights: np.ndarray[Any, Any]) -> np.ndarray[Any, np.dtype[np.float32]]:

@@ -158,3 +158,35 @@ def test_the_target_is_what_fits_the_wanted_outputs_best() -> None:
     target = gptq.corrected(weights, hessian, cross)
     assert np.mean((y - x @ target.T) ** 2) < 0.1 * np.mean((y - x @ weights.T) ** 2)
     np.testing.assert_allclose(gptq.corrected(weights, hessian, weights @ hessian), weights, atol=1e-12)
+
+
+def loss(weights: np.ndarray, rounded: np.ndarray, hessian: np.ndarray, curvature: np.ndarray) -> float:
+    difference = weights - rounded
+    return float(np.trace(curvature @ difference @ hessian @ difference.T))
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(0, 2**32 - 1))
+def test_rows_together_lose_less_than_alone(seed: int) -> None:
+    weights, hessian = problem(seed, rows=24)
+    hessian = gptq.damped(hessian)
+    mixing = np.random.default_rng(seed).standard_normal((24, 12))
+    curvature = gptq.damped(mixing @ mixing.T)
+    steps, scales = gptq.gptq(weights, hessian)
+    steps = gptq.coordinate_descent(weights, steps, scales, hessian)
+    width = np.repeat(scales, 32, axis=1)
+    alone = together = loss(weights, steps * width, hessian, curvature)
+    for _ in range(2):
+        steps = gptq.joint_descent(weights, steps, scales, hessian, curvature)
+        now = loss(weights, steps * width, hessian, curvature)
+        assert now <= together * (1 + 1e-9)
+        together = now
+        assert np.isin(steps, np.arange(-8, 8)).all()
+    assert together < 0.9 * alone
+
+
+def test_rows_that_do_not_influence_each_other_move_as_alone() -> None:
+    weights, hessian = problem(8)
+    steps, scales = gptq.gptq(weights, gptq.damped(hessian))
+    alone = gptq.coordinate_descent(weights, steps, scales, hessian)
+    np.testing.assert_array_equal(gptq.joint_descent(weights, steps, scales, hessian, np.eye(6)), alone)

@@ -23,6 +23,7 @@ from bulletlm.errors import BulletError, DataError
 from bulletlm.progress import Progress
 from bulletlm.quant import forward, gptq
 from bulletlm.quant.bq4 import Quantized, quantize_bq4, quantize_bq8
+from bulletlm.quant.curvature import output_curvature
 from bulletlm.shape import ModelShape
 
 Floats = npt.NDArray[np.float32]
@@ -30,6 +31,9 @@ Tensor = Floats | Quantized
 
 METHODS = ("none", "search", "gptq")
 """How BQ4 scales and steps are chosen: largest / -8 (ggml's Q4_0); scales that lose least; the full recipe."""
+
+CURVATURE_TOKENS = 8_192
+"""Calibration tokens whose gradients say which errors matter; 20,000 gain nothing more."""
 
 TOKENS_AT_ONCE = 2_048
 """Positions that flow through a layer together; bounds the memory of everything between two hidden states."""
@@ -175,7 +179,7 @@ def quantise(
             # BLAS threads spin while they wait for each other: with one other busy program they make this ten times slower.
             # Two threads of ours gain as much on an idle machine.
             with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(2) as pool:
-                for row in _calibrate(shape, tensors, types, method, windows, pool):
+                for row in _calibrate(shape, tensors, types, method, windows, pool, progress):
                     finish(*row)
         for name in shape.tensors():
             if name not in done.tensors:
@@ -218,8 +222,12 @@ def _calibrate(
     method: str,
     windows: npt.NDArray[np.integer],
     pool: ThreadPoolExecutor,
+    progress: Progress,
 ) -> Iterator[Row]:
     """Embedding, then each layer in order, then the output matrix if it is one of its own."""
+    curvature: dict[str, Floats] = {}
+    if method == "gptq":
+        curvature = output_curvature(shape, tensors, windows[: max(1, CURVATURE_TOKENS // windows.shape[1])], progress)
     embedding = tensors["token_embedding.weight"]
     rounded, report = _plain("token_embedding.weight", embedding, types["token_embedding.weight"])
     yield "token_embedding.weight", rounded, report
@@ -243,7 +251,7 @@ def _calibrate(
                 return y, b
 
             moments = Moments.of(map(flow, chunks), pool)
-            for name, tensor, report in _group(prefix, group.matrices, tensors, types, method, moments):
+            for name, tensor, report in _group(prefix, group.matrices, tensors, types, method, moments, curvature):
                 yield name, tensor, report
                 after[name.removeprefix(prefix)] = dequantise(tensor)
             if group.adds:
@@ -255,11 +263,17 @@ def _calibrate(
     if not shape.tied_embeddings:
         gain, head = tensors["final_norm.weight"], tensors["lm_head.weight"]
         last = ((forward.head_input(exact[c], gain, shape) @ head.T, forward.head_input(quantised[c], gain, shape)) for c in chunks)
-        yield from _group("", ("lm_head.weight",), tensors, types, method, Moments.of(last, pool))
+        yield from _group("", ("lm_head.weight",), tensors, types, method, Moments.of(last, pool), curvature)
 
 
 def _group(
-    prefix: str, matrices: tuple[str, ...], tensors: Mapping[str, Floats], types: Mapping[str, str], method: str, moments: Moments
+    prefix: str,
+    matrices: tuple[str, ...],
+    tensors: Mapping[str, Floats],
+    types: Mapping[str, str],
+    method: str,
+    moments: Moments,
+    curvature: Mapping[str, Floats],
 ) -> Iterator[Row]:
     """Quantise matrices that share their input. `moments` are those of all of them, one below the other."""
     at = 0
@@ -274,7 +288,7 @@ def _group(
             continue
         start = time.perf_counter()
         if method == "gptq":
-            tensor = gptq.calibrated(gptq.corrected(weights, part.hessian, part.cross), part.hessian)
+            tensor = gptq.calibrated(gptq.corrected(weights, part.hessian, part.cross), part.hessian, curvature.get(name))
         else:
             tensor = gptq.search(weights, np.diag(part.hessian).astype(np.float32))
         report = tensor_report(weights, tensor, "BQ4", part, time.perf_counter() - start)

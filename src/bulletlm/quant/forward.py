@@ -42,20 +42,32 @@ def attention_input(x: Floats, layer: Weights, shape: ModelShape) -> Floats:
 def output_input(x: Floats, layer: Weights, shape: ModelShape) -> Floats:
     """What o_proj gets: the mixed values of all heads, float32[B, N, dim] -> the same shape."""
     batch, length, _ = x.shape
-    heads, group, size = shape.n_kv_heads, shape.n_heads // shape.n_kv_heads, shape.head_dim
+    queries, keys, values = heads(x, layer, shape)
+    mixed: Floats = attention(queries, keys) @ values
+    return mixed.transpose(0, 3, 1, 2, 4).reshape(batch, length, -1)
+
+
+def heads(x: Floats, layer: Weights, shape: ModelShape) -> tuple[Floats, Floats, Floats]:
+    """Queries, float32[B, key/value heads, heads that share them, N, head_dim], and keys and values, with 1 in the third place."""
+    batch, length, _ = x.shape
+    count, size = shape.n_kv_heads, shape.head_dim
     h = attention_input(x, layer, shape)
-    queries = _rotate((h @ layer["attention.q_proj.weight"].T).reshape(batch, length, heads * group, size), shape)
-    keys = _rotate((h @ layer["attention.k_proj.weight"].T).reshape(batch, length, heads, size), shape)
-    values = (h @ layer["attention.v_proj.weight"].T).reshape(batch, length, heads, size)
-    # [B, key/value heads, heads that share them, N, ...]
-    queries = queries.reshape(batch, length, heads, group, size).transpose(0, 2, 3, 1, 4)
-    scores = queries @ (keys * np.float32(size**-0.5)).transpose(0, 2, 3, 1)[:, :, None]
+    queries = rotate((h @ layer["attention.q_proj.weight"].T).reshape(batch, length, -1, size), shape)
+    keys = rotate((h @ layer["attention.k_proj.weight"].T).reshape(batch, length, count, size), shape)
+    values = (h @ layer["attention.v_proj.weight"].T).reshape(batch, length, count, size)
+    queries = queries.reshape(batch, length, count, -1, size).transpose(0, 2, 3, 1, 4)
+    return queries, keys.transpose(0, 2, 1, 3)[:, :, None], values.transpose(0, 2, 1, 3)[:, :, None]
+
+
+def attention(queries: Floats, keys: Floats) -> Floats:
+    """How much each position takes from each one up to it: float32[..., N, N]."""
+    length, size = queries.shape[-2:]
+    scores: Floats = queries @ (keys * np.float32(size**-0.5)).swapaxes(-1, -2)
     scores += np.triu(np.full((length, length), -np.inf, np.float32), 1)
     scores -= scores.max(axis=-1, keepdims=True)
     np.exp(scores, out=scores)
     scores /= scores.sum(axis=-1, keepdims=True)
-    mixed: Floats = scores @ values.transpose(0, 2, 1, 3)[:, :, None]
-    return mixed.transpose(0, 3, 1, 2, 4).reshape(batch, length, -1)
+    return scores
 
 
 @quiet
@@ -86,9 +98,10 @@ def _norm(x: Floats, gain: Floats, shape: ModelShape) -> Floats:
     return normed
 
 
-def _rotate(heads: Floats, shape: ModelShape) -> Floats:
-    """RoPE, float32[B, N, heads, head_dim]: the pair (2i, 2i + 1) is a complex number, turned by its position."""
-    pairs = np.ascontiguousarray(heads).view(np.complex64) * _rotation(shape, heads.shape[1])[:, None]
+def rotate(heads: Floats, shape: ModelShape, direction: int = 1) -> Floats:
+    """RoPE, float32[B, N, heads, head_dim]: the pair (2i, 2i + 1) is a complex number, turned by its position (-1: turned back)."""
+    rotation = _rotation(shape, heads.shape[1])[:, None]
+    pairs = np.ascontiguousarray(heads).view(np.complex64) * (rotation if direction > 0 else rotation.conj())
     return pairs.view(np.float32)
 
 

@@ -34,6 +34,9 @@ DIVISORS = np.arange(25, 49) / 5
 REFINEMENTS = 2
 """Rounds of scales by least squares and steps by coordinate descent; a third one gains nothing."""
 
+JOINT_ROUNDS = 2
+"""Rounds of `joint_descent` after that."""
+
 
 def search(weights: Array, importance: Array) -> Quantized:
     """Round every weight to the nearest step, with the scale of each block that loses least.
@@ -46,13 +49,23 @@ def search(weights: Array, importance: Array) -> Quantized:
     return pack(round_to_steps(weights, _per_column(scales)), scales)
 
 
-def calibrated(weights: Array, hessian: Array) -> Quantized:
-    """The whole recipe for float[R, n] weights and H float[n, n]: `gptq`, then refine scales and steps twice."""
+def calibrated(weights: Array, hessian: Array, curvature: Array | None = None) -> Quantized:
+    """The whole recipe: `gptq`, then refine scales and steps twice, then the steps of all rows together.
+
+    Args:
+        weights: float[R, n].
+        hessian: H = E[x x^T], float[n, n].
+        curvature: M, float[R, R] with a mean diagonal of 1: which errors of the outputs matter (`curvature.py`); None for all alike.
+    """
     hessian = damped(hessian).astype(weights.dtype)
     steps, scales = gptq(weights, hessian)
     for _ in range(REFINEMENTS):
         scales = refit_scales(weights, steps, scales, hessian)
         steps = coordinate_descent(weights, steps, scales, hessian)
+    if curvature is not None:
+        together = damped(curvature).astype(weights.dtype)
+        for _ in range(JOINT_ROUNDS):
+            steps = joint_descent(weights, steps, scales, hessian, together)
     return pack(steps, scales)
 
 
@@ -167,6 +180,44 @@ def _refit_rows(weights: Array, steps: Array, scales: Array, hessian: Array) -> 
 
     better = errors(new) < errors(scales)
     return np.where(better[:, None], new, scales)
+
+
+def joint_descent(weights: Array, steps: Array, scales: Array, hessian: Array, curvature: Array) -> Array:
+    """Coordinate descent on trace(M E H E^T), E = weights - steps * scales: an error may make good that of another row.
+
+    Column after column, all rows at once move to their best step. Rows influence each other, so where the moves together gain less than
+    half of what they promise, only the better half of them is made, and so on.
+
+    Args:
+        weights: float[R, n].
+        steps: [R, n] to start from; not changed.
+        scales: [R, n // 32].
+        hessian: float[n, n].
+        curvature: M, float[R, R], positive definite (`damped`).
+
+    Returns:
+        Steps [R, n] with at most the loss of those given.
+    """
+    width, steps = _per_column(scales), steps.copy()
+    weighted = curvature @ (weights - steps * width)  # M E
+    own = np.diag(curvature)
+    for j, spread in enumerate(hessian):
+        pull = weighted @ spread
+        # Where row i of this column would be best if it alone could move.
+        best = round_to_steps(steps[:, j] * width[:, j] + pull / (own * spread[j]), width[:, j])
+        moves = (best - steps[:, j]) * width[:, j]
+        gains = (2 * pull - own * spread[j] * moves) * moves
+        rows = np.flatnonzero(gains > 0)
+        rows = rows[np.argsort(-gains[rows], kind="stable")]
+        while len(rows):
+            move = moves[rows]
+            together = 2 * pull[rows] @ move - spread[j] * (move @ curvature[np.ix_(rows, rows)] @ move)
+            if together >= gains[rows].sum() / 2:
+                steps[rows, j] = best[rows]
+                weighted[:, j] -= curvature[:, rows] @ move
+                break
+            rows = rows[: len(rows) // 2]
+    return steps
 
 
 def best_scales(block: Array, importance: Array) -> Array:
