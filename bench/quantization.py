@@ -61,7 +61,7 @@ class Row(NamedTuple):
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, help="a run folder with export/npy and tokens")
-    parser.add_argument("--calibration-tokens", type=int, nargs="+", default=[20_000])
+    parser.add_argument("--calibration-tokens", type=int, nargs="+", default=[20_000, 40_000])
     parser.add_argument("--damping", type=float, nargs="+", default=[], help="also these shares in place of the usual one")
     parser.add_argument("--file", type=Path, nargs="+", default=[], help=".bullet files of the same FP32 model")
     parser.add_argument("--only", help="only rows with this in their name")
@@ -86,7 +86,7 @@ def run(arguments: argparse.Namespace) -> None:
         return calibration_windows(text, tokenizer, count, shape.max_seq_len, arguments.seed)
 
     files = [path for path in (folder / "model.bullet", *arguments.file) if path.exists() or path in arguments.file]
-    rows = [*llamas(shape, tensors, windows(20_000)), *ours(shape, tensors, arguments.calibration_tokens, windows)]
+    rows = [*llamas(shape, tensors, windows(40_000)), *ours(shape, tensors, arguments.calibration_tokens, windows)]
     rows += damped(shape, tensors, arguments.damping, windows)
     rows += [Row(file_label(path), lambda path=path: of_file(path, shape)) for path in files]
     results: list[dict[str, Any]] = []
@@ -182,7 +182,7 @@ def damped(shape: ModelShape, tensors: Tensors, shares: list[float], windows: Ca
     def rounded(share: float) -> Rounded:
         usual, gptq.DAMPING = gptq.DAMPING, share
         try:
-            done = quantise(shape, tensors, types, "gptq", windows(20_000), SilentProgress())
+            done = quantise(shape, tensors, types, "gptq", windows(40_000), SilentProgress())
         finally:
             gptq.DAMPING = usual
         return Rounded({name: dequantise(tensor) for name, tensor in done.tensors.items()}, size_of(shape, types))
@@ -237,7 +237,7 @@ def judge(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The bars, for as far as their rows were measured: post-training against llama.cpp's Q4_0, QAT against its teacher too."""
     found = {row["row"]: row for row in results}
     base = found.get("llama.cpp Q4_0")
-    post = next((row for name, row in found.items() if name.startswith("BQ4 gptq, 20k tokens")), None)
+    post = next((row for name, row in found.items() if name == "BQ4 gptq, 40k tokens"), None)
     trained = next((row for name, row in found.items() if name.endswith("(qat)")), None)
     bars: list[tuple[str, float, float]] = []
     if base and post:

@@ -44,7 +44,7 @@ def build(
             help="Representative tokens of this tokenizer, uint16 little endian (uint32 above 65,536 tokens); a run folder has its own."
         ),
     ] = None,
-    calibration_tokens: Annotated[int, Parameter(help="How many of them to use.")] = 20_000,
+    calibration_tokens: Annotated[int, Parameter(help="How many of them to use.")] = 40_000,
     qat: Annotated[
         bool, Parameter(help="Take the weights that QAT made of the run, if it did so for these types; else round the FP32 weights.")
     ] = True,

@@ -361,7 +361,7 @@ class QuantConfig(Section):
         "gptq", description="How BQ4 is fitted to text: not at all, scales only, or matrix after matrix with error feedback (GPTQ)."
     )
     calibration_tokens: int = Field(
-        20_000, ge=1_024, description="Training tokens that calibration looks at, from all languages and sources."
+        40_000, ge=1_024, description="Training tokens that calibration looks at, from all languages and sources."
     )
     seed: int | None = Field(None, ge=0, lt=2**32, description="Seed of the choice of those tokens; default: the seed of the run.")
     keep: list[str] = Field(

@@ -13,6 +13,7 @@ from bulletlm.bulletfile.layout import standard_types
 from bulletlm.data.tokens import open_tokens
 from bulletlm.errors import BulletError, DataError
 from bulletlm.evaluate.compare import compare
+from bulletlm.evaluate.perplexity import log_softmax
 from bulletlm.export.npy import read_npy
 from bulletlm.progress import SilentProgress
 from bulletlm.quant import forward
@@ -32,7 +33,7 @@ def random_tensors(shape: ModelShape, seed: int = 1) -> dict[str, np.ndarray]:
     return {
         name: random.lognormal(0, 0.2, extents).astype(np.float32)
         if len(extents) == 1
-        else (random.standard_normal(extents) / extents[-1] ** 0.5 * (20 if name == "token_embedding.weight" else 1)).astype(np.float32)
+        else (random.standard_normal(extents) / extents[-1] ** 0.5 * (5 if name == "token_embedding.weight" else 1)).astype(np.float32)
         for name, extents in shape.tensors().items()
     }
 
@@ -76,16 +77,18 @@ def test_the_method_none_is_ggmls_rounding() -> None:
     assert done.tokens == 0 and all(row.output_error is None for row in done.report.values())
 
 
-def hidden_error(shape: ModelShape, tensors: dict[str, np.ndarray], done: Calibrated, tokens: np.ndarray) -> float:
-    exact = Engine(shape, tensors).score(tokens)
-    return float(np.mean((Engine(shape, {n: dequantise(t) for n, t in done.tensors.items()}).score(tokens) - exact) ** 2))
+def divergence(shape: ModelShape, tensors: dict[str, np.ndarray], done: Calibrated, tokens: np.ndarray) -> float:
+    """Mean KL from the exact predictions."""
+    rounded = {name: dequantise(tensor) for name, tensor in done.tensors.items()}
+    a, b = (log_softmax(Engine(shape, weights).score(tokens)) for weights in (tensors, rounded))
+    return float((np.exp(a) * (a - b)).sum(-1).mean())
 
 
 @pytest.mark.parametrize("shape", [SHAPE, replace(SHAPE, tied_embeddings=False, n_layers=1)], ids=["grouped", "untied"])
 def test_each_method_loses_less_than_the_simpler_one(shape: ModelShape) -> None:
     tensors, tokens = random_tensors(shape), random_windows(shape, 40, seed=9)
     types = weight_types(shape, "BQ4", "BQ4" if not shape.tied_embeddings else None)
-    plain, search, gptq = (hidden_error(shape, tensors, run(m, tensors, shape, types=types), tokens) for m in ("none", "search", "gptq"))
+    plain, search, gptq = (divergence(shape, tensors, run(m, tensors, shape, types=types), tokens) for m in ("none", "search", "gptq"))
     assert gptq < 0.85 * search < search < plain
 
 
@@ -99,7 +102,7 @@ def test_the_report_says_what_was_gained() -> None:
         assert row.relative_rmse < {"BQ4": 0.2, "BQ8": 0.01, "F16": 1e-3, "F32": 1e-9}[row.type]
         if row.type == "BQ4":
             assert row.output_error is not None and row.output_error_rtn is not None
-            assert 0 < row.output_error < row.output_error_rtn < 0.05
+            assert 0 < row.output_error < row.output_error_rtn < 0.1
     assert done.tensors["layers.0.mlp.up_proj.weight"] is tensors["layers.0.mlp.up_proj.weight"]
     assert done.tokens == 80 * 24
 

@@ -33,7 +33,7 @@ METHODS = ("none", "search", "gptq")
 """How BQ4 scales and steps are chosen: largest / -8 (ggml's Q4_0); scales that lose least; the full recipe."""
 
 CURVATURE_TOKENS = 8_192
-"""Calibration tokens whose gradients say which errors matter; 20,000 gain nothing more."""
+"""Calibration tokens whose gradients say which errors matter."""
 
 TOKENS_AT_ONCE = 2_048
 """Positions that flow through a layer together; bounds the memory of everything between two hidden states."""

@@ -25,7 +25,7 @@ Array = npt.NDArray[Any]
 DAMPING = 0.1
 """Added to the diagonal of H, as a share of its mean, against learning the calibration text by heart.
 
-The usual 0.01 gives 2 to 4 % more KL on held-out text; 0.03 to 1 are alike (docs/quantization.md).
+The usual 0.01 gives 2 to 4 % more KL on held-out text; 0.03 to 1 are alike (bench/quantization.py --damping).
 """
 
 DIVISORS = np.arange(25, 49) / 5
@@ -34,7 +34,7 @@ DIVISORS = np.arange(25, 49) / 5
 REFINEMENTS = 2
 """Rounds of scales by least squares and steps by coordinate descent; a third one gains nothing."""
 
-JOINT_ROUNDS = 2
+JOINT_ROUNDS = 4
 """Rounds of `joint_descent` after that."""
 
 
