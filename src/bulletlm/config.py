@@ -517,7 +517,8 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         value = json5.loads(text, allow_duplicate_keys=False)
     except (ValueError, RecursionError) as error:
-        raise ConfigError(f"{path} is not valid JSON (comments are allowed): {str(error).replace('<string>:', 'line ')}") from None
+        reason = " ".join(str(error).replace("<string>:", "line ").split())  # it may quote a line break of the file
+        raise ConfigError(f"{path} is not valid JSON (comments are allowed): {reason}") from None
     if not isinstance(value, dict):
         raise ConfigError(f"{path} must hold one JSON object {{...}}, not a {type(value).__name__}")
     return value
