@@ -74,9 +74,14 @@ class AtStep(SilentProgress):
         self._Task = Task  # type: ignore[assignment]
 
 
+def workers() -> list[psutil.Process]:
+    """Training processes that this one has started; another test's server may be a child too."""
+    return [child for child in psutil.Process().children() if "bulletlm.train.workers" in child.cmdline()]
+
+
 def signal_worker(number: int) -> Callable[[], None]:
     def act() -> None:
-        (worker,) = psutil.Process().children()
+        (worker,) = workers()
         worker.send_signal(number)
 
     return act
@@ -95,7 +100,7 @@ def test_what_cannot_be_shared_is_refused_with_what_can(tmp_path: Path) -> None:
         check_share(5, 12)
     with pytest.raises(ConfigError, match="5 processes cannot share"):
         lead(task(tmp_path, tmp_path), None, 5, SilentProgress())
-    assert not psutil.Process().children()
+    assert not workers()
 
 
 def test_alone_costs_nothing_and_changes_nothing() -> None:
@@ -114,7 +119,7 @@ def test_two_processes_stopped_killed_and_gone_on_alone(tokens_dir: Path, tmp_pa
         lead(both, None, 2, AtStep(20, signal_worker(signal.SIGTERM)))
     with pytest.raises(TeamLost, match="worker process 1 was ended by SIGKILL: the same command continues"):
         lead(both, None, 2, AtStep(50, signal_worker(signal.SIGKILL)))
-    assert not psutil.Process().children()
+    assert not workers()
     assert list_checkpoints(tmp_path / "two/checkpoints")[-1][0] in (45, 50)
     lead(both, None, 1, SilentProgress())
     assert_same_curve(tmp_path / "two", tmp_path / "one")
