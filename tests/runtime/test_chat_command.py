@@ -1,5 +1,6 @@
 """`bullet chat`: in a real terminal, and in a plain pipe."""
 
+import codecs
 import json
 import os
 import pty
@@ -130,6 +131,7 @@ class Terminal:
             os.environ["TERM"] = "xterm"
             os.execv(words[0], words)
         self.seen, self.ended = "", False
+        self.decode = codecs.getincrementaldecoder("utf-8")(errors="replace").decode  # a read may end inside a character
 
     def exit_code(self) -> int:
         """Wait for its end."""
@@ -144,7 +146,7 @@ class Terminal:
             assert time.monotonic() < end, f"no {pattern} in {self.seen!r}"
             if select.select([self.screen], [], [], 0.1)[0]:
                 try:
-                    self.seen += os.read(self.screen, 4096).decode(errors="replace")
+                    self.seen += self.decode(os.read(self.screen, 4096))
                 except OSError:  # the program has ended
                     assert re.search(pattern, self.seen), f"ended without {pattern}: {self.seen!r}"
         text, self.seen = self.seen[: found.end()], self.seen[found.end() :]
