@@ -187,6 +187,7 @@ def test_a_terminal(terminal: Terminal) -> None:
     terminal.type("\x03")
     shown = terminal.read_until(r"\d+ tokens, [\d,]+ tokens/s[^>]*> ")
     assert "Traceback" not in shown
+    time.sleep(0.5)  # Python's input() sleeps through a Ctrl-C that comes between its prompt and its wait, until the next key
     terminal.type("\x03")  # with nothing to stop, it says how to leave
     terminal.read_until("Ctrl-D leaves.*\r?\n.*> ")
     terminal.type("/reset\n")
