@@ -280,8 +280,8 @@ def documents(block: Block, seed: int) -> Iterator[RawDocument | BadRow]:
     if file.kind == ".txt":
         return _from_text(file, lines)
     if file.kind == ".tsv":
-        return _from_tsv(file, lines, seed)
-    return _from_jsonl(file, lines)
+        return _each_row(lines, lambda number, line: _tsv_row(file, number, line, seed))
+    return _each_row(lines, lambda number, line: _jsonl_row(file, number, line))
 
 
 def _lines(block: Block) -> Iterator[tuple[int, str] | BadRow]:
@@ -318,46 +318,43 @@ def _from_text(file: SourceFile, lines: Iterator[tuple[int, str] | BadRow]) -> I
         yield document
 
 
-def _from_tsv(file: SourceFile, lines: Iterator[tuple[int, str] | BadRow], seed: int) -> Iterator[RawDocument | BadRow]:
+def _each_row(
+    lines: Iterator[tuple[int, str] | BadRow], read: Callable[[int, str], Iterator[RawDocument | BadRow]]
+) -> Iterator[RawDocument | BadRow]:
+    """What `read` makes of every line with text; lines that could not be read pass through."""
     for item in lines:
         if isinstance(item, BadRow):
             yield item
-            continue
-        number, line = item
-        if not line or line.isspace():
-            continue
-        columns = [column.strip() for column in line.split("\t")]
-        if len(columns) != 2 or not all(columns):
-            yield BadRow(file.name, number, "not_two_columns", line)
-            continue
-        marathi_first, marathi_second = (bool(_DEVANAGARI.search(column)) for column in columns)
-        english, marathi = columns[::-1] if marathi_first else columns
-        if marathi_first != marathi_second and _LATIN.search(english):
-            for request, answer, language in translations(english, marathi, seed):
-                messages: list[Message] = [{"role": "user", "content": request}, {"role": "assistant", "content": answer}]
-                known = language if language == "en" else file.language
-                yield RawDocument(file.name, number, known, messages=messages, group=english)
-        else:
-            for sentence in columns:
-                yield RawDocument(file.name, number, file.language, paragraphs=[sentence], lines=[number])
+        elif item[1] and not item[1].isspace():
+            yield from read(*item)
 
 
-def _from_jsonl(file: SourceFile, lines: Iterator[tuple[int, str] | BadRow]) -> Iterator[RawDocument | BadRow]:
-    for item in lines:
-        if isinstance(item, BadRow):
-            yield item
-            continue
-        number, line = item
-        if not line or line.isspace():
-            continue
-        try:
-            row = json.loads(line.removeprefix("\ufeff"))
-        except (ValueError, RecursionError):
-            yield BadRow(file.name, number, "not_json", line)
-            continue
-        document = RawDocument(file.name, number, file.language)
-        reason = _fill_from_row(document, row, file.text)
-        yield BadRow(file.name, number, reason, line) if reason else document
+def _tsv_row(file: SourceFile, number: int, line: str, seed: int) -> Iterator[RawDocument | BadRow]:
+    columns = [column.strip() for column in line.split("\t")]
+    if len(columns) != 2 or not all(columns):
+        yield BadRow(file.name, number, "not_two_columns", line)
+        return
+    marathi_first, marathi_second = (bool(_DEVANAGARI.search(column)) for column in columns)
+    english, marathi = columns[::-1] if marathi_first else columns
+    if marathi_first != marathi_second and _LATIN.search(english):
+        for request, answer, language in translations(english, marathi, seed):
+            messages: list[Message] = [{"role": "user", "content": request}, {"role": "assistant", "content": answer}]
+            known = language if language == "en" else file.language
+            yield RawDocument(file.name, number, known, messages=messages, group=english)
+    else:
+        for sentence in columns:
+            yield RawDocument(file.name, number, file.language, paragraphs=[sentence], lines=[number])
+
+
+def _jsonl_row(file: SourceFile, number: int, line: str) -> Iterator[RawDocument | BadRow]:
+    try:
+        row = json.loads(line.removeprefix("\ufeff"))
+    except (ValueError, RecursionError):
+        yield BadRow(file.name, number, "not_json", line)
+        return
+    document = RawDocument(file.name, number, file.language)
+    reason = _fill_from_row(document, row, file.text)
+    yield BadRow(file.name, number, reason, line) if reason else document
 
 
 def _from_table(block: Block) -> Iterator[RawDocument | BadRow]:
