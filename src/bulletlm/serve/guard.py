@@ -18,8 +18,9 @@ LOCAL_NAMES = frozenset(["localhost", "127.0.0.1", "::1"])
 BODY_SECONDS = 30.0
 """Within which a request must have arrived completely."""
 
-PATIENCE = 8
-"""Of a request that is too large this many times the limit is read and thrown away, so that its sender gets to the answer."""
+PATIENCE = 64 << 20
+"""Bytes of a request that is too large which are read and thrown away. A connection closed on a sender that is still
+sending is reset, and with it the answer is lost, so that only the grossest senders are cut off."""
 
 
 def is_loopback(host: str) -> bool:
@@ -96,7 +97,7 @@ class Guard:
             size += len(part)
             if size <= self.max_bytes:
                 parts.append(part)
-            if not message.get("more_body") or size > PATIENCE * self.max_bytes:
+            if not message.get("more_body") or size > self.max_bytes + PATIENCE:
                 break
         if size > self.max_bytes:
             text = f"the request has {max(size, int(declared)):,} bytes: at most {self.max_bytes:,} are taken"
