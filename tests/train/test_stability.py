@@ -4,6 +4,8 @@ import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +21,12 @@ from bulletlm.progress import SilentProgress
 from bulletlm.shape import ModelShape
 from bulletlm.train import loop
 from bulletlm.train.batches import TrainingWindows
-from bulletlm.train.checkpoint import list_checkpoints
+from bulletlm.train.checkpoint import list_checkpoints, load_checkpoint
 from bulletlm.train.loop import train
 from bulletlm.train.metrics import CLOCK
 from bulletlm.train.stability import find_trouble, last_good_step, prune_checkpoints
 from bulletlm.train.state import Position, TrainState
+from bulletlm.train.workers import Task, lead
 
 SHAPE = ModelShape(vocab_size=500, dim=32, n_layers=1, n_heads=2, n_kv_heads=2, hidden_dim=64, max_seq_len=16)
 SEED = 42
@@ -221,6 +224,37 @@ def test_weights_that_break_are_given_back(clean: Path, tmp_path: Path, monkeypa
     assert "no longer a number" in event["reason"]
     assert ("validation" in event["reason"]) == (at == 44)
     assert events(tmp_path, "eval")[-1]["val/loss"] < 2
+
+
+@pytest.mark.slow
+def test_two_processes_go_back_together(clean: Path, spoilt: Path, recovered: Path, tmp_path: Path) -> None:
+    """As one process does, to rounding; byte for byte also when both were stopped in the steps that are taken back."""
+    script = Path(__file__).with_name("two_processes.py")
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(script.parent), os.environ.get("PYTHONPATH", "")])}
+    command = [sys.executable, str(script), str(clean), str(spoilt), str(tmp_path / "two")]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    lead(Task(TrainConfig(**SETTINGS), SHAPE, SEED, spoilt, tmp_path / "whole", "key"), None, 2, SilentProgress())
+    assert result(tmp_path / "two/stopped") == result(tmp_path / "whole")
+    (ours,), (theirs,) = (events(folder, "rollback") for folder in (tmp_path / "whole", recovered))
+    assert {**ours, "reason": theirs["reason"]} == theirs
+    losses = [[e["train/loss"] for e in events(folder, "train")] for folder in (tmp_path / "whole", recovered)]
+    assert losses[0] == pytest.approx(losses[1], rel=2e-3)
+    assert_all_went_back(tmp_path / "two/broken")
+
+
+def assert_all_went_back(folder: Path) -> None:
+    """A weight of the process that writes nothing was NaN: first the loss of a step shows it, then a validation."""
+    first, second = events(folder, "rollback")
+    assert (first["from_step"], first["to_step"], first["skipped_batch"], "the loss" in first["reason"]) == (34, 15, 34, True)
+    assert (second["from_step"], second["to_step"], second["rate_factor"], "the validation" in second["reason"]) == (75, 60, 0.2, True)
+    assert [e["step"] for e in events(folder, "train")] == list(range(1, 91))
+    leader, other = (load_checkpoint(folder / f"process-{rank}") for rank in range(2))
+    assert leader.state == other.state
+    assert leader.tensors.keys() == other.tensors.keys() == {"model", "optimizer", "ema"}
+    for file, tensors in leader.tensors.items():
+        assert tensors.keys() == other.tensors[file].keys()
+        assert all(torch.equal(tensor, other.tensors[file][name]) for name, tensor in tensors.items())
 
 
 def test_noise_and_falling_losses_are_no_trouble() -> None:

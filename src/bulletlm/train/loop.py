@@ -125,7 +125,7 @@ def train(
             if (at_end or (position.step and position.step % config.eval_every_steps == 0)) and position.evaluated_step != position.step:
                 save()
                 measured, weights, val_loss = evaluate(state, val_tokens, config.batch_size_per_device, team, grid)
-                if not math.isfinite(val_loss):
+                if not all(math.isfinite(value) for name, value in measured.items() if name.startswith("val/")):
                     recover("the validation loss is no longer a number")
                     continue
                 best_folder = checkpoints if team.leads else None
