@@ -121,10 +121,12 @@ def train(
     Example: bullet train recipes/demo.jsonc --prove-resume
     """
     if prove_resume:
+        from bulletlm.config import load_config
         from bulletlm.progress import ConsoleProgress
         from bulletlm.train.prove import prove_resume as prove
 
-        print(prove(_stages(config, settings, "tokens", restart), ConsoleProgress()))
+        workers = load_config(config, settings).train.workers or 1
+        print(prove(_stages(config, settings, "tokens", restart), workers, ConsoleProgress()))
     else:
         print(_stages(config, settings, "train", restart) / "checkpoints/best")
 

@@ -2,7 +2,9 @@
 
 import json
 import os
+import re
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -188,35 +190,61 @@ def test_samples_are_those_of_the_kept_weights(micro_run: Path, tmp_path: Path) 
         assert event["answer"] == " ".join(text.split())
 
 
-def test_tensorboard_and_trackio_get_every_number(tokens_dir: Path, tmp_path: Path) -> None:
-    """In a process of its own: trackio fixes its folder when it is imported."""
+TRACKED = """
+import os, signal, sys
+from pathlib import Path
+import test_around as t
+import torch
+from bulletlm.progress import SilentProgress
+from bulletlm.train import loop
+
+def update_and_break(state, update=loop.update):
+    update(state)
+    if state.position.step == 53 and not state.position.rollbacks:
+        with torch.no_grad():
+            state.model.final_norm.weight[3] = float("nan")
+
+loop.update = update_and_break
+progress = t.AtStep(43, lambda: os.kill(os.getpid(), signal.SIGKILL)) if sys.argv[3] == "killed" else SilentProgress()
+t.train_with(progress, Path(sys.argv[1]), Path(sys.argv[2]), track=["tensorboard", "trackio"])
+"""
+
+
+def test_tensorboard_and_trackio_have_every_number_once(tokens_dir: Path, tmp_path: Path) -> None:
+    """Killed after an evaluation, later rolled back. In processes of their own: trackio fixes its folder when it is imported."""
     pytest.importorskip("tensorboard")
     pytest.importorskip("trackio")
-    script = (
-        "import sys; from pathlib import Path; import test_loop\n"
-        "test_loop.run(Path(sys.argv[1]), Path(sys.argv[2]), total_steps=5, track=['tensorboard', 'trackio'])"
-    )
-    path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
-    command = [sys.executable, "-c", script, str(tokens_dir), str(tmp_path / "mine")]
-    result = subprocess.run(command, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, timeout=200, check=False)
-    assert result.returncode == 0, result.stderr
-    assert result.stdout == "", "standard output is for results"
-    losses = [event["train/loss"] for event in events(tmp_path / "mine", "train")]
+    folder = tmp_path / "mine"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])}
+    for how, code in ("killed", -signal.SIGKILL), ("whole", 0):
+        command = [sys.executable, "-c", TRACKED, str(tokens_dir), str(folder), how]
+        result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+        assert result.returncode == code, result.stderr
+        assert result.stdout == "", "standard output is for results"
+    assert [(event["from_step"], event["to_step"]) for event in events(folder, "rollback")] == [(53, 40)]
+    expected: dict[str, list[tuple[int, Any]]] = {}
+    for event in [*events(folder, "train"), *events(folder, "eval")]:
+        for name, value in event.items():
+            if name not in ("event", "step"):
+                expected.setdefault(name, []).append((event["step"], pytest.approx(float(value))))
+    assert [step for step, _ in expected["train/loss"]] == list(range(1, 61))
+    assert [step for step, _ in expected["val/loss"]] == [20, 40, 60]
 
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    board = EventAccumulator(str(tmp_path / "mine/tensorboard"))
+    board = EventAccumulator(str(folder / "tensorboard"), size_guidance={"scalars": 0})
     board.Reload()
-    assert [scalar.value for scalar in board.Scalars("train/loss")] == pytest.approx(losses)
-    assert [scalar.step for scalar in board.Scalars("val/loss")] == [5]
+    assert {name: [(scalar.step, scalar.value) for scalar in board.Scalars(name)] for name in board.Tags()["scalars"]} == expected
 
     import sqlite3
 
-    database = sqlite3.connect(tmp_path / "mine/trackio/bulletlm.db")
-    rows = database.execute("select run_name, step, metrics from metrics order by id").fetchall()
-    kept = [json.loads(metrics) for _, _, metrics in rows]
-    assert [row["train/loss"] for row in kept if "train/loss" in row] == losses
-    assert {name for name, _, _ in rows} == {"mine"}
+    kept: dict[str, list[tuple[int, Any]]] = {}
+    database = sqlite3.connect(folder / "trackio/bulletlm.db")
+    for name, step, metrics in database.execute("select run_name, step, metrics from metrics order by step, id"):
+        assert name == "mine"
+        for metric, value in json.loads(metrics).items():
+            kept.setdefault(metric, []).append((step, value))
+    assert kept == expected
 
 
 @pytest.mark.parametrize(("name", "module"), [("tensorboard", "torch.utils.tensorboard"), ("trackio", "trackio")])
@@ -224,18 +252,20 @@ def test_a_missing_tracker_is_one_line(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setenv("TRACKIO_DIR", str(tmp_path))
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(BulletError, match=rf"train.track names {name}, which is not installed: pip install 'bulletlm\[track\]'"):
-        open_trackers([name], tmp_path, 0)
+        open_trackers([name], tmp_path)
 
 
 @pytest.mark.slow
 def test_prove_resume_proves_it(micro_run: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    shutil.copytree(micro_run, tmp_path / "micro")
+    """With two processes, and a second half on the 4-bit grid."""
+    shutil.copytree(micro_run, tmp_path / "micro", ignore=shutil.ignore_patterns("checkpoints"))
     before = sorted(tmp_path.rglob("*"))
+    settings = ["--train.workers=2", "--qat.start=0.5", f"--runs-dir={tmp_path}"]
     with pytest.raises(SystemExit) as ended:
-        main(["train", str(tmp_path / "micro/config.json"), f"--runs-dir={tmp_path}", "--prove-resume"])
+        main(["train", str(tmp_path / "micro/config.json"), *settings, "--prove-resume"])
     assert not ended.value.code
     said = capsys.readouterr().out
-    assert "are the same, byte for byte" in said
+    assert re.match(r"killed after step \d+ of 12 and continued as 2 processes: all 1\d lines .* are the same, byte for byte", said)
     assert sorted(tmp_path.rglob("*")) == before, "it cleans up"
 
 

@@ -95,7 +95,7 @@ def train(
     if warmup_length(config, total_steps) < config.warmup_steps:
         progress.say(f"warm-up cut from {config.warmup_steps:,} to {warmup_length(config, total_steps):,} steps: a fifth of this run")
 
-    trackers = open_trackers(config.track, run_dir, state.position.step) if team.leads else []
+    trackers = open_trackers(config.track, run_dir) if team.leads else []
     metrics = MetricsLog(run_dir / "metrics.jsonl" if team.leads else None, state.position, trackers)
     waiting = Waiting(config)
 

@@ -20,7 +20,8 @@ CLOCK = ("seconds", "tokens_per_s", "memory_mb")
 class MetricsLog:
     """Appends events.
 
-    A run that goes on, or back, to a checkpoint first drops what was written after it: every event is there once.
+    A run that goes on, or back, to a checkpoint first drops what was written after it: every event is there once. So it is
+    with the trackers.
 
     Args:
         path: the file, made when missing; None where another process writes it.
@@ -46,11 +47,13 @@ class MetricsLog:
         evaluated = position.evaluated_step
         last = {"train": position.step, "eval": evaluated, "sample": evaluated, "rollback": sys.maxsize}
         events = [(line, json.loads(line)) for line in _complete_lines(self._path)]
-        kept = [line for line, event in events if event["step"] <= last.get(event["event"], -1)]
+        kept = [(line, event) for line, event in events if event["step"] <= last.get(event["event"], -1)]
         known = sum(event["event"] == "rollback" for _, event in events)
-        for rollback in position.rollbacks[known:]:
-            kept.append(_line("rollback", rollback["to_step"], rollback))
-        write_text(self._path, "".join(line + "\n" for line in kept))
+        lines = [line for line, _ in kept] + [_line("rollback", event["to_step"], event) for event in position.rollbacks[known:]]
+        write_text(self._path, "".join(line + "\n" for line in lines))
+        told = [(event["step"], numbers) for _, event in kept if event["event"] != "rollback" and (numbers := _numbers(event))]
+        for tracker in self._trackers:
+            tracker.rewind(position.step, told)
         return open(self._path, "a", encoding="utf-8")
 
     def write(self, event: str, step: int, **values: Any) -> None:
@@ -64,13 +67,15 @@ class MetricsLog:
             self._file.flush()
         except OSError as error:
             raise BulletError(f"cannot write {self._path}: {error.strerror}; free some space, then run again") from error
-        numbers = {name: float(value) for name, value in values.items() if isinstance(value, (int, float))}
-        for tracker in self._trackers:
-            tracker.write(step, numbers)
+        if numbers := _numbers(values):
+            for tracker in self._trackers:
+                tracker.write(step, numbers)
 
     def sync(self) -> None:
         """Make everything written so far survive a power cut (called with every checkpoint)."""
         os.fsync(self._file.fileno())
+        for tracker in self._trackers:
+            tracker.flush()
 
     def close(self) -> None:
         """End the log and those of the trackers."""
@@ -82,6 +87,11 @@ class MetricsLog:
 
 def _line(event: str, step: int, values: dict[str, Any]) -> str:
     return json.dumps({"event": event, "step": step, **values}, ensure_ascii=False, allow_nan=False)
+
+
+def _numbers(values: dict[str, Any]) -> dict[str, float]:
+    """What trackers are told of an event."""
+    return {name: float(value) for name, value in values.items() if name != "step" and isinstance(value, (int, float))}
 
 
 def _complete_lines(path: Path) -> list[str]:

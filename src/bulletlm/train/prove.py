@@ -1,7 +1,8 @@
 """Shows on a user's own configuration that a killed run continues exactly: `bullet train CONFIG --prove-resume`.
 
 Two short trainings in processes of their own, in a folder beside the run: one is left alone, one kills itself with SIGKILL after a
-random step and is started again. Afterwards their metrics and their weights have to be the same, byte for byte.
+random step and is started again. Afterwards their metrics and their weights have to be the same, byte for byte. With
+`train.workers` each is a team of so many processes, whose first one is killed.
 """
 
 import contextlib
@@ -24,13 +25,16 @@ from bulletlm.machine import park_idle_threads
 from bulletlm.progress import Progress, SilentProgress
 
 STEPS = 12
-"""Of each training, with four evaluations and as many checkpoints in between."""
+"""Of each training; every third is followed by an evaluation, every second by a checkpoint."""
 
 NAMES = "whole", "killed"
 
 
-def prove_resume(run_dir: Path, progress: Progress) -> str:
+def prove_resume(run_dir: Path, workers: int, progress: Progress) -> str:
     """Do both trainings with the configuration and the tokens of a run folder; the verdict in one line.
+
+    Args:
+        workers: how many processes share every step, which no run folder notes.
 
     Raises:
         BulletError: the two differ, with the first difference; or a training failed, with its message.
@@ -39,12 +43,13 @@ def prove_resume(run_dir: Path, progress: Progress) -> str:
     folder = Path(tempfile.mkdtemp(prefix=f"{run_dir.name}.prove-", dir=run_dir.parent))
     try:
         whole, killed = (folder / name for name in NAMES)
-        progress.say(f"training {STEPS} steps without a break")
-        _train_in_process(run_dir, whole, None)
-        progress.say(f"training {STEPS} steps, killed after step {kill_at}")
-        _train_in_process(run_dir, killed, kill_at)
+        team = f" as {workers} processes" if workers > 1 else ""
+        progress.say(f"training {STEPS} steps{team} without a break")
+        _train_in_process(run_dir, whole, workers, None)
+        progress.say(f"training {STEPS} steps{team}, killed after step {kill_at}")
+        _train_in_process(run_dir, killed, workers, kill_at)
         progress.say("training on from what the kill left")
-        _train_in_process(run_dir, killed, None)
+        _train_in_process(run_dir, killed, workers, None)
         difference = find_difference(whole, killed)
         if difference:
             raise BulletError(f"killed after step {kill_at} and continued, the run differs from one that was not: {difference}")
@@ -52,8 +57,8 @@ def prove_resume(run_dir: Path, progress: Progress) -> str:
         size = sum(path.stat().st_size for path in files.values())
         lines = len(_events(whole))
         return (
-            f"killed after step {kill_at} of {STEPS} and continued: all {lines} lines of metrics and all {len(files)} files of weights "
-            f"({size / 1e6:.1f} MB) are the same, byte for byte, as those of a run that was left alone"
+            f"killed after step {kill_at} of {STEPS} and continued{team}: all {lines} lines of metrics and all {len(files)} files of "
+            f"weights ({size / 1e6:.1f} MB) are the same, byte for byte, as those of a run that was left alone"
         )
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -85,8 +90,8 @@ def _weights(folder: Path) -> dict[str, Path]:
     return {str(path.relative_to(folder)): path for path in folder.glob("checkpoints/*/*.safetensors")}
 
 
-def _train_in_process(run_dir: Path, folder: Path, kill_at: int | None) -> None:
-    command = [sys.executable, "-m", __name__, str(run_dir), str(folder), str(kill_at or 0)]
+def _train_in_process(run_dir: Path, folder: Path, workers: int, kill_at: int | None) -> None:
+    command = [sys.executable, "-m", __name__, str(run_dir), str(folder), str(workers), str(kill_at or 0)]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     if result.returncode != (-signal.SIGKILL if kill_at else 0):
         said = result.stderr.strip().splitlines() or [f"it ended with code {result.returncode}"]
@@ -116,18 +121,18 @@ class _KillAt(SilentProgress):
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _main(run_dir: Path, folder: Path, kill_at: int) -> None:
+def _main(run_dir: Path, folder: Path, workers: int, kill_at: int) -> None:
     park_idle_threads()
-    from bulletlm.train.loop import train
+    from bulletlm.train.workers import Task, lead
 
     config = load_config(run_dir / "config.json")
     shape = config.model.shape(config.tokenizer.vocab_size)
-    progress = _KillAt(kill_at) if kill_at else SilentProgress()
-    train(_short(config), shape, config.seed, run_dir / "tokens", folder, "proof", progress)
+    task = Task(_short(config), shape, config.seed, run_dir / "tokens", folder, "proof", config.weight_types(), config.qat.start)
+    lead(task, None, workers, _KillAt(kill_at) if kill_at else SilentProgress())
 
 
 if __name__ == "__main__":
     try:
-        _main(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]))
+        _main(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]))
     except BulletError as error:
         sys.exit(f"bullet: {error}")
