@@ -4,6 +4,8 @@ import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from psutil import _ntuples as system
 
 from bulletlm.build import build_bullet
 from bulletlm.builder import main as builder
@@ -23,13 +26,16 @@ from bulletlm.errors import BulletError, ConfigError, Interrupted
 from bulletlm.evaluate.compare import compare
 from bulletlm.export.npy import read_npy
 from bulletlm.files import read_json, sha256_of_file
+from bulletlm.model import Llama
 from bulletlm.pipeline import finish_run, run_stages
 from bulletlm.progress import SilentProgress
 from bulletlm.quant.calibrate import dequantise, quantise
 from bulletlm.quant.types import weight_types
 from bulletlm.runtime import load
+from bulletlm.train import stopping
 from bulletlm.train.checkpoint import load_checkpoint
 from bulletlm.train.distil import Distilled, distil
+from bulletlm.train.evaluation import validate
 from micro_model import write_micro_config
 
 STEPS = ("--qat.steps=12", "--qat.tokens_per_step=256")
@@ -110,10 +116,26 @@ def test_a_stopped_one_ends_with_the_same_bits(sharp: Callable[..., Distilled], 
         np.testing.assert_array_equal(dequantise(again.tensors[name]), dequantise(tensor))
 
 
+def test_it_pauses_on_battery(sharp: Callable[..., Distilled], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The cable is out at the first look and in at the second."""
+    looks = iter([system.sbattery(15, 900, False)])
+    monkeypatch.setattr(stopping, "LOOK_EVERY_SECONDS", 0.0)
+    monkeypatch.setattr("psutil.sensors_battery", lambda: next(looks, None), raising=False)
+    said: list[str] = []
+
+    class Listening(SilentProgress):
+        def say(self, text: str) -> None:
+            said.append(text)
+
+    sharp(tmp_path, "none", steps=1, progress=Listening())
+    assert said[-2:] == ["paused: on battery with 15 % left (train.pause_on_battery); everything is saved", "going on"]
+    assert (tmp_path / "c/step-000000/state.json").is_file()
+
+
 def test_a_damaged_checkpoint_is_not_used(sharp: Callable[..., Distilled], tmp_path: Path) -> None:
     with pytest.raises(Interrupted):
         sharp(tmp_path, steps=4, progress=StopAfter("Distilling", 2))
-    path = tmp_path / "c" / "optimizer.safetensors"
+    path = tmp_path / "c/step-000002/optimizer.safetensors"
     path.write_bytes(path.read_bytes()[:-1])
     assert sharp(tmp_path, steps=4).kl == sharp(tmp_path / "other", steps=4).kl
 
@@ -149,13 +171,28 @@ def test_the_stage_stops_and_goes_on(copy: Path, tmp_path: Path) -> None:
     finish_run(copy, STEPS, SilentProgress())
     with pytest.raises(Interrupted):
         finish_run(other, STEPS, StopAfter("Distilling", 7))
-    assert [path.name for path in (other / "qat").iterdir()] == ["checkpoint"]
-    for latent in ("qat", "qat/checkpoint"):  # never taken for a model, so never exported as one
+    assert [path.name for path in (other / "qat").rglob("*") if path.is_dir()] == ["checkpoints", "step-000007"]
+    for latent in ("qat", "qat/checkpoints", "qat/checkpoints/step-000007"):  # never taken for a model, so never exported as one
         with pytest.raises(BulletError, match="no model folder"):
             convert(other / latent, tmp_path / "latent-npy")
     finish_run(other, STEPS, SilentProgress())
     for name in ("qat/model.bullet", "model.bullet"):
         assert (other / name).read_bytes() == (copy / name).read_bytes()
+
+
+@pytest.mark.slow
+def test_killed_stopped_and_out_of_room_it_ends_with_the_same_bytes(micro_run: Path, copy: Path, tmp_path: Path) -> None:
+    """kill -9 at nine moments from calibration to the last file, SIGTERM, and a full disk; `bullet run` and `bullet qat` in turns."""
+    shutil.copytree(micro_run, tmp_path / "killed" / "micro")
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(Path(__file__).with_name("qat_kills.py")), str(tmp_path / "killed" / "micro")]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=400, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "9 kills"
+    finish_run(copy, (*STEPS, "--calibration-tokens=1024"), SilentProgress())
+    for name in ("qat/model.bullet", "model.bullet"):
+        assert (tmp_path / "killed/micro" / name).read_bytes() == (copy / name).read_bytes()
+    assert sorted(path.name for path in (tmp_path / "killed/micro/qat").iterdir()) == ["model.bullet", "report.json"]
 
 
 def test_weights_of_another_model_or_type_are_refused(copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -210,6 +247,26 @@ def test_qat_start_exports_the_very_weights_that_it_measured(on_grid: Config, tm
     report = read_json(run / "report.json")
     assert report["bq4"]["loss"] == pytest.approx(lowest["val/loss_bq4"], abs=1e-5)
     assert report["comparison"]["kl"]["mean"] == pytest.approx(0, abs=1e-9)
+
+
+@pytest.mark.slow
+def test_qat_start_with_two_processes(on_grid: Config, texts: Path, tmp_path: Path) -> None:
+    """The same to rounding, and the file has the weights that val/loss_bq4 was measured on."""
+    config = load_config(write_micro_config(tmp_path, texts, qat={"start": 0.5}), ["--train.workers=2"])
+    run = run_stages(config, "build", SilentProgress()).folder
+    for kind, name in (("train", "train/loss"), ("eval", "val/loss_bq4")):
+        ours, theirs = ([event[name] for event in events(folder, kind)] for folder in (run, on_grid.run_dir))
+        assert ours == pytest.approx(theirs, rel=5e-3)
+        assert ours[0] == pytest.approx(theirs[0], rel=1e-6)
+    best, file = load_checkpoint(run / "checkpoints/best"), open_bullet(run / "model.bullet")
+    model = Llama(file.shape)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            np.testing.assert_array_equal(file.tensor(name), best.tensors["model"][name].numpy())
+            weight.copy_(torch.from_numpy(np.array(file.tensor(name))))
+    nats, count = validate(model, open_tokens(run / "tokens", "val"), config.train.batch_size_per_device)
+    lowest = min(event["val/loss_bq4"] for event in events(run, "eval"))
+    assert nats / count == pytest.approx(lowest, rel=1e-12)
 
 
 def test_the_latent_weights_are_other_ones(on_grid: Config) -> None:

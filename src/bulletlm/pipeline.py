@@ -237,17 +237,6 @@ def _evaluate(run: Run) -> None:
     evaluate_run(run.folder, run.config, run.progress)
 
 
-# What decides bits of the model; how often it is saved does not.
-_NOT_DECISIVE = {
-    *("keep_checkpoints", "save_every_steps", "live_samples", "track", "tune", "device"),
-    *("nice", "pause_on_battery", "pause_on_heat"),
-}
-
-
-def _training_settings(config: Config) -> dict[str, Any]:
-    return config.train.model_dump(mode="json", exclude=_NOT_DECISIVE)
-
-
 def _grid(config: Config) -> list[Any]:
     """What decides the trained weights if the main run trains on the 4-bit grid; nothing if not."""
     return [] if config.qat.start is None else [config.qat.start, config.weight_types()]
@@ -290,7 +279,7 @@ STAGES: dict[str, Stage] = {
     ),
     "train": Stage(
         "Training",
-        lambda run: [run.config.model.model_dump(mode="json"), _training_settings(run.config), run.config.seed, *_grid(run.config)],
+        lambda run: [run.config.model.model_dump(mode="json"), run.config.train.decisive(), run.config.seed, *_grid(run.config)],
         ("tokens",),
         ("checkpoints/best/model.safetensors", "checkpoints/best/state.json"),
         _train,
@@ -305,7 +294,7 @@ STAGES: dict[str, Stage] = {
     "qat": Stage(
         "QAT",
         lambda run: (
-            [run.config.model_dump(mode="json", include={"qat", "quant", "seed"}), _training_settings(run.config)]
+            [run.config.model_dump(mode="json", include={"qat", "quant", "seed"}), run.config.train.decisive()]
             if _has_qat(run.config)
             else None
         ),
@@ -336,7 +325,7 @@ def _fingerprint(config: Config, sources: list[dict[str, Any]], augmentation: di
     data = config.data.model_dump(mode="json", exclude={"workers"})
     texts = {"sources": [source["sha256"] for source in sources], "augmentation": augmentation}
     grid = {"grid": found} if (found := _grid(config)) else {}
-    return sha256_of_json({**parts, "data": data, "train": _training_settings(config), **texts, **grid})
+    return sha256_of_json({**parts, "data": data, "train": config.train.decisive(), **texts, **grid})
 
 
 def _record(run: Run) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 qat/model.bullet  the trained weights, in the types and with the rounding that they were trained with
 qat/report.json   what was done, and the KL from FP32 on the validation text before and after
-qat/checkpoint/   while it runs
+qat/checkpoints/  while it runs
 
 No file but the checkpoint holds the exact weights of the student: they are worse than both the FP32 model and the rounded
 student. FP32 is always export/npy.
@@ -53,7 +53,7 @@ def train_on_grid(run: Path, config: Config, text: TokenFile, held_out: TokenFil
         config.seed + 1,  # not the order in which the teacher read it
         text,
         held_out,
-        folder / "checkpoint",
+        folder / "checkpoints",
         _key(fingerprint(tensors), run, config),
         progress,
     )
@@ -72,7 +72,7 @@ def train_on_grid(run: Path, config: Config, text: TokenFile, held_out: TokenFil
         folder / "model.bullet", shape, result.tensors, types, proto, Tokenizer(proto).pieces(), {**metadata, "qat": facts(report)}
     )
     write_json(folder / "report.json", report)
-    shutil.rmtree(folder / "checkpoint", ignore_errors=True)
+    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
     return report
 
 
@@ -92,5 +92,5 @@ def facts(report: dict[str, Any]) -> dict[str, Any]:
 
 def _key(teacher: str, run: Path, config: Config) -> str:
     """Fingerprint of everything that decides the result."""
-    settings = config.model_dump(mode="json", include={"seed", "train", "quant", "qat"})
-    return sha256_of_json([teacher, settings, sha256_of_file(run / "tokens" / "train.bin")])
+    settings = config.model_dump(mode="json", include={"seed", "quant", "qat"})
+    return sha256_of_json([teacher, settings, config.train.decisive(), sha256_of_file(run / "tokens" / "train.bin")])

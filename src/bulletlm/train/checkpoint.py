@@ -7,6 +7,7 @@ state.json carries the SHA-256 of the other files. Nothing is ever unpickled.
 """
 
 import re
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from bulletlm.errors import BulletError
 from bulletlm.files import atomic_folder, read_json, sha256_of_file, write_json
+from bulletlm.progress import Progress
 
 _STEP = re.compile(r"step-(\d{6,})")
 
@@ -78,3 +80,16 @@ def list_checkpoints(checkpoints: Path) -> list[tuple[int, Path]]:
         return []
     found = [(int(match[1]), path) for path in checkpoints.iterdir() if (match := _STEP.fullmatch(path.name))]
     return sorted(found)
+
+
+def newest_checkpoint(checkpoints: Path, progress: Progress) -> tuple[Path, Checkpoint] | None:
+    """The newest numbered checkpoint that is whole; damaged ones are reported and removed, and with them what a kill left behind."""
+    for leftover in (*checkpoints.glob("step-*.partial"), *checkpoints.glob("step-*.old")):
+        shutil.rmtree(leftover)
+    for _, folder in reversed(list_checkpoints(checkpoints)):
+        try:
+            return folder, load_checkpoint(folder)
+        except BulletError as error:
+            progress.say(f"{error}; falling back to the checkpoint before it")
+            shutil.rmtree(folder)
+    return None

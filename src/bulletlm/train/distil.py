@@ -6,6 +6,7 @@ worse than both teacher and rounded student, and only ever leave this module rou
 """
 
 import math
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,11 +27,11 @@ from bulletlm.quant.bq4 import Quantized, scales_of
 from bulletlm.quant.fake_quant import FakeQuant
 from bulletlm.shape import ModelShape
 from bulletlm.train.batches import TrainingWindows, validation_batches
-from bulletlm.train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from bulletlm.train.checkpoint import Checkpoint, list_checkpoints, newest_checkpoint, save_checkpoint, step_folder
 from bulletlm.train.compute import pick_device
 from bulletlm.train.ema import EMA
 from bulletlm.train.optimizer import build_optimizers, optimizer_tensors, restore_optimizers, set_learning_rate
-from bulletlm.train.stopping import stop_requested
+from bulletlm.train.stopping import Waiting, be_nice, stop_requested
 
 WARMUP_STEPS = 10
 EMA_DECAY = 0.95
@@ -61,7 +62,7 @@ def distil(
     seed: int,
     text: TokenFile,
     held_out: TokenFile,
-    checkpoint: Path,
+    checkpoints: Path,
     key: str,
     progress: Progress,
 ) -> Distilled:
@@ -74,11 +75,11 @@ def distil(
         keep_scales: the student keeps the BQ4 scales of `start`; otherwise they follow the largest weight of each block.
         types: the type of every tensor.
         config: length and size of steps.
-        train: what the teacher was trained with: optimiser settings, sequences at once, threads, precision.
+        train: what the teacher was trained with: optimiser settings, sequences at once, threads, precision, when to pause.
         seed: decides the order of the text.
         text: training tokens.
         held_out: tokens on which the KL is measured.
-        checkpoint: a folder that is written now and then; one that is there already is continued if it has the same `key`.
+        checkpoints: a folder in the run folder's; what is there already is continued if it has the same `key`.
         key: fingerprint of everything that decides the result.
         progress: shows the bar.
 
@@ -86,6 +87,7 @@ def distil(
         Interrupted: SIGINT or SIGTERM; a checkpoint was written first.
         BulletError: the loss is no longer a number, or the disk is full.
     """
+    be_nice(train.nice)
     keep_memory()
     machine, device = inspect_machine(), pick_device(train.device)
     torch.set_num_threads(train.threads or machine.cores)
@@ -98,7 +100,7 @@ def distil(
     sequences = max(1, round(config.tokens_per_step / shape.max_seq_len))
     windows = TrainingWindows(text, shape.max_seq_len, seed)
     step, kl = 0, dict[str, float]()
-    if found := _resume(checkpoint, key, progress):
+    if found := _resume(checkpoints, key, progress):
         step, kl = int(found.state["step"]), dict(found.state["kl"])
         student.load_state_dict(found.tensors["model"])
         restore_optimizers(optimizers, student, found.tensors["optimizer"], step)
@@ -112,14 +114,19 @@ def distil(
             "optimizer": optimizer_tensors(optimizers, student),
             "ema": average.average,
         }
-        save_checkpoint(checkpoint, Checkpoint(tensors, {"key": key, "step": step, "kl": kl}))
+        save_checkpoint(step_folder(checkpoints, step), Checkpoint(tensors, {"key": key, "step": step, "kl": kl}))
+        for _, folder in list_checkpoints(checkpoints)[:-1]:
+            shutil.rmtree(folder)
 
-    with stop_requested(checkpoint.parents[1] / "stop") as stop, progress.task("Distilling", config.steps) as bar:
+    waiting = Waiting(train)
+    with stop_requested(checkpoints.parents[1] / "stop") as stop, progress.task("Distilling", config.steps) as bar:
         bar.advance(step, f"KL {kl['start']:.5f} before")
         while step < config.steps:
             if stop():
                 save()
                 raise Interrupted(f"stopped at step {step:,} of {config.steps:,} of QAT; saved: the same command continues from here")
+            if waiting.pause(waiting.reason() is not None, save, progress):
+                continue
             set_learning_rate(optimizers, _share(step, config.steps))
             with fake.applied():
                 loss = _accumulate(master, student, windows, step, sequences, train.batch_size_per_device)
@@ -210,16 +217,15 @@ def _measure(master: Llama, student: Llama, fake: FakeQuant, file: TokenFile, at
     return total / count
 
 
-def _resume(folder: Path, key: str, progress: Progress) -> Checkpoint | None:
-    """The checkpoint in `folder` if it is whole and belongs to this work; others are of no use any more."""
-    if not folder.is_dir():
+def _resume(checkpoints: Path, key: str, progress: Progress) -> Checkpoint | None:
+    """The newest checkpoint if it belongs to this work; those of another one are of no use any more."""
+    found = newest_checkpoint(checkpoints, progress)
+    if not found:
         return None
-    try:
-        found = load_checkpoint(folder)
-    except BulletError as error:
-        progress.say(f"{error}; starting QAT anew")
-        return None
-    if found.state.get("key") != key:
+    folder, checkpoint = found
+    if checkpoint.state["key"] != key:
+        progress.say(f"starting QAT anew: {folder} was trained with other settings or data")
+        shutil.rmtree(checkpoints)
         return None
     progress.say(f"resuming from {folder}")
-    return found
+    return checkpoint

@@ -114,7 +114,7 @@ def train(
         state.copy_leader(team)
         bar.advance(state.position.step - step)
 
-    note, trained, seconds, paused = "", 0, 0.0, False
+    note, trained, seconds = "", 0, 0.0
     with contextlib.closing(metrics), stop_requested(run_dir / "stop") as stop, progress.task("Training", total_steps) as bar:
         bar.advance(state.position.step)
         if not list_checkpoints(checkpoints):
@@ -141,17 +141,12 @@ def train(
             if at_end or stopped_early:
                 break
             low, wait = disk_is_low(run_dir, state.size()), waiting.reason()
-            stop_now, pause = (wishes > 0 for wishes in team.sum(float(stop() or low is not None), float(wait is not None)))
+            stop_now, pause = (wishes > 0 for wishes in team.sum(bool(stop() or low), bool(wait)))
             if stop_now:
                 save()
                 why = f" ({low}: free some space)" if low else ""
                 raise Interrupted(f"stopped at step {position.step:,} of {total_steps:,}{why}; saved: the same command continues from here")
-            if pause != paused:
-                paused = pause
-                progress.say(f"paused: {wait or 'another process waits'}; everything is saved" if pause else "going on")
-                save()
-            if pause:
-                time.sleep(1.0)
+            if waiting.pause(pause, save, progress):
                 continue
 
             started = time.monotonic()

@@ -1,6 +1,5 @@
 """All that changes during a run: weights, optimiser, average, position. It is what a checkpoint holds."""
 
-import shutil
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from bulletlm.errors import BulletError
 from bulletlm.model import Llama
 from bulletlm.progress import Progress
 from bulletlm.shape import ModelShape
-from bulletlm.train.checkpoint import Checkpoint, list_checkpoints, load_checkpoint, save_checkpoint, step_folder
+from bulletlm.train.checkpoint import Checkpoint, newest_checkpoint, save_checkpoint, step_folder
 from bulletlm.train.ema import EMA
 from bulletlm.train.optimizer import build_optimizers, optimizer_tensors, restore_optimizers
 from bulletlm.train.team import Team
@@ -127,15 +126,9 @@ class TrainState:
         Raises:
             BulletError: the checkpoint was made with other settings or data.
         """
-        for _, folder in reversed(list_checkpoints(checkpoints)):
-            try:
-                checkpoint = load_checkpoint(folder)
-            except BulletError as error:
-                progress.say(f"{error}; falling back to the checkpoint before it")
-                shutil.rmtree(folder)
-                continue
+        if found := newest_checkpoint(checkpoints, progress):
+            folder, checkpoint = found
             if checkpoint.state["key"] != self.key:
                 raise BulletError(f"{folder} was trained with other settings or data: choose another --name, or train anew with --restart")
             self.restore(checkpoint)
             progress.say(f"resuming from {folder}")
-            return

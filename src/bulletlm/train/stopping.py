@@ -12,6 +12,7 @@ from typing import Any
 import psutil
 
 from bulletlm.config import TrainConfig
+from bulletlm.progress import Progress
 
 LOOK_EVERY_SECONDS = 20.0
 """Between two looks at battery and sensors."""
@@ -82,11 +83,12 @@ def reason_to_wait(battery: Any, temperatures: Mapping[str, Sequence[Any]], belo
 
 
 class Waiting:
-    """Looks at battery and sensors now and then."""
+    """Looks at battery and sensors now and then, and pauses."""
 
     def __init__(self, config: TrainConfig) -> None:
         self._config, self._next = config, 0.0
         self._reason: str | None = None
+        self._paused = False
 
     def reason(self) -> str | None:
         """Why training should pause at this moment, in words; None where it should go on."""
@@ -97,3 +99,14 @@ class Waiting:
             self._reason = reason_to_wait(battery, temperatures, self._config.pause_on_battery, self._config.pause_on_heat)
             self._next = time.monotonic() + LOOK_EVERY_SECONDS
         return self._reason
+
+    def pause(self, wish: bool, save: Callable[[], None], progress: Progress) -> bool:
+        """Sleep for a second if `wish`, which may be another process's; saved is before the first time. Returns `wish`."""
+        if wish != self._paused:
+            self._paused = wish
+            if wish:
+                save()
+            progress.say(f"paused: {self._reason or 'another process waits'}; everything is saved" if wish else "going on")
+        if wish:
+            time.sleep(1.0)
+        return wish
