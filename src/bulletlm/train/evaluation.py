@@ -29,10 +29,10 @@ def validate(model: Llama, file: TokenFile, batch_size: int, team: Team = ALONE)
         losses = model.loss(tokens.to(device), targets.to(device), reduction="none").cpu()
         nats += float(losses.double().sum())
         count += int((targets != IGNORE).sum())
-    nats, count = (sums := team.sum(nats, count))[0], int(sums[1])
-    if not count:
+    nats, tokens_judged = team.sum(nats, count)
+    if not tokens_judged:
         raise BulletError("the validation set has no token to be judged on: raise data.val_tokens")
-    return nats, count
+    return nats, int(tokens_judged)
 
 
 @dataclass(frozen=True)

@@ -11,12 +11,11 @@ import statistics
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 from bulletlm.config import TrainConfig
 from bulletlm.errors import BulletError
 from bulletlm.progress import Progress
-from bulletlm.train.checkpoint import list_checkpoints, load_checkpoint
+from bulletlm.train.checkpoint import Checkpoint, list_checkpoints, load_checkpoint
 from bulletlm.train.state import TrainState
 
 LADDER = (1.0, 0.6, 0.2)
@@ -79,11 +78,10 @@ def prune_checkpoints(checkpoints: Path, keep: int, step: int, eval_every: int) 
             shutil.rmtree(folder)
 
 
-def roll_back(state: TrainState, checkpoints: Path, problem: str, config: TrainConfig, progress: Progress) -> dict[str, Any]:
+def roll_back(state: TrainState, checkpoints: Path, problem: str, config: TrainConfig, progress: Progress) -> None:
     """Bring `state` back to the last good step, without the batch at hand and one rung down the ladder; saves that.
 
-    Returns:
-        the values of the "rollback" event, which are also kept in the position.
+    What happened is kept in the position.
 
     Raises:
         BulletError: the bottom of the ladder is reached and training still goes wrong.
@@ -109,10 +107,9 @@ def roll_back(state: TrainState, checkpoints: Path, problem: str, config: TrainC
         f"step {now.step:,}: {problem}; back to step {then.step:,} without that batch, learning rate x {LADDER[rung]:g} "
         f"(peak {config.learning_rate * LADDER[rung]:.2g})"
     )
-    return event
 
 
-def _load_good(checkpoints: Path, step: int, eval_every: int, progress: Progress) -> Any:
+def _load_good(checkpoints: Path, step: int, eval_every: int, progress: Progress) -> Checkpoint:
     """The evaluated checkpoint of `step`, or where that is damaged the newest whole one before it."""
     for found, folder in reversed(list_checkpoints(checkpoints)):
         if found > step or found % eval_every:

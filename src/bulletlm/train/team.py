@@ -112,14 +112,6 @@ class Team:
             dist.all_reduce(tensor)
         return [float(value) for value in tensor]
 
-    def any(self, wish: bool) -> bool:
-        """Whether any process wishes it: the way to stop all at the same step.
-
-        Raises:
-            TeamLost: another process is gone.
-        """
-        return wish if self.size == 1 else self.sum(float(wish))[0] > 0
-
     def broadcast(self, tensor: Tensor) -> None:
         """Overwrite `tensor` with the leader's.
 
