@@ -83,6 +83,7 @@ static int32_t load_tensors(struct model *m, const struct bullet_tensor *tensors
     }
     if (result == BULLET_OK) {
         m->arena_bytes = total + 8192; /* prefetching ahead of the last weights stays inside */
+        if (m->arena_bytes > HUGE_PAGE) m->arena_bytes = round_up(m->arena_bytes, HUGE_PAGE); /* only whole ones are mapped so */
         m->arena = aligned_new(m->arena_bytes);
         if (m->arena == NULL) result = BULLET_MEMORY;
     }
@@ -192,8 +193,7 @@ int32_t bullet_cache_new(const struct bullet_model *model, int64_t capacity, str
 void bullet_cache_free(struct bullet_cache *cache) {
     struct cache *c = (struct cache *)cache;
     if (c == NULL) return;
-    for (int64_t i = 0; i < c->n_pages; i++) free(c->pages[i]);
-    free(c->pages);
+    cache_pages_free(c);
     free(c->logits);
     work_free(c->work);
     free(c);

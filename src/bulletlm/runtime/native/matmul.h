@@ -97,21 +97,29 @@ static void dot_groups(const struct matrix *m, int32_t first_row, const struct a
 }
 #endif
 
-/* out[t][rows] = m * x[t] for n tokens; plain[t][plain_step], act[t][act_step] and out[t][out_step] are the tokens' rows. */
-static void matmul(const struct matrix *m, const float *plain, size_t plain_step, const struct act *act, size_t act_step, int32_t n,
-                   bool turbo, uint8_t *panel, float *out, size_t out_step) {
+/* Rows `row` ... row + 31 (or fewer: the last ones) of m * x[t] for n tokens, from out[t] on. plain[t][plain_step],
+ * act[t][act_step] and out[t][out_step] are the tokens' rows. */
+static ALWAYS_INLINE void matmul_rows(const struct matrix *m, int32_t row, const float *plain, size_t plain_step, const struct act *act,
+                                      size_t act_step, int32_t n, bool turbo, uint8_t *panel, float *out, size_t out_step) {
 #ifdef DOT_MANY
     if (n > 1 && (m->type == BULLET_BQ4 || m->type == BULLET_BQ8)) {
-        for (int32_t row = 0; row < m->rows; row += 2 * ROWS)
-            dot_groups(m, row, act, act_step, n, turbo, panel, out + row, out_step);
+        dot_groups(m, row, act, act_step, n, turbo, panel, out, out_step);
         return;
     }
 #else
     (void)panel;
 #endif
-    const uint8_t *group = m->data;
-    for (int32_t row = 0; row < m->rows; row += ROWS, group += m->group_bytes)
+    for (int32_t end = row + 2 * ROWS; row < end && row < m->rows; row += ROWS, out += ROWS) {
+        const uint8_t *group = m->data + (size_t)(row / ROWS) * m->group_bytes;
         for (int32_t t = 0; t < n; t++)
-            store_rows(out + (size_t)t * out_step + row,
-                       dot_group(m, group, plain + (size_t)t * plain_step, act + (size_t)t * act_step, turbo), m->rows - row);
+            store_rows(out + (size_t)t * out_step, dot_group(m, group, plain + (size_t)t * plain_step, act + (size_t)t * act_step, turbo),
+                       m->rows - row);
+    }
+}
+
+/* out[t][rows] = m * x[t] for n tokens */
+static void matmul(const struct matrix *m, const float *plain, size_t plain_step, const struct act *act, size_t act_step, int32_t n,
+                   bool turbo, uint8_t *panel, float *out, size_t out_step) {
+    for (int32_t row = 0; row < m->rows; row += 2 * ROWS)
+        matmul_rows(m, row, plain, plain_step, act, act_step, n, turbo, panel, out + row, out_step);
 }

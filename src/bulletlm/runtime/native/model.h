@@ -16,6 +16,7 @@ enum {
     PAGE = 64,    /* positions in one page of the cache; a multiple of ROWS */
     CHUNK = 96,   /* tokens that one thread takes through the layers together; a multiple of 6, the register tile of prefill */
     ALIGN = 64,
+    HUGE_PAGE = 2 << 20, /* bytes; what the system maps in one step, if it is asked */
 };
 
 /* A weight matrix (rows = outputs, cols = inputs), repacked for reading from front to back.
@@ -85,10 +86,11 @@ struct work {
     float *value;   /* [tokens][kv_dim] */
     float *mixed;   /* [tokens][dim] what attention gives */
     float *gate;    /* [tokens][hidden_dim] */
-    float *up;      /* [tokens][hidden_dim] */
+    float *up;      /* [tokens][32]: a block of the hidden layer */
     float *one;     /* [max(dim, head_room)] */
-    float *rotation; /* [head_dim] cosines, then sines, of one position */
-    struct act *act; /* [tokens][max(dim, hidden_dim) / 32] */
+    float *rotation; /* [tokens][head_dim] cosines, then sines, of each position */
+    struct act *act;   /* [tokens][dim / 32] the input of a matrix */
+    struct act *gated; /* [tokens][hidden_dim / 32] that of `down` */
     uint8_t *panel;  /* PANEL_BYTES of unpacked weights */
     void *memory;
 };
@@ -146,6 +148,7 @@ struct work *work_new(const struct model *model, int32_t tokens);
 void work_free(struct work *work);
 int32_t chunk_tokens(const struct model *model);
 bool cache_reserve(struct cache *cache, int64_t positions);
+void cache_pages_free(struct cache *cache);
 
 /* threads.c */
 bool run_team(int32_t n, void (*job)(void *context, int32_t member, struct barrier *barrier), void *context);
