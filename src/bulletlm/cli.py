@@ -319,6 +319,7 @@ def serve(
     timeout: Annotated[float, Parameter(help="Seconds for one request; then its answer ends where it is.")] = 120.0,
     max_request_bytes: Annotated[int, Parameter(help="Size of a request.")] = 1_000_000,
     max_prompt_tokens: Annotated[int | None, Parameter(help="Length of a prompt; by default the model's context.")] = None,
+    connections: Annotated[int, Parameter(help="Connections at once; more are refused (503).")] = 256,
 ) -> None:
     """Serve a model to programs, with OpenAI's HTTP interface, on this computer only unless told otherwise.
 
@@ -326,7 +327,9 @@ def serve(
     """
     from bulletlm.serve.server import serve as run_server
 
-    run_server(file, host, port, api_key, cors, name, threads, concurrency, queue, timeout, max_request_bytes, max_prompt_tokens)
+    run_server(
+        file, host, port, api_key, cors, name, threads, concurrency, queue, timeout, max_request_bytes, max_prompt_tokens, connections
+    )
 
 
 @app.command(group=USE)

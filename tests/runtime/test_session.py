@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from tiny_model import random_tensors
 
+from bulletlm.bulletfile.layout import standard_types
 from bulletlm.bulletfile.writer import write_bullet
 from bulletlm.errors import BulletError, ConfigError
 from bulletlm.runtime import Model, Sampling, Session, Token, load
@@ -74,6 +75,30 @@ def test_a_full_context_is_shortened_and_read_anew(model: Model, keep: int) -> N
         context, tokens, shifts = context + now, tokens[len(now) :], shifts + 1
         context = context[:kept] + context[-((window - kept) // 2) :]
     assert shifts > 2
+
+
+@pytest.mark.parametrize(("engine", "threads"), [("numpy", 1), ("native", 1), ("native", 2)])
+def test_reading_in_parts_gives_the_same_bits(tmp_path: Path, tokenizer: Tokenizer, engine: str, threads: int) -> None:
+    if engine == "native":
+        try:
+            library()
+        except Unavailable as error:
+            pytest.skip(str(error))
+    shape = ModelShape(tokenizer.vocab_size, 64, 1, 4, 2, 96, 1024)
+    write_bullet(tmp_path / "m.bullet", shape, random_tensors(shape), standard_types(shape), tokenizer.proto, tokenizer.pieces(), {})
+    model = load(tmp_path / "m.bullet", engine=engine, threads=threads)
+    prompt = np.random.default_rng(0).integers(10, shape.vocab_size, 800).tolist()
+    in_parts, at_once, parts = Session(model), Session(model), 0
+    few = replace(HOT, max_tokens=6)
+    for length, other in ((1, 0), (97, 50), (193, 10), (513, 100), (257, 90), (800, 100), (289, 1)):
+        mixed = [*prompt[:other], *reversed(prompt[other:length])]  # begins as the one before, so that some of it is reused
+        answer = in_parts.generate(mixed, few, logprobs=3, stop_ids=())
+        while in_parts.read():
+            parts += 1
+        assert list(answer) == list(at_once.generate(mixed, few, logprobs=3, stop_ids=()))
+        assert vars_of(in_parts) == vars_of(at_once)
+        assert not in_parts.read()
+    assert parts
 
 
 def test_a_prompt_longer_than_the_context(model: Model) -> None:

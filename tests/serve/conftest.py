@@ -47,6 +47,17 @@ def tiny_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def endless_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A context that nobody fills: an answer goes on, and a prompt is being read, until somebody ends it."""
+    return write_model(tmp_path_factory.mktemp("served") / "endless.bullet", 64, 1, 2, 1, 64, 1 << 20)
+
+
+@pytest.fixture(scope="session")
+def endless(endless_file: Path) -> Model:
+    return load(endless_file, threads=1)
+
+
+@pytest.fixture(scope="session")
 def model(bullet_file: Path) -> Model:
     return load(bullet_file)
 

@@ -16,6 +16,9 @@ from typing import Any
 
 from openai import OpenAI
 
+PATIENCE = 240
+"""Seconds after which something is taken for stuck. No test may depend on how fast the computer is."""
+
 
 class Server:
     """A running `bullet serve`."""
@@ -26,14 +29,14 @@ class Server:
         self.key: str | None = None
 
     def client(self, key: str = "unused", **options: Any) -> OpenAI:
-        return OpenAI(base_url=f"{self.root}/v1", api_key=key, **{"max_retries": 0, "timeout": 60, **options})
+        return OpenAI(base_url=f"{self.root}/v1", api_key=key, **{"max_retries": 0, "timeout": PATIENCE, **options})
 
     def ask(self, path: str, body: Any = None, headers: Mapping[str, str] | None = None, method: str | None = None) -> tuple[int, Any, Any]:
         """Status, decoded body and headers; a body of bytes is sent as it is."""
         data = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
         request = urllib.request.Request(self.root + path, data, {"Content-Type": "application/json", **(headers or {})}, method=method)
         try:
-            with urllib.request.urlopen(request, timeout=60) as answer:
+            with urllib.request.urlopen(request, timeout=PATIENCE) as answer:
                 status, raw, got = answer.status, answer.read(), answer.headers
         except urllib.error.HTTPError as error:
             status, raw, got = error.code, error.read(), error.headers
@@ -45,22 +48,27 @@ class Server:
         assert found, name
         return float(found[1])
 
-    def wait_for(self, name: str, value: float, seconds: float = 60) -> None:
-        """Until a metric has a value."""
-        until = time.monotonic() + seconds
+    def wait_for(self, name: str, value: float) -> None:
+        """Until a metric has a value. It must stay so until somebody sees it."""
+        until = time.monotonic() + PATIENCE
         while (now := self.metric(name)) != value:
             assert time.monotonic() < until, f"{name} is {now}, not {value}"
             time.sleep(0.02)
 
     def stop(self, number: int = signal.SIGTERM) -> int:
         self.process.send_signal(number)
-        return self.process.wait(20)
+        return self.process.wait(PATIENCE)
 
 
 @contextmanager
-def running(model: Path, errors: Path, *options: str, env: Mapping[str, str] | None = None) -> Iterator[Server]:
-    """Start the server, stop it afterwards; it must not have printed anything on standard error then."""
-    command = [sys.executable, "-m", "bulletlm", "serve", str(model), "--port", "0", *options]
+def running(model: Path, errors: Path, *options: str, env: Mapping[str, str] | None = None, before: str = "") -> Iterator[Server]:
+    """Start the server, stop it afterwards; it must not have printed anything on standard error then.
+
+    Args:
+        before: Python that its process runs first, to shorten what is long.
+    """
+    program = f"{before}\nfrom bulletlm.__main__ import main\nmain()"
+    command = [sys.executable, "-c", program, "serve", str(model), "--port", "0", *options]
     with open(errors, "w") as log:
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True, env={**os.environ, **(env or {})})
     try:
@@ -73,7 +81,7 @@ def running(model: Path, errors: Path, *options: str, env: Mapping[str, str] | N
         yield server
         if process.poll() is None:
             process.terminate()
-            assert process.wait(20) == 0
+            assert process.wait(PATIENCE) == 0
         assert errors.read_text() == ""
     finally:
         process.kill()

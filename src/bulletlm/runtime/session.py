@@ -25,6 +25,9 @@ RANDOM_STREAM = 5
 STREAM_SECONDS = 0.01
 """The native engine draws as many tokens in one call as fit into this time: a call costs a microsecond or two."""
 
+NATIVE_PART = 96
+"""Tokens that a thread of the native engine takes through the layers together (CHUNK in native/model.h)."""
+
 Score = tuple[float | None, tuple[tuple[int, float], ...]]
 """Log-probability of a token, and the likeliest ones with theirs."""
 
@@ -77,6 +80,8 @@ class Session:
         # The cache holds the first cache.length tokens of this list, which may be longer. True at every moment, so an
         # answer may be abandoned anywhere, also by Ctrl-C.
         self._read: list[int] = []
+        self._to_read: list[int] = []  # the prompt, until the answer begins
+        self._part = _part_of(model.engine)
 
     @property
     def nbytes(self) -> int:
@@ -126,12 +131,26 @@ class Session:
         draw = _drawing(self.model, sampling, prompt, stop_ids, logprobs)
         self.finish_reason, self.prompt_tokens, self.completion_tokens = None, len(prompt), 0
         context = self._shortened(list(prompt), keep)
-        self.reused, self.ahead = self._in_common(context), 0
+        self.reused, self.ahead, self._to_read = self._in_common(context), 0, context
         return self._answer(context, draw, sampling.max_tokens, stop, stop_ids, keep)
+
+    def read(self) -> bool:
+        """Read a part of the prompt that `generate` was given, before its first token is asked for; whether more parts are left.
+
+        Without it, the first token takes the reading of the whole prompt. A program that has something to do in between, or
+        may want to give up, calls this until there are no more parts. The tokens are the same.
+        """
+        if not self._to_read:
+            return False
+        unread = self._unread(self._to_read)
+        if len(unread) > self._part:
+            self.model.engine.prefill(unread[: self._part], self._cache)
+        return len(unread) > 2 * self._part
 
     def _answer(
         self, context: list[int], draw: Draw, left: int, stop: Sequence[str], stop_ids: Collection[int], keep: int
     ) -> Iterator[Token]:
+        self._to_read = []
         text = TextStream(self.model.tokenizer, stop)
         last: Token | None = None  # waits until it is known whether it is the last one, and gets what is held back
         window, at_once = self.model.shape.max_seq_len, 1
@@ -171,7 +190,7 @@ class Session:
     def _in_common(self, context: Sequence[int]) -> int:
         """How many tokens of `context` are in the cache; not the last one, whose logits are needed."""
         most: int = min(self._cache.length, len(self._read), len(context) - 1)
-        if self._read[:most] == context[:most]:
+        if self._read is context or self._read[:most] == context[:most]:
             return most
         return next(i for i in range(most) if self._read[i] != context[i])
 
@@ -201,6 +220,15 @@ def generate(model: Model, prompt_ids: Sequence[int], sampling: Sampling, stop_i
     """
     keep = min(len(prompt_ids), model.shape.max_seq_len // 4)
     return (token.id for token in Session(model).generate(prompt_ids, sampling, stop_ids=stop_ids, keep=keep))
+
+
+def _part_of(engine: Any) -> int:
+    """Tokens that an engine takes at once anyway, so that reading in parts of so many costs nothing and gives the same bits."""
+    if isinstance(engine, NativeEngine):
+        return NATIVE_PART * engine.threads
+    from bulletlm.runtime.engine import PREFILL_CHUNK
+
+    return PREFILL_CHUNK
 
 
 def _drawing(model: Model, sampling: Sampling, prompt: Sequence[int], stop_ids: Collection[int], logprobs: int | None) -> Draw:

@@ -15,6 +15,7 @@ from starlette.types import Receive, Scope, Send
 from bulletlm import __version__
 from bulletlm.runtime import Sampling, Token
 from bulletlm.serve.errors import ApiError
+from bulletlm.serve.guard import ClientGone
 from bulletlm.serve.metrics import Metrics
 from bulletlm.serve.scheduler import End, Job, Scheduler
 from bulletlm.serve.shapes import ChatShape, TextShape
@@ -51,10 +52,6 @@ class Part:
     index: int
     tokens: Sequence[Token]
     end: End | None
-
-
-class ClientGone(Exception):
-    """There is nobody to answer."""
 
 
 @dataclass
@@ -147,7 +144,11 @@ class Work:
 
 def _sender(loop: asyncio.AbstractEventLoop, inbox: "asyncio.Queue[Part | Gone | Late]", index: int) -> Any:
     def emit(tokens: Sequence[Token], end: End | None) -> None:
-        loop.call_soon_threadsafe(inbox.put_nowait, Part(index, tokens, end))
+        try:
+            loop.call_soon_threadsafe(inbox.put_nowait, Part(index, tokens, end))
+        except RuntimeError:
+            if not loop.is_closed():  # a second Ctrl-C waits for nobody
+                raise
 
     return emit
 

@@ -19,8 +19,8 @@ BODY_SECONDS = 30.0
 """Within which a request must have arrived completely."""
 
 PATIENCE = 64 << 20
-"""Bytes of a request that is too large which are read and thrown away. A connection closed on a sender that is still
-sending is reset, and with it the answer is lost, so that only the grossest senders are cut off."""
+"""Bytes of a refused request that are read and thrown away. A connection that is closed on a sender who is still sending is
+reset, and with it the answer is lost: so nobody is answered before the end of his request but the grossest senders."""
 
 
 def is_loopback(host: str) -> bool:
@@ -55,17 +55,24 @@ class Guard:
         headers = Headers(scope=scope)
         try:
             self.check(headers, scope["path"])
-            async with asyncio.timeout(BODY_SECONDS):
-                body = await self.read(headers, receive)
         except ApiError as error:
-            await error(scope, receive, send)
+            await refuse(error, scope, receive, send)
+            return
+        try:
+            async with asyncio.timeout(BODY_SECONDS):
+                body = await read(receive, self.max_bytes)
+        except ClientGone:
+            return
+        except TooLarge as error:
+            size = max(error.size, int(headers.get("content-length", "0")))
+            text = f"the request has {size:,} bytes: at most {self.max_bytes:,} are taken"
+            await ApiError(413, text, code="request_too_large", Connection="close")(scope, receive, send)
             return
         except TimeoutError:
             late = ApiError(408, f"the request did not arrive within {BODY_SECONDS:g} s: send it faster", Connection="close")
             await late(scope, receive, send)
             return
-        if body is not None:
-            await self.app(scope, _replay(body, receive), send)
+        await self.app(scope, _replay(body, receive), send)
 
     def check(self, headers: Headers, path: str) -> None:
         """Raises ApiError for a request that may not come in."""
@@ -85,24 +92,54 @@ class Guard:
         if not hmac.compare_digest(given.encode("latin-1"), self.expected):
             raise ApiError(401, "wrong API key", code="invalid_api_key", WWW_Authenticate="Bearer")
 
-    async def read(self, headers: Headers, receive: Receive) -> bytes | None:
-        """The body; None if the client has gone before its end."""
-        declared = headers.get("content-length", "0")
-        size, parts = 0, list[bytes]()
-        while True:
-            message = await receive()
-            if message["type"] == "http.disconnect":
-                return None
-            part = message.get("body", b"")
-            size += len(part)
-            if size <= self.max_bytes:
-                parts.append(part)
-            if not message.get("more_body") or size > self.max_bytes + PATIENCE:
-                break
-        if size > self.max_bytes:
-            text = f"the request has {max(size, int(declared)):,} bytes: at most {self.max_bytes:,} are taken"
-            raise ApiError(413, text, code="request_too_large", Connection="close")
-        return b"".join(parts)
+
+class ClientGone(Exception):
+    """There is nobody to answer."""
+
+
+class TooLarge(Exception):
+    """A body has `size` bytes, or more."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__(size)
+        self.size = size
+
+
+async def read(receive: Receive, most: int) -> bytes:
+    """The body of a request. What is larger than `most` bytes is read too, and thrown away as it comes: see PATIENCE.
+
+    Raises:
+        TooLarge: it is larger.
+        ClientGone: its end did not come.
+    """
+    size, parts = 0, list[bytes]()
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientGone
+        part = message.get("body", b"")
+        size += len(part)
+        if size <= most:
+            parts.append(part)
+        else:
+            parts.clear()
+        if not message.get("more_body") or size > most + PATIENCE:
+            break
+    if size > most:
+        raise TooLarge(size)
+    return b"".join(parts)
+
+
+async def refuse(error: ApiError, scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer a request with an error when all of it is here, or has had its time: see PATIENCE."""
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            await read(receive, 0)
+    except ClientGone:
+        return
+    except (TooLarge, TimeoutError):
+        pass
+    await error(scope, receive, send)
 
 
 def _hostname(host: str) -> str:

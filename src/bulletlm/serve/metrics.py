@@ -32,7 +32,11 @@ class Metrics:
             ("bulletlm_running", "Completions being generated", running),
             ("bulletlm_waiting", "Completions waiting for their turn", waiting),
         ):
-            Gauge(name, text, registry=self.registry).set_function(value)
+            self.watch(name, text, value)
+
+    def watch(self, name: str, text: str, value: Callable[[], float]) -> None:
+        """Show what `value` gives as a gauge."""
+        Gauge(name, text, registry=self.registry).set_function(value)
 
     def text(self) -> bytes:
         """The exposition."""

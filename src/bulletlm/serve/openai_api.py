@@ -88,7 +88,7 @@ def _errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
         413: "The request is too large.",
         429: "Too many requests are waiting.",
         500: "The model failed.",
-        503: "The server is stopping.",
+        503: "The server is stopping, or has too many connections.",
         504: "Too busy to begin in time.",
     }
     return {status: {"model": ErrorResponse, "description": texts[status]} for status in statuses}
@@ -101,7 +101,7 @@ STREAM: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream"
 
 
 def create_app(model: Model, name: str, limits: Limits, access: Access) -> FastAPI:
-    """The application: `app.state.scheduler` runs its completions and has to be closed at the end."""
+    """The application: `app.state.scheduler` runs its completions and has to be closed at the end; `app.state.metrics` counts."""
     pool = SessionPool(model, limits.concurrency)
     scheduler = Scheduler(pool, limits.threads, limits.queue)
     embedder = Embedder(model, limits.queue, limits.seconds)
@@ -118,7 +118,7 @@ def create_app(model: Model, name: str, limits: Limits, access: Access) -> FastA
 
     # The documentation pages of FastAPI load scripts from the internet, so they are off; /openapi.json is what they show.
     app = FastAPI(title="BulletLM", version=__version__, docs_url=None, redoc_url=None, redirect_slashes=False)
-    app.state.scheduler = scheduler
+    app.state.scheduler, app.state.metrics = scheduler, metrics
     generic = app.openapi
     app.openapi = lambda: _made_exact(generic(), name, shape)  # type: ignore[method-assign]
     install_handlers(app)

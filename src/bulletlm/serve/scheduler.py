@@ -17,7 +17,7 @@ from bulletlm.serve.errors import INTERNAL, ApiError
 from bulletlm.serve.sessions import SessionPool
 
 SLICE = 0.01
-"""Seconds of computing until it is somebody else's turn; a prompt is read in one turn, however long."""
+"""Seconds of computing until it is somebody else's turn. A long prompt is read in parts, of which a turn has one at least."""
 
 
 @dataclass(frozen=True)
@@ -55,11 +55,18 @@ class Job:
 
 @dataclass(eq=False)
 class Running:
-    """A job with its session."""
+    """A job with its session.
+
+    Attributes:
+        tokens: its answer; None before its first turn.
+        reading: whether its prompt has not been read far enough to begin with the answer.
+        given: ids of the answer so far.
+    """
 
     job: Job
     session: Session
     tokens: Iterator[Token] | None = None
+    reading: bool = True
     given: list[int] = field(default_factory=list)
 
 
@@ -171,7 +178,9 @@ class Scheduler:
                 if not self._ready:
                     return
                 running = self._ready.popleft()
-            end = self._turn(running)
+            tokens, end = self._turn(running)
+            if end is None and tokens:
+                running.job.emit(tokens, None)
             with self._changed:
                 if end is None:
                     self._ready.append(running)
@@ -183,24 +192,30 @@ class Scheduler:
                     self._admit()
                     if self._closed:
                         self._changed.notify_all()
+            if end is not None:  # whoever hears of it finds the place free, and the session with what it remembers
+                running.job.emit(tokens, end)
 
-    def _turn(self, running: Running) -> End | None:
-        """Compute for a slice and say what came of it; the End if that was all."""
+    def _turn(self, running: Running) -> tuple[list[Token], End | None]:
+        """Compute for a slice, at least one step; gives what came of it, and the End if that was all."""
         job, session, tokens = running.job, running.session, list[Token]()
         end = None
         try:
             if running.tokens is None and not job.cancelled:
                 running.tokens = session.generate(job.prompt, job.sampling, stop=job.stop, logprobs=job.logprobs)
             until = time.monotonic() + SLICE
-            # Tokens that are computed already are given out, even when the time is over.
-            while end is None and (session.ahead or time.monotonic() < until):
+            while end is None:
                 if job.cancelled:
-                    end = End("length", session.reused)
+                    end = End("length", session.reused if running.tokens else 0)
+                elif running.reading:
+                    running.reading = session.read()
                 elif (token := next(running.tokens, None)) is None:  # type: ignore[arg-type]
                     end = End(session.finish_reason or "length", session.reused)
                 else:
                     tokens.append(token)
                     running.given.append(token.id)
+                # Tokens that are computed already are given out, even when the time is over.
+                if not session.ahead and time.monotonic() >= until:
+                    break
         except BulletError as error:
             end = End(error=ApiError(500, str(error)))
         except Exception:
@@ -208,8 +223,7 @@ class Scheduler:
             end = End(error=INTERNAL)
         if end is not None and running.tokens is not None:
             running.tokens.close()  # type: ignore[attr-defined]
-        job.emit(tokens, end)
-        return end
+        return tokens, end
 
 
 def stopping() -> ApiError:

@@ -7,6 +7,7 @@ import signal
 import socket
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -19,6 +20,7 @@ from bulletlm.tokenizer import Tokenizer
 try:
     import uvicorn
 
+    from bulletlm.serve.connections import REFUSALS, Connection
     from bulletlm.serve.guard import LOCAL_NAMES, is_loopback
     from bulletlm.serve.openai_api import Access, Limits, create_app
     from bulletlm.serve.scheduler import Scheduler
@@ -32,8 +34,11 @@ KEY_VARIABLE = "BULLET_API_KEY"
 GRACE_SECONDS = 3.0
 """After Ctrl-C or SIGTERM running answers go on for so long, then they end where they are."""
 
-FORCE_SECONDS = 2
+FORCE_SECONDS = 5
 """After that, connections whose clients do not read are closed."""
+
+OTHER_FILES = 64
+"""Files besides the connections that the process may have open: the model, libraries, pipes."""
 
 
 def serve(
@@ -49,6 +54,7 @@ def serve(
     seconds: float,
     request_bytes: int,
     prompt_tokens: int | None,
+    connections: int,
 ) -> None:
     """Serve a model until SIGTERM or Ctrl-C.
 
@@ -57,7 +63,8 @@ def serve(
         BulletError: the file cannot be loaded, or the port cannot be opened.
     """
     key = os.environ.get(KEY_VARIABLE) if key is None else key
-    _check_options(host, port, key, concurrency, queue, seconds, request_bytes)
+    _check_options(host, port, key, concurrency, queue, seconds, request_bytes, connections)
+    _make_room_for_files(connections + REFUSALS + OTHER_FILES)
     cores = threads or available_cores()
     model = load(file, threads=cores)
     # Ten times faster with long prompts than the one that starts quickly, and the same ids.
@@ -77,6 +84,7 @@ def serve(
     scheduler = app.state.scheduler
     config = uvicorn.Config(
         app,
+        http=partial(Connection, connections),  # type: ignore[arg-type]  # uvicorn only calls it
         log_level="error",
         access_log=False,
         server_header=False,
@@ -85,10 +93,16 @@ def serve(
         lifespan="off",
         timeout_graceful_shutdown=int(GRACE_SECONDS) + FORCE_SECONDS,
     )
+    server = _Server(config, scheduler, f"{name} at http://{shown}:{port}/v1  (Ctrl-C stops it)")
+    app.state.metrics.watch("bulletlm_connections", "Open connections", lambda: len(server.server_state.connections))
     try:
-        _Server(config, scheduler, f"{name} at http://{shown}:{port}/v1  (Ctrl-C stops it)").run(sockets=[listener])
+        server.run(sockets=[listener])
     finally:
         scheduler.close()
+
+
+TICKS = 10
+"""uvicorn has ten a second; this often slow clients are looked for."""
 
 
 class _Server(uvicorn.Server):
@@ -101,6 +115,13 @@ class _Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         print(self._greeting, flush=True)  # now that it answers, and leaves when it is asked to
+
+    async def on_tick(self, counter: int) -> bool:
+        if counter % TICKS == 0:
+            for connection in list(self.server_state.connections):
+                assert isinstance(connection, Connection)
+                connection.hurry()
+        return await super().on_tick(counter)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._scheduler.drain()
@@ -123,7 +144,23 @@ class _Server(uvicorn.Server):
                 signal.signal(number, handler)
 
 
-def _check_options(host: str, port: int, key: str | None, concurrency: int, queue: int, seconds: float, request_bytes: int) -> None:
+def _make_room_for_files(count: int) -> None:
+    """Let the process have so many open files: sockets are files too, and the usual limit is made for other programs."""
+    try:
+        import resource
+    except ModuleNotFoundError:  # Windows has no such limit
+        return
+    now, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if most != resource.RLIM_INFINITY and count > most:
+        room = max(most - REFUSALS - OTHER_FILES, 0)
+        raise ConfigError(f"--connections is too high: this system lets a process have {most} open files, which is enough for {room}")
+    if now != resource.RLIM_INFINITY and count > now:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (count, most))
+
+
+def _check_options(
+    host: str, port: int, key: str | None, concurrency: int, queue: int, seconds: float, request_bytes: int, connections: int
+) -> None:
     if key is not None and (not key or not key.isascii() or not key.isprintable() or " " in key):
         raise ConfigError("the API key must be letters, digits and signs of ASCII without spaces, and not empty")
     if key is None and not is_loopback(host):
@@ -134,6 +171,7 @@ def _check_options(host: str, port: int, key: str | None, concurrency: int, queu
         ("--queue", queue, 0, 100_000),
         ("--timeout", seconds, 0.1, 86_400),
         ("--max-request-bytes", request_bytes, 1, 1 << 30),
+        ("--connections", connections, 1, 100_000),
     ):
         if not low <= value <= high:
             raise ConfigError(f"{option} is {value:g}: it must be from {low:g} to {high:g}")
