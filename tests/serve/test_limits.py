@@ -287,6 +287,20 @@ def test_it_leaves_in_good_order(endless_file: Path, tmp_path: Path) -> None:
     assert next(body for status, body in answers if status == 503)["error"]["code"] == "server_stopping"
 
 
+def test_the_second_ctrl_c_waits_for_nobody(endless_file: Path, tmp_path: Path) -> None:
+    with (
+        running(endless_file, tmp_path / "log") as server,
+        asking(server, "/v1/completions", {**ENDLESS, "stream": True}),
+        asking(server, "/v1/completions", ENDLESS),
+    ):
+        server.wait_for("bulletlm_waiting", 16)
+        server.process.send_signal(signal.SIGINT)
+        with pytest.raises(ConnectionError):
+            while True:
+                connected(server).close()
+        assert server.stop(signal.SIGINT) == 0
+
+
 def test_idle_and_silent_connections_do_not_keep_it(bullet_file: Path, tmp_path: Path) -> None:
     with running(bullet_file, tmp_path / "log") as server, connected(server), connected(server) as half:
         half.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Le")

@@ -25,8 +25,8 @@ RANDOM_STREAM = 5
 STREAM_SECONDS = 0.01
 """The native engine draws as many tokens in one call as fit into this time: a call costs a microsecond or two."""
 
-NATIVE_PART = 96
-"""Tokens that a thread of the native engine takes through the layers together (CHUNK in native/model.h)."""
+NATIVE_PART = 192
+"""Tokens of a part for each thread: twice what the native engine takes through the layers together (CHUNK in native/model.h)."""
 
 Score = tuple[float | None, tuple[tuple[int, float], ...]]
 """Log-probability of a token, and the likeliest ones with theirs."""
@@ -223,7 +223,7 @@ def generate(model: Model, prompt_ids: Sequence[int], sampling: Sampling, stop_i
 
 
 def _part_of(engine: Any) -> int:
-    """Tokens that an engine takes at once anyway, so that reading in parts of so many costs nothing and gives the same bits."""
+    """Tokens of a part: a multiple of what the engine takes at once anyway, so that parts cost next to nothing and give the same bits."""
     if isinstance(engine, NativeEngine):
         return NATIVE_PART * engine.threads
     from bulletlm.runtime.engine import PREFILL_CHUNK

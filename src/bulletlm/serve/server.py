@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 import os
 import signal
 import socket
@@ -127,6 +128,8 @@ class _Server(uvicorn.Server):
         self._scheduler.drain()
         asyncio.get_running_loop().call_later(GRACE_SECONDS, self._scheduler.cut)
         await super().shutdown(sockets)
+        # What is still there now is dropped, after a second Ctrl-C or since its client does not read: that is no error to tell of.
+        logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
