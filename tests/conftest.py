@@ -3,11 +3,16 @@
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from bulletlm.config import Config, load_config
 from bulletlm.pipeline import run_stages
 from bulletlm.progress import SilentProgress
 from micro_model import write_micro_config, write_texts
+
+# The same examples in every run, and none fails for taking long on a busy computer; `make fuzz` looks for new ones.
+settings.register_profile("steady", derandomize=True, database=None, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("steady")
 
 
 @pytest.fixture(scope="session")

@@ -437,7 +437,7 @@ def damage(good: bytes, flips: list[tuple[float, int]], in_header: bool) -> byte
 flips = st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 7)), min_size=1, max_size=4)
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(flips=flips, in_header=st.booleans())
 def test_flipped_bits_are_found(tmp_path: Path, good: bytes, flips: list[tuple[float, int]], in_header: bool) -> None:
     damaged = damage(good, flips, in_header)
@@ -449,7 +449,7 @@ def test_flipped_bits_are_found(tmp_path: Path, good: bytes, flips: list[tuple[f
         read_everything(path)
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(flips=flips, in_header=st.booleans())
 def test_flipped_bits_under_a_right_checksum(tmp_path: Path, good: bytes, flips: list[tuple[float, int]], in_header: bool) -> None:
     """Some are other weights and so a legal file; nothing but a FormatError may come out of the rest."""
@@ -461,7 +461,7 @@ def test_flipped_bits_under_a_right_checksum(tmp_path: Path, good: bytes, flips:
         assert str(error).isprintable()
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(data=st.data())
 def test_any_value_anywhere_in_the_header(tmp_path: Path, good: bytes, data: st.DataObject) -> None:
     """Replace one value of the header, whatever it is, by any JSON value."""

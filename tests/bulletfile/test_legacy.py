@@ -406,7 +406,7 @@ def test_cut_anywhere(tmp_path: Path) -> None:
             read_bytes(tmp_path / "a.bullet", good[:end] + b"END!" * (end > 100))
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(place=st.integers(0, 12000), byte=st.integers(0, 255))
 def test_a_changed_byte(tmp_path: Path, place: int, byte: int) -> None:
     good = good_a()

@@ -5,6 +5,7 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -255,20 +256,20 @@ augment_training(config, 1, Path(sys.argv[2]), Path(sys.argv[3]), SilentProgress
 def test_a_killed_run_loses_at_most_one_batch(tmp_path: Path) -> None:
     folder, cache = run_folder(tmp_path / "data"), tmp_path / "cache"
     with loopback(in_other_words) as server:
+        over = threading.Event()
 
         def slowly(sentence: str) -> str:
             if len(server.asked) > 4:
-                time.sleep(30)
+                over.wait()
             return in_other_words(sentence)
 
         server.answer = slowly
         process = subprocess.Popen([sys.executable, "-c", KILLED, server.url, str(folder), str(cache)])
-        for _ in range(600):
-            if len(server.asked) > 4:
-                break
+        while len(server.asked) <= 4 and process.poll() is None:
             time.sleep(0.1)
         process.send_signal(signal.SIGKILL)
         process.wait()
+        over.set()
         assert len(server.asked) == 5
         done = server.asked[:4]
         server.asked.clear()

@@ -112,14 +112,17 @@ def test_nobody_there() -> None:
 
 
 def test_a_server_that_does_not_answer() -> None:
+    over = threading.Event()
+
     def late(sentence: str) -> str:
-        threading.Event().wait(0.6)
+        over.wait()
         return "late"
 
     with loopback(late) as server:
         with pytest.raises(BulletError, match=r"gave no answer in 0.2 s: raise augment.endpoint_timeout"):
             opened(server.url, endpoint_timeout=0.2).rewrite(["x"] * 50, "en", "en")
         assert len(server.asked) < 20, "after the first failure the rest is not asked"
+        over.set()
 
 
 def test_a_server_that_hangs_up() -> None:

@@ -383,7 +383,7 @@ def test_cut_anywhere(tmp_path: Path, parts: Parts) -> None:
         assert str(caught.value).isprintable()
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(place=st.integers(0, 6500), byte=st.integers(0, 255))
 def test_a_changed_byte(tmp_path: Path, parts: Parts, place: int, byte: int) -> None:
     good = raw_gguf(*parts)

@@ -278,7 +278,7 @@ def test_what_cannot_be_read_is_one_clear_line(folder: Path, tmp_path: Path, dam
     assert [file.name for file in tmp_path.iterdir()] == ["hf"], "nothing is written"
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(place=st.integers(0, 3000), byte=st.integers(0, 255), name=st.sampled_from(["config.json", "model.safetensors", "tokenizer.model"]))
 def test_a_changed_byte(folder: Path, place: int, byte: int, name: str) -> None:
     path = folder / name

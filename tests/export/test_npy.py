@@ -129,7 +129,7 @@ def test_damage_gives_one_clear_line(folder: Path, damage: Callable[[Path], obje
     assert str(caught.value).isprintable() and str(folder) in str(caught.value)
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(place=st.integers(0, 130), byte=st.integers(0, 255), name=st.sampled_from([GATE, "final_norm.weight"]))
 def test_a_changed_byte_in_a_header(folder: Path, place: int, byte: int, name: str) -> None:
     path = folder / f"{name}.npy"

@@ -1,6 +1,7 @@
 """`bullet chat`: in a real terminal, and in a plain pipe."""
 
 import codecs
+import contextlib
 import json
 import os
 import pty
@@ -110,16 +111,20 @@ def command(path: Path, *words: str) -> list[str]:
 def test_a_pipe(chat_path: Path, tmp_path: Path) -> None:
     lines = ["नमस्कार", "/set temperature 0.5", "/set temperature", "/set speed 3", "/nonsense", f"/save {tmp_path}/talk.json", "", "one"]
     words = command(chat_path, "--max-tokens", "8")
-    done = subprocess.run(words, input="\n".join(lines), capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run(words, input="\n".join(lines), capture_output=True, text=True, timeout=240, check=True)
     assert done.stderr == ""
     assert "\033" not in done.stdout and "tokens/s" not in done.stdout
     for said in ("temperature 0.5", "there is no speed: /help lists", "/nonsense: not a command", "wrote "):
         assert said in done.stdout
     assert len(json.loads((tmp_path / "talk.json").read_text(encoding="utf-8"))["messages"]) == 2
     again = subprocess.run(
-        command(chat_path, "--max-tokens", "8"), input="नमस्कार\n", capture_output=True, text=True, timeout=60, check=True
+        command(chat_path, "--max-tokens", "8"), input="नमस्कार\n", capture_output=True, text=True, timeout=240, check=True
     )
     assert done.stdout.startswith(again.stdout.rstrip("\n"))
+
+
+class Nothing(Exception):
+    """What was waited for did not come."""
 
 
 class Terminal:
@@ -139,11 +144,12 @@ class Terminal:
         self.ended = True
         return os.waitstatus_to_exitcode(status)
 
-    def read_until(self, pattern: str, seconds: float = 60) -> str:
+    def read_until(self, pattern: str, seconds: float = 240) -> str:
         """What came since the last match, up to this one."""
         end = time.monotonic() + seconds
         while not (found := re.search(pattern, self.seen)):
-            assert time.monotonic() < end, f"no {pattern} in {self.seen!r}"
+            if time.monotonic() > end:
+                raise Nothing(f"no {pattern} in {self.seen!r}")
             if select.select([self.screen], [], [], 0.1)[0]:
                 try:
                     self.seen += self.decode(os.read(self.screen, 4096))
@@ -151,6 +157,14 @@ class Terminal:
                     assert re.search(pattern, self.seen), f"ended without {pattern}: {self.seen!r}"
         text, self.seen = self.seen[: found.end()], self.seen[found.end() :]
         return text
+
+    def type_until(self, text: str, pattern: str) -> str:
+        """Type a text, every second again until something comes."""
+        for _ in range(240):
+            self.type(text)
+            with contextlib.suppress(Nothing):
+                return self.read_until(pattern, 1)
+        raise Nothing(pattern)
 
     def type(self, text: str) -> None:
         os.write(self.screen, text.encode())
@@ -187,9 +201,9 @@ def test_a_terminal(terminal: Terminal) -> None:
     terminal.type("\x03")
     shown = terminal.read_until(r"\d+ tokens, [\d,]+ tokens/s[^>]*> ")
     assert "Traceback" not in shown
-    time.sleep(0.5)  # Python's input() sleeps through a Ctrl-C that comes between its prompt and its wait, until the next key
-    terminal.type("\x03")  # with nothing to stop, it says how to leave
-    terminal.read_until("Ctrl-D leaves.*\r?\n.*> ")
+    # With nothing to stop, it says how to leave. Python's input() sleeps through a Ctrl-C that comes between its prompt and its
+    # wait, until the next key: here another Ctrl-C.
+    terminal.type_until("\x03", "Ctrl-D leaves.*\r?\n.*> ")
     terminal.type("/reset\n")
     terminal.read_until("forgotten.*\r?\n.*> ")
     terminal.type("\x04")

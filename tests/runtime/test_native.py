@@ -6,6 +6,8 @@ import sys
 import threading
 import time
 import warnings
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -211,13 +213,23 @@ def test_the_library_itself_refuses_what_does_not_fit() -> None:
 def test_one_cache_is_for_one_thread() -> None:
     shape = ModelShape(61, 256, 4, 4, 4, 1024, 4000)
     engine = NativeEngine(shape, random_weights(shape))
-    kv, tokens = engine.new_cache(), np.arange(4000) % 61
-    worker = threading.Thread(target=engine.prefill, args=(tokens, kv))
-    worker.start()
-    time.sleep(0.02)
-    with pytest.raises(RuntimeError, match="two threads"):
-        engine.prefill([1], kv)
-    worker.join()
+    tokens, refused = np.arange(4000) % 61, list[str]()
+
+    def use(what: Callable[[], object]) -> None:
+        try:
+            what()
+        except RuntimeError as error:
+            refused.append(str(error))
+
+    while not refused:  # until both want it at the same time: one of them is refused
+        kv = engine.new_cache()
+        worker = threading.Thread(target=use, args=(partial(engine.prefill, tokens, kv),))
+        worker.start()
+        while worker.is_alive() and not refused:
+            use(partial(setattr, kv, "length", 0))
+            time.sleep(0.001)
+        worker.join()
+    assert refused == ["two threads use the same cache"]
 
 
 def test_many_sequences_at_once_from_one_model() -> None:
