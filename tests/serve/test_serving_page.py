@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from running_server import running
+from running_server import PATIENCE, running
 
 PAGE = (Path(__file__).parents[2] / "docs/serving.md").read_text(encoding="utf-8")
 
@@ -21,5 +21,5 @@ def test_the_examples_work(bullet_file: Path, tmp_path: Path) -> None:
             text = text.replace("http://127.0.0.1:8000", server.root)
             for command in [text] if language == "python" else text.replace("\\\n", "").splitlines():
                 program = [sys.executable, "-c", command] if language == "python" else ["sh", "-c", command]
-                result = subprocess.run(program, capture_output=True, text=True, timeout=60)
+                result = subprocess.run(program, capture_output=True, text=True, timeout=PATIENCE)
                 assert result.returncode == 0 and result.stdout and '"error"' not in result.stdout, (command, result)
