@@ -211,6 +211,8 @@ def test_a_damaged_checkpoint_is_reported_and_the_one_before_used(whole: Path, t
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.write_bytes(data)
+    cut_off = tmp_path / "checkpoints/step-000047.partial"
+    cut_off.mkdir()
     said: list[str] = []
 
     class Listening(SilentProgress):
@@ -218,6 +220,7 @@ def test_a_damaged_checkpoint_is_reported_and_the_one_before_used(whole: Path, t
             said.append(text)
 
     train(TrainConfig(**SETTINGS), SHAPE, 42, tokens_dir, tmp_path, "key", Listening())
+    assert not cut_off.exists()
     assert any("optimizer.safetensors is damaged" in text for text in said)
     assert any("resuming from" in text and "step-000045" in text for text in said)
     assert weights_hash(tmp_path) == weights_hash(whole)

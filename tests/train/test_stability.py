@@ -178,6 +178,12 @@ def test_a_kill_between_the_files_of_a_rollback_changes_nothing(
     assert result(tmp_path) == result(recovered)
 
 
+def test_a_run_that_starts_anew_has_no_rollbacks_of_the_old_one(spoilt: Path, recovered: Path, tmp_path: Path) -> None:
+    shutil.copy(recovered / "metrics.jsonl", tmp_path)
+    run(spoilt, tmp_path)
+    assert events(tmp_path) == events(recovered)
+
+
 def test_a_learning_rate_that_diverges_is_lowered_until_it_does_not(clean: Path, tmp_path: Path) -> None:
     listening = Listening()
     run(clean, tmp_path, listening, learning_rate=1.0, warmup_steps=20)

@@ -3,7 +3,6 @@
 import contextlib
 import json
 import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TextIO
@@ -44,13 +43,12 @@ class MetricsLog:
         self._file = self._rewound(position)
 
     def _rewound(self, position: Position) -> TextIO:
-        evaluated = position.evaluated_step
-        last = {"train": position.step, "eval": evaluated, "sample": evaluated, "rollback": sys.maxsize}
+        last = {"train": position.step, "eval": position.evaluated_step, "sample": position.evaluated_step}
+        rollbacks = [_line("rollback", event["to_step"], event) for event in position.rollbacks]
         events = [(line, json.loads(line)) for line in _complete_lines(self._path)]
-        kept = [(line, event) for line, event in events if event["step"] <= last.get(event["event"], -1)]
-        known = sum(event["event"] == "rollback" for _, event in events)
-        lines = [line for line, _ in kept] + [_line("rollback", event["to_step"], event) for event in position.rollbacks[known:]]
-        write_text(self._path, "".join(line + "\n" for line in lines))
+        kept = [(line, event) for line, event in events if line in rollbacks or event["step"] <= last.get(event["event"], -1)]
+        lines = [line for line, _ in kept]
+        write_text(self._path, "".join(line + "\n" for line in [*lines, *(line for line in rollbacks if line not in lines)]))
         told = [(event["step"], numbers) for _, event in kept if event["event"] != "rollback" and (numbers := _numbers(event))]
         for tracker in self._trackers:
             tracker.rewind(position.step, told)

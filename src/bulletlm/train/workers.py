@@ -133,8 +133,9 @@ def local_team(size: int, sequences: int) -> Iterator[Team]:
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo0" if sys.platform == "darwin" else "lo")  # not the way round the network
     store = TCPStore("127.0.0.1", 0, size, True, STEP_TIMEOUT, wait_for_workers=False)
     command = [sys.executable, "-m", "bulletlm.train.workers", str(os.getpid()), str(store.port), str(size)]
-    # In process groups of their own: Ctrl-C in the terminal reaches the leader alone, which speaks for all.
-    processes = {rank: subprocess.Popen([*command, str(rank)], stdin=subprocess.DEVNULL, process_group=0) for rank in range(1, size)}
+    # In process groups of their own, and without torch's log of lost connections: the leader gets Ctrl-C, and says what happened.
+    quiet: dict[str, Any] = {"stdin": subprocess.DEVNULL, "process_group": 0, "env": {**os.environ, "TORCH_CPP_LOG_LEVEL": "FATAL"}}
+    processes = {rank: subprocess.Popen([*command, str(rank)], **quiet) for rank in range(1, size)}
     try:
         with join(0, size, store) as team:
             yield team
