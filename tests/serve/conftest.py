@@ -48,8 +48,19 @@ def tiny_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def endless_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A context that nobody fills: an answer goes on, and a prompt is being read, until somebody ends it."""
+    """A context that nobody fills: an answer goes on until somebody ends it."""
     return write_model(tmp_path_factory.mktemp("served") / "endless.bullet", 64, 1, 2, 1, 64, 1 << 20)
+
+
+@pytest.fixture(scope="session")
+def slow_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same, and a long prompt takes minutes to read."""
+    return write_model(tmp_path_factory.mktemp("served") / "endless.bullet", 256, 8, 16, 1, 512, 1 << 20)
+
+
+@pytest.fixture(scope="session")
+def slow(slow_file: Path) -> Model:
+    return load(slow_file, threads=1)
 
 
 @pytest.fixture(scope="session")

@@ -39,10 +39,10 @@ KEY = {"Authorization": "Bearer secret"}
 
 
 @pytest.fixture(scope="module")
-def busy(endless_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def busy(slow_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server whose answers do not end by themselves."""
     log = tmp_path_factory.mktemp("log") / "busy.log"
-    with running(endless_file, log, "--concurrency", "16", "--threads", "1", "--timeout", "3600") as server:
+    with running(slow_file, log, "--concurrency", "16", "--threads", "1", "--timeout", "3600") as server:
         yield server
 
 
@@ -246,10 +246,10 @@ def test_a_client_that_leaves_ends_the_reading_of_its_prompt(busy: Server) -> No
 
 
 @pytest.fixture(scope="module")
-def hasty(endless_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def hasty(slow_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server that gives a request one second."""
     log = tmp_path_factory.mktemp("log") / "hasty.log"
-    with running(endless_file, log, "--concurrency", "16", "--threads", "1", "--timeout", "1") as server:
+    with running(slow_file, log, "--concurrency", "16", "--threads", "1", "--timeout", "1") as server:
         yield server
 
 
@@ -269,7 +269,7 @@ def test_a_late_answer_ends_where_it_is(hasty: Server, stream: bool) -> None:
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_prompt_that_cannot_be_read_in_time(hasty: Server, stream: bool) -> None:
-    status, body, _ = hasty.ask("/v1/completions", {**LONG_PROMPT, "stream": stream})
+    status, body, _ = hasty.ask("/v1/completions", {**LONG_PROMPT, "prompt": [300 + stream] * 190_000, "stream": stream})
     assert (status, body["error"]["code"]) == (504, "timeout")
     hasty.wait_for("bulletlm_running", 0)
 

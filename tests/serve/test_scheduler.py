@@ -74,8 +74,8 @@ def test_a_short_answer_does_not_wait_for_long_ones(endless: Model, log: list[st
     scheduler.close()
 
 
-def test_a_short_answer_does_not_wait_for_the_reading_of_a_long_prompt(endless: Model, log: list[str]) -> None:
-    scheduler = scheduler_of(endless, 2)
+def test_a_short_answer_does_not_wait_for_the_reading_of_a_long_prompt(slow: Model, log: list[str]) -> None:
+    scheduler = scheduler_of(slow, 2)
     long, short = Watched(log, "long", 4, prompt=[BOS] * 300_000), Watched(log, "short", 4)
     scheduler.submit([long.job, short.job])
     assert short.ended.wait(PATIENCE) and len(short.tokens) == 4
