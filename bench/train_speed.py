@@ -1,16 +1,17 @@
 """How fast training is, beside transformers' Llama and GPT-2 (and litgpt's Llama, where it is installed), on this machine.
 
-    python bench/train_speed.py                      the seed's shape: peers, share of the GEMM peak, EMA, fake quantisation
+    python bench/train_speed.py                      the seed's shape: peers, share of the GEMMs, EMA, fake quantisation
     python bench/train_speed.py --memory --start     also peak memory, and the time to the first step, cold and warm
     python bench/train_speed.py --table              also 1M to 50M parameters x context 128 to 1024
-    python bench/train_speed.py --losses 300         also FP32 against bf16 over so many steps of real text
+    python bench/train_speed.py --losses 300         also FP32 against int8 or bf16 over so many steps of real text
     python bench/train_speed.py --quick              a small shape and few rounds: does the bench itself work?
     python bench/train_speed.py --cpu-time           on a busy machine: one thread, and its processor time instead of the clock
 
 One turn is a pass forward and backward over one micro-batch; everything runs in turns (A B C A B C ...) in this process,
 after `mallopt` has been set for all, and medians are compared. Peers run eager and compiled, with both of their forms of
 attention, in FP32 and where the processor has it in bf16 (autocast); the fastest of them is the one that counts. Loss and
-gradients are checked against transformers' with the same weights before anything is timed.
+gradients are checked against transformers' with the same weights before anything is timed. Ours runs in FP32 and in what the
+processor multiplies faster (bf16, int8); each has its own floor, all matrix products with the weights and nothing else.
 """
 
 import argparse
@@ -47,9 +48,10 @@ from bulletlm.export.hf import _halves, hf_name  # noqa: E402
 from bulletlm.model import Llama  # noqa: E402
 from bulletlm.shape import ModelShape  # noqa: E402
 from bulletlm.train.batches import TrainingWindows  # noqa: E402
-from bulletlm.train.choice import Choice  # noqa: E402
+from bulletlm.train.choice import Choice, Precision  # noqa: E402
 from bulletlm.train.compute import activate, set_up  # noqa: E402
 from bulletlm.train.ema import EMA  # noqa: E402
+from bulletlm.train.evaluation import validate  # noqa: E402
 from bulletlm.train.optimizer import set_learning_rate  # noqa: E402
 from bulletlm.train.state import TrainState  # noqa: E402
 from bulletlm.train.step import accumulate, clip, update  # noqa: E402
@@ -107,7 +109,7 @@ def check_against_transformers(shape: ModelShape, choices: list[Choice]) -> None
         model.zero_grad()
         loss = set_up(choice, model).loss_of(tokens, targets)
         loss.backward()
-        bound = 0.05 if choice.bf16 else 1e-4
+        bound = {"fp32": 1e-4, "bf16": 0.05, "int8": 0.15}[choice.precision]
         if abs(float(loss.detach() / expected.detach()) - 1) > bound:
             sys.exit(f"loss {float(loss)} instead of {float(expected)} ({choice})")
         for name, weight in model.named_parameters():
@@ -204,21 +206,22 @@ def peers(shape: ModelShape, sequences: int, threads: int, compiled: tuple[bool,
     return jobs
 
 
-def gemm_job(shape: ModelShape, sequences: int, threads: int, bf16: bool) -> Job:
+def gemm_job(shape: ModelShape, sequences: int, threads: int, precision: str) -> Job:
     """All matrix products of a pass with the weights, forward and backward, and nothing else: the floor."""
-    kind = torch.bfloat16 if bf16 else torch.float32
+    kind = {"fp32": torch.float32, "bf16": torch.bfloat16, "int8": torch.int8}[precision]
+    product = torch._int_mm if precision == "int8" else torch.mm
     rows = sequences * shape.max_seq_len
     extents = [e for name, e in shape.tensors().items() if len(e) == 2 and not (name.startswith("token") and not shape.tied_embeddings)]
-    weights = {e: torch.randn(e).to(kind) for e in extents}
+    weights = {e: (50 * torch.randn(e)).to(kind) for e in extents}
     sizes = {size for e in extents for size in e}
-    values = {size: torch.randn(rows, size).to(kind) for size in sizes}
+    values = {size: (50 * torch.randn(rows, size)).to(kind) for size in sizes}
 
     def job() -> None:
         torch.set_num_threads(threads)
         for outputs, inputs in extents:
-            F.linear(values[inputs], weights[outputs, inputs])
-            values[outputs] @ weights[outputs, inputs]
-            values[outputs].T @ values[inputs]
+            product(values[inputs], weights[outputs, inputs].T)
+            product(values[outputs], weights[outputs, inputs])
+            product(values[outputs].T, values[inputs])
 
     return job
 
@@ -309,28 +312,33 @@ def time_to_first_step(shape: ModelShape) -> tuple[float, float]:
         return times[0], times[1]
 
 
-def compare_losses(steps: int, tokens_dir: Path, shape: ModelShape, threads: int) -> dict[str, float]:
-    """Train twice from one seed, in FP32 and in bf16, on a run's tokens: how far the loss curves are apart, in nats."""
-    curves = []
-    shape = dataclasses.replace(shape, vocab_size=json.loads((tokens_dir / "index.json").read_text())["vocab_size"])
+def compare_losses(steps: int, tokens_dir: Path, shape: ModelShape, choices: list[Choice]) -> dict[str, float]:
+    """Train in every precision from one seed, and in the first from another one too, on a run's tokens; losses in nats a token."""
+    index = json.loads((tokens_dir / "index.json").read_text())
+    shape = dataclasses.replace(shape, vocab_size=index["vocab_size"])
     config = TrainConfig(batch_size_per_device=8, gradient_accumulation_steps=1)
-    for bf16 in (False, True):
-        state = TrainState(config, shape, 42, "", torch.device("cpu"))
-        compute = set_up(Choice(False, bf16, threads, 8), state.model)
-        windows = TrainingWindows(open_tokens(tokens_dir, "train"), shape.max_seq_len, 42)
+    results: dict[str, float] = {}
+    curves: dict[str, np.ndarray] = {}
+    for name, choice, seed in [*((c.precision, c, 42) for c in choices), ("another seed", choices[0], 43)]:
+        state = TrainState(config, shape, seed, "", torch.device("cpu"))
+        compute = set_up(dataclasses.replace(choice, micro_batch=8), state.model)
+        windows = TrainingWindows(open_tokens(tokens_dir, "train"), shape.max_seq_len, seed)
         losses = []
         for step in range(steps):
-            set_learning_rate(state.optimizers, min(1.0, (step + 1) / (0.1 * steps)))
+            share = min(1.0, (step + 1) / (0.1 * steps)) * min(1.0, 2 * (steps - step) / steps)
+            set_learning_rate(state.optimizers, share)
             losses.append(accumulate(config, windows, step, compute))
             clip(state, config.clip_grad_norm)
             update(state)
-        curves.append(np.array(losses))
-    last = max(1, steps // 10)
-    return {
-        "fp32, mean of the last tenth": float(curves[0][-last:].mean()),
-        "bf16, mean of the last tenth": float(curves[1][-last:].mean()),
-        "largest difference of a step": float(np.abs(curves[0] - curves[1]).max()),
-    }
+        nats, count = validate(state.model, open_tokens(tokens_dir, "val"), 8)
+        results[f"{name}: held-out loss of the weights in FP32"] = nats / count
+        curves[name] = np.array(losses)
+        if name not in ("another seed", choices[0].precision):
+            apart = curves[name] - curves[choices[0].precision]
+            results[f"{name} - {choices[0].precision}: mean over all steps"] = float(apart.mean())
+            results[f"{name} - {choices[0].precision}: mean of the last tenth"] = float(apart[-max(1, steps // 10) :].mean())
+            results[f"{name} - {choices[0].precision}: largest of a step"] = float(np.abs(apart).max())
+    return results
 
 
 def main() -> int:
@@ -362,13 +370,16 @@ def main() -> int:
     threads = 1 if arguments.cpu_time else arguments.threads or machine.cores
     clock = time.process_time if arguments.cpu_time else time.perf_counter
     graphs = (False,) if arguments.eager or arguments.quick or machine.compiler is None else (True, False)
-    precisions = (True, False) if machine.has_bf16 else (False,)
-    choices = [Choice(graph, bf16, threads, arguments.micro_batch) for bf16 in precisions for graph in graphs]
+    # Rounding to int8 is too slow where it is not compiled.
+    fast: list[Precision] = ["bf16"] if machine.has_bf16 else ["int8"] if machine.has_int8 and graphs[0] else []
+    precisions: list[Precision] = ["fp32", *fast]
+    choices = [Choice(graph, p, threads, arguments.micro_batch) for p in precisions for graph in graphs if graph or p != "int8"]
+    chosen = choices[-1] if fast == ["int8"] else choices[len(graphs)] if fast else choices[0]
     check_against_transformers(shape, choices)
 
     jobs = {f"ours: {choice}": our_job(shape, choice) for choice in choices}
-    jobs |= {f"GEMM only, {'bf16' if b else 'fp32'}": gemm_job(shape, arguments.micro_batch, threads, b) for b in precisions}
-    jobs |= peers(shape, arguments.micro_batch, threads, graphs, precisions)
+    jobs |= {f"GEMM only, {p}": gemm_job(shape, arguments.micro_batch, threads, p) for p in precisions}
+    jobs |= peers(shape, arguments.micro_batch, threads, graphs, (True, False) if machine.has_bf16 else (False,))
     seconds = in_turns(jobs, rounds, clock)
     tokens = arguments.micro_batch * shape.max_seq_len
     speeds = {name: tokens / each for name, each in seconds.items()}
@@ -377,11 +388,12 @@ def main() -> int:
     def most(start: str) -> float:
         return max(speed for name, speed in speeds.items() if name.startswith(start))
 
-    ours, floor = most("ours"), most("GEMM")
+    ours = most("ours")
+    floors = {p: speeds[f"GEMM only, {p}"] for p in precisions}
     best_peer = max(speed for name, speed in speeds.items() if not name.startswith(("ours", "GEMM")))
-    print(f"\n{'a pass forward and backward':<64}{'tokens/s':>10}{'of the GEMM peak':>18}")
+    print(f"\n{'a pass forward and backward':<64}{'tokens/s':>10}" + "".join(f"{f'of the {p} GEMMs':>20}" for p in precisions))
     for name, speed in sorted(speeds.items(), key=lambda item: -item[1]):
-        print(f"{name:<64}{speed:>10,.0f}{speed / floor:>18.0%}")
+        print(f"{name:<64}{speed:>10,.0f}" + "".join(f"{speed / floors[p]:>20.0%}" for p in precisions))
 
     once = extras(shape, threads, rounds, clock)
     step = SEQUENCES * shape.max_seq_len / ours + once["AdamW"] + once["clipping"]
@@ -396,37 +408,44 @@ def main() -> int:
         bars.append({"name": name, "value": value, "target": target, "pass": bool(value >= target if at_least else value <= target)})
 
     bar("ours / best peer", ours / best_peer, 1.6)
-    bar("share of the GEMM peak", ours / floor, 0.65)
+    bar("ours / the GEMMs in floating point", ours / max(floors[p] for p in precisions if p != "int8"), 0.65)
     bar("EMA, share of a step", once["EMA"] / step, 0.02, at_least=False)
     if "fake quantisation" in once:
         bar("fake quantisation, share of a step", once["fake quantisation"] / step, 0.05, at_least=False)
     if arguments.memory:
-        bar("peak memory, GB", measure_memory(shape, choices[0]) / 1e9, 1.2, at_least=False)
+        bar("peak memory, GB", measure_memory(shape, chosen) / 1e9, 1.2, at_least=False)
     if arguments.start:
         cold, warm = time_to_first_step(shape)
         bar("command to first step, nothing compiled, s", cold, 60, at_least=False)
         bar("command to first step, second time, s", warm, 15, at_least=False)
     if arguments.table:
-        print(f"\n{'tokens/s (share of the GEMM peak)':<36}" + "".join(f"{f'context {c}':>16}" for c in CONTEXTS))
+        floats = "bf16" if chosen.precision == "bf16" else "fp32"
+        print(f"\n{'tokens/s (share of the FP GEMMs)':<36}" + "".join(f"{f'context {c}':>16}" for c in CONTEXTS))
         for size, base in TABLE.items():
             line = f"{size} ({base.n_parameters / 1e6:.1f}M parameters)"
             cells = []
             for context in CONTEXTS:
                 wide = dataclasses.replace(base, max_seq_len=context)
-                choice = dataclasses.replace(choices[0], micro_batch=max(1, 1024 // context))
-                pair = {"ours": our_job(wide, choice), "GEMM": gemm_job(wide, choice.micro_batch, threads, choice.bf16)}
+                choice = dataclasses.replace(chosen, micro_batch=max(1, 1024 // context))
+                pair = {
+                    "ours": our_job(wide, choice),
+                    "GEMM": gemm_job(wide, choice.micro_batch, threads, floats),
+                }
                 each = in_turns(pair, max(2, rounds // 3), clock)
                 speed = choice.micro_batch * context / each["ours"]
                 rows.append({"name": f"{size} x {context}", "tokens_per_s": speed, "share": each["GEMM"] / each["ours"]})
                 cells.append(f"{speed:>10,.0f} {each['GEMM'] / each['ours']:>5.0%}")
             print(f"{line:<36}" + "".join(cells))
     if arguments.losses:
-        apart = compare_losses(arguments.losses, arguments.tokens, shape, threads)
-        rows += [{"name": name, "nats": value} for name, value in apart.items()]
+        compared = [choices[0], chosen] if fast else [choices[0]]
+        losses = compare_losses(arguments.losses, arguments.tokens, shape, compared)
+        rows += [{"name": name, "nats": value} for name, value in losses.items()]
         print(f"\n{arguments.losses} steps of {8 * shape.max_seq_len} tokens")
-        for name, value in apart.items():
-            print(f"{name:<40}{value:>10.4f}")
-        bar("bf16 loss / fp32 loss", apart["bf16, mean of the last tenth"] / apart["fp32, mean of the last tenth"], 1.002, at_least=False)
+        for name, value in losses.items():
+            print(f"{name:<52}{value:>10.4f}")
+        if fast:
+            held_out = "held-out loss of the weights in FP32"
+            bar(f"held-out loss: {fast[0]} / fp32", losses[f"{fast[0]}: {held_out}"] / losses[f"fp32: {held_out}"], 1.002, at_least=False)
     print()
     for b in bars:
         print(f"{'pass' if b['pass'] else 'MISS':<6}{b['name']:<44}{b['value']:>10.3g}   target {b['target']:g}")

@@ -315,8 +315,9 @@ class TrainConfig(Section):
     patience_early_stop: Annotated[int, Also("patience")] = Field(
         5, ge=0, description="Stop after this many validations without a better loss; 0 never stops early."
     )
-    precision: Literal["auto", "fp32", "bf16"] = Field(
-        "auto", description="Arithmetic of the matrix products; auto is bf16 where the processor has it."
+    precision: Literal["auto", "fp32", "bf16", "int8"] = Field(
+        "auto",
+        description="Arithmetic of the matrix products; auto is bf16 where the processor has it, and else, in longer runs, int8.",
     )
     compile: Literal["auto", "on", "off"] = Field("auto", description="torch.compile; auto compiles where the run is long enough.")
     threads: int = Field(0, ge=0, description="Processor threads of a process; 0 shares the cores among the processes.")

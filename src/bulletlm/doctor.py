@@ -25,6 +25,7 @@ def examine(folder: Path) -> dict[str, Any]:
     return {
         **asdict(machine),
         "bf16": machine.has_bf16,
+        "int8": machine.has_int8,
         "disk_free": free,
         "python": sys.version.split()[0],
         "torch": _installed("torch"),
@@ -41,7 +42,7 @@ def print_doctor(as_json: bool) -> None:
         print(json.dumps(facts, indent=2))
         return
     sets = ", ".join(facts["instruction_sets"]) or "none that help"
-    arithmetic = "bf16 in hardware" if facts["bf16"] else "fp32 (this processor has no bf16 arithmetic)"
+    arithmetic = "bf16 in hardware" if facts["bf16"] else f"{'int8 or fp32' if facts['int8'] else 'fp32'} (this processor has no bf16)"
     rows = [
         ("processor", f"{facts['processor']}, {facts['cores']} cores for this process"),
         ("instructions", sets),

@@ -4,32 +4,43 @@ RMSNorm before each block, interleaved rotary positions, causal attention with o
 key/value heads, SwiGLU, no biases, output matrix tied to the embedding by default. The same shapes
 and names as in `.bullet` files and the numpy engine (`bulletlm.shape`).
 
-Weights are FP32. Where `Llama.arithmetic` is bfloat16 they are rounded to it at every use, so that matrix products run in
-bfloat16 while gradients are summed, and weights updated, in FP32; norms, rotations, softmax and loss are FP32 always.
+Weights are FP32. With `Llama.compute_in("bf16")` they are rounded at every use, so that matrix products run in bfloat16
+while gradients are summed, and weights updated, in FP32; norms, rotations, softmax and loss are FP32 always. With "int8" the
+products with weights are those of `bulletlm.int8` wherever gradients are wanted, and everything else is FP32.
 
 B = sequences in the batch, T = positions, H = heads, D = head_dim.
 """
 
 import math
 from collections.abc import Callable
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from bulletlm import int8
 from bulletlm.shape import ModelShape
 
 IGNORE = -1
 """Target id of positions that carry no loss."""
 
 
+Precision = Literal["fp32", "bf16", "int8", "int8-gradients"]
+"""Of matrix products. The last one computes what the model predicts in FP32, and only gradients in int8."""
+
+
 class Linear(nn.Linear):
-    """x W^T in the type of x; the weight's gradient has the type of the weight."""
+    """x W^T in the type of x, or in int8; the weight's gradient has the type of the weight."""
+
+    precision: Precision = "fp32"
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__(inputs, outputs, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.precision.startswith("int8") and torch.is_grad_enabled():
+            return int8.linear(x, self.weight, exact=self.precision == "int8-gradients")
         return F.linear(x, self.weight.to(x.dtype))
 
 
@@ -116,14 +127,10 @@ class Layer(nn.Module):
 
 
 class Llama(nn.Module):
-    """The whole model. Parameter names equal `ModelShape.tensors()`.
-
-    Attributes:
-        arithmetic: of matrix products and of what flows between layers, torch.float32 or torch.bfloat16.
-    """
+    """The whole model. Parameter names equal `ModelShape.tensors()`."""
 
     rope: Tensor
-    arithmetic = torch.float32
+    precision: Precision = "fp32"
 
     def __init__(self, shape: ModelShape) -> None:
         super().__init__()
@@ -146,13 +153,20 @@ class Llama(nn.Module):
             std = 0.02 / math.sqrt(2 * self.shape.n_layers) if writes_residual else 0.02
             nn.init.normal_(weight, std=std, generator=generator)
 
+    def compute_in(self, precision: Precision) -> None:
+        """Choose the type of matrix products, and with "bf16" of what flows between layers."""
+        self.precision = precision
+        for module in self.modules():
+            if isinstance(module, Linear):
+                module.precision = precision
+
     def forward(self, tokens: Tensor) -> Tensor:
         """Token ids (B, T), T <= max_seq_len -> logits (B, T, vocab_size)."""
         return self.logits(self.hidden(tokens))
 
     def hidden(self, tokens: Tensor, run: Callable[[Layer, Tensor, Tensor], Tensor] = nn.Module.__call__) -> Tensor:
         """Token ids (B, T) -> what the last layer leaves, (B, T, dim); run(layer, x, rope) is how a layer is called."""
-        x = self.token_embedding(tokens).to(self.arithmetic)
+        x = self.token_embedding(tokens).to(torch.bfloat16 if self.precision == "bf16" else torch.float32)
         for layer in self.layers:
             x = run(layer, x, self.rope)  # type: ignore[arg-type]
         return x  # type: ignore[no-any-return]
@@ -160,7 +174,10 @@ class Llama(nn.Module):
     def logits(self, hidden: Tensor) -> Tensor:
         """(B, T, dim) -> (B, T, vocab_size)."""
         head = self.token_embedding.weight if self.shape.tied_embeddings else self.lm_head.weight
-        return F.linear(self.final_norm(hidden), head.to(hidden.dtype))
+        x = self.final_norm(hidden)
+        if self.precision.startswith("int8") and torch.is_grad_enabled():
+            return int8.linear(x, head, exact=self.precision == "int8-gradients", two_digits=True)
+        return F.linear(x, head.to(x.dtype))
 
     def loss(self, tokens: Tensor, targets: Tensor, reduction: str = "sum") -> Tensor:
         """Cross-entropy in nats; positions whose target is IGNORE do not count.

@@ -18,7 +18,7 @@ from bulletlm.train.compute import Compute, pick_device, set_up
 from bulletlm.train.tune import choose_compute, tuned
 
 SHAPE = ModelShape(vocab_size=300, dim=64, n_layers=2, n_heads=2, n_kv_heads=1, hidden_dim=128, max_seq_len=16)
-EAGER = Choice(compiled=False, bf16=False, threads=1, micro_batch=4)
+EAGER = Choice(compiled=False, precision="fp32", threads=1, micro_batch=4)
 
 
 class Said(SilentProgress):
@@ -65,7 +65,7 @@ def distance(a: list[torch.Tensor], b: list[torch.Tensor]) -> float:
 
 def test_bf16_has_fp32_gradients_close_to_those_of_fp32(model: Llama) -> None:
     exact = gradients(model, set_up(EAGER, model))
-    rounded = gradients(model, set_up(Choice(False, True, 1, 4), model))
+    rounded = gradients(model, set_up(Choice(False, "bf16", 1, 4), model))
     assert all(gradient.dtype == torch.float32 for gradient in rounded)
     assert 1e-4 < distance(rounded, exact) < 0.03
     assert all(weight.dtype == torch.float32 for weight in model.parameters())
@@ -75,7 +75,7 @@ def test_bf16_has_fp32_gradients_close_to_those_of_fp32(model: Llama) -> None:
 @pytest.mark.skipif(inspect_machine().compiler is None, reason="no C++ compiler")
 def test_compiled_gradients_are_those_of_eager_mode(model: Llama) -> None:
     exact = gradients(model, set_up(EAGER, model))
-    assert distance(gradients(model, set_up(Choice(True, False, 1, 4), model)), exact) < 1e-5
+    assert distance(gradients(model, set_up(Choice(True, "fp32", 1, 4), model)), exact) < 1e-5
 
 
 def test_a_device_that_is_not_there_is_one_line() -> None:
@@ -87,7 +87,7 @@ def test_a_device_that_is_not_there_is_one_line() -> None:
 
 def test_measuring_chooses_the_fastest_and_is_done_once(model: Llama, monkeypatch: pytest.MonkeyPatch) -> None:
     config = TrainConfig(batch_size_per_device=2, gradient_accumulation_steps=4, threads=1)
-    plain, measured = Choice(False, False, 1, 2), []
+    plain, measured = Choice(False, "fp32", 1, 2), []
 
     def pretend(ways: list[Choice], model: Llama) -> tuple[Choice, float]:
         measured.append(ways)
@@ -95,20 +95,20 @@ def test_measuring_chooses_the_fastest_and_is_done_once(model: Llama, monkeypatc
 
     monkeypatch.setattr(tune, "_fastest", pretend)
     said = Said()
-    assert tuned(plain, config, model, inspect_machine(), said) == Choice(False, False, 1, 8)
-    assert measured == [[plain, Choice(False, False, 1, 4), Choice(False, False, 1, 8)]]
+    assert tuned(plain, config, model, inspect_machine(), said) == Choice(False, "fp32", 1, 8)
+    assert measured == [[plain, Choice(False, "fp32", 1, 4), Choice(False, "fp32", 1, 8)]]
     assert said.lines == ["measured on this machine: fp32, eager, 1 thread, 8 sequences a pass is fastest, about 1,234 tokens/s"]
-    assert tuned(plain, config, model, inspect_machine(), said) == Choice(False, False, 1, 8)
+    assert tuned(plain, config, model, inspect_machine(), said) == Choice(False, "fp32", 1, 8)
     assert len(measured) == len(said.lines) == 1
     assert known_choices(inspect_machine().processor) == ["0.1M x 16: fp32, eager, 1 thread, 8 sequences a pass, 1,234 tokens/s"]
 
 
 @pytest.mark.parametrize(
-    "damage", ["", "{", '{"choice": 1}', '{"choice": {"compiled": 1, "bf16": false, "threads": 1, "micro_batch": 2}}', "[]"]
+    "damage", ["", "{", '{"choice": 1}', '{"choice": {"compiled": 1, "precision": "fp32", "threads": 1, "micro_batch": 2}}', "[]"]
 )
 def test_a_damaged_cache_is_measured_again(model: Llama, monkeypatch: pytest.MonkeyPatch, damage: str) -> None:
     config = TrainConfig(batch_size_per_device=2, gradient_accumulation_steps=4, threads=1)
-    plain = Choice(False, False, 1, 2)
+    plain = Choice(False, "fp32", 1, 2)
     file = choice_file(tune._question(plain, config, SHAPE, inspect_machine()))
     file.parent.mkdir(parents=True)
     file.write_text(damage)
@@ -121,18 +121,18 @@ def test_a_damaged_cache_is_measured_again(model: Llama, monkeypatch: pytest.Mon
 def test_measuring_really_runs_and_leaves_the_model_alone(model: Llama) -> None:
     before = [weight.detach().clone() for weight in model.parameters()]
     config = TrainConfig(batch_size_per_device=2, gradient_accumulation_steps=2, threads=1)
-    choice = tuned(Choice(False, False, 1, 2), config, model, inspect_machine(), SilentProgress())
+    choice = tuned(Choice(False, "fp32", 1, 2), config, model, inspect_machine(), SilentProgress())
     assert choice.micro_batch in (2, 4)
     assert all(torch.equal(weight, old) and weight.grad is None for weight, old in zip(model.parameters(), before, strict=True))
 
 
 def test_a_resumed_run_keeps_its_choice_unless_told(model: Llama, tmp_path: Path) -> None:
-    write_choice(tmp_path / "compute.json", Choice(False, False, 1, 4))
+    write_choice(tmp_path / "compute.json", Choice(False, "fp32", 1, 4))
     config = TrainConfig(batch_size_per_device=2, gradient_accumulation_steps=2, compile="off")
     assert choose_compute(config, model, 1000, tmp_path, SilentProgress()).micro_batch == 4
     pinned = config.model_copy(update={"threads": 2})
     assert "2 threads, 4 sequences" in choose_compute(pinned, model, 1000, tmp_path, SilentProgress()).description
-    assert parse_choice(json.loads((tmp_path / "compute.json").read_text())["choice"]) == Choice(False, False, 2, 4)
+    assert parse_choice(json.loads((tmp_path / "compute.json").read_text())["choice"]) == Choice(False, "fp32", 2, 4)
     torch.set_num_threads(1)
 
 

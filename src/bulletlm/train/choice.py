@@ -3,11 +3,13 @@
 import contextlib
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 from bulletlm.errors import BulletError
 from bulletlm.files import read_json, sha256_of_json, write_json
 from bulletlm.machine import cache_folder
+
+Precision = Literal["fp32", "bf16", "int8"]
 
 
 @dataclass(frozen=True)
@@ -16,18 +18,18 @@ class Choice:
 
     Attributes:
         compiled: the layers go through torch.compile.
-        bf16: matrix products in bfloat16, weights in FP32.
+        precision: of matrix products; weights are FP32.
         threads: of this process.
         micro_batch: sequences in one forward and backward pass.
     """
 
     compiled: bool
-    bf16: bool
+    precision: Precision
     threads: int
     micro_batch: int
 
     def __str__(self) -> str:
-        words = ("bf16" if self.bf16 else "fp32", "compiled" if self.compiled else "eager")
+        words = (self.precision, "compiled" if self.compiled else "eager")
         return f"{', '.join(words)}, {self.threads} thread{'s' * (self.threads > 1)}, {self.micro_batch} sequences a pass"
 
     def as_dict(self) -> dict[str, Any]:
@@ -37,11 +39,11 @@ class Choice:
 
 def parse_choice(value: Any) -> Choice | None:
     """What `as_dict` returned; None where it is anything else."""
-    names = {"compiled": bool, "bf16": bool, "threads": int, "micro_batch": int}
+    names = {"compiled": bool, "precision": str, "threads": int, "micro_batch": int}
     if not isinstance(value, dict) or value.keys() != names.keys() or any(type(value[name]) is not kind for name, kind in names.items()):
         return None
     choice = Choice(**value)
-    return choice if choice.threads > 0 and choice.micro_batch > 0 else None
+    return choice if choice.threads > 0 and choice.micro_batch > 0 and choice.precision in get_args(Precision) else None
 
 
 def read_choice(path: Path) -> Choice | None:

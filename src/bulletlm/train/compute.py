@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, ParamSpec
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ from bulletlm.train.choice import Choice
 
 CPU = torch.device("cpu")
 
+Arguments = ParamSpec("Arguments")
 LossOf = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -60,18 +61,16 @@ def set_up(choice: Choice, model: Llama) -> Compute:
 def activate(choice: Choice, model: Llama) -> None:
     """The part of `set_up` that can be changed between two passes."""
     torch.set_num_threads(choice.threads)
-    model.arithmetic = torch.bfloat16 if choice.bf16 else torch.float32
+    model.compute_in(choice.precision)
 
 
 def compiled_loss(model: Llama) -> LossOf:
-    """`model.loss` with the layers, and what comes after them, compiled; the first call of every new shape compiles.
+    """`model.loss` with the layers, and what comes after them, compiled.
 
     One graph serves all layers: a graph of the whole model runs no faster, and takes ten times as long to compile.
-    What was compiled is kept in the user's cache folder, so the second run starts at once.
     """
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "compiled"))
-    layer = torch.compile(_run_layer, dynamic=False, fullgraph=True)
-    head = torch.compile(_run_head, dynamic=False, fullgraph=True)
+    layer = compiled(run_layer)
+    head = compiled(_run_head)
 
     def loss_of(tokens: Tensor, targets: Tensor) -> Tensor:
         return head(model, model.hidden(tokens, layer), targets)
@@ -79,7 +78,14 @@ def compiled_loss(model: Llama) -> LossOf:
     return loss_of
 
 
-def _run_layer(layer: Layer, x: Tensor, rope: Tensor) -> Tensor:
+def compiled(function: Callable[Arguments, Tensor]) -> Callable[Arguments, Tensor]:
+    """`function`, compiled when it is first called with arguments of some shape; what was compiled is kept in the user's cache folder."""
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "compiled"))
+    return torch.compile(function, dynamic=False, fullgraph=True)
+
+
+def run_layer(layer: Layer, x: Tensor, rope: Tensor) -> Tensor:
+    """A call of a layer, as `Llama.hidden` takes it."""
     return layer(x, rope)  # type: ignore[no-any-return]
 
 

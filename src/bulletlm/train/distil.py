@@ -7,7 +7,7 @@ worse than both teacher and rounded student, and only ever leave this module rou
 
 import math
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,10 +28,11 @@ from bulletlm.quant.fake_quant import FakeQuant
 from bulletlm.shape import ModelShape
 from bulletlm.train.batches import TrainingWindows, validation_batches
 from bulletlm.train.checkpoint import Checkpoint, list_checkpoints, newest_checkpoint, save_checkpoint, step_folder
-from bulletlm.train.compute import pick_device
+from bulletlm.train.compute import activate, compiled, pick_device, run_layer
 from bulletlm.train.ema import EMA
 from bulletlm.train.optimizer import build_optimizers, optimizer_tensors, restore_optimizers, set_learning_rate
 from bulletlm.train.stopping import Waiting, be_nice, stop_requested
+from bulletlm.train.tune import plain_choice, without_broken_compiler
 
 WARMUP_STEPS = 10
 EMA_DECAY = 0.95
@@ -39,6 +40,10 @@ CLIP_NORM = 1.0
 
 SAVE_EVERY_STEPS = 50
 """Steps between checkpoints: a minute or two of work."""
+
+
+Divergence = Callable[[Tensor, Tensor], Tensor]
+"""(tokens, targets), int64 (B, T) -> sum of KL(teacher || student) over the positions that count, nats, with the student's gradients."""
 
 
 @dataclass(frozen=True)
@@ -89,10 +94,9 @@ def distil(
     """
     be_nice(train.nice)
     keep_memory()
-    machine, device = inspect_machine(), pick_device(train.device)
-    torch.set_num_threads(train.threads or machine.cores)
-    bf16 = train.precision == "bf16" or (train.precision == "auto" and machine.has_bf16)
-    master, student = (_model(shape, teacher, device, torch.bfloat16 if bf16 else torch.float32) for _ in range(2))
+    device = pick_device(train.device)
+    master, student = (_model(shape, teacher, device) for _ in range(2))
+    divergence, measured = _divergences(master, student, train, config.steps * config.tokens_per_step, progress)
     fake = FakeQuant(student, types, _take_over(student, start) if keep_scales else None)
     settings = train.model_copy(update={"optimizer": "adamw", "learning_rate": train.learning_rate * config.learning_rate_share})
     optimizers = build_optimizers(student, settings)
@@ -106,7 +110,7 @@ def distil(
         restore_optimizers(optimizers, student, found.tensors["optimizer"], step)
         average.average = {name: tensor.to(device) for name, tensor in found.tensors["ema"].items()}
     else:
-        kl["start"] = _measure(master, student, fake, held_out, train.batch_size_per_device)
+        kl["start"] = _measure(measured, fake, held_out, shape.max_seq_len, train.batch_size_per_device)
 
     def save() -> None:
         tensors = {
@@ -129,7 +133,7 @@ def distil(
                 continue
             set_learning_rate(optimizers, _share(step, config.steps))
             with fake.applied():
-                loss = _accumulate(master, student, windows, step, sequences, train.batch_size_per_device)
+                loss = _accumulate(divergence, windows, step, sequences, train.batch_size_per_device)
             norm = float(torch.nn.utils.clip_grad_norm_(student.parameters(), CLIP_NORM, foreach=True))
             if not (math.isfinite(loss) and math.isfinite(norm)):
                 raise BulletError(
@@ -145,20 +149,19 @@ def distil(
             if step % SAVE_EVERY_STEPS == 0 and step < config.steps:
                 save()
     candidates = {"start": dict(start), "raw": fake.quantised()}
-    kl["raw"] = _measure(master, student, fake, held_out, train.batch_size_per_device)
+    kl["raw"] = _measure(measured, fake, held_out, shape.max_seq_len, train.batch_size_per_device)
     with average.applied(student):
         candidates["ema"] = fake.quantised()
-        kl["ema"] = _measure(master, student, fake, held_out, train.batch_size_per_device)
+        kl["ema"] = _measure(measured, fake, held_out, shape.max_seq_len, train.batch_size_per_device)
     chosen = min(kl, key=lambda name: kl[name])
     return Distilled(candidates[chosen], chosen, kl, step * sequences * shape.max_seq_len)
 
 
-def _model(shape: ModelShape, tensors: Mapping[str, calibrate.Floats], device: torch.device, arithmetic: torch.dtype) -> Llama:
+def _model(shape: ModelShape, tensors: Mapping[str, calibrate.Floats], device: torch.device) -> Llama:
     model = Llama(shape)
     with torch.no_grad():
         for name, weight in model.named_parameters():
             weight.copy_(torch.from_numpy(np.array(tensors[name])))
-    model.arithmetic = arithmetic
     return model.to(device)
 
 
@@ -183,34 +186,64 @@ def _share(step: int, steps: int) -> float:
     return min((step + 1) / (WARMUP_STEPS + 1), (steps - step) / steps)
 
 
-def _accumulate(master: Llama, student: Llama, windows: TrainingWindows, step: int, sequences: int, at_once: int) -> float:
+def _divergences(master: Llama, student: Llama, train: TrainConfig, tokens: int, progress: Progress) -> tuple[Divergence, Divergence]:
+    """The loss to train with, computed as a training of so many tokens would be (train/tune.py), and the one to measure with.
+
+    Predictions are never made in int8: its own noise is as large as what a 4-bit model has left to learn. In the gradients it
+    is lost in that of the text.
+    """
+    machine, device = inspect_machine(), master.rope.device.type
+    flops = 8.0 * master.shape.n_parameters * tokens
+    choice = without_broken_compiler(plain_choice(train, machine, device, flops, progress), student, progress)
+    activate(choice, student)
+    if choice.precision == "int8":
+        student.compute_in("int8-gradients")
+    else:
+        master.compute_in(choice.precision)
+    eager = _divergence_with(master, student, run_layer, _divergence)
+    # Compiling for the last, smaller batch of the held-out text would take longer than reading all of it.
+    return (_divergence_with(master, student, compiled(run_layer), compiled(_divergence)) if choice.compiled else eager), eager
+
+
+def _divergence_with(master: Llama, student: Llama, layer: Callable[..., Tensor], head: Callable[..., Tensor]) -> Divergence:
+    device = master.rope.device
+
+    def divergence(tokens: Tensor, targets: Tensor) -> Tensor:
+        tokens, counts = tokens.to(device), (targets != IGNORE).to(device)
+        with torch.no_grad():
+            taught = master.hidden(tokens, layer)
+        return head(master, student, taught, student.hidden(tokens, layer), counts)
+
+    return divergence
+
+
+def _divergence(master: Llama, student: Llama, taught: Tensor, hidden: Tensor, counts: Tensor) -> Tensor:
+    """Sum over the positions that count of KL(master || student), nats, from what the last layer of both leaves."""
+    with torch.no_grad():
+        wanted = F.log_softmax(master.logits(taught).float(), dim=-1)
+    got = F.log_softmax(student.logits(hidden).float(), dim=-1)
+    return (F.kl_div(got, wanted, reduction="none", log_target=True).sum(-1) * counts).sum()
+
+
+def _accumulate(divergence: Divergence, windows: TrainingWindows, step: int, sequences: int, at_once: int) -> float:
     """Gradients of the mean KL over one effective batch, and that mean."""
     batches = [windows.batch(step * sequences + n, min(at_once, sequences - n)) for n in range(0, sequences, at_once)]
     count = max(1, sum(int((targets != IGNORE).sum()) for _, targets in batches))
     total = 0.0
     for tokens, targets in batches:
-        loss = _divergence(master, student, tokens, targets) / count
+        loss = divergence(tokens, targets) / count
         loss.backward()  # type: ignore[no-untyped-call]
         total += float(loss.detach())
     return total
 
 
-def _divergence(master: Llama, student: Llama, tokens: Tensor, targets: Tensor) -> Tensor:
-    """Sum over the positions that count of KL(master || student), nats."""
-    tokens, counts = tokens.to(student.rope.device), (targets != IGNORE).to(student.rope.device)
-    with torch.no_grad():
-        wanted = F.log_softmax(master(tokens).float()[counts], dim=-1)
-    got = F.log_softmax(student(tokens).float()[counts], dim=-1)
-    return F.kl_div(got, wanted, reduction="sum", log_target=True)
-
-
 @torch.no_grad()
-def _measure(master: Llama, student: Llama, fake: FakeQuant, file: TokenFile, at_once: int) -> float:
+def _measure(divergence: Divergence, fake: FakeQuant, file: TokenFile, max_seq_len: int, at_once: int) -> float:
     """Mean KL over a whole token file, nats a token."""
     total, count = 0.0, 0
     with fake.applied():
-        for tokens, targets in validation_batches(file, student.shape.max_seq_len, at_once):
-            total += float(_divergence(master, student, tokens, targets))
+        for tokens, targets in validation_batches(file, max_seq_len, at_once):
+            total += float(divergence(tokens, targets))
             count += int((targets != IGNORE).sum())
     if not count:
         raise BulletError("the validation set has no token to be judged on: raise data.val_tokens")

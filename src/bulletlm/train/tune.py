@@ -15,16 +15,17 @@ import torch
 
 from bulletlm import __version__
 from bulletlm.config import TrainConfig
-from bulletlm.errors import BulletError
+from bulletlm.errors import BulletError, ConfigError
+from bulletlm.int8 import products_are_exact
 from bulletlm.machine import Machine, inspect_machine, keep_memory
 from bulletlm.model import Llama
 from bulletlm.progress import Progress
 from bulletlm.shape import ModelShape
-from bulletlm.train.choice import Choice, choice_file, parse_choice, read_choice, write_choice
+from bulletlm.train.choice import Choice, Precision, choice_file, parse_choice, read_choice, write_choice
 from bulletlm.train.compute import Compute, activate, set_up
 from bulletlm.train.team import ALONE, Team
 
-COMPILE_FROM_FLOPS = 1e14
+COMPILE_FROM_FLOPS = 5e13
 """Compiling takes some 15 s the first time and saves a fifth: it pays from a few minutes of training on."""
 
 TUNE_FROM_FLOPS = 3e14
@@ -51,35 +52,63 @@ def choose_compute(config: TrainConfig, model: Llama, tokens: int, checkpoints: 
     machine = inspect_machine()
     device = model.rope.device.type
     flops = 6.0 * model.shape.n_parameters * tokens
-    # Without a compiler torch.compile fails; on Apple's GPU it is young.
-    can_compile = {"cpu": machine.compiler is not None, "cuda": True}.get(device, False)
-    wants_graph = config.compile == "on" or (config.compile == "auto" and flops > COMPILE_FROM_FLOPS)
-    if wants_graph and device == "cpu" and not can_compile:
-        progress.say("training in eager mode, up to a fifth slower: torch.compile needs a C++ compiler (install g++ or clang++)")
-    has_bf16 = {"cpu": machine.has_bf16, "cuda": device == "cuda" and torch.cuda.is_bf16_supported()}.get(device, False)
-    plain = Choice(
-        compiled=wants_graph and can_compile,
-        bf16=config.precision == "bf16" or (config.precision == "auto" and has_bf16),
-        threads=config.threads or max(1, machine.cores // team.local_size),
-        micro_batch=config.batch_size_per_device,
-    )
+    plain = plain_choice(config, machine, device, flops, progress, team.local_size)
     choice = plain
     if team.leads:
         # Another number of processes rounds its sums differently anyway, and has other threads: it chooses anew.
         note = checkpoints / ("compute.json" if team.size == 1 else f"compute-{team.size}.json")
         noted = read_choice(note)
         if noted is not None:
-            choice = _pinned(noted, plain, config, can_compile)
+            choice = _pinned(noted, plain, config, _can_compile(machine, device))
         elif config.tune == "auto" and device == "cpu" and flops > TUNE_FROM_FLOPS:
             choice = tuned(plain, config, model, machine, progress, team.size)
-        choice = _without_broken_compiler(choice, model, progress)
+        choice = without_broken_compiler(choice, model, progress)
         if choice != noted:
             write_choice(note, choice)
     told = parse_choice(team.tell(choice.as_dict()))
     assert told is not None
     if not team.leads:
-        choice = _without_broken_compiler(dataclasses.replace(told, threads=plain.threads), model, progress)
+        choice = without_broken_compiler(dataclasses.replace(told, threads=plain.threads), model, progress)
     return set_up(choice, model)
+
+
+def plain_choice(config: TrainConfig, machine: Machine, device: str, flops: float, progress: Progress, processes: int = 1) -> Choice:
+    """As configured, and where that is left open what suits most: nothing is measured.
+
+    Args:
+        device: type of torch.device.
+        flops: of the whole work.
+        processes: on this machine.
+    """
+    can_compile = _can_compile(machine, device)
+    wants_graph = config.compile == "on" or (config.compile == "auto" and flops > COMPILE_FROM_FLOPS)
+    if wants_graph and device == "cpu" and not can_compile:
+        progress.say("training in eager mode, up to a fifth slower: torch.compile needs a C++ compiler (install g++ or clang++)")
+    return Choice(
+        compiled=wants_graph and can_compile,
+        precision=_precision(config, machine, device, wants_graph and can_compile),
+        threads=config.threads or max(1, machine.cores // processes),
+        micro_batch=config.batch_size_per_device,
+    )
+
+
+def _can_compile(machine: Machine, device: str) -> bool:
+    """Without a compiler torch.compile fails; on Apple's GPU it is young."""
+    return {"cpu": machine.compiler is not None, "cuda": True}.get(device, False)
+
+
+def _precision(config: TrainConfig, machine: Machine, device: str, compiled: bool) -> Precision:
+    """As configured, or the one that is fastest where this machine has it in hardware."""
+    if config.precision == "int8" and not (device == "cpu" and products_are_exact()):
+        raise ConfigError("train.precision: this processor has no exact 8-bit products: take fp32, or auto for what fits best")
+    if config.precision != "auto":
+        return config.precision
+    if device == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
+    if device == "cpu" and machine.has_bf16:
+        return "bf16"
+    # Rounding costs more than it saves where it is not fused by the compiler.
+    return "int8" if device == "cpu" and machine.has_int8 and compiled and products_are_exact() else "fp32"
 
 
 def tuned(plain: Choice, config: TrainConfig, model: Llama, machine: Machine, progress: Progress, processes: int = 1) -> Choice:
@@ -108,8 +137,8 @@ def _open_parts(plain: Choice, config: TrainConfig, shape: ModelShape, machine: 
     parts: dict[str, list[Any]] = {}
     if plain.compiled and config.compile == "auto":
         parts["compiled"] = [False]
-    if plain.bf16 and config.precision == "auto":
-        parts["bf16"] = [False]
+    if plain.precision != "fp32" and config.precision == "auto":
+        parts["precision"] = ["fp32"]
     sequences = config.batch_size_per_device * config.gradient_accumulation_steps // processes
     room = ACTIVATIONS / _activation_bytes(shape)
     parts["micro_batch"] = [n for n in (2 * plain.micro_batch, 4 * plain.micro_batch) if sequences % n == 0 and n <= room]
@@ -155,7 +184,7 @@ def _pass(model: Llama, way: Choice) -> Callable[[], None]:
     return run
 
 
-def _without_broken_compiler(choice: Choice, model: Llama, progress: Progress) -> Choice:
+def without_broken_compiler(choice: Choice, model: Llama, progress: Progress) -> Choice:
     """`choice`, or the same in eager mode where compiling fails, which is announced."""
     if choice.compiled and (problem := _compile_problem(model, choice)):
         progress.say(f"training in eager mode, up to a fifth slower: torch.compile failed ({problem})")
@@ -179,7 +208,7 @@ def _pinned(noted: Choice, plain: Choice, config: TrainConfig, can_compile: bool
     """The choice of the run so far, but for what the configuration says expressly and what this machine cannot do."""
     return Choice(
         compiled=noted.compiled and can_compile if config.compile == "auto" else plain.compiled,
-        bf16=noted.bf16 if config.precision == "auto" else plain.bf16,
+        precision=noted.precision if config.precision == "auto" else plain.precision,
         threads=config.threads or noted.threads,
         micro_batch=noted.micro_batch,
     )

@@ -1,0 +1,119 @@
+"""Matrix products in int8: near those of float64, right on average, the same each time; and a model learns with them."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bulletlm import int8
+from bulletlm.model import Llama
+from bulletlm.shape import ModelShape
+
+pytestmark = pytest.mark.skipif(not int8.products_are_exact(), reason="int8 products saturate on this processor")
+
+SHAPE = ModelShape(vocab_size=300, dim=64, n_layers=2, n_heads=2, n_kv_heads=1, hidden_dim=128, max_seq_len=16)
+
+
+def random(*extents: int, seed: int = 0) -> torch.Tensor:
+    return torch.from_numpy(np.random.default_rng(seed).standard_normal(extents).astype(np.float32))
+
+
+def products(x: torch.Tensor, weight: torch.Tensor, gradient: torch.Tensor, **how: bool) -> list[torch.Tensor]:
+    """y, dx and dW."""
+    x, weight = x.clone().requires_grad_(), weight.clone().requires_grad_()
+    y = int8.linear(x, weight, **how)
+    y.backward(gradient)
+    return [y.detach(), x.grad, weight.grad]
+
+
+def exact_products(x: torch.Tensor, weight: torch.Tensor, gradient: torch.Tensor) -> list[torch.Tensor]:
+    x, weight, gradient = x.double(), weight.double(), gradient.double()
+    rows = gradient.flatten(0, -2)
+    return [x @ weight.T, gradient @ weight, rows.T @ x.flatten(0, -2)]
+
+
+def error(a: torch.Tensor, b: torch.Tensor) -> float:
+    return float((a.double() - b).norm() / b.norm())
+
+
+def test_products_are_near_those_of_float64() -> None:
+    case = random(3, 40, 96), random(64, 96, seed=1), random(3, 40, 64, seed=2)
+    for got, expected in zip(products(*case), exact_products(*case), strict=True):
+        assert got.dtype == torch.float32 and got.shape == expected.shape
+        assert error(got, expected) < 0.02
+
+
+def test_an_exact_result_has_rounded_gradients() -> None:
+    case = random(3, 40, 96), random(64, 96, seed=1), random(3, 40, 64, seed=2)
+    y, dx, dw = products(*case, exact=True)
+    assert torch.equal(y, torch.nn.functional.linear(case[0], case[1]))
+    assert all(torch.equal(a, b) for a, b in zip((dx, dw), products(*case)[1:], strict=True))
+
+
+def test_small_gradients_beside_a_large_one_are_right_on_average() -> None:
+    """As those of logits: the large one alone would leave nothing of the others if they were rounded to nearest."""
+    weight = random(64, 32, seed=4)
+    gradient = 1e-3 * random(2000, 64, seed=5).abs()
+    gradient[:, 0] = -1
+    case = random(2000, 32, seed=3), weight, gradient
+    small = gradient[:, 1:].double() @ weight[1:].double()
+    # The large one's part is known exactly; what is left of the result is that of the small ones.
+    large = -(weight[0] / weight[0].abs().max() * 127).round().double() * weight[0].abs().max() / 127
+    one_digit, two_digits = products(*case)[1] - large, products(*case, two_digits=True)[1] - large
+    assert error(one_digit.mean(0), small.mean(0)) < 0.1
+    assert error(two_digits, small) < 0.1 < 1 < error(one_digit, small)
+
+
+@given(st.integers(0, 2**32 - 1), st.floats(-126, 126, width=32))
+def test_what_is_rounded_is_one_of_its_two_neighbours(seed: int, at: float) -> None:
+    steps = torch.full((4096,), at)
+    rounded = int8._dithered(steps, random(4096, seed=seed)).float()
+    assert ((rounded - at).abs() < 1 + 1e-4).all()
+    # The mean of 4,096 has a standard error of at most 1/128.
+    assert abs(float(rounded.mean()) - at) < 6 / 128
+
+
+@pytest.mark.parametrize("value", [0.0, 1e-38, 1e30])
+def test_numbers_at_the_ends_of_the_range(value: float) -> None:
+    case = torch.full((8, 32), value), torch.full((32, 32), 1e-3), torch.full((8, 32), 1e-3)
+    for got, expected in zip(products(*case), exact_products(*case), strict=True):
+        assert torch.allclose(got.double(), expected, rtol=0.02, atol=1e-37)
+
+
+def test_what_is_no_number_is_not_hidden() -> None:
+    x = random(8, 32)
+    x[3, 5] = float("nan")
+    y = int8.linear(x, random(16, 32))
+    assert not torch.isfinite(y[3]).any()
+
+
+def test_the_same_numbers_give_the_same_bytes() -> None:
+    case = random(64, 64), random(32, 64, seed=1), random(64, 32, seed=2)
+    assert all(torch.equal(a, b) for a, b in zip(products(*case), products(*case), strict=True))
+
+
+@pytest.mark.parametrize("precision", ["int8", "int8-gradients"])
+def test_a_model_learns_as_in_fp32(precision: str) -> None:
+    tokens = torch.from_numpy(np.random.default_rng(3).integers(0, 300, (16, 17)))
+    losses = {}
+    for kind in ("fp32", precision):
+        model = Llama(SHAPE)
+        model.initialise(5)
+        model.compute_in(kind)
+        optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+        curve = []
+        for _ in range(60):
+            optimizer.zero_grad()
+            loss = model.loss(tokens[:, :-1], tokens[:, 1:]) / 256
+            loss.backward()
+            optimizer.step()
+            curve.append(float(loss.detach()))
+        losses[kind] = np.array(curve)
+        with torch.no_grad():  # what nobody learns from is computed in FP32, whatever the precision
+            told = model(tokens[:, :-1])
+            model.compute_in("fp32")
+            assert torch.equal(told, model(tokens[:, :-1]))
+    assert losses["fp32"][-1] < 3
+    assert np.abs(losses[precision] - losses["fp32"]).max() < 0.05
+    assert (losses[precision][0] == losses["fp32"][0]) == (precision == "int8-gradients")
