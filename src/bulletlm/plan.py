@@ -12,7 +12,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -106,15 +106,6 @@ def make_plan(config: Config, hours: float | None, seconds: float, write: Path |
     text = text_tokens(config)
     shape = config.model.shape(config.tokenizer.vocab_size)
     others = [family(width, shape.vocab_size, shape.max_seq_len) for width in MEASURED_WIDTHS]
-    progress.say(f"measuring this machine for about {seconds:.0f} s ...")
-    wall, cpu = time.perf_counter(), time.process_time()
-    own = measure(shape, config.train, seconds / 4)
-    # On a GPU its memory is what counts.
-    memory = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else psutil.Process().memory_info().rss
-    clock = Clock([own, *(measure(other, config.train, seconds / 4) for other in others)])
-
-    got = (time.process_time() - cpu) / (time.perf_counter() - wall) / torch.get_num_threads()
-
     law, facts = load_law()
     windows = text["tokens"] // shape.max_seq_len if text["tokens"] else None
     if windows is None and config.train.total_steps is None:
@@ -122,6 +113,17 @@ def make_plan(config: Config, hours: float | None, seconds: float, write: Path |
             "the length of the run follows from its text, and that is not known: run `bullet tokenizer` first, or give --total-steps"
         )
     steps, reason = count_steps(config.train, windows or 10**12)
+    progress.say(f"measuring this machine for about {seconds:.0f} s ...")
+    wall, cpu = time.perf_counter(), time.process_time()
+    own = measure(shape, config.train, seconds / 4)
+    # On a GPU its memory is what counts.
+    memory = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else psutil.Process().memory_info().rss
+    eager = [own, *(measure(other, config.train, seconds / 4) for other in others)]
+    got = (time.process_time() - cpu) / (time.perf_counter() - wall) / torch.get_num_threads()
+    # Compiling every shape would take a minute: what it gains for the configured one is taken to hold for all.
+    tokens = steps * config.train.batch_size_per_device * config.train.gradient_accumulation_steps * shape.max_seq_len
+    gain = own.micro_batch / measure(shape, config.train, seconds / 8, tokens if hours is None else None).micro_batch
+    clock = Clock(replace(each, micro_batch=each.micro_batch / gain) for each in eager)
 
     def estimate(candidate: ModelShape, steps: int) -> Estimate:
         return _estimate(config, candidate, steps, clock, law, facts, text["tokens"])
@@ -144,14 +146,18 @@ def make_plan(config: Config, hours: float | None, seconds: float, write: Path |
     return plan
 
 
-def measure(shape: ModelShape, config: TrainConfig, seconds: float) -> Measured:
-    """Train on random tokens for about `seconds`, eagerly; at least two micro-batches and one update, however long they take."""
-    settings = config.model_copy(update={"compile": "off", "tune": "off", "gradient_accumulation_steps": 1})
+def measure(shape: ModelShape, config: TrainConfig, seconds: float, tokens: int | None = 0) -> Measured:
+    """Train on random tokens for about `seconds`; at least two micro-batches and one update, however long they take.
+
+    Args:
+        tokens: compute as a run of so many would, compiled or not, but for what it would choose by measuring; None: a long one.
+    """
+    settings = config.model_copy(update={"tune": "off", "gradient_accumulation_steps": 1})
     state = TrainState(settings, shape, 1, "plan", pick_device(config.device))
     with tempfile.TemporaryDirectory() as folder:
-        compute = choose_compute(settings, state.model, 0, Path(folder), SilentProgress())
-    tokens = np.random.default_rng(1).integers(0, shape.vocab_size, 64 * shape.max_seq_len).astype(np.uint32)
-    windows = TrainingWindows(TokenFile(tokens, None, {}), shape.max_seq_len, 1)
+        compute = choose_compute(settings, state.model, 10**15 if tokens is None else tokens, Path(folder), SilentProgress())
+    text = np.random.default_rng(1).integers(0, shape.vocab_size, 64 * shape.max_seq_len).astype(np.uint32)
+    windows = TrainingWindows(TokenFile(text, None, {}), shape.max_seq_len, 1)
     passes: list[float] = []
     updates: list[float] = []
     started = time.perf_counter()
@@ -355,7 +361,7 @@ def print_plan(plan: dict[str, Any]) -> None:
         print(f"{title:<20}" + "".join(f"{cell(column):>14}" for column in columns.values()))
     error = law["error"]
     print(f"\nThe law misses runs that it has not seen by {error['mean']:.1%} on average, {error['largest']:.1%} at most.")
-    print("Speed is measured without torch.compile, which long runs use; validation takes a little more.")
+    print("The speed is that of training alone; validation takes a little more.")
     for warning in plan["warnings"]:
         print(f"note: {warning}")
     if "config" in plan:

@@ -26,7 +26,7 @@ from bulletlm.train.compute import Compute, activate, set_up
 from bulletlm.train.team import ALONE, Team
 
 COMPILE_FROM_FLOPS = 5e13
-"""Compiling takes some 15 s the first time and saves a fifth: it pays from a few minutes of training on."""
+"""Compiling takes some 20 s the first time and saves a fifth, with int8 half: it pays from a few minutes of training on."""
 
 TUNE_FROM_FLOPS = 3e14
 """Measuring takes some seconds, once per machine and shape: it is done for runs of roughly ten minutes and more."""
