@@ -1,5 +1,6 @@
 """Ways to do the arithmetic: all give the gradients of the plain one; the choice among them is kept and survives damage."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import torch
 
 from bulletlm.config import TrainConfig
 from bulletlm.errors import ConfigError
+from bulletlm.int8 import products_are_exact
 from bulletlm.machine import inspect_machine
 from bulletlm.model import IGNORE, Llama
 from bulletlm.progress import SilentProgress
@@ -15,7 +17,7 @@ from bulletlm.shape import ModelShape
 from bulletlm.train import tune
 from bulletlm.train.choice import Choice, choice_file, known_choices, parse_choice, read_choice, write_choice
 from bulletlm.train.compute import Compute, pick_device, set_up
-from bulletlm.train.tune import choose_compute, tuned
+from bulletlm.train.tune import choose_compute, plain_choice, tuned
 
 SHAPE = ModelShape(vocab_size=300, dim=64, n_layers=2, n_heads=2, n_kv_heads=1, hidden_dim=128, max_seq_len=16)
 EAGER = Choice(compiled=False, precision="fp32", threads=1, micro_batch=4)
@@ -83,6 +85,24 @@ def test_a_device_that_is_not_there_is_one_line() -> None:
     if not torch.cuda.is_available():
         with pytest.raises(ConfigError, match=r"train.device is 'cuda', but torch finds only .*cpu here"):
             pick_device("cuda")
+
+
+@pytest.mark.parametrize(
+    ("instruction_sets", "flops", "expected"),
+    [
+        (("avx512f",), 1e15, "fp32"),
+        (("avx512f", "avx512_vnni"), 1e15, "int8"),
+        (("avx2", "avx_vnni"), 1e15, "int8"),
+        (("avx512f", "avx512_vnni"), 1e10, "fp32"),  # so short a run is not compiled
+        (("avx512_vnni", "avx512_bf16"), 1e10, "bf16"),
+    ],
+)
+def test_the_precision_that_suits_a_processor(instruction_sets: tuple[str, ...], flops: float, expected: str) -> None:
+    if expected == "int8" and not products_are_exact():
+        pytest.skip("int8 products saturate on this processor")
+    machine = dataclasses.replace(inspect_machine(), instruction_sets=instruction_sets, compiler="g++ 12")
+    assert plain_choice(TrainConfig(), machine, "cpu", flops, SilentProgress()).precision == expected
+    assert plain_choice(TrainConfig(precision="bf16"), machine, "cpu", flops, SilentProgress()).precision == "bf16"
 
 
 def test_measuring_chooses_the_fastest_and_is_done_once(model: Llama, monkeypatch: pytest.MonkeyPatch) -> None:

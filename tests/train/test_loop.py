@@ -254,7 +254,8 @@ def test_early_stopping_counts_on_after_a_break(tokens_dir: Path, tmp_path: Path
     assert events(tmp_path / "parts") == events(tmp_path / "whole")
 
 
-def test_bf16_follows_fp32(whole: Path, tokens_dir: Path, tmp_path: Path) -> None:
-    run(tokens_dir, tmp_path, precision="bf16", total_steps=60)
+@pytest.mark.parametrize("precision", ["bf16", "int8"])
+def test_other_precisions_follow_fp32(precision: str, whole: Path, tokens_dir: Path, tmp_path: Path) -> None:
+    run(tokens_dir, tmp_path, precision=precision, total_steps=60)
     final = [[e["val/loss"] for e in events(folder) if e["event"] == "eval"][-1] for folder in (whole, tmp_path)]
     assert final[0] == pytest.approx(final[1], rel=0.02)
