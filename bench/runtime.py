@@ -205,6 +205,16 @@ def main() -> int:
                 for threads in sorted({1, cores}):
                     prefills[f"{mode}, {threads} thread{'s' * (threads > 1)}"] = ours_prefill(engine, threads)
 
+        # What no kernel can be faster than, while the weights are 4.5 bits and do not fit into the nearest caches.
+        words = np.arange(sum(np.asarray(file.raw(name)).nbytes for name in file.tensors) // 8)
+
+        def read_weights() -> int:
+            for _ in range(n):
+                np.bitwise_or.reduce(words)
+            return n
+
+        jobs["the weights only read"] = read_weights
+
         def numpy_decode() -> int:
             cache = reference.new_cache()
             for token in ids[:16].tolist():

@@ -1,5 +1,6 @@
 /* Dot products with NEON. One 128-bit vector = four rows x four inputs; NEON bytes are signed, and nibbles fit.
- * The file that includes this defines dot4: sdot where there is one, else widening products and pairwise sums. */
+ * The file that includes this defines dot4: sdot where there is one, else widening products and pairwise sums; and
+ * dot4_lane, where the four inputs of all rows are those of one lane of x. */
 
 typedef struct {
     float32x4_t v[4]; /* four rows each */
@@ -91,4 +92,63 @@ static ALWAYS_INLINE lanes dot_bq8(const uint8_t *tile, const uint8_t *scales, c
         acc = scaled(acc, high, scales, x->scale);
     }
     return acc;
+}
+
+/* Prefill: weights as signed bytes (a BQ8 tile as it is, or a BQ4 tile unpacked to the same form) against several tokens in
+ * one register tile. 4 tokens x 16 rows: 16 integer sums, 4 weights, 4 activations of 32 registers; the high and
+ * low bytes of the activations are summed one after the other, and the float sums stay in memory. */
+#define DOT_MANY
+enum { TILE_TOKENS = 4, UNPACKED_BYTES = 512 };
+
+static inline void unpack_bq4(uint8_t *out, const uint8_t *tile) {
+    for (int i = 0; i < 256; i += 16) {
+        uint8x16_t p = vld1q_u8(tile + i);
+        vst1q_u8(out + i, vandq_u8(p, vdupq_n_u8(15)));
+        vst1q_u8(out + 256 + i, vshrq_n_u8(p, 4));
+    }
+}
+
+static inline void unpack_bq8(uint8_t *out, const uint8_t *tile) { memcpy(out, tile, 512); }
+
+/* sums[t] += a block of weights times the high or the low bytes of `tokens` activations. */
+static ALWAYS_INLINE void dot_bytes(int32x4_t sums[TILE_TOKENS][4], const int tokens, const uint8_t *w, const int8_t *bytes, size_t step) {
+    for (int half = 0; half < 2; half++, w += 256, bytes += 16) {
+        int8x16_t x[TILE_TOKENS], rows[4];
+        UNROLL for (int t = 0; t < tokens; t++) x[t] = vld1q_s8(bytes + (size_t)t * step);
+        /* The empty asm keeps gcc from loading all weights first, which leaves no registers for the sums. */
+#define FOUR_INPUTS(i)                                                       \
+    do {                                                                     \
+        __asm__ volatile("" ::: "memory");                                   \
+        EACH rows[j] = vreinterpretq_s8_u8(vld1q_u8(w + 64 * (i) + 16 * j)); \
+        UNROLL for (int t = 0; t < tokens; t++)                              \
+            EACH sums[t][j] = dot4_lane(sums[t][j], rows[j], x[t], i);       \
+    } while (0)
+        FOUR_INPUTS(0);
+        FOUR_INPUTS(1);
+        FOUR_INPUTS(2);
+        FOUR_INPUTS(3);
+#undef FOUR_INPUTS
+    }
+}
+
+static ALWAYS_INLINE void dot_tile(const int tokens, const int groups, const uint8_t *const weights[2], const uint8_t *const scales[2],
+                                   bool bq8, const struct act *x, size_t x_step, int32_t blocks, bool turbo, float *out, size_t out_step) {
+    for (int g = 0; g < groups; g++) {
+        for (int32_t b = 0; b < blocks; b++) {
+            const uint8_t *w = weights[g] + (size_t)b * UNPACKED_BYTES;
+            int32x4_t sums[TILE_TOKENS][4];
+            UNROLL for (int t = 0; t < tokens; t++) EACH sums[t][j] = vdupq_n_s32(0);
+            dot_bytes(sums, tokens, w, x[b].high, x_step * sizeof *x);
+            if (!turbo) {
+                UNROLL for (int t = 0; t < tokens; t++) EACH sums[t][j] = vshlq_n_s32(sums[t][j], 8);
+                dot_bytes(sums, tokens, w, x[b].low, x_step * sizeof *x);
+            }
+            UNROLL for (int t = 0; t < tokens; t++) {
+                const struct act *at = x + (size_t)t * x_step + b;
+                if (!bq8) EACH sums[t][j] = vaddq_s32(sums[t][j], vdupq_n_s32(at->minus_8));
+                float *o = out + (size_t)t * out_step + 16 * g;
+                lanes_store(o, scaled(lanes_load(o), sums[t], scales[g] + 32 * (size_t)b, at->scale));
+            }
+        }
+    }
 }

@@ -10,6 +10,7 @@ static inline int32x4_t dot4(int32x4_t acc, int8x16_t w, int8x16_t x) {
     int16x8_t first = vmull_s8(vget_low_s8(w), vget_low_s8(x)), second = vmull_high_s8(w, x);
     return vaddq_s32(acc, vpaddq_s32(vpaddlq_s16(first), vpaddlq_s16(second)));
 }
+#define dot4_lane(acc, w, x, lane) dot4(acc, w, vreinterpretq_s8_s32(vdupq_laneq_s32(vreinterpretq_s32_s8(x), lane)))
 
 #include "dot_neon.h"
 
