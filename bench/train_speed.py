@@ -4,14 +4,17 @@
     python bench/train_speed.py --memory --start     also peak memory, and the time to the first step, cold and warm
     python bench/train_speed.py --table              also 1M to 50M parameters x context 128 to 1024
     python bench/train_speed.py --losses 300         also FP32 against int8 or bf16 over so many steps of real text
+    python bench/train_speed.py --run runs/NAME      the weights and text of a finished run instead of random ones
+    python bench/train_speed.py --keep-denormals     what nobody does who knows it: see docs/training.md
     python bench/train_speed.py --quick              a small shape and few rounds: does the bench itself work?
     python bench/train_speed.py --cpu-time           on a busy machine: one thread, and its processor time instead of the clock
 
 One turn is a pass forward and backward over one micro-batch; everything runs in turns (A B C A B C ...) in this process,
-after `mallopt` has been set for all, and medians are compared. Peers run eager and compiled, with both of their forms of
-attention, in FP32 and where the processor has it in bf16 (autocast); the fastest of them is the one that counts. Loss and
-gradients are checked against transformers' with the same weights before anything is timed. Ours runs in FP32 and in what the
-processor multiplies faster (bf16, int8); each has its own floor, all matrix products with the weights and nothing else.
+after `mallopt` has been set and denormal numbers have been switched off for all, and medians are compared. Peers run eager and
+compiled, with both of their forms of attention, in FP32 and where the processor has it in bf16 (autocast); the fastest of them
+is the one that counts. Loss and gradients are checked against transformers' with the same weights before anything is timed.
+Ours runs in FP32 and in what the processor multiplies faster (bf16, int8); each has its own floor, all matrix products with
+the weights and nothing else.
 """
 
 import argparse
@@ -45,6 +48,7 @@ from bulletlm.bulletfile.layout import standard_types  # noqa: E402
 from bulletlm.config import TrainConfig  # noqa: E402
 from bulletlm.data.tokens import open_tokens  # noqa: E402
 from bulletlm.export.hf import _halves, hf_name  # noqa: E402
+from bulletlm.export.npy import read_npy  # noqa: E402
 from bulletlm.model import Llama  # noqa: E402
 from bulletlm.shape import ModelShape  # noqa: E402
 from bulletlm.train.batches import TrainingWindows  # noqa: E402
@@ -126,11 +130,36 @@ def random_batch(shape: ModelShape, sequences: int) -> tuple[torch.Tensor, torch
     return tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous()
 
 
-def our_job(shape: ModelShape, choice: Choice) -> Job:
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """Weights (by our names) and a batch of text of a finished run; or none, and both are random."""
+
+    weights: dict[str, np.ndarray] | None
+    tokens: np.ndarray
+
+    def batch(self, shape: ModelShape, sequences: int) -> tuple[torch.Tensor, torch.Tensor]:
+        if self.weights is None:
+            return random_batch(shape, sequences)
+        rows = torch.from_numpy(self.tokens[: sequences * (shape.max_seq_len + 1)].astype(np.int64)).view(sequences, -1)
+        return rows[:, :-1].contiguous(), rows[:, 1:].contiguous()
+
+    def fill(self, model: torch.nn.Module, shape: ModelShape, theirs: bool) -> None:
+        """Put the weights into a Llama, ours or transformers'."""
+        if self.weights is None:
+            return
+        named = dict(model.named_parameters())
+        with torch.no_grad():
+            for name, weight in self.weights.items():
+                value = _halves(name, weight, shape) if theirs else weight
+                named[hf_name(name) if theirs else name].copy_(torch.from_numpy(value))
+
+
+def our_job(shape: ModelShape, choice: Choice, run: Run) -> Job:
     model = Llama(shape)
     model.initialise(1)
+    run.fill(model, shape, theirs=False)
     compute = set_up(choice, model)
-    tokens, targets = random_batch(shape, choice.micro_batch)
+    tokens, targets = run.batch(shape, choice.micro_batch)
 
     def job() -> None:
         activate(choice, model)
@@ -139,10 +168,10 @@ def our_job(shape: ModelShape, choice: Choice) -> Job:
     return job
 
 
-def peer_job(model: torch.nn.Module, shape: ModelShape, sequences: int, threads: int, compiled: bool, bf16: bool) -> Job:
+def peer_job(model: torch.nn.Module, batch: tuple[torch.Tensor, torch.Tensor], threads: int, compiled: bool, bf16: bool) -> Job:
     """A pass as transformers' Trainer makes it: a compiled model where asked for, the loss beside it, gradients summed."""
     run = torch.compile(model, dynamic=False) if compiled else model
-    tokens, targets = random_batch(shape, sequences)
+    tokens, targets = batch
 
     def job() -> None:
         torch.set_num_threads(threads)
@@ -155,7 +184,9 @@ def peer_job(model: torch.nn.Module, shape: ModelShape, sequences: int, threads:
     return job
 
 
-def peers(shape: ModelShape, sequences: int, threads: int, compiled: tuple[bool, ...], precisions: tuple[bool, ...]) -> dict[str, Job]:
+def peers(
+    shape: ModelShape, sequences: int, threads: int, compiled: tuple[bool, ...], precisions: tuple[bool, ...], run: Run
+) -> dict[str, Job]:
     from transformers import GPT2Config, GPT2LMHeadModel, LlamaForCausalLM
 
     gpt2 = GPT2Config(
@@ -174,8 +205,9 @@ def peers(shape: ModelShape, sequences: int, threads: int, compiled: tuple[bool,
     kinds: dict[str, Callable[[], torch.nn.Module]] = {
         "transformers Llama, SDPA": lambda: LlamaForCausalLM(peer_config(shape, "sdpa")),
         "transformers Llama, eager attention": lambda: LlamaForCausalLM(peer_config(shape, "eager")),
-        "transformers GPT-2": lambda: GPT2LMHeadModel(gpt2),
     }
+    if run.weights is None:  # the others have weights of other shapes
+        kinds["transformers GPT-2"] = lambda: GPT2LMHeadModel(gpt2)
     try:
         import litgpt
     except ImportError:
@@ -196,13 +228,16 @@ def peers(shape: ModelShape, sequences: int, threads: int, compiled: tuple[bool,
             norm_class_name="RMSNorm",
             mlp_class_name="LLaMAMLP",
         )
-        kinds["litgpt Llama"] = lambda: litgpt.GPT(config)
+        if run.weights is None:
+            kinds["litgpt Llama"] = lambda: litgpt.GPT(config)
     jobs = {}
     for name, make in kinds.items():
         for bf16 in precisions:
             for graph in compiled:
                 title = f"{name}, {'bf16' if bf16 else 'fp32'}, {'compiled' if graph else 'eager'}"
-                jobs[title] = peer_job(make(), shape, sequences, threads, graph, bf16)
+                model = make()
+                run.fill(model, shape, theirs=True)
+                jobs[title] = peer_job(model, run.batch(shape, sequences), threads, graph, bf16)
     return jobs
 
 
@@ -272,6 +307,7 @@ def measure_memory(shape: ModelShape, choice: Choice) -> float:
 
 def train_two_steps(shape: ModelShape, choice: Choice) -> None:
     keep_memory()
+    torch.set_flush_denormal(True)
     state = TrainState(TrainConfig(), shape, 1, "", torch.device("cpu"))
     compute = set_up(choice, state.model)
     for _ in range(2):
@@ -349,6 +385,8 @@ def main() -> int:
     parser.add_argument("--eager", action="store_true", help="compile nothing, neither ours nor the peers")
     parser.add_argument("--cpu-time", action="store_true")
     parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--run", type=Path)
+    parser.add_argument("--keep-denormals", action="store_true")
     parser.add_argument("--memory", action="store_true")
     parser.add_argument("--start", action="store_true")
     parser.add_argument("--table", action="store_true")
@@ -365,8 +403,13 @@ def main() -> int:
         parser.error("--losses needs --tokens: the folder tokens/ of a run")
 
     keep_memory()
+    torch.set_flush_denormal(not arguments.keep_denormals)
     machine = inspect_machine()
     shape, rounds = (SMALL_SHAPE, 2) if arguments.quick else (SEED_SHAPE, arguments.rounds)
+    run = Run(None, np.empty(0))
+    if arguments.run:
+        shape, weights, _, _ = read_npy(arguments.run / "export" / "npy")
+        run = Run(weights, open_tokens(arguments.run / "tokens", "train").tokens)
     threads = 1 if arguments.cpu_time else arguments.threads or machine.cores
     clock = time.process_time if arguments.cpu_time else time.perf_counter
     graphs = (False,) if arguments.eager or arguments.quick or machine.compiler is None else (True, False)
@@ -377,9 +420,9 @@ def main() -> int:
     chosen = choices[-1] if fast == ["int8"] else choices[len(graphs)] if fast else choices[0]
     check_against_transformers(shape, choices)
 
-    jobs = {f"ours: {choice}": our_job(shape, choice) for choice in choices}
+    jobs = {f"ours: {choice}": our_job(shape, choice, run) for choice in choices}
     jobs |= {f"GEMM only, {p}": gemm_job(shape, arguments.micro_batch, threads, p) for p in precisions}
-    jobs |= peers(shape, arguments.micro_batch, threads, graphs, (True, False) if machine.has_bf16 else (False,))
+    jobs |= peers(shape, arguments.micro_batch, threads, graphs, (True, False) if machine.has_bf16 else (False,), run)
     seconds = in_turns(jobs, rounds, clock)
     tokens = arguments.micro_batch * shape.max_seq_len
     speeds = {name: tokens / each for name, each in seconds.items()}
@@ -428,7 +471,7 @@ def main() -> int:
                 wide = dataclasses.replace(base, max_seq_len=context)
                 choice = dataclasses.replace(chosen, micro_batch=max(1, 1024 // context))
                 pair = {
-                    "ours": our_job(wide, choice),
+                    "ours": our_job(wide, choice, Run(None, np.empty(0))),
                     "GEMM": gemm_job(wide, choice.micro_batch, threads, floats),
                 }
                 each = in_turns(pair, max(2, rounds // 3), clock)

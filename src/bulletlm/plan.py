@@ -30,7 +30,7 @@ from bulletlm.progress import Progress, SilentProgress
 from bulletlm.quant.types import weight_types
 from bulletlm.shape import ModelShape
 from bulletlm.train.batches import TrainingWindows
-from bulletlm.train.compute import pick_device
+from bulletlm.train.compute import denormals_are_zero, pick_device
 from bulletlm.train.scaling import LAW_FILE, Law, effective_tokens, family
 from bulletlm.train.schedule import count_steps
 from bulletlm.train.state import TrainState
@@ -146,6 +146,7 @@ def make_plan(config: Config, hours: float | None, seconds: float, write: Path |
     return plan
 
 
+@denormals_are_zero()
 def measure(shape: ModelShape, config: TrainConfig, seconds: float, tokens: int | None = 0) -> Measured:
     """Train on random tokens for about `seconds`; at least two micro-batches and one update, however long they take.
 

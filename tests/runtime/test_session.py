@@ -84,13 +84,13 @@ def test_reading_in_parts_gives_the_same_bits(tmp_path: Path, tokenizer: Tokeniz
             library()
         except Unavailable as error:
             pytest.skip(str(error))
-    shape = ModelShape(tokenizer.vocab_size, 64, 1, 4, 2, 96, 1024)
+    shape = ModelShape(tokenizer.vocab_size, 64, 1, 4, 2, 96, 2048)
     write_bullet(tmp_path / "m.bullet", shape, random_tensors(shape), standard_types(shape), tokenizer.proto, tokenizer.pieces(), {})
     model = load(tmp_path / "m.bullet", engine=engine, threads=threads)
-    prompt = np.random.default_rng(0).integers(10, shape.vocab_size, 800).tolist()
+    prompt = np.random.default_rng(0).integers(10, shape.vocab_size, 1600).tolist()
     in_parts, at_once, parts = Session(model), Session(model), 0
     few = replace(HOT, max_tokens=6)
-    for length, other in ((1, 0), (97, 50), (193, 10), (513, 100), (257, 90), (800, 100), (289, 1)):
+    for length, other in ((1, 0), (97, 50), (193, 10), (513, 100), (257, 90), (1600, 100), (289, 1)):
         mixed = [*prompt[:other], *reversed(prompt[other:length])]  # begins as the one before, so that some of it is reused
         answer = in_parts.generate(mixed, few, logprobs=3, stop_ids=())
         while in_parts.read():

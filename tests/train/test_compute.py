@@ -16,7 +16,7 @@ from bulletlm.progress import SilentProgress
 from bulletlm.shape import ModelShape
 from bulletlm.train import tune
 from bulletlm.train.choice import Choice, choice_file, known_choices, parse_choice, read_choice, write_choice
-from bulletlm.train.compute import Compute, pick_device, set_up
+from bulletlm.train.compute import Compute, denormals_are_zero, pick_device, set_up
 from bulletlm.train.tune import choose_compute, plain_choice, tuned
 
 SHAPE = ModelShape(vocab_size=300, dim=64, n_layers=2, n_heads=2, n_kv_heads=1, hidden_dim=128, max_seq_len=16)
@@ -78,6 +78,17 @@ def test_bf16_has_fp32_gradients_close_to_those_of_fp32(model: Llama) -> None:
 def test_compiled_gradients_are_those_of_eager_mode(model: Llama) -> None:
     exact = gradients(model, set_up(EAGER, model))
     assert distance(gradients(model, set_up(Choice(True, "fp32", 1, 4), model)), exact) < 1e-5
+
+
+@pytest.mark.skipif(not torch.set_flush_denormal(False), reason="this processor keeps them")
+def test_denormal_numbers_count_as_zero_in_training_alone() -> None:
+    many = torch.full((10,), 1e-20)  # so few that this thread does it all
+    with denormals_are_zero():
+        assert not (many * many).any()
+    assert (many * many).all()
+    with pytest.raises(KeyError), denormals_are_zero():
+        raise KeyError
+    assert (many * many).all()
 
 
 def test_a_device_that_is_not_there_is_one_line() -> None:

@@ -1,7 +1,8 @@
 """How the arithmetic of a run is done: device, threads, precision, compiled or not. Chosen once, at the start (train/tune.py)."""
 
+import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal, ParamSpec
 
@@ -48,6 +49,20 @@ def pick_device(wanted: Literal["auto", "cpu", "cuda", "mps"]) -> torch.device:
     if not present[wanted]:
         raise ConfigError(f"train.device is {wanted!r}, but torch finds only {', '.join(n for n, there in present.items() if there)} here")
     return torch.device(wanted)
+
+
+@contextlib.contextmanager
+def denormals_are_zero() -> Iterator[None]:
+    """Inside, numbers nearer to 0 than 1e-38 count as 0.
+
+    The attention of a trained model is full of them, and processors take a hundred times as long for each. Threads take this over
+    from the one that starts them, so it comes before the first operation.
+    """
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(False)
 
 
 def set_up(choice: Choice, model: Llama) -> Compute:

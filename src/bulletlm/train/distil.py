@@ -28,7 +28,7 @@ from bulletlm.quant.fake_quant import FakeQuant
 from bulletlm.shape import ModelShape
 from bulletlm.train.batches import TrainingWindows, validation_batches
 from bulletlm.train.checkpoint import Checkpoint, list_checkpoints, newest_checkpoint, save_checkpoint, step_folder
-from bulletlm.train.compute import activate, compiled, pick_device, run_layer
+from bulletlm.train.compute import activate, compiled, denormals_are_zero, pick_device, run_layer
 from bulletlm.train.ema import EMA
 from bulletlm.train.optimizer import build_optimizers, optimizer_tensors, restore_optimizers, set_learning_rate
 from bulletlm.train.stopping import Waiting, be_nice, stop_requested
@@ -56,6 +56,7 @@ class Distilled:
     tokens: int
 
 
+@denormals_are_zero()
 def distil(
     shape: ModelShape,
     teacher: Mapping[str, calibrate.Floats],

@@ -20,7 +20,7 @@ from bulletlm.quant.fake_quant import FakeQuant
 from bulletlm.shape import ModelShape
 from bulletlm.train.batches import TrainingWindows
 from bulletlm.train.checkpoint import list_checkpoints
-from bulletlm.train.compute import pick_device
+from bulletlm.train.compute import denormals_are_zero, pick_device
 from bulletlm.train.evaluation import Grid, evaluate, keep_best
 from bulletlm.train.metrics import MetricsLog
 from bulletlm.train.observe import RATIO_EVERY, copy_matrices, memory_mb, update_ratio
@@ -48,6 +48,7 @@ class TrainResult:
     stopped_early: bool
 
 
+@denormals_are_zero()
 def train(
     config: TrainConfig,
     shape: ModelShape,
