@@ -22,6 +22,7 @@ from bulletlm.pipeline import run_stages
 from bulletlm.progress import ConsoleProgress, SilentProgress
 from bulletlm.train.batches import TrainingWindows
 from bulletlm.train.checkpoint import load_checkpoint
+from bulletlm.train.compute import CPU
 from bulletlm.train.evaluation import validate
 from bulletlm.train.loop import train
 from bulletlm.train.state import TrainState
@@ -84,7 +85,7 @@ def step_costs(config: Config, rounds: int = 12) -> dict[str, float]:
     shape = config.model.shape(config.tokenizer.vocab_size)
     windows = TrainingWindows(open_tokens(config.run_dir / "tokens", "train"), shape.max_seq_len, config.seed)
     taken: dict[str, list[float]] = {"adamw": [], "muon": []}
-    states = {name: TrainState(variant(config, {"optimizer": name}, 1), shape, config.seed, "") for name in taken}
+    states = {name: TrainState(variant(config, {"optimizer": name}, 1), shape, config.seed, "", CPU) for name in taken}
     computes = {name: choose_compute(config.train, state.model, 0, config.run_dir, SilentProgress()) for name, state in states.items()}
     for _ in range(rounds):
         for name, state in states.items():
@@ -107,7 +108,7 @@ def train_variant(config: Config, settings: TrainConfig) -> dict[str, Any]:
         lines = (Path(folder) / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
         best = load_checkpoint(Path(folder) / "checkpoints/best")
     (measured,) = (event for event in map(json.loads, lines) if event["event"] == "eval")
-    state = TrainState(settings, shape, config.seed, "")
+    state = TrainState(settings, shape, config.seed, "", CPU)
     choose_compute(settings, state.model, 0, config.run_dir, SilentProgress())
     state.model.load_state_dict(best.tensors["model"], strict=False)
     nats, count = validate(state.model, open_tokens(tokens, "val"), settings.batch_size_per_device)
