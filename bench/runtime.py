@@ -78,6 +78,7 @@ def in_turns(jobs: dict[str, Callable[[], int]], rounds: int) -> dict[str, list[
     speeds: dict[str, list[float]] = {name: [] for name in jobs}
     for i in range(rounds + 1):
         for name, job in jobs.items():
+            time.sleep(0.02)  # OpenMP's threads go on waiting in a loop for a while, and would slow down whoever comes next
             start = time.perf_counter()
             tokens = job()
             if i:  # the first round warms up
