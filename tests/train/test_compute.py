@@ -16,7 +16,7 @@ from bulletlm.progress import SilentProgress
 from bulletlm.shape import ModelShape
 from bulletlm.train import tune
 from bulletlm.train.choice import Choice, choice_file, known_choices, parse_choice, read_choice, write_choice
-from bulletlm.train.compute import Compute, denormals_are_zero, pick_device, set_up
+from bulletlm.train.compute import Compute, compiled, denormals_are_zero, pick_device, set_up
 from bulletlm.train.tune import choose_compute, plain_choice, tuned
 
 SHAPE = ModelShape(vocab_size=300, dim=64, n_layers=2, n_heads=2, n_kv_heads=1, hidden_dim=128, max_seq_len=16)
@@ -78,6 +78,14 @@ def test_bf16_has_fp32_gradients_close_to_those_of_fp32(model: Llama) -> None:
 def test_compiled_gradients_are_those_of_eager_mode(model: Llama) -> None:
     exact = gradients(model, set_up(EAGER, model))
     assert distance(gradients(model, set_up(Choice(True, "fp32", 1, 4), model)), exact) < 1e-5
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(inspect_machine().compiler is None, reason="no C++ compiler")
+def test_a_process_may_compile_for_many_shapes() -> None:
+    double = compiled(lambda x: 2 * x)
+    for length in range(1, 10):
+        assert torch.equal(double(torch.ones(length)), 2 * torch.ones(length))
 
 
 @pytest.mark.skipif(not torch.set_flush_denormal(False), reason="this processor keeps them")

@@ -96,6 +96,8 @@ def compiled_loss(model: Llama) -> LossOf:
 def compiled(function: Callable[Arguments, Tensor]) -> Callable[Arguments, Tensor]:
     """`function`, compiled when it is first called with arguments of some shape; what was compiled is kept in the user's cache folder."""
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "compiled"))
+    # Every precision, micro-batch and shape is a graph of its own; after the 8 of the default, torch would refuse the next.
+    torch._dynamo.config.recompile_limit = 100
     return torch.compile(function, dynamic=False, fullgraph=True)
 
 
