@@ -30,6 +30,13 @@ Precision = Literal["fp32", "bf16", "int8", "int8-gradients"]
 """Of matrix products. The last one computes what the model predicts in FP32, and only gradients in int8."""
 
 
+def product(x: Tensor, weight: Tensor, precision: Precision, two_digits: bool = False) -> Tensor:
+    """x W^T; where gradients are wanted, in int8 if that is the precision (`bulletlm.int8` says what `two_digits` is)."""
+    if precision.startswith("int8") and torch.is_grad_enabled():
+        return int8.linear(x, weight, exact=precision == "int8-gradients", two_digits=two_digits)
+    return F.linear(x, weight.to(x.dtype))
+
+
 class Linear(nn.Linear):
     """x W^T in the type of x, or in int8; the weight's gradient has the type of the weight."""
 
@@ -39,9 +46,7 @@ class Linear(nn.Linear):
         super().__init__(inputs, outputs, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.precision.startswith("int8") and torch.is_grad_enabled():
-            return int8.linear(x, self.weight, exact=self.precision == "int8-gradients")
-        return F.linear(x, self.weight.to(x.dtype))
+        return product(x, self.weight, self.precision)
 
 
 class RMSNorm(nn.Module):
@@ -174,10 +179,7 @@ class Llama(nn.Module):
     def logits(self, hidden: Tensor) -> Tensor:
         """(B, T, dim) -> (B, T, vocab_size)."""
         head = self.token_embedding.weight if self.shape.tied_embeddings else self.lm_head.weight
-        x = self.final_norm(hidden)
-        if self.precision.startswith("int8") and torch.is_grad_enabled():
-            return int8.linear(x, head, exact=self.precision == "int8-gradients", two_digits=True)
-        return F.linear(x, head.to(x.dtype))
+        return product(self.final_norm(hidden), head, self.precision, two_digits=True)
 
     def loss(self, tokens: Tensor, targets: Tensor, reduction: str = "sum") -> Tensor:
         """Cross-entropy in nats; positions whose target is IGNORE do not count.
