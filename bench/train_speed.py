@@ -408,6 +408,8 @@ def main() -> int:
         return 0
     if arguments.losses and not arguments.tokens:
         parser.error("--losses needs --tokens: the folder tokens/ of a run")
+    if arguments.run and not (arguments.run / "export" / "npy").is_dir():
+        parser.error(f"--run={arguments.run}: no finished run; name one like runs/demo")
 
     keep_memory()
     torch.set_flush_denormal(not arguments.keep_denormals)

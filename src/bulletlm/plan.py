@@ -43,6 +43,9 @@ MEASURED_WIDTHS = (64, 128, 256)
 WIDTHS = range(32, 1025, 32)
 """From which the best shape is chosen."""
 
+A_LONG_RUN = 10**15
+"""Tokens of one that is compiled, whatever its shape."""
+
 MANY_EPOCHS = 8
 LONG_HOURS = 24.0
 BUSY = 0.6
@@ -122,7 +125,7 @@ def make_plan(config: Config, hours: float | None, seconds: float, write: Path |
     got = (time.process_time() - cpu) / (time.perf_counter() - wall) / torch.get_num_threads()
     # Compiling every shape would take a minute: what it gains for the configured one is taken to hold for all.
     tokens = steps * config.train.batch_size_per_device * config.train.gradient_accumulation_steps * shape.max_seq_len
-    gain = own.micro_batch / measure(shape, config.train, seconds / 8, tokens if hours is None else None).micro_batch
+    gain = own.micro_batch / measure(shape, config.train, seconds / 8, tokens if hours is None else A_LONG_RUN).micro_batch
     clock = Clock(replace(each, micro_batch=each.micro_batch / gain) for each in eager)
 
     def estimate(candidate: ModelShape, steps: int) -> Estimate:
@@ -147,16 +150,16 @@ def make_plan(config: Config, hours: float | None, seconds: float, write: Path |
 
 
 @denormals_are_zero()
-def measure(shape: ModelShape, config: TrainConfig, seconds: float, tokens: int | None = 0) -> Measured:
+def measure(shape: ModelShape, config: TrainConfig, seconds: float, tokens: int = 0) -> Measured:
     """Train on random tokens for about `seconds`; at least two micro-batches and one update, however long they take.
 
     Args:
-        tokens: compute as a run of so many would, compiled or not, but for what it would choose by measuring; None: a long one.
+        tokens: compute as a run of so many would, but for what it would choose by measuring; 0: eagerly in any case.
     """
-    settings = config.model_copy(update={"tune": "off", "gradient_accumulation_steps": 1})
+    settings = config.model_copy(update={"tune": "off", "gradient_accumulation_steps": 1, **({} if tokens else {"compile": "off"})})
     state = TrainState(settings, shape, 1, "plan", pick_device(config.device))
     with tempfile.TemporaryDirectory() as folder:
-        compute = choose_compute(settings, state.model, 10**15 if tokens is None else tokens, Path(folder), SilentProgress())
+        compute = choose_compute(settings, state.model, tokens, Path(folder), SilentProgress())
     text = np.random.default_rng(1).integers(0, shape.vocab_size, 64 * shape.max_seq_len).astype(np.uint32)
     windows = TrainingWindows(TokenFile(text, None, {}), shape.max_seq_len, 1)
     passes: list[float] = []
