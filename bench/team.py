@@ -2,9 +2,11 @@
 
     python bench/team.py                       2 processes, the seed's 9.4M parameters
     python bench/team.py --processes 4 --parameters 1300000
+    python bench/team.py --train               `bullet train` of the seed's shape: one process with all cores, or several
 
 Both give the same sums (checked). Processor time a process is what the table says, and wall time beside it, medians in
-milliseconds; on a busy machine only processor time means something.
+milliseconds; on a busy machine only processor time means something. --train makes short runs in turns, checks that they train
+alike, and prints the median tokens/s of their steps and the memory of all their processes.
 """
 
 import argparse
@@ -69,17 +71,80 @@ def process(rank: int, size: int, port: int, count: int, rounds: int, shared: st
     dist.destroy_process_group()
 
 
+def train(processes: int, turns: int, steps: int) -> None:
+    """`bullet train` with one process and with several, in turns."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "team.jsonc").write_text('{"data": {"sources": ["sample"]}, "model": {"dim": 256, "n_layers": 8, "n_heads": 4}}')
+        settings = ["--vocab-size=4000", "--max-seq-len=128", f"--total-steps={steps}", "--compile=on", "--learning-rate=5e-4"]
+        settings += ["--batch-size-per-device=8", "--gradient-accumulation-steps=8", "--runs-dir=runs", "--eval-every-steps=100000"]
+        speeds: dict[int, list[float]] = {1: [], processes: []}
+        losses, memory = dict[int, float](), dict[int, float]()
+        for turn in range(turns + 1):
+            for workers in speeds:
+                run = f"{workers}-{turn}"
+                command = [sys.executable, "-m", "bulletlm", "train", "team.jsonc", *settings]
+                command += [f"--name={run}", f"--train.workers={workers}"]
+                memory[workers] = peak_memory_of(command, folder)
+                lines = (folder / "runs" / run / "metrics.jsonl").read_text().splitlines()
+                events = [event for event in map(json.loads, lines) if event["event"] == "train"]
+                losses[workers] = events[-1]["train/loss"]
+                if turn:  # the first compiles
+                    speeds[workers] += [event["tokens_per_s"] for event in events[3:]]
+    if abs(losses[1] - losses[processes]) > 0.02:
+        sys.exit(f"they do not train alike: {losses}")
+    print(f"{'':<20}{'tokens/s':>10}{'memory':>12}{'last loss':>12}")
+    for workers, each in speeds.items():
+        what = f"{workers} process{'es' * (workers > 1)}"
+        print(f"{what:<20}{statistics.median(each):>10,.0f}{memory[workers] / 1e9:>9.2f} GB{losses[workers]:>12.4f}")
+
+
+def peak_memory_of(command: list[str], folder: Path) -> float:
+    """Run a command, bytes that it and its children filled at the most (Linux: of their own and shared ones in parts)."""
+    most = 0.0
+    with subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL) as process:
+        while process.poll() is None:
+            most = max(most, sum(proportional_size(pid) for pid in family_of(process.pid)))
+            time.sleep(0.5)
+    if process.returncode:
+        sys.exit(f"{' '.join(command)}: exit code {process.returncode}")
+    return most
+
+
+def family_of(pid: int) -> list[int]:
+    """A process, its children and theirs."""
+    try:
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    except OSError:
+        return [pid]
+    return [pid, *(member for child in children for member in family_of(int(child)))]
+
+
+def proportional_size(pid: int) -> int:
+    try:
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    except OSError:  # it has just ended, or this is not Linux
+        return 0
+    return 1024 * next((int(line.split()[1]) for line in lines if line.startswith("Pss:")), 0)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--parameters", type=int, default=9_443_584)
     parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--train", action="store_true")
+    parser.add_argument("--turns", type=int, default=3, help="of --train")
+    parser.add_argument("--steps", type=int, default=12, help="of each run of --train")
     parser.add_argument("--json", type=Path, help="write the rows to this file")
     parser.add_argument("--rank", nargs=3, metavar=("RANK", "PORT", "FILE"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.rank:
         rank, port, shared = arguments.rank
         process(int(rank), arguments.processes, int(port), arguments.parameters, arguments.rounds, shared)
+        return
+    if arguments.train:
+        train(arguments.processes, arguments.turns, arguments.steps)
         return
     store = dist.TCPStore("127.0.0.1", 0, arguments.processes, True, wait_for_workers=False)
     memory = Path("/dev/shm")

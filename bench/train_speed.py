@@ -3,7 +3,7 @@
     python bench/train_speed.py                      the seed's shape: peers, share of the GEMMs, EMA, fake quantisation
     python bench/train_speed.py --memory --start     also peak memory, and the time to the first step, cold and warm
     python bench/train_speed.py --table              also 1M to 50M parameters x context 128 to 1024
-    python bench/train_speed.py --losses 300         also FP32 against int8 or bf16 over so many steps of real text
+    python bench/train_speed.py --losses 300         also FP32 against int8 or bf16 over so many steps of real text, from several seeds
     python bench/train_speed.py --run runs/NAME      the weights and text of a finished run instead of random ones
     python bench/train_speed.py --keep-denormals     what nobody does who knows it: see docs/training.md
     python bench/train_speed.py --quick              a small shape and few rounds: does the bench itself work?
@@ -355,33 +355,50 @@ def time_to_first_step(shape: ModelShape) -> tuple[float, float]:
         return times[0], times[1]
 
 
-def compare_losses(steps: int, tokens_dir: Path, shape: ModelShape, choices: list[Choice]) -> dict[str, float]:
-    """Train in every precision from one seed, and in the first from another one too, on a run's tokens; losses in nats a token."""
+def compare_losses(steps: int, seeds: int, tokens_dir: Path, shape: ModelShape, choices: list[Choice]) -> dict[str, np.ndarray]:
+    """Train in every precision from the same seeds on a run's tokens.
+
+    Returns:
+        By precision (seeds, steps + 1): the loss of every step, then the held-out loss of the last weights in FP32; nats a token.
+    """
     index = json.loads((tokens_dir / "index.json").read_text())
     shape = dataclasses.replace(shape, vocab_size=index["vocab_size"])
     config = TrainConfig(batch_size_per_device=8, gradient_accumulation_steps=1)
-    results: dict[str, float] = {}
-    curves: dict[str, np.ndarray] = {}
-    for name, choice, seed in [*((c.precision, c, 42) for c in choices), ("another seed", choices[0], 43)]:
-        state = TrainState(config, shape, seed, "", torch.device("cpu"))
-        compute = set_up(dataclasses.replace(choice, micro_batch=8), state.model)
-        windows = TrainingWindows(open_tokens(tokens_dir, "train"), shape.max_seq_len, seed)
-        losses = []
-        for step in range(steps):
-            share = min(1.0, (step + 1) / (0.1 * steps)) * min(1.0, 2 * (steps - step) / steps)
-            set_learning_rate(state.optimizers, share)
-            losses.append(accumulate(config, windows, step, compute))
-            clip(state, config.clip_grad_norm)
-            update(state)
-        nats, count = validate(state.model, open_tokens(tokens_dir, "val"), 8)
-        results[f"{name}: held-out loss of the weights in FP32"] = nats / count
-        curves[name] = np.array(losses)
-        if name not in ("another seed", choices[0].precision):
-            apart = curves[name] - curves[choices[0].precision]
-            results[f"{name} - {choices[0].precision}: mean over all steps"] = float(apart.mean())
-            results[f"{name} - {choices[0].precision}: mean of the last tenth"] = float(apart[-max(1, steps // 10) :].mean())
-            results[f"{name} - {choices[0].precision}: largest of a step"] = float(np.abs(apart).max())
-    return results
+    results: dict[str, list[list[float]]] = {choice.precision: [] for choice in choices}
+    for seed in range(42, 42 + seeds):
+        for choice in choices:
+            state = TrainState(config, shape, seed, "", torch.device("cpu"))
+            compute = set_up(dataclasses.replace(choice, micro_batch=8), state.model)
+            windows = TrainingWindows(open_tokens(tokens_dir, "train"), shape.max_seq_len, seed)
+            losses = []
+            for step in range(steps):
+                share = min(1.0, (step + 1) / (0.1 * steps)) * min(1.0, 2 * (steps - step) / steps)
+                set_learning_rate(state.optimizers, share)
+                losses.append(accumulate(config, windows, step, compute))
+                clip(state, config.clip_grad_norm)
+                update(state)
+            nats, count = validate(state.model, open_tokens(tokens_dir, "val"), 8)
+            results[choice.precision].append([*losses, nats / count])
+            print(f"seed {seed}, {choice.precision}: held-out loss {nats / count:.4f}", flush=True)
+    return {name: np.array(each) for name, each in results.items()}
+
+
+def report_losses(losses: dict[str, np.ndarray]) -> tuple[list[dict[str, Any]], float]:
+    """Print what sets the precisions apart, over pairs of the same seed; the rows, and the held-out distance in sd of the seeds."""
+    (first, exact), *others = losses.items()
+    rows, distance = [], 0.0
+    spread = float(exact[:, -1].std(ddof=1))
+    print(f"{f'{first}, held-out':<52}{exact[:, -1].mean():>10.4f}   sd over seeds {spread:.4f}")
+    for name, each in others:
+        apart = each - exact
+        tenth = max(1, (apart.shape[1] - 1) // 10)
+        parts = {"held-out": apart[:, -1], "all steps": apart[:, :-1].mean(1), "the last tenth": apart[:, -1 - tenth : -1].mean(1)}
+        for part, values in parts.items():
+            mean, error = float(values.mean()), float(values.std(ddof=1) / len(values) ** 0.5)
+            rows.append({"name": f"{name} - {first}, {part}", "nats": mean, "standard_error": error, "sd_of_seeds": spread})
+            print(f"{f'{name} - {first}, {part}':<52}{mean:>+10.4f} +- {error:.4f}")
+        distance = abs(float(apart[:, -1].mean())) / spread
+    return rows, distance
 
 
 def main() -> int:
@@ -398,6 +415,7 @@ def main() -> int:
     parser.add_argument("--start", action="store_true")
     parser.add_argument("--table", action="store_true")
     parser.add_argument("--losses", type=int, metavar="STEPS")
+    parser.add_argument("--seeds", type=int, default=4, help="of --losses, at least 2")
     parser.add_argument("--tokens", type=Path, help="folder tokens/ of a run, for --losses")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--child", help=argparse.SUPPRESS)
@@ -406,6 +424,8 @@ def main() -> int:
         wanted = json.loads(arguments.child)
         train_two_steps(ModelShape(**wanted["shape"]), Choice(**wanted["choice"]))
         return 0
+    if arguments.seeds < 2:
+        parser.error("--seeds: at least 2, or nothing is known of chance")
     if arguments.losses and not arguments.tokens:
         parser.error("--losses needs --tokens: the folder tokens/ of a run")
     if arguments.run and not (arguments.run / "export" / "npy").is_dir():
@@ -490,14 +510,11 @@ def main() -> int:
             print(f"{line:<36}" + "".join(cells))
     if arguments.losses:
         compared = [choices[0], chosen] if fast else [choices[0]]
-        losses = compare_losses(arguments.losses, arguments.tokens, shape, compared)
-        rows += [{"name": name, "nats": value} for name, value in losses.items()]
         print(f"\n{arguments.losses} steps of {8 * shape.max_seq_len} tokens")
-        for name, value in losses.items():
-            print(f"{name:<52}{value:>10.4f}")
+        found, distance = report_losses(compare_losses(arguments.losses, arguments.seeds, arguments.tokens, shape, compared))
+        rows += found
         if fast:
-            held_out = "held-out loss of the weights in FP32"
-            bar(f"held-out loss: {fast[0]} / fp32", losses[f"{fast[0]}: {held_out}"] / losses[f"fp32: {held_out}"], 1.002, at_least=False)
+            bar(f"held-out loss, {fast[0]} from fp32, in sd of seeds", distance, 1, at_least=False)
     print()
     for b in bars:
         print(f"{'pass' if b['pass'] else 'MISS':<6}{b['name']:<44}{b['value']:>10.3g}   target {b['target']:g}")

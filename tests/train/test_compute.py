@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from bulletlm.config import TrainConfig
 from bulletlm.errors import ConfigError
 from bulletlm.int8 import products_are_exact
 from bulletlm.machine import inspect_machine
-from bulletlm.model import IGNORE, Llama
+from bulletlm.model import IGNORE, Llama, attend
 from bulletlm.progress import SilentProgress
 from bulletlm.shape import ModelShape
 from bulletlm.train import tune
@@ -63,6 +64,20 @@ def gradients(model: Llama, compute: Compute) -> list[torch.Tensor]:
 
 def distance(a: list[torch.Tensor], b: list[torch.Tensor]) -> float:
     return max(float((x.double() - y.double()).norm() / y.double().norm()) for x, y in zip(a, b, strict=True))
+
+
+@pytest.mark.parametrize("length", [2, 127, 128, 129, 300])
+def test_attention_is_torchs_at_any_length(length: int) -> None:
+    generator = torch.Generator().manual_seed(length)
+    q, k, v, wanted = (torch.randn(2, 3, length, 8, generator=generator, dtype=torch.float64) for _ in range(4))
+    results = []
+    for function in (attend, partial(torch.nn.functional.scaled_dot_product_attention, is_causal=True)):
+        inputs = [x.clone().requires_grad_() for x in (q, k, v)]
+        output = function(*inputs)
+        output.backward(wanted)
+        results.append([output, *(x.grad for x in inputs)])
+    # Softmax is float32, and so are its errors.
+    assert distance(*results) < 1e-6
 
 
 def test_bf16_has_fp32_gradients_close_to_those_of_fp32(model: Llama) -> None:
