@@ -139,6 +139,37 @@ def test_nothing_strange_is_replaced(bullet: Path, tmp_path: Path) -> None:
         convert(tmp_path / "same.bullet", tmp_path / "." / "same.bullet", quant="F16")
 
 
+@pytest.mark.parametrize(
+    ("kind", "name", "content"),
+    [
+        ("npy", "precious.npy", b"years of work"),
+        ("npy", "tokenizer.model", b"years of work"),
+        ("npy", "manifest.json", b'{"format": "something else", "tensors": {}}'),
+        ("npy", "manifest.json", b"[]"),
+        ("hf", "README.md", b"years of work"),
+        ("hf", "model.safetensors", b"years of work"),
+    ],
+)
+def test_only_our_own_exports_are_replaced(bullet: Path, tmp_path: Path, kind: str, name: str, content: bytes) -> None:
+    """The names alone say nothing: these are files that anybody has."""
+    target = tmp_path / f"my-{kind}"
+    target.mkdir()
+    (target / name).write_bytes(content)
+    with pytest.raises(ConfigError, match=rf"holds other files \({re.escape(name)}\): name a new folder"):
+        convert(bullet, target)
+    assert (target / name).read_bytes() == content and len(list(target.iterdir())) == 1
+
+
+def test_an_array_beside_an_export_is_kept(bullet: Path, tmp_path: Path) -> None:
+    convert(bullet, tmp_path / "npy")
+    (tmp_path / "npy" / "precious.npy").write_bytes(b"years of work")
+    with pytest.raises(ConfigError, match=r"holds other files \(precious.npy\)"):
+        convert(bullet, tmp_path / "npy")
+    assert (tmp_path / "npy" / "precious.npy").read_bytes() == b"years of work"
+    (tmp_path / "empty-npy").mkdir()
+    assert convert(bullet, tmp_path / "empty-npy").target_kind == "npy"
+
+
 # --- the source ---------------------------------------------------------------------------------------------------------
 
 

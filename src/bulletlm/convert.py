@@ -1,12 +1,13 @@
 """From one model format to another: .bullet (versions 1 and 2), GGUF, Hugging Face folder, folder of .npy tensors."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from bulletlm.bulletfile.header import parse_json
 from bulletlm.bulletfile.layout import standard_types
 from bulletlm.bulletfile.legacy import check_v1, is_v1, read_v1, write_v1
 from bulletlm.bulletfile.reader import PICKLE, open_bullet
@@ -14,7 +15,9 @@ from bulletlm.bulletfile.writer import write_bullet
 from bulletlm.errors import BulletError, ConfigError, FormatError
 from bulletlm.export.gguf import read_gguf, write_gguf
 from bulletlm.export.hf import FILES as HF_FILES
+from bulletlm.export.hf import METADATA as HF_METADATA
 from bulletlm.export.hf import read_hf, write_hf
+from bulletlm.export.npy import FORMAT as NPY_FORMAT
 from bulletlm.export.npy import MANIFEST, TOKENIZER, read_npy, write_npy
 from bulletlm.export.stored import Stored, StoredModel, as_floats, check_tokenizer, type_of
 from bulletlm.quant.bq4 import Quantized, quantize_bq4, quantize_bq8
@@ -178,10 +181,27 @@ def _check_target(target: Path, kind: str) -> None:
     if target.exists() and not target.is_dir():
         raise ConfigError(f"{target} is a file: name a folder for {kind}")
     if target.is_dir():
-        known = HF_FILES if kind == "hf" else (MANIFEST, TOKENIZER)
-        strange = sorted(file.name for file in target.iterdir() if file.name not in known and not (kind == "npy" and file.suffix == ".npy"))
+        known = _hf_export(target) if kind == "hf" else _npy_export(target)
+        strange = sorted(file.name for file in target.iterdir() if file.name not in known)
         if strange:
             raise ConfigError(f"{target} holds other files ({strange[0]}): name a new folder")
+
+
+def _hf_export(folder: Path) -> Collection[str]:
+    """The names of the files of an earlier export; none where no file that only we write says that it is one."""
+    return HF_FILES if (folder / HF_METADATA).is_file() else ()
+
+
+def _npy_export(folder: Path) -> Collection[str]:
+    """The names of the files of an earlier export; none where no manifest of ours lists them."""
+    try:
+        manifest = parse_json((folder / MANIFEST).read_bytes(), MANIFEST)
+    except (OSError, FormatError):
+        return ()
+    tensors = manifest.get("tensors")
+    if manifest.get("format") != NPY_FORMAT or not isinstance(tensors, dict):
+        return ()
+    return {MANIFEST, TOKENIZER, *(f"{name}.npy" for name in tensors)}
 
 
 def _rounded(model: StoredModel, source_kind: str, kind: str, version: int, quant: str | None, notes: list[str]) -> StoredModel:
