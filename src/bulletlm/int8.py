@@ -99,5 +99,6 @@ def _nearest(x: Tensor) -> tuple[Tensor, Tensor]:
 
 def _dithered(steps: Tensor, source: Tensor) -> Tensor:
     """Round numbers within +-LARGEST up or down, in the mean to the number itself; the bits of `source` decide."""
-    noise = (source.view(torch.int32) * GOLDEN >> 8).float() * 2.0**-24  # -1/2 ... 1/2
+    # A little less than -1/2 ... 1/2: 127 and a half would be rounded to 128, which wraps round to -128.
+    noise = (source.view(torch.int32) * GOLDEN >> 8).float() * (2.0**-24 - 2.0**-37)
     return (steps + noise).round().to(torch.int8)

@@ -65,7 +65,14 @@ def test_small_gradients_beside_a_large_one_are_right_on_average() -> None:
     assert error(two_digits, small) < 0.1 < 1 < error(one_digit, small)
 
 
-@given(st.integers(0, 2**32 - 1), st.floats(-126, 126, width=32))
+@pytest.mark.parametrize("end", [-int8.LARGEST, int8.LARGEST])
+def test_the_largest_stays_itself(end: int) -> None:
+    """One number in 200,000 has a noise so near to a half that 127 would become 128, and 128 as int8 is -128."""
+    steps = torch.full((4_000_000,), float(end))
+    assert (int8._dithered(steps, random(4_000_000, seed=1)) == end).all()
+
+
+@given(st.integers(0, 2**32 - 1), st.floats(-127, 127, width=32))
 def test_what_is_rounded_is_one_of_its_two_neighbours(seed: int, at: float) -> None:
     steps = torch.full((4096,), at)
     rounded = int8._dithered(steps, random(4096, seed=seed)).float()
