@@ -5,16 +5,20 @@
     python bench/quantization.py runs/bench --file qat.bullet                       and other files of the same model
     python bench/quantization.py runs/bench --only gptq --calibration-tokens 2000 5000 20000 60000
     python bench/quantization.py runs/bench --only gptq --damping 0.01 0.03 0.1 0.3
+    python bench/quantization.py runs/bench --only "llama.cpp Q4_0" model.bullet    what QAT is judged by
 
 All rows predict the same windows, so differences from FP32 are paired; +- is their standard error over windows. llama.cpp's
 types are rounded by llama.cpp itself and read by the gguf package; all models compute in float32. Bits are those of all
-tensors: blocks with their scales, embedding, gains. Seconds are CPU time. `--file` takes .bullet files made of the same
-FP32 weights; the run's own model.bullet is always among them.
+tensors: blocks with their scales, embedding, gains. Seconds are those of rounding alone, CPU time and by the clock. `--file`
+takes .bullet files made of the same FP32 weights; the run's own model.bullet is always among them, and the first file that
+QAT changed is what the bars for QAT are about. The exit code is 1 if a bar is missed; bars whose rows were left out are not
+measured, and do not count.
 """
 
 import argparse
 import json
 import platform
+import resource
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -56,26 +60,27 @@ class Rounded(NamedTuple):
 class Row(NamedTuple):
     label: str
     make: Callable[[], Rounded]
+    qat: bool = False
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, help="a run folder with export/npy and tokens")
     parser.add_argument("--calibration-tokens", type=int, nargs="+", default=[20_000, 40_000])
     parser.add_argument("--damping", type=float, nargs="+", default=[], help="also these shares in place of the usual one")
     parser.add_argument("--file", type=Path, nargs="+", default=[], help=".bullet files of the same FP32 model")
-    parser.add_argument("--only", help="only rows with this in their name")
+    parser.add_argument("--only", nargs="+", help="only rows with one of these in their name")
     parser.add_argument("--seed", type=int, default=42)
     parser.add_argument("--json", type=Path, help="write the rows, and what they say about the bars, to this file")
     arguments = parser.parse_args()
     try:
         with threadpool_limits(1, user_api="blas"):
-            run(arguments)
+            return run(arguments)
     except BulletError as error:
         sys.exit(f"quantization.py: {error}")
 
 
-def run(arguments: argparse.Namespace) -> None:
+def run(arguments: argparse.Namespace) -> int:
     folder = arguments.run
     shape, tensors, proto, _ = read_npy(folder / "export" / "npy")
     tokenizer = Tokenizer(proto)
@@ -88,33 +93,39 @@ def run(arguments: argparse.Namespace) -> None:
     files = [path for path in (folder / "model.bullet", *arguments.file) if path.exists() or path in arguments.file]
     rows = [*llamas(shape, tensors, windows(40_000)), *ours(shape, tensors, arguments.calibration_tokens, windows)]
     rows += damped(shape, tensors, arguments.damping, windows)
-    rows += [Row(file_label(path), lambda path=path: of_file(path, shape)) for path in files]
+    rows += [file_row(path, shape) for path in files]
     results: list[dict[str, Any]] = []
     print(f"{folder}: {shape.n_parameters:,} parameters, {len(held_out.tokens) - 1:,} validation tokens\n")
-    print(f"{'':<34}{'bits/weight':>11} {'perplexity':>10} {'change':>17}   {'KL':>18} {'CPU s':>7}")
-    for label, make in rows:
-        if arguments.only and arguments.only not in label:
+    print(f"{'':<40}{'bits/weight':>11} {'perplexity':>10} {'change':>17}   {'KL':>18} {'CPU s':>7} {'wall s':>7}")
+    for label, make, qat in rows:
+        if arguments.only and not any(part in label for part in arguments.only):
             continue
-        start = time.process_time()
+        cpu, wall = time.process_time(), time.perf_counter()
         rounded = make()
-        seconds = time.process_time() - start
+        cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
         result = compare(fp32, Model(Engine(shape, rounded.weights), tokenizer, shape, Sampling(), {}), held_out, SilentProgress())
         bits = 8 * rounded.bytes / shape.n_parameters
         if not results:
-            print(f"{'FP32':<34}{32:>11.2f} {result.a.perplexity:>10.3f}")
-        print_row(label, bits, result, seconds)
-        results.append({"row": label, "bits_per_weight": bits, "seconds": seconds, **result.to_dict()})
+            print(f"{'FP32':<40}{32:>11.2f} {result.a.perplexity:>10.3f}")
+        print_row(label, bits, result, cpu, wall)
+        results.append({"row": label, "qat": qat, "bits_per_weight": bits, "cpu_seconds": cpu, "wall_seconds": wall, **result.to_dict()})
     for path in files[:1]:
         file = open_bullet(path)
         rest = 8 * (file.size - sum(region.size for region in file.tensors.values())) / shape.n_parameters
         print(f"\nTokenizer and header add {rest:.2f} bits a weight to a .bullet of this model, whatever its types.")
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    print(f"\nPeak memory of this process, all rows and comparisons: {peak / 1e6:,.0f} MB.\n")
     bars = judge(results)
     for bar in bars:
-        print(f"{'met   ' if bar['pass'] else 'MISSED'}  {bar['name']}: {bar['value']:.4g} (bar {bar['target']})")
+        if bar["value"] is None:
+            print(f"{'':<6}  {bar['name']}: not measured (bar {bar['target']})")
+        else:
+            print(f"{'met   ' if bar['pass'] else 'MISSED'}  {bar['name']}: {bar['value']:.4g} (bar {bar['target']})")
     if arguments.json:
         versions = {"bulletlm": bulletlm.__version__, "numpy": np.__version__, "python": platform.python_version()}
         report = {"machine": platform.processor() or platform.machine(), "versions": versions, "rows": results, "bars": bars}
-        arguments.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+        arguments.json.write_text(json.dumps({**report, "peak_bytes": peak}, indent=2) + "\n", encoding="utf-8")
+    return 1 if any(bar["pass"] is False for bar in bars) else 0
 
 
 def llamas(shape: ModelShape, tensors: Tensors, windows: np.ndarray[Any, Any]) -> Iterator[Row]:
@@ -214,10 +225,14 @@ def check_grid(tensors: dict[str, Any]) -> None:
                 sys.exit(f"{name}: llama.cpp would read other weights than we do")
 
 
-def file_label(path: Path) -> str:
-    """The name of a file and how it says that it was rounded."""
-    quantised = open_bullet(path).metadata.get("quantised", {})
-    return f"{path.name} ({quantised.get('method', 'unknown')})"
+def file_row(path: Path, shape: ModelShape) -> Row:
+    """The name of a file and how it says that it was rounded. The stage's own qat/model.bullet says so in another place."""
+    said = open_bullet(path).metadata
+    facts = said.get("quantised", {}).get("qat") or said.get("qat") or {}
+    qat = facts.get("chosen", "start") != "start"
+    method = said.get("quantised", facts).get("method", "unknown")
+    label = f"{path.name} ({method}, {facts['steps']:,} steps of QAT)" if qat else f"{path.name} ({method})"
+    return Row(label, lambda: of_file(path, shape), qat)
 
 
 def of_file(path: Path, shape: ModelShape) -> Rounded:
@@ -227,32 +242,32 @@ def of_file(path: Path, shape: ModelShape) -> Rounded:
     return Rounded({name: file.tensor(name) for name in file.tensors}, sum(region.size for region in file.tensors.values()))
 
 
-def print_row(label: str, bits: float, result: Comparison, seconds: float) -> None:
+def print_row(label: str, bits: float, result: Comparison, cpu: float, wall: float) -> None:
     change = f"{result.perplexity_change:+.2%} +- {result.loss_delta.se or 0:.2%}"
     kl = f"{result.kl.mean:.5f} +- {result.kl.se or 0:.5f}"
-    print(f"{label:<34}{bits:>11.3f} {result.b.perplexity:>10.3f} {change:>17}   {kl:>18} {seconds:>7.1f}", flush=True)
+    print(f"{label:<40}{bits:>11.3f} {result.b.perplexity:>10.3f} {change:>17}   {kl:>18} {cpu:>7.1f} {wall:>7.1f}", flush=True)
 
 
 def judge(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The bars, for as far as their rows were measured: post-training against llama.cpp's Q4_0, QAT against its teacher too."""
-    found = {row["row"]: row for row in results}
-    base = found.get("llama.cpp Q4_0")
-    post = next((row for name, row in found.items() if name == "BQ4 gptq, 40k tokens"), None)
-    trained = next((row for name, row in found.items() if name.endswith("(qat)")), None)
-    bars: list[tuple[str, float, float]] = []
-    if base and post:
-        bars += [
-            ("gptq: bits a weight", post["bits_per_weight"], 4.95),
-            ("gptq: KL / KL of Q4_0", post["kl"]["mean"] / base["kl"]["mean"], 0.35),
-            ("gptq: perplexity loss / that of Q4_0", post["perplexity_change"] / base["perplexity_change"], 0.4),
-        ]
-    if base and trained:
-        bars += [
-            ("qat: KL / KL of Q4_0", trained["kl"]["mean"] / base["kl"]["mean"], 0.25),
-            ("qat: perplexity loss", trained["perplexity_change"], 0.001),
-        ]
-    return [{"name": name, "value": value, "target": target, "pass": value <= target} for name, value, target in bars]
+    """The bars: post-training against llama.cpp's Q4_0, QAT against its teacher too; "value" and "pass" are None without their rows."""
+    base = next((row for row in results if row["row"] == "llama.cpp Q4_0"), None)
+    post = next((row for row in results if row["row"] == "BQ4 gptq, 40k tokens"), None)
+    trained = next((row for row in results if row["qat"]), None)
+
+    def part_of_base(row: dict[str, Any] | None, measure: Callable[[dict[str, Any]], float]) -> float | None:
+        return measure(row) / measure(base) if row and base else None
+
+    bars = [
+        ("gptq: bits a weight", post["bits_per_weight"] if post else None, 4.95),
+        ("gptq: KL / KL of Q4_0", part_of_base(post, lambda row: row["kl"]["mean"]), 0.35),
+        ("gptq: perplexity loss / that of Q4_0", part_of_base(post, lambda row: row["perplexity_change"]), 0.4),
+        ("qat: KL / KL of Q4_0", part_of_base(trained, lambda row: row["kl"]["mean"]), 0.25),
+        ("qat: perplexity loss", trained["perplexity_change"] if trained else None, 0.001),
+    ]
+    return [
+        {"name": name, "value": value, "target": target, "pass": None if value is None else value <= target} for name, value, target in bars
+    ]
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

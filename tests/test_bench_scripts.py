@@ -1,0 +1,66 @@
+"""What the scripts in bench/ decide. That they run is seen by running them (`make bench`)."""
+
+import importlib
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from bulletlm.export.npy import read_npy
+
+BENCH = Path(__file__).parents[1] / "bench"
+
+
+def script(name: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(str(BENCH))
+    return importlib.import_module(name)
+
+
+def row(name: str, bits: float, change: float, kl: float, qat: bool = False) -> dict[str, Any]:
+    return {"row": name, "qat": qat, "bits_per_weight": bits, "perplexity_change": change, "kl": {"mean": kl}}
+
+
+BASE = row("llama.cpp Q4_0", 4.948, 0.0088, 0.01161)
+POST = row("BQ4 gptq, 40k tokens", 4.948, 0.0023, 0.00388)
+TRAINED = row("model.bullet (gptq, 1,500 steps of QAT)", 4.948, 0.00124, 0.00265, qat=True)
+
+
+def test_quantisation_is_judged_by_the_rows_that_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    judge = script("quantization", monkeypatch).judge
+    passes = {bar["name"]: bar["pass"] for bar in judge([BASE, row("BQ4 gptq, 20k tokens", 5, 1, 1), POST, TRAINED])}
+    assert passes == {
+        "gptq: bits a weight": True,
+        "gptq: KL / KL of Q4_0": True,
+        "gptq: perplexity loss / that of Q4_0": True,
+        "qat: KL / KL of Q4_0": True,
+        "qat: perplexity loss": False,
+    }
+    values = {bar["name"]: bar["value"] for bar in judge([BASE, POST, TRAINED])}
+    assert values["qat: KL / KL of Q4_0"] == pytest.approx(0.00265 / 0.01161)
+    without_base = {bar["name"] for bar in judge([POST, TRAINED]) if bar["pass"] is None}
+    assert without_base == {"gptq: KL / KL of Q4_0", "gptq: perplexity loss / that of Q4_0", "qat: KL / KL of Q4_0"}
+    assert all(bar["value"] is None and bar["pass"] is None for bar in judge([]))
+
+
+def test_a_file_says_whether_qat_changed_it(micro_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from bulletlm.bulletfile.layout import standard_types
+    from bulletlm.bulletfile.writer import write_bullet
+    from bulletlm.tokenizer import Tokenizer
+
+    file_row = script("quantization", monkeypatch).file_row
+    shape, tensors, proto, _ = read_npy(micro_run / "export" / "npy")
+
+    def labelled(**metadata: Any) -> tuple[str, bool]:
+        path = tmp_path / "model.bullet"
+        write_bullet(path, shape, tensors, standard_types(shape), proto, Tokenizer(proto).pieces(), metadata)
+        label, make, qat = file_row(path, shape)
+        assert make().weights.keys() == tensors.keys()
+        return label, qat
+
+    trained, kept = ({"method": "gptq", "steps": 1500, "chosen": chosen} for chosen in ("ema", "start"))
+    assert labelled(quantised={"method": "gptq", "qat": trained}) == ("model.bullet (gptq, 1,500 steps of QAT)", True)
+    assert labelled(qat=trained) == ("model.bullet (gptq, 1,500 steps of QAT)", True), "as the stage writes it"
+    assert labelled(quantised={"method": "gptq", "qat": kept}) == ("model.bullet (gptq)", False), "the calibrated weights were better"
+    assert labelled(quantised={"method": "none"}) == ("model.bullet (none)", False)
+    assert labelled() == ("model.bullet (unknown)", False)
