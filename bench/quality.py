@@ -32,6 +32,8 @@ from bulletlm.train.tune import choose_compute
 VARIANTS: dict[str, dict[str, Any]] = {
     "AdamW, 1e-3": {"optimizer": "adamw", "learning_rate": 1e-3},
     "AdamW, 3e-3": {"optimizer": "adamw", "learning_rate": 3e-3},
+    "AdamW, 6e-3": {"optimizer": "adamw", "learning_rate": 6e-3},
+    "Muon, 0.005 (AdamW part 3e-3)": {"optimizer": "muon", "learning_rate": 3e-3, "muon_learning_rate": 0.005},
     "Muon, 0.01 (AdamW part 3e-3)": {"optimizer": "muon", "learning_rate": 3e-3, "muon_learning_rate": 0.01},
     "Muon, 0.02 (AdamW part 3e-3)": {"optimizer": "muon", "learning_rate": 3e-3, "muon_learning_rate": 0.02},
 }

@@ -414,6 +414,7 @@ def main() -> int:
     parser.add_argument("--memory", action="store_true")
     parser.add_argument("--start", action="store_true")
     parser.add_argument("--table", action="store_true")
+    parser.add_argument("--precision", choices=("bf16", "int8"), help="beside fp32; default: the one that this processor has in hardware")
     parser.add_argument("--losses", type=int, metavar="STEPS")
     parser.add_argument("--seeds", type=int, default=4, help="of --losses, at least 2")
     parser.add_argument("--tokens", type=Path, help="folder tokens/ of a run, for --losses")
@@ -439,6 +440,8 @@ def main() -> int:
     graphs = (False,) if arguments.eager or arguments.quick or machine.compiler is None else (True, False)
     # Rounding to int8 is too slow where it is not compiled.
     fast: list[Precision] = ["bf16"] if machine.has_bf16 else ["int8"] if machine.has_int8 and graphs[0] else []
+    if arguments.precision:
+        fast = [arguments.precision]
     precisions: list[Precision] = ["fp32", *fast]
     choices = [Choice(graph, p, threads, arguments.micro_batch) for p in precisions for graph in graphs if graph or p != "int8"]
     chosen = choices[-1] if fast == ["int8"] else choices[len(graphs)] if fast else choices[0]
