@@ -209,6 +209,23 @@ def test_weights_of_another_model_or_type_are_refused(copy: Path, tmp_path: Path
         build_bullet(copy / "export/npy", out, QuantConfig(), 1, text, None, SilentProgress(), trained=trained)
 
 
+def test_an_option_about_calibration_calibrates_anew(copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """They mean nothing for weights that QAT made, so these are left out, and that is said."""
+    finish_run(copy, STEPS, SilentProgress())
+    out, train = tmp_path / "model.bullet", copy / "tokens/train.bin"
+    for words in (["--method", "gptq"], ["--calibration", train], ["--calibration-tokens", "2000"], ["--seed", "42"]):
+        builder([str(word) for word in (copy, *words, "--out", out)])
+        said = capsys.readouterr().err.strip().splitlines()
+        assert f"note: {words[0]}: the FP32 weights are calibrated anew, and what QAT made of them is left out" in said
+        assert "qat" not in open_bullet(out).metadata["quantised"]
+    anew = out.read_bytes()
+    builder([str(copy), "--no-qat", "--out", str(out)])
+    assert "note" not in capsys.readouterr().err and out.read_bytes() == anew, "42 is the default"
+    builder([str(copy), "--method", "search", "--seed", "3", "--out", str(out)])
+    assert "note: --method, --seed: the FP32" in capsys.readouterr().err
+    assert open_bullet(out).metadata["quantised"]["method"] == "search"
+
+
 def test_what_is_no_finished_run_is_one_line(copy: Path, tmp_path: Path) -> None:
     with pytest.raises(BulletError, match="is no run folder"):
         finish_run(tmp_path, (), SilentProgress())

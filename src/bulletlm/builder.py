@@ -21,6 +21,9 @@ app = App(name="bullet-builder", version=__version__, help_format="plaintext", r
 
 WeightType = Literal["BQ4", "BQ8", "F16", "F32"]
 
+SEED = 42
+"""Decides which tokens are used for calibration unless somebody asks for others."""
+
 
 @app.default
 def build(
@@ -36,20 +39,25 @@ def build(
         tuple[str, ...], Parameter(help='Another type for some matrices: "layers.0.*=BQ8"; may be given several times.', negative="")
     ] = (),
     method: Annotated[
-        Literal["none", "search", "gptq"], Parameter(help="Fit BQ4 to the calibration text: not at all, scales only, or everything (GPTQ).")
-    ] = "gptq",
+        Literal["none", "search", "gptq"] | None,
+        Parameter(help="Fit BQ4 to the calibration text: not at all, scales only, or everything (GPTQ, the default)."),
+    ] = None,
     calibration: Annotated[
         Path | None,
         Parameter(
             help="Representative tokens of this tokenizer, uint16 little endian (uint32 above 65,536 tokens); a run folder has its own."
         ),
     ] = None,
-    calibration_tokens: Annotated[int, Parameter(help="How many of them to use.")] = 40_000,
+    calibration_tokens: Annotated[int | None, Parameter(help="How many of them to use; default: 40,000.")] = None,
     qat: Annotated[
-        bool, Parameter(help="Take the weights that QAT made of the run, if it did so for these types; else round the FP32 weights.")
+        bool,
+        Parameter(
+            help="Take the weights that QAT made of the run, if it did so for these types; else round the FP32 weights, which any "
+            "option about calibration asks for too."
+        ),
     ] = True,
     validation: Annotated[Path | None, Parameter(help="Held-out tokens to measure on, same format; a run folder has its own.")] = None,
-    seed: Annotated[int, Parameter(help="Decides which tokens are used.")] = 42,
+    seed: Annotated[int | None, Parameter(help="Decides which tokens are used; default: 42.")] = None,
     report: Annotated[Path | None, Parameter(help="Write the error of every tensor, and what it alone costs, to this JSON file.")] = None,
     format: Annotated[Literal["v1", "v2"], Parameter(help="Version of the file; v1 has four bits for everything.")] = "v2",
     compat: Annotated[bool, Parameter(help="Say which other programs can run the model, and how.", negative="")] = False,
@@ -70,9 +78,9 @@ def build(
 
     run, folder = _locate(folder)
     try:
-        config = QuantConfig(
-            weights=quant, embedding=embedding, calibration=method, calibration_tokens=calibration_tokens, seed=seed, keep=list(keep)
-        )
+        given = {"calibration": method, "calibration_tokens": calibration_tokens, "seed": seed}
+        given = {name: value for name, value in given.items() if value is not None}
+        config = QuantConfig(weights=quant, embedding=embedding, keep=list(keep), **given)
     except ValidationError as error:
         first = error.errors()[0]
         raise ConfigError(f"--{str(first['loc'][0]).replace('_', '-')} {first['input']}: {first['msg']}") from None
@@ -87,7 +95,12 @@ def build(
     elif run:
         held_out = open_tokens(run / "tokens", "val")
     trained = _trained(run, config) if run and qat and format == "v2" else None
-    quantised = build_bullet(folder, out, config, seed, text, held_out, ConsoleProgress(), report, int(format[1]), trained)
+    words = {"--method": method, "--calibration": calibration, "--calibration-tokens": calibration_tokens, "--seed": seed}
+    asked = [word for word, value in words.items() if value is not None]
+    if trained and asked:
+        print(f"note: {', '.join(asked)}: the FP32 weights are calibrated anew, and what QAT made of them is left out", file=sys.stderr)
+        trained = None
+    quantised = build_bullet(folder, out, config, SEED, text, held_out, ConsoleProgress(), report, int(format[1]), trained)
     if compat:
         from bulletlm.convert import compatibility
 

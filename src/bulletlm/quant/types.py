@@ -7,7 +7,7 @@ from bulletlm.bulletfile.layout import WEIGHT_TYPES, standard_types
 from bulletlm.errors import ConfigError
 from bulletlm.shape import ModelShape
 
-METHOD_WORDS = {"none": "rounded to nearest", "search": "searched scales", "gptq": "GPTQ", "qat": "trained in 4 bits (QAT)"}
+METHOD_WORDS = {"none": "rounded to nearest", "search": "searched scales", "gptq": "GPTQ"}
 """What a file's header says under quantised.method, for people."""
 
 
