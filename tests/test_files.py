@@ -2,10 +2,14 @@
 
 import errno
 import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from bulletlm import files
 from bulletlm.errors import BulletError
 from bulletlm.files import atomic_file, atomic_folder, read_json, sha256_of_file, sha256_of_json, write_json
 
@@ -56,6 +60,75 @@ def test_folder_replaces_the_old_one(tmp_path: Path) -> None:
             (temporary / content).write_text(content)
     assert os.listdir(tmp_path / "out") == ["new"]
     assert os.listdir(tmp_path) == ["out"]
+
+
+def test_a_folder_beside_it_is_nobody_s_business(tmp_path: Path) -> None:
+    for name in ("out", "out.old"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a").write_text("old")
+    with atomic_folder(tmp_path / "out") as temporary:
+        (temporary / "a").write_text("new")
+    assert (tmp_path / "out" / "a").read_text() == "new" and (tmp_path / "out.old" / "a").read_text() == "old"
+    assert sorted(os.listdir(tmp_path)) == ["out", "out.old"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux can let two folders change places")
+def test_there_is_no_moment_without_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With nothing but the exchange allowed: a plain rename would have to take the older folder away first."""
+    with atomic_folder(tmp_path / "out") as temporary:
+        (temporary / "old").touch()
+    (tmp_path / "other").mkdir()
+    if not files._exchange(tmp_path / "out", tmp_path / "other"):
+        pytest.skip("this file system cannot")
+    assert os.listdir(tmp_path / "other") == ["old"]
+    monkeypatch.setattr(os, "replace", None)
+    with atomic_folder(tmp_path / "other") as temporary:
+        (temporary / "new").touch()
+    assert os.listdir(tmp_path / "other") == ["new"] and sorted(os.listdir(tmp_path)) == ["other", "out"]
+
+
+def test_where_folders_cannot_change_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "_exchange", lambda a, b: False)
+    test_folder_replaces_the_old_one(tmp_path)
+    real = os.replace
+
+    def refuse(source: Path, target: Path) -> None:
+        if Path(source).name == "out.partial":
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        real(source, target)
+
+    monkeypatch.setattr(os, "replace", refuse)
+    with pytest.raises(BulletError, match="Input/output error"), atomic_folder(tmp_path / "out") as temporary:
+        (temporary / "newer").touch()
+    assert os.listdir(tmp_path / "out") == ["new"] and os.listdir(tmp_path) == ["out"]
+
+
+KILLED_BETWEEN_THE_RENAMES = """
+import os, signal, sys
+from pathlib import Path
+from bulletlm import files
+files._exchange = lambda a, b: False
+real = os.replace
+def replace(source, target):
+    real(source, target)
+    os.kill(os.getpid(), signal.SIGKILL)
+os.replace = replace
+with files.atomic_folder(Path(sys.argv[1])) as temporary:
+    (temporary / "newer").touch()
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL")
+def test_killed_between_the_renames_the_old_folder_comes_back(tmp_path: Path) -> None:
+    path = tmp_path / "out"
+    path.mkdir()
+    (path / "old").touch()
+    killed = subprocess.run([sys.executable, "-c", KILLED_BETWEEN_THE_RENAMES, str(path)], check=False)
+    assert killed.returncode == -signal.SIGKILL and not path.exists()
+    with pytest.raises(ZeroDivisionError), atomic_folder(path):
+        assert os.listdir(path) == ["old"]
+        raise ZeroDivisionError
+    assert os.listdir(path) == ["old"] and os.listdir(tmp_path) == ["out"]
 
 
 def test_json(tmp_path: Path) -> None:

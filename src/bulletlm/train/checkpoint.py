@@ -84,7 +84,7 @@ def list_checkpoints(checkpoints: Path) -> list[tuple[int, Path]]:
 
 def newest_checkpoint(checkpoints: Path, progress: Progress) -> tuple[Path, Checkpoint] | None:
     """The newest numbered checkpoint that is whole; damaged ones are reported and removed, and with them what a kill left behind."""
-    for leftover in (*checkpoints.glob("step-*.partial"), *checkpoints.glob("step-*.old")):
+    for leftover in checkpoints.glob("step-*.partial"):
         shutil.rmtree(leftover)
     for _, folder in reversed(list_checkpoints(checkpoints)):
         try:
