@@ -212,7 +212,7 @@ def test_a_full_disk_leaves_the_old_file(bullet: Path, tmp_path: Path, monkeypat
     monkeypatch.setattr(gguf.GGUFWriter, "write_tensors_to_file", full)
     with pytest.raises(BulletError, match="No space left on device"):
         convert(bullet, target, quant="F32")
-    assert target.read_bytes() == old and sorted(file.name for file in tmp_path.iterdir()) == ["Modelfile", "a.gguf"]
+    assert target.read_bytes() == old and sorted(file.name for file in tmp_path.iterdir()) == ["a.Modelfile", "a.gguf"]
 
 
 # --- the command --------------------------------------------------------------------------------------------------------
@@ -222,7 +222,7 @@ def test_the_command(bullet: Path, tmp_path: Path) -> None:
     done = bullet_command(bullet, tmp_path / "a.gguf", "--quant", "BQ8")
     assert done.returncode == 0 and done.stdout == f"{bullet} (bullet) -> {tmp_path / 'a.gguf'} (gguf)\n"
     assert done.stderr.startswith("note: ") and done.stderr.count("\n") == 1
-    assert (tmp_path / "Modelfile").exists()
+    assert (tmp_path / "a.Modelfile").exists()
     failed = bullet_command(bullet, tmp_path / "b.bullet", "--format", "v1")
     assert (
         failed.returncode == 1 and failed.stderr.startswith("bullet: version 1 cannot hold this model") and failed.stderr.count("\n") == 1

@@ -102,10 +102,20 @@ def test_the_gguf_package_reads_the_same(tmp_path: Path, quant: str) -> None:
 def test_the_modelfile(tmp_path: Path) -> None:
     model = small_model()._replace(metadata={**METADATA, "license": 'x """ y'})
     write_gguf(tmp_path / "my model.gguf", model)
-    text = (tmp_path / "Modelfile").read_text(encoding="utf-8")
+    text = (tmp_path / "my model.Modelfile").read_text(encoding="utf-8")
+    assert "ollama create NAME -f 'my model.Modelfile'" in text
     assert "FROM ./my model.gguf\n" in text and "PARAMETER num_ctx 32\n" in text and "PARAMETER repeat_penalty 1.1\n" in text
     assert 'PARAMETER stop "<|end|>"\n' in text and "PARAMETER num_predict 96\n" in text
     assert text.count('"""') == 4, "the licence cannot end its own quotes"
+
+
+def test_every_gguf_has_a_modelfile_of_its_own(tmp_path: Path) -> None:
+    (tmp_path / "Modelfile").write_text("FROM somebody's own")
+    for name in ("a.gguf", "b.gguf"):
+        write_gguf(tmp_path / name, small_model())
+        assert f"FROM ./{name}\n" in (tmp_path / f"{name[0]}.Modelfile").read_text(encoding="utf-8")
+    assert "FROM ./a.gguf\n" in (tmp_path / "a.Modelfile").read_text(encoding="utf-8")
+    assert (tmp_path / "Modelfile").read_text() == "FROM somebody's own"
 
 
 # --- llama.cpp ----------------------------------------------------------------------------------------------------------

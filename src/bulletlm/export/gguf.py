@@ -66,7 +66,7 @@ def gguf_name(name: str) -> str:
 
 
 def write_gguf(path: Path, model: StoredModel) -> None:
-    """Write a GGUF file, and beside it a `Modelfile` for Ollama; each atomically.
+    """Write a GGUF file, and beside NAME.gguf a NAME.Modelfile for Ollama; each atomically.
 
     Raises:
         ConfigError: the gguf package is not installed.
@@ -106,7 +106,12 @@ def write_gguf(path: Path, model: StoredModel) -> None:
         writer.write_kv_data_to_file()
         writer.write_tensors_to_file()
         writer.close()
-    write_text(path.with_name("Modelfile"), modelfile(path.name, model))
+    write_text(modelfile_path(path), modelfile(path.name, model))
+
+
+def modelfile_path(path: Path) -> Path:
+    """Where the Modelfile of the GGUF at `path` lies. It has the name of the model, for folders hold several."""
+    return path.with_name(f"{path.name.removesuffix('.gguf')}.Modelfile")
 
 
 def _add_model(writer: Any, model: StoredModel) -> None:
@@ -161,7 +166,7 @@ def modelfile(gguf_file: str, model: StoredModel) -> str:
     sampling = model.metadata.get("sampling", {})
     names = {"repetition_penalty": "repeat_penalty", "max_tokens": "num_predict"}
     lines = [
-        f"# ollama create NAME -f Modelfile && ollama run NAME\nFROM ./{gguf_file}",
+        f"# ollama create NAME -f '{modelfile_path(Path(gguf_file)).name}' && ollama run NAME\nFROM ./{gguf_file}",
         f'TEMPLATE """{OLLAMA_TEMPLATE}"""',
         *(f"PARAMETER {names.get(name, name)} {value}" for name, value in sampling.items() if name in {*SAMPLING_KEYS, "max_tokens"}),
         f"PARAMETER num_ctx {model.shape.max_seq_len}",
