@@ -202,6 +202,44 @@ def test_broken_bodies(server: Server, body: bytes, message: str) -> None:
     assert message in answer["error"]["message"]
 
 
+@pytest.mark.parametrize(("start", "end"), [("[", "]"), ('{"a":', "}")])
+@pytest.mark.parametrize("field", ["prompt", "metadata", "stop", "unknown"])
+def test_what_is_nested_deeply(server: Server, field: str, start: str, end: str) -> None:
+    """Also where Python's own reader of JSON still takes it. The server's log stays empty, which `running` checks."""
+    for depth in (32, 480, 500, 600, 700, 800, 900, 990):
+        body = f'{{"model": "{NAME}", "prompt": "a", "max_tokens": 1, "{field}": {start * depth}1{end * depth}}}'
+        assert server.ask("/v1/completions", body.encode())[0] == 400, depth
+    shallow = f'{{"model": "{NAME}", "prompt": "a", "max_tokens": 1, "metadata": {start * 31}1{end * 31}}}'
+    assert server.ask("/v1/completions", shallow.encode())[0] == 200
+
+
+TALK = {"model": NAME, "messages": [{"role": "user", "content": "a"}]}
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "param"),
+    [
+        ("/v1/completions", {"model": NAME, "prompt": [-1] * 300_000}, "prompt[0]"),
+        ("/v1/completions", {"model": NAME, "prompt": [[-1] * 300_000]}, "prompt[0][0]"),
+        ("/v1/completions", {"model": NAME, "prompt": [[]] * 200_000}, "prompt[0]"),
+        ("/v1/embeddings", {"model": NAME, "input": [-1] * 300_000}, "input[0]"),
+        ("/detokenize", {"tokens": [-1] * 300_000}, "tokens[0]"),
+        ("/v1/chat/completions", {**TALK, "messages": [{}] * 200_000}, "messages[0].role"),
+        ("/v1/chat/completions", {**TALK, "messages": [{"role": "user", "content": [1] * 300_000}]}, "messages[0].content[0]"),
+        ("/v1/chat/completions", {**TALK, "stop": [1] * 300_000}, "stop[0]"),
+        ("/v1/chat/completions", {**TALK, "logit_bias": {f"{token}": 101 for token in range(70_000)}}, "logit_bias.0"),
+        ("/v1/chat/completions", {**TALK, **{f"x{number}": 1 for number in range(70_000)}}, "x0"),
+    ],
+)
+def test_one_mistake_is_enough(server: Server, path: str, body: dict[str, object], param: str) -> None:
+    """A megabyte of mistakes does not take hundreds."""
+    process = psutil.Process(server.process.pid)
+    before = process.memory_info().rss
+    status, answer, _ = server.ask(path, json.dumps(body, separators=(",", ":")).encode())
+    assert (status, answer["error"]["param"]) == (400, param)
+    assert process.memory_info().rss - before < 48 << 20
+
+
 def test_what_is_not_there(server: Server) -> None:
     status, body, _ = server.ask("/v1/nothing")
     assert (status, body["error"]["message"]) == (404, "there is nothing at /v1/nothing")

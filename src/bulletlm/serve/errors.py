@@ -114,6 +114,9 @@ def explain(errors: Sequence[Mapping[str, Any]]) -> ApiError:
     kind, field = first["type"], path[-1] if path else None
     if kind == "json_invalid":
         return ApiError(400, f"the body is not JSON: {first['ctx']['error']} at character {first['loc'][-1]}", code="invalid_json")
+    message = first["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    if not path and kind == "value_error":
+        return ApiError(400, message, code="invalid_value")
     if not path:
         return ApiError(400, "the body must be a JSON object, with the header Content-Type: application/json", code="invalid_json")
     if path[0] in UNSUPPORTED or field in UNSUPPORTED:
@@ -123,7 +126,6 @@ def explain(errors: Sequence[Mapping[str, Any]]) -> ApiError:
         return ApiError(400, f"Unrecognized request argument supplied: {param}", param, "unknown_parameter")
     if kind == "missing":
         return ApiError(400, f"Missing required parameter: '{param}'.", param, "missing_required_parameter")
-    message = first["msg"].removeprefix("Value error, ").removeprefix("Input ")
     return ApiError(400, f"Invalid value for '{param}': {message}", param, "invalid_value")
 
 

@@ -8,11 +8,14 @@ import re
 import unicodedata
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 MAX_CHOICES = 16
 """Completions that one request may ask for, in all its prompts together."""
 
+
+MOST_NESTED = 32
+"""Objects and lists inside each other that a request may have; what has a meaning here takes six."""
 
 ANY_TOKEN = 0x7FFF_FFFF
 """Stands for the highest token id of the model that is served."""
@@ -34,30 +37,50 @@ def _whole(text: str) -> str:
     return text
 
 
-def _integral(value: Any) -> Any:
+def _integral(value: Any, depth: int = 1) -> Any:
     """1.0 is an integer in JSON, and so it is one here."""
+    if isinstance(value, list | dict) and depth > MOST_NESTED:
+        raise ValueError(f"objects and lists are nested more than {MOST_NESTED} deep")
     if isinstance(value, list):
-        return [_integral(item) for item in value]
+        return [_integral(item, depth + 1) for item in value]
+    if isinstance(value, dict):
+        return {key: _integral(item, depth + 1) for key, item in value.items()}
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
+_TOKEN = r"(0|[1-9][0-9]{0,8})"
+_MOST_BIAS = 100
+
+
+def _bias(value: Any) -> Any:
+    """Of an object with wrong entries, the first of them: an object's own check goes on to the end."""
+    for token, bias in value.items() if isinstance(value, dict) else ():
+        if not re.fullmatch(_TOKEN, token) or type(bias) not in (int, float) or not abs(bias) <= _MOST_BIAS:
+            return {token: bias}
+    return value
+
+
+# fail_fast: an error takes a kilobyte and some microseconds, and a megabyte has room for 300,000 wrong numbers. The first one says it.
 Text = Annotated[str, AfterValidator(_whole)]
 TokenId = Annotated[int, Field(ge=0, le=ANY_TOKEN)]
-TokenIds = Annotated[list[TokenId], Field(min_length=1)]
+TokenIds = Annotated[list[TokenId], Field(fail_fast=True, min_length=1)]
 Stop = Annotated[str, Field(min_length=1), AfterValidator(_whole)]
 Nothing = Annotated[list[Any], Field(max_length=0)]
 Zero = Annotated[float, Field(ge=0, le=0)]
 
 
 class Strict(BaseModel):
-    """Nothing is converted ("1" is not 1), and unknown fields are errors."""
+    """Nothing is converted ("1" is not 1), and an unknown field is an error: the first one, of how many there may be."""
 
     model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 
     @model_validator(mode="before")
     @classmethod
     def _integers(cls, value: Any) -> Any:
-        return {key: _integral(item) for key, item in value.items()} if isinstance(value, dict) else value
+        if not isinstance(value, dict):
+            return value
+        unknown = next((key for key in value if key not in cls.model_fields), None)
+        return {key: _integral(item, 2) for key, item in value.items() if key in cls.model_fields or key == unknown}
 
 
 class StreamOptions(Strict):
@@ -94,13 +117,14 @@ class Generation(Ignored):
     presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
     frequency_penalty: Zero | None = None
     logit_bias: Annotated[
-        dict[Annotated[str, Field(pattern=r"^(0|[1-9][0-9]{0,8})$")], Annotated[float, Field(ge=-100, le=100)]] | None,
+        dict[Annotated[str, Field(pattern=f"^{_TOKEN}$")], Annotated[float, Field(ge=-_MOST_BIAS, le=_MOST_BIAS)]] | None,
+        BeforeValidator(_bias),
         Field(description="Token id -> what is added to its logit; -100 forbids it."),
     ] = None
     max_tokens: Annotated[int, Field(ge=1)] | None = None
     n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
     seed: int | None = None
-    stop: Stop | Annotated[list[Stop], Field(max_length=4)] | None = None
+    stop: Stop | Annotated[list[Stop], Field(fail_fast=True, max_length=4)] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     top_k: Annotated[int, Field(ge=0, le=1 << 20), Field(description="Not in OpenAI's interface. 0 keeps all.")] | None = None
@@ -117,7 +141,7 @@ class ChatMessage(Strict):
     """A message; the fields after `name` are those that an answer of OpenAI's carries, so that it can be sent back as it came."""
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: Text | Annotated[list[TextPart], Field(min_length=1)]
+    content: Text | Annotated[list[TextPart], Field(fail_fast=True, min_length=1)]
     name: str | None = None
     annotations: list[Any] | None = None
     audio: None = None
@@ -133,12 +157,12 @@ class PlainText(Strict):
 class ChatRequest(Generation):
     """POST /v1/chat/completions."""
 
-    messages: Annotated[list[ChatMessage], Field(min_length=1)]
+    messages: Annotated[list[ChatMessage], Field(fail_fast=True, min_length=1)]
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     response_format: PlainText | None = None
-    modalities: Annotated[list[Literal["text"]], Field(max_length=1)] | None = None
+    modalities: Annotated[list[Literal["text"]], Field(fail_fast=True, max_length=1)] | None = None
     audio: None = None
     web_search_options: None = None
     tools: Nothing | None = None
@@ -153,8 +177,8 @@ class CompletionRequest(Generation):
     prompt: (
         Text
         | TokenIds
-        | Annotated[list[Text], Field(min_length=1, max_length=MAX_CHOICES)]
-        | Annotated[list[TokenIds], Field(min_length=1, max_length=MAX_CHOICES)]
+        | Annotated[list[Text], Field(fail_fast=True, min_length=1, max_length=MAX_CHOICES)]
+        | Annotated[list[TokenIds], Field(fail_fast=True, min_length=1, max_length=MAX_CHOICES)]
     )
     echo: Annotated[bool | None, Field(description="Put the prompt before the completion; not together with logprobs.")] = None
     logprobs: Annotated[int, Field(ge=0, le=5)] | None = None
@@ -169,8 +193,8 @@ class EmbeddingRequest(Strict):
     input: (
         Text
         | TokenIds
-        | Annotated[list[Text], Field(min_length=1, max_length=256)]
-        | Annotated[list[TokenIds], Field(min_length=1, max_length=256)]
+        | Annotated[list[Text], Field(fail_fast=True, min_length=1, max_length=256)]
+        | Annotated[list[TokenIds], Field(fail_fast=True, min_length=1, max_length=256)]
     )
     encoding_format: Literal["float", "base64"] | None = None
     dimensions: Annotated[int | None, Field(description="Must be the model's own, if given.")] = None
@@ -197,7 +221,7 @@ class TokenizeResponse(BaseModel):
 class DetokenizeRequest(Strict):
     """POST /detokenize."""
 
-    tokens: Annotated[list[TokenId], Field(max_length=1_000_000)]
+    tokens: Annotated[list[TokenId], Field(fail_fast=True, max_length=1_000_000)]
 
 
 class DetokenizeResponse(BaseModel):
