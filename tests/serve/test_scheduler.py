@@ -148,6 +148,39 @@ def test_no_more_than_there_is_room_for(endless: Model, log: list[str]) -> None:
     assert caught.value.status == 503
 
 
+def ends_with(watched: Watched) -> int | None:
+    """The status that it was refused with."""
+    assert watched.ended.wait(PATIENCE) and watched.end is not None
+    return watched.end.error.status if watched.end.error else None
+
+
+def test_whoever_has_most_makes_room(endless: Model, log: list[str]) -> None:
+    scheduler = scheduler_of(endless, 1, waiting=3)
+    greedy = [Watched(log, f"greedy {number}", ENDLESS, "greedy") for number in range(4)]
+    for watched in greedy:
+        scheduler.submit([watched.job])
+    modest = [Watched(log, f"modest {number}", 2, "modest") for number in range(3)]
+    scheduler.submit([modest[0].job])
+    assert ends_with(greedy[3]) == 429 and scheduler.waiting() == 3
+    for refused in (Watched(log, "more", 2, "greedy"), Watched(log, "even more", 2, "greedy")):
+        with pytest.raises(ApiError) as caught:
+            scheduler.submit([refused.job])
+        assert caught.value.status == 429 and not refused.ended.is_set()
+    with pytest.raises(ApiError):  # three would be more than the other then has: none of them is taken
+        scheduler.submit([watched.job for watched in (*modest[1:], Watched(log, "third", 2, "modest"))])
+    assert not any(watched.ended.is_set() for watched in greedy[:3])
+    scheduler.submit([modest[1].job])
+    assert ends_with(greedy[2]) == 429
+    with pytest.raises(ApiError):  # two each
+        scheduler.submit([modest[2].job])
+    third = Watched(log, "third", 2, "third")
+    scheduler.submit([third.job])
+    assert ends_with(greedy[1]) == 429
+    scheduler.cancel(greedy[0].job)
+    assert [ends_with(watched) for watched in (greedy[0], *modest[:2], third)] == [None] * 4
+    scheduler.close()
+
+
 def test_all_of_a_request_or_nothing(endless: Model, log: list[str]) -> None:
     scheduler = scheduler_of(endless, 1, waiting=2)
     scheduler.submit([Watched(log, "first", ENDLESS).job])

@@ -1,13 +1,14 @@
 """Who is served when: a few threads, each completion a slice at a time, so that a long answer does not hold up a short one.
 
 Up to `running` completions are under way at once and take turns of SLICE seconds. More wait: one line for each client, and the
-lines take turns too, so that somebody with a hundred requests does not keep out somebody with one.
+lines take turns too, so that somebody with a hundred requests does not keep out somebody with one. Nor does he when there is no
+more room to wait: then the newest of his hundred makes room.
 """
 
 import threading
 import time
 import traceback
-from collections import OrderedDict, deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -104,7 +105,7 @@ class Scheduler:
         return sum(len(line) for line in list(self._lines.values()))
 
     def submit(self, jobs: Sequence[Job]) -> None:
-        """Take all `jobs`, or none of them.
+        """Take all `jobs`, which are of one client, or none of them. Others' may have to make room: they end with error 429.
 
         Raises:
             ApiError: 429, there is no room for so many; 503, the server is stopping.
@@ -112,26 +113,49 @@ class Scheduler:
         with self._changed:
             if self._closed:
                 raise stopping()
+            if len(jobs) > self._pool.size + self._room:
+                raise ApiError(400, f"{len(jobs)} completions at once: this server has room for {self._pool.size + self._room}", "n")
             room = self._pool.size - len(self._running) + self._room - self.waiting()
-            if len(jobs) > room:
-                if len(jobs) > self._pool.size + self._room:
-                    raise ApiError(400, f"{len(jobs)} completions at once: this server has room for {self._pool.size + self._room}", "n")
-                raise ApiError(429, "too many requests are waiting: try again in a moment", code="rate_limit_exceeded", Retry_After="1")
+            displaced = self._displaced(jobs, len(jobs) - room)
+            for job in displaced:
+                self._leave(job)
             for job in jobs:
                 self._lines.setdefault(job.client, deque()).append(job)
             self._admit()
+        for job in displaced:
+            job.emit((), End(error=too_many()))
+
+    def _displaced(self, jobs: Sequence[Job], count: int) -> list[Job]:
+        """The `count` waiting jobs that make room for `jobs`: the newest of whoever has most, running ones counted.
+
+        Raises:
+            ApiError: 429, nobody who has any would be left with as many as there would be of this client.
+        """
+        held = Counter(job.client for job in [*jobs, *self._running])
+        held.update({client: len(line) for client, line in self._lines.items()})
+        lines, displaced = {client: list(line) for client, line in self._lines.items()} if count > 0 else {}, list[Job]()
+        while len(displaced) < count:
+            most = max(filter(lines.get, lines), key=held.__getitem__, default=None)
+            if most is None or held[most] <= held[jobs[0].client]:
+                raise too_many()
+            displaced.append(lines[most].pop())
+            held[most] -= 1
+        return displaced
 
     def cancel(self, job: Job) -> None:
         """End a job soon, with what it has: at once if it waits, after its turn if it is computing. Ended jobs do not mind."""
         with self._changed:
             job.cancelled = True
-            line = self._lines.get(job.client)
-            if line is None or job not in line:
+            if job not in self._lines.get(job.client, ()):
                 return
-            line.remove(job)
-            if not line:
-                del self._lines[job.client]
+            self._leave(job)
         job.emit((), End())
+
+    def _leave(self, job: Job) -> None:
+        line = self._lines[job.client]
+        line.remove(job)
+        if not line:
+            del self._lines[job.client]
 
     def drain(self) -> None:
         """Take no more jobs, and refuse those that wait; running ones go on."""
@@ -228,3 +252,7 @@ class Scheduler:
 
 def stopping() -> ApiError:
     return ApiError(503, "the server is stopping", code="server_stopping", Retry_After="5")
+
+
+def too_many() -> ApiError:
+    return ApiError(429, "too many requests are waiting: try again in a moment", code="rate_limit_exceeded", Retry_After="1")
