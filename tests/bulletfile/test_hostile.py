@@ -322,6 +322,18 @@ HOSTILE: list[tuple[str, Forgery, str]] = [
         rf"tokenizer\.special\.end is {N - 1}, but piece {N - 1} is of type 1",
     ),
     ("P10", header(put("tokenizer", "special", "unk", value=6)), r"tokenizer\.special\.unk is 6, but piece 6 is of type 6"),
+    (
+        "P11",
+        header(lambda h: h["tokenizer"]["special"].update(bos=2, eos=1)),
+        r"tokenizer\.special\.bos is 2, but piece 2 is '</s>', not '<s>'",
+    ),
+    (
+        "P11",
+        header(lambda h: h["tokenizer"]["special"].update(user=4, assistant=3)),
+        r"tokenizer\.special\.user is 4, but piece 4 is '<\|assistant\|>', not '<\|user\|>'",
+    ),
+    ("P11", vocabulary(replaced(5, text="\u001b[2J")), r"tokenizer\.special\.end is 5, but piece 5 is '\\x1b\[2J', not '<\|end\|>'"),
+    ("P11", vocabulary(replaced(0, text="<none>")), r"tokenizer\.special\.unk is 0, but piece 0 is '<none>', not '<unk>'"),
     ("N1", body(UP, 18, NAN16), r"tensor layers\.0\.mlp\.up_proj\.weight holds a scale or number that is NaN"),
     ("N1", body(EMBEDDING, 34 * 9, INF16), r"tensor token_embedding\.weight holds"),
     ("N1", body(GAIN, 124, F32_NAN), r"tensor final_norm\.weight holds"),

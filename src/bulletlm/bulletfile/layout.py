@@ -134,10 +134,13 @@ def decode_pieces(section: bytes, vocab_size: int, special: Mapping[str, int]) -
         except UnicodeDecodeError:
             raise FormatError(f"{where}: the text of piece {i} is not UTF-8") from None
     _check_vocabulary(rows, where)
+    texts = {name: text for text, name in SPECIAL_PIECES.items()}
     for name, i in special.items():
         wanted = UNKNOWN if name == "unk" else CONTROL
         if rows[i].type != wanted:
             raise FormatError(f"tokenizer.special.{name} is {i}, but piece {i} is of type {rows[i].type}, not {wanted}")
+        if rows[i].text != texts[name]:
+            raise FormatError(f"tokenizer.special.{name} is {i}, but piece {i} is {rows[i].text[:20]!r}, not {texts[name]!r}")
     return rows
 
 
