@@ -380,7 +380,31 @@ def compare_losses(steps: int, seeds: int, tokens_dir: Path, shape: ModelShape, 
             nats, count = validate(state.model, open_tokens(tokens_dir, "val"), 8)
             results[choice.precision].append([*losses, nats / count])
             print(f"seed {seed}, {choice.precision}: held-out loss {nats / count:.4f}", flush=True)
+            if choice is not choices[0] and seed == 42:
+                shares = gradient_noise(state.model, [windows.batch(8 * (steps + n), 8) for n in range(12)], choices[0], choice)
+                most = max(shares, key=lambda name: shares[name])
+                middle = statistics.median(shares.values())
+                print(
+                    f"its error in a batch's gradient is {middle:.2%} of the variance between batches, at most {shares[most]:.2%}: {most}"
+                )
     return {name: np.array(each) for name, each in results.items()}
+
+
+def gradient_noise(model: Llama, batches: list[tuple[torch.Tensor, torch.Tensor]], exact: Choice, other: Choice) -> dict[str, float]:
+    """For every weight the squared error that `other` makes in the gradient of a batch, as a share of the variance between batches."""
+    found: dict[str, list[dict[str, torch.Tensor]]] = {}
+    for choice in (exact, other):
+        compute = set_up(dataclasses.replace(choice, micro_batch=len(batches[0][0])), model)
+        found[choice.precision] = []
+        for tokens, targets in batches:
+            model.zero_grad()
+            (compute.loss_of(tokens, targets) / tokens.numel()).backward()
+            found[choice.precision].append({name: weight.grad.clone() for name, weight in model.named_parameters()})
+    shares = {}
+    for name, _ in model.named_parameters():
+        true, rounded = (torch.stack([each[name] for each in found[choice.precision]]) for choice in (exact, other))
+        shares[name] = float((rounded - true).pow(2).sum() / len(batches) / true.var(0).sum())
+    return shares
 
 
 def report_losses(losses: dict[str, np.ndarray]) -> tuple[list[dict[str, Any]], float]:
