@@ -385,7 +385,7 @@ def compare_losses(steps: int, seeds: int, tokens_dir: Path, shape: ModelShape, 
                 most = max(shares, key=lambda name: shares[name])
                 middle = statistics.median(shares.values())
                 print(
-                    f"its error in a batch's gradient is {middle:.2%} of the variance between batches, at most {shares[most]:.2%}: {most}"
+                    f"its error in gradients: {middle:.2%} of the variance between batches, at most {shares[most]:.2%}: {most}"
                 )
     return {name: np.array(each) for name, each in results.items()}
 
