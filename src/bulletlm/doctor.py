@@ -69,7 +69,7 @@ def _advice(machine: Machine, free: float) -> list[str]:
     if _installed("torch") is None:
         advice.append("torch is missing: models run, but cannot be trained; pip install torch")
     if machine.compiler is None:
-        advice.append("no C++ compiler: training is about a sixth slower on long runs; install g++")
+        advice.append("no C++ compiler: long runs train slower, and never in int8; install g++")
     if free < NEEDED_DISK:
         advice.append(f"only {free / GB:.1f} GB of disk are free here: a run keeps up to five checkpoints; free {NEEDED_DISK / GB:.0f} GB")
     if machine.memory_available < NEEDED_MEMORY:

@@ -2,8 +2,13 @@
 
 import dataclasses
 import json
+import os
+import re
+import subprocess
+import sys
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,12 +17,13 @@ from bulletlm.config import TrainConfig
 from bulletlm.errors import ConfigError
 from bulletlm.int8 import products_are_exact
 from bulletlm.machine import inspect_machine
-from bulletlm.model import IGNORE, Llama, attend
+from bulletlm.model import IGNORE, Layer, Llama, attend
 from bulletlm.progress import SilentProgress
 from bulletlm.shape import ModelShape
 from bulletlm.train import tune
 from bulletlm.train.choice import Choice, choice_file, known_choices, parse_choice, read_choice, write_choice
 from bulletlm.train.compute import Compute, compiled, denormals_are_zero, pick_device, set_up
+from bulletlm.train.team import Team
 from bulletlm.train.tune import choose_compute, plain_choice, tuned
 
 SHAPE = ModelShape(vocab_size=300, dim=64, n_layers=2, n_heads=2, n_kv_heads=1, hidden_dim=128, max_seq_len=16)
@@ -135,8 +141,8 @@ def test_the_precision_that_suits_a_processor(instruction_sets: tuple[str, ...],
     if expected == "int8" and not products_are_exact():
         pytest.skip("int8 products saturate on this processor")
     machine = dataclasses.replace(inspect_machine(), instruction_sets=instruction_sets, compiler="g++ 12")
-    assert plain_choice(TrainConfig(), machine, "cpu", flops, SilentProgress()).precision == expected
-    assert plain_choice(TrainConfig(precision="bf16"), machine, "cpu", flops, SilentProgress()).precision == "bf16"
+    assert plain_choice(TrainConfig(), machine, "cpu", flops).precision == expected
+    assert plain_choice(TrainConfig(precision="bf16"), machine, "cpu", flops).precision == "bf16"
 
 
 def test_measuring_chooses_the_fastest_and_is_done_once(model: Llama, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -190,13 +196,125 @@ def test_a_resumed_run_keeps_its_choice_unless_told(model: Llama, tmp_path: Path
     torch.set_num_threads(1)
 
 
-def test_a_compiler_that_fails_is_announced(model: Llama, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tune, "_compile_problem", lambda model, way: "cannot find -lgomp")
+def test_a_run_is_not_continued_in_int8_where_its_products_are_wrong(model: Llama, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tune, "products_are_exact", lambda: False)
+    write_choice(tmp_path / "compute.json", Choice(False, "int8", 1, 4))
     said = Said()
-    config = TrainConfig(compile="on", threads=1)
-    compute = choose_compute(config, model, 1000, tmp_path, said)
-    assert compute.loss_of == model.loss
-    if inspect_machine().compiler:
-        assert said.lines == ["training in eager mode, up to a fifth slower: torch.compile failed (cannot find -lgomp)"]
+    compute = choose_compute(TrainConfig(threads=1, compile="off"), model, 1000, tmp_path, said)
+    assert (model.precision, compute.micro_batch) == ("fp32", 4)
+    assert said.lines == ["training in fp32 instead of int8: there are no exact 8-bit products here"]
+    assert read_choice(tmp_path / "compute.json") == Choice(False, "fp32", 1, 4)
+    with pytest.raises(ConfigError, match=r"^train.precision: this processor has no exact 8-bit products"):
+        choose_compute(TrainConfig(precision="int8", compile="off"), model, 1000, tmp_path, said)
+
+
+def follower(choice: Choice) -> Team:
+    """The second of two processes, whose leader takes `choice`; no processes are needed to be told it."""
+    team = Team()
+    team.rank = 1
+    team.tell = lambda value=None, patient=False: choice.as_dict()  # type: ignore[method-assign]
+    return team
+
+
+def test_all_of_a_team_compute_alike_or_not_at_all(model: Llama, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tune, "products_are_exact", lambda: False)
+    config = TrainConfig(threads=1, compile="off")
+    with pytest.raises(ConfigError, match=r"cannot compute in int8 as the others of its team do: train with --precision=fp32"):
+        choose_compute(config, model, 1000, tmp_path, SilentProgress(), follower(Choice(False, "int8", 1, 4)))
+    choose_compute(config, model, 1000, tmp_path, SilentProgress(), follower(Choice(False, "bf16", 1, 4)))
+    assert model.precision == "bf16"
+
+
+def test_without_a_compiler_int8_is_given_up(model: Llama, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Eager int8 is slower than eager FP32; who asks for it gets it."""
+    monkeypatch.setattr(tune, "products_are_exact", lambda: True)
+    monkeypatch.setattr(tune, "inspect_machine", lambda: dataclasses.replace(inspect_machine(), compiler=None))
+    write_choice(tmp_path / "compute.json", Choice(True, "int8", 1, 4))
+    said = Said()
+    choose_compute(TrainConfig(threads=1), model, 1000, tmp_path, said)
+    assert model.precision == "fp32"
+    assert said.lines == [
+        "training in eager mode and fp32 instead of int8, which is slower: torch.compile needs a C++ compiler (install g++ or clang++)"
+    ]
+    assert read_choice(tmp_path / "compute.json") == Choice(False, "fp32", 1, 4)
+    choose_compute(TrainConfig(threads=1, precision="int8", compile="on"), model, 1000, tmp_path, said)
+    assert model.precision == "int8"
+    assert said.lines[1:] == ["training in eager mode, which is slower: torch.compile needs a C++ compiler (install g++ or clang++)"]
+
+
+@pytest.mark.parametrize(
+    ("precision", "settings", "expected"),
+    [
+        ("int8", {}, [(True, "int8"), (True, "fp32"), (False, "fp32")]),
+        ("bf16", {}, [(True, "bf16"), (True, "fp32"), (False, "bf16"), (False, "fp32")]),
+        ("int8", {"precision": "int8"}, [(True, "int8")]),
+        ("int8", {"compile": "on"}, [(True, "int8"), (True, "fp32")]),
+    ],
+)
+def test_ways_that_make_sense_are_compared(
+    model: Llama, monkeypatch: pytest.MonkeyPatch, precision: Any, settings: dict[str, Any], expected: list[tuple[bool, str]]
+) -> None:
+    compared: list[list[tuple[bool, str]]] = []
+
+    def pretend(ways: list[Choice], model: Llama) -> tuple[Choice, float]:
+        compared.append([(way.compiled, way.precision) for way in ways])
+        return ways[0], 1.0
+
+    monkeypatch.setattr(tune, "_fastest", pretend)
+    config = TrainConfig(batch_size_per_device=2, gradient_accumulation_steps=1, threads=1, **settings)
+    tuned(Choice(True, precision, 1, 2), config, model, inspect_machine(), SilentProgress())
+    assert [pairs for pairs in compared if len(set(pairs)) > 1] == [expected] * (len(expected) > 1)
+
+
+BROKEN = """
+import sys
+from pathlib import Path
+import torch
+from bulletlm.config import TrainConfig
+from bulletlm.model import Llama
+from bulletlm.shape import ModelShape
+from bulletlm.train import tune
+import test_compute as t
+
+tune.TUNE_FROM_FLOPS = 0.0  # with what is measured before
+model = Llama(t.SHAPE)
+model.initialise(5)
+said = t.Said()
+config = TrainConfig(threads=1, batch_size_per_device=2, gradient_accumulation_steps=2)
+compute = tune.choose_compute(config, model, 10**15, Path(sys.argv[1]), said)
+compute.loss_of(*t.batch()).backward()
+print("\\n".join(said.lines))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(inspect_machine().compiler is None, reason="no C++ compiler")
+def test_a_compiler_that_fails_is_announced(tmp_path: Path) -> None:
+    """A real one: it ends with 1 whatever it is asked to compile, and nothing is in the cache."""
+    path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+    environment = {**os.environ, "PYTHONPATH": path, "CXX": "/bin/false"}
+    command = [sys.executable, "-c", BROKEN, str(tmp_path)]
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    assert result.returncode == 0, result.stderr
+    lines = result.stdout.splitlines()
+    assert re.match(r"training in eager mode( and fp32 instead of int8)?, which is slower: torch.compile failed \(.+\)$", lines[0])
+    assert "compiled" not in "".join(lines[1:]), "eager ways alone are measured"
     choice = read_choice(tmp_path / "compute.json")
-    assert choice and not choice.compiled
+    assert choice and not choice.compiled and choice.precision != "int8"
+
+
+def test_a_model_that_cannot_be_traced_is_announced(model: Llama, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tracer's own exceptions are no relatives of the compiler's."""
+
+    def untraceable(layer: Layer, x: torch.Tensor, rope: torch.Tensor) -> torch.Tensor:
+        torch._dynamo.graph_break()
+        return layer(x, rope)  # type: ignore[no-any-return]
+
+    monkeypatch.setattr("bulletlm.train.compute.run_layer", untraceable)
+    monkeypatch.setattr(tune, "inspect_machine", lambda: dataclasses.replace(inspect_machine(), compiler="g++"))
+    said = Said()
+    compute = choose_compute(TrainConfig(compile="on", threads=1, precision="fp32"), model, 1000, tmp_path, said)
+    assert compute.loss_of == model.loss
+    (line,) = said.lines
+    assert line.startswith("training in eager mode, which is slower: torch.compile failed (")
+    assert all(weight.grad is None for weight in model.parameters())

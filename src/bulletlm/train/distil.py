@@ -32,7 +32,7 @@ from bulletlm.train.compute import activate, compiled, denormals_are_zero, pick_
 from bulletlm.train.ema import EMA
 from bulletlm.train.optimizer import build_optimizers, optimizer_tensors, restore_optimizers, set_learning_rate
 from bulletlm.train.stopping import Waiting, be_nice, stop_requested
-from bulletlm.train.tune import plain_choice, without_broken_compiler
+from bulletlm.train.tune import feasible, plain_choice
 
 WARMUP_STEPS = 10
 EMA_DECAY = 0.95
@@ -195,7 +195,7 @@ def _divergences(master: Llama, student: Llama, train: TrainConfig, tokens: int,
     """
     machine, device = inspect_machine(), master.rope.device.type
     flops = 8.0 * master.shape.n_parameters * tokens
-    choice = without_broken_compiler(plain_choice(train, machine, device, flops, progress), student, progress)
+    choice = feasible(plain_choice(train, machine, device, flops), train, student, machine, progress)
     activate(choice, student)
     if choice.precision == "int8":
         student.compute_in("int8-gradients")

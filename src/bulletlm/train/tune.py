@@ -7,7 +7,7 @@ checkpoints, so that a run which is resumed goes on exactly as it began.
 
 import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,67 +47,87 @@ def choose_compute(config: TrainConfig, model: Llama, tokens: int, checkpoints: 
     """Set up this process and `model` for a run over `tokens` training tokens whose checkpoints are in `checkpoints`.
 
     The leader of a team decides for all, but for the threads, which are those that a machine has.
+
+    Raises:
+        ConfigError: this machine cannot compute in the precision that was set, or that the leader of the team chose.
     """
     keep_memory()
     machine = inspect_machine()
     device = model.rope.device.type
     flops = 6.0 * model.shape.n_parameters * tokens
-    plain = plain_choice(config, machine, device, flops, progress, team.local_size)
+    plain = plain_choice(config, machine, device, flops, team.local_size)
     choice = plain
     if team.leads:
         # Another number of processes rounds its sums differently anyway, and has other threads: it chooses anew.
         note = checkpoints / ("compute.json" if team.size == 1 else f"compute-{team.size}.json")
         noted = read_choice(note)
-        if noted is not None:
-            choice = _pinned(noted, plain, config, _can_compile(machine, device))
-        elif config.tune == "auto" and device == "cpu" and flops > TUNE_FROM_FLOPS:
-            choice = tuned(plain, config, model, machine, progress, team.size)
-        choice = without_broken_compiler(choice, model, progress)
+        choice = feasible(_pinned(noted, plain, config) if noted else plain, config, model, machine, progress)
+        if noted is None and config.tune == "auto" and device == "cpu" and flops > TUNE_FROM_FLOPS:
+            choice = tuned(choice, config, model, machine, progress, team.size)
         if choice != noted:
             write_choice(note, choice)
     told = parse_choice(team.tell(choice.as_dict()))
     assert told is not None
     if not team.leads:
-        choice = without_broken_compiler(dataclasses.replace(told, threads=plain.threads), model, progress)
+        choice = feasible(dataclasses.replace(told, threads=plain.threads), config, model, machine, progress)
+        if choice.precision != told.precision:
+            raise ConfigError(f"this machine cannot compute in {told.precision} as the others of its team do: train with --precision=fp32")
     return set_up(choice, model)
 
 
-def plain_choice(config: TrainConfig, machine: Machine, device: str, flops: float, progress: Progress, processes: int = 1) -> Choice:
-    """As configured, and where that is left open what suits most: nothing is measured.
+def plain_choice(config: TrainConfig, machine: Machine, device: str, flops: float, processes: int = 1) -> Choice:
+    """As configured, and where that is left open what suits most: nothing is measured, nor tried.
 
     Args:
         device: type of torch.device.
         flops: of the whole work.
         processes: on this machine.
     """
-    can_compile = _can_compile(machine, device)
-    wants_graph = config.compile == "on" or (config.compile == "auto" and flops > COMPILE_FROM_FLOPS)
-    if wants_graph and device == "cpu" and not can_compile:
-        progress.say("training in eager mode, up to a fifth slower: torch.compile needs a C++ compiler (install g++ or clang++)")
+    # On Apple's GPU compiling is young.
+    compiles = device != "mps" and (config.compile == "on" or (config.compile == "auto" and flops > COMPILE_FROM_FLOPS))
     return Choice(
-        compiled=wants_graph and can_compile,
-        precision=_precision(config, machine, device, wants_graph and can_compile),
+        compiled=compiles,
+        precision=_precision(config, machine, device, compiles),
         threads=config.threads or max(1, machine.cores // processes),
         micro_batch=config.batch_size_per_device,
     )
 
 
-def _can_compile(machine: Machine, device: str) -> bool:
-    """Without a compiler torch.compile fails; on Apple's GPU it is young."""
-    return {"cpu": machine.compiler is not None, "cuda": True}.get(device, False)
+def feasible(choice: Choice, config: TrainConfig, model: Llama, machine: Machine, progress: Progress) -> Choice:
+    """`choice`, or what comes nearest to it of what this machine can do; a change is announced.
+
+    A compiled choice is tried, which compiles it.
+
+    Raises:
+        ConfigError: the configuration itself asks for a precision that is not to be had here.
+    """
+    device = model.rope.device.type
+    if choice.precision == "int8" and not (device == "cpu" and products_are_exact()):
+        if config.precision == "int8":
+            raise ConfigError("train.precision: this processor has no exact 8-bit products: take fp32, or auto for what fits best")
+        progress.say("training in fp32 instead of int8: there are no exact 8-bit products here")
+        choice = dataclasses.replace(choice, precision="fp32")
+    problem = None
+    if choice.compiled and device == "cpu" and machine.compiler is None:
+        problem = "torch.compile needs a C++ compiler (install g++ or clang++)"
+    elif choice.compiled and (failure := _compile_problem(model, choice)):
+        problem = f"torch.compile failed ({failure})"
+    if problem is None:
+        return choice
+    # Rounding costs more than it saves where it is not fused by the compiler.
+    loses = choice.precision == "int8" and config.precision == "auto"
+    progress.say(f"training in eager mode{' and fp32 instead of int8' * loses}, which is slower: {problem}")
+    return dataclasses.replace(choice, compiled=False, precision="fp32" if loses else choice.precision)
 
 
 def _precision(config: TrainConfig, machine: Machine, device: str, compiled: bool) -> Precision:
     """As configured, or the one that is fastest where this machine has it in hardware."""
-    if config.precision == "int8" and not (device == "cpu" and products_are_exact()):
-        raise ConfigError("train.precision: this processor has no exact 8-bit products: take fp32, or auto for what fits best")
     if config.precision != "auto":
         return config.precision
     if device == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
     if device == "cpu" and machine.has_bf16:
         return "bf16"
-    # Rounding costs more than it saves where it is not fused by the compiler.
     return "int8" if device == "cpu" and machine.has_int8 and compiled and products_are_exact() else "fp32"
 
 
@@ -119,8 +139,8 @@ def tuned(plain: Choice, config: TrainConfig, model: Llama, machine: Machine, pr
         return known
     best, speed, deadline = plain, 0.0, time.monotonic() + TUNE_SECONDS
     with progress.task("Measuring which way to compute is fastest here", None):
-        for part, values in _open_parts(plain, config, model.shape, machine, processes).items():
-            ways = [best, *(dataclasses.replace(best, **{part: value}) for value in values if value != getattr(best, part))]
+        for changes in _open_parts(plain, config, model.shape, machine, processes):
+            ways = list(dict.fromkeys([best, *(dataclasses.replace(best, **change) for change in changes)]))
             if len(ways) > 1 and time.monotonic() < deadline:
                 best, speed = _fastest(ways, model)
     if speed:
@@ -132,19 +152,19 @@ def tuned(plain: Choice, config: TrainConfig, model: Llama, machine: Machine, pr
     return best
 
 
-def _open_parts(plain: Choice, config: TrainConfig, shape: ModelShape, machine: Machine, processes: int) -> dict[str, list[Any]]:
-    """The parts of a choice that the configuration leaves open, in the order in which they are decided, and their values."""
-    parts: dict[str, list[Any]] = {}
-    if plain.compiled and config.compile == "auto":
-        parts["compiled"] = [False]
-    if plain.precision != "fp32" and config.precision == "auto":
-        parts["precision"] = ["fp32"]
+def _open_parts(
+    plain: Choice, config: TrainConfig, shape: ModelShape, machine: Machine, processes: int
+) -> Iterator[Sequence[Mapping[str, Any]]]:
+    """What the configuration leaves open, in the order in which it is decided: changes of a choice, of which one is taken."""
+    compiled = {plain.compiled, False} if config.compile == "auto" else {plain.compiled}
+    precisions = {plain.precision, "fp32"} if config.precision == "auto" else {plain.precision}
+    pairs = [(graph, precision) for graph in sorted(compiled, reverse=True) for precision in sorted(precisions)]
+    yield [{"compiled": graph, "precision": precision} for graph, precision in pairs if graph or precision != "int8"]
     sequences = config.batch_size_per_device * config.gradient_accumulation_steps // processes
     room = ACTIVATIONS / _activation_bytes(shape)
-    parts["micro_batch"] = [n for n in (2 * plain.micro_batch, 4 * plain.micro_batch) if sequences % n == 0 and n <= room]
+    yield [{"micro_batch": n} for n in (2 * plain.micro_batch, 4 * plain.micro_batch) if sequences % n == 0 and n <= room]
     if not config.threads and processes == 1 and machine.cores > 1:
-        parts["threads"] = [machine.cores // 2]
-    return parts
+        yield [{"threads": machine.cores // 2}]
 
 
 def _activation_bytes(shape: ModelShape) -> float:
@@ -184,30 +204,22 @@ def _pass(model: Llama, way: Choice) -> Callable[[], None]:
     return run
 
 
-def without_broken_compiler(choice: Choice, model: Llama, progress: Progress) -> Choice:
-    """`choice`, or the same in eager mode where compiling fails, which is announced."""
-    if choice.compiled and (problem := _compile_problem(model, choice)):
-        progress.say(f"training in eager mode, up to a fifth slower: torch.compile failed ({problem})")
-        return dataclasses.replace(choice, compiled=False)
-    return choice
-
-
 def _compile_problem(model: Llama, way: Choice) -> str | None:
     """Compile by running it once; what went wrong, in one line."""
-    from torch._dynamo.exc import BackendCompilerFailed
-
     try:
         _pass(model, way)()
-    except BackendCompilerFailed as error:
+    # Tracer, code generator, compiler and cache have exceptions of many kinds; a fault of the model itself shows in eager mode again.
+    except Exception as error:
         model.zero_grad(set_to_none=True)
-        return next(iter(str(error.inner_exception).splitlines()), type(error.inner_exception).__name__)
+        cause = getattr(error, "inner_exception", error)
+        return next(iter(str(cause).splitlines()), type(cause).__name__)
     return None
 
 
-def _pinned(noted: Choice, plain: Choice, config: TrainConfig, can_compile: bool) -> Choice:
-    """The choice of the run so far, but for what the configuration says expressly and what this machine cannot do."""
+def _pinned(noted: Choice, plain: Choice, config: TrainConfig) -> Choice:
+    """The choice of the run so far, but for what the configuration says expressly."""
     return Choice(
-        compiled=noted.compiled and can_compile if config.compile == "auto" else plain.compiled,
+        compiled=noted.compiled if config.compile == "auto" else plain.compiled,
         precision=noted.precision if config.precision == "auto" else plain.precision,
         threads=config.threads or noted.threads,
         micro_batch=noted.micro_batch,
