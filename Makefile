@@ -21,7 +21,7 @@ lint: $(VENV)/.dev
 # Do the benches work? Small and quick; each script says on top how it is run in earnest.
 bench: $(VENV)/.dev
 	@$(BIN)/python bench/train_speed.py --quick
-	@$(BIN)/python bench/runtime.py --rounds 3
+	@$(BIN)/python bench/runtime.py --quick
 
 # The C code under AddressSanitizer and UBSan: all shapes and types, then mutated files. Under two minutes.
 NATIVE := src/bulletlm/runtime/native

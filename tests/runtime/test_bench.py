@@ -40,7 +40,7 @@ def test_the_figures(bullet_path: Path, capsys: pytest.CaptureFixture[str]) -> N
 
 def test_beside_llama(bullet_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("xllamacpp")
-    monkeypatch.setattr(module, "_whole_process", lambda file: {"process_seconds": 0.1})  # the other test runs it
+    monkeypatch.setattr(module, "whole_process", lambda file: {"process_seconds": 0.1})  # the other test runs it
     result = bench(bullet_path, "llama.cpp", tokens=16, rounds=1)
     assert set(result["against"]["ratios"]) == {"decode, exact", "decode, turbo", "prefill, exact", "prefill, turbo"}
     assert result["against"]["same_likeliest"] > 0.7

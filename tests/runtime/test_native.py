@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from native_models import floats, random_weights, reference
+from native_models import floats, random_weights
 from test_engine import SHAPES
 
 from bulletlm.bulletfile.reader import open_bullet
@@ -23,6 +23,7 @@ from bulletlm.quant.bq4 import Quantized, pack_bq4, pack_bq8
 from bulletlm.runtime import Engine, Model, Sampling, generate, load, native, probe, sample
 from bulletlm.runtime.native import NativeEngine, NativeSampler, Unavailable, available_paths
 from bulletlm.runtime.random import seeded, state_of
+from bulletlm.runtime.reference import reference
 from bulletlm.shape import BQ4_BYTES, BQ8_BYTES, ModelShape
 
 try:
