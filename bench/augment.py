@@ -1,6 +1,7 @@
 """How well the filters of augmentation tell paraphrases from other sentences: python bench/augment.py [--data ../shared/data] [--json FILE]
 
 Real paraphrases (two translations of one sentence) should pass; two different sentences of the same length should not.
+The exit code is 1 if a bar is missed.
 """
 
 import argparse
@@ -33,7 +34,7 @@ def judge(pairs: list[tuple[str, str]]) -> tuple[dict[str, float], list[float], 
     return {rule: dropped[rule] / len(pairs) for rule in ("passes", *RULES) if dropped[rule]}, scores, milliseconds
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
     parser.add_argument("--json", type=Path)
@@ -73,7 +74,8 @@ def main() -> None:
             "bars": results,
         }
         arguments.json.write_text(json.dumps(report, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+    return 0 if all(bar["pass"] for bar in results) else 1
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

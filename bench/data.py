@@ -11,6 +11,7 @@ together), so that other work on the machine changes little. Each of our steps i
 
 Growth runs the whole data stage on 10 MB and 100 MB, with --full on 1 GB, in a process of its own, and watches its memory: the
 real text repeated with the words of each paragraph in another order, which no deduplication takes for a copy.
+The exit code is 1 if a bar is missed.
 """
 
 import argparse
@@ -344,7 +345,7 @@ def print_languages(data: Path) -> None:
         print(f"| {path.name} | {len(rows):,} |", " | ".join(f"{share:.1%}" for share in shares), "|", flush=True)
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
     parser.add_argument("--full", action="store_true", help="grow to 1 GB; takes some minutes")
@@ -357,13 +358,13 @@ def main() -> None:
     if arguments.peer:
         step, corpus, place = arguments.peer
         print(datatrove(Path(corpus), Path(place), step))
-        return
+        return 0
     if arguments.signals:
         print_signals(arguments.data)
-        return
+        return 0
     if arguments.languages:
         print_languages(arguments.data)
-        return
+        return 0
     with tempfile.TemporaryDirectory(prefix="bench-data-") as folder:
         result = measure(arguments.data, Path(folder), arguments.full, arguments.datatrove)
     for bar in result["bars"]:
@@ -371,6 +372,7 @@ def main() -> None:
         print(f"{'pass' if bar['pass'] else 'FAIL'}  {bar['name']}: {bar['value']:.2f}, {sign} {bar['target']}")
     if arguments.json:
         arguments.json.write_text(json.dumps(result, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+    return 0 if all(bar["pass"] for bar in result["bars"]) else 1
 
 
 def measure(data: Path, folder: Path, full: bool, python: str) -> dict[str, Any]:
@@ -464,4 +466,4 @@ def measure(data: Path, folder: Path, full: bool, python: str) -> dict[str, Any]
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
