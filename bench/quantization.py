@@ -6,6 +6,7 @@
     python bench/quantization.py runs/bench --only gptq --calibration-tokens 2000 5000 20000 60000
     python bench/quantization.py runs/bench --only gptq --damping 0.01 0.03 0.1 0.3
     python bench/quantization.py runs/bench --only "llama.cpp Q4_0" model.bullet    what QAT is judged by
+    python bench/quantization.py --memory                                           what calibrating 100M random parameters takes
 
 All rows predict the same windows, so differences from FP32 are paired; +- is their standard error over windows. llama.cpp's
 types are rounded by llama.cpp itself and read by the gguf package; all models compute in float32. Bits are those of all
@@ -20,8 +21,11 @@ import json
 import platform
 import resource
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -37,7 +41,7 @@ from bulletlm.data.calibration import calibration_windows
 from bulletlm.data.tokens import open_tokens
 from bulletlm.errors import BulletError
 from bulletlm.evaluate.compare import Comparison, compare
-from bulletlm.export.npy import read_npy
+from bulletlm.export.npy import read_npy, write_npy
 from bulletlm.progress import SilentProgress
 from bulletlm.quant import gptq
 from bulletlm.quant.bq4 import Quantized, pack_bq4, quantize_bq4
@@ -46,6 +50,9 @@ from bulletlm.quant.types import weight_types
 from bulletlm.runtime import Engine, Model, Sampling
 from bulletlm.shape import ModelShape
 from bulletlm.tokenizer import Tokenizer
+
+LARGE = ModelShape(4_000, 768, 14, 12, 12, 2048, 512)
+"""102 million parameters."""
 
 Tensors = dict[str, np.ndarray[Any, np.dtype[np.float32]]]
 
@@ -65,7 +72,8 @@ class Row(NamedTuple):
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", type=Path, help="a run folder with export/npy and tokens")
+    parser.add_argument("run", type=Path, nargs="?", help="a run folder with export/npy and tokens")
+    parser.add_argument("--memory", action="store_true", help="only the peak memory of calibrating a random model of 100M parameters")
     parser.add_argument("--calibration-tokens", type=int, nargs="+", default=[20_000, 40_000])
     parser.add_argument("--damping", type=float, nargs="+", default=[], help="also these shares in place of the usual one")
     parser.add_argument("--file", type=Path, nargs="+", default=[], help=".bullet files of the same FP32 model")
@@ -73,6 +81,11 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=42)
     parser.add_argument("--json", type=Path, help="write the rows, and what they say about the bars, to this file")
     arguments = parser.parse_args()
+    if bool(arguments.run) == arguments.memory:
+        parser.error("name a run folder, or give --memory")
+    if arguments.memory:
+        print_memory(LARGE, [4_096, 14_096])
+        return 0
     try:
         with threadpool_limits(1, user_api="blas"):
             return run(arguments)
@@ -113,7 +126,7 @@ def run(arguments: argparse.Namespace) -> int:
         file = open_bullet(path)
         rest = 8 * (file.size - sum(region.size for region in file.tensors.values())) / shape.n_parameters
         print(f"\nTokenizer and header add {rest:.2f} bits a weight to a .bullet of this model, whatever its types.")
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    peak = peak_memory()
     print(f"\nPeak memory of this process, all rows and comparisons: {peak / 1e6:,.0f} MB.\n")
     bars = judge(results)
     for bar in bars:
@@ -126,6 +139,38 @@ def run(arguments: argparse.Namespace) -> int:
         report = {"machine": platform.processor() or platform.machine(), "versions": versions, "rows": results, "bars": bars}
         arguments.json.write_text(json.dumps({**report, "peak_bytes": peak}, indent=2) + "\n", encoding="utf-8")
     return 1 if any(bar["pass"] is False for bar in bars) else 0
+
+
+def peak_memory() -> int:
+    """Bytes that this process has had in memory at most, so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def print_memory(shape: ModelShape, counts: list[int]) -> None:
+    """The peak of a process that reads a random model, as `bullet build` would, and calibrates it on so many random tokens."""
+    random = np.random.default_rng(0)
+    tensors = {
+        name: (random.standard_normal(extents, np.float32) * np.float32(0.02) if len(extents) > 1 else np.ones(extents, np.float32))
+        for name, extents in shape.tensors().items()
+    }
+    print(f"{shape.n_parameters:,} parameters, {4 * shape.n_parameters / 1e6:,.0f} MB as float32")
+    with tempfile.TemporaryDirectory() as folder:
+        write_npy(Path(folder) / "npy", shape, tensors, b"", {})
+        del tensors
+        for count in counts:
+            with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+                empty, peak, seconds = pool.submit(calibrate_alone, Path(folder) / "npy", count).result()
+            print(f"{count:,} tokens: {peak / 1e6:,.0f} MB at most, {empty / 1e6:,.0f} MB before the model was read; {seconds:,.0f} CPU s")
+
+
+def calibrate_alone(folder: Path, count: int) -> tuple[int, int, float]:
+    """Memory in bytes before and at most, and CPU seconds, of calibrating the model in `folder` with the full method."""
+    empty = peak_memory()
+    shape, tensors, _, _ = read_npy(folder)
+    windows = np.random.default_rng(1).integers(0, shape.vocab_size, (count // shape.max_seq_len, shape.max_seq_len))
+    with threadpool_limits(1, user_api="blas"):
+        quantise(shape, tensors, weight_types(shape), "gptq", windows, SilentProgress())
+    return empty, peak_memory(), time.process_time()
 
 
 def llamas(shape: ModelShape, tensors: Tensors, windows: np.ndarray[Any, Any]) -> Iterator[Row]:
