@@ -11,19 +11,16 @@ static void store_key_value(const struct model *m, uint8_t *page_head_memory, in
     ((float *)(void *)(page_head_memory + m->value_scales_at))[position] = quantize_16(value, values, m->head_dim, 1);
 }
 
-/* query . key for the 32 positions from `keys`, which are two tiles. Even and odd inputs are summed apart: the sums of a
+/* query . key for 16 or 32 positions from `keys`: one or two tiles. Even and odd inputs are summed apart: the sums of a
  * fused multiply-add chain wait for each other. */
-static inline void score_32(const float *query, const int16_t *keys, int32_t head_dim, float *out) {
-    lanes a0 = lanes_zero(), a1 = a0, b0 = a0, b1 = a0;
-    const int16_t *next = keys + (size_t)head_dim * ROWS;
-    for (int32_t d = 0; d < head_dim; d += 2, keys += 2 * ROWS, next += 2 * ROWS) {
-        a0 = lanes_fma(a0, lanes_i16(keys), query[d]);
-        b0 = lanes_fma(b0, lanes_i16(next), query[d]);
-        a1 = lanes_fma(a1, lanes_i16(keys + ROWS), query[d + 1]);
-        b1 = lanes_fma(b1, lanes_i16(next + ROWS), query[d + 1]);
+static ALWAYS_INLINE void score(const float *query, const int16_t *keys, int32_t head_dim, const int tiles, float *out) {
+    lanes even[2] = {lanes_zero(), lanes_zero()}, odd[2] = {lanes_zero(), lanes_zero()};
+    const size_t tile = (size_t)head_dim * ROWS;
+    for (int32_t d = 0; d < head_dim; d += 2, keys += 2 * ROWS) {
+        UNROLL for (int i = 0; i < tiles; i++) even[i] = lanes_fma(even[i], lanes_i16(keys + (size_t)i * tile), query[d]);
+        UNROLL for (int i = 0; i < tiles; i++) odd[i] = lanes_fma(odd[i], lanes_i16(keys + (size_t)i * tile + ROWS), query[d + 1]);
     }
-    lanes_store(out, lanes_add(a0, a1));
-    lanes_store(out + ROWS, lanes_add(b0, b1));
+    UNROLL for (int i = 0; i < tiles; i++) lanes_store(out + i * ROWS, lanes_add(even[i], odd[i]));
 }
 
 /* out[0 ... 16 * vectors) += sum over positions of weight * value */
@@ -50,9 +47,15 @@ static void attend(const struct model *m, uint8_t *const *pages, int32_t layer, 
 
         /* Up to whole vectors; what is past the end gets the weight 0. */
         const int32_t whole = (int32_t)round_up((size_t)count, ROWS);
-        float scores[PAGE], tops[ROWS], norms[ROWS] = {0};
-        for (int32_t t = 0; t < count; t += 2 * ROWS)
-            score_32(query, (const int16_t *)(const void *)memory + (size_t)t * (size_t)m->head_dim, m->head_dim, scores + t);
+        float scores[PAGE] = {0}, tops[ROWS], norms[ROWS] = {0};
+        for (int32_t t = 0; t < whole; t += 2 * ROWS) {
+            const int16_t *keys = (const int16_t *)(const void *)memory + (size_t)t * (size_t)m->head_dim;
+            if (whole - t > ROWS) {
+                score(query, keys, m->head_dim, 2, scores + t);
+            } else {
+                score(query, keys, m->head_dim, 1, scores + t);
+            }
+        }
         for (int32_t t = 0; t < whole; t++) scores[t] *= key_scales[t];
         for (int32_t t = count; t < whole; t++) scores[t] = -INFINITY;
 
