@@ -97,7 +97,7 @@ def run(arguments: argparse.Namespace) -> int:
     folder = arguments.run
     shape, tensors, proto, _ = read_npy(folder / "export" / "npy")
     tokenizer = Tokenizer(proto)
-    text, held_out = open_tokens(folder / "tokens", "train").tokens, open_tokens(folder / "tokens", "val")
+    text, held_out = (open_tokens(folder / "tokens", split) for split in ("train", "val"))
     fp32 = Model(Engine(shape, tensors), tokenizer, shape, Sampling(), {})
 
     def windows(count: int) -> np.ndarray[Any, Any]:

@@ -200,7 +200,7 @@ def test_weights_of_another_model_or_type_are_refused(copy: Path, tmp_path: Path
     out = tmp_path / "model.bullet"
     builder([str(copy), "--out", str(out)])
     assert out.read_bytes() == (copy / "model.bullet").read_bytes()
-    text, trained = open_tokens(copy / "tokens", "train").tokens, copy / "qat/model.bullet"
+    text, trained = open_tokens(copy / "tokens", "train"), copy / "qat/model.bullet"
     with pytest.raises(BulletError, match="of another model or for other types of weights"):
         build_bullet(copy / "export/npy", out, QuantConfig(keep=["layers.0.*=BQ8"]), 1, text, None, SilentProgress(), trained=trained)
     path = copy / "export/npy/layers.0.mlp.up_proj.weight.npy"

@@ -36,15 +36,13 @@ from bulletlm.tokenizer import Tokenizer
 SENSITIVITY_TOKENS = 1_024
 """Held-out tokens on which each matrix is quantised alone; enough to tell which one hurts."""
 
-Tokens = npt.NDArray[np.unsignedinteger[Any]]
-
 
 def build_bullet(
     npy_folder: Path,
     path: Path,
     config: QuantConfig,
     seed: int,
-    calibration: Tokens | None,
+    calibration: TokenFile | None,
     validation: TokenFile | None,
     progress: Progress,
     report: Path | None = None,
@@ -58,7 +56,7 @@ def build_bullet(
         path: where the file appears once it is complete.
         config: types and method.
         seed: decides which text is used for calibration, unless the configuration has a seed of its own.
-        calibration: token ids to draw the calibration text from; needed for BQ4 unless the method is "none".
+        calibration: text to draw the calibration windows from; needed for BQ4 unless the method is "none".
         validation: held-out text to measure on; without it the file says nothing about what was lost.
         progress: shows the bars.
         report: where to write the errors of every tensor and layer, as JSON.
@@ -129,7 +127,7 @@ def fit_to_text(
     tokenizer: Tokenizer,
     config: QuantConfig,
     seed: int,
-    calibration: Tokens | None,
+    calibration: TokenFile | None,
     progress: Progress,
 ) -> tuple[Calibrated, str]:
     """Round float32 tensors to their types, calibrated as `config` says; returns them and the method that was used.

@@ -87,9 +87,9 @@ def build(
     vocab_size = read_npy(folder)[0].vocab_size
     text, held_out = None, None
     if calibration:
-        text = _read_tokens(calibration, vocab_size)
+        text = _as_token_file(calibration, vocab_size)
     elif run:
-        text = open_tokens(run / "tokens", "train").tokens
+        text = open_tokens(run / "tokens", "train")
     if validation:
         held_out = _as_token_file(validation, vocab_size)
     elif run:

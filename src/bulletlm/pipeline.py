@@ -222,7 +222,7 @@ def _build(run: Run) -> None:
         folder / "model.bullet",
         config.quant,
         config.seed,
-        train.tokens,
+        train,
         val,
         run.progress,
         folder / "quantization.json",

@@ -41,7 +41,7 @@ def train_on_grid(run: Path, config: Config, text: TokenFile, held_out: TokenFil
     shape, tensors, proto, metadata = read_npy(run / "export" / "npy")
     tokenizer = Tokenizer(proto)
     types = weight_types(shape, config.quant.weights, config.quant.embedding, config.quant.keep)
-    done, method = fit_to_text(shape, tensors, types, tokenizer, config.quant, config.seed, text.tokens, progress)
+    done, method = fit_to_text(shape, tensors, types, tokenizer, config.quant, config.seed, text, progress)
     result = distil(
         shape,
         tensors,

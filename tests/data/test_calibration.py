@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from bulletlm.data.calibration import calibration_windows
+from bulletlm.data.tokens import TokenFile
 from bulletlm.errors import DataError
 from bulletlm.progress import SilentProgress
 from bulletlm.tokenizer import BOS, EOS, Tokenizer, train_tokenizer
@@ -40,7 +41,7 @@ def marathi_share(tokenizer: Tokenizer, windows: np.ndarray) -> float:
 
 def test_windows_are_pieces_of_the_stream(tokenizer: Tokenizer, texts: dict[str, list[str]]) -> None:
     tokens = stream(tokenizer, texts["mr"] + texts["en"])
-    windows = calibration_windows(tokens, tokenizer, 2_000, 32, 1)
+    windows = calibration_windows(TokenFile(tokens, None, {}), tokenizer, 2_000, 32, 1)
     assert windows.shape == (2_000 // 32, 32) and windows.dtype == np.int64
     everywhere = np.lib.stride_tricks.sliding_window_view(tokens, 32)
     places = [int(np.flatnonzero((everywhere == window).all(axis=1))[0]) for window in windows]
@@ -54,33 +55,55 @@ def test_a_rare_language_gets_more_than_its_share(tokenizer: Tokenizer, texts: d
     tokens = stream(tokenizer, mixed * 4)
     share = marathi_share(tokenizer, np.lib.stride_tricks.sliding_window_view(tokens, 24)[::24])
     assert share > 0.8
-    assert 0.4 < marathi_share(tokenizer, calibration_windows(tokens, tokenizer, 1_500, 24, 1)) < 0.65
+    assert 0.4 < marathi_share(tokenizer, calibration_windows(TokenFile(tokens, None, {}), tokenizer, 1_500, 24, 1)) < 0.65
+
+
+def test_the_sources_of_a_language_take_turns(tokenizer: Tokenizer, texts: dict[str, list[str]]) -> None:
+    """Of three sources, one English, the small Marathi one gets more than its share, and Marathi as a whole no more than half."""
+    rare, common = texts["mr"][:8], texts["mr"][8:]
+    documents = [(0, text) for text in common] + [(1, text) for text in rare] + [(2, text) for text in texts["en"]]
+    order = np.random.default_rng(1).permutation(len(documents) * 4) % len(documents)
+    tokens = stream(tokenizer, [documents[i][1] for i in order])
+    rows = np.array([[len(tokenizer.encode(documents[i][1])) + 2, documents[i][0]] for i in order], np.uint32)
+    source_at = np.repeat(rows[:, 1], rows[:, 0])
+
+    def share_of_rare(text: TokenFile) -> float:
+        windows = calibration_windows(text, tokenizer, 1_500, 24, 1)
+        assert 0.4 < marathi_share(tokenizer, windows) < 0.65
+        everywhere = np.lib.stride_tricks.sliding_window_view(tokens, 24)
+        places = [int(np.flatnonzero((everywhere == window).all(axis=1))[0]) + 12 for window in windows]
+        return float((source_at[places] == 1).mean())
+
+    known = TokenFile(tokens, None, {}, rows)
+    assert share_of_rare(known) >= 2 * share_of_rare(TokenFile(tokens, None, {}))
+    first, again = (calibration_windows(known, tokenizer, 1_500, 24, 1) for _ in range(2))
+    np.testing.assert_array_equal(first, again)
 
 
 def test_the_seed_decides(tokenizer: Tokenizer, texts: dict[str, list[str]]) -> None:
     tokens = stream(tokenizer, texts["mr"] + texts["en"])
-    first, again, other = (calibration_windows(tokens, tokenizer, 2_000, 32, seed) for seed in (1, 1, 2))
+    first, again, other = (calibration_windows(TokenFile(tokens, None, {}), tokenizer, 2_000, 32, seed) for seed in (1, 1, 2))
     np.testing.assert_array_equal(first, again)
     assert (first != other).any()
 
 
 def test_short_texts_are_taken_whole_and_long_contexts_cut(tokenizer: Tokenizer, texts: dict[str, list[str]]) -> None:
     tokens = stream(tokenizer, texts["mr"] + texts["en"])
-    assert calibration_windows(tokens, tokenizer, 10**6, 100, 1).shape == (len(tokens) // 100, 100)
-    assert calibration_windows(tokens, tokenizer, 2_048, 4_096, 1).shape == (4, 512)
-    assert calibration_windows(tokens[:1_024], tokenizer, 5_000, 1_000, 1).shape == (2, 512)
+    assert calibration_windows(TokenFile(tokens, None, {}), tokenizer, 10**6, 100, 1).shape == (len(tokens) // 100, 100)
+    assert calibration_windows(TokenFile(tokens, None, {}), tokenizer, 2_048, 4_096, 1).shape == (4, 512)
+    assert calibration_windows(TokenFile(tokens[:1_024], None, {}), tokenizer, 5_000, 1_000, 1).shape == (2, 512)
 
 
 def test_too_little_or_foreign_text_is_refused(tokenizer: Tokenizer, texts: dict[str, list[str]]) -> None:
     tokens = stream(tokenizer, texts["en"])
     with pytest.raises(DataError, match="has 1,000 tokens, and at least 1,024 are needed"):
-        calibration_windows(tokens[:1_000], tokenizer, 20_000, 32, 1)
+        calibration_windows(TokenFile(tokens[:1_000], None, {}), tokenizer, 20_000, 32, 1)
     foreign = tokens.copy()
     foreign[70] = 700
     with pytest.raises(DataError, match="holds the token 700, but the tokenizer has 700"):
-        calibration_windows(foreign, tokenizer, 20_000, 32, 1)
+        calibration_windows(TokenFile(foreign, None, {}), tokenizer, 20_000, 32, 1)
 
 
 def test_json_numbers_do_not_confuse_the_languages(tokenizer: Tokenizer) -> None:
     tokens = stream(tokenizer, [json.dumps(list(range(n, n + 40))) for n in range(100)])
-    assert len(calibration_windows(tokens, tokenizer, 1_200, 60, 3)) == 20
+    assert len(calibration_windows(TokenFile(tokens, None, {}), tokenizer, 1_200, 60, 3)) == 20

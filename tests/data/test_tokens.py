@@ -70,6 +70,11 @@ def test_the_files_are_the_documents_one_after_another(data: Path, tokenizer: To
         for key in ("tokens", "bytes", "documents"):
             total = sum(row[key] for row in info["by_language"].values())
             assert total == (len(rows) if key == "documents" else info[key])
+    train = open_tokens(tmp_path / "tokens", "train")
+    assert train.info["sources"] == ["one.txt", "two.txt", "chat.jsonl"]
+    assert train.sources is not None
+    assert train.sources.tolist() == [[len(encode_document(tokenizer, row)[0]), n] for n, row in enumerate(TRAIN)]
+    assert open_tokens(tmp_path / "tokens", "val").sources is None and not (tmp_path / "tokens" / "val.sources.bin").exists()
     for row, place in zip(VAL, index["val"]["documents"], strict=True):
         ids = open_tokens(tmp_path / "tokens", "val").tokens[place["start"] : place["end"]]
         assert tokenizer.decode(ids) == row["text"]

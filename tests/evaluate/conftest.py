@@ -43,7 +43,7 @@ def run_folder(tokenizer: Tokenizer, tmp_path_factory: pytest.TempPathFactory) -
     write_npy(folder / "export" / "npy", SHAPE, random_tensors(SHAPE, 5), tokenizer.proto, {"training": {"weights": "ema"}})
     train, val = (open_tokens(folder / "tokens", split) for split in ("train", "val"))
     quant, report = QuantConfig(calibration="search", calibration_tokens=1024), folder / "quantization.json"
-    build_bullet(folder / "export" / "npy", folder / "model.bullet", quant, 1, train.tokens, val, SilentProgress(), report)
+    build_bullet(folder / "export" / "npy", folder / "model.bullet", quant, 1, train, val, SilentProgress(), report)
     events = [
         {
             "event": "train",

@@ -138,7 +138,7 @@ def test_the_original_tensors_stay_as_they_were() -> None:
 def test_a_trained_model_predicts_nearer_to_fp32(micro_run: Path) -> None:
     shape, tensors, proto, _ = read_npy(micro_run / "export" / "npy")
     tokenizer = Tokenizer(proto)
-    text, held_out = open_tokens(micro_run / "tokens", "train").tokens, open_tokens(micro_run / "tokens", "val")
+    text, held_out = (open_tokens(micro_run / "tokens", split) for split in ("train", "val"))
     windows = calibration_windows(text, tokenizer, 20_000, shape.max_seq_len, 1)
     models = {
         method: {n: dequantise(t) for n, t in run(method, tensors, shape, windows=windows).tensors.items()}

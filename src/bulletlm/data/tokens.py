@@ -2,6 +2,7 @@
 
 train.bin val.bin              token ids of all documents one after another, little endian
 train.learn.bin val.learn.bin  one byte a token: 1 where its prediction counts (only with loss_on = "answers")
+train.sources.bin              two uint32 a document, little endian: its tokens, and the number of its source in index.json
 index.json                     sizes, and for the validation set where each document lies
 """
 
@@ -27,11 +28,16 @@ _DOCUMENTS_AT_ONCE = 512
 
 @dataclass(frozen=True)
 class TokenFile:
-    """A split: `tokens` uint16 or uint32 [n]; `learn` uint8 [n], or None where every token counts; `info` from index.json."""
+    """A split.
+
+    tokens: uint16 or uint32 [n]. learn: uint8 [n], or None where every token counts. info: from index.json. sources: uint32
+    [documents, 2], the tokens of each document and the number of its source; None where it is not known.
+    """
 
     tokens: npt.NDArray[np.unsignedinteger[Any]]
     learn: npt.NDArray[np.uint8] | None
     info: dict[str, Any]
+    sources: npt.NDArray[np.uint32] | None = None
 
 
 def write_tokens(data_dir: Path, tokenizer: Tokenizer, loss_on: str, out_dir: Path, progress: Progress) -> dict[str, Any]:
@@ -57,9 +63,11 @@ def write_tokens(data_dir: Path, tokenizer: Tokenizer, loss_on: str, out_dir: Pa
 def _write_split(path: Path, tokenizer: Tokenizer, dtype: np.dtype[Any], answers_only: bool, stem: Path, task: Task) -> dict[str, Any]:
     by_language: dict[str, dict[str, int]] = {}
     places: list[dict[str, Any]] = []
+    sources: dict[str, int] = {}
     documents = at = size = 0
     learn_path = stem.with_suffix(".learn.bin")
-    with open(stem.with_suffix(".bin"), "wb") as tokens_file, open(learn_path, "wb") as learn_file:
+    sources_path = stem.with_suffix(".sources.bin")
+    with open(stem.with_suffix(".bin"), "wb") as tokens_file, open(learn_path, "wb") as learn_file, open(sources_path, "wb") as source_file:
         for batch in _batches(read_documents(path, task.advance)):
             for document, (ids, learn) in zip(batch, encode_documents(tokenizer, batch), strict=True):
                 tokens_file.write(np.array(ids, dtype=dtype).tobytes())
@@ -73,13 +81,19 @@ def _write_split(path: Path, tokenizer: Tokenizer, dtype: np.dtype[Any], answers
                 if stem.name == "val":
                     place = {"start": at, "end": at + len(ids), "bytes": text_bytes}
                     places.append({**place, "language": document["language"], "source": document["source"]})
+                else:
+                    number = sources.setdefault(document["source"], len(sources))
+                    source_file.write(np.array([len(ids), number], "<u4").tobytes())
                 documents += 1
                 at += len(ids)
                 size += text_bytes
     if not answers_only:
         learn_path.unlink()
-    languages = dict(sorted(by_language.items()))
-    return {"tokens": at, "bytes": size, "documents": places if stem.name == "val" else documents, "by_language": languages}
+    info: dict[str, Any] = {"tokens": at, "bytes": size, "by_language": dict(sorted(by_language.items()))}
+    if stem.name == "val":
+        sources_path.unlink()
+        return {**info, "documents": places}
+    return {**info, "documents": documents, "sources": list(sources)}
 
 
 def _batches(documents: Iterator[Document]) -> Iterator[list[Document]]:
@@ -98,7 +112,10 @@ def open_tokens(folder: Path, split: str) -> TokenFile:
     info: dict[str, Any] = index[split]
     tokens = _map(folder / f"{split}.bin", np.dtype(index["dtype"]).newbyteorder("<"), info["tokens"])
     learn = _map(folder / f"{split}.learn.bin", np.dtype(np.uint8), info["tokens"]) if index["loss_on"] == "answers" else None
-    return TokenFile(tokens, learn, info)
+    sources = None
+    if "sources" in info:
+        sources = _map(folder / f"{split}.sources.bin", np.dtype("<u4"), 2 * info["documents"]).reshape(-1, 2)
+    return TokenFile(tokens, learn, info, sources)
 
 
 def _map(path: Path, dtype: np.dtype[Any], count: int) -> npt.NDArray[Any]:
