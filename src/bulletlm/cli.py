@@ -314,6 +314,7 @@ def serve(
     cors: Annotated[tuple[str, ...], Parameter(help="Origin of a web page that may ask, as http://localhost:3000; can be repeated.")] = (),
     name: Annotated[str | None, Parameter(help="The model's name for clients; by default the one in the file.")] = None,
     threads: Annotated[int | None, Parameter(help="Threads that compute; by default one a core.")] = None,
+    turbo: Annotated[bool, Parameter(help="8-bit activations in the native engine: faster, slightly less exact.", negative="")] = False,
     concurrency: Annotated[int, Parameter(help="Answers generated at once; each keeps its own KV cache.")] = 16,
     queue: Annotated[int, Parameter(help="Answers that may wait besides; more are refused (429).")] = 64,
     timeout: Annotated[float, Parameter(help="Seconds for one request; then its answer ends where it is.")] = 120.0,
@@ -328,7 +329,20 @@ def serve(
     from bulletlm.serve.server import serve as run_server
 
     run_server(
-        file, host, port, api_key, cors, name, threads, concurrency, queue, timeout, max_request_bytes, max_prompt_tokens, connections
+        file,
+        host,
+        port,
+        api_key,
+        cors,
+        name,
+        threads,
+        turbo,
+        concurrency,
+        queue,
+        timeout,
+        max_request_bytes,
+        max_prompt_tokens,
+        connections,
     )
 
 

@@ -427,6 +427,23 @@ def test_weights_that_are_not_finite_are_refused(path: str, types: str) -> None:
             NativeEngine(shape, weights, path)
 
 
+@pytest.mark.parametrize("threads", [-1, 0, 1025])
+def test_threads_that_cannot_be(bullet_path: Path, threads: int) -> None:
+    with pytest.raises(ConfigError, match=f"threads is {threads}: it must be from 1 to 1024"):
+        load(bullet_path, threads=threads)
+
+
+def test_hidden_states_in_parts(bullet_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for engine in ("native", "numpy"):
+        model = load(bullet_path, engine=engine, threads=2)
+        ids = [token % model.shape.vocab_size for token in range(model.shape.max_seq_len)]
+        whole = model.engine.hidden(ids).sum(axis=0, dtype=np.float64)
+        monkeypatch.setattr(type(model.engine), "part", 7)
+        parts = list(model.hidden_sums(ids))
+        assert len(parts) == -(-len(ids) // 7)
+        np.testing.assert_allclose(sum(parts), whole, rtol=0, atol=1e-4 * len(ids))
+
+
 @every_path
 def test_hidden_states(path: str, tmp_path: Path) -> None:
     """Times the output matrix, they are the logits."""

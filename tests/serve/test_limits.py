@@ -312,6 +312,39 @@ def test_a_prompt_that_cannot_be_read_in_time(hasty: Server, stream: bool) -> No
     hasty.wait_for("bulletlm_running", 0)
 
 
+def test_the_time_begins_when_the_request_arrives(hasty: Server) -> None:
+    """What its body takes is part of it, and so is everything before its answer begins."""
+    for path, body in (
+        ("/v1/completions", {**SHORT, "model": "endless", "prompt": [300]}),
+        ("/v1/embeddings", {"model": "endless", "input": [300]}),
+    ):
+        data = json.dumps(body).encode()
+        with connected(hasty) as connection:
+            connection.sendall(head(path, len(data), Connection="close"))
+            time.sleep(1.2)
+            connection.sendall(data)
+            assert all_of(connection).startswith(b"HTTP/1.1 504 ")
+
+
+LONG_TEXT = {"model": "endless", "input": [300] * 190_000}
+"""Minutes of reading."""
+
+
+def test_embeddings_that_are_late(hasty: Server) -> None:
+    """The one that is computed, and the one that waits for it."""
+    with ThreadPoolExecutor(2) as others:
+        answers = [others.submit(hasty.ask, "/v1/embeddings", LONG_TEXT) for _ in range(2)]
+        assert [(answer.result()[0], answer.result()[1]["error"]["code"]) for answer in answers] == [(504, "timeout")] * 2
+
+
+def test_embeddings_that_nobody_waits_for(busy: Server) -> None:
+    abandoned = busy.metric("bulletlm_abandoned_total")
+    with asking(busy, "/v1/embeddings", LONG_TEXT):
+        time.sleep(0.5)
+    busy.wait_for("bulletlm_abandoned_total", abandoned + 1)
+    assert busy.ask("/v1/embeddings", {**LONG_TEXT, "input": [300]})[0] == 200
+
+
 def test_it_leaves_in_good_order(endless_file: Path, tmp_path: Path) -> None:
     """A running stream is cut after some seconds but whole, a waiting request gets 503, and the exit code is 0."""
     with running(endless_file, tmp_path / "log", "--concurrency", "16", "--threads", "1") as server, ThreadPoolExecutor(2) as others:
@@ -431,6 +464,8 @@ def test_what_is_not_http(server: Server, start: bytes) -> None:
         (["--api-key", ""], 2, "not empty"),
         (["--api-key", "with space"], 2, "without spaces"),
         (["--concurrency", "0"], 2, "--concurrency is 0"),
+        (["--threads", "-1"], 2, "--threads is -1: it must be from 1 to 1024"),
+        (["--threads", "0"], 2, "--threads is 0"),
         (["--max-prompt-tokens", "513"], 2, "from 1 to 512"),
         (["--port", "99999"], 2, "--port is 99999"),
         (["--connections", "0"], 2, "--connections is 0"),

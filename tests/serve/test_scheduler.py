@@ -2,13 +2,15 @@
 
 import asyncio
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
-from bulletlm.runtime import Model, Sampling, Session, Token
-from bulletlm.runtime.session import NATIVE_PART
+from bulletlm.runtime import Model, Sampling, Session, Token, load
+from bulletlm.runtime.native import PART, NativeEngine
 from bulletlm.serve.answers import Wish, Work
 from bulletlm.serve.errors import ApiError
 from bulletlm.serve.metrics import Metrics
@@ -102,7 +104,7 @@ def test_cancelling_ends_reading_after_one_part(endless: Model, log: list[str], 
     # What has been read is not read again.
     again = Watched(log, "again", 4, prompt=[BOS] * 10_000)
     scheduler.submit([again.job])
-    assert again.ended.wait(PATIENCE) and again.end is not None and again.end.reused == 3 * NATIVE_PART
+    assert again.ended.wait(PATIENCE) and again.end is not None and again.end.reused == 3 * PART
     scheduler.close()
     assert [token.id for token in again.tokens] == [token.id for token in Session(endless).generate(again.job.prompt, again.job.sampling)]
 
@@ -204,6 +206,24 @@ def test_many_threads_many_jobs(model: Model, log: list[str]) -> None:
         assert [token.id for token in watched.tokens] == [token.id for token in alone]
 
 
+def test_those_who_run_share_the_threads(endless_file: Path, log: list[str]) -> None:
+    """Or each of them would start a team of as many threads as there are cores."""
+    model = load(endless_file, engine="native", threads=8)
+    assert isinstance(model.engine, NativeEngine)
+    scheduler = scheduler_of(model, 3)
+    several = [Watched(log, str(number), ENDLESS) for number in range(4)]
+    shares = list[int]()
+    for watched in several:
+        scheduler.submit([watched.job])
+        shares.append(model.engine.threads)
+    assert shares == [8, 4, 2, 2]
+    for watched in several[:0:-1]:
+        scheduler.cancel(watched.job)
+        assert watched.ended.wait(PATIENCE)
+    assert model.engine.threads == 8
+    scheduler.close()
+
+
 def test_closing_ends_everything(endless: Model, log: list[str]) -> None:
     scheduler = scheduler_of(endless, 2, threads=2)
     several = [Watched(log, str(number), ENDLESS) for number in range(6)]
@@ -229,17 +249,18 @@ def test_a_model_that_fails_is_an_error_and_no_more(model: Model, log: list[str]
 def test_late_before_the_first_token(endless: Model, log: list[str]) -> None:
     """A request that has not begun in time is refused, and leaves its place."""
 
-    async def ask(scheduler: Scheduler) -> None:
-        work = Work(scheduler, Metrics(scheduler.running, scheduler.waiting), "b", [Wish([BOS], endless.sampling)], 1, 0.05)
+    async def ask(scheduler: Scheduler, arrived: float) -> None:
+        work = Work(scheduler, Metrics(scheduler.running, scheduler.waiting), "b", [Wish([BOS], endless.sampling)], 1, arrived, 0.05)
         async for _ in work.parts(asyncio.Event().wait):  # type: ignore[arg-type]
             pass
 
     scheduler = scheduler_of(endless, 1, threads=1)
     scheduler.submit([Watched(log, str(number), ENDLESS, client=str(number)).job for number in range(4)])
-    with pytest.raises(ApiError) as caught:
-        asyncio.run(ask(scheduler))
-    assert caught.value.status == 504
-    assert scheduler.waiting() == 3
+    for arrived in (time.monotonic(), time.monotonic() - 1):
+        with pytest.raises(ApiError) as caught:
+            asyncio.run(ask(scheduler, arrived))
+        assert caught.value.status == 504
+        assert scheduler.waiting() == 3
     scheduler.close()
 
 

@@ -79,6 +79,9 @@ class Engine:
         tensors: float32 arrays under the names of `shape.tensors()`.
     """
 
+    part = PREFILL_CHUNK
+    """Tokens in which a long prompt is best read."""
+
     def __init__(self, shape: ModelShape, tensors: Mapping[str, Floats]) -> None:
         self.shape = shape
         self.embedding = np.ascontiguousarray(tensors["token_embedding.weight"])
@@ -110,9 +113,9 @@ class Engine:
         cache = KVCache(self.shape, self.shape.max_seq_len, batch=tokens.shape[0])
         return (self._hidden(tokens, cache) @ self.head.T).reshape(*tokens.shape, -1)
 
-    def hidden(self, tokens: Sequence[int] | npt.NDArray[np.integer]) -> Floats:
-        """What the output matrix would be applied to after each of `tokens`, read from position 0: float32[N, dim]."""
-        return self._hidden(self._ids(tokens)[None], self.new_cache())
+    def hidden(self, tokens: Sequence[int] | npt.NDArray[np.integer], cache: KVCache | None = None) -> Floats:
+        """What the output matrix would be applied to after each of `tokens`, float32[N, dim]; appends to `cache`, if given."""
+        return self._hidden(self._ids(tokens)[None], cache or self.new_cache())
 
     def _ids(self, tokens: Sequence[int] | npt.NDArray[np.integer]) -> npt.NDArray[np.intp]:
         ids = np.asarray(tokens, dtype=np.intp)

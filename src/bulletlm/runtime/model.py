@@ -18,7 +18,7 @@ from bulletlm.shape import ModelShape
 from bulletlm.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     import numpy as np
     import numpy.typing as npt
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from bulletlm.runtime.engine import Engine
 
 ENGINES = ("auto", "native", "numpy")
+
+MOST_THREADS = 1024
 
 
 @dataclass(frozen=True)
@@ -46,14 +48,21 @@ class Model:
     sampling: Sampling
     header: dict[str, Any]
 
-    def hidden(self, tokens: Sequence[int]) -> npt.NDArray[np.float32]:
-        """The mean over `tokens` of the last hidden state (after the final norm), float32[dim]: an embedding of a text.
+    def hidden_sums(self, tokens: Sequence[int]) -> Iterator[npt.NDArray[np.float64]]:
+        """Sums of the last hidden states (after the final norm), float64[dim], of one part of `tokens` after the other.
+
+        All of them together, divided by the number of tokens, are an embedding of a text. A program that has something to do
+        in between, or may want to give up, does so between the parts, which are as long as those of `Session.read`.
 
         Raises:
-            ValueError: an id is outside the vocabulary, or there are none, or more than the context holds.
+            ValueError: an id is outside the vocabulary, or there are more than the context holds.
         """
-        mean: npt.NDArray[np.float32] = self.engine.hidden(tokens).mean(axis=0)
-        return mean
+        cache: Any = self.engine.new_cache()
+        at = 0
+        while at < len(tokens):
+            part = tokens[at : at + self.engine.part]
+            yield self.engine.hidden(part, cache).sum(axis=0, dtype="float64")
+            at += len(part)
 
 
 def load(path: str | Path, engine: str = "auto", turbo: bool = False, threads: int | None = None) -> Model:
@@ -64,15 +73,18 @@ def load(path: str | Path, engine: str = "auto", turbo: bool = False, threads: i
         engine: "native" is the C library, "numpy" needs nothing; "auto" takes native for a file where there is one, and
             numpy for a folder, whose weights are not what the native kernels are made for.
         turbo: native only: 8-bit activations, faster and slightly less exact.
-        threads: native only: threads for prompts and scoring; by default all cores that this process may use.
+        threads: native only: threads for prompts and scoring, 1 to MOST_THREADS; by default all cores that this process may use.
 
     Raises:
         BulletError: there is nothing at `path`, or engine is "native" and there is no native engine.
+        ConfigError: engine or threads is none of these.
         FormatError: it is damaged or not such a file; the message names the field.
     """
     path = Path(path)
     if engine not in ENGINES:
         raise ConfigError(f"engine is {engine}: it must be one of {', '.join(ENGINES)}")
+    if threads is not None and not 1 <= threads <= MOST_THREADS:
+        raise ConfigError(f"threads is {threads}: it must be from 1 to {MOST_THREADS}")
     return _load_folder(path, engine, turbo, threads) if path.is_dir() else _load_file(path, engine, turbo, threads)
 
 

@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     Floats = npt.NDArray[np.float32]
     Ids = Sequence[int] | npt.NDArray[np.integer]
 
+PART = 192
+"""Tokens of a part for each thread: twice what goes through the layers together (CHUNK in native/model.h)."""
+
 ABI = 3
 TYPES = {"BQ4": 0, "BQ8": 1, "F16": 2, "F32": 3}
 TOKEN, FULL, MEMORY, ARGUMENT, BUSY, NAN = -1, -2, -3, -4, -5, -6
@@ -201,7 +204,7 @@ class NativeEngine:
         path: one of `available_paths()`; by default the first.
         turbo: round activations to 8 bits instead of 16: faster, and slightly less exact.
         threads: threads for prompts and for scoring; single tokens always run on one.
-            Results do not depend on it.
+            Results do not depend on it. May be set at any time, for the calls that come.
 
     Raises:
         Unavailable: see `library`.
@@ -234,6 +237,11 @@ class NativeEngine:
     def __del__(self) -> None:
         if self._handle:
             library().bullet_model_free(self._handle)
+
+    @property
+    def part(self) -> int:
+        """Tokens in which a long prompt is best read: cuts there cost next to nothing."""
+        return PART * self.threads
 
     @property
     def nbytes(self) -> int:
@@ -270,15 +278,15 @@ class NativeEngine:
         _check(result)
         return logits
 
-    def hidden(self, tokens: Ids) -> Floats:
-        """What the output matrix would be applied to after each of `tokens`, read from position 0: float32[N, dim].
+    def hidden(self, tokens: Ids, cache: NativeCache | None = None) -> Floats:
+        """What the output matrix would be applied to after each of `tokens`, float32[N, dim]; appends to `cache`, if given.
 
         Raises:
             ValueError: as `forward`.
         """
         import numpy as np
 
-        ids, cache = self._ids(tokens), self.new_cache()
+        ids, cache = self._ids(tokens), cache or self.new_cache()
         states = np.empty((len(ids), self.shape.dim), dtype=np.float32)
         result = library().bullet_hidden(cache._handle, ids.ctypes.data, len(ids), self.threads, states.ctypes.data)
         self._check_append(result, len(ids), cache)

@@ -25,9 +25,6 @@ RANDOM_STREAM = 5
 STREAM_SECONDS = 0.01
 """The native engine draws as many tokens in one call as fit into this time: a call costs a microsecond or two."""
 
-NATIVE_PART = 192
-"""Tokens of a part for each thread: twice what the native engine takes through the layers together (CHUNK in native/model.h)."""
-
 Score = tuple[float | None, tuple[tuple[int, float], ...]]
 """Log-probability of a token, and the likeliest ones with theirs."""
 
@@ -81,7 +78,6 @@ class Session:
         # answer may be abandoned anywhere, also by Ctrl-C.
         self._read: list[int] = []
         self._to_read: list[int] = []  # the prompt, until the answer begins
-        self._part = _part_of(model.engine)
 
     @property
     def nbytes(self) -> int:
@@ -142,10 +138,10 @@ class Session:
         """
         if not self._to_read:
             return False
-        unread = self._unread(self._to_read)
-        if len(unread) > self._part:
-            self.model.engine.prefill(unread[: self._part], self._cache)
-        return len(unread) > 2 * self._part
+        unread, part = self._unread(self._to_read), self.model.engine.part
+        if len(unread) > part:
+            self.model.engine.prefill(unread[:part], self._cache)
+        return len(unread) > 2 * part
 
     def _answer(
         self, context: list[int], draw: Draw, left: int, stop: Sequence[str], stop_ids: Collection[int], keep: int
@@ -220,15 +216,6 @@ def generate(model: Model, prompt_ids: Sequence[int], sampling: Sampling, stop_i
     """
     keep = min(len(prompt_ids), model.shape.max_seq_len // 4)
     return (token.id for token in Session(model).generate(prompt_ids, sampling, stop_ids=stop_ids, keep=keep))
-
-
-def _part_of(engine: Any) -> int:
-    """Tokens of a part: a multiple of what the engine takes at once anyway, so that parts cost next to nothing and give the same bits."""
-    if isinstance(engine, NativeEngine):
-        return NATIVE_PART * engine.threads
-    from bulletlm.runtime.engine import PREFILL_CHUNK
-
-    return PREFILL_CHUNK
 
 
 def _drawing(model: Model, sampling: Sampling, prompt: Sequence[int], stop_ids: Collection[int], logprobs: int | None) -> Draw:

@@ -78,7 +78,8 @@ class Work:
     Args:
         wishes: one for each choice.
         prompt_tokens: of all prompts, each counted once.
-        seconds: after which they are cut off where they are (finish_reason "length"), or refused if none has begun.
+        arrived: when the request came, of time.monotonic().
+        seconds: from then on, after which they are cut off where they are (finish_reason "length"), or refused if none has begun.
     """
 
     scheduler: Scheduler
@@ -86,6 +87,7 @@ class Work:
     client: str
     wishes: Sequence[Wish]
     prompt_tokens: int
+    arrived: float
     seconds: float
     usage: Usage = field(init=False)
 
@@ -99,7 +101,9 @@ class Work:
             ApiError: no room (429), stopping (503), too late (504), or the model failed (500).
             ClientGone: `receive` said so.
         """
-        loop, started = asyncio.get_running_loop(), time.monotonic()
+        loop, left_seconds = asyncio.get_running_loop(), self.arrived + self.seconds - time.monotonic()
+        if left_seconds <= 0:
+            raise late(self.seconds)
         inbox: asyncio.Queue[Part | Gone | Late] = asyncio.Queue()
         jobs = [
             Job(self.client, wish.prompt, wish.sampling, wish.stop, wish.logprobs, _sender(loop, inbox, index))
@@ -107,7 +111,7 @@ class Work:
         ]
         self.scheduler.submit(jobs)
         watch = asyncio.create_task(_announce_leaving(receive, inbox))
-        late = loop.call_later(self.seconds, inbox.put_nowait, Late())
+        clock = loop.call_later(left_seconds, inbox.put_nowait, Late())
         left, begun = len(jobs), False
         try:
             while left:
@@ -117,14 +121,13 @@ class Work:
                     raise ClientGone
                 if isinstance(part, Late):
                     if not begun:
-                        message = f"no token within {self.seconds:g} s, since the server is busy: try again later"
-                        raise ApiError(504, message, code="timeout")
+                        raise late(self.seconds)
                     for job in jobs:
                         self.scheduler.cancel(job)
                     continue
                 if part.tokens and not begun:
                     begun = True
-                    self.metrics.first_token.observe(time.monotonic() - started)
+                    self.metrics.first_token.observe(time.monotonic() - self.arrived)
                 if part.end:
                     left -= 1
                     if part.end.error:
@@ -133,13 +136,17 @@ class Work:
                 self.usage.completion += len(part.tokens)
                 yield part
         finally:
-            late.cancel()
+            clock.cancel()
             watch.cancel()
             for job in jobs:
                 self.scheduler.cancel(job)
             self.metrics.tokens.labels("prompt").inc(self.usage.prompt)
             self.metrics.tokens.labels("cached").inc(self.usage.cached)
             self.metrics.tokens.labels("completion").inc(self.usage.completion)
+
+
+def late(seconds: float) -> ApiError:
+    return ApiError(504, f"no token within {seconds:g} s, since the server is busy: try again later", code="timeout")
 
 
 def _sender(loop: asyncio.AbstractEventLoop, inbox: "asyncio.Queue[Part | Gone | Late]", index: int) -> Any:

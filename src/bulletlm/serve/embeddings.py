@@ -1,4 +1,4 @@
-"""Texts as vectors: computed one at a time beside the completions, on a thread of their own."""
+"""Texts as vectors: computed one at a time beside the completions, on a thread of their own, and in parts like long prompts."""
 
 import asyncio
 import base64
@@ -12,6 +12,7 @@ from starlette.requests import Request
 
 from bulletlm.runtime import Model
 from bulletlm.serve.errors import ApiError
+from bulletlm.serve.guard import ClientGone
 
 Vector = npt.NDArray[np.float32]
 
@@ -32,30 +33,44 @@ class Embedder:
         self._thread = CapacityLimiter(1)
 
     async def embed(self, request: Request, inputs: Sequence[Sequence[int]]) -> list[Vector]:
-        """A vector of length 1 for each input, float32[dim]; none if the client goes away meanwhile.
+        """A vector of length 1 for each input, float32[dim].
 
         Raises:
             ApiError: too many wait (429), it takes too long (504), or the weights are damaged (500).
+            ClientGone: nobody waits for it any more.
         """
         if self._requests >= self._room:
             raise ApiError(429, "too many requests are waiting: try again in a moment", code="rate_limit_exceeded", Retry_After="1")
-        until, vectors = time.monotonic() + self._seconds, list[Vector]()
         self._requests += 1
         try:
-            for ids in inputs:
-                # A lock is fair, so requests with many texts and with few take turns.
-                async with self._one:
-                    vector = await to_thread.run_sync(self._model.hidden, ids, limiter=self._thread)
-                if not np.isfinite(vector).all():
-                    raise ApiError(500, "the model's output is not a number: its weights are damaged; run `bullet verify` on the file")
-                if time.monotonic() > until:
-                    raise ApiError(504, f"not done within {self._seconds:g} s: send fewer texts at once", code="timeout")
-                vectors.append(vector / np.linalg.norm(vector))
-                if await request.is_disconnected():
-                    return []
+            return [await self._vector(request, ids) for ids in inputs]
         finally:
             self._requests -= 1
-        return vectors
+
+    async def _vector(self, request: Request, ids: Sequence[int]) -> Vector:
+        until, total = request.state.arrived + self._seconds, np.zeros(self._model.shape.dim)
+        try:
+            # A lock is fair, so requests with many texts and with few take turns.
+            async with asyncio.timeout(until - time.monotonic()):
+                await self._one.acquire()
+        except TimeoutError:
+            raise self._late() from None
+        try:
+            sums = self._model.hidden_sums(ids)
+            while (part := await to_thread.run_sync(next, sums, None, limiter=self._thread)) is not None:
+                total += part
+                if time.monotonic() > until:
+                    raise self._late()
+                if await request.is_disconnected():
+                    raise ClientGone
+        finally:
+            self._one.release()
+        if not np.isfinite(total).all():
+            raise ApiError(500, "the model's output is not a number: its weights are damaged; run `bullet verify` on the file")
+        return (total / np.linalg.norm(total)).astype(np.float32)
+
+    def _late(self) -> ApiError:
+        return ApiError(504, f"not done within {self._seconds:g} s: send less text at once, or try again later", code="timeout")
 
 
 def in_base64(vector: Vector) -> str:

@@ -3,6 +3,7 @@
 import asyncio
 import hmac
 import ipaddress
+import time
 from collections.abc import Collection
 
 from starlette.datastructures import Headers
@@ -32,7 +33,7 @@ def is_loopback(host: str) -> bool:
 
 
 class Guard:
-    """Lets a request through to `app`, or answers it with an error.
+    """Lets a request through to `app`, or answers it with an error. Notes when it came: `request.state.arrived`, of time.monotonic().
 
     Args:
         app: what comes after.
@@ -52,6 +53,7 @@ class Guard:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
+        scope.setdefault("state", {})["arrived"] = time.monotonic()
         headers = Headers(scope=scope)
         try:
             self.check(headers, scope["path"])

@@ -20,7 +20,7 @@ from bulletlm.runtime import Model, Sampling
 from bulletlm.serve.answers import Shape, StreamedAnswer, Wish, Work, plain_answer
 from bulletlm.serve.embeddings import Embedder, in_base64
 from bulletlm.serve.errors import ApiError, install_handlers
-from bulletlm.serve.guard import Guard
+from bulletlm.serve.guard import ClientGone, Guard
 from bulletlm.serve.metrics import Measured, Metrics
 from bulletlm.serve.scheduler import Scheduler
 from bulletlm.serve.schemas import (
@@ -167,7 +167,7 @@ def create_app(model: Model, name: str, limits: Limits, access: Access) -> FastA
         stop = [body.stop] if isinstance(body.stop, str) else body.stop or []
         wishes = [Wish(ids, replace(sampling, seed=sampling.seed + number), stop, top) for ids in prompts for number in range(body.n or 1)]
         client = request.client.host if request.client else ""
-        work = Work(scheduler, metrics, client, wishes, sum(map(len, prompts)), limits.seconds)
+        work = Work(scheduler, metrics, client, wishes, sum(map(len, prompts)), request.state.arrived, limits.seconds)
         if body.stream:
             return StreamedAnswer(work, shape, name, with_usage=bool(body.stream_options and body.stream_options.include_usage))
         return await plain_answer(request, work, shape, name)
@@ -219,7 +219,11 @@ def create_app(model: Model, name: str, limits: Limits, access: Access) -> FastA
         inputs = await run_in_threadpool(encode_all, body.input, "input")
         for ids in inputs:
             check_length(ids, "input")
-        vectors = await embedder.embed(request, inputs)
+        try:
+            vectors = await embedder.embed(request, inputs)
+        except ClientGone:
+            metrics.abandoned.inc()
+            return Response(status_code=499)
         data = [
             {"object": "embedding", "index": index, "embedding": in_base64(vector) if body.encoding_format == "base64" else vector.tolist()}
             for index, vector in enumerate(vectors)

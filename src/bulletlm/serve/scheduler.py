@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 
 from bulletlm.errors import BulletError
 from bulletlm.runtime import Sampling, Session, Token
+from bulletlm.runtime.native import NativeEngine
 from bulletlm.serve.errors import INTERNAL, ApiError
 from bulletlm.serve.sessions import SessionPool
 
@@ -75,13 +76,16 @@ class Scheduler:
     """Runs jobs on threads of its own.
 
     Args:
-        pool: the sessions; as many jobs run at once as it has.
-        threads: threads that compute.
+        pool: the sessions; as many jobs run at once as it has. The native engine's `threads` are for all of them together: a job
+            that runs alone has its prompt read by all of them, each of several by its part.
+        threads: jobs that compute at the same moment.
         waiting: jobs that may wait besides.
     """
 
     def __init__(self, pool: SessionPool, threads: int, waiting: int) -> None:
         self._pool, self._room = pool, waiting
+        self._engine = pool.model.engine if isinstance(pool.model.engine, NativeEngine) else None
+        self._team = self._engine.threads if self._engine else 1
         self._lines: OrderedDict[str, deque[Job]] = OrderedDict()
         self._ready: deque[Running] = deque()
         self._running: dict[Job, Running] = {}
@@ -193,6 +197,8 @@ class Scheduler:
             self._running[job] = running
             self._ready.append(running)
             self._changed.notify()
+        if self._engine:
+            self._engine.threads = max(1, self._team // max(1, len(self._running)))
 
     def _work(self) -> None:
         while True:

@@ -16,6 +16,7 @@ from typing import Any
 from bulletlm.errors import BulletError, ConfigError
 from bulletlm.machine import available_cores
 from bulletlm.runtime import load
+from bulletlm.runtime.model import MOST_THREADS
 from bulletlm.tokenizer import Tokenizer
 
 try:
@@ -50,6 +51,7 @@ def serve(
     origins: Sequence[str],
     name: str | None,
     threads: int | None,
+    turbo: bool,
     concurrency: int,
     queue: int,
     seconds: float,
@@ -64,10 +66,10 @@ def serve(
         BulletError: the file cannot be loaded, or the port cannot be opened.
     """
     key = os.environ.get(KEY_VARIABLE) if key is None else key
-    _check_options(host, port, key, concurrency, queue, seconds, request_bytes, connections)
+    cores = available_cores() if threads is None else threads
+    _check_options(host, port, key, cores, concurrency, queue, seconds, request_bytes, connections)
     _make_room_for_files(connections + REFUSALS + OTHER_FILES)
-    cores = threads or available_cores()
-    model = load(file, threads=cores)
+    model = load(file, turbo=turbo, threads=cores)
     # Ten times faster with long prompts than the one that starts quickly, and the same ids.
     model = replace(model, tokenizer=Tokenizer(model.tokenizer.proto))
     context = model.shape.max_seq_len
@@ -162,7 +164,7 @@ def _make_room_for_files(count: int) -> None:
 
 
 def _check_options(
-    host: str, port: int, key: str | None, concurrency: int, queue: int, seconds: float, request_bytes: int, connections: int
+    host: str, port: int, key: str | None, threads: int, concurrency: int, queue: int, seconds: float, request_bytes: int, connections: int
 ) -> None:
     if key is not None and (not key or not key.isascii() or not key.isprintable() or " " in key):
         raise ConfigError("the API key must be letters, digits and signs of ASCII without spaces, and not empty")
@@ -170,6 +172,7 @@ def _check_options(
         raise ConfigError(f"--host {host} lets the network in: set a key with --api-key, or in {KEY_VARIABLE}")
     for option, value, low, high in (
         ("--port", port, 0, 65_535),
+        ("--threads", threads, 1, MOST_THREADS),
         ("--concurrency", concurrency, 1, 1024),
         ("--queue", queue, 0, 100_000),
         ("--timeout", seconds, 0.1, 86_400),
