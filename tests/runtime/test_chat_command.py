@@ -23,7 +23,8 @@ from bulletlm.bulletfile.writer import write_bullet
 from bulletlm.data.chat import encode_prompt
 from bulletlm.errors import BulletError
 from bulletlm.runtime import Model, Sampling, Session, load
-from bulletlm.serve.chat import Conversation
+from bulletlm.serve.chat import Conversation, _command
+from bulletlm.serve.generate import HARMLESS
 from bulletlm.shape import ModelShape
 from bulletlm.tokenizer import END, EOS, Tokenizer
 
@@ -178,6 +179,40 @@ def terminal(chat_path: Path) -> Iterator[Terminal]:
         os.kill(program.pid, signal.SIGKILL)
         os.waitpid(program.pid, 0)
     os.close(program.screen)
+
+
+def test_a_terminal_gets_no_control_characters_of_the_model(chat_path: Path) -> None:
+    """Neither as text nor as JSON, where \\u009b would be as good as Escape."""
+    model = load(chat_path)
+    ids = encode_prompt(model.tokenizer, [{"role": "user", "content": "नमस्कार"}])
+    seed, text = 0, ""
+    while "\x1b" not in text:
+        seed += 1
+        sampling = replace(model.sampling, seed=seed, max_tokens=60)
+        text = "".join(token.text for token in Session(model).generate(ids, sampling))
+    words = [sys.executable, "-m", "bulletlm", "generate", str(chat_path), "-p", "नमस्कार", "--seed", str(seed), "--max-tokens", "60"]
+    assert subprocess.run(words, capture_output=True, timeout=240, check=True).stdout.decode() == text + "\n"
+    for more in ([], ["--json"]):
+        program = Terminal([*words, *more])
+        with contextlib.suppress(OSError):  # the program has ended
+            while part := os.read(program.screen, 4096):
+                program.seen += program.decode(part)
+        assert program.exit_code() == 0
+        os.close(program.screen)
+        shown = program.seen.replace("\r\n", "\n")
+        assert not any(sign in HARMLESS for sign in map(ord, shown))
+        assert (json.loads(shown)["text"] if more else shown) == (text if more else text.translate(HARMLESS) + "\n")
+
+
+def test_settings_of_a_file_that_says_1(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    shape = ModelShape(tokenizer.vocab_size, 32, 1, 2, 1, 32, 32)
+    metadata = {"sampling": {"temperature": 1, "top_p": 1, "top_k": 3}}
+    write_bullet(tmp_path / "m.bullet", shape, random_tensors(shape), standard_types(shape), tokenizer.proto, tokenizer.pieces(), metadata)
+    conversation = Conversation(load(tmp_path / "m.bullet"), load(tmp_path / "m.bullet").sampling)
+    assert _command("/set temperature 0.5", conversation) == "temperature 0.5"
+    assert (conversation.sampling.temperature, conversation.sampling.top_p, conversation.sampling.top_k) == (0.5, 1.0, 3)
+    with pytest.raises(BulletError, match="not a number that top_k can be"):
+        _command("/set top_k 0.5", conversation)
 
 
 def test_a_terminal(terminal: Terminal) -> None:

@@ -14,7 +14,7 @@ from bulletlm.errors import BulletError
 from bulletlm.runtime.model import Model, load
 from bulletlm.runtime.sampling import Sampling
 from bulletlm.runtime.session import Session
-from bulletlm.serve.generate import sampling_for
+from bulletlm.serve.generate import HARMLESS, sampling_for
 
 SETTINGS = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "presence_penalty", "max_tokens", "seed")
 
@@ -24,9 +24,6 @@ HELP = f"""/reset             forget the conversation
 /set NAME VALUE    change one: {", ".join(SETTINGS)}
 /help              this list
 /exit              leave (Ctrl-D does too); Ctrl-C stops an answer"""
-
-_HARMLESS = dict.fromkeys((*range(9), 11, 12, *range(14, 32), *range(127, 160)), "�")
-"""Control characters, with which a model could move the cursor or rename the window."""
 
 
 def chat(
@@ -55,7 +52,7 @@ def chat(
     sampling = sampling_for(model, {"temperature": temperature, "max_tokens": max_tokens, "seed": seed})
     terminal = sys.stdin.isatty() and sys.stdout.isatty()
     if terminal:
-        name = model.header.get("name", file.name)
+        name = str(model.header.get("name", file.name)).translate(HARMLESS)
         print(f"{name}, {model.shape.n_parameters / 1e6:.1f}M parameters. /help lists the commands, Ctrl-D leaves.\n")
     conversation = Conversation(model, sampling, system)
     for line in _lines(terminal):
@@ -137,7 +134,7 @@ def _answer(conversation: Conversation, question: str, terminal: bool) -> None:
     pieces = conversation.ask(question)
     try:
         for text in pieces:
-            sys.stdout.write(text.translate(_HARMLESS) if terminal else text)
+            sys.stdout.write(text.translate(HARMLESS) if terminal else text)
             sys.stdout.flush()
     except KeyboardInterrupt:
         if not terminal:

@@ -14,6 +14,9 @@ from bulletlm.runtime.model import Model, load
 from bulletlm.runtime.sampling import Sampling
 from bulletlm.runtime.session import Session
 
+HARMLESS = dict.fromkeys((*range(9), 11, 12, *range(14, 32), *range(127, 160)), "\ufffd")
+"""Control characters, with which a model could move the cursor or rename the window: what a terminal gets in their place."""
+
 
 def generate(
     file: Path,
@@ -69,12 +72,13 @@ def generate(
     sampling = replace(sampling_for(model, given), whole_letters=whole_letters)
     session = Session(model)
     ids = _prompt_ids(model, prompt, raw)
+    harmless = HARMLESS if sys.stdout.isatty() else {}
     started = time.monotonic()
     parts = []
     for token in session.generate(ids, sampling, stop=stop):
         parts.append(token.text)
         if not json and token.text:
-            sys.stdout.write(token.text)
+            sys.stdout.write(token.text.translate(harmless))
             sys.stdout.flush()
     seconds = time.monotonic() - started
     if json:
@@ -88,7 +92,7 @@ def generate(
             "seconds": round(seconds, 4),
             "seed": sampling.seed,
         }
-        sys.stdout.write(encoder.dumps(result, ensure_ascii=False, indent=2))
+        sys.stdout.write(encoder.dumps(result, ensure_ascii=sys.stdout.isatty(), indent=2))
     print()
 
 
