@@ -16,7 +16,7 @@ from bulletlm.bulletfile.reader import BulletFile, open_bullet
 from bulletlm.errors import BulletError, ConfigError
 from bulletlm.machine import available_cores
 from bulletlm.runtime import Engine, NativeEngine, Sampling, Session, load
-from bulletlm.runtime.native import NativeSampler, Raw, Unavailable, available_paths, self_test
+from bulletlm.runtime.native import NativeSampler, Raw, Unavailable, working_path
 from bulletlm.runtime.random import seeded
 from bulletlm.tokenizer import BOS
 
@@ -126,8 +126,7 @@ def _text(file: Path, count: int) -> list[int]:
 def _engines(file: BulletFile) -> tuple[NativeEngine | Engine, dict[str, NativeEngine | Engine]]:
     """The engine that is used by default, and all that are measured, each on one thread."""
     try:
-        path = available_paths()[0]
-        self_test(path, turbo=False)
+        path, _ = working_path(turbo=False)
     except Unavailable:
         exact = Engine(file.shape, {name: file.tensor(name) for name in file.tensors})
         return exact, {"numpy": exact}

@@ -29,3 +29,7 @@ class Interrupted(BulletError):
     """The user (or the system) asked the run to stop; everything up to here is saved."""
 
     exit_code = 130
+
+
+class BulletWarning(RuntimeWarning):
+    """Something goes on in another way than was asked for. The command line shows it in one line."""

@@ -7,12 +7,13 @@ is only what cannot be meant otherwise: options by their exact names, each with 
 
 import os
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn
 
-from bulletlm.errors import BulletError
+from bulletlm.errors import BulletError, BulletWarning
 
 NAMES = ("generate", "chat")
 ALIASES = {"-p": "--prompt"}
@@ -69,7 +70,11 @@ def parse(command: Callable[..., None], words: Sequence[str]) -> tuple[list[Any]
 
 
 def guarded(call: Callable[[], object]) -> None:
-    """A user's mistake is one line and exit code 1 or 2; only our own bugs show a traceback."""
+    """A user's mistake is one line and exit code 1 or 2, a warning of ours one line; only our own bugs show a traceback."""
+    usual = warnings.formatwarning
+    warnings.formatwarning = lambda text, kind, *place: (
+        f"bullet: {text}\n" if issubclass(kind, BulletWarning) else usual(text, kind, *place)
+    )
     try:
         call()
     except BulletError as error:

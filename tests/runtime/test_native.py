@@ -18,7 +18,7 @@ from native_models import floats, random_weights
 from test_engine import SHAPES
 
 from bulletlm.bulletfile.reader import open_bullet
-from bulletlm.errors import BulletError, ConfigError
+from bulletlm.errors import BulletError, BulletWarning, ConfigError
 from bulletlm.quant.bq4 import Quantized, pack_bq4, pack_bq8
 from bulletlm.runtime import Engine, Model, Sampling, generate, load, native, probe, sample
 from bulletlm.runtime.native import NativeEngine, NativeSampler, Unavailable, available_paths
@@ -346,11 +346,34 @@ def test_loading(bullet_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(path: str, turbo: bool) -> None:
         raise native.Broken("its path x computes wrong numbers")
 
-    monkeypatch.setattr("bulletlm.runtime.model.self_test", broken)
+    monkeypatch.setattr(native, "self_test", broken)
     with pytest.warns(RuntimeWarning, match="native engine is not used: its path x computes wrong numbers"):
         assert isinstance(load(bullet_path).engine, Engine)
     with pytest.raises(BulletError, match="cannot be used: its path x"):
         load(bullet_path, engine="native")
+
+
+@pytest.mark.skipif(len(PATHS) < 2, reason="one path only")
+def test_a_path_that_fails_leaves_its_place_to_the_next(bullet_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tried, real = list[tuple[str, bool]](), native.self_test
+
+    def first_broken(path: str, turbo: bool) -> None:
+        tried.append((path, turbo))
+        if path == PATHS[0]:
+            raise native.Broken(f"its path {path} computes wrong numbers")
+        real(path, turbo)
+
+    monkeypatch.setattr(native, "self_test", first_broken)
+    with pytest.warns(BulletWarning, match=f"its path {PATHS[0]} computes wrong numbers; {PATHS[1]} takes its place"):
+        engine = load(bullet_path, turbo=True).engine
+    assert isinstance(engine, NativeEngine) and engine.path == PATHS[1]
+    assert tried == [(PATHS[0], True), (PATHS[1], True)]
+    assert native.summary().startswith(f"native, {PATHS[1]}, since its path {PATHS[0]} computes wrong numbers")
+
+
+def test_turbo_without_the_native_engine(bullet_path: Path) -> None:
+    with pytest.warns(BulletWarning, match="turbo changes nothing here: numpy runs this model"):
+        load(bullet_path, engine="numpy", turbo=True)
 
 
 def test_without_the_library(bullet_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from bulletlm.bulletfile.layout import SAMPLING_LIMITS
 from bulletlm.bulletfile.reader import BulletFile, open_bullet
-from bulletlm.errors import BulletError, ConfigError, FormatError
+from bulletlm.errors import BulletError, BulletWarning, ConfigError, FormatError
 from bulletlm.machine import available_cores
-from bulletlm.runtime.native import Broken, NativeEngine, NotFinite, Raw, Unavailable, available_paths, self_test
+from bulletlm.runtime.native import Broken, NativeEngine, NotFinite, Raw, Unavailable, working_path
 from bulletlm.runtime.sampling import Sampling
 from bulletlm.runtime.vocabulary import Vocabulary
 from bulletlm.shape import ModelShape
@@ -85,7 +85,10 @@ def load(path: str | Path, engine: str = "auto", turbo: bool = False, threads: i
         raise ConfigError(f"engine is {engine}: it must be one of {', '.join(ENGINES)}")
     if threads is not None and not 1 <= threads <= MOST_THREADS:
         raise ConfigError(f"threads is {threads}: it must be from 1 to {MOST_THREADS}")
-    return _load_folder(path, engine, turbo, threads) if path.is_dir() else _load_file(path, engine, turbo, threads)
+    model = _load_folder(path, engine, turbo, threads) if path.is_dir() else _load_file(path, engine, turbo, threads)
+    if turbo and not isinstance(model.engine, NativeEngine):
+        warnings.warn("turbo changes nothing here: numpy runs this model, not the native engine", BulletWarning, stacklevel=2)
+    return model
 
 
 def _load_file(path: Path, engine: str, turbo: bool, threads: int | None) -> Model:
@@ -127,7 +130,9 @@ def _load_folder(path: Path, engine: str, turbo: bool, threads: int | None) -> M
 
 def _defaults(metadata: dict[str, Any]) -> Sampling:
     given = metadata.get("sampling", {})
-    return Sampling(**{name: given[name] for name in SAMPLING_LIMITS if name in given})
+    # A file may say 1 where 1.0 is meant.
+    floats = {name for name, (kind, _, _) in SAMPLING_LIMITS.items() if kind is float and type(given.get(name)) is int}
+    return Sampling(**{name: float(given[name]) if name in floats else given[name] for name in SAMPLING_LIMITS if name in given})
 
 
 def _native_path(engine: str, turbo: bool) -> str | None:
@@ -135,13 +140,14 @@ def _native_path(engine: str, turbo: bool) -> str | None:
     if engine == "numpy":
         return None
     try:
-        path = available_paths()[0]
-        self_test(path, turbo)
+        path, broken = working_path(turbo)
+        if broken:
+            warnings.warn(f"{broken}; {path} takes its place, and is slower", BulletWarning, stacklevel=4)
         return path
     except Broken as error:
         if engine == "native":
             raise BulletError(f"the native engine cannot be used: {error}") from None
-        warnings.warn(f"the native engine is not used: {error}; numpy takes its place, and is slower", RuntimeWarning, stacklevel=4)
+        warnings.warn(f"the native engine is not used: {error}; numpy takes its place, and is slower", BulletWarning, stacklevel=4)
     except Unavailable as error:
         if engine == "native":
             raise BulletError(f"there is no native engine: {error}; `bullet doctor` tells more") from None

@@ -145,11 +145,10 @@ def library() -> ctypes.CDLL:
 def summary() -> str:
     """What `bullet doctor` says: the engine that runs models here, and why if it is not the native one."""
     try:
-        path = available_paths()[0]
-        self_test(path, turbo=False)
+        path, broken = working_path(turbo=False)
     except Unavailable as error:
         return f"numpy, since the native engine is not available: {error}"
-    return f"native, {path}"
+    return f"native, {path}" + (f", since {broken}" if broken else "")
 
 
 def available_paths() -> list[str]:
@@ -162,6 +161,24 @@ def available_paths() -> list[str]:
     while (name := library().bullet_path(len(paths))) is not None:
         paths.append(name.decode())
     return paths
+
+
+def working_path(turbo: bool) -> tuple[str, str]:
+    """The first of `available_paths` that passes `self_test`, and what is wrong with those before it ("" if there are none).
+
+    Raises:
+        Broken: none passes.
+        Unavailable: see `library`.
+    """
+    broken = list[str]()
+    for path in available_paths():
+        try:
+            self_test(path, turbo)
+        except Broken as error:
+            broken.append(str(error))
+        else:
+            return path, "; ".join(broken)
+    raise Broken("; ".join(broken))
 
 
 class NativeCache:
