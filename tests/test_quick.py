@@ -100,3 +100,9 @@ def test_mistakes_are_one_line(tmp_path: Path) -> None:
     assert "cyclopts" not in modules
     code, _, errors, _ = imported("generate", "x.bullet", "-p", "x", "--temperature", "-1")
     assert code in (1, 2) and len(errors.splitlines()) == 1
+
+
+def test_a_warning_of_ours_is_one_line() -> None:
+    program = "import warnings, bulletlm.quick as q; q.guarded(lambda: warnings.warn('so it goes', q.BulletWarning))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=240, check=True)
+    assert done.stderr == "bullet: so it goes\n"

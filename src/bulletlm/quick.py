@@ -69,12 +69,16 @@ def parse(command: Callable[..., None], words: Sequence[str]) -> tuple[list[Any]
         return None
 
 
+_usual = warnings.formatwarning
+
+
+def _formatted(text: Warning | str, kind: type[Warning], *place: Any) -> str:
+    return f"bullet: {text}\n" if issubclass(kind, BulletWarning) else _usual(text, kind, *place)
+
+
 def guarded(call: Callable[[], object]) -> None:
     """A user's mistake is one line and exit code 1 or 2, a warning of ours one line; only our own bugs show a traceback."""
-    usual = warnings.formatwarning
-    warnings.formatwarning = lambda text, kind, *place: (
-        f"bullet: {text}\n" if issubclass(kind, BulletWarning) else usual(text, kind, *place)
-    )
+    warnings.formatwarning = _formatted
     try:
         call()
     except BulletError as error:

@@ -131,8 +131,9 @@ def _load_folder(path: Path, engine: str, turbo: bool, threads: int | None) -> M
 def _defaults(metadata: dict[str, Any]) -> Sampling:
     given = metadata.get("sampling", {})
     # A file may say 1 where 1.0 is meant.
-    floats = {name for name, (kind, _, _) in SAMPLING_LIMITS.items() if kind is float and type(given.get(name)) is int}
-    return Sampling(**{name: float(given[name]) if name in floats else given[name] for name in SAMPLING_LIMITS if name in given})
+    known: dict[str, Any] = {name: given[name] for name in SAMPLING_LIMITS if name in given}
+    whole = [name for name, value in known.items() if SAMPLING_LIMITS[name][0] is float and type(value) is int]
+    return Sampling(**(known | {name: float(known[name]) for name in whole}))
 
 
 def _native_path(engine: str, turbo: bool) -> str | None:

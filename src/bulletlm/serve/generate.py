@@ -17,6 +17,9 @@ from bulletlm.runtime.session import Session
 HARMLESS = dict.fromkeys((*range(9), 11, 12, *range(14, 32), *range(127, 160)), "\ufffd")
 """Control characters, with which a model could move the cursor or rename the window: what a terminal gets in their place."""
 
+_ESCAPED = {code: f"\\u{code:04x}" for code in range(127, 160)}
+"""Those that JSON leaves as they are."""
+
 
 def generate(
     file: Path,
@@ -92,7 +95,7 @@ def generate(
             "seconds": round(seconds, 4),
             "seed": sampling.seed,
         }
-        sys.stdout.write(encoder.dumps(result, ensure_ascii=sys.stdout.isatty(), indent=2))
+        sys.stdout.write(encoder.dumps(result, ensure_ascii=False, indent=2).translate(_ESCAPED))
     print()
 
 
