@@ -1,4 +1,5 @@
-"""Mutated model files through the reader and the native engine: one clear error each, or numbers; never a crash.
+"""Mutated model files through the reader and the native engine, on every path, and through `load` and `Session` as programs use them:
+one clear error each, or numbers; never a crash.
 
     python tests/native/mutate.py SECONDS [LIBRARY]
 
@@ -9,6 +10,7 @@ import json
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,17 +20,19 @@ from bulletlm.bulletfile.reader import open_bullet
 from bulletlm.bulletfile.writer import write_bullet
 from bulletlm.errors import BulletError
 from bulletlm.quant.bq4 import Quantized
-from bulletlm.runtime import native
+from bulletlm.runtime import Session, load, native
 from bulletlm.runtime.random import seeded
 from bulletlm.runtime.sampling import Sampling
 from bulletlm.shape import ModelShape
+from bulletlm.tokenizer import SPECIAL_TOKENS, Piece
 
 SEED = 20
 
 
 def seeds(folder: Path) -> list[bytes]:
     """Small valid files: the usual types, and every type."""
-    pieces = [("<unk>", 0.0, 2), ("<s>", 0.0, 3), ("</s>", 0.0, 3), *((f"<0x{byte:02X}>", 0.0, 6) for byte in range(256))]
+    special = [Piece(text, 0.0, 3 if i else 2) for i, text in enumerate(SPECIAL_TOKENS)]
+    pieces = [*special, *(Piece(f"<0x{byte:02X}>", 0.0, 6) for byte in range(256)), Piece("ab", -1.0, 1), Piece("▁ab", -2.0, 1)]
     shape = ModelShape(len(pieces), 32, 2, 4, 2, 32, 24)
     rng = np.random.default_rng(SEED)
     weights = {name: (rng.standard_normal(extents) * 0.2).astype(np.float32) for name, extents in shape.tensors().items()}
@@ -37,7 +41,15 @@ def seeds(folder: Path) -> list[bytes]:
     every = {name: type if type == "F32" else kinds[i % 4] for i, (name, type) in enumerate(usual.items())}
     files = []
     for types in (usual, every):
-        write_bullet(folder / "seed.bullet", shape, weights, types, b"proto", pieces, {"license": "CC0-1.0"})
+        write_bullet(
+            folder / "seed.bullet",
+            shape,
+            weights,
+            types,
+            b"proto",
+            pieces,
+            {"license": "CC0-1.0", "sampling": {"temperature": 1, "top_k": 5}},
+        )
         files.append((folder / "seed.bullet").read_bytes())
     return files
 
@@ -89,6 +101,19 @@ def try_file(path: Path, paths: list[str]) -> bool:
     return True
 
 
+def try_door(path: Path, turbo: bool) -> bool:
+    """The same with a file that is loaded as `bullet generate` loads it."""
+    try:
+        model = load(path, engine="native", turbo=turbo, threads=2)
+        ids = model.tokenizer.encode("ab कखग ab")
+        list(Session(model).generate(ids, replace(model.sampling, max_tokens=4)))
+    except BulletError as error:
+        if not str(error).isprintable():
+            raise AssertionError(f"not one line: {error!r}") from error
+        return False
+    return True
+
+
 def run(seconds: float, least: int) -> tuple[int, int]:
     """Try files for `seconds`, but `least` in any case; how many, and how many of them could be run."""
     rng = np.random.default_rng(SEED)
@@ -98,11 +123,13 @@ def run(seconds: float, least: int) -> tuple[int, int]:
         files, path = seeds(Path(folder)), Path(folder) / "mutated.bullet"
         for content in files:
             path.write_bytes(content)
-            assert try_file(path, paths)
+            assert try_file(path, paths) and try_door(path, turbo=False)
         end = time.monotonic() + seconds
         while tried < least or time.monotonic() < end:
+            path.unlink()  # a new file, so that no mapping of the old one is cut
             path.write_bytes(mutated(files[tried % len(files)], rng))
             ran += try_file(path, paths)
+            try_door(path, turbo=tried % 3 == 0)
             tried += 1
     return tried, ran
 
