@@ -72,8 +72,8 @@ def parse(command: Callable[..., None], words: Sequence[str]) -> tuple[list[Any]
 _usual = warnings.formatwarning
 
 
-def _formatted(text: Warning | str, kind: type[Warning], *place: Any) -> str:
-    return f"bullet: {text}\n" if issubclass(kind, BulletWarning) else _usual(text, kind, *place)
+def _formatted(message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None) -> str:
+    return f"bullet: {message}\n" if issubclass(category, BulletWarning) else _usual(message, category, filename, lineno, line)
 
 
 def guarded(call: Callable[[], object]) -> None:
