@@ -26,6 +26,16 @@ static inline __m512i four(const int8_t *p) { /* four activations, for all rows 
     return _mm512_set1_epi32(word);
 }
 
+/* sums + weights * the four activations at p. From the intrinsic and a broadcast gcc makes two instructions of what is one; with
+ * fewer of them the processor looks further ahead, and "exact" is as fast as "turbo". */
+static ALWAYS_INLINE __m512i dot_four(__m512i sums, __m512i weights, const int8_t *p) {
+    typedef struct {
+        int8_t x[4];
+    } four_bytes;
+    __asm__("vpdpbusd %2%{1to16%}, %1, %0" : "+v"(sums) : "v"(weights), "m"(*(const four_bytes *)(const void *)p));
+    return sums;
+}
+
 /* acc + weight scales * activation scale * the integer sums. Written once, so that decode and prefill round alike. */
 static inline lanes scaled(lanes acc, __m512i sums, const uint8_t *scales, float scale) {
     return _mm512_fmadd_ps(_mm512_cvtepi32_ps(sums), _mm512_mul_ps(lanes_f16(scales), _mm512_set1_ps(scale)), acc);
@@ -45,25 +55,25 @@ static ALWAYS_INLINE lanes dot_bq4(const uint8_t *tile, const uint8_t *scales, c
         __m512i l2 = _mm512_and_si512(p2, low_mask), h2 = _mm512_and_si512(p2, high_mask);
         __m512i l3 = _mm512_and_si512(p3, low_mask), h3 = _mm512_and_si512(p3, high_mask);
         __m512i once = _mm512_setzero_si512(), times16 = once;
-        once = _mm512_dpbusd_epi32(once, l0, four(x->high));
-        times16 = _mm512_dpbusd_epi32(times16, h0, four(x->high + 16));
-        once = _mm512_dpbusd_epi32(once, l1, four(x->high + 4));
-        times16 = _mm512_dpbusd_epi32(times16, h1, four(x->high + 20));
-        once = _mm512_dpbusd_epi32(once, l2, four(x->high + 8));
-        times16 = _mm512_dpbusd_epi32(times16, h2, four(x->high + 24));
-        once = _mm512_dpbusd_epi32(once, l3, four(x->high + 12));
-        times16 = _mm512_dpbusd_epi32(times16, h3, four(x->high + 28));
+        once = dot_four(once, l0, x->high);
+        times16 = dot_four(times16, h0, x->high + 16);
+        once = dot_four(once, l1, x->high + 4);
+        times16 = dot_four(times16, h1, x->high + 20);
+        once = dot_four(once, l2, x->high + 8);
+        times16 = dot_four(times16, h2, x->high + 24);
+        once = dot_four(once, l3, x->high + 12);
+        times16 = dot_four(times16, h3, x->high + 28);
         if (!turbo) {
             once = _mm512_slli_epi32(once, 8);
             times16 = _mm512_slli_epi32(times16, 8);
-            once = _mm512_dpbusd_epi32(once, l0, four(x->low));
-            times16 = _mm512_dpbusd_epi32(times16, h0, four(x->low + 16));
-            once = _mm512_dpbusd_epi32(once, l1, four(x->low + 4));
-            times16 = _mm512_dpbusd_epi32(times16, h1, four(x->low + 20));
-            once = _mm512_dpbusd_epi32(once, l2, four(x->low + 8));
-            times16 = _mm512_dpbusd_epi32(times16, h2, four(x->low + 24));
-            once = _mm512_dpbusd_epi32(once, l3, four(x->low + 12));
-            times16 = _mm512_dpbusd_epi32(times16, h3, four(x->low + 28));
+            once = dot_four(once, l0, x->low);
+            times16 = dot_four(times16, h0, x->low + 16);
+            once = dot_four(once, l1, x->low + 4);
+            times16 = dot_four(times16, h1, x->low + 20);
+            once = dot_four(once, l2, x->low + 8);
+            times16 = dot_four(times16, h2, x->low + 24);
+            once = dot_four(once, l3, x->low + 12);
+            times16 = dot_four(times16, h3, x->low + 28);
         }
         __m512i sums = _mm512_add_epi32(_mm512_add_epi32(once, _mm512_set1_epi32(x->minus_8)), _mm512_srai_epi32(times16, 4));
         acc = scaled(acc, sums, scales, x->scale);
@@ -76,8 +86,8 @@ static ALWAYS_INLINE lanes dot_bq8(const uint8_t *tile, const uint8_t *scales, c
     for (int32_t b = 0; b < blocks; b++, tile += 512, scales += 32, x++) {
         __m512i even = _mm512_setzero_si512(), odd = even;
         for (int i = 0; i < 4; i++) {
-            even = _mm512_dpbusd_epi32(even, load64(tile + 128 * i), four(x->high + 8 * i));
-            odd = _mm512_dpbusd_epi32(odd, load64(tile + 128 * i + 64), four(x->high + 8 * i + 4));
+            even = dot_four(even, load64(tile + 128 * i), x->high + 8 * i);
+            odd = dot_four(odd, load64(tile + 128 * i + 64), x->high + 8 * i + 4);
             _mm_prefetch((const char *)tile + PREFETCH + 128 * i, _MM_HINT_T0);
             _mm_prefetch((const char *)tile + PREFETCH + 128 * i + 64, _MM_HINT_T0);
         }
@@ -86,8 +96,8 @@ static ALWAYS_INLINE lanes dot_bq8(const uint8_t *tile, const uint8_t *scales, c
             even = _mm512_slli_epi32(sums, 8);
             odd = _mm512_setzero_si512();
             for (int i = 0; i < 4; i++) {
-                even = _mm512_dpbusd_epi32(even, load64(tile + 128 * i), four(x->low + 8 * i));
-                odd = _mm512_dpbusd_epi32(odd, load64(tile + 128 * i + 64), four(x->low + 8 * i + 4));
+                even = dot_four(even, load64(tile + 128 * i), x->low + 8 * i);
+                odd = dot_four(odd, load64(tile + 128 * i + 64), x->low + 8 * i + 4);
             }
             sums = _mm512_add_epi32(even, odd);
         }
