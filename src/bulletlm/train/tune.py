@@ -31,7 +31,7 @@ COMPILE_FROM_FLOPS = 5e13
 TUNE_FROM_FLOPS = 3e14
 """Measuring takes some seconds, once per machine and shape: it is done for runs of roughly ten minutes and more."""
 
-TUNE_SECONDS = 40.0
+TUNE_SECONDS = 25.0
 """No further comparison is begun after this time."""
 
 CLEARLY = 0.97
