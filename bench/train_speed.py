@@ -13,7 +13,8 @@ One turn is a pass forward and backward over one micro-batch; everything runs in
 after `mallopt` has been set and denormal numbers have been switched off for all, and medians are compared. Peers run eager and
 compiled, with both of their forms of attention, in FP32 and where the processor has it in bf16 (autocast); the fastest of them
 is the one that counts. Loss and gradients are checked against transformers' with the same weights before anything is timed.
-The exit code is 1 if a bar is missed, but not with --quick. Ours runs in FP32 and in what the processor multiplies faster (bf16, int8); each has its own floor, all matrix products with
+The exit code is 1 if a bar is missed, but not with --quick.
+Ours runs in FP32 and in what the processor multiplies faster (bf16, int8); each has its own floor, all matrix products with
 the weights and nothing else.
 """
 
