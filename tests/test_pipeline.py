@@ -159,6 +159,17 @@ def test_a_trained_model_is_not_overwritten_by_other_settings(copy: Config) -> N
     assert sha256_of_file(copy.run_dir / "checkpoints/best/model.safetensors") != weights
 
 
+def test_restart_trains_anew_where_nothing_was_changed(copy: Config, micro_run: Path) -> None:
+    """The way out of a run none of whose checkpoints is whole."""
+    for file in (copy.run_dir / "checkpoints").glob("*/model.safetensors"):
+        file.write_bytes(file.read_bytes()[:-1])
+    with pytest.raises(BulletError, match=r"no checkpoint in .* is whole"):
+        run_stages(copy, "train", Listening())
+    run_stages(copy, "train", Listening(), restart=True)
+    best = "checkpoints/best/model.safetensors"
+    assert sha256_of_file(copy.run_dir / best) == sha256_of_file(micro_run / best)
+
+
 def test_two_processes_do_not_share_a_run_folder(copy: Config) -> None:
     import fcntl
 

@@ -132,12 +132,28 @@ def test_it_pauses_on_battery(sharp: Callable[..., Distilled], tmp_path: Path, m
     assert (tmp_path / "c/step-000000/state.json").is_file()
 
 
-def test_a_damaged_checkpoint_is_not_used(sharp: Callable[..., Distilled], tmp_path: Path) -> None:
+def test_a_damaged_checkpoint_is_not_used(sharp: Callable[..., Distilled], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bulletlm.train.distil.SAVE_EVERY_STEPS", 1)
     with pytest.raises(Interrupted):
-        sharp(tmp_path, steps=4, progress=StopAfter("Distilling", 2))
-    path = tmp_path / "c/step-000002/optimizer.safetensors"
-    path.write_bytes(path.read_bytes()[:-1])
+        sharp(tmp_path, steps=4, progress=StopAfter("Distilling", 3))
+    assert sorted(path.name for path in (tmp_path / "c").iterdir()) == ["step-000002", "step-000003"]
+    shutil.copytree(tmp_path / "c", tmp_path / "all/c")
+    for folder in ("c/step-000003", "all/c/step-000003", "all/c/step-000002"):
+        path = tmp_path / folder / "optimizer.safetensors"
+        path.write_bytes(path.read_bytes()[:-1])
     assert sharp(tmp_path, steps=4).kl == sharp(tmp_path / "other", steps=4).kl
+    with pytest.raises(
+        BulletError, match=r"no checkpoint in .*/all/c is whole \(.*\): put back a copy of one, or delete .*/all/c to start"
+    ):
+        sharp(tmp_path / "all", steps=4)
+
+
+def test_it_stops_while_there_is_room_on_the_disk(sharp: Callable[..., Distilled], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as full:
+        full.setattr(stopping.shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 10**9 - 10**6, 10**6))
+        with pytest.raises(Interrupted, match=r"stopped at step 0 of 4 of QAT \(only 1 MB are free .*: free some space\); saved"):
+            sharp(tmp_path, steps=4)
+    assert sharp(tmp_path, steps=4).tokens == 4 * 512
 
 
 def test_the_command_on_a_finished_run(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -44,7 +44,7 @@ Settings = Annotated[
 ]
 ConfigPath = Annotated[Path, Parameter(help="A configuration: JSON, comments allowed. recipes/ has ready ones.")]
 ModelPath = Annotated[Path, Parameter(help="A .bullet file, or the export/npy folder of a run.")]
-Restart = Annotated[bool, Parameter(help="Throw away a model trained with other settings and train anew.", negative="")]
+Restart = Annotated[bool, Parameter(help="Throw away the trained model and its checkpoints, and train anew.", negative="")]
 Json = Annotated[bool, Parameter(help="Print the result as JSON.", negative="")]
 
 

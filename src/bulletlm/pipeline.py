@@ -67,7 +67,7 @@ def run_stages(
     """Bring every stage up to and including `until` up to date.
 
     Args:
-        restart: throw away the checkpoints of a model trained with other settings.
+        restart: throw away the checkpoints, whatever they were trained with.
         team: processes that wait to take part in training; this one leads them.
         since: take everything before this stage from the run folder as it is, even where its sources are gone or changed.
 
@@ -349,11 +349,11 @@ def _protect_trained_model(run: Run, restart: bool) -> None:
     checkpoints = run.folder / "checkpoints"
     if not (run.folder / "config.json").exists() or not checkpoints.exists():
         return
-    old = read_json(run.folder / "config.json")
-    if old.get(RECORD_KEY, {}).get("fingerprint") == run.fingerprint:
-        return
     if restart:
         shutil.rmtree(checkpoints)
+        return
+    old = read_json(run.folder / "config.json")
+    if old.get(RECORD_KEY, {}).get("fingerprint") == run.fingerprint:
         return
     new = run.config.model_dump(mode="json")
     changed = list(_differences(old, new)) or ["the source files"]

@@ -1,17 +1,23 @@
 """The loop: equal gradients, learning, exact resume after stop and kill, damaged checkpoints."""
 
 import contextlib
+import errno
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from bulletlm.config import TrainConfig
 from bulletlm.data.tokens import open_tokens
@@ -21,11 +27,12 @@ from bulletlm.model import Llama
 from bulletlm.progress import SilentProgress
 from bulletlm.shape import ModelShape
 from bulletlm.train.batches import TrainingWindows
-from bulletlm.train.checkpoint import list_checkpoints, load_checkpoint
+from bulletlm.train.checkpoint import Checkpoint, list_checkpoints, load_checkpoint, save_checkpoint
 from bulletlm.train.compute import Compute
 from bulletlm.train.evaluation import validate
 from bulletlm.train.loop import train
 from bulletlm.train.metrics import CLOCK
+from bulletlm.train.state import Position
 from bulletlm.train.step import accumulate
 
 SHAPE = ModelShape(vocab_size=500, dim=32, n_layers=1, n_heads=2, n_kv_heads=2, hidden_dim=64, max_seq_len=16)
@@ -91,6 +98,10 @@ def events(folder: Path) -> list[dict[str, Any]]:
 def weights_hash(folder: Path) -> tuple[str, str]:
     last = list_checkpoints(folder / "checkpoints")[-1][1]
     return sha256_of_file(last / "model.safetensors"), sha256_of_file(folder / "checkpoints/best/model.safetensors")
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    return {str(path.relative_to(folder)): sha256_of_file(path) for path in folder.rglob("*") if path.is_file()}
 
 
 @pytest.fixture(scope="module")
@@ -221,9 +232,77 @@ def test_a_damaged_checkpoint_is_reported_and_the_one_before_used(whole: Path, t
 
     train(TrainConfig(**SETTINGS), SHAPE, 42, tokens_dir, tmp_path, "key", Listening())
     assert not cut_off.exists()
+    assert (tmp_path / "checkpoints/step-000060.damaged").is_dir()
     assert any("optimizer.safetensors is damaged" in text for text in said)
     assert any("resuming from" in text and "step-000045" in text for text in said)
     assert weights_hash(tmp_path) == weights_hash(whole)
+
+
+def test_a_best_model_is_not_replaced_because_all_checkpoints_are_damaged(whole: Path, tokens_dir: Path, tmp_path: Path) -> None:
+    shutil.copytree(whole, tmp_path / "run")
+    for _, folder in list_checkpoints(tmp_path / "run/checkpoints"):
+        (folder / "model.safetensors").unlink()
+    before = hashes(tmp_path / "run")
+    for _ in range(2):
+        with pytest.raises(
+            BulletError, match=r"no checkpoint in .* is whole \(.*is missing\): put back .* or train anew with --restart"
+        ) as stop:
+            run(tokens_dir, tmp_path / "run")
+        assert "\n" not in str(stop.value)
+    assert hashes(tmp_path / "run") == before
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint with everything that a run's has."""
+    folder = tmp_path_factory.mktemp("small") / "step-000020"
+    event = {"from_step": 40, "to_step": 20, "skipped_batch": 39, "rate_factor": 0.6, "reason": "the loss jumped"}
+    position = Position(20, 20, 20, 1.25, "ema", 0, [3.5, 1e-05, 2.25], 1, [39], [event])
+    tensors = {name: {"weight": torch.arange(4.0)} for name in ("model", "optimizer", "ema")}
+    save_checkpoint(folder, Checkpoint(tensors, {"key": "key", "position": asdict(position)}))
+    return folder
+
+
+@settings(max_examples=300, deadline=None)
+@given(data=st.data())
+def test_no_flipped_bit_in_the_state_is_believed(small: Path, data: st.DataObject) -> None:
+    path = small / "state.json"
+    right, expected = path.read_bytes(), load_checkpoint(small).state
+    flipped = bytearray(right)
+    flipped[data.draw(st.integers(0, len(right) - 1))] ^= 1 << data.draw(st.integers(0, 7))
+    try:
+        path.write_bytes(flipped)
+        with contextlib.suppress(BulletError):
+            assert load_checkpoint(small).state == expected, "such as a capital E in 1e-05"
+    finally:
+        path.write_bytes(right)
+
+
+def test_every_digit_of_the_state_counts(small: Path) -> None:
+    path = small / "state.json"
+    right = path.read_text()
+    try:
+        for match in re.finditer(r"\d", right):
+            path.write_text(right[: match.start()] + str((int(match[0]) + 1) % 10) + right[match.end() :])
+            with pytest.raises(BulletError, match=r"state.json is damaged|safetensors is damaged"):
+                load_checkpoint(small)
+        for value in ("NaN", "1e999", '"\\ud800"'):
+            path.write_text(right.replace("1.25", value))
+            with pytest.raises(BulletError, match=r"state.json is damaged"):
+                load_checkpoint(small)
+    finally:
+        path.write_text(right)
+
+
+def test_a_checkpoint_that_cannot_be_read_is_one_line(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """EIO is what a dying disk answers."""
+
+    def read(path: Path) -> str:
+        raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+
+    monkeypatch.setattr("bulletlm.train.checkpoint.sha256_of_file", read)
+    with pytest.raises(BulletError, match=r"^cannot read .*model.safetensors: Input/output error$"):
+        load_checkpoint(small)
 
 
 def test_other_settings_are_not_mixed_in(whole: Path, tokens_dir: Path, tmp_path: Path) -> None:

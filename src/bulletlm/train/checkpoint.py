@@ -3,7 +3,7 @@
     checkpoints/step-002500/  model.safetensors  optimizer.safetensors  ema.safetensors  state.json
     checkpoints/best/         model.safetensors  state.json     (the weights that will be exported)
 
-state.json carries the SHA-256 of the other files. Nothing is ever unpickled.
+state.json carries the SHA-256 of the other files and of what else is in it. Nothing is ever unpickled.
 """
 
 import re
@@ -17,10 +17,11 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from bulletlm.errors import BulletError
-from bulletlm.files import atomic_folder, read_json, sha256_of_file, write_json
+from bulletlm.files import atomic_folder, read_json, sha256_of_file, sha256_of_json, write_json
 from bulletlm.progress import Progress
 
 _STEP = re.compile(r"step-(\d{6,})")
+_STATE = "state.json"
 
 
 @dataclass
@@ -48,20 +49,31 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
             path = temporary / f"{name}.safetensors"
             path.write_bytes(save({key: value.detach().contiguous() for key, value in tensors.items()}))
             hashes[path.name] = sha256_of_file(path)
-        write_json(temporary / "state.json", {**checkpoint.state, "sha256": hashes})
+        hashes[_STATE] = sha256_of_json([checkpoint.state, hashes])
+        write_json(temporary / _STATE, {**checkpoint.state, "sha256": hashes})
 
 
 def load_checkpoint(folder: Path) -> Checkpoint:
     """Read a checkpoint folder after checking every file's SHA-256.
 
     Raises:
-        BulletError: something is missing, cut or changed; the message names the file.
+        BulletError: something is missing, cut, changed or cannot be read; the message names the file.
     """
-    state = read_json(folder / "state.json")
-    if not isinstance(state, dict) or not isinstance(state.get("sha256"), dict):
-        raise BulletError(f"{folder / 'state.json'} is damaged: it lists no files")
+    try:
+        return _load(folder)
+    except OSError as error:
+        raise BulletError(f"cannot read {error.filename or folder}: {error.strerror or error}") from None
+    except ValueError as error:  # a number that JSON cannot hold, half a character
+        raise BulletError(f"{folder / _STATE} is damaged: {error}") from None
+
+
+def _load(folder: Path) -> Checkpoint:
+    state = read_json(folder / _STATE)
+    hashes = state.pop("sha256", None) if isinstance(state, dict) else None
+    if not isinstance(hashes, dict) or hashes.pop(_STATE, None) != sha256_of_json([state, hashes]):
+        raise BulletError(f"{folder / _STATE} is damaged: its SHA-256 is not the one that it states")
     tensors = {}
-    for name, expected in state.pop("sha256").items():
+    for name, expected in hashes.items():
         path = folder / name
         if not path.is_file():
             raise BulletError(f"{path} is missing")
@@ -82,14 +94,32 @@ def list_checkpoints(checkpoints: Path) -> list[tuple[int, Path]]:
     return sorted(found)
 
 
-def newest_checkpoint(checkpoints: Path, progress: Progress) -> tuple[Path, Checkpoint] | None:
-    """The newest numbered checkpoint that is whole; damaged ones are reported and removed, and with them what a kill left behind."""
+def newest_checkpoint(checkpoints: Path, way_out: str, progress: Progress) -> tuple[Path, Checkpoint] | None:
+    """The newest numbered checkpoint that is whole; None where there is none at all. What a kill left behind is removed.
+
+    Newer ones, which are damaged, are reported and renamed to "step-N.damaged".
+
+    Args:
+        way_out: what the user can do where all are damaged, for the message.
+
+    Raises:
+        BulletError: none is whole.
+    """
     for leftover in checkpoints.glob("step-*.partial"):
         shutil.rmtree(leftover)
+    damaged: list[tuple[Path, BulletError]] = []
     for _, folder in reversed(list_checkpoints(checkpoints)):
         try:
-            return folder, load_checkpoint(folder)
+            found = load_checkpoint(folder)
         except BulletError as error:
-            progress.say(f"{error}; falling back to the checkpoint before it")
-            shutil.rmtree(folder)
+            damaged.append((folder, error))
+            continue
+        for other, problem in damaged:
+            kept = other.with_name(f"{other.name}.damaged")
+            progress.say(f"{problem}; falling back to the checkpoint before it (the damaged one is now {kept.name})")
+            shutil.rmtree(kept, ignore_errors=True)
+            other.rename(kept)
+        return folder, found
+    if damaged:
+        raise BulletError(f"no checkpoint in {checkpoints} is whole ({damaged[0][1]}): put back a copy of one, or {way_out}")
     return None

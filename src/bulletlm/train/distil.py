@@ -31,7 +31,7 @@ from bulletlm.train.checkpoint import Checkpoint, list_checkpoints, newest_check
 from bulletlm.train.compute import activate, compiled, denormals_are_zero, pick_device, run_layer
 from bulletlm.train.ema import EMA
 from bulletlm.train.optimizer import build_optimizers, optimizer_tensors, restore_optimizers, set_learning_rate
-from bulletlm.train.stopping import Waiting, be_nice, stop_requested
+from bulletlm.train.stopping import Waiting, be_nice, disk_is_low, stop_requested
 from bulletlm.train.tune import feasible, plain_choice
 
 WARMUP_STEPS = 10
@@ -40,6 +40,9 @@ CLIP_NORM = 1.0
 
 SAVE_EVERY_STEPS = 50
 """Steps between checkpoints: a minute or two of work."""
+
+KEEP = 2
+"""Checkpoints: the last one, and the one before it should that be damaged."""
 
 
 Divergence = Callable[[Tensor, Tensor], Tensor]
@@ -90,8 +93,8 @@ def distil(
         progress: shows the bar.
 
     Raises:
-        Interrupted: SIGINT or SIGTERM; a checkpoint was written first.
-        BulletError: the loss is no longer a number, or the disk is full.
+        Interrupted: SIGINT, SIGTERM, a file `stop` in the run folder or little room on its disk; a checkpoint was written first.
+        BulletError: the loss is no longer a number, no checkpoint is whole, or the disk is full.
     """
     be_nice(train.nice)
     keep_memory()
@@ -113,6 +116,8 @@ def distil(
     else:
         kl["start"] = _measure(measured, fake, held_out, shape.max_seq_len, train.batch_size_per_device)
 
+    size = sum(4 * weight.nbytes for weight in student.parameters())
+
     def save() -> None:
         tensors = {
             "model": {name: weight.detach() for name, weight in student.named_parameters()},
@@ -120,16 +125,18 @@ def distil(
             "ema": average.average,
         }
         save_checkpoint(step_folder(checkpoints, step), Checkpoint(tensors, {"key": key, "step": step, "kl": kl}))
-        for _, folder in list_checkpoints(checkpoints)[:-1]:
+        for _, folder in list_checkpoints(checkpoints)[:-KEEP]:
             shutil.rmtree(folder)
 
     waiting = Waiting(train)
     with stop_requested(checkpoints.parents[1] / "stop") as stop, progress.task("Distilling", config.steps) as bar:
         bar.advance(step, f"KL {kl['start']:.5f} before")
         while step < config.steps:
-            if stop():
+            low = disk_is_low(checkpoints.parents[1], size)
+            if stop() or low:
                 save()
-                raise Interrupted(f"stopped at step {step:,} of {config.steps:,} of QAT; saved: the same command continues from here")
+                why = f" ({low}: free some space)" if low else ""
+                raise Interrupted(f"stopped at step {step:,} of {config.steps:,} of QAT{why}; saved: the same command continues from here")
             if waiting.pause(waiting.reason() is not None, save, progress):
                 continue
             set_learning_rate(optimizers, _share(step, config.steps))
@@ -253,7 +260,7 @@ def _measure(divergence: Divergence, fake: FakeQuant, file: TokenFile, max_seq_l
 
 def _resume(checkpoints: Path, key: str, progress: Progress) -> Checkpoint | None:
     """The newest checkpoint if it belongs to this work; those of another one are of no use any more."""
-    found = newest_checkpoint(checkpoints, progress)
+    found = newest_checkpoint(checkpoints, f"delete {checkpoints} to start QAT anew", progress)
     if not found:
         return None
     folder, checkpoint = found

@@ -106,11 +106,12 @@ def train(
             state.save(checkpoints)
             prune_checkpoints(checkpoints, config.keep_checkpoints, state.position.step, config.eval_every_steps)
 
-    def recover(problem: str) -> None:
+    def recover(problem: str, learnt: bool = False) -> None:
         step = state.position.step
         forget_gradients(state)
+        learnt = team.sum(learnt or not state.is_finite())[0] > 0
         if team.leads:
-            roll_back(state, checkpoints, problem, config, progress)
+            roll_back(state, checkpoints, problem, learnt, config, progress)
             metrics.rewind(state.position)
         state.copy_leader(team)
         bar.advance(state.position.step - step)
@@ -126,8 +127,8 @@ def train(
             if (at_end or (position.step and position.step % config.eval_every_steps == 0)) and position.evaluated_step != position.step:
                 save()
                 measured, weights, val_loss = evaluate(state, val_tokens, config.batch_size_per_device, team, grid)
-                if not all(math.isfinite(value) for name, value in measured.items() if name.startswith("val/")):
-                    recover("the validation loss is no longer a number")
+                if not all(map(math.isfinite, measured.values())):
+                    recover("the validation loss is no longer a number", learnt=True)
                     continue
                 best_folder = checkpoints if team.leads else None
                 better = keep_best(state, val_loss, weights, position.step * tokens_per_step, best_folder, grid)
@@ -167,6 +168,10 @@ def train(
                 before = copy_matrices(state.model)
                 update(state)
                 values["update_ratio"] = update_ratio(before, state.model)
+                if team.sum(not math.isfinite(values["update_ratio"]))[0]:
+                    bar.advance(1)
+                    recover("the weights are no longer numbers", learnt=True)
+                    continue
             position.recent_losses = [*position.recent_losses, loss][-WINDOW:]
 
             took = time.monotonic() - started

@@ -78,10 +78,13 @@ def prune_checkpoints(checkpoints: Path, keep: int, step: int, eval_every: int) 
             shutil.rmtree(folder)
 
 
-def roll_back(state: TrainState, checkpoints: Path, problem: str, config: TrainConfig, progress: Progress) -> None:
-    """Bring `state` back to the last good step, without the batch at hand and one rung down the ladder; saves that.
+def roll_back(state: TrainState, checkpoints: Path, problem: str, learnt: bool, config: TrainConfig, progress: Progress) -> None:
+    """Bring `state` back to the last good step, without the batch that did it and one rung down the ladder; saves that.
 
     What happened is kept in the position.
+
+    Args:
+        learnt: whether the damage is in the weights already: then it is the batch before the one at hand that is left out.
 
     Raises:
         BulletError: the bottom of the ladder is reached and training still goes wrong.
@@ -92,7 +95,7 @@ def roll_back(state: TrainState, checkpoints: Path, problem: str, config: TrainC
         if now.step - now.rollbacks[-1]["from_step"] <= HELPED_AFTER:
             raise _hopeless(state, problem, config)
         rung -= 1
-    skipped = now.batch()
+    skipped = now.batch(back=int(learnt and now.step > 0))
     state.restore(_load_good(checkpoints, last_good_step(now.step, config.eval_every_steps), config.eval_every_steps, progress))
     then = state.position
     event = {"from_step": now.step, "to_step": then.step, "skipped_batch": skipped, "rate_factor": LADDER[rung], "reason": problem}
@@ -104,7 +107,7 @@ def roll_back(state: TrainState, checkpoints: Path, problem: str, config: TrainC
         if step > then.step:
             shutil.rmtree(folder)
     progress.say(
-        f"step {now.step:,}: {problem}; back to step {then.step:,} without that batch, learning rate x {LADDER[rung]:g} "
+        f"step {now.step:,}: {problem}; back to step {then.step:,} without batch {skipped:,}, learning rate x {LADDER[rung]:g} "
         f"(peak {config.learning_rate * LADDER[rung]:.2g})"
     )
 

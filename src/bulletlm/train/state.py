@@ -42,9 +42,9 @@ class Position:
     skipped: list[int] = field(default_factory=list)
     rollbacks: list[dict[str, Any]] = field(default_factory=list)
 
-    def batch(self) -> int:
-        """Number of the effective batch that the next step learns from."""
-        number = self.step
+    def batch(self, back: int = 0) -> int:
+        """Number of the effective batch that the next step learns from, or that the step `back` before that one did."""
+        number = self.step - back
         for skipped in self.skipped:  # in ascending order
             number += skipped <= number
         return number
@@ -75,6 +75,10 @@ class TrainState:
             assert self.ema
             return self.ema.average
         return {name: weight.detach() for name, weight in self.model.named_parameters()}
+
+    def is_finite(self) -> bool:
+        """Whether every weight is a number."""
+        return all(bool(torch.isfinite(weight).all()) for weight in self.model.parameters())
 
     def size(self) -> int:
         """Bytes of a checkpoint: weights, two moments each, average."""
@@ -121,12 +125,12 @@ class TrainState:
             self.restore(Checkpoint(tensors, told["state"]))
 
     def resume(self, checkpoints: Path, progress: Progress) -> None:
-        """Go to the newest checkpoint that is whole, if there is one; a damaged one is reported and removed.
+        """Go to the newest checkpoint that is whole, if there are any; a damaged one is reported and set aside.
 
         Raises:
-            BulletError: the checkpoint was made with other settings or data.
+            BulletError: the checkpoint was made with other settings or data, or none is whole.
         """
-        if found := newest_checkpoint(checkpoints, progress):
+        if found := newest_checkpoint(checkpoints, "train anew with --restart", progress):
             folder, checkpoint = found
             if checkpoint.state["key"] != self.key:
                 raise BulletError(f"{folder} was trained with other settings or data: choose another --name, or train anew with --restart")
