@@ -1,15 +1,19 @@
 """`bullet plan`: measured on this machine, calculated right, refused with one line."""
 
+import dataclasses
 import json
+import mmap
 from pathlib import Path
 
+import psutil
 import pytest
+import torch
 
 from bulletlm.bulletfile.reader import open_bullet
 from bulletlm.cli import main
 from bulletlm.config import Config, load_config
 from bulletlm.errors import ConfigError
-from bulletlm.plan import Clock, Measured, bullet_bytes, make_plan, text_tokens, training_flops
+from bulletlm.plan import Clock, Measured, _estimate, bullet_bytes, fragment, load_law, make_plan, peak_memory, text_tokens, training_flops
 from bulletlm.progress import SilentProgress
 from bulletlm.train.scaling import Law, family
 from micro_model import write_micro_config
@@ -43,6 +47,44 @@ def test_size_of_the_file(micro_run: Path, micro_config: Config) -> None:
     assert 0 < file.stat().st_size - bullet_bytes(micro_config, shape) < 60_000  # header and tokenizer
 
 
+def test_exceptions_count_and_those_of_layers_that_are_gone_do_not(texts: Path, tmp_path: Path) -> None:
+    path = write_micro_config(tmp_path, texts)
+    micro_config = load_config(path)
+    changed = load_config(path)
+    changed.quant.keep = ["layers.*.mlp.up_proj=BQ8", "layers.1.attention.q_proj=F32"]
+    shape = changed.model.shape(700)
+    one_layer = dataclasses.replace(shape, n_layers=1)
+    more = bullet_bytes(changed, shape) - bullet_bytes(micro_config, shape)
+    assert more == shape.n_layers * shape.dim * shape.hidden_dim // 2 + shape.dim**2 * (32 - 4.5) / 8
+    assert bullet_bytes(changed, one_layer) - bullet_bytes(micro_config, one_layer) == shape.dim * shape.hidden_dim // 2
+
+
+def test_what_is_proposed_can_be_loaded_and_is_of_the_family(texts: Path, tmp_path: Path) -> None:
+    config = load_config(write_micro_config(tmp_path, texts), ["--tied-embeddings=false", "--layers=3"])
+    config.quant.keep = ["layers.2.*=BQ8", "layers.0.*=BQ8"]
+    clock = Clock([Measured(config.model.shape(700), 8, 1.0, 0.1)])
+    law, facts = load_law()
+    chosen = _estimate(config, family(64, 700, 32), 10, clock, law, facts, None)
+    values = config.model_dump(mode="json")
+    for section, settings in fragment(chosen, config).items():
+        values[section].update(settings)
+    assert values["quant"]["keep"] == ["layers.0.*=BQ8"]
+    planned = Config(**values)
+    assert bullet_bytes(planned, planned.model.shape(700)) == chosen.bullet_bytes
+    assert planned.model.shape(700).n_parameters == chosen.parameters
+
+
+def test_memory_is_the_peak_and_not_what_is_left_of_it() -> None:
+    before = peak_memory(torch.device("cpu"))
+    room = mmap.mmap(-1, before - psutil.Process().memory_info().rss + 100_000_000)
+    for at in range(0, len(room), mmap.PAGESIZE):
+        room[at] = 1
+    room.close()
+    after = peak_memory(torch.device("cpu"))
+    if Path("/proc/self/status").exists():
+        assert after > before + 50_000_000
+
+
 def test_text_is_counted_before_there_are_tokens(micro_run: Path, texts: Path, tmp_path: Path) -> None:
     config = load_config(write_micro_config(tmp_path, texts))
     index = json.loads((micro_run / "tokens/index.json").read_text())
@@ -65,8 +107,6 @@ def test_time_is_interpolated_and_never_negative() -> None:
 
 
 def test_the_law_of_the_package() -> None:
-    from bulletlm.plan import load_law
-
     law, facts = load_law()
     assert isinstance(law, Law)
     assert law.loss(1e6, 1e6) > law.loss(2e6, 1e6) > law.loss(2e6, 4e6) > law.E >= 0

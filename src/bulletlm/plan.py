@@ -4,6 +4,7 @@ Speed is measured with real training steps of the configured shape and a few oth
 in train/scaling.json, which `bench/scaling.py` fitted to runs of this repository.
 """
 
+import contextlib
 import gzip
 import json
 import lzma
@@ -117,15 +118,16 @@ def make_plan(config: Config, hours: float | None, seconds: float, write: Path |
         )
     steps, reason = count_steps(config.train, windows or 10**12)
     progress.say(f"measuring this machine for about {seconds:.0f} s ...")
+    # Compiling every shape would take a minute: what it gains for the configured one is taken to hold for all. As such a run
+    # computes it comes first, so that the peak of memory is its own.
+    tokens = steps * config.train.batch_size_per_device * config.train.gradient_accumulation_steps * shape.max_seq_len
+    long = measure(shape, config.train, seconds / 8, tokens if hours is None else A_LONG_RUN)
+    memory = peak_memory(pick_device(config.train.device))
     wall, cpu = time.perf_counter(), time.process_time()
     own = measure(shape, config.train, seconds / 4)
-    # On a GPU its memory is what counts.
-    memory = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else psutil.Process().memory_info().rss
     eager = [own, *(measure(other, config.train, seconds / 4) for other in others)]
     got = (time.process_time() - cpu) / (time.perf_counter() - wall) / torch.get_num_threads()
-    # Compiling every shape would take a minute: what it gains for the configured one is taken to hold for all.
-    tokens = steps * config.train.batch_size_per_device * config.train.gradient_accumulation_steps * shape.max_seq_len
-    gain = own.micro_batch / measure(shape, config.train, seconds / 8, tokens if hours is None else A_LONG_RUN).micro_batch
+    gain = own.micro_batch / long.micro_batch
     clock = Clock(replace(each, micro_batch=each.micro_batch / gain) for each in eager)
 
     def estimate(candidate: ModelShape, steps: int) -> Estimate:
@@ -175,6 +177,20 @@ def measure(shape: ModelShape, config: TrainConfig, seconds: float, tokens: int 
         passes.append(done - begun)
         updates.append(time.perf_counter() - done)
     return Measured(shape, config.batch_size_per_device, statistics.median(passes), statistics.median(updates))
+
+
+def peak_memory(device: torch.device) -> int:
+    """The most bytes that this process has had so far: on a GPU those that torch took there, else in memory.
+
+    Where the system does not tell the peak (Linux does), what it has now.
+    """
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
+            if line.startswith("VmHWM:"):
+                return 1024 * int(line.split()[1])
+    return int(psutil.Process().memory_info().rss)
 
 
 def training_flops(shape: ModelShape) -> float:
@@ -265,17 +281,31 @@ def best_shape(config: Config, hours: float, clock: Clock, estimate: Callable[[M
 def fragment(chosen: Estimate, config: Config) -> dict[str, Any]:
     """The settings that turn `config` into the chosen run."""
     own, shape = config.model, chosen.shape
-    model = {"dim": shape.dim, "n_layers": shape.n_layers, "n_heads": shape.n_heads}
+    model: dict[str, Any] = {"dim": shape.dim, "n_layers": shape.n_layers, "n_heads": shape.n_heads}
     if own.n_kv_heads is not None:
         model["n_kv_heads"] = shape.n_kv_heads
     if own.hidden_dim is not None:
         model["hidden_dim"] = shape.hidden_dim
-    return {"model": model, "train": {"total_steps": chosen.steps, "epochs": None}}
+    if own.tied_embeddings != shape.tied_embeddings:
+        model["tied_embeddings"] = shape.tied_embeddings
+    keep = exceptions(config, shape)
+    quant = {"quant": {"keep": keep}} if keep != config.quant.keep else {}
+    return {"model": model, **quant, "train": {"total_steps": chosen.steps, "epochs": None}}
+
+
+def exceptions(config: Config, shape: ModelShape) -> list[str]:
+    """The rules of quant.keep that mean a matrix which `shape` has."""
+    fitting = []
+    for rule in config.quant.keep:
+        with contextlib.suppress(ConfigError):
+            weight_types(shape, keep=[rule])
+            fitting.append(rule)
+    return fitting
 
 
 def bullet_bytes(config: Config, shape: ModelShape) -> int:
     """Size of the weights in the file."""
-    types = weight_types(shape, config.quant.weights, config.quant.embedding)
+    types = weight_types(shape, config.quant.weights, config.quant.embedding, exceptions(config, shape))
     return sum(tensor_bytes(types[name], extents) for name, extents in shape.tensors().items())
 
 

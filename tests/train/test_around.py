@@ -1,5 +1,6 @@
 """What surrounds the steps: stop file, full disk, pauses, samples, trackers, the proof."""
 
+import dataclasses
 import json
 import os
 import re
@@ -18,17 +19,23 @@ from test_loop import SETTINGS, SHAPE, run
 from bulletlm.cli import main
 from bulletlm.config import TrainConfig
 from bulletlm.data.chat import encode_prompt
+from bulletlm.data.tokens import open_tokens, write_tokens
 from bulletlm.errors import BulletError, Interrupted
+from bulletlm.evaluate.perplexity import score
 from bulletlm.files import sha256_of_file
 from bulletlm.model import Llama
 from bulletlm.progress import SilentProgress
 from bulletlm.runtime import Sampling, Session, load
+from bulletlm.runtime.engine import Engine
 from bulletlm.tokenizer import Tokenizer
 from bulletlm.train import prove, stopping
 from bulletlm.train.checkpoint import list_checkpoints, load_checkpoint
+from bulletlm.train.evaluation import evaluate
 from bulletlm.train.loop import train
 from bulletlm.train.observe import activation_rms, copy_matrices, update_ratio
+from bulletlm.train.state import TrainState
 from bulletlm.train.stopping import disk_is_low, reason_to_wait
+from bulletlm.train.team import ALONE
 from bulletlm.train.trackers import open_trackers
 
 
@@ -188,6 +195,29 @@ def test_samples_are_those_of_the_kept_weights(micro_run: Path, tmp_path: Path) 
         ids = encode_prompt(tokenizer, [{"role": "user", "content": event["prompt"]}])
         text = "".join(token.text for token in Session(model).generate(ids, Sampling(temperature=0, max_tokens=24)))
         assert event["answer"] == " ".join(text.split())
+
+
+@pytest.mark.parametrize("loss_on", ["all", "answers"])
+def test_bits_per_byte_are_those_of_the_evaluation(micro_run: Path, tmp_path: Path, loss_on: str) -> None:
+    """Also where answers alone count: then the bytes are theirs, too."""
+    tokenizer = Tokenizer.load(micro_run / "tokenizer/tokenizer.model")
+    about = {"source": "made", "language": "mr"}
+    rows: list[dict[str, Any]] = [{"id": "0", **about, "text": "नदी डोंगरातून समुद्राकडे वाहते. The river runs to the sea."}]
+    talks = [("नमस्कार! तुझे नाव काय?", "माझे नाव बुलेट आहे."), ("Who wrote it, and when?", "Nobody knows.")]
+    for number, (question, answer) in enumerate(talks, 1):
+        talk = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+        rows.append({"id": str(number), **about, "messages": talk})
+    (tmp_path / "data").mkdir()
+    for split in ("train", "val"):
+        (tmp_path / f"data/{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    write_tokens(tmp_path / "data", tokenizer, loss_on, tmp_path / "tokens", SilentProgress())
+    file, shape = open_tokens(tmp_path / "tokens", "val"), dataclasses.replace(SHAPE, vocab_size=tokenizer.vocab_size)
+    state = TrainState(TrainConfig(ema_decay=0), shape, 3, "key", torch.device("cpu"))
+    measured, _, _ = evaluate(state, file, 4, ALONE)
+    engine = Engine(shape, {name: weight.detach().numpy() for name, weight in state.model.named_parameters()})
+    total = score(engine, file, tokenizer, SilentProgress()).total
+    assert measured["val/bpb"] == pytest.approx(total.bits_per_byte, rel=1e-5)
+    assert (total.bytes < file.info["bytes"]) == (loss_on == "answers")
 
 
 TRACKED = """

@@ -44,7 +44,7 @@ def write_tokens(data_dir: Path, tokenizer: Tokenizer, loss_on: str, out_dir: Pa
     """Encode train.jsonl and val.jsonl of `data_dir` into `out_dir`; give what index.json holds.
 
     "bytes" in the index is the UTF-8 size of the text itself, without special tokens, so that loss in bits
-    divided by it is bits per byte.
+    divided by it is bits per byte; "learned_bytes" is that of the answers, where they alone count.
 
     Raises:
         BulletError: the rows are missing or damaged, or the disk is full.
@@ -64,7 +64,8 @@ def _write_split(path: Path, tokenizer: Tokenizer, dtype: np.dtype[Any], answers
     by_language: dict[str, dict[str, int]] = {}
     places: list[dict[str, Any]] = []
     sources: dict[str, int] = {}
-    documents = at = size = 0
+    documents = at = size = learned = 0
+    bytes_of = [len(tokenizer.decode_bytes([token])) for token in range(tokenizer.vocab_size)] if answers_only else []
     learn_path = stem.with_suffix(".learn.bin")
     sources_path = stem.with_suffix(".sources.bin")
     with open(stem.with_suffix(".bin"), "wb") as tokens_file, open(learn_path, "wb") as learn_file, open(sources_path, "wb") as source_file:
@@ -73,6 +74,7 @@ def _write_split(path: Path, tokenizer: Tokenizer, dtype: np.dtype[Any], answers
                 tokens_file.write(np.array(ids, dtype=dtype).tobytes())
                 if answers_only:
                     learn_file.write(np.array(learn, dtype=np.uint8).tobytes())
+                    learned += sum(bytes_of[token] for token, counts in zip(ids, learn, strict=True) if counts)
                 text_bytes = sum(len(text.encode()) for text in texts_of(document))
                 row = by_language.setdefault(document["language"], {"tokens": 0, "bytes": 0, "documents": 0})
                 row["tokens"] += len(ids)
@@ -90,6 +92,8 @@ def _write_split(path: Path, tokenizer: Tokenizer, dtype: np.dtype[Any], answers
     if not answers_only:
         learn_path.unlink()
     info: dict[str, Any] = {"tokens": at, "bytes": size, "by_language": dict(sorted(by_language.items()))}
+    if answers_only:
+        info["learned_bytes"] = learned
     if stem.name == "val":
         sources_path.unlink()
         return {**info, "documents": places}

@@ -56,7 +56,8 @@ def evaluate(
     the run trains on the grid or calibration is "none", and a little more than that of the calibrated file otherwise.
 
     Returns:
-        the values of the "eval" event of metrics.jsonl, losses in nats a token and bpb in bits a byte of text; which weights,
+        the values of the "eval" event of metrics.jsonl, losses in nats a token and bpb in bits a byte of the text that counts;
+        which weights,
         "raw" or "ema", are the better ones; and their loss, rounded if rounded ones are what the run is to export.
     """
     exact: dict[str, float] = {}
@@ -84,7 +85,7 @@ def evaluate(
         values["val/loss_ema"] = exact["ema"]
     if rounded:
         values["val/loss_bq4"] = rounded[best]
-    values["val/bpb"] = deciding[best] * count / math.log(2) / max(1, file.info["bytes"])
+    values["val/bpb"] = deciding[best] * count / math.log(2) / max(1, file.info.get("learned_bytes", file.info["bytes"]))
     tokens, _ = next(validation_batches(file, state.model.shape.max_seq_len, batch_size))
     values["activation_rms"] = activation_rms(state.model, tokens.to(state.model.rope.device))
     return values, best, deciding[best]
