@@ -30,6 +30,7 @@ from bulletlm.model import Llama
 from bulletlm.pipeline import finish_run, run_stages
 from bulletlm.progress import SilentProgress
 from bulletlm.quant.calibrate import dequantise, quantise
+from bulletlm.quant.fake_quant import FakeQuant
 from bulletlm.quant.types import weight_types
 from bulletlm.runtime import load
 from bulletlm.train import stopping
@@ -328,6 +329,10 @@ def test_the_loss_of_four_bits_is_that_of_the_file(micro_run: Path, tmp_path: Pa
     builder([str(micro_run / "export/npy"), "--method", "none", "--out", str(out)])
     best = load_checkpoint(micro_run / "checkpoints/best")
     event = next(event for event in events(micro_run, "eval") if event["step"] == best.state["step"])
+    file, model = open_bullet(out), Llama(open_bullet(out).shape)
+    types = {name: file.type(name) for name in file.tensors}
+    for name, rounded in FakeQuant(model, types).rounded(best.tensors["model"]).items():
+        np.testing.assert_array_equal(rounded.numpy().view(np.uint32), np.array(file.tensor(name)).view(np.uint32))
     score = compare(load(out, engine="numpy"), load(out, engine="numpy"), open_tokens(micro_run / "tokens", "val"), SilentProgress())
     assert score.a.loss == pytest.approx(event["val/loss_bq4"], abs=1e-5)
     assert event["val/loss_bq4"] != event["val/loss"]

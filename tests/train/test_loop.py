@@ -25,6 +25,7 @@ from bulletlm.errors import BulletError, Interrupted
 from bulletlm.files import sha256_of_file
 from bulletlm.model import Llama
 from bulletlm.progress import SilentProgress
+from bulletlm.quant.types import weight_types
 from bulletlm.shape import ModelShape
 from bulletlm.train.batches import TrainingWindows
 from bulletlm.train.checkpoint import Checkpoint, list_checkpoints, load_checkpoint, save_checkpoint
@@ -168,6 +169,25 @@ def test_a_stopped_run_continues_exactly(whole: Path, tokens_dir: Path, tmp_path
         run(tokens_dir, whole, optimizer=optimizer)
     assert weights_hash(tmp_path / "stopped") == weights_hash(whole)
     assert events(tmp_path / "stopped") == events(whole)
+
+
+@pytest.mark.parametrize("when", [29, 30, 31])
+def test_a_run_that_is_stopped_where_it_goes_onto_the_grid_continues_exactly(tokens_dir: Path, tmp_path: Path, when: int) -> None:
+    """There the average begins anew: after a step it holds 2/11 of the weights of step 30 and 9/11 of the next ones."""
+
+    def on_grid(folder: Path, progress: SilentProgress) -> None:
+        config = TrainConfig(**{**SETTINGS, "ema_decay": 0.999, "save_every_steps": 1, "keep_checkpoints": 60, "total_steps": 60})
+        train(config, SHAPE, 42, tokens_dir, folder, "key", progress, types=weight_types(SHAPE), qat_start=0.5)
+
+    with pytest.raises(Interrupted):
+        on_grid(tmp_path / "stopped", StopAt(when))
+    on_grid(tmp_path / "stopped", SilentProgress())
+    on_grid(tmp_path / "whole", SilentProgress())
+    assert weights_hash(tmp_path / "stopped") == weights_hash(tmp_path / "whole")
+    assert events(tmp_path / "stopped") == events(tmp_path / "whole")
+    before, after = (load_checkpoint(tmp_path / f"whole/checkpoints/step-0000{step}").tensors for step in (30, 31))
+    for name, average in after["ema"].items():
+        torch.testing.assert_close(average, before["model"][name] * 2 / 11 + after["model"][name] * 9 / 11)
 
 
 KILLS = """

@@ -92,6 +92,21 @@ def test_ema_is_the_recurrence_and_gives_the_weights_back() -> None:
     assert torch.equal(weight, before)
 
 
+def test_an_average_that_starts_anew_holds_nothing_from_before() -> None:
+    model = Llama(SHAPE)
+    model.initialise(1)
+    ema, (name, weight) = EMA(model, 0.999), next(iter(model.named_parameters()))
+    with torch.no_grad():
+        weight.fill_(1000.0)
+        ema.update(model, 5000)
+        weight.fill_(1.0)
+        ema.start = 5000
+        ema.restart(model)
+        weight.fill_(2.0)
+        ema.update(model, 5001)
+    torch.testing.assert_close(ema.average[name], torch.full_like(weight, 1 * 2 / 11 + 2 * 9 / 11))
+
+
 def test_only_matrices_decay() -> None:
     model = Llama(SHAPE)
     model.initialise(1)
@@ -148,6 +163,28 @@ def test_muon_updates_are_orthogonal_and_of_adamws_size() -> None:
         weight.grad = gradient[0] if rows < columns else gradient[0].T
         Muon([weight], lr=0.5, weight_decay=0.1).step()
         assert float(weight.detach().pow(2).mean().sqrt()) == pytest.approx(0.5 * 0.2, rel=0.2)
+
+
+@pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="this torch has no Muon")
+@pytest.mark.parametrize("exact", [True, False])
+def test_muon_is_torchs(monkeypatch: pytest.MonkeyPatch, exact: bool) -> None:
+    """To rounding: that of bfloat16, in which torch's iterates, and that of float32 when it is made to use that."""
+    random = torch.Generator().manual_seed(2)
+    shapes = [(24, 64), (64, 24), (32, 32), (24, 64)]
+    ours, theirs = ([torch.nn.Parameter(torch.ones(shape)) for shape in shapes] for _ in range(2))
+    settings = {"lr": 0.02, "weight_decay": 0.1, "momentum": 0.9}
+    optimizers = Muon(ours, **settings), torch.optim.Muon(theirs, **settings, adjust_lr_fn="match_rms_adamw")
+    if exact:
+        monkeypatch.setattr(torch.Tensor, "bfloat16", lambda tensor: tensor.clone())
+    for _ in range(4):
+        for mine, other in zip(ours, theirs, strict=True):
+            mine.grad = torch.randn(mine.shape, generator=random)
+            other.grad = mine.grad.clone()
+        for optimizer in optimizers:
+            optimizer.step()
+    for mine, other in zip(ours, theirs, strict=True):
+        moved, wanted = (weight.detach() - torch.ones_like(weight) for weight in (mine, other))
+        assert float((moved - wanted).norm() / wanted.norm()) < (1e-5 if exact else 0.02)
 
 
 def test_muon_takes_the_layers_matrices_only_and_its_state_can_be_carried_over() -> None:

@@ -110,10 +110,12 @@ def test_alone_costs_nothing_and_changes_nothing() -> None:
 
 
 @pytest.mark.slow
-def test_two_processes_stopped_killed_and_gone_on_alone(tokens_dir: Path, tmp_path: Path) -> None:
+def test_begun_alone_gone_on_by_two_stopped_killed_and_gone_on_alone(tokens_dir: Path, tmp_path: Path) -> None:
     """Targets are unevenly spread (loss on answers only), so each process has another number of them."""
     lead(task(tokens_dir, tmp_path / "one"), None, 1, SilentProgress())
     both = task(tokens_dir, tmp_path / "two")
+    with pytest.raises(Interrupted, match="stopped at step 7 of 60; saved"):
+        lead(both, None, 1, AtStep(7, lambda: os.kill(os.getpid(), signal.SIGTERM)))
     with pytest.raises(Interrupted, match=r"stopped at step 2[0-9] of 60; saved"):
         lead(both, None, 2, AtStep(20, signal_worker(signal.SIGTERM)))
     with pytest.raises(TeamLost, match="worker process 1 was ended by SIGKILL: the same command continues"):

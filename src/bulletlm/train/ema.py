@@ -11,16 +11,27 @@ class EMA:
     """Keeps `average = d * average + (1 - d) * weight` for every parameter, in float32.
 
     The first steps use d = min(decay, (1 + t) / (10 + t)), so that the random start is forgotten soon.
+
+    Attributes:
+        start: number of the step from which t is counted.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
         self.decay = decay
+        self.start = 0
         self.average = {name: weight.detach().float().clone() for name, weight in model.named_parameters()}
+
+    @torch.no_grad()
+    def restart(self, model: nn.Module) -> None:
+        """Forget all weights but the present ones."""
+        for name, weight in model.named_parameters():
+            self.average[name].copy_(weight)
 
     @torch.no_grad()
     def update(self, model: nn.Module, step: int) -> None:
         """Take in the weights after optimiser step number `step` (the first is 1)."""
-        decay = min(self.decay, (1 + step) / (10 + step))
+        since = step - self.start
+        decay = min(self.decay, (1 + since) / (10 + since))
         averages, weights = [], []
         for name, weight in model.named_parameters():
             averages.append(self.average[name])

@@ -42,9 +42,9 @@ class Grid:
     fake: FakeQuant
     start: float | None
 
-    def at(self, share: float) -> contextlib.AbstractContextManager[None]:
-        """Inside the block the model has the weights that it trains with after this share of the run."""
-        return self.fake.applied() if self.start is not None and share >= self.start else contextlib.nullcontext()
+    def first_step(self, total_steps: int) -> int:
+        """Steps of the run before those that train on the grid."""
+        return total_steps if self.start is None else math.ceil(round(self.start * total_steps, 6))
 
 
 def evaluate(

@@ -84,6 +84,7 @@ def train(
     be_nice(config.nice)
     state = TrainState(config, shape, seed, key, pick_device(config.device))
     grid = Grid(FakeQuant(state.model, types), qat_start) if types and "BQ4" in types.values() else None
+    on_grid_from = grid.first_step(total_steps) if grid else total_steps
     checkpoints = run_dir / "checkpoints"
     if team.leads:
         state.resume(checkpoints, progress)
@@ -154,7 +155,13 @@ def train(
             started = time.monotonic()
             lr = learning_rate(config, position.step, total_steps) * LADDER[position.rung]
             set_learning_rate(state.optimizers, lr / config.learning_rate)
-            with grid.at(position.step / total_steps) if grid else contextlib.nullcontext():
+            on_grid = grid is not None and position.step >= on_grid_from
+            if state.ema:
+                # Weights that knew nothing of the grid would weigh on a slow average for thousands of steps.
+                state.ema.start = on_grid_from if on_grid else 0
+                if position.step == state.ema.start:
+                    state.ema.restart(state.model)
+            with grid.fake.applied() if grid and on_grid else contextlib.nullcontext():
                 loss = accumulate(config, windows, position.batch(), compute, team)
             team.sum_gradients(state.model.parameters())
             norm = clip(state, config.clip_grad_norm)
