@@ -23,6 +23,8 @@ from bulletlm.data.tokens import open_tokens, write_tokens
 from bulletlm.errors import BulletError, Interrupted
 from bulletlm.evaluate.perplexity import score
 from bulletlm.files import sha256_of_file
+from bulletlm.int8 import products_are_exact
+from bulletlm.machine import inspect_machine
 from bulletlm.model import Llama
 from bulletlm.progress import SilentProgress
 from bulletlm.runtime import Sampling, Session, load
@@ -296,7 +298,25 @@ def test_prove_resume_proves_it(micro_run: Path, capsys: pytest.CaptureFixture[s
     assert not ended.value.code
     said = capsys.readouterr().out
     assert re.match(r"killed after step \d+ of 12 and continued as 2 processes: all 1\d lines .* are the same, byte for byte", said)
+    assert "computed as the whole run is: fp32, eager, 1 thread" in said
     assert sorted(tmp_path.rglob("*")) == before, "it cleans up"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(inspect_machine().compiler is None, reason="no C++ compiler")
+def test_prove_resume_computes_as_the_long_run_does(
+    micro_run: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So many steps would be compiled, and in int8 where the processor has it."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    shutil.copytree(micro_run, tmp_path / "micro", ignore=shutil.ignore_patterns("checkpoints"))
+    settings = ["--total-steps=4000000", "--train.threads=2", "--compile=auto", "--tune=off", f"--runs-dir={tmp_path}"]
+    with pytest.raises(SystemExit) as ended:
+        main(["train", str(tmp_path / "micro/config.json"), *settings, "--prove-resume"])
+    assert not ended.value.code
+    machine = inspect_machine()
+    precision = "bf16" if machine.has_bf16 else "int8" if machine.has_int8 and products_are_exact() else "fp32"
+    assert f"computed as the whole run is: {precision}, compiled, 2 threads" in capsys.readouterr().out
 
 
 def test_the_proof_sees_differences(tokens_dir: Path, tmp_path: Path) -> None:

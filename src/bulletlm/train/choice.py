@@ -54,6 +54,11 @@ def read_choice(path: Path) -> Choice | None:
     return None
 
 
+def note_name(processes: int) -> str:
+    """The file of a run's checkpoints that keeps its choice. Another number of processes rounds its sums differently, and chooses anew."""
+    return "compute.json" if processes == 1 else f"compute-{processes}.json"
+
+
 def choice_file(question: dict[str, Any]) -> Path:
     """Where the answer to `question` (machine, versions, shape, settings) is kept, in the cache folder of the user."""
     return cache_folder() / "tune" / f"{sha256_of_json(question)[:16]}.json"

@@ -21,8 +21,10 @@ from typing import Any
 from bulletlm.config import Config, TrainConfig, load_config
 from bulletlm.errors import BulletError
 from bulletlm.files import sha256_of_file
-from bulletlm.machine import park_idle_threads
+from bulletlm.machine import inspect_machine, park_idle_threads
 from bulletlm.progress import Progress, SilentProgress
+from bulletlm.shape import ModelShape
+from bulletlm.train.choice import note_name, read_choice, write_choice
 
 STEPS = 12
 """Of each training; every third is followed by an evaluation, every second by a checkpoint."""
@@ -56,9 +58,11 @@ def prove_resume(run_dir: Path, workers: int, progress: Progress) -> str:
         files = _weights(whole)
         size = sum(path.stat().st_size for path in files.values())
         lines = len(_events(whole))
+        choice = read_choice(whole / "checkpoints" / note_name(workers))
         return (
             f"killed after step {kill_at} of {STEPS} and continued{team}: all {lines} lines of metrics and all {len(files)} files of "
-            f"weights ({size / 1e6:.1f} MB) are the same, byte for byte, as those of a run that was left alone"
+            f"weights ({size / 1e6:.1f} MB) are the same, byte for byte, as those of a run that was left alone; "
+            f"computed as the whole run is: {choice}"
         )
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -105,6 +109,26 @@ def _short(config: Config) -> TrainConfig:
     return TrainConfig(**{**config.train.model_dump(), **length, **often, "track": []})
 
 
+def _note_choice(config: Config, shape: ModelShape, run_dir: Path, folder: Path, workers: int) -> None:
+    """Let the training in `folder` compute as the run itself did or would, which so short a training would not choose."""
+    from bulletlm.data.tokens import open_tokens
+    from bulletlm.train.batches import TrainingWindows
+    from bulletlm.train.compute import pick_device
+    from bulletlm.train.schedule import count_steps
+    from bulletlm.train.tune import plain_choice
+
+    own, note = (each / "checkpoints" / note_name(workers) for each in (run_dir, folder))
+    choice = read_choice(note) or read_choice(own)
+    if choice is None:
+        sequences = config.train.batch_size_per_device * config.train.gradient_accumulation_steps
+        windows = TrainingWindows(open_tokens(run_dir / "tokens", "train"), shape.max_seq_len, config.seed)
+        steps, _ = count_steps(config.train, windows.count)
+        flops = 6.0 * shape.n_parameters * steps * sequences * shape.max_seq_len
+        choice = plain_choice(config.train, inspect_machine(), pick_device(config.train.device).type, flops, workers)
+    note.parent.mkdir(parents=True, exist_ok=True)
+    write_choice(note, choice)
+
+
 class _KillAt(SilentProgress):
     """Kills this process when the bar has moved so many steps."""
 
@@ -127,6 +151,7 @@ def _main(run_dir: Path, folder: Path, workers: int, kill_at: int) -> None:
 
     config = load_config(run_dir / "config.json")
     shape = config.model.shape(config.tokenizer.vocab_size)
+    _note_choice(config, shape, run_dir, folder, workers)
     task = Task(_short(config), shape, config.seed, run_dir / "tokens", folder, "proof", config.weight_types(), config.qat.start)
     lead(task, None, workers, _KillAt(kill_at) if kill_at else SilentProgress())
 

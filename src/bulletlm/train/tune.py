@@ -21,7 +21,7 @@ from bulletlm.machine import Machine, inspect_machine, keep_memory
 from bulletlm.model import Llama
 from bulletlm.progress import Progress
 from bulletlm.shape import ModelShape
-from bulletlm.train.choice import Choice, Precision, choice_file, parse_choice, read_choice, write_choice
+from bulletlm.train.choice import Choice, Precision, choice_file, note_name, parse_choice, read_choice, write_choice
 from bulletlm.train.compute import Compute, activate, set_up
 from bulletlm.train.team import ALONE, Team
 
@@ -58,8 +58,7 @@ def choose_compute(config: TrainConfig, model: Llama, tokens: int, checkpoints: 
     plain = plain_choice(config, machine, device, flops, team.local_size)
     choice = plain
     if team.leads:
-        # Another number of processes rounds its sums differently anyway, and has other threads: it chooses anew.
-        note = checkpoints / ("compute.json" if team.size == 1 else f"compute-{team.size}.json")
+        note = checkpoints / note_name(team.size)
         noted = read_choice(note)
         choice = feasible(_pinned(noted, plain, config) if noted else plain, config, model, machine, progress)
         if noted is None and config.tune == "auto" and device == "cpu" and flops > TUNE_FROM_FLOPS:
