@@ -508,6 +508,7 @@ def test_metrics_are_prometheus(server: Server) -> None:
         "/v1/models/{model}",
         "/v1/completions",
         "/v1/chat/completions",
+        "/v1/embeddings",
         "/tokenize",
         "/detokenize",
         "/health",
