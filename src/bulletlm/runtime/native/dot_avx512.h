@@ -41,39 +41,36 @@ static inline lanes scaled(lanes acc, __m512i sums, const uint8_t *scales, float
     return _mm512_fmadd_ps(_mm512_cvtepi32_ps(sums), _mm512_mul_ps(lanes_f16(scales), _mm512_set1_ps(scale)), acc);
 }
 
+/* A tile of nibbles: four vectors of low ones, four of high ones in place, which are 16 times too large. */
+struct nibbles {
+    __m512i low[4], high[4];
+};
+
+/* once + low nibbles * the first 16 activations at q, times16 + high nibbles * the other 16 */
+static ALWAYS_INLINE void dot_nibbles(__m512i *once, __m512i *times16, const struct nibbles *w, const int8_t *q) {
+    UNROLL for (int i = 0; i < 4; i++) {
+        *once = dot_four(*once, w->low[i], q + 4 * i);
+        *times16 = dot_four(*times16, w->high[i], q + 16 + 4 * i);
+    }
+}
+
 static ALWAYS_INLINE lanes dot_bq4(const uint8_t *tile, const uint8_t *scales, const struct act *x, int32_t blocks, bool turbo) {
     const __m512i low_mask = _mm512_set1_epi8(0x0f), high_mask = _mm512_set1_epi8((char)0xf0);
     lanes acc = lanes_zero();
     for (int32_t b = 0; b < blocks; b++, tile += 256, scales += 32, x++) {
-        _mm_prefetch((const char *)tile + PREFETCH, _MM_HINT_T0);
-        _mm_prefetch((const char *)tile + PREFETCH + 64, _MM_HINT_T0);
-        _mm_prefetch((const char *)tile + PREFETCH + 128, _MM_HINT_T0);
-        _mm_prefetch((const char *)tile + PREFETCH + 192, _MM_HINT_T0);
-        __m512i p0 = load64(tile), p1 = load64(tile + 64), p2 = load64(tile + 128), p3 = load64(tile + 192);
-        __m512i l0 = _mm512_and_si512(p0, low_mask), h0 = _mm512_and_si512(p0, high_mask);
-        __m512i l1 = _mm512_and_si512(p1, low_mask), h1 = _mm512_and_si512(p1, high_mask);
-        __m512i l2 = _mm512_and_si512(p2, low_mask), h2 = _mm512_and_si512(p2, high_mask);
-        __m512i l3 = _mm512_and_si512(p3, low_mask), h3 = _mm512_and_si512(p3, high_mask);
+        struct nibbles w;
+        UNROLL for (int i = 0; i < 4; i++) _mm_prefetch((const char *)tile + PREFETCH + 64 * i, _MM_HINT_T0);
+        UNROLL for (int i = 0; i < 4; i++) {
+            const __m512i pairs = load64(tile + 64 * i);
+            w.low[i] = _mm512_and_si512(pairs, low_mask);
+            w.high[i] = _mm512_and_si512(pairs, high_mask);
+        }
         __m512i once = _mm512_setzero_si512(), times16 = once;
-        once = dot_four(once, l0, x->high);
-        times16 = dot_four(times16, h0, x->high + 16);
-        once = dot_four(once, l1, x->high + 4);
-        times16 = dot_four(times16, h1, x->high + 20);
-        once = dot_four(once, l2, x->high + 8);
-        times16 = dot_four(times16, h2, x->high + 24);
-        once = dot_four(once, l3, x->high + 12);
-        times16 = dot_four(times16, h3, x->high + 28);
+        dot_nibbles(&once, &times16, &w, x->high);
         if (!turbo) {
             once = _mm512_slli_epi32(once, 8);
             times16 = _mm512_slli_epi32(times16, 8);
-            once = dot_four(once, l0, x->low);
-            times16 = dot_four(times16, h0, x->low + 16);
-            once = dot_four(once, l1, x->low + 4);
-            times16 = dot_four(times16, h1, x->low + 20);
-            once = dot_four(once, l2, x->low + 8);
-            times16 = dot_four(times16, h2, x->low + 24);
-            once = dot_four(once, l3, x->low + 12);
-            times16 = dot_four(times16, h3, x->low + 28);
+            dot_nibbles(&once, &times16, &w, x->low);
         }
         __m512i sums = _mm512_add_epi32(_mm512_add_epi32(once, _mm512_set1_epi32(x->minus_8)), _mm512_srai_epi32(times16, 4));
         acc = scaled(acc, sums, scales, x->scale);
