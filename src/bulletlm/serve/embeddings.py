@@ -11,7 +11,7 @@ from anyio import CapacityLimiter, to_thread
 from starlette.requests import Request
 
 from bulletlm.runtime import Model
-from bulletlm.serve.errors import ApiError
+from bulletlm.serve.errors import ApiError, too_many
 from bulletlm.serve.guard import ClientGone
 
 Vector = npt.NDArray[np.float32]
@@ -40,7 +40,7 @@ class Embedder:
             ClientGone: nobody waits for it any more.
         """
         if self._requests >= self._room:
-            raise ApiError(429, "too many requests are waiting: try again in a moment", code="rate_limit_exceeded", Retry_After="1")
+            raise too_many()
         self._requests += 1
         try:
             return [await self._vector(request, ids) for ids in inputs]

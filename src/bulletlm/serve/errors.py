@@ -106,6 +106,11 @@ def install_handlers(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, http_error)
 
 
+def too_many() -> ApiError:
+    """There is no more room to wait."""
+    return ApiError(429, "too many requests are waiting: try again in a moment", code="rate_limit_exceeded", Retry_After="1")
+
+
 def explain(errors: Sequence[Mapping[str, Any]]) -> ApiError:
     """The first of pydantic's complaints in one line. Where a value could be several things, the kind that came closest counts."""
     first = max(errors, key=lambda error: len(error["loc"]) if error["loc"][:2] == errors[0]["loc"][:2] else 0)

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from bulletlm.errors import BulletError
 from bulletlm.runtime import Sampling, Session, Token
 from bulletlm.runtime.native import NativeEngine
-from bulletlm.serve.errors import INTERNAL, ApiError
+from bulletlm.serve.errors import INTERNAL, ApiError, too_many
 from bulletlm.serve.sessions import SessionPool
 
 SLICE = 0.01
@@ -258,7 +258,3 @@ class Scheduler:
 
 def stopping() -> ApiError:
     return ApiError(503, "the server is stopping", code="server_stopping", Retry_After="5")
-
-
-def too_many() -> ApiError:
-    return ApiError(429, "too many requests are waiting: try again in a moment", code="rate_limit_exceeded", Retry_After="1")
