@@ -38,7 +38,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from bulletlm.machine import inspect_machine, keep_memory, park_idle_threads
+from bulletlm.machine import inspect_machine, keep_memory, largest_size, park_idle_threads
 
 park_idle_threads()
 
@@ -321,20 +321,11 @@ def measure_memory(shape: ModelShape) -> float:
         most = 0
         with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
             while process.poll() is None:
-                most = max(most, peak_memory(process.pid))
+                most = max(most, largest_size(process.pid) or 0)
                 time.sleep(0.1)
         if process.returncode:
             sys.exit(f"bullet train ended with exit code {process.returncode}")
         return most
-
-
-def peak_memory(pid: int) -> int:
-    """Bytes of a process at its largest so far (Linux); 0 when it has just ended."""
-    try:
-        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    except OSError:
-        return 0
-    return 1024 * next((int(line.split()[1]) for line in lines if line.startswith("VmHWM")), 0)
 
 
 def time_to_first_step(shape: ModelShape) -> tuple[float, float]:

@@ -70,6 +70,15 @@ def cache_folder() -> Path:
     return Path(base) / "bulletlm"
 
 
+def largest_size(process: int | str = "self") -> int | None:
+    """Bytes that a process has filled at the most so far; None where the system does not tell (Linux does) or it has ended."""
+    try:
+        lines = Path(f"/proc/{process}/status").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return None
+    return next((1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM:")), None)
+
+
 def keep_memory() -> bool:
     """Ask glibc to keep freed memory instead of returning it each step; worth 10-20 % of training speed.
 

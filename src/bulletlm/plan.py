@@ -27,6 +27,7 @@ from bulletlm.data.sources import find_files
 from bulletlm.data.tokens import TokenFile
 from bulletlm.errors import ConfigError
 from bulletlm.files import read_json, write_json
+from bulletlm.machine import largest_size
 from bulletlm.progress import Progress, SilentProgress
 from bulletlm.quant.types import weight_types
 from bulletlm.shape import ModelShape
@@ -186,11 +187,7 @@ def peak_memory(device: torch.device) -> int:
     """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
-            if line.startswith("VmHWM:"):
-                return 1024 * int(line.split()[1])
-    return int(psutil.Process().memory_info().rss)
+    return largest_size() or int(psutil.Process().memory_info().rss)
 
 
 def training_flops(shape: ModelShape) -> float:

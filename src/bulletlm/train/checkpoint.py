@@ -14,7 +14,7 @@ from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
-from torch import Tensor
+from torch import Tensor, nn
 
 from bulletlm.errors import BulletError
 from bulletlm.files import atomic_folder, read_json, sha256_of_file, sha256_of_json, write_json
@@ -35,6 +35,11 @@ class Checkpoint:
 def step_folder(checkpoints: Path, step: int) -> Path:
     """Where the checkpoint of `step` lives."""
     return checkpoints / f"step-{step:06d}"
+
+
+def checkpoint_size(model: nn.Module) -> int:
+    """Bytes at the most: weights, two moments each, average."""
+    return sum(4 * weight.nbytes for weight in model.parameters())
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:

@@ -27,7 +27,7 @@ from bulletlm.quant.bq4 import Quantized, scales_of
 from bulletlm.quant.fake_quant import FakeQuant
 from bulletlm.shape import ModelShape
 from bulletlm.train.batches import TrainingWindows, validation_batches
-from bulletlm.train.checkpoint import Checkpoint, list_checkpoints, newest_checkpoint, save_checkpoint, step_folder
+from bulletlm.train.checkpoint import Checkpoint, checkpoint_size, list_checkpoints, newest_checkpoint, save_checkpoint, step_folder
 from bulletlm.train.compute import activate, compiled, denormals_are_zero, pick_device, run_layer
 from bulletlm.train.ema import EMA
 from bulletlm.train.optimizer import build_optimizers, optimizer_tensors, restore_optimizers, set_learning_rate
@@ -116,7 +116,7 @@ def distil(
     else:
         kl["start"] = _measure(measured, fake, held_out, shape.max_seq_len, train.batch_size_per_device)
 
-    size = sum(4 * weight.nbytes for weight in student.parameters())
+    size = checkpoint_size(student)
 
     def save() -> None:
         tensors = {

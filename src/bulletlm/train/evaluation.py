@@ -57,8 +57,7 @@ def evaluate(
 
     Returns:
         the values of the "eval" event of metrics.jsonl, losses in nats a token and bpb in bits a byte of the text that counts;
-        which weights,
-        "raw" or "ema", are the better ones; and their loss, rounded if rounded ones are what the run is to export.
+        which weights, "raw" or "ema", are the better ones; and their loss, rounded if rounded ones are what the run is to export.
     """
     exact: dict[str, float] = {}
     rounded: dict[str, float] = {}

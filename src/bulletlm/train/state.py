@@ -12,7 +12,7 @@ from bulletlm.errors import BulletError
 from bulletlm.model import Llama
 from bulletlm.progress import Progress
 from bulletlm.shape import ModelShape
-from bulletlm.train.checkpoint import Checkpoint, newest_checkpoint, save_checkpoint, step_folder
+from bulletlm.train.checkpoint import Checkpoint, checkpoint_size, newest_checkpoint, save_checkpoint, step_folder
 from bulletlm.train.ema import EMA
 from bulletlm.train.optimizer import build_optimizers, optimizer_tensors, restore_optimizers
 from bulletlm.train.team import Team
@@ -81,8 +81,8 @@ class TrainState:
         return all(bool(torch.isfinite(weight).all()) for weight in self.model.parameters())
 
     def size(self) -> int:
-        """Bytes of a checkpoint: weights, two moments each, average."""
-        return sum(4 * weight.nbytes for weight in self.model.parameters())
+        """Bytes of a checkpoint."""
+        return checkpoint_size(self.model)
 
     def checkpoint(self) -> Checkpoint:
         """Everything; the tensors are those of the run, not copies."""
