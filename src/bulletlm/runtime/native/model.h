@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "bullet.h"
+#include "threads.h"
 
 enum {
     BLOCK = 32,   /* inputs that share a scale */
@@ -107,8 +108,6 @@ struct cache {
     atomic_flag busy;
 };
 
-struct barrier;
-
 /* What one thread does in a forward pass: n tokens from position `first`, whose logits after the last `wanted` go to `logits`. */
 struct slice {
     const struct model *model;
@@ -150,9 +149,6 @@ int32_t chunk_tokens(const struct model *model);
 bool cache_reserve(struct cache *cache, int64_t positions);
 void cache_pages_free(struct cache *cache);
 
-/* threads.c */
-bool run_team(int32_t n, void (*job)(void *context, int32_t member, struct barrier *barrier), void *context);
-void barrier_wait(struct barrier *barrier);
 
 /* sampling.c */
 int32_t sample(const float *logits, int32_t vocab_size, struct bullet_sampler *sampler);

@@ -4,7 +4,7 @@
 #include <pthread.h>
 #include <stdlib.h>
 
-#include "model.h"
+#include "threads.h"
 
 struct barrier {
     pthread_mutex_t mutex;

@@ -1,0 +1,489 @@
+/* The pass through all layers and back, for one kind of processor: each path_*.c includes this after its vectors. */
+
+#include <math.h>
+
+#include "trainer.h"
+
+#include "rounding.h"
+#include "product.h"
+#include "attention.h"
+
+/* ---- weights, once per optimiser step ---- */
+
+/* Outputs first ... first + 3 of a weight (n, inputs), rounded, into the panels of its group; those from n on are zeros. */
+static void take_weight(struct group *g, const float *weight, int64_t n, int64_t column, int64_t first, int8_t *rows) {
+    const int64_t inputs = g->inputs, quads = inputs / 4;
+    memset(rows, 0, (size_t)(4 * inputs));
+    for (int64_t r = 0; r < 4; r++) {
+        const int64_t output = first + r, at = column + output;
+        float scale = 0;
+        int32_t sum;
+        if (output < n) round_nearest(weight + output * inputs, inputs, rows + r * inputs, &scale, &sum);
+        g->scales[at] = scale;
+        uint8_t *to = g->forward + (at / PANEL * quads * PANEL + at % PANEL) * 4;
+        for (int64_t k = 0; k < quads; k++, to += PANEL * 4) {
+            uint32_t four;
+            memcpy(&four, rows + r * inputs + 4 * k, 4);
+            four ^= 0x80808080u;
+            memcpy(to, &four, 4);
+        }
+    }
+    pack_quad(rows, inputs, inputs, g->backward, g->outputs / 4, (column + first) / 4);
+}
+
+static void take_group(struct trainer *t, struct group *g) {
+    int8_t rows[4 * g->inputs];
+    for (int p = 0; p < g->parts; p++) {
+        for (int64_t first = 0; first < up_to(g->count[p], 32); first += 4)
+            take_weight(g, t->weights[g->tensor[p]], g->count[p], g->first[p], first, rows);
+    }
+}
+
+static void refresh(void *context, int32_t member, struct barrier *barrier) {
+    (void)member, (void)barrier;
+    struct pass *pass = context;
+    struct trainer *t = pass->trainer;
+    const int32_t layers = t->shape.n_layers;
+    /* The head last but handed out first: it may be as large as several layers. */
+    for (int32_t work; (work = atomic_fetch_add(pass->next, 1)) < 4 * layers + 1;) {
+        if (work == 0) {
+            take_group(t, &t->head);
+            continue;
+        }
+        struct layer *l = t->layers + (work - 1) / 4;
+        struct group *groups[4] = {&l->gate_up, &l->down, &l->qkv, &l->output};
+        take_group(t, groups[(work - 1) % 4]);
+    }
+}
+
+/* ---- pieces ---- */
+
+/* n rows of x (dim) / root mean square * weight, rounded into `bytes` and kept; `at` is the first one's token. */
+static void norm(const struct trainer *t, const float *x, int64_t n, const float *weight, float *rms, struct kept *kept, int64_t at,
+                 int8_t *bytes, float *line, int32_t *sums) {
+    const int64_t dim = t->shape.dim;
+    for (int64_t r = 0; r < n; r++, x += dim) {
+        vf squares = zero();
+        for (int64_t i = 0; i < dim; i += LANES) squares = fma_(load(x + i), load(x + i), squares);
+        const float inverse = 1.0f / sqrtf(sum_of(squares) / (float)dim + (float)t->shape.norm_eps);
+        for (int64_t i = 0; i < dim; i += LANES) store(line + i, load(x + i) * all(inverse) * load(weight + i));
+        round_nearest(line, dim, bytes + r * dim, kept->scales + at + r, sums + r);
+        rms[at + r] = inverse;
+    }
+    pack_rows(bytes, dim, n, dim, kept, at, t->tokens);
+}
+
+/* n rows of the gradient of x from that of norm(x): out = before + ...; weight_gradient += ... */
+static void norm_backward(int64_t dim, const float *x, int64_t n, const float *weight, const float *rms, const float *gradient,
+                          const float *before, float *out, float *weight_gradient) {
+    for (int64_t r = 0; r < n; r++, x += dim, gradient += dim, out += dim) {
+        const vf inverse = all(rms[r]);
+        vf total = zero();
+        for (int64_t i = 0; i < dim; i += LANES) {
+            const vf hat = load(x + i) * inverse, g = load(gradient + i);
+            store(weight_gradient + i, fma_(g, hat, load(weight_gradient + i)));
+            total = fma_(g * load(weight + i), hat, total);
+        }
+        const vf mean = all(sum_of(total) / (float)dim);
+        for (int64_t i = 0; i < dim; i += LANES) {
+            const vf hat = load(x + i) * inverse;
+            const vf slope = (load(gradient + i) * load(weight + i) - hat * mean) * inverse;
+            if (before)
+                store(out + i, load(before + i) + slope);
+            else
+                store(out + i, slope);
+        }
+        if (before) before += dim;
+    }
+}
+
+/* Rotate n heads of a row, or back. `rope` is [2][head_dim]: cosines, and sines with the signs of their pair. */
+static void rotate(float *x, int64_t n, int64_t head_dim, const float *rope, float direction) {
+    const vf sign = all(direction);
+    for (int64_t h = 0; h < n; h++, x += head_dim) {
+        int64_t i = 0;
+        for (; i + LANES <= head_dim; i += LANES) {
+            const vf y = load(x + i);
+            store(x + i, fma_(swap_pairs(y), sign * load(rope + head_dim + i), y * load(rope + i)));
+        }
+        for (; i < head_dim; i += 2) {
+            const float even = x[i], odd = x[i + 1], cosine = rope[i], sine = direction * rope[head_dim + i + 1];
+            x[i] = even * cosine - odd * sine;
+            x[i + 1] = odd * cosine + even * sine;
+        }
+    }
+}
+
+static void rotate_row(const struct trainer *t, const struct group *qkv, float *row, int64_t position, float direction) {
+    const float *rope = t->rope + position * 2 * t->head_dim;
+    rotate(row + qkv->first[0], t->shape.n_heads, t->head_dim, rope, direction);
+    rotate(row + qkv->first[1], t->shape.n_kv_heads, t->head_dim, rope, direction);
+}
+
+static ALWAYS_INLINE vf sigmoid(vf x) { return reciprocal(all(1.0f) + exponential(zero() - x)); }
+
+/* ---- forward ---- */
+
+static void layer_forward(struct trainer *t, struct layer *l, struct workspace *w, int64_t first, float *out) {
+    const struct bullet_shape *s = &t->shape;
+    const int64_t dim = s->dim, hidden = s->hidden_dim, heads_ld = l->qkv.outputs, length = t->length;
+    int32_t sums[BLOCK_ROWS];
+    for (int64_t top = 0; top < length; top += BLOCK_ROWS) {
+        const int64_t n = length - top < BLOCK_ROWS ? length - top : BLOCK_ROWS, at = first + top;
+        float *heads = l->heads + at * heads_ld;
+        norm(t, l->input + at * dim, n, t->weights[l->attention_norm], l->attention_rms, &l->attention_in, at, w->bytes, w->line, sums);
+        multiply(by_rows(w->bytes, dim, sums, l->attention_in.scales + at), n, l->qkv.forward, dim / 4, heads_ld, l->qkv.scales, heads,
+                 heads_ld);
+        for (int64_t r = 0; r < n; r++) rotate_row(t, &l->qkv, heads + r * heads_ld, top + r, 1.0f);
+    }
+    const float *queries = l->heads + first * heads_ld;
+    for (int64_t h = 0; h < s->n_heads; h++) {
+        const int64_t shared = h / (s->n_heads / s->n_kv_heads) * t->head_dim;
+        attend(queries + h * t->head_dim, queries + l->qkv.first[1] + shared, queries + l->qkv.first[2] + shared, heads_ld, length,
+               t->head_dim, t->head_room, w->sequence + h * t->head_dim, dim, l->log_sums + first * s->n_heads + h, s->n_heads,
+               w->attention);
+    }
+    for (int64_t top = 0; top < length; top += BLOCK_ROWS) {
+        const int64_t n = length - top < BLOCK_ROWS ? length - top : BLOCK_ROWS, at = first + top;
+        float *middle = l->middle + at * dim;
+        for (int64_t r = 0; r < n; r++)
+            round_nearest(w->sequence + (top + r) * dim, dim, w->bytes + r * dim, l->output_in.scales + at + r, sums + r);
+        pack_rows(w->bytes, dim, n, dim, &l->output_in, at, t->tokens);
+        memcpy(middle, l->input + at * dim, (size_t)(n * dim) * 4);
+        multiply_added(by_rows(w->bytes, dim, sums, l->output_in.scales + at), n, l->output.forward, dim / 4, dim, l->output.scales, 1.0f,
+                       middle, dim);
+
+        norm(t, middle, n, t->weights[l->mlp_norm], l->mlp_rms, &l->mlp_in, at, w->bytes, w->line, sums);
+        multiply(by_rows(w->bytes, dim, sums, l->mlp_in.scales + at), n, l->gate_up.forward, dim / 4, 2 * hidden, l->gate_up.scales,
+                 w->rows, 2 * hidden);
+        for (int64_t r = 0; r < n; r++) {
+            const float *gate = w->rows + r * 2 * hidden, *up = gate + hidden;
+            uint16_t *kept = l->gates + (at + r) * 2 * hidden;
+            for (int64_t i = 0; i < hidden; i += LANES) {
+                const vf g = load(gate + i), u = load(up + i);
+                store_bf16(kept + i, g);
+                store_bf16(kept + hidden + i, u);
+                store(w->line + i, g * sigmoid(g) * u);
+            }
+            round_nearest(w->line, hidden, w->bytes + r * hidden, l->down_in.scales + at + r, sums + r);
+        }
+        pack_rows(w->bytes, hidden, n, hidden, &l->down_in, at, t->tokens);
+        memcpy(out + at * dim, middle, (size_t)(n * dim) * 4);
+        multiply_added(by_rows(w->bytes, hidden, sums, l->down_in.scales + at), n, l->down.forward, hidden / 4, dim, l->down.scales, 1.0f,
+                       out + at * dim, dim);
+    }
+}
+
+/* Logits, loss and the gradient of the last layer's output; returns the summed loss of the sequence. */
+static double head_forward(struct trainer *t, struct pass *pass, struct workspace *w, int64_t first, const int32_t *targets,
+                           float *norm_part) {
+    const int64_t dim = t->shape.dim, vocabulary = t->vocabulary, real = t->shape.vocab_size, length = t->length;
+    const float *weight = t->weights[t->head.tensor[0]], *norm_weight = t->weights[t->final_norm];
+    int8_t *second = w->bytes + BLOCK_ROWS / 2 * vocabulary;
+    float scales[BLOCK_ROWS / 2];
+    int32_t sums[BLOCK_ROWS], more_sums[BLOCK_ROWS / 2];
+    double loss = 0;
+    for (int64_t top = 0; top < length; top += BLOCK_ROWS / 2) {
+        const int64_t n = length - top < BLOCK_ROWS / 2 ? length - top : BLOCK_ROWS / 2, at = first + top;
+        norm(t, t->output + at * dim, n, norm_weight, t->final_rms, &t->head_in, at, w->bytes, w->line, sums);
+        multiply(by_rows(w->bytes, dim, sums, t->head_in.scales + at), n, t->head.forward, dim / 4, vocabulary, t->head.scales, w->rows,
+                 vocabulary);
+        for (int64_t r = 0; r < n; r++) {
+            float *logits = w->rows + r * vocabulary;
+            uint16_t *predicted = t->predicted + (at + r) * vocabulary;
+            const int32_t target = targets[top + r];
+            for (int64_t i = real; i < vocabulary; i++) logits[i] = -1e30f;
+            vf high = load(logits);
+            for (int64_t i = LANES; i < vocabulary; i += LANES) high = max_(high, load(logits + i));
+            const float most = max_of(high);
+            const float wanted = target < 0 ? 0 : logits[target];
+            vf total = zero();
+            for (int64_t i = 0; i < vocabulary; i += LANES) {
+                const vf e = exponential(load(logits + i) - all(most));
+                total += e;
+                store(logits + i, e);
+            }
+            const float sum = sum_of(total);
+            if (target >= 0) loss += (double)(logf(sum) + most - wanted);
+            const vf share = all(target < 0 ? 0.0f : pass->scale / sum), token_scale = all(t->head_in.scales[at + r]);
+            for (int64_t i = real; i < vocabulary; i++) logits[i] = 0;
+            vi largest = zeros();
+            for (int64_t i = 0; i < vocabulary; i += LANES) {
+                const vf p = load(logits + i) * share, scaled = p * load(t->head.scales + i);
+                store_bf16(predicted + i, p);
+                note_largest(w->largest + i, p, token_scale);
+                largest = max_int(largest, magnitude(scaled));
+                store(logits + i, scaled);
+            }
+            int32_t both[2];
+            round_in_two(logits, vocabulary, largest, w->bytes + r * vocabulary, second + r * vocabulary, scales + r, both);
+            sums[r] = both[0], more_sums[r] = both[1];
+        }
+        multiply(by_rows(w->bytes, vocabulary, sums, scales), n, t->head.backward, vocabulary / 4, dim, NULL, w->more_rows, dim);
+        multiply_added(by_rows(second, vocabulary, more_sums, scales), n, t->head.backward, vocabulary / 4, dim, NULL, 1.0f / DIGIT,
+                       w->more_rows, dim);
+        /* What the right answer adds needs no rounding: it is a row of the weights. */
+        for (int64_t r = 0; r < n; r++) {
+            if (targets[top + r] < 0) continue;
+            const float *row = weight + targets[top + r] * dim;
+            float *g = w->more_rows + r * dim;
+            for (int64_t i = 0; i < dim; i += LANES) store(g + i, fma_(load(row + i), all(-pass->scale), load(g + i)));
+        }
+        norm_backward(dim, t->output + at * dim, n, norm_weight, t->final_rms + at, w->more_rows, NULL, t->gradient[0] + at * dim,
+                      norm_part);
+    }
+    return loss;
+}
+
+/* ---- backward ---- */
+
+/* n rows of x times the scales of the weights that they are going to meet, dithered into w->bytes. */
+static void round_for(const struct group *g, const float *x, int64_t ld, int64_t n, int64_t width, float *line, int8_t *bytes,
+                      float *scales, int32_t *sums) {
+    for (int64_t r = 0; r < n; r++) {
+        vi largest = zeros();
+        for (int64_t i = 0; i < width; i += LANES) {
+            const vf y = load(x + r * ld + i) * load(g->scales + i);
+            largest = max_int(largest, magnitude(y));
+            store(line + i, y);
+        }
+        round_dithered(line, width, largest, bytes + r * width, scales + r, sums + r);
+    }
+}
+
+static void note_columns(float *largest, const float *x, int64_t ld, int64_t n, int64_t width, const float *token_scales) {
+    for (int64_t i = 0; i < width; i += LANES) {
+        vi most = load_int(largest + i);
+        for (int64_t r = 0; r < n; r++) most = max_int(most, magnitude(load(x + r * ld + i) * all(token_scales[r])));
+        store_int(largest + i, most);
+    }
+}
+
+/* Where the largest numbers of a layer's gradients' columns stand in workspace.largest. */
+struct columns {
+    int64_t qkv, output, gate_up, down;
+};
+
+static struct columns columns_of(const struct layer *l) {
+    struct columns c = {.qkv = 0};
+    c.output = c.qkv + l->qkv.outputs;
+    c.gate_up = c.output + l->output.outputs;
+    c.down = c.gate_up + l->gate_up.outputs;
+    return c;
+}
+
+static void layer_backward(struct trainer *t, struct layer *l, struct workspace *w, int64_t first,
+                           const float *gradient, float *out, float *mlp_norm_part, float *attention_norm_part) {
+    const struct bullet_shape *s = &t->shape;
+    const int64_t dim = s->dim, hidden = s->hidden_dim, heads_ld = l->qkv.outputs, length = t->length;
+    const struct columns columns = columns_of(l);
+    float scales[BLOCK_ROWS];
+    int32_t sums[BLOCK_ROWS];
+    for (int64_t top = 0; top < length; top += BLOCK_ROWS) {
+        const int64_t n = length - top < BLOCK_ROWS ? length - top : BLOCK_ROWS, at = first + top;
+        const float *g = gradient + at * dim;
+        note_columns(w->largest + columns.down, g, dim, n, dim, l->down_in.scales + at);
+        round_for(&l->down, g, dim, n, dim, w->line, w->bytes, scales, sums);
+        multiply(by_rows(w->bytes, dim, sums, scales), n, l->down.backward, dim / 4, hidden, NULL, w->rows, hidden);
+        for (int64_t r = 0; r < n; r++) {
+            const uint16_t *gates = l->gates + (at + r) * 2 * hidden;
+            uint16_t *kept = t->gates_gradient + (at + r) * 2 * hidden;
+            const float *back = w->rows + r * hidden;
+            const vf token_scale = all(l->mlp_in.scales[at + r]);
+            vi largest = zeros();
+            for (int64_t i = 0; i < hidden; i += LANES) {
+                const vf x = load_bf16(gates + i), up = load_bf16(gates + hidden + i), b = load(back + i);
+                const vf sigma = sigmoid(x), silu = x * sigma;
+                const vf to_gate = b * up * fma_(silu, all(1.0f) - sigma, sigma), to_up = b * silu;
+                store_bf16(kept + i, to_gate);
+                store_bf16(kept + hidden + i, to_up);
+                note_largest(w->largest + columns.gate_up + i, to_gate, token_scale);
+                note_largest(w->largest + columns.gate_up + hidden + i, to_up, token_scale);
+                const vf one = to_gate * load(l->gate_up.scales + i), other = to_up * load(l->gate_up.scales + hidden + i);
+                largest = max_int(largest, max_int(magnitude(one), magnitude(other)));
+                store(w->line + i, one);
+                store(w->line + hidden + i, other);
+            }
+            round_dithered(w->line, 2 * hidden, largest, w->bytes + r * 2 * hidden, scales + r, sums + r);
+        }
+        multiply(by_rows(w->bytes, 2 * hidden, sums, scales), n, l->gate_up.backward, hidden / 2, dim, NULL, w->more_rows, dim);
+        float *middle = t->middle_gradient + at * dim;
+        norm_backward(dim, l->middle + at * dim, n, t->weights[l->mlp_norm], l->mlp_rms + at, w->more_rows, g, middle, mlp_norm_part);
+        note_columns(w->largest + columns.output, middle, dim, n, dim, l->output_in.scales + at);
+        round_for(&l->output, middle, dim, n, dim, w->line, w->bytes, scales, sums);
+        multiply(by_rows(w->bytes, dim, sums, scales), n, l->output.backward, dim / 4, dim, NULL, w->sequence + top * dim, dim);
+    }
+    const float *heads = l->heads + first * heads_ld;
+    memset(w->heads, 0, (size_t)(length * heads_ld) * 4);
+    for (int64_t h = 0; h < s->n_heads; h++) {
+        const int64_t own = h * t->head_dim, shared = h / (s->n_heads / s->n_kv_heads) * t->head_dim;
+        const int64_t key = l->qkv.first[1] + shared, value = l->qkv.first[2] + shared;
+        attend_backward(heads + own, heads + key, heads + value, heads_ld, length, t->head_dim, t->head_room, w->sequence + own, dim,
+                        l->log_sums + first * s->n_heads + h, s->n_heads, w->heads + own, w->heads + key, w->heads + value, w->attention);
+    }
+    for (int64_t top = 0; top < length; top += BLOCK_ROWS) {
+        const int64_t n = length - top < BLOCK_ROWS ? length - top : BLOCK_ROWS, at = first + top;
+        float *g = w->heads + top * heads_ld;
+        for (int64_t r = 0; r < n; r++) {
+            rotate_row(t, &l->qkv, g + r * heads_ld, top + r, -1.0f);
+            uint16_t *kept = t->heads_gradient + (at + r) * heads_ld;
+            for (int64_t i = 0; i < heads_ld; i += LANES) store_bf16(kept + i, load(g + r * heads_ld + i));
+        }
+        note_columns(w->largest + columns.qkv, g, heads_ld, n, heads_ld, l->attention_in.scales + at);
+        round_for(&l->qkv, g, heads_ld, n, heads_ld, w->line, w->bytes, scales, sums);
+        multiply(by_rows(w->bytes, heads_ld, sums, scales), n, l->qkv.backward, heads_ld / 4, dim, NULL, w->more_rows, dim);
+        norm_backward(dim, l->input + at * dim, n, t->weights[l->attention_norm], l->attention_rms + at, w->more_rows,
+                      t->middle_gradient + at * dim, out + at * dim, attention_norm_part);
+    }
+}
+
+/* ---- gradients of the weights ---- */
+
+/* The largest numbers of columns first ... first + n, over all threads. */
+static void merge_largest(const struct trainer *t, int64_t first, int64_t n, float *out) {
+    for (int64_t i = 0; i < n; i += LANES) {
+        vi most = zeros();
+        for (int32_t m = 0; m < t->threads; m++) most = max_int(most, load_int(t->workspaces[m].largest + first + i));
+        store_int(out + i, most);
+    }
+}
+
+/* WORK_ROWS outputs of part p of a group from `row` on. x is the gradient, float32 or (`half`) bfloat16. */
+static void weight_gradient(struct trainer *t, struct pass *pass, const struct group *g, const struct kept *in, int p, int64_t row,
+                            const void *x, bool half, bool two, int64_t largest_at, struct workspace *w) {
+    const int64_t n = g->count[p] - row < WORK_ROWS ? g->count[p] - row : WORK_ROWS, wide = up_to(n, LANES);
+    const int64_t column = g->first[p] + row, more = WORK_ROWS * t->tokens, quads = t->tokens / 4;
+    float largest[WORK_ROWS], scales[WORK_ROWS];
+    int32_t sums[2 * WORK_ROWS];
+    float *out = pass->gradients[g->tensor[p]] + row * g->inputs;
+    merge_largest(t, largest_at + column, wide, largest);
+    if (two)
+        pack_columns_in_two((const uint16_t *)x + column, g->outputs, t->tokens, wide, in->scales, largest, w->packed, more, scales, sums);
+    else if (half)
+        pack_half_columns((const uint16_t *)x + column, g->outputs, t->tokens, wide, in->scales, largest, w->packed, scales, sums);
+    else
+        pack_columns((const float *)x + column, g->outputs, t->tokens, wide, in->scales, largest, w->packed, scales, sums);
+    multiply_added(by_columns(w->packed, quads, sums, scales), n, in->panels, quads, g->inputs, NULL, 1.0f, out, g->inputs);
+    if (two)
+        multiply_added(by_columns(w->packed + more, quads, sums + WORK_ROWS, scales), n, in->panels, quads, g->inputs, NULL, 1.0f / DIGIT,
+                       out, g->inputs);
+}
+
+static int64_t pieces_of(int64_t outputs) { return (outputs + WORK_ROWS - 1) / WORK_ROWS; }
+
+/* Pieces of work `next` ... of all parts of a group; returns how many there are. */
+static int64_t group_gradient(struct trainer *t, struct pass *pass, const struct group *g, const struct kept *in, const void *x, bool half,
+                              bool two, int64_t largest_at, int64_t work, struct workspace *w) {
+    int64_t before = 0;
+    for (int p = 0; p < g->parts; p++) {
+        const int64_t pieces = pieces_of(g->count[p]);
+        if (work >= before && work < before + pieces)
+            weight_gradient(t, pass, g, in, p, (work - before) * WORK_ROWS, x, half, two, largest_at, w);
+        before += pieces;
+    }
+    return before;
+}
+
+static void layer_weights(struct trainer *t, struct pass *pass, struct layer *l, const float *gradient, atomic_int *next,
+                          struct workspace *w) {
+    const struct columns c = columns_of(l);
+    for (;;) {
+        int64_t work = atomic_fetch_add(next, 1);
+        work -= group_gradient(t, pass, &l->down, &l->down_in, gradient, false, false, c.down, work, w);
+        if (work < 0) continue;
+        work -= group_gradient(t, pass, &l->gate_up, &l->mlp_in, t->gates_gradient, true, false, c.gate_up, work, w);
+        if (work < 0) continue;
+        work -= group_gradient(t, pass, &l->qkv, &l->attention_in, t->heads_gradient, true, false, c.qkv, work, w);
+        if (work < 0) continue;
+        work -= group_gradient(t, pass, &l->output, &l->output_in, t->middle_gradient, false, false, c.output, work, w);
+        if (work >= 0) return;
+    }
+}
+
+/* Adds the sequences' parts of the gradient of a norm, in their order. */
+static void add_norm(const struct trainer *t, const float *parts, float *gradient) {
+    const int64_t dim = t->shape.dim;
+    for (int64_t s = 0; s < t->sequences; s++) {
+        for (int64_t i = 0; i < dim; i += LANES) store(gradient + i, load(gradient + i) + load(parts + s * dim + i));
+    }
+}
+
+/* What tokens add to rows of the embedding as inputs, and to rows of the output matrix as right answers; PANEL columns of them. */
+static void embedding_columns(struct trainer *t, struct pass *pass, const float *gradient, int64_t column) {
+    const int64_t dim = t->shape.dim;
+    const float *weight = t->weights[t->final_norm] + column;
+    float *inputs = pass->gradients[0] + column, *answers = pass->gradients[t->head.tensor[0]] + column;
+    for (int64_t s = 0; s < t->sequences; s++) {
+        for (int64_t i = 0; i < t->length; i++) {
+            const int64_t at = s * t->padded + i, token = pass->tokens[s * t->length + i], target = pass->targets[s * t->length + i];
+            for (int64_t k = 0; k < PANEL; k += LANES) {
+                float *to = inputs + token * dim + k;
+                store(to, load(to) + load(gradient + at * dim + column + k));
+                if (target < 0) continue;
+                to = answers + target * dim + k;
+                const vf answer = load(t->output + at * dim + column + k) * load(weight + k);
+                store(to, fma_(answer, all(-pass->scale * t->final_rms[at]), load(to)));
+            }
+        }
+    }
+}
+
+/* ---- all of it ---- */
+
+static void run(void *context, int32_t member, struct barrier *barrier) {
+    struct pass *pass = context;
+    struct trainer *t = pass->trainer;
+    struct workspace *w = t->workspaces + member;
+    const int64_t dim = t->shape.dim, count = t->sequences, parts = count * dim;
+    const int32_t layers = t->shape.n_layers;
+    const struct layer *top = t->layers + layers - 1;
+    const int64_t widest = columns_of(top).down + top->down.outputs;
+    const unsigned control = _mm_getcsr();
+    _mm_setcsr(control | 0x8040); /* numbers next to zero are zero: attention is full of them, and they are slow */
+    atomic_int *next = pass->next;
+    float *gradient = t->gradient[0], *other = t->gradient[1];
+
+    memset(w->largest, 0, (size_t)t->vocabulary * 4);
+    if (member == 0) memset(t->norm_parts, 0, (size_t)parts * 4);
+    barrier_wait(barrier);
+    for (int64_t s; (s = atomic_fetch_add(next, 1)) < count;) {
+        const int64_t first = s * t->padded;
+        for (int64_t i = 0; i < t->length; i++)
+            memcpy(t->layers[0].input + (first + i) * dim, t->weights[0] + pass->tokens[s * t->length + i] * dim, (size_t)dim * 4);
+        for (int32_t n = 0; n < layers; n++) {
+            float *out = n + 1 < layers ? t->layers[n + 1].input : t->output;
+            layer_forward(t, t->layers + n, w, first, out);
+        }
+        t->losses[s] = head_forward(t, pass, w, first, pass->targets + s * t->length, t->norm_parts + s * dim);
+    }
+    next++;
+    barrier_wait(barrier);
+    for (int64_t work; (work = atomic_fetch_add(next, 1)) < pieces_of(t->shape.vocab_size);)
+        group_gradient(t, pass, &t->head, &t->head_in, t->predicted, true, true, 0, work, w);
+    if (member == 0) add_norm(t, t->norm_parts, pass->gradients[t->final_norm]);
+    next++;
+    barrier_wait(barrier);
+    for (int32_t n = layers - 1; n >= 0; n--) {
+        struct layer *l = t->layers + n;
+        memset(w->largest, 0, (size_t)widest * 4);
+        for (int64_t s; (s = atomic_fetch_add(next, 1)) < count;) {
+            float *mlp_part = t->norm_parts + s * dim, *attention_part = mlp_part + parts;
+            memset(mlp_part, 0, (size_t)dim * 4);
+            memset(attention_part, 0, (size_t)dim * 4);
+            layer_backward(t, l, w, s * t->padded, gradient, other, mlp_part, attention_part);
+        }
+        next++;
+        barrier_wait(barrier);
+        layer_weights(t, pass, l, gradient, next, w);
+        if (member == 0) {
+            add_norm(t, t->norm_parts, pass->gradients[l->mlp_norm]);
+            add_norm(t, t->norm_parts + parts, pass->gradients[l->attention_norm]);
+        }
+        next++;
+        barrier_wait(barrier);
+        float *swap = gradient;
+        gradient = other, other = swap;
+    }
+    for (int64_t work; (work = atomic_fetch_add(next, 1)) < dim / PANEL;) embedding_columns(t, pass, gradient, work * PANEL);
+    _mm_setcsr(control);
+}

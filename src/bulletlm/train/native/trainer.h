@@ -1,0 +1,118 @@
+/* Forward and backward pass of a Llama over a micro-batch, its matrix products in int8: what all files share.
+ *
+ * The arithmetic is that of bulletlm/int8.py: in every product both factors are int8 times one scale a row, weights and
+ * activations rounded to nearest, gradients so that they are right in the mean; sums are exact. Everything else is float, but for
+ * what waits between forward and backward for its second use, which is bfloat16 where it is large.
+ *
+ * A product multiplies rows of signed bytes with columns of unsigned ones, 128 more than what they mean; each row starts at
+ * -128 times its own sum, which takes that away again. Columns are stored in panels of PANEL, four numbers of a column together:
+ * [column / PANEL][k / 4][column % PANEL][k % 4].
+ *
+ * A thread takes whole sequences through the layers, so that what it works on stays in its caches. The gradients of the weights,
+ * whose sums go over all sequences, follow when all threads are there. No sum depends on the number of threads. */
+#ifndef TRAINER_H
+#define TRAINER_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+#include "../../runtime/native/bullet.h"
+#include "../../runtime/native/threads.h"
+
+#define ALWAYS_INLINE inline __attribute__((always_inline))
+#define UNROLL _Pragma("GCC unroll 16")
+
+enum {
+    BLOCK_ROWS = 64, /* tokens that go through a product together */
+    WORK_ROWS = 64,  /* outputs of a weight whose gradients are one piece of work */
+    ALIGN = 64,
+};
+
+/* Weights that are multiplied with the same input, side by side: `inputs` x `outputs`, each part padded to 32 outputs. */
+struct group {
+    int32_t inputs, outputs, parts;
+    int32_t first[3], count[3]; /* of the parts: column, and how many there are */
+    int32_t tensor[3];          /* number of the weight in the order of the file */
+    float *scales;              /* [outputs] */
+    uint8_t *forward;           /* panels of outputs, k = inputs */
+    uint8_t *backward;          /* panels of inputs, k = outputs */
+};
+
+/* What the products with a group's weights keep for the gradient of the weights. N = tokens. */
+struct kept {
+    uint8_t *panels; /* the input, rounded: panels of inputs, k = tokens */
+    float *scales;   /* [N] */
+};
+
+struct layer {
+    struct group qkv, output, gate_up, down;
+    int32_t attention_norm, mlp_norm; /* numbers of the tensors */
+    float *input;                     /* [N][dim] */
+    float *middle;                    /* [N][dim], after attention */
+    float *attention_rms, *mlp_rms;   /* [N], 1 / root mean square */
+    float *heads;                     /* [N][qkv.outputs]: queries and keys, rotated, and values */
+    float *log_sums;                  /* [N][n_heads]: of the exponentials of the scores */
+    uint16_t *gates;                  /* [N][2 hidden_dim], bfloat16: gate, up */
+    struct kept attention_in, output_in, mlp_in, down_in;
+};
+
+/* What a thread works in. */
+struct workspace {
+    float *rows;      /* [BLOCK_ROWS][widest] */
+    float *more_rows; /* [BLOCK_ROWS][dim] */
+    int8_t *bytes;    /* [BLOCK_ROWS][widest], and once more */
+    float *line;      /* [widest] */
+    float *sequence;  /* [length][dim] */
+    float *heads;     /* [length][qkv.outputs] */
+    float *attention; /* what attention needs, attention_room() floats */
+    int8_t *packed;   /* [WORK_ROWS][N], and once more */
+    float *largest;   /* [largest of all groups' outputs]: the largest numbers of gradients' columns */
+};
+
+struct trainer {
+    struct bullet_shape shape;
+    int32_t head_dim, head_room, kv_dim, vocabulary; /* the last one rounded up to 32 */
+    int32_t final_norm; /* number of the tensor */
+    int64_t sequences, length, padded, tokens; /* N = tokens = sequences * padded, padded = length rounded up to 4 */
+    int32_t threads;
+    const float **weights; /* in the order of the file: what `refresh` was called with last */
+    struct layer *layers;
+    struct group head;
+    float *rope; /* [length][2][head_dim]: what a rotation multiplies with: cosines, sines with signs */
+
+    float *output;     /* [N][dim]: of the last layer */
+    float *final_rms;  /* [N] */
+    struct kept head_in;
+    uint16_t *predicted; /* [N][vocabulary], bfloat16: scale * softmax */
+    float *gradient[2];  /* [N][dim]: of a layer's output and input */
+    float *middle_gradient;    /* [N][dim] */
+    uint16_t *gates_gradient;  /* [N][2 hidden_dim] */
+    uint16_t *heads_gradient;  /* [N][qkv.outputs] */
+    float *norm_parts;         /* [2][sequences][dim]: what each sequence adds to the gradients of norms */
+    double *losses;            /* [sequences] */
+    struct workspace *workspaces;
+
+    void *memory[2]; /* of the weights; of the rest */
+    size_t bytes[2];
+};
+
+/* One call. */
+struct pass {
+    struct trainer *trainer;
+    const int32_t *tokens, *targets;
+    float scale;
+    float *const *gradients;
+    atomic_int *next; /* counters of work that is handed out, one for every phase */
+};
+
+struct engine {
+    const char *name;
+    bool (*supported)(void);
+    void (*refresh)(void *pass, int32_t member, struct barrier *barrier);
+    void (*run)(void *pass, int32_t member, struct barrier *barrier);
+};
+
+#endif
