@@ -34,7 +34,7 @@ sanitize: $(VENV)/.dev
 	$(CC) $(SANITIZE) -fPIC -shared $(NATIVE)/*.c -lm -o build/sanitized.so
 	@LD_PRELOAD=$$($(CC) -print-file-name=libasan.so) ASAN_OPTIONS=detect_leaks=0 $(BIN)/python tests/native/mutate.py 20 build/sanitized.so
 
-# Mutated files through every reader, and through the native engine, half of the time each; prints how many.
+# Mutated models of every format through their readers, and through the native engine, half of the time each; prints how many.
 SECONDS ?= 1200
 
 fuzz: $(VENV)/.dev

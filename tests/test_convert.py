@@ -113,6 +113,12 @@ def test_arguments_that_do_not_fit(bullet: Path, tmp_path: Path, target: str, ar
     assert not list(tmp_path.iterdir())
 
 
+def test_a_tokenizer_for_a_file_that_is_no_model(bullet: Path, tmp_path: Path) -> None:
+    (tmp_path / "old.bq4").write_bytes(b"BQ4f" + bytes(100))
+    with pytest.raises(FormatError, match=r"old.bq4: this is not a .bullet file"):
+        convert(tmp_path / "old.bq4", tmp_path / "new.bullet", like=bullet)
+
+
 def test_to_says_it_where_the_name_does_not(bullet: Path, tmp_path: Path) -> None:
     assert convert(bullet, tmp_path / "model", to="hf").target_kind == "hf"
     assert read_model(tmp_path / "model")[0] == "hf"

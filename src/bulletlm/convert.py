@@ -90,6 +90,8 @@ def read_model(path: Path, like: Path | None = None) -> tuple[str, StoredModel]:
     """
     kind = _kind_by_content(path)
     if like is not None and kind != "bullet v1":
+        if kind == "bullet":
+            open_bullet(path)  # a file that is no .bullet at all is told so
         raise ConfigError(f"--like is for files of version 1, but {path} is {kind}: leave it out")
     if kind == "bullet v1":
         return kind, read_v1(path, read_model(like)[1] if like else None)

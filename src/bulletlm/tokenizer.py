@@ -90,7 +90,9 @@ class Tokenizer:
             self.vocab_size: int = self._model.vocab_size()
             texts: list[str] = [self._model.id_to_piece(i) for i in range(self.vocab_size)]
         except (RuntimeError, UnicodeDecodeError) as error:
-            raise FormatError(f"the tokenizer is not a sentencepiece model ({error}): train it again") from None
+            # The library's messages quote the file, which may hold control characters, and a lot of them.
+            reason = "".join(c if c.isprintable() else "?" for c in str(error)[:200])
+            raise FormatError(f"the tokenizer is not a sentencepiece model ({reason}): train it again") from None
         expected = [*SPECIAL_TOKENS, *(f"<0x{byte:02X}>" for byte in range(256))]
         found = texts[:FIRST_PIECE]
         if found != expected:

@@ -298,6 +298,17 @@ def test_what_version_1_cannot_hold(tmp_path: Path, change: dict[str, Any], mess
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.filterwarnings("error")
+def test_weights_that_four_bits_cannot_hold(tmp_path: Path) -> None:
+    for size, gain, message in [(1e38, 10, "a weight is -?inf"), (1e6, 1, r"the weight -?\d.* is too large for BQ4")]:
+        tensors = weights()
+        tensors["layers.1.attention.k_proj.weight"] *= np.float32(size)
+        tensors["layers.1.attention_norm.weight"] *= np.float32(gain)
+        with pytest.raises(FormatError, match=rf"the tensor layers\.1\.attention\.k_proj\.weight cannot be written: {message}"):
+            write_v1(tmp_path / "a.bullet", stored_model(SHAPE, tensors))
+    assert not list(tmp_path.iterdir())
+
+
 # --- broken files -------------------------------------------------------------------------------------------------------
 
 

@@ -145,6 +145,11 @@ def test_the_model_card() -> None:
     assert 'license: "other"\nlibrary_name' in model_card(model._replace(metadata={}))
 
 
+@pytest.mark.filterwarnings("error")
+def test_the_model_card_of_an_absurd_loss() -> None:
+    assert "(perplexity inf)" in model_card(small_model()._replace(metadata={"training": {"val_loss": 1e9}}))
+
+
 # --- broken and foreign folders -----------------------------------------------------------------------------------------
 
 
@@ -258,6 +263,8 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "not finite": (weights(lambda w: w[NAME].fill_(float("inf"))), "q_proj.weight holds a scale or number that is NaN or infinite"),
     "index without map": (index(None), "weight_map must give the file"),
     "index out of the folder": (index({NAME: "../a.safetensors"}), "weight_map must give the file in this folder"),
+    "index to no name": (index({NAME: "\0"}), "weight_map must give the file in this folder"),
+    "index to a sequence for the terminal": (index({NAME: "\x1b[2J"}), "weight_map must give the file in this folder"),
     "index to nothing": (index({NAME: "b.safetensors"}), "cannot read .*b.safetensors"),
     "no tokenizer": (lambda folder: (folder / "tokenizer.model").unlink(), "tokenizer.model is missing: only models with a sentencepiece"),
     "tokenizer is JSON": (text("tokenizer.model", b"{}"), "tokenizer.model: the tokenizer is not a sentencepiece model"),

@@ -234,6 +234,15 @@ print([name for name in {heavy} if name in sys.modules])
     assert done.stdout.strip().endswith(" []") and done.stderr == ""
 
 
+@pytest.mark.filterwarnings("error")
+def test_damaged_weights_show_in_the_logits_and_in_no_warning() -> None:
+    shape = SHAPES["one head"]
+    tensors = random_tensors(shape)
+    engine = Engine(shape, tensors | {"final_norm.weight": np.full(shape.dim, 3e38, np.float32)})
+    for logits in (engine.forward([1], engine.new_cache()), engine.prefill([1], engine.new_cache()), engine.score(np.ones((1, 1), int))):
+        assert not np.isfinite(logits).all()
+
+
 def test_the_folder_keeps_the_weights(tmp_path: Path) -> None:
     shape = SHAPES["one head"]
     weights = random_tensors(shape)

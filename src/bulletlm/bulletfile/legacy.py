@@ -515,7 +515,10 @@ def write_v1(path: Path, model: StoredModel) -> None:
             names.append("lm_head.weight")
         file.write(WEIGHTS + struct.pack("<I", len(names)))
         for name in names:
-            tensor = _folded(model, name)
+            try:
+                tensor = _folded(model, name)
+            except BulletError as error:
+                raise FormatError(f"the tensor {name} cannot be written: {error}") from None
             blocks = _v1_blocks(tensor)
             extents = (*tensor.shape, 1, 1, 1)[:4]
             file.write(struct.pack("<QB4HBI", _fnv1a(_v1_name(name), _PRIME), len(tensor.shape), *extents, BQ4, len(blocks)))
@@ -605,7 +608,9 @@ def _folded(model: StoredModel, name: str) -> Quantized:
     gains = as_floats(model.tensors[norm]) if norm else np.ones(tensor.shape[1], dtype=np.float32)
     if isinstance(tensor, Quantized) and tensor.type == "BQ4" and (gains == 1).all():
         return tensor
-    return Quantized("BQ4", quantize_bq4(as_floats(tensor) * gains))
+    with np.errstate(over="ignore"):  # quantize_bq4 refuses what is infinite
+        folded = as_floats(tensor) * gains
+    return Quantized("BQ4", quantize_bq4(folded))
 
 
 def _norm_before(name: str) -> str | None:

@@ -158,9 +158,7 @@ class BulletFile:
             tokenizer = Tokenizer(self._section(SENTENCEPIECE_SECTION))
             other = tokenizer.pieces()
         except (FormatError, UnicodeDecodeError) as error:
-            # The library's messages quote the file, which may hold control characters.
-            shown = "".join(c if c.isprintable() else "?" for c in str(error))
-            raise FormatError(f"{self.path}: section {SENTENCEPIECE_SECTION}: {shown}") from None
+            raise FormatError(f"{self.path}: section {SENTENCEPIECE_SECTION}: {error}") from None
         if len(other) != len(self.pieces):
             raise FormatError(f"{self.path}: section {SENTENCEPIECE_SECTION} has {len(other)} pieces, not {len(self.pieces)}")
         for i, (ours, theirs) in enumerate(zip(self.pieces, other, strict=True)):

@@ -227,7 +227,9 @@ def _figures(model: StoredModel) -> list[tuple[str, str]]:
     if isinstance(training.get("tokens_seen"), int):
         rows.append(("trained on", f"{training['tokens_seen']:,} tokens"))
     if isinstance(training.get("val_loss"), float):
-        rows.append(("validation loss", f"{training['val_loss']:.4f} (perplexity {np.exp(training['val_loss']):.2f})"))
+        with np.errstate(over="ignore"):  # a damaged file may say anything
+            perplexity = np.exp(training["val_loss"])
+        rows.append(("validation loss", f"{training['val_loss']:.4f} (perplexity {perplexity:.2f})"))
     kinds = {type_name for type_name in (getattr(tensor, "type", None) for tensor in model.tensors.values()) if type_name}
     if kinds:
         rows.append(("weights", f"exactly those of a file in {' and '.join(sorted(kinds))}, written out as float32"))
@@ -333,7 +335,7 @@ def _shards(folder: Path) -> list[Path]:
     if (folder / INDEX).exists():
         where = str(folder / INDEX)
         files = parse_json(_read(folder / INDEX), where).get("weight_map")
-        if not isinstance(files, dict) or not all(isinstance(file, str) and Path(file).name == file for file in files.values()):
+        if not isinstance(files, dict) or not all(_is_file_name(file) for file in files.values()):
             raise FormatError(f"{where}: weight_map must give the file in this folder for each tensor")
         return [folder / file for file in sorted(set(files.values()))]
     pickles = sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth", "*.ckpt") for path in folder.glob(pattern))
@@ -343,6 +345,11 @@ def _shards(folder: Path) -> list[Path]:
             f"refused; save the model with safe_serialization"
         )
     raise FormatError(f"{folder} has no {WEIGHTS}: only safetensors weights are supported")
+
+
+def _is_file_name(value: Any) -> bool:
+    """Whether it names something in this very folder, and can be shown in a message."""
+    return isinstance(value, str) and Path(value).name == value and value.isprintable()
 
 
 def _read_safetensors(path: Path) -> dict[str, Floats]:

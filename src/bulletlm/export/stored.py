@@ -77,7 +77,7 @@ def check_tokenizer(proto: bytes, vocab_size: int, where: str) -> Tokenizer:
     try:
         tokenizer = Tokenizer(proto)
     except FormatError as error:
-        raise FormatError(f"{where}: {printable(str(error))}") from None
+        raise FormatError(f"{where}: {error}") from None
     if tokenizer.vocab_size != vocab_size:
         raise FormatError(f"{where}: it has {tokenizer.vocab_size} tokens, but the embedding has {vocab_size} rows")
     if tokenizer.decode(tokenizer.encode(GENTLE_TEXT)) != GENTLE_TEXT:

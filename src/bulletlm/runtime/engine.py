@@ -100,18 +100,17 @@ class Engine:
         Raises:
             ValueError: a token id is outside the vocabulary, or the cache is full.
         """
-        return self._hidden(self._ids(tokens)[None], cache) @ self.head.T
+        return self._logits(self._hidden(self._ids(tokens)[None], cache))
 
     def prefill(self, tokens: Sequence[int] | npt.NDArray[np.integer], cache: KVCache) -> Floats:
         """Like `forward`, but gives only the logits after the last token, float32[vocab_size]."""
-        logits: Floats = self.head @ self._hidden(self._ids(tokens)[None], cache)[-1]
-        return logits
+        return self._logits(self._hidden(self._ids(tokens)[None], cache)[-1])
 
     def score(self, tokens: npt.NDArray[np.integer]) -> Floats:
         """Logits after each token of many sequences that begin at position 0: int[B, N] -> float32[B, N, vocab_size]."""
         tokens = self._ids(tokens)
         cache = KVCache(self.shape, self.shape.max_seq_len, batch=tokens.shape[0])
-        return (self._hidden(tokens, cache) @ self.head.T).reshape(*tokens.shape, -1)
+        return self._logits(self._hidden(tokens, cache)).reshape(*tokens.shape, -1)
 
     def hidden(self, tokens: Sequence[int] | npt.NDArray[np.integer], cache: KVCache | None = None) -> Floats:
         """What the output matrix would be applied to after each of `tokens`, float32[N, dim]; appends to `cache`, if given."""
@@ -122,6 +121,11 @@ class Engine:
         if not ids.size or ids.min() < 0 or ids.max() >= self.shape.vocab_size:
             raise ValueError(f"token ids must be from 0 to {self.shape.vocab_size - 1}, and at least one")
         return ids
+
+    def _logits(self, hidden: Floats) -> Floats:
+        """float32[..., dim] -> float32[..., vocab_size]."""
+        with np.errstate(over="ignore", invalid="ignore"):  # damaged weights show in the logits
+            return hidden @ self.head.T
 
     def _hidden(self, tokens: npt.NDArray[np.intp], cache: KVCache) -> Floats:
         """int[B, N] -> float32[B * N, dim], ready for the output matrix."""
