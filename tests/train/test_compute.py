@@ -120,6 +120,38 @@ def test_denormal_numbers_count_as_zero_in_training_alone() -> None:
     assert (many * many).all()
 
 
+THREADS = """
+import sys, warnings, torch
+from bulletlm.train import compute
+
+def parts_that_keep():
+    denormal = torch.full((1 << 20,), 1 << 20, dtype=torch.int32).view(torch.float32)
+    return (denormal * 0.5).view(torch.int32).view(16, -1).any(1).tolist()  # as integers, which no flag changes
+
+warnings.simplefilter("error")
+torch.set_num_threads(2)
+if "early" in sys.argv:
+    print(all(parts_that_keep()), end=" ")
+if "stay" in sys.argv:
+    compute.end_worker_threads = lambda: (torch.set_num_threads(1), torch.set_num_threads(2))
+with compute.denormals_are_zero():
+    print(any(parts_that_keep()), end=" ")
+print(all(parts_that_keep()), torch.get_num_threads())
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux" or not torch.set_flush_denormal(False), reason="GNU's OpenMP, and processors that can")
+def test_denormal_numbers_count_as_zero_in_every_thread() -> None:
+    def run(*how: str) -> tuple[str, str]:
+        done = subprocess.run([sys.executable, "-c", THREADS, *how], capture_output=True, text=True, timeout=120)
+        return done.stdout.strip(), (done.stderr.strip().splitlines() or [""])[-1]
+
+    assert run() == ("False True 2", "")
+    assert run("early") == ("True False True 2", ""), "threads that were there before"
+    shown, error = run("early", "stay")
+    assert shown == "True" and "BulletWarning: torch's worker threads do not count denormal numbers as zero here" in error
+
+
 def test_a_device_that_is_not_there_is_one_line() -> None:
     assert pick_device("cpu") == torch.device("cpu")
     if not torch.cuda.is_available():

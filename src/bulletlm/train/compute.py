@@ -1,7 +1,11 @@
 """How the arithmetic of a run is done: device, threads, precision, compiled or not. Chosen once, at the start (train/tune.py)."""
 
 import contextlib
+import ctypes
 import os
+import platform
+import sys
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal, ParamSpec
@@ -9,7 +13,7 @@ from typing import Literal, ParamSpec
 import torch
 from torch import Tensor
 
-from bulletlm.errors import ConfigError
+from bulletlm.errors import BulletWarning, ConfigError
 from bulletlm.machine import cache_folder
 from bulletlm.model import Layer, Llama
 from bulletlm.train.choice import Choice
@@ -56,13 +60,39 @@ def denormals_are_zero() -> Iterator[None]:
     """Inside, numbers nearer to 0 than 1e-38 count as 0.
 
     The attention of a trained model is full of them, and processors take a hundred times as long for each. Threads take this over
-    from the one that starts them, so it comes before the first operation.
+    from the one that starts them and nobody can tell them later, so torch's begin anew, here and at the end.
     """
-    torch.set_flush_denormal(True)
+    possible = torch.set_flush_denormal(True)
+    end_worker_threads()
     try:
+        if possible and platform.machine().lower() in ("x86_64", "amd64") and _keeps_denormals():
+            warnings.warn(
+                "torch's worker threads do not count denormal numbers as zero here, which slows training down as the model learns: "
+                "compare with train.threads=1",
+                BulletWarning,
+                stacklevel=3,
+            )
         yield
     finally:
         torch.set_flush_denormal(False)
+        end_worker_threads()
+
+
+def end_worker_threads() -> None:
+    """End the threads with which torch computes for this one; its next operation starts others. (`torch.set_num_threads` does not.)
+
+    Only GNU's OpenMP, which torch has on Linux, is asked: LLVM's would also forget how many there were to be.
+    """
+    if sys.platform == "linux":
+        loaded = ctypes.CDLL(None)
+        if hasattr(loaded, "omp_pause_resource_all") and not hasattr(loaded, "__kmpc_fork_call"):
+            loaded.omp_pause_resource_all(2)  # omp_pause_hard
+
+
+def _keeps_denormals() -> bool:
+    """Whether any of the threads that share a long operation does."""
+    smallest = torch.ones(torch.get_num_threads() << 16, dtype=torch.int32).view(torch.float32)
+    return bool((smallest * 2).view(torch.int32).any())
 
 
 def set_up(choice: Choice, model: Llama) -> Compute:
