@@ -131,6 +131,7 @@ def test_pauses_are_decided_from_what_the_system_tells() -> None:
     assert reason_to_wait(plugged, {}, 100, True) is None
     assert reason_to_wait(system.sbattery(80, 7200, False), {}, 20, True) is None
     assert reason_to_wait(system.sbattery(80, 7200, False), {}, 100, True) is not None
+    assert reason_to_wait(system.sbattery(100, 7200, False), {}, 100, True) is not None, "whenever unplugged"
     assert reason_to_wait(low, {}, 0, True) is None
     assert reason_to_wait(system.sbattery(18.2, -1, None), {}, 20, True) is None, "unknown is no reason"
     cool, hot = system.shwtemp("Core 0", 71.0, 100.0, 100.0), system.shwtemp("Core 1", 97.5, 100.0, 100.0)

@@ -67,10 +67,10 @@ def reason_to_wait(battery: Any, temperatures: Mapping[str, Sequence[Any]], belo
     Args:
         battery: as psutil.sensors_battery() gives it; None where there is none.
         temperatures: as psutil.sensors_temperatures() gives them, in degrees Celsius.
-        below_percent: pause on battery with less left than this; 0 never does.
+        below_percent: pause on battery with less left than this; 100 even with a full one, 0 never.
         on_heat: whether to pause where a sensor is near what it calls critical.
     """
-    if battery is not None and battery.power_plugged is False and battery.percent < below_percent:
+    if battery is not None and battery.power_plugged is False and (battery.percent < below_percent or below_percent == 100):
         return f"on battery with {battery.percent:.0f} % left (train.pause_on_battery)"
     if on_heat:
         for chip, sensors in temperatures.items():
