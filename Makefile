@@ -48,7 +48,7 @@ docs: $(VENV)/.dev
 clean:
 	rm -rf $(VENV) build *.egg-info src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
-$(VENV)/.run: pyproject.toml constraints.txt setup.py $(wildcard src/bulletlm/runtime/native/*)
+$(VENV)/.run: pyproject.toml constraints.txt setup.py $(wildcard src/bulletlm/*/native/*)
 	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) not found: install Python 3.11 or newer, or call make PYTHON=/path/to/python3" >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)

@@ -1,6 +1,7 @@
-"""The native engine, built where there is a C compiler; everything else stands in pyproject.toml.
+"""The C code, built where there is a compiler; everything else stands in pyproject.toml.
 
-Without a compiler (or with one that fails) the installation goes on: models then run in numpy, and `bullet doctor` says so.
+Without a compiler (or with one that fails) the installation goes on: models then run in numpy and are trained by torch alone,
+and `bullet doctor` says so.
 """
 
 import os
@@ -9,28 +10,36 @@ from pathlib import Path
 
 from setuptools import Extension, setup
 
-NATIVE = Path("src/bulletlm/runtime/native")
+PACKAGE = Path("src/bulletlm")
 
-# gcc and clang; a shared library that Python opens with ctypes, so Python's headers are not needed.
-native = Extension(
-    "bulletlm.runtime._native",
-    sources=sorted(str(path) for path in NATIVE.glob("*.c")),
-    depends=sorted(str(path) for path in NATIVE.glob("*.h")),
-    extra_compile_args=[
-        "-std=gnu11",
-        "-O3",
-        "-fvisibility=hidden",
-        # errno and floating-point traps are nobody's business here, and stand in the way of vectors. Nothing that changes
-        # results: the same sums are rounded in the same order everywhere.
-        "-fno-math-errno",
-        "-fno-trapping-math",
-        "-ffp-contract=off",
-        "-fno-wrapv",  # Python's own flag; it costs 5 % here
-        "-pthread",
-    ],
-    extra_link_args=["-pthread"],
-    libraries=["m"],
-    optional=True,
-)
 
-setup(ext_modules=[native] if os.name == "posix" and sys.byteorder == "little" else [])
+def native(package: str, *borrowed: str) -> Extension:
+    """The C files of `package`, and others, as its module `_native`: a shared library that Python opens with ctypes.
+
+    For gcc and clang; Python's headers are not needed.
+    """
+    own = PACKAGE / package / "native"
+    return Extension(
+        f"bulletlm.{package}._native",
+        sources=sorted(str(path) for path in [*own.glob("*.c"), *(PACKAGE / name for name in borrowed)]),
+        depends=sorted(str(path) for path in PACKAGE.glob("*/native/*.h")),
+        extra_compile_args=[
+            "-std=gnu11",
+            "-O3",
+            "-fvisibility=hidden",
+            # errno and floating-point traps are nobody's business here, and stand in the way of vectors. Nothing that changes
+            # results: the same sums are rounded in the same order everywhere.
+            "-fno-math-errno",
+            "-fno-trapping-math",
+            "-ffp-contract=off",
+            "-fno-wrapv",  # Python's own flag; it costs 5 % here
+            "-pthread",
+        ],
+        extra_link_args=["-pthread"],
+        libraries=["m"],
+        optional=True,
+    )
+
+
+extensions = [native("runtime"), native("train", "runtime/native/threads.c")]
+setup(ext_modules=extensions if os.name == "posix" and sys.byteorder == "little" else [])

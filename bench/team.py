@@ -89,7 +89,7 @@ def train(processes: int, turns: int, steps: int) -> None:
                 lines = (folder / "runs" / run / "metrics.jsonl").read_text().splitlines()
                 events = [event for event in map(json.loads, lines) if event["event"] == "train"]
                 losses[workers] = events[-1]["train/loss"]
-                if turn:  # the first compiles
+                if turn:  # the first compiles, where that is done
                     speeds[workers] += [event["tokens_per_s"] for event in events[3:]]
     if abs(losses[1] - losses[processes]) > 0.02:
         sys.exit(f"they do not train alike: {losses}")

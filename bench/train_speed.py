@@ -58,6 +58,7 @@ from bulletlm.train.choice import Choice, Precision  # noqa: E402
 from bulletlm.train.compute import activate, set_up  # noqa: E402
 from bulletlm.train.ema import EMA  # noqa: E402
 from bulletlm.train.evaluation import validate  # noqa: E402
+from bulletlm.train.native import why_not  # noqa: E402
 from bulletlm.train.optimizer import set_learning_rate  # noqa: E402
 from bulletlm.train.state import TrainState  # noqa: E402
 from bulletlm.train.step import accumulate, clip, update  # noqa: E402
@@ -113,11 +114,12 @@ def check_against_transformers(shape: ModelShape, choices: list[Choice]) -> None
     expected.backward()
     for choice in choices:
         model.zero_grad()
-        loss = set_up(choice, model).loss_of(tokens, targets)
-        loss.backward()
+        compute = set_up(choice, model)
+        compute.refresh()
+        loss = compute.learn(tokens, targets, 1)
         bound = {"fp32": 1e-4, "bf16": 0.05, "int8": 0.15}[choice.precision]
-        if abs(float(loss.detach() / expected.detach()) - 1) > bound:
-            sys.exit(f"loss {float(loss)} instead of {float(expected)} ({choice})")
+        if abs(loss / float(expected.detach()) - 1) > bound:
+            sys.exit(f"loss {loss} instead of {float(expected.detach())} ({choice})")
         for name, weight in model.named_parameters():
             reference = theirs[hf_name(name)].grad
             ours = torch.from_numpy(_halves(name, weight.grad.numpy(), shape))
@@ -161,11 +163,12 @@ def our_job(shape: ModelShape, choice: Choice, run: Run) -> Job:
     model.initialise(1)
     run.fill(model, shape, theirs=False)
     compute = set_up(choice, model)
+    compute.refresh()  # once per step: see extras
     tokens, targets = run.batch(shape, choice.micro_batch)
 
     def job() -> None:
         activate(choice, model)
-        (compute.loss_of(tokens, targets) / tokens.numel()).backward()
+        compute.learn(tokens, targets, tokens.numel())
 
     return job
 
@@ -278,9 +281,9 @@ def in_turns(jobs: dict[str, Job], rounds: int, clock: Callable[[], float]) -> d
     return {name: statistics.median(each) for name, each in seconds.items()}
 
 
-def extras(shape: ModelShape, threads: int, rounds: int, clock: Callable[[], float]) -> dict[str, float]:
-    """Seconds of what comes once per optimiser step."""
-    torch.set_num_threads(threads)
+def extras(shape: ModelShape, choice: Choice, rounds: int, clock: Callable[[], float]) -> dict[str, float]:
+    """Seconds of what comes once per optimiser step, computed as `choice` says."""
+    torch.set_num_threads(choice.threads)
     config = TrainConfig()
     state = TrainState(config, shape, 1, "", torch.device("cpu"))
     for weight in state.model.parameters():
@@ -292,6 +295,8 @@ def extras(shape: ModelShape, threads: int, rounds: int, clock: Callable[[], flo
         "clipping": lambda: clip(state, 1.0) and None,
         "EMA": lambda: average.update(state.model, 1000),
     }
+    if choice.precision == "int8":
+        jobs["rounding the weights to int8"] = set_up(choice, state.model).refresh
     if importlib.util.find_spec("bulletlm.quant.fake_quant"):
         grid = importlib.import_module("bulletlm.quant.fake_quant").FakeQuant(state.model, standard_types(shape))
 
@@ -315,7 +320,7 @@ def bullet_train(folder: Path, shape: ModelShape, name: str, *settings: str) -> 
 
 
 def measure_memory(shape: ModelShape) -> float:
-    """Peak bytes of `bullet train` over three steps and a validation of exact and rounded weights, compiled as a long run is."""
+    """Peak bytes of `bullet train` over three steps and a validation of exact and rounded weights, computed as a long run is."""
     with tempfile.TemporaryDirectory() as name:
         command, _ = bullet_train(Path(name), shape, "memory", "--total-steps=3", "--eval-every-steps=2", "--compile=on")
         most = 0
@@ -387,10 +392,11 @@ def gradient_noise(model: Llama, batches: list[tuple[torch.Tensor, torch.Tensor]
     found: dict[str, list[dict[str, torch.Tensor]]] = {}
     for choice in (exact, other):
         compute = set_up(dataclasses.replace(choice, micro_batch=len(batches[0][0])), model)
+        compute.refresh()
         found[choice.precision] = []
         for tokens, targets in batches:
             model.zero_grad()
-            (compute.loss_of(tokens, targets) / tokens.numel()).backward()
+            compute.learn(tokens, targets, tokens.numel())
             found[choice.precision].append({name: weight.grad.clone() for name, weight in model.named_parameters()})
     shares = {}
     for name, _ in model.named_parameters():
@@ -430,7 +436,7 @@ def main() -> int:
     parser.add_argument("--memory", action="store_true")
     parser.add_argument("--start", action="store_true")
     parser.add_argument("--table", action="store_true")
-    parser.add_argument("--precision", choices=("bf16", "int8"), help="beside fp32; default: the one that this processor has in hardware")
+    parser.add_argument("--precision", choices=("bf16", "int8"), help="beside fp32; default: those that this processor has in hardware")
     parser.add_argument("--losses", type=int, metavar="STEPS")
     parser.add_argument("--seeds", type=int, default=4, help="of --losses, at least 2")
     parser.add_argument("--tokens", type=Path, help="folder tokens/ of a run, for --losses")
@@ -454,13 +460,11 @@ def main() -> int:
     threads = 1 if arguments.cpu_time else arguments.threads or machine.cores
     clock = time.process_time if arguments.cpu_time else time.perf_counter
     graphs = (False,) if arguments.eager or arguments.quick or machine.compiler is None else (True, False)
-    # Rounding to int8 is too slow where it is not compiled.
-    fast: list[Precision] = ["bf16"] if machine.has_bf16 else ["int8"] if machine.has_int8 and graphs[0] else []
-    if arguments.precision:
-        fast = [arguments.precision]
+    fast: list[Precision] = [arguments.precision] if arguments.precision else ["bf16"] * machine.has_bf16 + ["int8"] * (why_not() is None)
     precisions: list[Precision] = ["fp32", *fast]
-    choices = [Choice(graph, p, threads, arguments.micro_batch) for p in precisions for graph in graphs if graph or p != "int8"]
-    chosen = choices[-1] if fast == ["int8"] else choices[len(graphs)] if fast else choices[0]
+    ways = [(graph, p) for p in precisions for graph in (graphs if p != "int8" else (False,))]
+    choices = [Choice(graph, p, threads, arguments.micro_batch) for graph, p in ways]
+    chosen = next(choice for choice in choices if choice.precision == precisions[-1])
     check_against_transformers(shape, choices)
 
     jobs = {f"ours: {choice}": our_job(shape, choice, run) for choice in choices}
@@ -489,8 +493,8 @@ def main() -> int:
     for name, speed in sorted(speeds.items(), key=lambda item: -item[1]):
         print(f"{name:<64}{speed:>10,.0f}" + "".join(f"{speed / floors[p]:>20.0%}" for p in precisions))
 
-    once = extras(shape, threads, rounds, clock)
-    step = SEQUENCES * shape.max_seq_len / ours + once["AdamW"] + once["clipping"]
+    once = extras(shape, best_of_ours, rounds, clock)
+    step = SEQUENCES * shape.max_seq_len / ours + once["AdamW"] + once["clipping"] + once.get("rounding the weights to int8", 0)
     print(f"\nonce per step of {SEQUENCES} sequences")
     for name, each in once.items():
         rows.append({"name": name, "seconds": each, "share": each / step})
@@ -514,7 +518,7 @@ def main() -> int:
         bar("command to first step, nothing compiled, s", cold, 60, at_least=False)
         bar("command to first step, second time, s", warm, 15, at_least=False)
     if arguments.table:
-        floats = "bf16" if chosen.precision == "bf16" else "fp32"
+        floats = "bf16" if "bf16" in precisions else "fp32"
         print(f"\n{'tokens/s (share of the FP GEMMs)':<36}" + "".join(f"{f'context {c}':>16}" for c in CONTEXTS))
         for size, base in TABLE.items():
             line = f"{size} ({base.n_parameters / 1e6:.1f}M parameters)"
@@ -537,7 +541,7 @@ def main() -> int:
         gaps, distance = report_losses(compare_losses(arguments.losses, arguments.seeds, arguments.tokens, shape, compared))
         rows += gaps
         if fast:
-            bar(f"held-out loss, {fast[0]} from fp32, in sd of seeds", distance, 1, at_least=False)
+            bar(f"held-out loss, {chosen.precision} from fp32, in sd of seeds", distance, 1, at_least=False)
     print()
     for b in bars:
         print(f"{'pass' if b['pass'] else 'MISS':<6}{b['name']:<44}{b['value']:>10.3g}   target {b['target']:g}")

@@ -20,6 +20,7 @@ MICRO = {
     "eval_every": 20,
     "save_every": 25,
     "threads": 1,
+    "precision": "fp32",  # the same numbers on every processor
     "data": {"val_tokens": 600},
     "sampling": {"max_tokens": 16},
     "qat": {"steps": 0},

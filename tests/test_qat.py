@@ -1,5 +1,6 @@
 """Training on the 4-bit grid: the stage, the command, the main run with qat.start, and that latent weights stay inside."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -26,6 +27,7 @@ from bulletlm.errors import BulletError, ConfigError, Interrupted
 from bulletlm.evaluate.compare import compare
 from bulletlm.export.npy import read_npy
 from bulletlm.files import read_json, sha256_of_file
+from bulletlm.machine import inspect_machine
 from bulletlm.model import Llama
 from bulletlm.pipeline import finish_run, run_stages
 from bulletlm.progress import SilentProgress
@@ -33,9 +35,11 @@ from bulletlm.quant.calibrate import dequantise, quantise
 from bulletlm.quant.fake_quant import FakeQuant
 from bulletlm.quant.types import weight_types
 from bulletlm.runtime import load
-from bulletlm.train import stopping
+from bulletlm.shape import ModelShape
+from bulletlm.train import distil as distil_module
+from bulletlm.train import stopping, tune
 from bulletlm.train.checkpoint import load_checkpoint
-from bulletlm.train.distil import Distilled, distil
+from bulletlm.train.distil import Distilled, _divergences, distil
 from bulletlm.train.evaluation import validate
 from micro_model import write_micro_config
 
@@ -105,6 +109,38 @@ def test_it_comes_nearer_to_the_teacher(sharp: Callable[..., Distilled], tmp_pat
     assert result.chosen in ("raw", "ema")
     assert min(result.kl["raw"], result.kl["ema"]) < 0.8 * result.kl["start"]
     assert result.tokens == 40 * 512
+
+
+def test_it_compiles_its_own_graph_and_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And where that fails it says so in one line, and goes on without."""
+    master, student = (Llama(ModelShape(300, 64, 1, 2, 2, 128, 16)) for _ in range(2))
+    master.initialise(1)
+    student.initialise(2)
+    compiled, said = list[str](), list[str]()
+
+    def untraceable(name: str, function: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+        def run(*arguments: Any) -> torch.Tensor:
+            torch._dynamo.graph_break()
+            return function(*arguments)
+
+        def compile(*arguments: Any) -> torch.Tensor:
+            compiled.append(name)
+            return torch.compile(run, fullgraph=True, backend="eager")(*arguments)
+
+        return compile
+
+    monkeypatch.setattr(distil_module, "compiled", lambda function: untraceable(function.__name__, function))
+    monkeypatch.setattr(tune, "_pass", lambda *arguments: pytest.fail("the graph of the training"))
+    machine = dataclasses.replace(inspect_machine(), compiler="g++", instruction_sets=("avx512_vnni",))
+    monkeypatch.setattr(distil_module, "inspect_machine", lambda: machine)
+    progress = SilentProgress()
+    monkeypatch.setattr(progress, "say", said.append)
+    train, measured = _divergences(master, student, TrainConfig(compile="on", threads=1), 2, 1000, progress)
+    assert compiled == ["run_layer"], "tried, and not to be compiled"
+    (line,) = said
+    assert line.startswith("QAT in eager mode, which is slower: torch.compile failed (")
+    assert train is measured and student.precision == "fp32"
+    assert all(weight.grad is None for weight in student.parameters())
 
 
 def test_a_stopped_one_ends_with_the_same_bits(sharp: Callable[..., Distilled], tmp_path: Path) -> None:

@@ -317,9 +317,11 @@ class TrainConfig(Section):
     )
     precision: Literal["auto", "fp32", "bf16", "int8"] = Field(
         "auto",
-        description="Arithmetic of the matrix products; auto is bf16 where the processor has it, and else, in longer runs, int8.",
+        description="Arithmetic of the matrix products; auto is int8 or else bf16 where the processor has them, and fp32 elsewhere.",
     )
-    compile: Literal["auto", "on", "off"] = Field("auto", description="torch.compile; auto compiles where the run is long enough.")
+    compile: Literal["auto", "on", "off"] = Field(
+        "auto", description="torch.compile, for all but int8; auto compiles where the run is long enough."
+    )
     threads: int = Field(0, ge=0, description="Processor threads of a process; 0 shares the cores among the processes.")
     # No part of the dump: it decides nothing but the time.
     workers: int = Field(

@@ -11,6 +11,7 @@ from typing import Any
 from bulletlm.machine import Machine, inspect_machine
 from bulletlm.runtime.native import summary
 from bulletlm.train.choice import known_choices
+from bulletlm.train.native import why_not
 
 GB = 1e9
 NEEDED_DISK = 2 * GB
@@ -25,7 +26,8 @@ def examine(folder: Path) -> dict[str, Any]:
     return {
         **asdict(machine),
         "bf16": machine.has_bf16,
-        "int8": machine.has_int8,
+        "int8": why_not() is None,
+        "training": _arithmetic(machine),
         "disk_free": free,
         "python": sys.version.split()[0],
         "torch": _installed("torch"),
@@ -42,11 +44,10 @@ def print_doctor(as_json: bool) -> None:
         print(json.dumps(facts, indent=2))
         return
     sets = ", ".join(facts["instruction_sets"]) or "none that help"
-    arithmetic = "bf16 in hardware" if facts["bf16"] else f"{'int8 or fp32' if facts['int8'] else 'fp32'} (this processor has no bf16)"
     rows = [
         ("processor", f"{facts['processor']}, {facts['cores']} cores for this process"),
         ("instructions", sets),
-        ("training in", arithmetic),
+        ("training in", facts["training"]),
         ("memory", f"{facts['memory'] / GB:.1f} GB, {facts['memory_available'] / GB:.1f} GB free"),
         ("disk here", f"{facts['disk_free'] / GB:.1f} GB free"),
         ("system", f"{facts['system']}, Python {facts['python']}"),
@@ -64,12 +65,19 @@ def print_doctor(as_json: bool) -> None:
         print("Nothing is missing. Start with: bullet run recipes/demo.jsonc")
 
 
+def _arithmetic(machine: Machine) -> str:
+    reason = why_not()
+    fast = ["int8"] * (reason is None) + ["bf16"] * machine.has_bf16
+    ways = f"{', '.join(fast)} or fp32" if fast else "fp32"
+    return f"{ways}, since int8 is not available: {reason}" if reason else ways
+
+
 def _advice(machine: Machine, free: float) -> list[str]:
     advice = []
     if _installed("torch") is None:
         advice.append("torch is missing: models run, but cannot be trained; pip install torch")
     if machine.compiler is None:
-        advice.append("no C++ compiler: long runs train slower, and never in int8; install g++")
+        advice.append("no C++ compiler: QAT, and training in fp32 or bf16, are slower; install g++")
     if free < NEEDED_DISK:
         advice.append(f"only {free / GB:.1f} GB of disk are free here: a run keeps up to five checkpoints; free {NEEDED_DISK / GB:.0f} GB")
     if machine.memory_available < NEEDED_MEMORY:

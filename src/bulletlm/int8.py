@@ -1,8 +1,8 @@
-"""Training's matrix products in 8-bit integers, which many processors multiply four times as fast as floats (VNNI).
+"""Gradients of matrix products in 8-bit integers, which many processors multiply four times as fast as floats (VNNI).
 
-y = x W^T and the products of its gradients, dx = g W and dW = g^T x, each with both factors as int8 times one scale a row. The
-sums are exact int32, so all that is lost is what rounding the factors loses; weights, gradients, optimiser and everything
-between the products stay FP32.
+y = x W^T stays FP32; the products of its gradients, dx = g W and dW = g^T x, are made of factors that are int8 times one scale a
+row. The sums are exact int32, so all that is lost is what rounding the factors loses. This is for the QAT stage, whose predictions
+must be exact; training rounds likewise, in its predictions too (train/native).
 
 What keeps it near to FP32 (docs/training.md has the measurement):
 
@@ -32,19 +32,18 @@ GOLDEN = -1640531527
 """2^32 / golden ratio, odd: the multiplier of Fibonacci hashing (Knuth, The Art of Computer Programming, vol. 3, 6.4)."""
 
 
-def linear(x: Tensor, weight: Tensor, exact: bool = False, two_digits: bool = False) -> Tensor:
+def linear(x: Tensor, weight: Tensor, two_digits: bool = False) -> Tensor:
     """x W^T, with its gradients in int8.
 
     Args:
         x: float32 (..., inputs).
         weight: float32 (outputs, inputs).
-        exact: the result itself in float32.
         two_digits: give the gradient that comes back 15 bits, at the price of two products more.
 
     Returns:
         float32 (..., outputs).
     """
-    return _Linear.apply(x, weight, exact, two_digits)  # type: ignore[no-any-return, no-untyped-call]
+    return _Linear.apply(x, weight, two_digits)  # type: ignore[no-any-return, no-untyped-call]
 
 
 def products_are_exact() -> bool:
@@ -55,24 +54,19 @@ def products_are_exact() -> bool:
 
 class _Linear(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, exact: bool, two_digits: bool) -> Tensor:
-        steps, scale = _nearest(x.reshape(-1, x.shape[-1]))
-        weight_steps, weight_scale = _nearest(weight)
-        ctx.save_for_backward(steps, scale, weight_steps, weight_scale)
+    def forward(ctx: Any, x: Tensor, weight: Tensor, two_digits: bool) -> Tensor:
+        ctx.save_for_backward(*_nearest(x.reshape(-1, x.shape[-1])), *_nearest(weight))
         ctx.shape, ctx.two_digits = x.shape, two_digits
-        if exact:
-            return F.linear(x, weight)
-        y = torch._int_mm(steps, weight_steps.T).float() * scale * weight_scale.T
-        return y.view(*x.shape[:-1], -1)
+        return F.linear(x, weight)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
         # The scales that would stand inside of a sum go into the gradient before it is rounded.
         steps, scale, weight_steps, weight_scale = ctx.saved_tensors
         gradient = gradient.reshape(-1, gradient.shape[-1])
         to_input = _product(gradient * weight_scale.T, weight_steps, ctx.two_digits)
         to_weight = _product((gradient * scale).T, steps, ctx.two_digits)
-        return to_input.view(ctx.shape), to_weight, None, None
+        return to_input.view(ctx.shape), to_weight, None
 
 
 def _product(gradient: Tensor, steps: Tensor, two_digits: bool) -> Tensor:

@@ -5,8 +5,8 @@ key/value heads, SwiGLU, no biases, output matrix tied to the embedding by defau
 and names as in `.bullet` files and the numpy engine (`bulletlm.shape`).
 
 Weights are FP32. With `Llama.compute_in("bf16")` they are rounded at every use, so that matrix products run in bfloat16
-while gradients are summed, and weights updated, in FP32; norms, rotations, softmax and loss are FP32 always. With "int8" the
-products with weights are those of `bulletlm.int8` wherever gradients are wanted, and everything else is FP32.
+while gradients are summed, and weights updated, in FP32; norms, rotations, softmax and loss are FP32 always. With
+"int8-gradients" what it predicts is FP32, and the gradients of the products with weights are those of `bulletlm.int8`.
 
 B = sequences in the batch, T = positions, H = heads, D = head_dim.
 """
@@ -29,19 +29,19 @@ IGNORE = -1
 QUERIES = 128
 """Positions whose attention is computed together. At a context of 1024, 128 takes 0.6 times as long as all at once."""
 
-Precision = Literal["fp32", "bf16", "int8", "int8-gradients"]
-"""Of matrix products. The last one computes what the model predicts in FP32, and only gradients in int8."""
+Precision = Literal["fp32", "bf16", "int8-gradients"]
+"""Of matrix products."""
 
 
 def product(x: Tensor, weight: Tensor, precision: Precision, two_digits: bool = False) -> Tensor:
-    """x W^T; where gradients are wanted, in int8 if that is the precision (`bulletlm.int8` says what `two_digits` is)."""
-    if precision.startswith("int8") and torch.is_grad_enabled():
-        return int8.linear(x, weight, exact=precision == "int8-gradients", two_digits=two_digits)
+    """x W^T in the type of x (`bulletlm.int8` says what `two_digits` is)."""
+    if precision == "int8-gradients" and torch.is_grad_enabled():
+        return int8.linear(x, weight, two_digits)
     return F.linear(x, weight.to(x.dtype))
 
 
 class Linear(nn.Linear):
-    """x W^T in the type of x, or in int8; the weight's gradient has the type of the weight."""
+    """x W^T in the type of x; the weight's gradient has the type of the weight."""
 
     precision: Precision = "fp32"
 

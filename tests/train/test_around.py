@@ -23,7 +23,6 @@ from bulletlm.data.tokens import open_tokens, write_tokens
 from bulletlm.errors import BulletError, Interrupted
 from bulletlm.evaluate.perplexity import score
 from bulletlm.files import sha256_of_file
-from bulletlm.int8 import products_are_exact
 from bulletlm.machine import inspect_machine
 from bulletlm.model import Llama
 from bulletlm.progress import SilentProgress
@@ -34,6 +33,7 @@ from bulletlm.train import prove, stopping
 from bulletlm.train.checkpoint import list_checkpoints, load_checkpoint
 from bulletlm.train.evaluation import evaluate
 from bulletlm.train.loop import train
+from bulletlm.train.native import why_not
 from bulletlm.train.observe import activation_rms, copy_matrices, update_ratio
 from bulletlm.train.state import TrainState
 from bulletlm.train.stopping import disk_is_low, reason_to_wait
@@ -308,16 +308,15 @@ def test_prove_resume_proves_it(micro_run: Path, capsys: pytest.CaptureFixture[s
 def test_prove_resume_computes_as_the_long_run_does(
     micro_run: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """So many steps would be compiled, and in int8 where the processor has it."""
+    """So many steps would be compiled, or in int8 where it is to be had."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     shutil.copytree(micro_run, tmp_path / "micro", ignore=shutil.ignore_patterns("checkpoints"))
-    settings = ["--total-steps=4000000", "--train.threads=2", "--compile=auto", "--tune=off", f"--runs-dir={tmp_path}"]
+    settings = ["--total-steps=4000000", "--train.threads=2", "--compile=auto", "--precision=auto", "--tune=off", f"--runs-dir={tmp_path}"]
     with pytest.raises(SystemExit) as ended:
         main(["train", str(tmp_path / "micro/config.json"), *settings, "--prove-resume"])
     assert not ended.value.code
-    machine = inspect_machine()
-    precision = "bf16" if machine.has_bf16 else "int8" if machine.has_int8 and products_are_exact() else "fp32"
-    assert f"computed as the whole run is: {precision}, compiled, 2 threads" in capsys.readouterr().out
+    floats = "bf16, compiled" if inspect_machine().has_bf16 else "fp32, compiled"
+    assert f"computed as the whole run is: {floats if why_not() else 'int8, native'}, 2 threads" in capsys.readouterr().out
 
 
 def test_the_proof_sees_differences(tokens_dir: Path, tmp_path: Path) -> None:

@@ -15,7 +15,6 @@ import torch
 
 from bulletlm.config import TrainConfig
 from bulletlm.errors import ConfigError
-from bulletlm.int8 import products_are_exact
 from bulletlm.machine import inspect_machine
 from bulletlm.model import IGNORE, Layer, Llama, attend
 from bulletlm.progress import SilentProgress
@@ -23,6 +22,7 @@ from bulletlm.shape import ModelShape
 from bulletlm.train import tune
 from bulletlm.train.choice import Choice, choice_file, known_choices, parse_choice, read_choice, write_choice
 from bulletlm.train.compute import Compute, compiled, denormals_are_zero, pick_device, set_up
+from bulletlm.train.native import why_not
 from bulletlm.train.team import Team
 from bulletlm.train.tune import choose_compute, plain_choice, tuned
 
@@ -63,9 +63,8 @@ def batch(sequences: int = 4) -> tuple[torch.Tensor, torch.Tensor]:
 
 def gradients(model: Llama, compute: Compute) -> list[torch.Tensor]:
     model.zero_grad()
-    loss = compute.loss_of(*batch())
-    loss.backward()
-    return [loss.detach(), *(weight.grad.clone() for weight in model.parameters())]
+    loss = compute.learn(*batch(), 60)
+    return [torch.tensor(loss), *(weight.grad.clone() for weight in model.parameters())]
 
 
 def distance(a: list[torch.Tensor], b: list[torch.Tensor]) -> float:
@@ -160,21 +159,20 @@ def test_a_device_that_is_not_there_is_one_line() -> None:
 
 
 @pytest.mark.parametrize(
-    ("instruction_sets", "flops", "expected"),
-    [
-        (("avx512f",), 1e15, "fp32"),
-        (("avx512f", "avx512_vnni"), 1e15, "int8"),
-        (("avx2", "avx_vnni"), 1e15, "int8"),
-        (("avx512f", "avx512_vnni"), 1e10, "fp32"),  # so short a run is not compiled
-        (("avx512_vnni", "avx512_bf16"), 1e10, "bf16"),
-    ],
+    ("instruction_sets", "missing", "expected"),
+    [((), None, "int8"), (("avx512_bf16",), None, "int8"), (("avx512_bf16",), "no compiler", "bf16"), (("avx2",), "no compiler", "fp32")],
 )
-def test_the_precision_that_suits_a_processor(instruction_sets: tuple[str, ...], flops: float, expected: str) -> None:
-    if expected == "int8" and not products_are_exact():
-        pytest.skip("int8 products saturate on this processor")
+@pytest.mark.parametrize("flops", [1e10, 1e15])
+def test_the_precision_that_suits_a_processor(
+    instruction_sets: tuple[str, ...], missing: str | None, expected: str, flops: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tune, "why_not", lambda: missing)
     machine = dataclasses.replace(inspect_machine(), instruction_sets=instruction_sets, compiler="g++ 12")
-    assert plain_choice(TrainConfig(), machine, "cpu", flops).precision == expected
+    choice = plain_choice(TrainConfig(), machine, "cpu", flops)
+    assert choice.precision == expected
+    assert choice.compiled == (expected != "int8" and flops == 1e15), "so short a run is not compiled, and int8 need not be"
     assert plain_choice(TrainConfig(precision="bf16"), machine, "cpu", flops).precision == "bf16"
+    assert plain_choice(TrainConfig(), machine, "mps", flops).precision == "fp32"
 
 
 def test_measuring_chooses_the_fastest_and_is_done_once(model: Llama, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -196,7 +194,16 @@ def test_measuring_chooses_the_fastest_and_is_done_once(model: Llama, monkeypatc
 
 
 @pytest.mark.parametrize(
-    "damage", ["", "{", '{"choice": 1}', '{"choice": {"compiled": 1, "precision": "fp32", "threads": 1, "micro_batch": 2}}', "[]"]
+    "damage",
+    [
+        "",
+        "{",
+        "[]",
+        '{"choice": 1}',
+        '{"choice": {"compiled": 1, "precision": "fp32", "threads": 1, "micro_batch": 2}}',
+        # As it was when torch computed in int8.
+        '{"choice": {"compiled": true, "precision": "int8", "threads": 1, "micro_batch": 2}}',
+    ],
 )
 def test_a_damaged_cache_is_measured_again(model: Llama, monkeypatch: pytest.MonkeyPatch, damage: str) -> None:
     config = TrainConfig(batch_size_per_device=2, gradient_accumulation_steps=4, threads=1)
@@ -210,10 +217,13 @@ def test_a_damaged_cache_is_measured_again(model: Llama, monkeypatch: pytest.Mon
     assert read_choice(file) == plain
 
 
-def test_measuring_really_runs_and_leaves_the_model_alone(model: Llama) -> None:
+@pytest.mark.parametrize(
+    "precision", ["fp32", pytest.param("int8", marks=pytest.mark.skipif(why_not() is not None, reason=str(why_not())))]
+)
+def test_measuring_really_runs_and_leaves_the_model_alone(model: Llama, precision: Any) -> None:
     before = [weight.detach().clone() for weight in model.parameters()]
-    config = TrainConfig(batch_size_per_device=2, gradient_accumulation_steps=2, threads=1)
-    choice = tuned(Choice(False, "fp32", 1, 2), config, model, inspect_machine(), SilentProgress())
+    config = TrainConfig(batch_size_per_device=2, gradient_accumulation_steps=2, threads=1, compile="off")
+    choice = tuned(Choice(False, precision, 1, 2), config, model, inspect_machine(), SilentProgress())
     assert choice.micro_batch in (2, 4)
     assert all(torch.equal(weight, old) and weight.grad is None for weight, old in zip(model.parameters(), before, strict=True))
 
@@ -228,16 +238,27 @@ def test_a_resumed_run_keeps_its_choice_unless_told(model: Llama, tmp_path: Path
     torch.set_num_threads(1)
 
 
-def test_a_run_is_not_continued_in_int8_where_its_products_are_wrong(model: Llama, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tune, "products_are_exact", lambda: False)
+def test_a_run_is_not_continued_in_int8_where_there_is_none(model: Llama, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tune, "why_not", lambda: "no compiler")
     write_choice(tmp_path / "compute.json", Choice(False, "int8", 1, 4))
     said = Said()
+    machine = dataclasses.replace(inspect_machine(), instruction_sets=())
+    monkeypatch.setattr(tune, "inspect_machine", lambda: machine)
     compute = choose_compute(TrainConfig(threads=1, compile="off"), model, 1000, tmp_path, said)
-    assert (model.precision, compute.micro_batch) == ("fp32", 4)
-    assert said.lines == ["training in fp32 instead of int8: there are no exact 8-bit products here"]
+    assert compute.description == "fp32, eager, 1 thread, 4 sequences a pass"
+    assert said.lines == ["training in fp32 instead of int8: no compiler"]
     assert read_choice(tmp_path / "compute.json") == Choice(False, "fp32", 1, 4)
-    with pytest.raises(ConfigError, match=r"^train.precision: this processor has no exact 8-bit products"):
-        choose_compute(TrainConfig(precision="int8", compile="off"), model, 1000, tmp_path, said)
+    with pytest.raises(
+        ConfigError, match=r"^train.precision: int8 is not to be had here: no compiler. Take fp32, or auto for what fits best$"
+    ):
+        choose_compute(TrainConfig(precision="int8"), model, 1000, tmp_path, said)
+
+
+def test_a_run_in_floats_goes_on_in_floats(model: Llama, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tune, "why_not", lambda: None)
+    write_choice(tmp_path / "compute.json", Choice(False, "fp32", 1, 4))
+    compute = choose_compute(TrainConfig(threads=1), model, 1000, tmp_path, SilentProgress())
+    assert compute.description == "fp32, eager, 1 thread, 4 sequences a pass"
 
 
 def follower(choice: Choice) -> Team:
@@ -249,7 +270,7 @@ def follower(choice: Choice) -> Team:
 
 
 def test_all_of_a_team_compute_alike_or_not_at_all(model: Llama, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tune, "products_are_exact", lambda: False)
+    monkeypatch.setattr(tune, "why_not", lambda: "no compiler")
     config = TrainConfig(threads=1, compile="off")
     with pytest.raises(ConfigError, match=r"cannot compute in int8 as the others of its team do: train with --precision=fp32"):
         choose_compute(config, model, 1000, tmp_path, SilentProgress(), follower(Choice(False, "int8", 1, 4)))
@@ -257,45 +278,55 @@ def test_all_of_a_team_compute_alike_or_not_at_all(model: Llama, tmp_path: Path,
     assert model.precision == "bf16"
 
 
-def test_without_a_compiler_int8_is_given_up(model: Llama, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Eager int8 is slower than eager FP32; who asks for it gets it."""
-    monkeypatch.setattr(tune, "products_are_exact", lambda: True)
+def test_without_a_compiler_nothing_is_compiled(model: Llama, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tune, "inspect_machine", lambda: dataclasses.replace(inspect_machine(), compiler=None))
-    write_choice(tmp_path / "compute.json", Choice(True, "int8", 1, 4))
     said = Said()
-    choose_compute(TrainConfig(threads=1), model, 1000, tmp_path, said)
-    assert model.precision == "fp32"
-    assert said.lines == [
-        "training in eager mode and fp32 instead of int8, which is slower: torch.compile needs a C++ compiler (install g++ or clang++)"
-    ]
-    assert read_choice(tmp_path / "compute.json") == Choice(False, "fp32", 1, 4)
-    choose_compute(TrainConfig(threads=1, precision="int8", compile="on"), model, 1000, tmp_path, said)
-    assert model.precision == "int8"
-    assert said.lines[1:] == ["training in eager mode, which is slower: torch.compile needs a C++ compiler (install g++ or clang++)"]
+    config = TrainConfig(threads=1, precision="fp32", compile="on")
+    assert choose_compute(config, model, 1000, tmp_path, said).description.startswith("fp32, eager")
+    assert said.lines == ["training in eager mode, which is slower: torch.compile needs a C++ compiler (install g++ or clang++)"]
+    choice = read_choice(tmp_path / "compute.json")
+    assert choice and not choice.compiled
 
 
 @pytest.mark.parametrize(
-    ("precision", "settings", "expected"),
+    ("plain", "settings", "expected"),
     [
-        ("int8", {}, [(True, "int8"), (True, "fp32"), (False, "fp32")]),
-        ("bf16", {}, [(True, "bf16"), (True, "fp32"), (False, "bf16"), (False, "fp32")]),
-        ("int8", {"precision": "int8"}, [(True, "int8")]),
-        ("int8", {"compile": "on"}, [(True, "int8"), (True, "fp32")]),
+        ((False, "int8"), {}, [(False, "int8"), (True, "bf16"), (True, "fp32"), (False, "bf16"), (False, "fp32")]),
+        ((True, "bf16"), {}, [(True, "bf16"), (True, "fp32"), (False, "bf16"), (False, "fp32")]),
+        ((False, "fp32"), {}, [(False, "fp32"), (False, "bf16")]),  # because compiling failed
+        ((False, "int8"), {"precision": "int8"}, [(False, "int8")]),
+        ((False, "int8"), {"compile": "on"}, [(False, "int8"), (True, "bf16"), (True, "fp32")]),
+        ((False, "int8"), {"compile": "off"}, [(False, "int8"), (False, "bf16"), (False, "fp32")]),
     ],
 )
+@pytest.mark.parametrize("problem", [None, "torch.compile failed (so)"])
 def test_ways_that_make_sense_are_compared(
-    model: Llama, monkeypatch: pytest.MonkeyPatch, precision: Any, settings: dict[str, Any], expected: list[tuple[bool, str]]
+    model: Llama,
+    monkeypatch: pytest.MonkeyPatch,
+    plain: tuple[bool, Any],
+    settings: dict[str, Any],
+    expected: list[tuple[bool, str]],
+    problem: str | None,
 ) -> None:
     compared: list[list[tuple[bool, str]]] = []
+    tried = []
 
     def pretend(ways: list[Choice], model: Llama) -> tuple[Choice, float]:
         compared.append([(way.compiled, way.precision) for way in ways])
         return ways[0], 1.0
 
     monkeypatch.setattr(tune, "_fastest", pretend)
+    monkeypatch.setattr(tune, "_pass", lambda model, way: tried.append(way))
+    monkeypatch.setattr(tune, "compile_problem", lambda *arguments: problem)
+    machine = dataclasses.replace(inspect_machine(), instruction_sets=("avx512_bf16",))
+    said = Said()
     config = TrainConfig(batch_size_per_device=2, gradient_accumulation_steps=1, threads=1, **settings)
-    tuned(Choice(True, precision, 1, 2), config, model, inspect_machine(), SilentProgress())
-    assert [pairs for pairs in compared if len(set(pairs)) > 1] == [expected] * (len(expected) > 1)
+    tuned(Choice(*plain, 1, 2), config, model, machine, said)
+    assert bool(tried) == (not plain[0] and any(graph for graph, _ in expected)), "what is compiled already is not tried again"
+    if tried and problem:
+        expected = [(graph, precision) for graph, precision in expected if not graph]
+        assert said.lines[0] == f"comparing without compiled ways: {problem}"
+    assert compared == [expected] * (len(expected) > 1)
 
 
 BROKEN = """
@@ -312,9 +343,10 @@ tune.TUNE_FROM_FLOPS = 0.0  # with what is measured before
 model = Llama(t.SHAPE)
 model.initialise(5)
 said = t.Said()
-config = TrainConfig(threads=1, batch_size_per_device=2, gradient_accumulation_steps=2)
+config = TrainConfig(threads=1, batch_size_per_device=2, gradient_accumulation_steps=2, precision='fp32')
 compute = tune.choose_compute(config, model, 10**15, Path(sys.argv[1]), said)
-compute.loss_of(*t.batch()).backward()
+compute.refresh()
+compute.learn(*t.batch(), 60)
 print("\\n".join(said.lines))
 """
 
@@ -329,10 +361,10 @@ def test_a_compiler_that_fails_is_announced(tmp_path: Path) -> None:
     result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
     assert result.returncode == 0, result.stderr
     lines = result.stdout.splitlines()
-    assert re.match(r"training in eager mode( and fp32 instead of int8)?, which is slower: torch.compile failed \(.+\)$", lines[0])
-    assert "compiled" not in "".join(lines[1:]), "eager ways alone are measured"
+    assert re.match(r"training in eager mode, which is slower: torch.compile failed \(.+\)$", lines[0])
+    assert "compile" not in "".join(lines[1:]), "eager ways alone are measured"
     choice = read_choice(tmp_path / "compute.json")
-    assert choice and not choice.compiled and choice.precision != "int8"
+    assert choice and not choice.compiled
 
 
 def test_a_model_that_cannot_be_traced_is_announced(model: Llama, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -346,7 +378,7 @@ def test_a_model_that_cannot_be_traced_is_announced(model: Llama, tmp_path: Path
     monkeypatch.setattr(tune, "inspect_machine", lambda: dataclasses.replace(inspect_machine(), compiler="g++"))
     said = Said()
     compute = choose_compute(TrainConfig(compile="on", threads=1, precision="fp32"), model, 1000, tmp_path, said)
-    assert compute.loss_of == model.loss
+    assert compute.description.startswith("fp32, eager")
     (line,) = said.lines
     assert line.startswith("training in eager mode, which is slower: torch.compile failed (")
     assert all(weight.grad is None for weight in model.parameters())

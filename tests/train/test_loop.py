@@ -29,10 +29,12 @@ from bulletlm.quant.types import weight_types
 from bulletlm.shape import ModelShape
 from bulletlm.train.batches import TrainingWindows
 from bulletlm.train.checkpoint import Checkpoint, list_checkpoints, load_checkpoint, save_checkpoint
-from bulletlm.train.compute import Compute
+from bulletlm.train.choice import Choice
+from bulletlm.train.compute import set_up
 from bulletlm.train.evaluation import validate
 from bulletlm.train.loop import train
 from bulletlm.train.metrics import CLOCK
+from bulletlm.train.native import why_not
 from bulletlm.train.state import Position
 from bulletlm.train.step import accumulate
 
@@ -152,7 +154,7 @@ def test_accumulated_gradients_are_those_of_one_batch(tokens_dir: Path) -> None:
         config = TrainConfig(batch_size_per_device=size, gradient_accumulation_steps=passes)
         counts = {int((windows.batch(i, 1)[1] >= 0).sum()) for i in range(24, 32)}
         assert len(counts) > 1
-        accumulate(config, windows, 3, Compute(model.loss, size, "eager"))
+        accumulate(config, windows, 3, set_up(Choice(False, "fp32", 1, size), model))
         gradients.append([weight.grad for weight in model.parameters()])
     for other in gradients[1:]:
         torch.testing.assert_close(other, gradients[0], rtol=1e-4, atol=1e-7)
@@ -353,8 +355,22 @@ def test_early_stopping_counts_on_after_a_break(tokens_dir: Path, tmp_path: Path
     assert events(tmp_path / "parts") == events(tmp_path / "whole")
 
 
-@pytest.mark.parametrize("precision", ["bf16", "int8"])
+needs_int8 = pytest.mark.skipif(why_not() is not None, reason=f"no native training pass: {why_not()}")
+
+
+@pytest.mark.parametrize("precision", ["bf16", pytest.param("int8", marks=needs_int8)])
 def test_other_precisions_follow_fp32(precision: str, whole: Path, tokens_dir: Path, tmp_path: Path) -> None:
     run(tokens_dir, tmp_path, precision=precision, total_steps=60)
     final = [[e["val/loss"] for e in events(folder) if e["event"] == "eval"][-1] for folder in (whole, tmp_path)]
     assert final[0] == pytest.approx(final[1], rel=0.02)
+
+
+@needs_int8
+def test_a_stopped_run_in_int8_continues_exactly_and_with_other_threads(tokens_dir: Path, tmp_path: Path) -> None:
+    settings = {**SETTINGS, "precision": "int8"}
+    with pytest.raises(Interrupted):
+        train(TrainConfig(**settings), SHAPE, 42, tokens_dir, tmp_path / "stopped", "key", StopAt(33))
+    run(tokens_dir, tmp_path / "stopped", precision="int8", threads=3)
+    run(tokens_dir, tmp_path / "whole", precision="int8")
+    torch.set_num_threads(1)
+    assert weights_hash(tmp_path / "stopped") == weights_hash(tmp_path / "whole")

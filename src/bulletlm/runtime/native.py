@@ -37,8 +37,12 @@ TYPES = {"BQ4": 0, "BQ8": 1, "F16": 2, "F32": 3}
 TOKEN, FULL, MEMORY, ARGUMENT, BUSY, NAN = -1, -2, -3, -4, -5, -6
 
 
+Functions = Mapping[str, tuple[Any, Sequence[Any]]]
+"""Type of the result and of the arguments, by name."""
+
+
 class Unavailable(Exception):
-    """There is no native engine on this computer; the message says why."""
+    """A C library of ours cannot be used on this computer; the message says why."""
 
 
 class Broken(Unavailable):
@@ -90,17 +94,40 @@ class _Sampler(ctypes.Structure):
     ]
 
 
-def library_path() -> str:
-    """Where the C library is.
+def c_shape(shape: ModelShape) -> ctypes.Structure:
+    """A shape as C takes it."""
+    return _Shape(**{field[0]: getattr(shape, field[0]) for field in _Shape._fields_})
+
+
+def library_path(module: str = __file__) -> str:
+    """Where the C library beside a Python module is.
 
     Raises:
         Unavailable: it was not built.
     """
     for suffix in EXTENSION_SUFFIXES:
-        path = Path(__file__).with_name(f"_native{suffix}")
+        path = Path(module).with_name(f"_native{suffix}")
         if path.exists():
             return str(path)
     raise Unavailable("it was not built, since there was no C compiler when bulletlm was installed")
+
+
+def open_library(path: str, name: str, abi: int, functions: Functions) -> ctypes.CDLL:
+    """A C library whose function `name` says that its interface is number `abi`, with the types of its functions declared.
+
+    Raises:
+        Unavailable: it is of another version, or cannot be opened.
+    """
+    try:
+        lib = ctypes.CDLL(path)
+        found = getattr(lib, name)()  # an int, as without a declaration
+    except (OSError, AttributeError) as error:
+        raise Unavailable(f"{path} cannot be opened: {error}") from None
+    if found != abi:
+        raise Unavailable(f"{path} is of another version: install bulletlm again")
+    for function, (result, arguments) in functions.items():
+        getattr(lib, function).restype, getattr(lib, function).argtypes = result, arguments
+    return lib
 
 
 @cache
@@ -110,17 +137,8 @@ def library() -> ctypes.CDLL:
     Raises:
         Unavailable: it was not built, is of another version, or cannot be opened.
     """
-    path = library_path()
-    try:
-        lib = ctypes.CDLL(path)
-        lib.bullet_abi.restype = ctypes.c_int32
-        abi = lib.bullet_abi()
-    except (OSError, AttributeError) as error:
-        raise Unavailable(f"{path} cannot be opened: {error}") from None
-    if abi != ABI:
-        raise Unavailable(f"{path} is of another version: install bulletlm again")
     i32, i64, pointer = ctypes.c_int32, ctypes.c_int64, ctypes.c_void_p
-    functions: dict[str, tuple[Any, list[Any]]] = {
+    functions: Functions = {
         "bullet_path": (ctypes.c_char_p, [i32]),
         "bullet_model_new": (i32, [pointer, pointer, i32, ctypes.c_char_p, i32, pointer]),
         "bullet_model_free": (None, [pointer]),
@@ -136,10 +154,7 @@ def library() -> ctypes.CDLL:
         "bullet_generate": (i64, [pointer, pointer, i64, pointer, pointer, i64, i32, pointer, i64]),
         "bullet_sample": (i32, [pointer, i32, pointer]),
     }
-    for name, (result, arguments) in functions.items():
-        function = getattr(lib, name)
-        function.restype, function.argtypes = result, arguments
-    return lib
+    return open_library(library_path(), "bullet_abi", ABI, functions)
 
 
 def summary() -> str:
@@ -245,8 +260,9 @@ class NativeEngine:
         rows = (_Tensor * len(stored))(
             *(_Tensor(ctypes.addressof(v), len(s.data), TYPES[s.type], s.mapped) for v, s in zip(views, stored, strict=True))
         )
-        fields = _Shape(**{field[0]: getattr(shape, field[0]) for field in _Shape._fields_})
-        result = library().bullet_model_new(ctypes.byref(fields), rows, len(stored), self.path.encode(), turbo, ctypes.byref(self._handle))
+        result = library().bullet_model_new(
+            ctypes.byref(c_shape(shape)), rows, len(stored), self.path.encode(), turbo, ctypes.byref(self._handle)
+        )
         if result == NAN:
             raise NotFinite("a weight of this model is NaN or infinite: run `bullet verify` on the file")
         _check(result)

@@ -17,8 +17,8 @@ class Choice:
     """How gradients are computed. None of it changes what is computed, only how it is rounded and how long it takes.
 
     Attributes:
-        compiled: the layers go through torch.compile.
-        precision: of matrix products; weights are FP32.
+        compiled: the layers go through torch.compile; never with int8.
+        precision: of matrix products; weights are FP32. int8 is the native pass (train/native.py), the others are torch's.
         threads: of this process.
         micro_batch: sequences in one forward and backward pass.
     """
@@ -29,8 +29,8 @@ class Choice:
     micro_batch: int
 
     def __str__(self) -> str:
-        words = (self.precision, "compiled" if self.compiled else "eager")
-        return f"{', '.join(words)}, {self.threads} thread{'s' * (self.threads > 1)}, {self.micro_batch} sequences a pass"
+        how = "native" if self.precision == "int8" else "compiled" if self.compiled else "eager"
+        return f"{self.precision}, {how}, {self.threads} thread{'s' * (self.threads > 1)}, {self.micro_batch} sequences a pass"
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON; `parse_choice` reads it."""
@@ -43,7 +43,8 @@ def parse_choice(value: Any) -> Choice | None:
     if not isinstance(value, dict) or value.keys() != names.keys() or any(type(value[name]) is not kind for name, kind in names.items()):
         return None
     choice = Choice(**value)
-    return choice if choice.threads > 0 and choice.micro_batch > 0 and choice.precision in get_args(Precision) else None
+    known = choice.precision in get_args(Precision) and not (choice.compiled and choice.precision == "int8")
+    return choice if known and choice.threads > 0 and choice.micro_batch > 0 else None
 
 
 def read_choice(path: Path) -> Choice | None:

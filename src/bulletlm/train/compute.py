@@ -17,11 +17,13 @@ from bulletlm.errors import BulletWarning, ConfigError
 from bulletlm.machine import cache_folder
 from bulletlm.model import Layer, Llama
 from bulletlm.train.choice import Choice
+from bulletlm.train.native import Trainer
 
 CPU = torch.device("cpu")
 
 Arguments = ParamSpec("Arguments")
 LossOf = Callable[[Tensor, Tensor], Tensor]
+Learn = Callable[[Tensor, Tensor, float], float]
 
 
 @dataclass(frozen=True)
@@ -29,13 +31,16 @@ class Compute:
     """The choices, in the form in which the loop uses them.
 
     Attributes:
-        loss_of: (tokens, targets), int64 (B, T) on the model's device -> summed loss in nats with gradients, as `Llama.loss`.
+        learn: (tokens, targets, count), int64 (B, T) on the model's device -> their summed loss / count, nats, whose gradients
+            are added to those of the weights.
+        refresh: to be called before `learn` whenever the weights have changed.
         micro_batch: sequences in one forward and backward pass.
         description: all of it in words.
         device: where the model is.
     """
 
-    loss_of: LossOf
+    learn: Learn
+    refresh: Callable[[], None]
     micro_batch: int
     description: str
     device: torch.device = CPU
@@ -99,14 +104,34 @@ def set_up(choice: Choice, model: Llama) -> Compute:
     """Put `choice` into force, in this process and for `model`."""
     device = model.rope.device
     activate(choice, model)
-    loss_of = compiled_loss(model) if choice.compiled else model.loss
-    return Compute(loss_of, choice.micro_batch, str(choice) if device.type == "cpu" else f"{choice}, on {device.type}", device)
+    if choice.precision == "int8":
+        trainer = Trainer(model, choice.threads)
+        return Compute(trainer.learn, trainer.refresh, choice.micro_batch, str(choice))
+    learn = _learn_from(compiled_loss(model) if choice.compiled else model.loss)
+    description = str(choice) if device.type == "cpu" else f"{choice}, on {device.type}"
+    return Compute(learn, _nothing, choice.micro_batch, description, device)
 
 
 def activate(choice: Choice, model: Llama) -> None:
     """The part of `set_up` that can be changed between two passes."""
     torch.set_num_threads(choice.threads)
-    model.compute_in(choice.precision)
+    # What the native pass does not compute, such as validation, is FP32.
+    model.compute_in("fp32" if choice.precision == "int8" else choice.precision)
+
+
+def _learn_from(loss_of: LossOf) -> Learn:
+    """torch's way: `loss_of` and autograd."""
+
+    def learn(tokens: Tensor, targets: Tensor, count: float) -> float:
+        loss = loss_of(tokens, targets) / count
+        loss.backward()  # type: ignore[no-untyped-call]
+        return float(loss.detach())
+
+    return learn
+
+
+def _nothing() -> None:
+    """torch reads the weights themselves."""
 
 
 def compiled_loss(model: Llama) -> LossOf:

@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from bulletlm.config import QatConfig, TrainConfig
 from bulletlm.data.tokens import TokenFile
 from bulletlm.errors import BulletError, Interrupted
+from bulletlm.int8 import products_are_exact
 from bulletlm.machine import inspect_machine, keep_memory
 from bulletlm.model import IGNORE, Llama
 from bulletlm.progress import Progress
@@ -28,11 +29,11 @@ from bulletlm.quant.fake_quant import FakeQuant
 from bulletlm.shape import ModelShape
 from bulletlm.train.batches import TrainingWindows, validation_batches
 from bulletlm.train.checkpoint import Checkpoint, checkpoint_size, list_checkpoints, newest_checkpoint, save_checkpoint, step_folder
-from bulletlm.train.compute import activate, compiled, denormals_are_zero, pick_device, run_layer
+from bulletlm.train.compute import compiled, denormals_are_zero, pick_device, run_layer
 from bulletlm.train.ema import EMA
 from bulletlm.train.optimizer import build_optimizers, optimizer_tensors, restore_optimizers, set_learning_rate
 from bulletlm.train.stopping import Waiting, be_nice, disk_is_low, stop_requested
-from bulletlm.train.tune import feasible, plain_choice
+from bulletlm.train.tune import best_floats, compile_problem, pays_to_compile, run_flops
 
 WARMUP_STEPS = 10
 EMA_DECAY = 0.95
@@ -100,12 +101,13 @@ def distil(
     keep_memory()
     device = pick_device(train.device)
     master, student = (_model(shape, teacher, device) for _ in range(2))
-    divergence, measured = _divergences(master, student, train, config.steps * config.tokens_per_step, progress)
+    sequences = max(1, round(config.tokens_per_step / shape.max_seq_len))
+    at_once = min(train.batch_size_per_device, sequences)
+    divergence, measured = _divergences(master, student, train, at_once, config.steps * config.tokens_per_step, progress)
     fake = FakeQuant(student, types, _take_over(student, start) if keep_scales else None)
     settings = train.model_copy(update={"optimizer": "adamw", "learning_rate": train.learning_rate * config.learning_rate_share})
     optimizers = build_optimizers(student, settings)
     average = EMA(student, EMA_DECAY)
-    sequences = max(1, round(config.tokens_per_step / shape.max_seq_len))
     windows = TrainingWindows(text, shape.max_seq_len, seed)
     step, kl = 0, dict[str, float]()
     if found := _resume(checkpoints, key, progress):
@@ -141,7 +143,7 @@ def distil(
                 continue
             set_learning_rate(optimizers, _share(step, config.steps))
             with fake.applied():
-                loss = _accumulate(divergence, windows, step, sequences, train.batch_size_per_device)
+                loss = _accumulate(divergence, windows, step, sequences, at_once)
             norm = float(torch.nn.utils.clip_grad_norm_(student.parameters(), CLIP_NORM, foreach=True))
             if not (math.isfinite(loss) and math.isfinite(norm)):
                 raise BulletError(
@@ -194,23 +196,33 @@ def _share(step: int, steps: int) -> float:
     return min((step + 1) / (WARMUP_STEPS + 1), (steps - step) / steps)
 
 
-def _divergences(master: Llama, student: Llama, train: TrainConfig, tokens: int, progress: Progress) -> tuple[Divergence, Divergence]:
-    """The loss to train with, computed as a training of so many tokens would be (train/tune.py), and the one to measure with.
+def _divergences(
+    master: Llama, student: Llama, train: TrainConfig, at_once: int, tokens: int, progress: Progress
+) -> tuple[Divergence, Divergence]:
+    """The loss to train with, `at_once` sequences a pass, compiled where `tokens` are worth it; and the one to measure with.
 
     Predictions are never made in int8: its own noise is as large as what a 4-bit model has left to learn. In the gradients it
-    is lost in that of the text.
+    is lost in that of the text. Rounding them saves time only where it is compiled.
     """
-    machine, device = inspect_machine(), master.rope.device.type
-    flops = 8.0 * master.shape.n_parameters * tokens
-    choice = feasible(plain_choice(train, machine, device, flops), train, student, machine, progress)
-    activate(choice, student)
-    if choice.precision == "int8":
-        student.compute_in("int8-gradients")
-    else:
-        master.compute_in(choice.precision)
+    machine, device, shape = inspect_machine(), master.rope.device.type, master.shape
+    torch.set_num_threads(train.threads or machine.cores)
+    floats = best_floats(machine, device) if train.precision == "auto" else "bf16" if train.precision == "bf16" else "fp32"
+    master.compute_in(floats)
+    student.compute_in(floats)
     eager = _divergence_with(master, student, run_layer, _divergence)
+    # The teacher's pass comes to the three (one forward, two backward) of training.
+    if not pays_to_compile(train, device, 4 / 3 * run_flops(shape, tokens)):
+        return eager, eager
+    if train.precision in ("auto", "int8") and floats == "fp32" and device == "cpu" and machine.has_int8 and products_are_exact():
+        student.compute_in("int8-gradients")
+    graph = _divergence_with(master, student, compiled(run_layer), compiled(_divergence))
+    trial = torch.arange(at_once * shape.max_seq_len).remainder(shape.vocab_size).view(at_once, -1)
+    if problem := compile_problem(lambda: graph(trial, trial).backward(), student, machine):  # type: ignore[no-untyped-call]
+        progress.say(f"QAT in eager mode, which is slower: {problem}")
+        student.compute_in(floats)
+        return eager, eager
     # Compiling for the last, smaller batch of the held-out text would take longer than reading all of it.
-    return (_divergence_with(master, student, compiled(run_layer), compiled(_divergence)) if choice.compiled else eager), eager
+    return graph, eager
 
 
 def _divergence_with(master: Llama, student: Llama, layer: Callable[..., Tensor], head: Callable[..., Tensor]) -> Divergence:

@@ -115,7 +115,7 @@ def _note_choice(config: Config, shape: ModelShape, run_dir: Path, folder: Path,
     from bulletlm.train.batches import TrainingWindows
     from bulletlm.train.compute import pick_device
     from bulletlm.train.schedule import count_steps
-    from bulletlm.train.tune import plain_choice
+    from bulletlm.train.tune import plain_choice, run_flops
 
     own, note = (each / "checkpoints" / note_name(workers) for each in (run_dir, folder))
     choice = read_choice(note) or read_choice(own)
@@ -123,7 +123,7 @@ def _note_choice(config: Config, shape: ModelShape, run_dir: Path, folder: Path,
         sequences = config.train.batch_size_per_device * config.train.gradient_accumulation_steps
         windows = TrainingWindows(open_tokens(run_dir / "tokens", "train"), shape.max_seq_len, config.seed)
         steps, _ = count_steps(config.train, windows.count)
-        flops = 6.0 * shape.n_parameters * steps * sequences * shape.max_seq_len
+        flops = run_flops(shape, steps * sequences * shape.max_seq_len)
         choice = plain_choice(config.train, inspect_machine(), pick_device(config.train.device).type, flops, workers)
     note.parent.mkdir(parents=True, exist_ok=True)
     write_choice(note, choice)

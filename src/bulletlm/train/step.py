@@ -21,11 +21,8 @@ def accumulate(config: TrainConfig, windows: TrainingWindows, batch: int, comput
     size = max(n for n in range(1, compute.micro_batch + 1) if len(share) % n == 0)
     batches = [windows.batch(batch * sequences + first, size) for first in share[::size]]
     count = max(1.0, team.sum(sum(int((targets != IGNORE).sum()) for _, targets in batches))[0])
-    total = 0.0
-    for tokens, targets in batches:
-        loss = compute.loss_of(tokens.to(compute.device), targets.to(compute.device)) / count
-        loss.backward()  # type: ignore[no-untyped-call]
-        total += float(loss.detach())
+    compute.refresh()
+    total = sum(compute.learn(tokens.to(compute.device), targets.to(compute.device), count) for tokens, targets in batches)
     return team.sum(total)[0]
 
 

@@ -9,24 +9,24 @@ import dataclasses
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
 from bulletlm import __version__
 from bulletlm.config import TrainConfig
 from bulletlm.errors import BulletError, ConfigError
-from bulletlm.int8 import products_are_exact
 from bulletlm.machine import Machine, inspect_machine, keep_memory
 from bulletlm.model import Llama
 from bulletlm.progress import Progress
 from bulletlm.shape import ModelShape
 from bulletlm.train.choice import Choice, Precision, choice_file, note_name, parse_choice, read_choice, write_choice
 from bulletlm.train.compute import Compute, activate, set_up
+from bulletlm.train.native import why_not
 from bulletlm.train.team import ALONE, Team
 
 COMPILE_FROM_FLOPS = 5e13
-"""Compiling takes some 20 s the first time and saves a fifth, with int8 half: it pays from a few minutes of training on."""
+"""Compiling takes some 20 s the first time and saves a fifth: it pays from a few minutes of training on."""
 
 TUNE_FROM_FLOPS = 3e14
 """Measuring takes some seconds, once per machine and shape: it is done for runs of roughly ten minutes and more."""
@@ -43,6 +43,11 @@ ACTIVATIONS = 700e6
 ROUNDS = 3
 
 
+def run_flops(shape: ModelShape, tokens: int) -> float:
+    """Arithmetic of a run over so many training tokens, roughly."""
+    return 6.0 * shape.n_parameters * tokens
+
+
 def choose_compute(config: TrainConfig, model: Llama, tokens: int, checkpoints: Path, progress: Progress, team: Team = ALONE) -> Compute:
     """Set up this process and `model` for a run over `tokens` training tokens whose checkpoints are in `checkpoints`.
 
@@ -54,13 +59,13 @@ def choose_compute(config: TrainConfig, model: Llama, tokens: int, checkpoints: 
     keep_memory()
     machine = inspect_machine()
     device = model.rope.device.type
-    flops = 6.0 * model.shape.n_parameters * tokens
+    flops = run_flops(model.shape, tokens)
     plain = plain_choice(config, machine, device, flops, team.local_size)
     choice = plain
     if team.leads:
         note = checkpoints / note_name(team.size)
         noted = read_choice(note)
-        choice = feasible(_pinned(noted, plain, config) if noted else plain, config, model, machine, progress)
+        choice = feasible(_pinned(noted, plain, config) if noted else plain, plain, model, machine, progress)
         if noted is None and config.tune == "auto" and device == "cpu" and flops > TUNE_FROM_FLOPS:
             choice = tuned(choice, config, model, machine, progress, team.size)
         if choice != noted:
@@ -68,7 +73,7 @@ def choose_compute(config: TrainConfig, model: Llama, tokens: int, checkpoints: 
     told = parse_choice(team.tell(choice.as_dict()))
     assert told is not None
     if not team.leads:
-        choice = feasible(dataclasses.replace(told, threads=plain.threads), config, model, machine, progress)
+        choice = feasible(dataclasses.replace(told, threads=plain.threads), plain, model, machine, progress)
         if choice.precision != told.precision:
             raise ConfigError(f"this machine cannot compute in {told.precision} as the others of its team do: train with --precision=fp32")
     return set_up(choice, model)
@@ -81,53 +86,70 @@ def plain_choice(config: TrainConfig, machine: Machine, device: str, flops: floa
         device: type of torch.device.
         flops: of the whole work.
         processes: on this machine.
+
+    Raises:
+        ConfigError: int8 is configured, and not to be had here.
     """
-    # On Apple's GPU compiling is young.
-    compiles = device != "mps" and (config.compile == "on" or (config.compile == "auto" and flops > COMPILE_FROM_FLOPS))
+    problem = int8_problem(device)
+    if config.precision == "int8" and problem:
+        raise ConfigError(f"train.precision: int8 is not to be had here: {problem}. Take fp32, or auto for what fits best")
+    best: Precision = best_floats(machine, device) if problem else "int8"
+    precision = best if config.precision == "auto" else config.precision
     return Choice(
-        compiled=compiles,
-        precision=_precision(config, machine, device, compiles),
+        compiled=precision != "int8" and pays_to_compile(config, device, flops),
+        precision=precision,
         threads=config.threads or max(1, machine.cores // processes),
         micro_batch=config.batch_size_per_device,
     )
 
 
-def feasible(choice: Choice, config: TrainConfig, model: Llama, machine: Machine, progress: Progress) -> Choice:
+def int8_problem(device: str) -> str | None:
+    """Why there is no int8 on this type of device; None where there is."""
+    return why_not() if device == "cpu" else f"it is for processors, not for {device}"
+
+
+def best_floats(machine: Machine, device: str) -> Literal["fp32", "bf16"]:
+    """What torch computes fastest in."""
+    bf16 = torch.cuda.is_bf16_supported() if device == "cuda" else device == "cpu" and machine.has_bf16
+    return "bf16" if bf16 else "fp32"
+
+
+def pays_to_compile(config: TrainConfig, device: str, flops: float) -> bool:
+    """Whether torch's passes are to be compiled in so long a run."""
+    # On Apple's GPU compiling is young.
+    return config.compile == "on" or (config.compile == "auto" and device != "mps" and flops > COMPILE_FROM_FLOPS)
+
+
+def feasible(choice: Choice, plain: Choice, model: Llama, machine: Machine, progress: Progress) -> Choice:
     """`choice`, or what comes nearest to it of what this machine can do; a change is announced.
 
     A compiled choice is tried, which compiles it.
 
-    Raises:
-        ConfigError: the configuration itself asks for a precision that is not to be had here.
+    Args:
+        plain: what is taken where there is no int8.
     """
-    device = model.rope.device.type
-    if choice.precision == "int8" and not (device == "cpu" and products_are_exact()):
-        if config.precision == "int8":
-            raise ConfigError("train.precision: this processor has no exact 8-bit products: take fp32, or auto for what fits best")
-        progress.say("training in fp32 instead of int8: there are no exact 8-bit products here")
-        choice = dataclasses.replace(choice, precision="fp32")
-    problem = None
-    if choice.compiled and device == "cpu" and machine.compiler is None:
-        problem = "torch.compile needs a C++ compiler (install g++ or clang++)"
-    elif choice.compiled and (failure := _compile_problem(model, choice)):
-        problem = f"torch.compile failed ({failure})"
-    if problem is None:
-        return choice
-    # Rounding costs more than it saves where it is not fused by the compiler.
-    loses = choice.precision == "int8" and config.precision == "auto"
-    progress.say(f"training in eager mode{' and fp32 instead of int8' * loses}, which is slower: {problem}")
-    return dataclasses.replace(choice, compiled=False, precision="fp32" if loses else choice.precision)
+    if choice.precision == "int8" and (problem := int8_problem(model.rope.device.type)):
+        progress.say(f"training in {plain.precision} instead of int8: {problem}")
+        choice = dataclasses.replace(choice, precision=plain.precision, compiled=plain.compiled)
+    if choice.compiled and (problem := compile_problem(_pass(model, choice), model, machine)):
+        progress.say(f"training in eager mode, which is slower: {problem}")
+        choice = dataclasses.replace(choice, compiled=False)
+    return choice
 
 
-def _precision(config: TrainConfig, machine: Machine, device: str, compiled: bool) -> Precision:
-    """As configured, or the one that is fastest where this machine has it in hardware."""
-    if config.precision != "auto":
-        return config.precision
-    if device == "cuda":
-        return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
-    if device == "cpu" and machine.has_bf16:
-        return "bf16"
-    return "int8" if device == "cpu" and machine.has_int8 and compiled and products_are_exact() else "fp32"
+def compile_problem(run: Callable[[], object], model: Llama, machine: Machine) -> str | None:
+    """Compile what `run` runs by running it once: what went wrong, in one line. Gradients of `model` are forgotten."""
+    if model.rope.device.type == "cpu" and machine.compiler is None:
+        return "torch.compile needs a C++ compiler (install g++ or clang++)"
+    try:
+        run()
+    # Tracer, code generator, compiler and cache have exceptions of many kinds; a fault of the model itself shows in eager mode again.
+    except Exception as error:
+        cause = getattr(error, "inner_exception", error)
+        return f"torch.compile failed ({next(iter(str(cause).splitlines()), type(cause).__name__)})"
+    finally:
+        model.zero_grad(set_to_none=True)
+    return None
 
 
 def tuned(plain: Choice, config: TrainConfig, model: Llama, machine: Machine, progress: Progress, processes: int = 1) -> Choice:
@@ -136,12 +158,14 @@ def tuned(plain: Choice, config: TrainConfig, model: Llama, machine: Machine, pr
     file = choice_file(question)
     if (known := read_choice(file)) is not None:
         return known
-    best, speed, deadline = plain, 0.0, time.monotonic() + TUNE_SECONDS
     with progress.task("Measuring which way to compute is fastest here", None):
+        ways = _open_ways(plain, config, model, machine, progress)
+        best, speed, deadline = plain, 0.0, time.monotonic() + TUNE_SECONDS
+        if len(ways) > 1:
+            best, speed = _fastest(ways, model)
         for changes in _open_parts(plain, config, model.shape, machine, processes):
-            ways = list(dict.fromkeys([best, *(dataclasses.replace(best, **change) for change in changes)]))
-            if len(ways) > 1 and time.monotonic() < deadline:
-                best, speed = _fastest(ways, model)
+            if changes and time.monotonic() < deadline:
+                best, speed = _fastest([best, *(dataclasses.replace(best, **change) for change in changes)], model)
     if speed:
         progress.say(f"measured on this machine: {best} is fastest, about {speed:,.0f} tokens/s")
         try:
@@ -151,14 +175,24 @@ def tuned(plain: Choice, config: TrainConfig, model: Llama, machine: Machine, pr
     return best
 
 
+def _open_ways(plain: Choice, config: TrainConfig, model: Llama, machine: Machine, progress: Progress) -> list[Choice]:
+    """Precisions, compiled or not: `plain`, and what else the configuration allows and this machine can do."""
+    floats: set[Precision] = {plain.precision, *((best_floats(machine, "cpu"), "fp32") if config.precision == "auto" else ())}
+    # Floats that are not compiled by now cannot be, or shall not.
+    compiled = plain.compiled or (plain.precision == "int8" and config.compile != "off")
+    graphs = (True, False) if compiled and config.compile == "auto" else (compiled,)
+    others = [dataclasses.replace(plain, compiled=graph, precision=p) for graph in graphs for p in sorted(floats - {"int8"})]
+    graph = next((way for way in others if way.compiled), plain)
+    if graph.compiled > plain.compiled and (problem := compile_problem(_pass(model, graph), model, machine)):
+        progress.say(f"comparing without compiled ways: {problem}")
+        others = [way for way in others if not way.compiled]
+    return list(dict.fromkeys([plain, *others]))
+
+
 def _open_parts(
     plain: Choice, config: TrainConfig, shape: ModelShape, machine: Machine, processes: int
 ) -> Iterator[Sequence[Mapping[str, Any]]]:
-    """What the configuration leaves open, in the order in which it is decided: changes of a choice, of which one is taken."""
-    compiled = {plain.compiled, False} if config.compile == "auto" else {plain.compiled}
-    precisions = {plain.precision, "fp32"} if config.precision == "auto" else {plain.precision}
-    pairs = [(graph, precision) for graph in sorted(compiled, reverse=True) for precision in sorted(precisions)]
-    yield [{"compiled": graph, "precision": precision} for graph, precision in pairs if graph or precision != "int8"]
+    """What else it leaves open, in the order in which it is decided: changes of a choice, of which one is taken."""
     sequences = config.batch_size_per_device * config.gradient_accumulation_steps // processes
     room = ACTIVATIONS / _activation_bytes(shape)
     yield [{"micro_batch": n} for n in (2 * plain.micro_batch, 4 * plain.micro_batch) if sequences % n == 0 and n <= room]
@@ -192,34 +226,24 @@ def _fastest(ways: list[Choice], model: Llama) -> tuple[Choice, float]:
 def _pass(model: Llama, way: Choice) -> Callable[[], None]:
     """Forward and backward over one micro-batch; leaves no gradients behind."""
     compute = set_up(way, model)
+    compute.refresh()
     tokens = torch.arange(way.micro_batch * model.shape.max_seq_len, device=model.rope.device).remainder(model.shape.vocab_size)
     tokens = tokens.view(way.micro_batch, -1)
 
     def run() -> None:
         activate(way, model)
-        compute.loss_of(tokens, tokens).backward()  # type: ignore[no-untyped-call]
+        compute.learn(tokens, tokens, tokens.numel())
         model.zero_grad(set_to_none=True)
 
     return run
 
 
-def _compile_problem(model: Llama, way: Choice) -> str | None:
-    """Compile by running it once; what went wrong, in one line."""
-    try:
-        _pass(model, way)()
-    # Tracer, code generator, compiler and cache have exceptions of many kinds; a fault of the model itself shows in eager mode again.
-    except Exception as error:
-        model.zero_grad(set_to_none=True)
-        cause = getattr(error, "inner_exception", error)
-        return next(iter(str(cause).splitlines()), type(cause).__name__)
-    return None
-
-
 def _pinned(noted: Choice, plain: Choice, config: TrainConfig) -> Choice:
     """The choice of the run so far, but for what the configuration says expressly."""
+    precision = noted.precision if config.precision == "auto" else plain.precision
     return Choice(
-        compiled=noted.compiled if config.compile == "auto" else plain.compiled,
-        precision=noted.precision if config.precision == "auto" else plain.precision,
+        compiled=precision != "int8" and (noted.compiled if config.compile == "auto" else config.compile == "on"),
+        precision=precision,
         threads=config.threads or noted.threads,
         micro_batch=noted.micro_batch,
     )
@@ -239,6 +263,7 @@ def _question(plain: Choice, config: TrainConfig, shape: ModelShape, machine: Ma
         "parameters": shape.n_parameters,
         "context": shape.max_seq_len,
         "sequences": config.batch_size_per_device * config.gradient_accumulation_steps,
+        "int8": why_not() is None,
         "plain": plain.as_dict(),
         "open": {"compile": config.compile, "precision": config.precision, "threads": config.threads},
     }

@@ -1,0 +1,127 @@
+"""The native training pass: the C library under native/ computes the gradients of a micro-batch, its matrix products in int8.
+
+It does what `Llama.loss` and autograd do, and like the engine's library it is optional: `library` says why it cannot be used, if so.
+torch is needed by the tensors alone, which come from outside.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from functools import cache
+from typing import TYPE_CHECKING
+
+from bulletlm.errors import BulletError, DataError
+from bulletlm.runtime.native import Functions, Unavailable, c_shape, library_path, open_library
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from bulletlm.model import Llama
+
+ABI = 1
+MOST_TOKENS = 1 << 16
+"""That C takes at once, each sequence rounded up to a multiple of 4."""
+
+MEMORY, TOKEN = -1, -3
+
+
+@cache
+def library() -> ctypes.CDLL:
+    """The C library, with the types of its functions declared.
+
+    Raises:
+        Unavailable: it was not built, is of another version, cannot be opened, or this processor is not one of those it is for.
+    """
+    i32, i64, pointer = ctypes.c_int32, ctypes.c_int64, ctypes.c_void_p
+    functions: Functions = {
+        "bullet_train_supported": (i32, []),
+        "bullet_trainer_new": (i32, [pointer, pointer]),
+        "bullet_trainer_free": (None, [pointer]),
+        "bullet_trainer_refresh": (i32, [pointer, pointer, i32]),
+        "bullet_trainer_pass": (i32, [pointer, pointer, pointer, i64, i64, ctypes.c_double, pointer, i32, pointer]),
+    }
+    lib = open_library(library_path(__file__), "bullet_train_abi", ABI, functions)
+    if not lib.bullet_train_supported():
+        raise Unavailable("this processor has no AVX-512 VNNI")
+    return lib
+
+
+def why_not() -> str | None:
+    """Why the library cannot be used here; None where it can."""
+    try:
+        library()
+    except Unavailable as error:
+        return str(error)
+    return None
+
+
+class Trainer:
+    """Computes gradients of a model on the processor. For one thread at a time.
+
+    Args:
+        model: its weights are contiguous float32, and stay the model's; what they are replaced by is seen by `refresh`.
+        threads: how many share the work; results do not depend on it.
+
+    Raises:
+        Unavailable: see `library`.
+        BulletError: out of memory.
+    """
+
+    def __init__(self, model: Llama, threads: int) -> None:
+        self._handle = ctypes.c_void_p()
+        self._threads, self._shape = threads, model.shape
+        named = dict(model.named_parameters())
+        self._weights = [named[name] for name in model.shape.tensors()]
+        self._check(library().bullet_trainer_new(ctypes.byref(c_shape(model.shape)), ctypes.byref(self._handle)))
+
+    def __del__(self) -> None:
+        if self._handle:
+            library().bullet_trainer_free(self._handle)
+
+    def refresh(self) -> None:
+        """Take over the weights as they are now: before the first `learn`, and whenever they have changed."""
+        # Those tensors are read until the next time, also when the model has got others meanwhile.
+        self._taken = [weight.data for weight in self._weights]
+        self._check(library().bullet_trainer_refresh(self._handle, _addresses(self._taken), self._threads))
+
+    def learn(self, tokens: Tensor, targets: Tensor, count: float) -> float:
+        """Add the gradients of (summed loss / count) to those of the weights.
+
+        Args:
+            tokens, targets: int64 (B, T), T <= max_seq_len; targets of -1 do not count.
+
+        Returns:
+            Summed loss / count in nats, of the weights that `refresh` took.
+
+        Raises:
+            DataError: an id is outside of the vocabulary.
+            BulletError: out of memory.
+        """
+        for weight in self._weights:
+            if weight.grad is None:
+                weight.grad = weight.new_zeros(weight.shape)
+        gradients = _addresses([weight.grad for weight in self._weights if weight.grad is not None])
+        at_once = max(1, MOST_TOKENS // (tokens.shape[1] + 3))
+        loss, total = ctypes.c_double(), 0.0
+        for first in range(0, len(tokens), at_once):
+            ids, answers = (each[first : first + at_once].int().contiguous() for each in (tokens, targets))
+            result = library().bullet_trainer_pass(
+                self._handle, ids.data_ptr(), answers.data_ptr(), *ids.shape, 1 / count, gradients, self._threads, ctypes.byref(loss)
+            )
+            self._check(result)
+            total += loss.value
+        return total / count
+
+    def _check(self, result: int) -> None:
+        if result == MEMORY:
+            raise BulletError("there is not enough memory for this model and so many sequences a pass: lower train.batch_size_per_device")
+        if result == TOKEN:
+            raise DataError(f"a token id is outside of the vocabulary of {self._shape.vocab_size:,}: delete the folder tokens/ of the run")
+        if result:
+            raise RuntimeError(f"the native training pass refused its arguments ({result})")
+
+
+def _addresses(tensors: list[Tensor]) -> ctypes.Array[ctypes.c_void_p]:
+    """float *[n] of contiguous float32 tensors."""
+    assert all(tensor.is_contiguous() and tensor.dtype.itemsize == 4 for tensor in tensors)
+    return (ctypes.c_void_p * len(tensors))(*(tensor.data_ptr() for tensor in tensors))

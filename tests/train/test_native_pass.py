@@ -1,0 +1,276 @@
+"""The native training pass beside autograd in FP32: every gradient, at odd shapes too; and what makes training with it exact to resume."""
+
+import dataclasses
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from bulletlm.config import TrainConfig
+from bulletlm.data.tokens import TokenFile
+from bulletlm.errors import DataError
+from bulletlm.machine import inspect_machine
+from bulletlm.model import IGNORE, Llama
+from bulletlm.quant.fake_quant import FakeQuant
+from bulletlm.runtime.native import Unavailable
+from bulletlm.shape import ModelShape
+from bulletlm.train import native
+from bulletlm.train.batches import TrainingWindows
+from bulletlm.train.choice import Choice
+from bulletlm.train.compute import set_up
+from bulletlm.train.native import Trainer, why_not
+from bulletlm.train.step import accumulate
+
+needs_library = pytest.mark.skipif(why_not() is not None, reason=f"no native training pass: {why_not()}")
+
+SHAPE = ModelShape(vocab_size=300, dim=64, n_layers=2, n_heads=2, n_kv_heads=1, hidden_dim=128, max_seq_len=32)
+SHAPES = {
+    "shared keys and values": SHAPE,
+    "as many keys and values": dataclasses.replace(SHAPE, n_heads=4, n_kv_heads=4),
+    "an output matrix of its own": dataclasses.replace(SHAPE, tied_embeddings=False),
+    "odd context, odd vocabulary": dataclasses.replace(SHAPE, vocab_size=301, max_seq_len=45),
+    "narrow heads, odd widths": dataclasses.replace(SHAPE, dim=96, n_heads=8, n_kv_heads=2, hidden_dim=160, max_seq_len=23),
+    "wide heads, one layer": dataclasses.replace(SHAPE, dim=160, n_layers=1, n_heads=1, max_seq_len=70),
+    "a long context": dataclasses.replace(SHAPE, max_seq_len=300),
+}
+
+
+def made(shape: ModelShape) -> Llama:
+    model = Llama(shape)
+    model.initialise(5)
+    return model
+
+
+def batch(shape: ModelShape, sequences: int = 6, seed: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
+    ids = torch.from_numpy(np.random.default_rng(seed).integers(0, shape.vocab_size, (sequences, shape.max_seq_len + 1)))
+    targets = ids[:, 1:].clone()
+    targets[0, 3:9] = IGNORE
+    targets[1] = IGNORE
+    return ids[:, :-1], targets
+
+
+def learn(model: Llama, precision: str, *batches: tuple[torch.Tensor, torch.Tensor], threads: int = 1) -> dict[str, torch.Tensor]:
+    """Gradients by name, and the loss."""
+    model.zero_grad()
+    compute = set_up(Choice(False, precision, threads, 4), model)  # type: ignore[arg-type]
+    compute.refresh()
+    count = sum(int((targets != IGNORE).sum()) for _, targets in batches)
+    loss = sum(compute.learn(*each, count) for each in batches)
+    torch.set_num_threads(1)
+    return {name: weight.grad.clone() for name, weight in model.named_parameters()} | {"loss": torch.tensor([loss])}
+
+
+def error(a: torch.Tensor, b: torch.Tensor) -> float:
+    return float((a.double() - b.double()).norm() / b.double().norm())
+
+
+def assert_near(rounded: dict[str, torch.Tensor], exact: dict[str, torch.Tensor], most: float = 0.1) -> None:
+    assert rounded.keys() == exact.keys()
+    for name, gradient in exact.items():
+        assert error(rounded[name], gradient) < most, name
+        assert torch.cosine_similarity(rounded[name].double().flatten(), gradient.double().flatten(), 0) > 0.995, name
+    assert error(rounded["loss"], exact["loss"]) < 1e-3
+
+
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return all(torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.mark.skipif(shutil.which("gcc") is None, reason="no gcc")
+@pytest.mark.skipif("avx512_vnni" not in inspect_machine().instruction_sets, reason="this processor has no AVX-512 VNNI")
+def test_it_is_there_where_it_can_be() -> None:
+    assert why_not() is None
+
+
+def test_without_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    native.library.cache_clear()
+    try:
+        monkeypatch.setattr("bulletlm.runtime.native.EXTENSION_SUFFIXES", [])
+        assert why_not() == "it was not built, since there was no C compiler when bulletlm was installed"
+        with pytest.raises(Unavailable, match="it was not built"):
+            Trainer(made(SHAPE), 1)
+    finally:
+        native.library.cache_clear()
+
+
+@needs_library
+def test_a_library_of_another_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    native.library.cache_clear()
+    monkeypatch.setattr(native, "ABI", native.ABI + 1)
+    assert "is of another version: install bulletlm again" in str(why_not())
+    native.library.cache_clear()
+
+
+@needs_library
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+def test_gradients_are_near_those_of_fp32(shape: ModelShape) -> None:
+    model = made(shape)
+    exact, rounded = (learn(model, precision, batch(shape)) for precision in ("fp32", "int8"))
+    assert_near(rounded, exact)
+    assert error(rounded["layers.0.mlp.up_proj.weight"], exact["layers.0.mlp.up_proj.weight"]) > 1e-4, "it does round"
+
+
+@needs_library
+def test_gradients_of_a_model_that_has_learned_are_near_those_of_fp32() -> None:
+    """Its activations and attention are uneven, those of a random one are not."""
+    model, (tokens, targets) = made(SHAPE), batch(SHAPE)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    for _ in range(60):
+        optimizer.zero_grad()
+        loss = model.loss(tokens, targets)
+        loss.backward()
+        optimizer.step()
+    assert loss.detach() / (targets != IGNORE).sum() < 3
+    other = batch(SHAPE, seed=2)  # of what it knows by heart there is next to nothing to learn
+    assert_near(learn(model, "int8", other), learn(model, "fp32", other))
+
+
+@needs_library
+@pytest.mark.parametrize("length", [2, 15, 31])
+def test_a_part_of_the_context(length: int) -> None:
+    model = made(SHAPE)
+    tokens, _ = batch(SHAPE)
+    part = tokens[:, :length], tokens[:, 1 : length + 1]
+    assert_near(learn(model, "int8", part), learn(model, "fp32", part))
+
+
+@needs_library
+def test_two_micro_batches_are_one() -> None:
+    """And other shapes of a batch in between leave nothing behind."""
+    model, (tokens, targets) = made(SHAPE), batch(SHAPE)
+    whole = learn(model, "int8", (tokens, targets))
+    halves = learn(model, "int8", (tokens[:2], targets[:2]), (tokens[2:], targets[2:]))
+    assert_near(halves, whole)
+    assert_near(halves, learn(model, "fp32", (tokens, targets)))
+    trainer = Trainer(model, 1)
+    trainer.refresh()
+    found = []
+    for each in (tokens, tokens[:1, :9], tokens[:, :9], tokens):
+        model.zero_grad()
+        trainer.learn(each, each, each.numel())
+        found.append([weight.grad.clone() for weight in model.parameters()])
+    assert all(torch.equal(a, b) for a, b in zip(found[0], found[-1], strict=True))
+
+
+@needs_library
+def test_more_tokens_than_c_takes_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = made(SHAPE)
+    whole = learn(model, "int8", batch(SHAPE))
+    monkeypatch.setattr(native, "MOST_TOKENS", 80)
+    assert_near(learn(model, "int8", batch(SHAPE)), whole)
+
+
+@needs_library
+@pytest.mark.parametrize("shape", [SHAPE, SHAPES["odd context, odd vocabulary"]], ids=["even", "odd"])
+def test_the_same_bytes_with_any_number_of_threads(shape: ModelShape) -> None:
+    model = made(shape)
+    first = learn(model, "int8", batch(shape))
+    assert all(same(learn(model, "int8", batch(shape), threads=threads), first) for threads in (1, 2, 3))
+
+
+@needs_library
+def test_gradients_are_added_to_what_is_there() -> None:
+    model = made(SHAPE)
+    once = learn(model, "int8", batch(SHAPE))
+    trainer = Trainer(model, 1)
+    trainer.refresh()
+    trainer.learn(*batch(SHAPE), float((batch(SHAPE)[1] != IGNORE).sum()))
+    for name, weight in model.named_parameters():
+        assert error(weight.grad, 2 * once[name]) < 1e-5, name
+
+
+@needs_library
+def test_targets_that_do_not_count_give_nothing() -> None:
+    tokens, targets = batch(SHAPE)
+    found = learn(made(SHAPE), "int8", (tokens, torch.full_like(targets, IGNORE)), (tokens[:1], targets[:1]))
+    assert_near(found, learn(made(SHAPE), "fp32", (tokens[:1], targets[:1])))
+    model = made(SHAPE)
+    trainer = Trainer(model, 1)
+    trainer.refresh()
+    assert trainer.learn(tokens, torch.full_like(targets, IGNORE), 1.0) == 0
+    assert not any(weight.grad.any() for weight in model.parameters())
+
+
+@needs_library
+def test_changed_weights_count_from_refresh_on() -> None:
+    model, (tokens, targets) = made(SHAPE), batch(SHAPE)
+    trainer = Trainer(model, 1)
+    trainer.refresh()
+    trainer.learn(tokens, targets, 1.0)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.mul_(1.25)
+    trainer.refresh()
+    model.zero_grad()
+    trainer.learn(tokens, targets, float((targets != IGNORE).sum()))
+    found = [weight.grad.clone() for weight in model.parameters()]
+    assert all(torch.equal(a, b) for a, b in zip(found, learn(model, "int8", (tokens, targets)).values(), strict=False))
+
+
+@needs_library
+def test_weights_on_the_grid_are_what_it_computes_with(tokens_dir: Path) -> None:
+    """`accumulate` refreshes, and fake quantisation swaps the memory of the weights."""
+    config = TrainConfig(batch_size_per_device=4, gradient_accumulation_steps=2)
+    windows = TrainingWindows(TokenFile(np.arange(5000, dtype=np.uint16) % 300, None, {}), SHAPE.max_seq_len, 1)
+    results = []
+    for on_grid in (True, False):
+        model = made(SHAPE)
+        fake = FakeQuant(model, {name: "BQ4" if len(extents) == 2 else "F32" for name, extents in SHAPE.tensors().items()})
+        compute = set_up(Choice(False, "int8", 1, 4), model)
+        accumulate(config, windows, 0, compute)  # with the exact weights
+        model.zero_grad()
+        if on_grid:
+            with fake.applied():
+                loss = accumulate(config, windows, 1, compute)
+        else:
+            with torch.no_grad():
+                for name, weight in fake.rounded({name: weight.detach() for name, weight in model.named_parameters()}).items():
+                    model.get_parameter(name).copy_(weight)
+            loss = accumulate(config, windows, 1, compute)
+        results.append((loss, [weight.grad.clone() for weight in model.parameters()]))
+    assert results[0][0] == results[1][0]
+    assert all(torch.equal(a, b) for a, b in zip(results[0][1], results[1][1], strict=True))
+
+
+@needs_library
+@pytest.mark.parametrize("which", [0, 1])
+@pytest.mark.parametrize("wrong", [300, 10**6, -2])
+def test_an_id_outside_of_the_vocabulary_is_one_line(which: int, wrong: int) -> None:
+    pair = batch(SHAPE)
+    pair[which][5, 31] = wrong
+    with pytest.raises(DataError, match="a token id is outside of the vocabulary of 300"):
+        learn(made(SHAPE), "int8", pair)
+
+
+@needs_library
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("name", SHAPE.tensors())
+def test_a_weight_that_is_no_number_is_seen(name: str, value: float) -> None:
+    """In the loss, and at the latest in the gradients."""
+    model = made(SHAPE)
+    with torch.no_grad():
+        model.get_parameter(name).view(-1)[70 % model.get_parameter(name).numel()] = value
+    found = learn(model, "int8", batch(SHAPE))
+    assert not all(torch.isfinite(each).all() for each in found.values())
+    assert not torch.isfinite(found["loss"]) or name.endswith(("q_proj.weight", "k_proj.weight"))
+
+
+@needs_library
+def test_a_model_learns_as_in_fp32() -> None:
+    tokens, targets = batch(SHAPE, 16)
+    curves = []
+    for precision in ("fp32", "int8"):
+        model = made(SHAPE)
+        compute = set_up(Choice(False, precision, 1, 16), model)  # type: ignore[arg-type]
+        optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+        losses = []
+        for _ in range(60):
+            optimizer.zero_grad()
+            compute.refresh()
+            losses.append(compute.learn(tokens, targets, float((targets != IGNORE).sum())))
+            optimizer.step()
+        curves.append(np.array(losses))
+    assert curves[0][-1] < 4
+    assert np.abs(curves[0] - curves[1]).max() < 0.05
