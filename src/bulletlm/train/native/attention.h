@@ -57,20 +57,19 @@ static __attribute__((noinline)) void attention_product(int64_t m, int64_t n, in
 
 static int64_t up_to(int64_t n, int64_t step) { return (n + step - 1) / step * step; }
 
-/* A head's rows (n, head_dim) of the tensor x, turned: (head_dim, up_to(n, LANES)), with zeros behind the last. */
-static void turn(const float *x, int64_t ld, int64_t n, int64_t head_dim, float *out) {
-    const int64_t wide = up_to(n, LANES);
-    for (int64_t i = 0; i < head_dim; i++) {
-        for (int64_t t = 0; t < n; t++) out[i * wide + t] = x[t * ld + i];
-        memset(out + i * wide + n, 0, (size_t)(wide - n) * 4);
-    }
-}
-
-/* The same as they are, each padded with zeros to `room` numbers. */
-static void copy_head(const float *x, int64_t ld, int64_t n, int64_t head_dim, int64_t room, float *out) {
+/* A head's rows (n, head_dim), ld apart, padded with zeros to (wide, room). */
+static void copy_head(const float *x, int64_t ld, int64_t n, int64_t wide, int64_t head_dim, int64_t room, float *out) {
     for (int64_t t = 0; t < n; t++) {
         memcpy(out + t * room, x + t * ld, (size_t)head_dim * 4);
         memset(out + t * room + head_dim, 0, (size_t)(room - head_dim) * 4);
+    }
+    memset(out + n * room, 0, (size_t)((wide - n) * room) * 4);
+}
+
+/* x (wide, room), turned: (room, wide). */
+static void turn(const float *x, int64_t wide, int64_t room, float *out) {
+    for (int64_t t = 0; t < wide; t += LANES) {
+        for (int64_t i = 0; i < room; i += LANES) transpose(x + t * room + i, room, out + i * wide + t, wide);
     }
 }
 
@@ -98,10 +97,11 @@ static ALWAYS_INLINE float exponentials(float *x, int64_t n, int64_t wide, float
 static void attend(const float *q, const float *k, const float *v, int64_t ld, int64_t n, int64_t head_dim, int64_t room, float *out,
                    int64_t ld_out, float *log_sums, int64_t heads, float *work) {
     const int64_t wide = up_to(n, LANES);
-    float *keys = work, *values = keys + head_dim * wide, *scores = values + n * room, *result = scores + QUERIES * wide;
+    float *keys = work, *values = keys + wide * room, *scores = values + wide * room, *result = scores + QUERIES * wide;
     const float scale = 1.0f / sqrtf((float)head_dim);
-    turn(k, ld, n, head_dim, keys);
-    copy_head(v, ld, n, head_dim, room, values);
+    copy_head(k, ld, n, wide, head_dim, room, values);
+    turn(values, wide, room, keys);
+    copy_head(v, ld, n, wide, head_dim, room, values);
     for (int64_t top = 0; top < n; top += QUERIES) {
         const int64_t count = n - top < QUERIES ? n - top : QUERIES, end = up_to(top + count, LANES);
         attention_product(count, end, head_dim, scores, wide, q + top * ld, ld, 1, keys, wide, false);
@@ -128,16 +128,18 @@ static void attend_backward(const float *q, const float *k, const float *v, int6
                             const float *gradient, int64_t ld_out, const float *log_sums, int64_t heads, float *dq, float *dk, float *dv,
                             float *work) {
     const int64_t wide = up_to(n, LANES);
-    float *keys = work, *values = keys + head_dim * wide, *rows = values + head_dim * wide, *queries = rows + n * room;
-    float *wanted = queries + n * room, *scores = wanted + n * room, *slopes = scores + QUERIES * wide;
-    float *to_query = slopes + QUERIES * wide, *to_keys = to_query + QUERIES * room, *to_values = to_keys + n * room;
+    const int64_t size = wide * room;
+    float *keys = work, *values = keys + size, *rows = values + size, *queries = rows + size, *wanted = queries + size;
+    float *to_keys = wanted + size, *to_values = to_keys + size, *to_query = to_values + size;
+    float *scores = to_query + QUERIES * room, *slopes = scores + QUERIES * wide;
     const float scale = 1.0f / sqrtf((float)head_dim);
-    turn(k, ld, n, head_dim, keys);
-    turn(v, ld, n, head_dim, values);
-    copy_head(k, ld, n, head_dim, room, rows);
-    copy_head(q, ld, n, head_dim, room, queries);
-    copy_head(gradient, ld_out, n, head_dim, room, wanted);
-    memset(to_keys, 0, (size_t)(2 * n * room) * 4);
+    copy_head(v, ld, n, wide, head_dim, room, rows);
+    turn(rows, wide, room, values);
+    copy_head(k, ld, n, wide, head_dim, room, rows);
+    turn(rows, wide, room, keys);
+    copy_head(q, ld, n, wide, head_dim, room, queries);
+    copy_head(gradient, ld_out, n, wide, head_dim, room, wanted);
+    memset(to_keys, 0, (size_t)(2 * size) * 4);
     for (int64_t top = 0; top < n; top += QUERIES) {
         const int64_t count = n - top < QUERIES ? n - top : QUERIES, all_keys = top + count, end = up_to(all_keys, LANES);
         attention_product(count, end, head_dim, scores, wide, queries + top * room, room, 1, keys, wide, false);

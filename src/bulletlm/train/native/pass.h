@@ -149,9 +149,8 @@ static void layer_forward(struct trainer *t, struct layer *l, struct workspace *
         for (int64_t r = 0; r < n; r++)
             round_nearest(w->sequence + (top + r) * dim, dim, w->bytes + r * dim, l->output_in.scales + at + r, sums + r);
         pack_rows(w->bytes, dim, n, dim, &l->output_in, at, t->tokens);
-        memcpy(middle, l->input + at * dim, (size_t)(n * dim) * 4);
-        multiply_added(by_rows(w->bytes, dim, sums, l->output_in.scales + at), n, l->output.forward, dim / 4, dim, l->output.scales, 1.0f,
-                       middle, dim);
+        multiply_onto(by_rows(w->bytes, dim, sums, l->output_in.scales + at), n, l->output.forward, dim / 4, dim, l->output.scales, 1.0f,
+                      l->input + at * dim, middle, dim);
 
         norm(t, middle, n, t->weights[l->mlp_norm], l->mlp_rms, &l->mlp_in, at, w->bytes, w->line, sums);
         multiply(by_rows(w->bytes, dim, sums, l->mlp_in.scales + at), n, l->gate_up.forward, dim / 4, 2 * hidden, l->gate_up.scales,
@@ -168,9 +167,8 @@ static void layer_forward(struct trainer *t, struct layer *l, struct workspace *
             round_nearest(w->line, hidden, w->bytes + r * hidden, l->down_in.scales + at + r, sums + r);
         }
         pack_rows(w->bytes, hidden, n, hidden, &l->down_in, at, t->tokens);
-        memcpy(out + at * dim, middle, (size_t)(n * dim) * 4);
-        multiply_added(by_rows(w->bytes, hidden, sums, l->down_in.scales + at), n, l->down.forward, hidden / 4, dim, l->down.scales, 1.0f,
-                       out + at * dim, dim);
+        multiply_onto(by_rows(w->bytes, hidden, sums, l->down_in.scales + at), n, l->down.forward, hidden / 4, dim, l->down.scales, 1.0f,
+                      middle, out + at * dim, dim);
     }
 }
 
@@ -190,7 +188,6 @@ static double head_forward(struct trainer *t, struct pass *pass, struct workspac
                  vocabulary);
         for (int64_t r = 0; r < n; r++) {
             float *logits = w->rows + r * vocabulary;
-            uint16_t *predicted = t->predicted + (at + r) * vocabulary;
             const int32_t target = targets[top + r];
             for (int64_t i = real; i < vocabulary; i++) logits[i] = -1e30f;
             vf high = load(logits);
@@ -210,7 +207,7 @@ static double head_forward(struct trainer *t, struct pass *pass, struct workspac
             vi largest = zeros();
             for (int64_t i = 0; i < vocabulary; i += LANES) {
                 const vf p = load(logits + i) * share, scaled = p * load(t->head.scales + i);
-                store_bf16(predicted + i, p);
+                store_bf16(strip_at(t->head_gradient, t->tokens, at + r, i), p);
                 note_largest(w->largest + i, p, token_scale);
                 largest = max_int(largest, magnitude(scaled));
                 store(logits + i, scaled);
@@ -220,8 +217,8 @@ static double head_forward(struct trainer *t, struct pass *pass, struct workspac
             sums[r] = both[0], more_sums[r] = both[1];
         }
         multiply(by_rows(w->bytes, vocabulary, sums, scales), n, t->head.backward, vocabulary / 4, dim, NULL, w->more_rows, dim);
-        multiply_added(by_rows(second, vocabulary, more_sums, scales), n, t->head.backward, vocabulary / 4, dim, NULL, 1.0f / DIGIT,
-                       w->more_rows, dim);
+        multiply_onto(by_rows(second, vocabulary, more_sums, scales), n, t->head.backward, vocabulary / 4, dim, NULL, 1.0f / DIGIT,
+                      w->more_rows, w->more_rows, dim);
         /* What the right answer adds needs no rounding: it is a row of the weights. */
         for (int64_t r = 0; r < n; r++) {
             if (targets[top + r] < 0) continue;
@@ -237,25 +234,22 @@ static double head_forward(struct trainer *t, struct pass *pass, struct workspac
 
 /* ---- backward ---- */
 
-/* n rows of x times the scales of the weights that they are going to meet, dithered into w->bytes. */
-static void round_for(const struct group *g, const float *x, int64_t ld, int64_t n, int64_t width, float *line, int8_t *bytes,
-                      float *scales, int32_t *sums) {
-    for (int64_t r = 0; r < n; r++) {
+/* n rows of the gradient x of what a group puts out: times the scales of its weights and dithered into `bytes`, for the gradient of
+ * its input, and as they are into `strips`, with the largest number of each column noted, for that of its weights. */
+static void take_gradient(const struct trainer *t, const struct group *g, const struct kept *in, const float *x, int64_t n, int64_t at,
+                          uint16_t *strips, float *noted, float *line, int8_t *bytes, float *scales, int32_t *sums) {
+    const int64_t width = g->outputs;
+    for (int64_t r = 0; r < n; r++, x += width) {
+        const vf token_scale = all(in->scales[at + r]);
         vi largest = zeros();
         for (int64_t i = 0; i < width; i += LANES) {
-            const vf y = load(x + r * ld + i) * load(g->scales + i);
-            largest = max_int(largest, magnitude(y));
-            store(line + i, y);
+            const vf y = load(x + i), scaled = y * load(g->scales + i);
+            store_bf16(strip_at(strips, t->tokens, at + r, i), y);
+            note_largest(noted + i, y, token_scale);
+            largest = max_int(largest, magnitude(scaled));
+            store(line + i, scaled);
         }
         round_dithered(line, width, largest, bytes + r * width, scales + r, sums + r);
-    }
-}
-
-static void note_columns(float *largest, const float *x, int64_t ld, int64_t n, int64_t width, const float *token_scales) {
-    for (int64_t i = 0; i < width; i += LANES) {
-        vi most = load_int(largest + i);
-        for (int64_t r = 0; r < n; r++) most = max_int(most, magnitude(load(x + r * ld + i) * all(token_scales[r])));
-        store_int(largest + i, most);
     }
 }
 
@@ -282,12 +276,10 @@ static void layer_backward(struct trainer *t, struct layer *l, struct workspace 
     for (int64_t top = 0; top < length; top += BLOCK_ROWS) {
         const int64_t n = length - top < BLOCK_ROWS ? length - top : BLOCK_ROWS, at = first + top;
         const float *g = gradient + at * dim;
-        note_columns(w->largest + columns.down, g, dim, n, dim, l->down_in.scales + at);
-        round_for(&l->down, g, dim, n, dim, w->line, w->bytes, scales, sums);
+        take_gradient(t, &l->down, &l->down_in, g, n, at, t->down_gradient, w->largest + columns.down, w->line, w->bytes, scales, sums);
         multiply(by_rows(w->bytes, dim, sums, scales), n, l->down.backward, dim / 4, hidden, NULL, w->rows, hidden);
         for (int64_t r = 0; r < n; r++) {
             const uint16_t *gates = l->gates + (at + r) * 2 * hidden;
-            uint16_t *kept = t->gates_gradient + (at + r) * 2 * hidden;
             const float *back = w->rows + r * hidden;
             const vf token_scale = all(l->mlp_in.scales[at + r]);
             vi largest = zeros();
@@ -295,8 +287,8 @@ static void layer_backward(struct trainer *t, struct layer *l, struct workspace 
                 const vf x = load_bf16(gates + i), up = load_bf16(gates + hidden + i), b = load(back + i);
                 const vf sigma = sigmoid(x), silu = x * sigma;
                 const vf to_gate = b * up * fma_(silu, all(1.0f) - sigma, sigma), to_up = b * silu;
-                store_bf16(kept + i, to_gate);
-                store_bf16(kept + hidden + i, to_up);
+                store_bf16(strip_at(t->gate_up_gradient, t->tokens, at + r, i), to_gate);
+                store_bf16(strip_at(t->gate_up_gradient, t->tokens, at + r, hidden + i), to_up);
                 note_largest(w->largest + columns.gate_up + i, to_gate, token_scale);
                 note_largest(w->largest + columns.gate_up + hidden + i, to_up, token_scale);
                 const vf one = to_gate * load(l->gate_up.scales + i), other = to_up * load(l->gate_up.scales + hidden + i);
@@ -309,8 +301,8 @@ static void layer_backward(struct trainer *t, struct layer *l, struct workspace 
         multiply(by_rows(w->bytes, 2 * hidden, sums, scales), n, l->gate_up.backward, hidden / 2, dim, NULL, w->more_rows, dim);
         float *middle = t->middle_gradient + at * dim;
         norm_backward(dim, l->middle + at * dim, n, t->weights[l->mlp_norm], l->mlp_rms + at, w->more_rows, g, middle, mlp_norm_part);
-        note_columns(w->largest + columns.output, middle, dim, n, dim, l->output_in.scales + at);
-        round_for(&l->output, middle, dim, n, dim, w->line, w->bytes, scales, sums);
+        take_gradient(t, &l->output, &l->output_in, middle, n, at, t->output_gradient, w->largest + columns.output, w->line, w->bytes,
+                      scales, sums);
         multiply(by_rows(w->bytes, dim, sums, scales), n, l->output.backward, dim / 4, dim, NULL, w->sequence + top * dim, dim);
     }
     const float *heads = l->heads + first * heads_ld;
@@ -324,13 +316,8 @@ static void layer_backward(struct trainer *t, struct layer *l, struct workspace 
     for (int64_t top = 0; top < length; top += BLOCK_ROWS) {
         const int64_t n = length - top < BLOCK_ROWS ? length - top : BLOCK_ROWS, at = first + top;
         float *g = w->heads + top * heads_ld;
-        for (int64_t r = 0; r < n; r++) {
-            rotate_row(t, &l->qkv, g + r * heads_ld, top + r, -1.0f);
-            uint16_t *kept = t->heads_gradient + (at + r) * heads_ld;
-            for (int64_t i = 0; i < heads_ld; i += LANES) store_bf16(kept + i, load(g + r * heads_ld + i));
-        }
-        note_columns(w->largest + columns.qkv, g, heads_ld, n, heads_ld, l->attention_in.scales + at);
-        round_for(&l->qkv, g, heads_ld, n, heads_ld, w->line, w->bytes, scales, sums);
+        for (int64_t r = 0; r < n; r++) rotate_row(t, &l->qkv, g + r * heads_ld, top + r, -1.0f);
+        take_gradient(t, &l->qkv, &l->attention_in, g, n, at, t->qkv_gradient, w->largest + columns.qkv, w->line, w->bytes, scales, sums);
         multiply(by_rows(w->bytes, heads_ld, sums, scales), n, l->qkv.backward, heads_ld / 4, dim, NULL, w->more_rows, dim);
         norm_backward(dim, l->input + at * dim, n, t->weights[l->attention_norm], l->attention_rms + at, w->more_rows,
                       t->middle_gradient + at * dim, out + at * dim, attention_norm_part);
@@ -348,54 +335,55 @@ static void merge_largest(const struct trainer *t, int64_t first, int64_t n, flo
     }
 }
 
-/* WORK_ROWS outputs of part p of a group from `row` on. x is the gradient, float32 or (`half`) bfloat16. */
+/* WORK_ROWS outputs of part p of a group from `row` on; the gradient in one digit, or `two`. */
 static void weight_gradient(struct trainer *t, struct pass *pass, const struct group *g, const struct kept *in, int p, int64_t row,
-                            const void *x, bool half, bool two, int64_t largest_at, struct workspace *w) {
-    const int64_t n = g->count[p] - row < WORK_ROWS ? g->count[p] - row : WORK_ROWS, wide = up_to(n, LANES);
-    const int64_t column = g->first[p] + row, more = WORK_ROWS * t->tokens, quads = t->tokens / 4;
+                            const uint16_t *strips, bool two, int64_t largest_at, struct workspace *w) {
+    const int64_t n = g->count[p] - row < WORK_ROWS ? g->count[p] - row : WORK_ROWS, more = WORK_ROWS * t->tokens, quads = t->tokens / 4;
     float largest[WORK_ROWS], scales[WORK_ROWS];
     int32_t sums[2 * WORK_ROWS];
     float *out = pass->gradients[g->tensor[p]] + row * g->inputs;
-    merge_largest(t, largest_at + column, wide, largest);
+    for (int64_t i = 0; i < n; i += STRIP) {
+        const int64_t column = g->first[p] + row + i;
+        const uint16_t *strip = strips + column * t->tokens;
+        int8_t *to = w->packed + i * t->tokens;
+        merge_largest(t, largest_at + column, STRIP, largest + i);
+        if (two)
+            pack_strip_in_two(strip, t->tokens, in->scales, largest + i, to, more, scales + i, sums + i);
+        else
+            pack_strip(strip, t->tokens, in->scales, largest + i, to, scales + i, sums + i);
+    }
+    multiply_onto(by_columns(w->packed, quads, sums, scales), n, in->panels, quads, g->inputs, NULL, 1.0f, out, out, g->inputs);
     if (two)
-        pack_columns_in_two((const uint16_t *)x + column, g->outputs, t->tokens, wide, in->scales, largest, w->packed, more, scales, sums);
-    else if (half)
-        pack_half_columns((const uint16_t *)x + column, g->outputs, t->tokens, wide, in->scales, largest, w->packed, scales, sums);
-    else
-        pack_columns((const float *)x + column, g->outputs, t->tokens, wide, in->scales, largest, w->packed, scales, sums);
-    multiply_added(by_columns(w->packed, quads, sums, scales), n, in->panels, quads, g->inputs, NULL, 1.0f, out, g->inputs);
-    if (two)
-        multiply_added(by_columns(w->packed + more, quads, sums + WORK_ROWS, scales), n, in->panels, quads, g->inputs, NULL, 1.0f / DIGIT,
-                       out, g->inputs);
+        multiply_onto(by_columns(w->packed + more, quads, sums + WORK_ROWS, scales), n, in->panels, quads, g->inputs, NULL, 1.0f / DIGIT,
+                      out, out, g->inputs);
 }
 
 static int64_t pieces_of(int64_t outputs) { return (outputs + WORK_ROWS - 1) / WORK_ROWS; }
 
 /* Pieces of work `next` ... of all parts of a group; returns how many there are. */
-static int64_t group_gradient(struct trainer *t, struct pass *pass, const struct group *g, const struct kept *in, const void *x, bool half,
+static int64_t group_gradient(struct trainer *t, struct pass *pass, const struct group *g, const struct kept *in, const uint16_t *strips,
                               bool two, int64_t largest_at, int64_t work, struct workspace *w) {
     int64_t before = 0;
     for (int p = 0; p < g->parts; p++) {
         const int64_t pieces = pieces_of(g->count[p]);
         if (work >= before && work < before + pieces)
-            weight_gradient(t, pass, g, in, p, (work - before) * WORK_ROWS, x, half, two, largest_at, w);
+            weight_gradient(t, pass, g, in, p, (work - before) * WORK_ROWS, strips, two, largest_at, w);
         before += pieces;
     }
     return before;
 }
 
-static void layer_weights(struct trainer *t, struct pass *pass, struct layer *l, const float *gradient, atomic_int *next,
-                          struct workspace *w) {
+static void layer_weights(struct trainer *t, struct pass *pass, struct layer *l, atomic_int *next, struct workspace *w) {
     const struct columns c = columns_of(l);
     for (;;) {
         int64_t work = atomic_fetch_add(next, 1);
-        work -= group_gradient(t, pass, &l->down, &l->down_in, gradient, false, false, c.down, work, w);
+        work -= group_gradient(t, pass, &l->down, &l->down_in, t->down_gradient, false, c.down, work, w);
         if (work < 0) continue;
-        work -= group_gradient(t, pass, &l->gate_up, &l->mlp_in, t->gates_gradient, true, false, c.gate_up, work, w);
+        work -= group_gradient(t, pass, &l->gate_up, &l->mlp_in, t->gate_up_gradient, false, c.gate_up, work, w);
         if (work < 0) continue;
-        work -= group_gradient(t, pass, &l->qkv, &l->attention_in, t->heads_gradient, true, false, c.qkv, work, w);
+        work -= group_gradient(t, pass, &l->qkv, &l->attention_in, t->qkv_gradient, false, c.qkv, work, w);
         if (work < 0) continue;
-        work -= group_gradient(t, pass, &l->output, &l->output_in, t->middle_gradient, false, false, c.output, work, w);
+        work -= group_gradient(t, pass, &l->output, &l->output_in, t->output_gradient, false, c.output, work, w);
         if (work >= 0) return;
     }
 }
@@ -459,7 +447,7 @@ static void run(void *context, int32_t member, struct barrier *barrier) {
     next++;
     barrier_wait(barrier);
     for (int64_t work; (work = atomic_fetch_add(next, 1)) < pieces_of(t->shape.vocab_size);)
-        group_gradient(t, pass, &t->head, &t->head_in, t->predicted, true, true, 0, work, w);
+        group_gradient(t, pass, &t->head, &t->head_in, t->head_gradient, true, 0, work, w);
     if (member == 0) add_norm(t, t->norm_parts, pass->gradients[t->final_norm]);
     next++;
     barrier_wait(barrier);
@@ -474,7 +462,7 @@ static void run(void *context, int32_t member, struct barrier *barrier) {
         }
         next++;
         barrier_wait(barrier);
-        layer_weights(t, pass, l, gradient, next, w);
+        layer_weights(t, pass, l, next, w);
         if (member == 0) {
             add_norm(t, t->norm_parts, pass->gradients[l->mlp_norm]);
             add_norm(t, t->norm_parts + parts, pass->gradients[l->attention_norm]);

@@ -18,20 +18,21 @@ static struct left by_columns(const int8_t *data, int64_t quads, const int32_t *
     return (struct left){data, ROWS * 4 * quads, 4, ROWS * 4, sums, scales};
 }
 
-/* out (n, columns) = factor * (left . right), or `added` to it; every number times its row's and its column's scale (NULL: 1).
- * `quads` is k / 4, `columns` a multiple of PANEL, `ld` that of out. */
+/* out (n, columns) = base + factor * left . right, every number times its row's and its column's scale (NULL: 1).
+ * `quads` is k / 4, `columns` a multiple of PANEL, `ld` that of out and base; base may be out, or NULL for zeros. */
 static ALWAYS_INLINE void multiply_inlined(struct left a, int64_t n, const uint8_t *panels, int64_t quads, int64_t columns,
-                                           const float *column_scales, float factor, float *out, int64_t ld, bool added) {
+                                           const float *column_scales, float factor, const float *base,
+                                           float *out, int64_t ld) {
     for (int64_t column = 0; column < columns; column += PANEL, panels += quads * PANEL * 4) {
         vf left_scale = all(1.0f), right_scale = all(1.0f);
         if (column_scales) left_scale = load(column_scales + column), right_scale = load(column_scales + column + LANES);
         for (int64_t top = 0; top < n; top += ROWS) {
             const int64_t count = n - top < ROWS ? n - top : ROWS;
-            const int8_t *base = a.data + top / ROWS * a.group, *row[ROWS];
+            const int8_t *group = a.data + top / ROWS * a.group, *row[ROWS];
             vi left[ROWS], right[ROWS];
             UNROLL for (int r = 0; r < ROWS; r++) {
                 const int64_t real = r < count ? r : count - 1;
-                row[r] = base + real * a.row;
+                row[r] = group + real * a.row;
                 left[r] = right[r] = all_int(-128 * a.sums[top + real]);
             }
             const uint8_t *panel = panels;
@@ -48,11 +49,11 @@ static ALWAYS_INLINE void multiply_inlined(struct left a, int64_t n, const uint8
             UNROLL for (int r = 0; r < ROWS; r++) {
                 if (r >= count) break;
                 const vf scale = all(a.scales[top + r] * factor);
-                float *to = out + (top + r) * ld + column;
+                const int64_t to = (top + r) * ld + column;
                 vf x = to_float(left[r]) * scale * left_scale, y = to_float(right[r]) * scale * right_scale;
-                if (added) x += load(to), y += load(to + LANES);
-                store(to, x);
-                store(to + LANES, y);
+                if (base) x += load(base + to), y += load(base + to + LANES);
+                store(out + to, x);
+                store(out + to + LANES, y);
             }
         }
     }
@@ -60,10 +61,10 @@ static ALWAYS_INLINE void multiply_inlined(struct left a, int64_t n, const uint8
 
 static __attribute__((noinline)) void multiply(struct left a, int64_t n, const uint8_t *panels, int64_t quads, int64_t columns,
                                                const float *column_scales, float *out, int64_t ld) {
-    multiply_inlined(a, n, panels, quads, columns, column_scales, 1.0f, out, ld, false);
+    multiply_inlined(a, n, panels, quads, columns, column_scales, 1.0f, NULL, out, ld);
 }
 
-static __attribute__((noinline)) void multiply_added(struct left a, int64_t n, const uint8_t *panels, int64_t quads, int64_t columns,
-                                                     const float *column_scales, float factor, float *out, int64_t ld) {
-    multiply_inlined(a, n, panels, quads, columns, column_scales, factor, out, ld, true);
+static __attribute__((noinline)) void multiply_onto(struct left a, int64_t n, const uint8_t *panels, int64_t quads, int64_t columns,
+                                                    const float *column_scales, float factor, const float *base, float *out, int64_t ld) {
+    multiply_inlined(a, n, panels, quads, columns, column_scales, factor, base, out, ld);
 }

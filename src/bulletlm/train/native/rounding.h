@@ -96,62 +96,56 @@ static void pack_rows(int8_t *rows, int64_t ld, int64_t n, int64_t width, struct
     for (int64_t t = 0; t < n; t += 4) pack_quad(rows + t * ld, ld, width, kept->panels, tokens / 4, (at + t) / 4);
 }
 
-/* The left side of a weight's gradient: `columns` (a multiple of LANES, at most WORK_ROWS) columns of the gradient x, (tokens, ld),
- * each number times its token's scale, dithered with one scale a column, in the order of `by_columns`.
- *
- * x is float32, or bfloat16 where `half`. In `two` digits out is followed by the second one after `more` bytes; sums too. */
-static ALWAYS_INLINE void pack_columns_inlined(const void *x, bool half, bool two, int64_t ld, int64_t tokens, int64_t columns,
-                                               const float *token_scales, const float *largest, int8_t *out, int64_t more, float *scales,
-                                               int32_t *sums) {
-    for (int64_t c = 0; c < columns; c += LANES) {
-        float inverses[LANES];
-        for (int i = 0; i < LANES; i++) {
-            const float most = largest[c + i] < 1e-30f ? 1e-30f : largest[c + i]; /* NaN stays */
-            inverses[i] = (half ? LARGEST_HALF : LARGEST) / most;
-            scales[c + i] = most * (1.0f / (half ? LARGEST_HALF : LARGEST));
-        }
-        const vf inverse = load(inverses);
-        vi total = zeros(), rest = zeros();
-        int8_t *to = out + c * tokens;
-        for (int64_t t = 0; t < tokens; t += 4, to += ROWS * 4) {
+/* Gradients that wait for their product with the activations: bfloat16, STRIP columns of all tokens together. */
+static ALWAYS_INLINE uint16_t *strip_at(uint16_t *strips, int64_t tokens, int64_t token, int64_t column) {
+    return strips + (column / STRIP * tokens + token) * STRIP + column % STRIP;
+}
+
+/* The left side of a weight's gradient: a strip of the gradient, each number times its token's scale, dithered with one scale a
+ * column, in the order of `by_columns`. In `two` digits the second one follows after `more` bytes; sums after WORK_ROWS. */
+static ALWAYS_INLINE void pack_strip_inlined(const uint16_t *strip, bool two, int64_t tokens, const float *token_scales,
+                                             const float *largest, int8_t *out, int64_t more, float *scales, int32_t *sums) {
+    vf inverse[STRIP / LANES];
+    vi total[STRIP / LANES], rest[STRIP / LANES];
+    for (int i = 0; i < STRIP; i++) scales[i] = (largest[i] < 1e-30f ? 1e-30f : largest[i]) * (1.0f / LARGEST_HALF); /* NaN stays */
+    UNROLL for (int v = 0; v < STRIP / LANES; v++) {
+        inverse[v] = all(1.0f) / load(scales + v * LANES);
+        total[v] = rest[v] = zeros();
+    }
+    for (int64_t t = 0; t < tokens; t += 4, strip += 4 * STRIP, out += ROWS * 4) {
+        UNROLL for (int v = 0; v < STRIP / LANES; v++) {
             vi step[4], finer[4];
             UNROLL for (int r = 0; r < 4; r++) {
-                const int64_t at = (t + r) * ld + c;
-                const vf g = half ? load_bf16((const uint16_t *)x + at) : load((const float *)x + at);
-                const vf source = g * all(token_scales[t + r]);
+                const vf source = load_bf16(strip + r * STRIP + v * LANES) * all(token_scales[t + r]);
                 if (two) {
-                    const vf exact = source * inverse;
+                    const vf exact = source * inverse[v];
                     step[r] = nearest(exact);
                     finer[r] = nearest(fma_(exact - to_float(step[r]), all(DIGIT), noise(source)));
-                    rest = add_int(rest, finer[r]);
+                    rest[v] = add_int(rest[v], finer[r]);
                 } else {
-                    step[r] = nearest(fma_(source, inverse, noise(source)));
+                    step[r] = nearest(fma_(source, inverse[v], noise(source)));
                 }
-                total = add_int(total, step[r]);
+                total[v] = add_int(total[v], step[r]);
             }
+            int8_t *to = out + v * LANES * tokens;
             store_groups(to, tokens * ROWS, interleave(step[0], step[1], step[2], step[3]));
             if (two) store_groups(to + more, tokens * ROWS, interleave(finer[0], finer[1], finer[2], finer[3]));
         }
-        store_int(sums + c, total);
-        if (two) store_int(sums + WORK_ROWS + c, rest);
+    }
+    UNROLL for (int v = 0; v < STRIP / LANES; v++) {
+        store_int(sums + v * LANES, total[v]);
+        if (two) store_int(sums + WORK_ROWS + v * LANES, rest[v]);
     }
 }
 
-static __attribute__((noinline)) void pack_columns(const float *x, int64_t ld, int64_t tokens, int64_t columns, const float *token_scales,
-                                                   const float *largest, int8_t *out, float *scales, int32_t *sums) {
-    pack_columns_inlined(x, false, false, ld, tokens, columns, token_scales, largest, out, 0, scales, sums);
+static __attribute__((noinline)) void pack_strip(const uint16_t *strip, int64_t tokens, const float *token_scales, const float *largest,
+                                                 int8_t *out, float *scales, int32_t *sums) {
+    pack_strip_inlined(strip, false, tokens, token_scales, largest, out, 0, scales, sums);
 }
 
-static __attribute__((noinline)) void pack_half_columns(const uint16_t *x, int64_t ld, int64_t tokens, int64_t columns,
-                                                        const float *token_scales, const float *largest, int8_t *out, float *scales,
-                                                        int32_t *sums) {
-    pack_columns_inlined(x, true, false, ld, tokens, columns, token_scales, largest, out, 0, scales, sums);
-}
-
-static __attribute__((noinline)) void pack_columns_in_two(const uint16_t *x, int64_t ld, int64_t tokens, int64_t columns,
-                                                          const float *token_scales, const float *largest, int8_t *out, int64_t more,
-                                                          float *scales, int32_t *sums) {
-    pack_columns_inlined(x, true, true, ld, tokens, columns, token_scales, largest, out, more, scales, sums);
+static __attribute__((noinline)) void pack_strip_in_two(const uint16_t *strip, int64_t tokens, const float *token_scales,
+                                                        const float *largest, int8_t *out, int64_t more, float *scales, int32_t *sums) {
+    pack_strip_inlined(strip, true, tokens, token_scales, largest, out, more, scales, sums);
 }
 
 /* largest[i] = max(largest[i], |x[i] * scale|), as bits: see largest_of. */

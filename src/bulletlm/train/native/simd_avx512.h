@@ -78,3 +78,27 @@ static ALWAYS_INLINE void store_groups(int8_t *p, int64_t apart, vi x) {
     _mm256_storeu_si256((__m256i *)p, _mm512_castsi512_si256(x));
     _mm256_storeu_si256((__m256i *)(p + apart), _mm512_extracti64x4_epi64(x, 1));
 }
+
+/* A square of LANES x LANES numbers, turned. */
+static ALWAYS_INLINE void transpose(const float *x, int64_t ld, float *out, int64_t ld_out) {
+    vf a[16], b[16];
+    UNROLL for (int i = 0; i < 16; i += 2) { /* pairs of rows, number by number */
+        const vf one = load(x + i * ld), two = load(x + (i + 1) * ld);
+        a[i] = _mm512_unpacklo_ps(one, two);
+        a[i + 1] = _mm512_unpackhi_ps(one, two);
+    }
+    UNROLL for (int i = 0; i < 16; i += 4) { /* fours: b[i + j] has column j of each quarter */
+        for (int j = 0; j < 2; j++) {
+            b[i + 2 * j] = _mm512_shuffle_ps(a[i + j], a[i + 2 + j], 0x44);
+            b[i + 2 * j + 1] = _mm512_shuffle_ps(a[i + j], a[i + 2 + j], 0xee);
+        }
+    }
+    UNROLL for (int j = 0; j < 4; j++) {
+        const vf low = _mm512_shuffle_f32x4(b[j], b[4 + j], 0x88), high = _mm512_shuffle_f32x4(b[8 + j], b[12 + j], 0x88);
+        const vf low_odd = _mm512_shuffle_f32x4(b[j], b[4 + j], 0xdd), high_odd = _mm512_shuffle_f32x4(b[8 + j], b[12 + j], 0xdd);
+        store(out + j * ld_out, _mm512_shuffle_f32x4(low, high, 0x88));
+        store(out + (8 + j) * ld_out, _mm512_shuffle_f32x4(low, high, 0xdd));
+        store(out + (4 + j) * ld_out, _mm512_shuffle_f32x4(low_odd, high_odd, 0x88));
+        store(out + (12 + j) * ld_out, _mm512_shuffle_f32x4(low_odd, high_odd, 0xdd));
+    }
+}

@@ -109,7 +109,7 @@ static int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
 /* Floats that the attention of one head needs, forward or backward. */
 static int64_t attention_room(const struct trainer *t) {
     const int64_t wide = round_up(t->length, 16);
-    return 2 * t->head_dim * wide + 5 * t->length * t->head_room + 64 * wide + 32 * t->head_room;
+    return 7 * wide * t->head_room + 64 * wide + 32 * t->head_room;
 }
 
 static void take_activations(struct trainer *t, struct arena *a) {
@@ -126,9 +126,10 @@ static void take_activations(struct trainer *t, struct arena *a) {
     TAKE(t->rope, t->length * 2 * t->head_dim);
     TAKE(t->output, n * dim), TAKE(t->final_rms, n);
     take_kept(t, a, &t->head_in, dim);
-    TAKE(t->predicted, n * t->vocabulary);
+    TAKE(t->head_gradient, n * t->vocabulary);
     TAKE(t->gradient[0], n * dim), TAKE(t->gradient[1], n * dim), TAKE(t->middle_gradient, n * dim);
-    TAKE(t->gates_gradient, n * 2 * hidden), TAKE(t->heads_gradient, n * heads);
+    TAKE(t->qkv_gradient, n * heads), TAKE(t->output_gradient, n * dim);
+    TAKE(t->gate_up_gradient, n * 2 * hidden), TAKE(t->down_gradient, n * dim);
     TAKE(t->norm_parts, 2 * t->sequences * dim);
     TAKE(t->losses, t->sequences);
     TAKE(t->workspaces, t->threads);

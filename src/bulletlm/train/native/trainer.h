@@ -27,6 +27,7 @@
 
 enum {
     BLOCK_ROWS = 64, /* tokens that go through a product together */
+    STRIP = 32,      /* columns of a gradient that are stored together */
     WORK_ROWS = 64,  /* outputs of a weight whose gradients are one piece of work */
     ALIGN = 64,
 };
@@ -86,11 +87,10 @@ struct trainer {
     float *output;     /* [N][dim]: of the last layer */
     float *final_rms;  /* [N] */
     struct kept head_in;
-    uint16_t *predicted; /* [N][vocabulary], bfloat16: scale * softmax */
     float *gradient[2];  /* [N][dim]: of a layer's output and input */
     float *middle_gradient;    /* [N][dim] */
-    uint16_t *gates_gradient;  /* [N][2 hidden_dim] */
-    uint16_t *heads_gradient;  /* [N][qkv.outputs] */
+    /* Of what comes out of the products, [outputs / STRIP][N][STRIP] in bfloat16: of the logits, scale * softmax; of a layer. */
+    uint16_t *head_gradient, *qkv_gradient, *output_gradient, *gate_up_gradient, *down_gradient;
     float *norm_parts;         /* [2][sequences][dim]: what each sequence adds to the gradients of norms */
     double *losses;            /* [sequences] */
     struct workspace *workspaces;
