@@ -23,7 +23,8 @@ static struct left by_columns(const int8_t *data, int64_t quads, const int32_t *
 static ALWAYS_INLINE void multiply_inlined(struct left a, int64_t n, const uint8_t *panels, int64_t quads, int64_t columns,
                                            const float *column_scales, float factor, const float *base,
                                            float *out, int64_t ld) {
-    for (int64_t column = 0; column < columns; column += PANEL, panels += quads * PANEL * 4) {
+    const int64_t panel_bytes = quads * PANEL * 4, ahead = PANEL * 4 / ((n + ROWS - 1) / ROWS);
+    for (int64_t column = 0; column < columns; column += PANEL, panels += panel_bytes) {
         vf left_scale = all(1.0f), right_scale = all(1.0f);
         if (column_scales) left_scale = load(column_scales + column), right_scale = load(column_scales + column + LANES);
         for (int64_t top = 0; top < n; top += ROWS) {
@@ -36,7 +37,10 @@ static ALWAYS_INLINE void multiply_inlined(struct left a, int64_t n, const uint8
                 left[r] = right[r] = all_int(-128 * a.sums[top + real]);
             }
             const uint8_t *panel = panels;
-            for (int64_t k = 0, at = 0; k < quads; k++, at += a.step, panel += PANEL * 4) {
+            /* A part of the next panel for each tile of this one: it is there when its turn comes. */
+            const uint8_t *next = panels + panel_bytes + top / ROWS * ahead * quads;
+            for (int64_t k = 0, at = 0; k < quads; k++, at += a.step, panel += PANEL * 4, next += ahead) {
+                __builtin_prefetch(next);
                 const vi l = load_int(panel), r_ = load_int(panel + LANES * 4);
                 UNROLL for (int r = 0; r < ROWS; r++) {
                     int32_t four;

@@ -38,7 +38,10 @@ static ALWAYS_INLINE vi nearest(vf x) { return _mm512_cvtps_epi32(x); }
 static ALWAYS_INLINE vf to_float(vi x) { return _mm512_cvtepi32_ps(x); }
 
 /* c + the sums of four products of each lane: b unsigned, a signed bytes. */
-static ALWAYS_INLINE vi dot(vi c, vi b, vi a) { return _mm512_dpbusd_epi32(c, b, a); }
+static ALWAYS_INLINE vi dot(vi c, vi b, vi a) {
+    __asm__("vpdpbusd %2, %1, %0" : "+v"(c) : "v"(b), "v"(a)); /* gcc copies c to and fro if it may choose */
+    return c;
+}
 
 /* The numbers of a vector, which fit, as bytes. */
 static ALWAYS_INLINE void store_bytes(int8_t *p, vi x) { _mm_storeu_si128((__m128i *)p, _mm512_cvtepi32_epi8(x)); }
