@@ -1,6 +1,6 @@
 /* Causal softmax(q k^T / sqrt(head_dim)) v of one head over one sequence, and its gradients, in float. */
 
-enum { QUERIES = 32 }; /* that are taken together: keys after the last of them are left out */
+enum { QUERIES = 16 }; /* that are taken together: keys after the last of them are left out */
 
 /* e^x for x between -87 and 88 (and what lies outside as if it were at the end): 2^n times a polynomial of degree 6. */
 static ALWAYS_INLINE vf exponential(vf x) {

@@ -39,15 +39,22 @@ static ALWAYS_INLINE void multiply_inlined(struct left a, int64_t n, const uint8
             const uint8_t *panel = panels;
             /* A part of the next panel for each tile of this one: it is there when its turn comes. */
             const uint8_t *next = panels + panel_bytes + top / ROWS * ahead * quads;
-            for (int64_t k = 0, at = 0; k < quads; k++, at += a.step, panel += PANEL * 4, next += ahead) {
+            int64_t at = 0;
+            for (int64_t part = 0, k = 0; part < ROWS; part++) {
+                if (part < count) {
+                    __builtin_prefetch(out + (top + part) * ld + column, 1);
+                    __builtin_prefetch(out + (top + part) * ld + column + LANES, 1);
+                }
+                for (; k < quads * (part + 1) / ROWS; k++, at += a.step, panel += PANEL * 4, next += ahead) {
                 __builtin_prefetch(next);
-                const vi l = load_int(panel), r_ = load_int(panel + LANES * 4);
-                UNROLL for (int r = 0; r < ROWS; r++) {
-                    int32_t four;
-                    memcpy(&four, row[r] + at, 4);
-                    const vi x = all_int(four);
-                    left[r] = dot(left[r], l, x);
-                    right[r] = dot(right[r], r_, x);
+                    const vi l = load_int(panel), r_ = load_int(panel + LANES * 4);
+                    UNROLL for (int r = 0; r < ROWS; r++) {
+                        int32_t four;
+                        memcpy(&four, row[r] + at, 4);
+                        const vi x = all_int(four);
+                        left[r] = dot(left[r], l, x);
+                        right[r] = dot(right[r], r_, x);
+                    }
                 }
             }
             UNROLL for (int r = 0; r < ROWS; r++) {

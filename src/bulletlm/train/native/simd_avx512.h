@@ -6,7 +6,7 @@ enum {
     LANES = 16,
     ROWS = 8,   /* rows of a tile of the int8 product */
     PANEL = 32, /* its columns: two vectors */
-    A_ROWS = 6, /* rows of a tile of attention's products */
+    A_ROWS = 4, /* rows of a tile of attention's products */
     A_VECTORS = 4,
 };
 
