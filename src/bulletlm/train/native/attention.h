@@ -2,9 +2,9 @@
 
 enum { QUERIES = 16 }; /* that are taken together: keys after the last of them are left out */
 
-/* e^x for x between -87 and 88 (and what lies outside as if it were at the end): 2^n times a polynomial of degree 6. */
+/* e^x for x up to 88, and of -87 for what is less: 2^n times a polynomial of degree 6. */
 static ALWAYS_INLINE vf exponential(vf x) {
-    x = max_(x, all(-87.0f));
+    x = max_(all(-87.0f), x); /* in this order NaN stays */
     const vf n = whole(x * all(1.44269504f));
     vf rest = fma_(n, all(-0.693145752f), x);
     rest = fma_(n, all(-1.42860677e-6f), rest);
@@ -84,8 +84,11 @@ static ALWAYS_INLINE float exponentials(float *x, int64_t n, int64_t wide, float
     vf total = zero();
     int64_t i = 0;
     for (; i < n; i += LANES) {
-        vf y = exponential(fma_(load(x + i), all(scale), all(-limit)));
-        if (n - i < LANES) y = y * first_lanes(n - i);
+        vf y = fma_(load(x + i), all(scale), all(-limit));
+        if (n - i < LANES)
+            y = exponential(min_(zero(), y)) * first_lanes(n - i); /* what is behind may be larger than the largest */
+        else
+            y = exponential(y);
         total += y;
         store(x + i, y);
     }

@@ -120,7 +120,7 @@ static void rotate_row(const struct trainer *t, const struct group *qkv, float *
     rotate(row + qkv->first[1], t->shape.n_kv_heads, t->head_dim, rope, direction);
 }
 
-static ALWAYS_INLINE vf sigmoid(vf x) { return reciprocal(all(1.0f) + exponential(zero() - x)); }
+static ALWAYS_INLINE vf sigmoid(vf x) { return reciprocal(all(1.0f) + exponential(zero() - max_(all(-87.0f), x))); }
 
 /* ---- forward ---- */
 
@@ -176,7 +176,7 @@ static void layer_forward(struct trainer *t, struct layer *l, struct workspace *
 static double head_forward(struct trainer *t, struct pass *pass, struct workspace *w, int64_t first, const int32_t *targets,
                            float *norm_part) {
     const int64_t dim = t->shape.dim, vocabulary = t->vocabulary, real = t->shape.vocab_size, length = t->length;
-    const float *weight = t->weights[t->head.tensor[0]], *norm_weight = t->weights[t->final_norm];
+    const float *norm_weight = t->weights[t->final_norm];
     int8_t *second = w->bytes + BLOCK_ROWS / 2 * vocabulary;
     float scales[BLOCK_ROWS / 2];
     int32_t sums[BLOCK_ROWS], more_sums[BLOCK_ROWS / 2];
@@ -202,6 +202,8 @@ static double head_forward(struct trainer *t, struct pass *pass, struct workspac
             }
             const float sum = sum_of(total);
             if (target >= 0) loss += (double)(logf(sum) + most - wanted);
+            /* In one number, so that rounding leaves little of it where the prediction is right. */
+            if (target >= 0) logits[target] -= sum;
             const vf share = all(target < 0 ? 0.0f : pass->scale / sum), token_scale = all(t->head_in.scales[at + r]);
             for (int64_t i = real; i < vocabulary; i++) logits[i] = 0;
             vi largest = zeros();
@@ -219,13 +221,6 @@ static double head_forward(struct trainer *t, struct pass *pass, struct workspac
         multiply(by_rows(w->bytes, vocabulary, sums, scales), n, t->head.backward, vocabulary / 4, dim, NULL, w->more_rows, dim);
         multiply_onto(by_rows(second, vocabulary, more_sums, scales), n, t->head.backward, vocabulary / 4, dim, NULL, 1.0f / DIGIT,
                       w->more_rows, w->more_rows, dim);
-        /* What the right answer adds needs no rounding: it is a row of the weights. */
-        for (int64_t r = 0; r < n; r++) {
-            if (targets[top + r] < 0) continue;
-            const float *row = weight + targets[top + r] * dim;
-            float *g = w->more_rows + r * dim;
-            for (int64_t i = 0; i < dim; i += LANES) store(g + i, fma_(load(row + i), all(-pass->scale), load(g + i)));
-        }
         norm_backward(dim, t->output + at * dim, n, norm_weight, t->final_rms + at, w->more_rows, NULL, t->gradient[0] + at * dim,
                       norm_part);
     }
@@ -396,22 +391,14 @@ static void add_norm(const struct trainer *t, const float *parts, float *gradien
     }
 }
 
-/* What tokens add to rows of the embedding as inputs, and to rows of the output matrix as right answers; PANEL columns of them. */
+/* What tokens add to PANEL columns of their rows of the embedding. */
 static void embedding_columns(struct trainer *t, struct pass *pass, const float *gradient, int64_t column) {
     const int64_t dim = t->shape.dim;
-    const float *weight = t->weights[t->final_norm] + column;
-    float *inputs = pass->gradients[0] + column, *answers = pass->gradients[t->head.tensor[0]] + column;
     for (int64_t s = 0; s < t->sequences; s++) {
-        for (int64_t i = 0; i < t->length; i++) {
-            const int64_t at = s * t->padded + i, token = pass->tokens[s * t->length + i], target = pass->targets[s * t->length + i];
-            for (int64_t k = 0; k < PANEL; k += LANES) {
-                float *to = inputs + token * dim + k;
-                store(to, load(to) + load(gradient + at * dim + column + k));
-                if (target < 0) continue;
-                to = answers + target * dim + k;
-                const vf answer = load(t->output + at * dim + column + k) * load(weight + k);
-                store(to, fma_(answer, all(-pass->scale * t->final_rms[at]), load(to)));
-            }
+        const float *from = gradient + s * t->padded * dim + column;
+        for (int64_t i = 0; i < t->length; i++, from += dim) {
+            float *to = pass->gradients[0] + pass->tokens[s * t->length + i] * dim + column;
+            for (int64_t k = 0; k < PANEL; k += LANES) store(to + k, load(to + k) + load(from + k));
         }
     }
 }

@@ -18,6 +18,8 @@ static ALWAYS_INLINE vf all(float x) { return _mm512_set1_ps(x); }
 static ALWAYS_INLINE vf load(const float *p) { return _mm512_loadu_ps(p); }
 static ALWAYS_INLINE void store(float *p, vf x) { _mm512_storeu_ps(p, x); }
 static ALWAYS_INLINE vf fma_(vf a, vf b, vf c) { return _mm512_fmadd_ps(a, b, c); }
+/* If one is NaN, the second. */
+static ALWAYS_INLINE vf min_(vf a, vf b) { return _mm512_min_ps(a, b); }
 static ALWAYS_INLINE vf max_(vf a, vf b) { return _mm512_max_ps(a, b); }
 static ALWAYS_INLINE float sum_of(vf x) { return _mm512_reduce_add_ps(x); }
 static ALWAYS_INLINE float max_of(vf x) { return _mm512_reduce_max_ps(x); }

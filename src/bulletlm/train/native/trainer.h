@@ -89,7 +89,7 @@ struct trainer {
     struct kept head_in;
     float *gradient[2];  /* [N][dim]: of a layer's output and input */
     float *middle_gradient;    /* [N][dim] */
-    /* Of what comes out of the products, [outputs / STRIP][N][STRIP] in bfloat16: of the logits, scale * softmax; of a layer. */
+    /* Of what comes out of the products, [outputs / STRIP][N][STRIP] in bfloat16: of the logits; of a layer's. */
     uint16_t *head_gradient, *qkv_gradient, *output_gradient, *gate_up_gradient, *down_gradient;
     float *norm_parts;         /* [2][sequences][dim]: what each sequence adds to the gradients of norms */
     double *losses;            /* [sequences] */
