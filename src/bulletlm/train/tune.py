@@ -177,11 +177,15 @@ def tuned(plain: Choice, config: TrainConfig, model: Llama, machine: Machine, pr
 
 def _open_ways(plain: Choice, config: TrainConfig, model: Llama, machine: Machine, progress: Progress) -> list[Choice]:
     """Precisions, compiled or not: `plain`, and what else the configuration allows and this machine can do."""
-    floats: set[Precision] = {plain.precision, *((best_floats(machine, "cpu"), "fp32") if config.precision == "auto" else ())}
+    best = best_floats(machine, "cpu")
+    if plain.precision == "int8":
+        floats = {best} - {"fp32"} if config.precision == "auto" else set()  # FP32 takes several times as long
+    else:
+        floats = {plain.precision, best, "fp32"} if config.precision == "auto" else {plain.precision}
     # Floats that are not compiled by now cannot be, or shall not.
     compiled = plain.compiled or (plain.precision == "int8" and config.compile != "off")
     graphs = (True, False) if compiled and config.compile == "auto" else (compiled,)
-    others = [dataclasses.replace(plain, compiled=graph, precision=p) for graph in graphs for p in sorted(floats - {"int8"})]
+    others = [dataclasses.replace(plain, compiled=graph, precision=p) for graph in graphs for p in sorted(floats)]
     graph = next((way for way in others if way.compiled), plain)
     if graph.compiled > plain.compiled and (problem := compile_problem(_pass(model, graph), model, machine)):
         progress.say(f"comparing without compiled ways: {problem}")
