@@ -330,39 +330,31 @@ static void merge_largest(const struct trainer *t, int64_t first, int64_t n, flo
     }
 }
 
-/* WORK_ROWS outputs of part p of a group from `row` on; the gradient in one digit, or `two`. */
+/* WORK_ROWS outputs of part p of a group, from `row` on. */
 static void weight_gradient(struct trainer *t, struct pass *pass, const struct group *g, const struct kept *in, int p, int64_t row,
-                            const uint16_t *strips, bool two, int64_t largest_at, struct workspace *w) {
-    const int64_t n = g->count[p] - row < WORK_ROWS ? g->count[p] - row : WORK_ROWS, more = WORK_ROWS * t->tokens, quads = t->tokens / 4;
-    float largest[WORK_ROWS], scales[WORK_ROWS];
-    int32_t sums[2 * WORK_ROWS];
+                            const uint16_t *strips, int64_t largest_at, struct workspace *w) {
+    const int64_t n = g->count[p] - row < WORK_ROWS ? g->count[p] - row : WORK_ROWS, quads = t->tokens / 4;
+    float largest[STRIP], scales[WORK_ROWS];
+    int32_t sums[WORK_ROWS];
     float *out = pass->gradients[g->tensor[p]] + row * g->inputs;
     for (int64_t i = 0; i < n; i += STRIP) {
         const int64_t column = g->first[p] + row + i;
-        const uint16_t *strip = strips + column * t->tokens;
-        int8_t *to = w->packed + i * t->tokens;
-        merge_largest(t, largest_at + column, STRIP, largest + i);
-        if (two)
-            pack_strip_in_two(strip, t->tokens, in->scales, largest + i, to, more, scales + i, sums + i);
-        else
-            pack_strip(strip, t->tokens, in->scales, largest + i, to, scales + i, sums + i);
+        merge_largest(t, largest_at + column, STRIP, largest);
+        pack_strip(strips + column * t->tokens, t->tokens, in->scales, largest, w->packed + i * t->tokens, scales + i, sums + i);
     }
     multiply_onto(by_columns(w->packed, quads, sums, scales), n, in->panels, quads, g->inputs, NULL, 1.0f, out, out, g->inputs);
-    if (two)
-        multiply_onto(by_columns(w->packed + more, quads, sums + WORK_ROWS, scales), n, in->panels, quads, g->inputs, NULL, 1.0f / DIGIT,
-                      out, out, g->inputs);
 }
 
 static int64_t pieces_of(int64_t outputs) { return (outputs + WORK_ROWS - 1) / WORK_ROWS; }
 
 /* Pieces of work `next` ... of all parts of a group; returns how many there are. */
 static int64_t group_gradient(struct trainer *t, struct pass *pass, const struct group *g, const struct kept *in, const uint16_t *strips,
-                              bool two, int64_t largest_at, int64_t work, struct workspace *w) {
+                              int64_t largest_at, int64_t work, struct workspace *w) {
     int64_t before = 0;
     for (int p = 0; p < g->parts; p++) {
         const int64_t pieces = pieces_of(g->count[p]);
         if (work >= before && work < before + pieces)
-            weight_gradient(t, pass, g, in, p, (work - before) * WORK_ROWS, strips, two, largest_at, w);
+            weight_gradient(t, pass, g, in, p, (work - before) * WORK_ROWS, strips, largest_at, w);
         before += pieces;
     }
     return before;
@@ -372,13 +364,13 @@ static void layer_weights(struct trainer *t, struct pass *pass, struct layer *l,
     const struct columns c = columns_of(l);
     for (;;) {
         int64_t work = atomic_fetch_add(next, 1);
-        work -= group_gradient(t, pass, &l->down, &l->down_in, t->down_gradient, false, c.down, work, w);
+        work -= group_gradient(t, pass, &l->down, &l->down_in, t->down_gradient, c.down, work, w);
         if (work < 0) continue;
-        work -= group_gradient(t, pass, &l->gate_up, &l->mlp_in, t->gate_up_gradient, false, c.gate_up, work, w);
+        work -= group_gradient(t, pass, &l->gate_up, &l->mlp_in, t->gate_up_gradient, c.gate_up, work, w);
         if (work < 0) continue;
-        work -= group_gradient(t, pass, &l->qkv, &l->attention_in, t->qkv_gradient, false, c.qkv, work, w);
+        work -= group_gradient(t, pass, &l->qkv, &l->attention_in, t->qkv_gradient, c.qkv, work, w);
         if (work < 0) continue;
-        work -= group_gradient(t, pass, &l->output, &l->output_in, t->output_gradient, false, c.output, work, w);
+        work -= group_gradient(t, pass, &l->output, &l->output_in, t->output_gradient, c.output, work, w);
         if (work >= 0) return;
     }
 }
@@ -434,7 +426,7 @@ static void run(void *context, int32_t member, struct barrier *barrier) {
     next++;
     barrier_wait(barrier);
     for (int64_t work; (work = atomic_fetch_add(next, 1)) < pieces_of(t->shape.vocab_size);)
-        group_gradient(t, pass, &t->head, &t->head_in, t->head_gradient, true, 0, work, w);
+        group_gradient(t, pass, &t->head, &t->head_in, t->head_gradient, 0, work, w);
     if (member == 0) add_norm(t, t->norm_parts, pass->gradients[t->final_norm]);
     next++;
     barrier_wait(barrier);

@@ -102,50 +102,28 @@ static ALWAYS_INLINE uint16_t *strip_at(uint16_t *strips, int64_t tokens, int64_
 }
 
 /* The left side of a weight's gradient: a strip of the gradient, each number times its token's scale, dithered with one scale a
- * column, in the order of `by_columns`. In `two` digits the second one follows after `more` bytes; sums after WORK_ROWS. */
-static ALWAYS_INLINE void pack_strip_inlined(const uint16_t *strip, bool two, int64_t tokens, const float *token_scales,
-                                             const float *largest, int8_t *out, int64_t more, float *scales, int32_t *sums) {
+ * column, in the order of `by_columns`. */
+static void pack_strip(const uint16_t *strip, int64_t tokens, const float *token_scales, const float *largest, int8_t *out, float *scales,
+                       int32_t *sums) {
     vf inverse[STRIP / LANES];
-    vi total[STRIP / LANES], rest[STRIP / LANES];
+    vi total[STRIP / LANES];
     for (int i = 0; i < STRIP; i++) scales[i] = (largest[i] < 1e-30f ? 1e-30f : largest[i]) * (1.0f / LARGEST_HALF); /* NaN stays */
     UNROLL for (int v = 0; v < STRIP / LANES; v++) {
         inverse[v] = all(1.0f) / load(scales + v * LANES);
-        total[v] = rest[v] = zeros();
+        total[v] = zeros();
     }
     for (int64_t t = 0; t < tokens; t += 4, strip += 4 * STRIP, out += ROWS * 4) {
         UNROLL for (int v = 0; v < STRIP / LANES; v++) {
-            vi step[4], finer[4];
+            vi step[4];
             UNROLL for (int r = 0; r < 4; r++) {
                 const vf source = load_bf16(strip + r * STRIP + v * LANES) * all(token_scales[t + r]);
-                if (two) {
-                    const vf exact = source * inverse[v];
-                    step[r] = nearest(exact);
-                    finer[r] = nearest(fma_(exact - to_float(step[r]), all(DIGIT), noise(source)));
-                    rest[v] = add_int(rest[v], finer[r]);
-                } else {
-                    step[r] = nearest(fma_(source, inverse[v], noise(source)));
-                }
+                step[r] = nearest(fma_(source, inverse[v], noise(source)));
                 total[v] = add_int(total[v], step[r]);
             }
-            int8_t *to = out + v * LANES * tokens;
-            store_groups(to, tokens * ROWS, interleave(step[0], step[1], step[2], step[3]));
-            if (two) store_groups(to + more, tokens * ROWS, interleave(finer[0], finer[1], finer[2], finer[3]));
+            store_groups(out + v * LANES * tokens, tokens * ROWS, interleave(step[0], step[1], step[2], step[3]));
         }
     }
-    UNROLL for (int v = 0; v < STRIP / LANES; v++) {
-        store_int(sums + v * LANES, total[v]);
-        if (two) store_int(sums + WORK_ROWS + v * LANES, rest[v]);
-    }
-}
-
-static __attribute__((noinline)) void pack_strip(const uint16_t *strip, int64_t tokens, const float *token_scales, const float *largest,
-                                                 int8_t *out, float *scales, int32_t *sums) {
-    pack_strip_inlined(strip, false, tokens, token_scales, largest, out, 0, scales, sums);
-}
-
-static __attribute__((noinline)) void pack_strip_in_two(const uint16_t *strip, int64_t tokens, const float *token_scales,
-                                                        const float *largest, int8_t *out, int64_t more, float *scales, int32_t *sums) {
-    pack_strip_inlined(strip, true, tokens, token_scales, largest, out, more, scales, sums);
+    UNROLL for (int v = 0; v < STRIP / LANES; v++) store_int(sums + v * LANES, total[v]);
 }
 
 /* largest[i] = max(largest[i], |x[i] * scale|), as bits: see largest_of. */

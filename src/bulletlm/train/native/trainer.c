@@ -145,7 +145,7 @@ static void take_activations(struct trainer *t, struct arena *a) {
         TAKE(w.sequence, t->length * dim);
         TAKE(w.heads, t->length * heads);
         TAKE(w.attention, attention_room(t));
-        TAKE(w.packed, 2 * WORK_ROWS * n);
+        TAKE(w.packed, WORK_ROWS * n);
         TAKE(w.largest, larger(columns, t->vocabulary));
         if (a->base) t->workspaces[i] = w;
     }

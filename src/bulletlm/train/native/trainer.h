@@ -69,7 +69,7 @@ struct workspace {
     float *sequence;  /* [length][dim] */
     float *heads;     /* [length][qkv.outputs] */
     float *attention; /* what attention needs, attention_room() floats */
-    int8_t *packed;   /* [WORK_ROWS][N], and once more */
+    int8_t *packed;   /* [WORK_ROWS][N] */
     float *largest;   /* [largest of all groups' outputs]: the largest numbers of gradients' columns */
 };
 
