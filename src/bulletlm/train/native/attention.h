@@ -1,6 +1,5 @@
-/* Causal softmax(q k^T / sqrt(head_dim)) v of one head over one sequence, and its gradients, in float. */
-
-enum { QUERIES = 16 }; /* that are taken together: keys after the last of them are left out */
+/* Causal softmax(q k^T / sqrt(head_dim)) v of one head over one sequence, and its gradients, in float. Some queries are taken
+ * together, and keys after the last of them left out. */
 
 /* e^x for x up to 88, and of -87 for what is less: 2^n times a polynomial of degree 6. */
 static ALWAYS_INLINE vf exponential(vf x) {
@@ -57,15 +56,6 @@ static __attribute__((noinline)) void attention_product(int64_t m, int64_t n, in
 
 static int64_t up_to(int64_t n, int64_t step) { return (n + step - 1) / step * step; }
 
-/* A head's rows (n, head_dim), ld apart, padded with zeros to (wide, room). */
-static void copy_head(const float *x, int64_t ld, int64_t n, int64_t wide, int64_t head_dim, int64_t room, float *out) {
-    for (int64_t t = 0; t < n; t++) {
-        memcpy(out + t * room, x + t * ld, (size_t)head_dim * 4);
-        memset(out + t * room + head_dim, 0, (size_t)(room - head_dim) * 4);
-    }
-    memset(out + n * room, 0, (size_t)((wide - n) * room) * 4);
-}
-
 /* x (wide, room), turned: (room, wide). */
 static void turn(const float *x, int64_t wide, int64_t room, float *out) {
     for (int64_t t = 0; t < wide; t += LANES) {
@@ -96,18 +86,17 @@ static ALWAYS_INLINE float exponentials(float *x, int64_t n, int64_t wide, float
     return sum_of(total);
 }
 
-/* out (n, head_dim) of rows ld_out apart; q, k, v have rows ld apart. log_sums[t * heads] is for the backward pass. */
-static void attend(const float *q, const float *k, const float *v, int64_t ld, int64_t n, int64_t head_dim, int64_t room, float *out,
-                   int64_t ld_out, float *log_sums, int64_t heads, float *work) {
+/* out (n, room) of queries, keys and values (wide, room), zeros where there is no token or no number of the head. `log_sums`, `heads`
+ * numbers apart, are for the backward pass. */
+static void attend(const float *q, const float *k, const float *v, int64_t n, int64_t head_dim, int64_t room, float *out, float *log_sums,
+                   int64_t heads, float *work) {
     const int64_t wide = up_to(n, LANES);
-    float *keys = work, *values = keys + wide * room, *scores = values + wide * room, *result = scores + QUERIES * wide;
+    float *keys = work, *scores = keys + wide * room;
     const float scale = 1.0f / sqrtf((float)head_dim);
-    copy_head(k, ld, n, wide, head_dim, room, values);
-    turn(values, wide, room, keys);
-    copy_head(v, ld, n, wide, head_dim, room, values);
-    for (int64_t top = 0; top < n; top += QUERIES) {
-        const int64_t count = n - top < QUERIES ? n - top : QUERIES, end = up_to(top + count, LANES);
-        attention_product(count, end, head_dim, scores, wide, q + top * ld, ld, 1, keys, wide, false);
+    turn(k, wide, room, keys);
+    for (int64_t top = 0; top < n; top += MOST_QUERIES) {
+        const int64_t count = n - top < MOST_QUERIES ? n - top : MOST_QUERIES, end = up_to(top + count, LANES);
+        attention_product(count, end, head_dim, scores, wide, q + top * room, room, 1, keys, wide, false);
         for (int64_t r = 0; r < count; r++) {
             float *row = scores + r * wide, most = row[0];
             const int64_t seen = top + r + 1;
@@ -121,32 +110,22 @@ static void attend(const float *q, const float *k, const float *v, int64_t ld, i
             const vf inverse = all(1.0f / sum);
             for (i = 0; i < end; i += LANES) store(row + i, load(row + i) * inverse);
         }
-        attention_product(count, room, top + count, result, room, scores, wide, 1, values, room, false);
-        for (int64_t r = 0; r < count; r++) memcpy(out + (top + r) * ld_out, result + r * room, (size_t)head_dim * 4);
+        attention_product(count, room, top + count, out + top * room, room, scores, wide, 1, v, room, false);
     }
 }
 
-/* The gradients of a head: dq, and what is added to dk and dv (rows ld apart), from that of its output (rows ld_out apart). */
-static void attend_backward(const float *q, const float *k, const float *v, int64_t ld, int64_t n, int64_t head_dim, int64_t room,
-                            const float *gradient, int64_t ld_out, const float *log_sums, int64_t heads, float *dq, float *dk, float *dv,
-                            float *work) {
+/* The gradients of a head, (n, room): dq, and what is added to dk and dv, from that of its output. */
+static void attend_backward(const float *q, const float *k, const float *v, int64_t n, int64_t head_dim, int64_t room,
+                            const float *gradient, const float *log_sums, int64_t heads, float *dq, float *dk, float *dv, float *work) {
     const int64_t wide = up_to(n, LANES);
-    const int64_t size = wide * room;
-    float *keys = work, *values = keys + size, *rows = values + size, *queries = rows + size, *wanted = queries + size;
-    float *to_keys = wanted + size, *to_values = to_keys + size, *to_query = to_values + size;
-    float *scores = to_query + QUERIES * room, *slopes = scores + QUERIES * wide;
+    float *keys = work, *values = keys + wide * room, *scores = values + wide * room, *slopes = scores + MOST_QUERIES * wide;
     const float scale = 1.0f / sqrtf((float)head_dim);
-    copy_head(v, ld, n, wide, head_dim, room, rows);
-    turn(rows, wide, room, values);
-    copy_head(k, ld, n, wide, head_dim, room, rows);
-    turn(rows, wide, room, keys);
-    copy_head(q, ld, n, wide, head_dim, room, queries);
-    copy_head(gradient, ld_out, n, wide, head_dim, room, wanted);
-    memset(to_keys, 0, (size_t)(2 * size) * 4);
-    for (int64_t top = 0; top < n; top += QUERIES) {
-        const int64_t count = n - top < QUERIES ? n - top : QUERIES, all_keys = top + count, end = up_to(all_keys, LANES);
-        attention_product(count, end, head_dim, scores, wide, queries + top * room, room, 1, keys, wide, false);
-        attention_product(count, end, head_dim, slopes, wide, wanted + top * room, room, 1, values, wide, false);
+    turn(k, wide, room, keys);
+    turn(v, wide, room, values);
+    for (int64_t top = 0; top < n; top += MOST_QUERIES) {
+        const int64_t count = n - top < MOST_QUERIES ? n - top : MOST_QUERIES, all_keys = top + count, end = up_to(all_keys, LANES);
+        attention_product(count, end, head_dim, scores, wide, q + top * room, room, 1, keys, wide, false);
+        attention_product(count, end, head_dim, slopes, wide, gradient + top * room, room, 1, values, wide, false);
         for (int64_t r = 0; r < count; r++) {
             float *p = scores + r * wide, *s = slopes + r * wide;
             exponentials(p, top + r + 1, end, scale, log_sums[(top + r) * heads]);
@@ -155,15 +134,8 @@ static void attend_backward(const float *q, const float *k, const float *v, int6
             const vf mean = all(sum_of(total));
             for (int64_t i = 0; i < end; i += LANES) store(s + i, load(p + i) * (load(s + i) - mean) * all(scale));
         }
-        attention_product(count, room, all_keys, to_query, room, slopes, wide, 1, rows, room, false);
-        attention_product(all_keys, room, count, to_keys, room, slopes, 1, wide, queries + top * room, room, true);
-        attention_product(all_keys, room, count, to_values, room, scores, 1, wide, wanted + top * room, room, true);
-        for (int64_t r = 0; r < count; r++) memcpy(dq + (top + r) * ld, to_query + r * room, (size_t)head_dim * 4);
-    }
-    for (int64_t t = 0; t < n; t++) {
-        for (int64_t i = 0; i < head_dim; i++) {
-            dk[t * ld + i] += to_keys[t * room + i];
-            dv[t * ld + i] += to_values[t * room + i];
-        }
+        attention_product(count, room, all_keys, dq + top * room, room, slopes, wide, 1, k, room, false);
+        attention_product(all_keys, room, count, dk, room, slopes, 1, wide, q + top * room, room, true);
+        attention_product(all_keys, room, count, dv, room, scores, 1, wide, gradient + top * room, room, true);
     }
 }

@@ -120,34 +120,56 @@ static void rotate_row(const struct trainer *t, const struct group *qkv, float *
     rotate(row + qkv->first[1], t->shape.n_kv_heads, t->head_dim, rope, direction);
 }
 
+/* Queries, keys and values of a sequence, or gradients of them, lie head by head, (wide, head_room) each. */
+static int64_t heads_in(const struct trainer *t, int part) { return part ? t->shape.n_kv_heads : t->shape.n_heads; }
+
+static int64_t heads_size(const struct trainer *t) { return (t->shape.n_heads + 2 * t->shape.n_kv_heads) * t->wide * t->head_room; }
+
+/* The first head of part 0 (queries), 1 (keys) or 2 (values). */
+static ALWAYS_INLINE float *heads_of(const struct trainer *t, const float *heads, int part) {
+    const int64_t before = part ? t->shape.n_heads + (part - 1) * t->shape.n_kv_heads : 0;
+    return (float *)heads + before * t->wide * t->head_room;
+}
+
+/* Between n heads side by side in a row, and token `at` of heads that lie one after the other. */
+static void copy_heads(const struct trainer *t, float *row, float *heads, int64_t at, int64_t n, bool from_row) {
+    float *head = heads + at * t->head_room;
+    for (int64_t h = 0; h < n; h++, row += t->head_dim, head += t->wide * t->head_room)
+        memcpy(from_row ? head : row, from_row ? row : head, (size_t)t->head_dim * 4);
+}
+
 static ALWAYS_INLINE vf sigmoid(vf x) { return reciprocal(all(1.0f) + exponential(zero() - max_(all(-87.0f), x))); }
 
 /* ---- forward ---- */
 
 static void layer_forward(struct trainer *t, struct layer *l, struct workspace *w, int64_t first, float *out) {
     const struct bullet_shape *s = &t->shape;
-    const int64_t dim = s->dim, hidden = s->hidden_dim, heads_ld = l->qkv.outputs, length = t->length;
+    const int64_t dim = s->dim, hidden = s->hidden_dim, width = l->qkv.outputs, length = t->length;
+    float *heads = l->heads + first / t->padded * heads_size(t);
     int32_t sums[BLOCK_ROWS];
     for (int64_t top = 0; top < length; top += BLOCK_ROWS) {
         const int64_t n = length - top < BLOCK_ROWS ? length - top : BLOCK_ROWS, at = first + top;
-        float *heads = l->heads + at * heads_ld;
         norm(t, l->input + at * dim, n, t->weights[l->attention_norm], l->attention_rms, &l->attention_in, at, w->bytes, w->line, sums);
-        multiply(by_rows(w->bytes, dim, sums, l->attention_in.scales + at), n, l->qkv.forward, dim / 4, heads_ld, l->qkv.scales, heads,
-                 heads_ld);
-        for (int64_t r = 0; r < n; r++) rotate_row(t, &l->qkv, heads + r * heads_ld, top + r, 1.0f);
+        multiply(by_rows(w->bytes, dim, sums, l->attention_in.scales + at), n, l->qkv.forward, dim / 4, width, l->qkv.scales, w->rows,
+                 width);
+        for (int64_t r = 0; r < n; r++) {
+            float *row = w->rows + r * width;
+            rotate_row(t, &l->qkv, row, top + r, 1.0f);
+            for (int p = 0; p < 3; p++) copy_heads(t, row + l->qkv.first[p], heads_of(t, heads, p), top + r, heads_in(t, p), true);
+        }
     }
-    const float *queries = l->heads + first * heads_ld;
     for (int64_t h = 0; h < s->n_heads; h++) {
-        const int64_t shared = h / (s->n_heads / s->n_kv_heads) * t->head_dim;
-        attend(queries + h * t->head_dim, queries + l->qkv.first[1] + shared, queries + l->qkv.first[2] + shared, heads_ld, length,
-               t->head_dim, t->head_room, w->sequence + h * t->head_dim, dim, l->log_sums + first * s->n_heads + h, s->n_heads,
-               w->attention);
+        const int64_t shared = h / (s->n_heads / s->n_kv_heads) * t->wide * t->head_room, own = h * t->wide * t->head_room;
+        attend(heads + own, heads_of(t, heads, 1) + shared, heads_of(t, heads, 2) + shared, length, t->head_dim, t->head_room,
+               w->heads[1] + own, l->log_sums + first * s->n_heads + h, s->n_heads, w->attention);
     }
     for (int64_t top = 0; top < length; top += BLOCK_ROWS) {
         const int64_t n = length - top < BLOCK_ROWS ? length - top : BLOCK_ROWS, at = first + top;
         float *middle = l->middle + at * dim;
-        for (int64_t r = 0; r < n; r++)
-            round_nearest(w->sequence + (top + r) * dim, dim, w->bytes + r * dim, l->output_in.scales + at + r, sums + r);
+        for (int64_t r = 0; r < n; r++) {
+            copy_heads(t, w->line, w->heads[1], top + r, s->n_heads, false);
+            round_nearest(w->line, dim, w->bytes + r * dim, l->output_in.scales + at + r, sums + r);
+        }
         pack_rows(w->bytes, dim, n, dim, &l->output_in, at, t->tokens);
         multiply_onto(by_rows(w->bytes, dim, sums, l->output_in.scales + at), n, l->output.forward, dim / 4, dim, l->output.scales, 1.0f,
                       l->input + at * dim, middle, dim);
@@ -264,7 +286,8 @@ static struct columns columns_of(const struct layer *l) {
 static void layer_backward(struct trainer *t, struct layer *l, struct workspace *w, int64_t first,
                            const float *gradient, float *out, float *mlp_norm_part, float *attention_norm_part) {
     const struct bullet_shape *s = &t->shape;
-    const int64_t dim = s->dim, hidden = s->hidden_dim, heads_ld = l->qkv.outputs, length = t->length;
+    const int64_t dim = s->dim, hidden = s->hidden_dim, width = l->qkv.outputs, length = t->length;
+    const float *heads = l->heads + first / t->padded * heads_size(t);
     const struct columns columns = columns_of(l);
     float scales[BLOCK_ROWS];
     int32_t sums[BLOCK_ROWS];
@@ -298,22 +321,27 @@ static void layer_backward(struct trainer *t, struct layer *l, struct workspace 
         norm_backward(dim, l->middle + at * dim, n, t->weights[l->mlp_norm], l->mlp_rms + at, w->more_rows, g, middle, mlp_norm_part);
         take_gradient(t, &l->output, &l->output_in, middle, n, at, t->output_gradient, w->largest + columns.output, w->line, w->bytes,
                       scales, sums);
-        multiply(by_rows(w->bytes, dim, sums, scales), n, l->output.backward, dim / 4, dim, NULL, w->sequence + top * dim, dim);
+        multiply(by_rows(w->bytes, dim, sums, scales), n, l->output.backward, dim / 4, dim, NULL, w->more_rows, dim);
+        for (int64_t r = 0; r < n; r++) copy_heads(t, w->more_rows + r * dim, w->heads[1], top + r, s->n_heads, true);
     }
-    const float *heads = l->heads + first * heads_ld;
-    memset(w->heads, 0, (size_t)(length * heads_ld) * 4);
+    float *gradients = w->heads[0];
+    memset(heads_of(t, gradients, 1), 0, (size_t)(2 * s->n_kv_heads * t->wide * t->head_room) * 4);
     for (int64_t h = 0; h < s->n_heads; h++) {
-        const int64_t own = h * t->head_dim, shared = h / (s->n_heads / s->n_kv_heads) * t->head_dim;
-        const int64_t key = l->qkv.first[1] + shared, value = l->qkv.first[2] + shared;
-        attend_backward(heads + own, heads + key, heads + value, heads_ld, length, t->head_dim, t->head_room, w->sequence + own, dim,
-                        l->log_sums + first * s->n_heads + h, s->n_heads, w->heads + own, w->heads + key, w->heads + value, w->attention);
+        const int64_t shared = h / (s->n_heads / s->n_kv_heads) * t->wide * t->head_room, own = h * t->wide * t->head_room;
+        attend_backward(heads + own, heads_of(t, heads, 1) + shared, heads_of(t, heads, 2) + shared, length, t->head_dim, t->head_room,
+                        w->heads[1] + own, l->log_sums + first * s->n_heads + h, s->n_heads, gradients + own,
+                        heads_of(t, gradients, 1) + shared, heads_of(t, gradients, 2) + shared, w->attention);
     }
     for (int64_t top = 0; top < length; top += BLOCK_ROWS) {
         const int64_t n = length - top < BLOCK_ROWS ? length - top : BLOCK_ROWS, at = first + top;
-        float *g = w->heads + top * heads_ld;
-        for (int64_t r = 0; r < n; r++) rotate_row(t, &l->qkv, g + r * heads_ld, top + r, -1.0f);
-        take_gradient(t, &l->qkv, &l->attention_in, g, n, at, t->qkv_gradient, w->largest + columns.qkv, w->line, w->bytes, scales, sums);
-        multiply(by_rows(w->bytes, heads_ld, sums, scales), n, l->qkv.backward, heads_ld / 4, dim, NULL, w->more_rows, dim);
+        for (int64_t r = 0; r < n; r++) {
+            float *row = w->rows + r * width;
+            memset(row, 0, (size_t)width * 4);
+            for (int p = 0; p < 3; p++) copy_heads(t, row + l->qkv.first[p], heads_of(t, gradients, p), top + r, heads_in(t, p), false);
+            rotate_row(t, &l->qkv, row, top + r, -1.0f);
+        }
+        take_gradient(t, &l->qkv, &l->attention_in, w->rows, n, at, t->qkv_gradient, w->largest + columns.qkv, w->line, w->bytes, scales, sums);
+        multiply(by_rows(w->bytes, width, sums, scales), n, l->qkv.backward, width / 4, dim, NULL, w->more_rows, dim);
         norm_backward(dim, l->input + at * dim, n, t->weights[l->attention_norm], l->attention_rms + at, w->more_rows,
                       t->middle_gradient + at * dim, out + at * dim, attention_norm_part);
     }

@@ -106,19 +106,14 @@ static void take_kept(struct trainer *t, struct arena *a, struct kept *kept, int
 
 static int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
 
-/* Floats that the attention of one head needs, forward or backward. */
-static int64_t attention_room(const struct trainer *t) {
-    const int64_t wide = round_up(t->length, 16);
-    return 7 * wide * t->head_room + 64 * wide + 32 * t->head_room;
-}
-
 static void take_activations(struct trainer *t, struct arena *a) {
-    const int64_t n = t->tokens, dim = t->shape.dim, hidden = t->shape.hidden_dim, heads = t->layers[0].qkv.outputs;
+    const int64_t n = t->tokens, dim = t->shape.dim, hidden = t->shape.hidden_dim, qkv = t->layers[0].qkv.outputs;
+    const int64_t head = t->wide * t->head_room, heads = (t->shape.n_heads + 2 * t->shape.n_kv_heads) * head;
     for (int32_t i = 0; i < t->shape.n_layers; i++) {
         struct layer *l = t->layers + i;
         TAKE(l->input, n * dim), TAKE(l->middle, n * dim);
         TAKE(l->attention_rms, n), TAKE(l->mlp_rms, n);
-        TAKE(l->heads, n * heads), TAKE(l->log_sums, n * t->shape.n_heads);
+        TAKE(l->heads, t->sequences * heads), TAKE(l->log_sums, n * t->shape.n_heads);
         TAKE(l->gates, n * 2 * hidden);
         take_kept(t, a, &l->attention_in, dim), take_kept(t, a, &l->output_in, dim);
         take_kept(t, a, &l->mlp_in, dim), take_kept(t, a, &l->down_in, hidden);
@@ -128,23 +123,22 @@ static void take_activations(struct trainer *t, struct arena *a) {
     take_kept(t, a, &t->head_in, dim);
     TAKE(t->head_gradient, n * t->vocabulary);
     TAKE(t->gradient[0], n * dim), TAKE(t->gradient[1], n * dim), TAKE(t->middle_gradient, n * dim);
-    TAKE(t->qkv_gradient, n * heads), TAKE(t->output_gradient, n * dim);
+    TAKE(t->qkv_gradient, n * qkv), TAKE(t->output_gradient, n * dim);
     TAKE(t->gate_up_gradient, n * 2 * hidden), TAKE(t->down_gradient, n * dim);
     TAKE(t->norm_parts, 2 * t->sequences * dim);
     TAKE(t->losses, t->sequences);
     TAKE(t->workspaces, t->threads);
 
-    const int64_t widest = larger(larger(2 * hidden, heads), dim), half = BLOCK_ROWS / 2 * t->vocabulary;
-    const int64_t columns = heads + dim + 2 * hidden + dim;
+    const int64_t widest = larger(larger(2 * hidden, qkv), dim), half = BLOCK_ROWS / 2 * t->vocabulary;
+    const int64_t columns = qkv + dim + 2 * hidden + dim;
     for (int32_t i = 0; i < t->threads; i++) {
         struct workspace w;
         TAKE(w.rows, larger(BLOCK_ROWS * widest, half));
         TAKE(w.more_rows, BLOCK_ROWS * dim);
         TAKE(w.bytes, larger(BLOCK_ROWS * widest, 2 * half));
         TAKE(w.line, widest);
-        TAKE(w.sequence, t->length * dim);
-        TAKE(w.heads, t->length * heads);
-        TAKE(w.attention, attention_room(t));
+        TAKE(w.heads[0], heads), TAKE(w.heads[1], t->shape.n_heads * head);
+        TAKE(w.attention, 2 * head + 2 * MOST_QUERIES * t->wide);
         TAKE(w.packed, WORK_ROWS * n);
         TAKE(w.largest, larger(columns, t->vocabulary));
         if (a->base) t->workspaces[i] = w;
@@ -166,7 +160,7 @@ static void fill_rope(struct trainer *t) {
 static bool fit(struct trainer *t, int64_t sequences, int64_t length, int32_t threads) {
     if (t->memory[1] && t->sequences == sequences && t->length == length && t->threads == threads) return true;
     t->sequences = sequences, t->length = length, t->threads = threads;
-    t->padded = round_up(length, 4);
+    t->padded = round_up(length, 4), t->wide = round_up(length, 16);
     t->tokens = sequences * t->padded;
     if (!lay_out(t, 1, take_activations)) return false;
     fill_rope(t);

@@ -29,6 +29,7 @@ enum {
     BLOCK_ROWS = 64, /* tokens that go through a product together */
     STRIP = 32,      /* columns of a gradient that are stored together */
     WORK_ROWS = 64,  /* outputs of a weight whose gradients are one piece of work */
+    MOST_QUERIES = 16, /* whose attention is computed together */
     ALIGN = 64,
 };
 
@@ -54,7 +55,7 @@ struct layer {
     float *input;                     /* [N][dim] */
     float *middle;                    /* [N][dim], after attention */
     float *attention_rms, *mlp_rms;   /* [N], 1 / root mean square */
-    float *heads;                     /* [N][qkv.outputs]: queries and keys, rotated, and values */
+    float *heads; /* [sequences][n_heads + 2 n_kv_heads][wide][head_room]: queries and keys, rotated, and values */
     float *log_sums;                  /* [N][n_heads]: of the exponentials of the scores */
     uint16_t *gates;                  /* [N][2 hidden_dim], bfloat16: gate, up */
     struct kept attention_in, output_in, mlp_in, down_in;
@@ -66,9 +67,8 @@ struct workspace {
     float *more_rows; /* [BLOCK_ROWS][dim] */
     int8_t *bytes;    /* [BLOCK_ROWS][widest], and once more */
     float *line;      /* [widest] */
-    float *sequence;  /* [length][dim] */
-    float *heads;     /* [length][qkv.outputs] */
-    float *attention; /* what attention needs, attention_room() floats */
+    float *heads[2];  /* gradients of queries, keys and values, as layer.heads; of what attention puts out, [n_heads] of that */
+    float *attention; /* [2][wide][head_room], [2][MOST_QUERIES][wide] */
     int8_t *packed;   /* [WORK_ROWS][N] */
     float *largest;   /* [largest of all groups' outputs]: the largest numbers of gradients' columns */
 };
@@ -77,7 +77,8 @@ struct trainer {
     struct bullet_shape shape;
     int32_t head_dim, head_room, kv_dim, vocabulary; /* the last one rounded up to 32 */
     int32_t final_norm; /* number of the tensor */
-    int64_t sequences, length, padded, tokens; /* N = tokens = sequences * padded, padded = length rounded up to 4 */
+    int64_t sequences, length;
+    int64_t padded, wide, tokens; /* length rounded up to 4 and to 16; N = tokens = sequences * padded */
     int32_t threads;
     const float **weights; /* in the order of the file: what `refresh` was called with last */
     struct layer *layers;
