@@ -231,8 +231,8 @@ static double head_forward(struct trainer *t, struct pass *pass, struct workspac
             vi largest = zeros();
             for (int64_t i = 0; i < vocabulary; i += LANES) {
                 const vf p = load(logits + i) * share, scaled = p * load(t->head.scales + i);
-                store_bf16(strip_at(t->head_gradient, t->tokens, at + r, i), p);
-                note_largest(w->largest + i, p, token_scale);
+                store_bf16(strip_at(t->head_slope.strips, t->tokens, at + r, i), p);
+                note_largest(w->largest + t->head_slope.largest + i, p, token_scale);
                 largest = max_int(largest, magnitude(scaled));
                 store(logits + i, scaled);
             }
@@ -251,64 +251,52 @@ static double head_forward(struct trainer *t, struct pass *pass, struct workspac
 
 /* ---- backward ---- */
 
-/* n rows of the gradient x of what a group puts out: times the scales of its weights and dithered into `bytes`, for the gradient of
- * its input, and as they are into `strips`, with the largest number of each column noted, for that of its weights. */
+/* n rows of the gradient x of what a group puts out: times the scales of its weights and dithered into w->bytes, for the gradient of
+ * its input, and as they are into `slope`, for that of its weights. */
 static void take_gradient(const struct trainer *t, const struct group *g, const struct kept *in, const float *x, int64_t n, int64_t at,
-                          uint16_t *strips, float *noted, float *line, int8_t *bytes, float *scales, int32_t *sums) {
+                          const struct slope *slope, struct workspace *w, float *scales, int32_t *sums) {
     const int64_t width = g->outputs;
     for (int64_t r = 0; r < n; r++, x += width) {
         const vf token_scale = all(in->scales[at + r]);
         vi largest = zeros();
         for (int64_t i = 0; i < width; i += LANES) {
             const vf y = load(x + i), scaled = y * load(g->scales + i);
-            store_bf16(strip_at(strips, t->tokens, at + r, i), y);
-            note_largest(noted + i, y, token_scale);
+            store_bf16(strip_at(slope->strips, t->tokens, at + r, i), y);
+            note_largest(w->largest + slope->largest + i, y, token_scale);
             largest = max_int(largest, magnitude(scaled));
-            store(line + i, scaled);
+            store(w->line + i, scaled);
         }
-        round_dithered(line, width, largest, bytes + r * width, scales + r, sums + r);
+        round_dithered(w->line, width, largest, w->bytes + r * width, scales + r, sums + r);
     }
 }
 
-/* Where the largest numbers of a layer's gradients' columns stand in workspace.largest. */
-struct columns {
-    int64_t qkv, output, gate_up, down;
-};
-
-static struct columns columns_of(const struct layer *l) {
-    struct columns c = {.qkv = 0};
-    c.output = c.qkv + l->qkv.outputs;
-    c.gate_up = c.output + l->output.outputs;
-    c.down = c.gate_up + l->gate_up.outputs;
-    return c;
-}
-
-static void layer_backward(struct trainer *t, struct layer *l, struct workspace *w, int64_t first,
-                           const float *gradient, float *out, float *mlp_norm_part, float *attention_norm_part) {
+static void layer_backward(struct trainer *t, struct layer *l, struct workspace *w, int64_t first, const float *gradient, float *out,
+                           const struct slopes *to) {
     const struct bullet_shape *s = &t->shape;
     const int64_t dim = s->dim, hidden = s->hidden_dim, width = l->qkv.outputs, length = t->length;
     const float *heads = l->heads + first / t->padded * heads_size(t);
-    const struct columns columns = columns_of(l);
+    const int64_t part = first / t->padded * dim;
     float scales[BLOCK_ROWS];
     int32_t sums[BLOCK_ROWS];
     for (int64_t top = 0; top < length; top += BLOCK_ROWS) {
         const int64_t n = length - top < BLOCK_ROWS ? length - top : BLOCK_ROWS, at = first + top;
         const float *g = gradient + at * dim;
-        take_gradient(t, &l->down, &l->down_in, g, n, at, t->down_gradient, w->largest + columns.down, w->line, w->bytes, scales, sums);
+        take_gradient(t, &l->down, &l->down_in, g, n, at, &to->down, w, scales, sums);
         multiply(by_rows(w->bytes, dim, sums, scales), n, l->down.backward, dim / 4, hidden, NULL, w->rows, hidden);
         for (int64_t r = 0; r < n; r++) {
             const uint16_t *gates = l->gates + (at + r) * 2 * hidden;
             const float *back = w->rows + r * hidden;
+            float *largest_gates = w->largest + to->gate_up.largest;
             const vf token_scale = all(l->mlp_in.scales[at + r]);
             vi largest = zeros();
             for (int64_t i = 0; i < hidden; i += LANES) {
                 const vf x = load_bf16(gates + i), up = load_bf16(gates + hidden + i), b = load(back + i);
                 const vf sigma = sigmoid(x), silu = x * sigma;
                 const vf to_gate = b * up * fma_(silu, all(1.0f) - sigma, sigma), to_up = b * silu;
-                store_bf16(strip_at(t->gate_up_gradient, t->tokens, at + r, i), to_gate);
-                store_bf16(strip_at(t->gate_up_gradient, t->tokens, at + r, hidden + i), to_up);
-                note_largest(w->largest + columns.gate_up + i, to_gate, token_scale);
-                note_largest(w->largest + columns.gate_up + hidden + i, to_up, token_scale);
+                store_bf16(strip_at(to->gate_up.strips, t->tokens, at + r, i), to_gate);
+                store_bf16(strip_at(to->gate_up.strips, t->tokens, at + r, hidden + i), to_up);
+                note_largest(largest_gates + i, to_gate, token_scale);
+                note_largest(largest_gates + hidden + i, to_up, token_scale);
                 const vf one = to_gate * load(l->gate_up.scales + i), other = to_up * load(l->gate_up.scales + hidden + i);
                 largest = max_int(largest, max_int(magnitude(one), magnitude(other)));
                 store(w->line + i, one);
@@ -318,9 +306,9 @@ static void layer_backward(struct trainer *t, struct layer *l, struct workspace 
         }
         multiply(by_rows(w->bytes, 2 * hidden, sums, scales), n, l->gate_up.backward, hidden / 2, dim, NULL, w->more_rows, dim);
         float *middle = t->middle_gradient + at * dim;
-        norm_backward(dim, l->middle + at * dim, n, t->weights[l->mlp_norm], l->mlp_rms + at, w->more_rows, g, middle, mlp_norm_part);
-        take_gradient(t, &l->output, &l->output_in, middle, n, at, t->output_gradient, w->largest + columns.output, w->line, w->bytes,
-                      scales, sums);
+        norm_backward(dim, l->middle + at * dim, n, t->weights[l->mlp_norm], l->mlp_rms + at, w->more_rows, g, middle,
+                      to->mlp_norm + part);
+        take_gradient(t, &l->output, &l->output_in, middle, n, at, &to->output, w, scales, sums);
         multiply(by_rows(w->bytes, dim, sums, scales), n, l->output.backward, dim / 4, dim, NULL, w->more_rows, dim);
         for (int64_t r = 0; r < n; r++) copy_heads(t, w->more_rows + r * dim, w->heads[1], top + r, s->n_heads, true);
     }
@@ -340,10 +328,10 @@ static void layer_backward(struct trainer *t, struct layer *l, struct workspace 
             for (int p = 0; p < 3; p++) copy_heads(t, row + l->qkv.first[p], heads_of(t, gradients, p), top + r, heads_in(t, p), false);
             rotate_row(t, &l->qkv, row, top + r, -1.0f);
         }
-        take_gradient(t, &l->qkv, &l->attention_in, w->rows, n, at, t->qkv_gradient, w->largest + columns.qkv, w->line, w->bytes, scales, sums);
+        take_gradient(t, &l->qkv, &l->attention_in, w->rows, n, at, &to->qkv, w, scales, sums);
         multiply(by_rows(w->bytes, width, sums, scales), n, l->qkv.backward, width / 4, dim, NULL, w->more_rows, dim);
         norm_backward(dim, l->input + at * dim, n, t->weights[l->attention_norm], l->attention_rms + at, w->more_rows,
-                      t->middle_gradient + at * dim, out + at * dim, attention_norm_part);
+                      t->middle_gradient + at * dim, out + at * dim, to->attention_norm + part);
     }
 }
 
@@ -360,45 +348,45 @@ static void merge_largest(const struct trainer *t, int64_t first, int64_t n, flo
 
 /* WORK_ROWS outputs of part p of a group, from `row` on. */
 static void weight_gradient(struct trainer *t, struct pass *pass, const struct group *g, const struct kept *in, int p, int64_t row,
-                            const uint16_t *strips, int64_t largest_at, struct workspace *w) {
+                            const struct slope *slope, struct workspace *w) {
     const int64_t n = g->count[p] - row < WORK_ROWS ? g->count[p] - row : WORK_ROWS, quads = t->tokens / 4;
     float largest[STRIP], scales[WORK_ROWS];
     int32_t sums[WORK_ROWS];
     float *out = pass->gradients[g->tensor[p]] + row * g->inputs;
     for (int64_t i = 0; i < n; i += STRIP) {
         const int64_t column = g->first[p] + row + i;
-        merge_largest(t, largest_at + column, STRIP, largest);
-        pack_strip(strips + column * t->tokens, t->tokens, in->scales, largest, w->packed + i * t->tokens, scales + i, sums + i);
+        merge_largest(t, slope->largest + column, STRIP, largest);
+        pack_strip(strip_at(slope->strips, t->tokens, 0, column), t->tokens, in->scales, largest, w->packed + i * t->tokens, scales + i, sums + i);
     }
     multiply_onto(by_columns(w->packed, quads, sums, scales), n, in->panels, quads, g->inputs, NULL, 1.0f, out, out, g->inputs);
 }
 
 static int64_t pieces_of(int64_t outputs) { return (outputs + WORK_ROWS - 1) / WORK_ROWS; }
 
-/* Pieces of work `next` ... of all parts of a group; returns how many there are. */
-static int64_t group_gradient(struct trainer *t, struct pass *pass, const struct group *g, const struct kept *in, const uint16_t *strips,
-                              int64_t largest_at, int64_t work, struct workspace *w) {
+/* Piece number `work` of the gradients of a group's weights, if it has so many; returns how many it has. */
+static int64_t group_gradient(struct trainer *t, struct pass *pass, const struct group *g, const struct kept *in, const struct slope *slope,
+                              int64_t work, struct workspace *w) {
     int64_t before = 0;
     for (int p = 0; p < g->parts; p++) {
         const int64_t pieces = pieces_of(g->count[p]);
         if (work >= before && work < before + pieces)
-            weight_gradient(t, pass, g, in, p, (work - before) * WORK_ROWS, strips, largest_at, w);
+            weight_gradient(t, pass, g, in, p, (work - before) * WORK_ROWS, slope, w);
         before += pieces;
     }
     return before;
 }
 
-static void layer_weights(struct trainer *t, struct pass *pass, struct layer *l, atomic_int *next, struct workspace *w) {
-    const struct columns c = columns_of(l);
+static void layer_weights(struct trainer *t, struct pass *pass, struct layer *l, const struct slopes *from, atomic_int *next,
+                          struct workspace *w) {
     for (;;) {
         int64_t work = atomic_fetch_add(next, 1);
-        work -= group_gradient(t, pass, &l->down, &l->down_in, t->down_gradient, c.down, work, w);
+        work -= group_gradient(t, pass, &l->down, &l->down_in, &from->down, work, w);
         if (work < 0) continue;
-        work -= group_gradient(t, pass, &l->gate_up, &l->mlp_in, t->gate_up_gradient, c.gate_up, work, w);
+        work -= group_gradient(t, pass, &l->gate_up, &l->mlp_in, &from->gate_up, work, w);
         if (work < 0) continue;
-        work -= group_gradient(t, pass, &l->qkv, &l->attention_in, t->qkv_gradient, c.qkv, work, w);
+        work -= group_gradient(t, pass, &l->qkv, &l->attention_in, &from->qkv, work, w);
         if (work < 0) continue;
-        work -= group_gradient(t, pass, &l->output, &l->output_in, t->output_gradient, c.output, work, w);
+        work -= group_gradient(t, pass, &l->output, &l->output_in, &from->output, work, w);
         if (work >= 0) return;
     }
 }
@@ -425,60 +413,65 @@ static void embedding_columns(struct trainer *t, struct pass *pass, const float 
 
 /* ---- all of it ---- */
 
+/* A sequence through all layers, and the gradient of the last one's output. */
+static void sequence_forward(struct trainer *t, struct pass *pass, struct workspace *w, int64_t s) {
+    const int64_t dim = t->shape.dim, first = s * t->padded;
+    const int32_t layers = t->shape.n_layers;
+    for (int64_t i = 0; i < t->length; i++)
+        memcpy(t->layers[0].input + (first + i) * dim, t->weights[0] + pass->tokens[s * t->length + i] * dim, (size_t)dim * 4);
+    for (int32_t n = 0; n < layers; n++) layer_forward(t, t->layers + n, w, first, n + 1 < layers ? t->layers[n + 1].input : t->output);
+    memset(t->final_norm_parts + s * dim, 0, (size_t)dim * 4);
+    t->losses[s] = head_forward(t, pass, w, first, pass->targets + s * t->length, t->final_norm_parts + s * dim);
+}
+
+/* The gradients of the weights of layer n, or of the head above the last one. */
+static void weights_of(struct trainer *t, struct pass *pass, int32_t n, int32_t member, atomic_int *next) {
+    struct workspace *w = t->workspaces + member;
+    if (n == t->shape.n_layers) {
+        for (int64_t work; (work = atomic_fetch_add(next, 1)) < pieces_of(t->shape.vocab_size);)
+            group_gradient(t, pass, &t->head, &t->head_in, &t->head_slope, work, w);
+        if (member == 0) add_norm(t, t->final_norm_parts, pass->gradients[t->final_norm]);
+        return;
+    }
+    struct layer *l = t->layers + n;
+    const struct slopes *from = t->slopes + n % 2;
+    layer_weights(t, pass, l, from, next, w);
+    if (member == 0) {
+        add_norm(t, from->mlp_norm, pass->gradients[l->mlp_norm]);
+        add_norm(t, from->attention_norm, pass->gradients[l->attention_norm]);
+    }
+}
+
 static void run(void *context, int32_t member, struct barrier *barrier) {
     struct pass *pass = context;
     struct trainer *t = pass->trainer;
     struct workspace *w = t->workspaces + member;
-    const int64_t dim = t->shape.dim, count = t->sequences, parts = count * dim;
+    const int64_t dim = t->shape.dim, count = t->sequences;
     const int32_t layers = t->shape.n_layers;
-    const struct layer *top = t->layers + layers - 1;
-    const int64_t widest = columns_of(top).down + top->down.outputs;
     const unsigned control = _mm_getcsr();
     _mm_setcsr(control | 0x8040); /* numbers next to zero are zero: attention is full of them, and they are slow */
     atomic_int *next = pass->next;
-    float *gradient = t->gradient[0], *other = t->gradient[1];
 
-    memset(w->largest, 0, (size_t)t->vocabulary * 4);
-    if (member == 0) memset(t->norm_parts, 0, (size_t)parts * 4);
-    barrier_wait(barrier);
-    for (int64_t s; (s = atomic_fetch_add(next, 1)) < count;) {
-        const int64_t first = s * t->padded;
-        for (int64_t i = 0; i < t->length; i++)
-            memcpy(t->layers[0].input + (first + i) * dim, t->weights[0] + pass->tokens[s * t->length + i] * dim, (size_t)dim * 4);
-        for (int32_t n = 0; n < layers; n++) {
-            float *out = n + 1 < layers ? t->layers[n + 1].input : t->output;
-            layer_forward(t, t->layers + n, w, first, out);
-        }
-        t->losses[s] = head_forward(t, pass, w, first, pass->targets + s * t->length, t->norm_parts + s * dim);
-    }
-    next++;
-    barrier_wait(barrier);
-    for (int64_t work; (work = atomic_fetch_add(next, 1)) < pieces_of(t->shape.vocab_size);)
-        group_gradient(t, pass, &t->head, &t->head_in, t->head_gradient, 0, work, w);
-    if (member == 0) add_norm(t, t->norm_parts, pass->gradients[t->final_norm]);
-    next++;
-    barrier_wait(barrier);
+    memset(w->largest, 0, (size_t)t->columns * 4);
+    for (int64_t s; (s = atomic_fetch_add(next, 1)) < count;) sequence_forward(t, pass, w, s);
     for (int32_t n = layers - 1; n >= 0; n--) {
-        struct layer *l = t->layers + n;
-        memset(w->largest, 0, (size_t)widest * 4);
+        const struct slopes *to = t->slopes + n % 2;
+        const float *gradient = t->gradient[(layers - 1 - n) % 2];
+        float *out = t->gradient[(layers - n) % 2];
+        barrier_wait(barrier);
+        if (n + 2 < layers) memset(w->largest + to->qkv.largest, 0, (size_t)(to->down.largest - to->qkv.largest + dim) * 4);
+        next++;
         for (int64_t s; (s = atomic_fetch_add(next, 1)) < count;) {
-            float *mlp_part = t->norm_parts + s * dim, *attention_part = mlp_part + parts;
-            memset(mlp_part, 0, (size_t)dim * 4);
-            memset(attention_part, 0, (size_t)dim * 4);
-            layer_backward(t, l, w, s * t->padded, gradient, other, mlp_part, attention_part);
+            memset(to->mlp_norm + s * dim, 0, (size_t)dim * 4);
+            memset(to->attention_norm + s * dim, 0, (size_t)dim * 4);
+            layer_backward(t, t->layers + n, w, s * t->padded, gradient, out, to);
         }
-        next++;
-        barrier_wait(barrier);
-        layer_weights(t, pass, l, next, w);
-        if (member == 0) {
-            add_norm(t, t->norm_parts, pass->gradients[l->mlp_norm]);
-            add_norm(t, t->norm_parts + parts, pass->gradients[l->attention_norm]);
-        }
-        next++;
-        barrier_wait(barrier);
-        float *swap = gradient;
-        gradient = other, other = swap;
+        weights_of(t, pass, n + 1, member, ++next);
     }
-    for (int64_t work; (work = atomic_fetch_add(next, 1)) < dim / PANEL;) embedding_columns(t, pass, gradient, work * PANEL);
+    barrier_wait(barrier);
+    weights_of(t, pass, 0, member, ++next);
+    next++;
+    for (int64_t work; (work = atomic_fetch_add(next, 1)) < dim / PANEL;)
+        embedding_columns(t, pass, t->gradient[layers % 2], work * PANEL);
     _mm_setcsr(control);
 }

@@ -106,6 +106,12 @@ static void take_kept(struct trainer *t, struct arena *a, struct kept *kept, int
 
 static int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
 
+static void take_slope(struct trainer *t, struct arena *a, struct slope *slope, int64_t outputs) {
+    TAKE(slope->strips, t->tokens * outputs);
+    slope->largest = t->columns;
+    t->columns += outputs;
+}
+
 static void take_activations(struct trainer *t, struct arena *a) {
     const int64_t n = t->tokens, dim = t->shape.dim, hidden = t->shape.hidden_dim, qkv = t->layers[0].qkv.outputs;
     const int64_t head = t->wide * t->head_room, heads = (t->shape.n_heads + 2 * t->shape.n_kv_heads) * head;
@@ -121,16 +127,20 @@ static void take_activations(struct trainer *t, struct arena *a) {
     TAKE(t->rope, t->length * 2 * t->head_dim);
     TAKE(t->output, n * dim), TAKE(t->final_rms, n);
     take_kept(t, a, &t->head_in, dim);
-    TAKE(t->head_gradient, n * t->vocabulary);
     TAKE(t->gradient[0], n * dim), TAKE(t->gradient[1], n * dim), TAKE(t->middle_gradient, n * dim);
-    TAKE(t->qkv_gradient, n * qkv), TAKE(t->output_gradient, n * dim);
-    TAKE(t->gate_up_gradient, n * 2 * hidden), TAKE(t->down_gradient, n * dim);
-    TAKE(t->norm_parts, 2 * t->sequences * dim);
+    t->columns = 0;
+    take_slope(t, a, &t->head_slope, t->vocabulary);
+    for (int i = 0; i < 2; i++) {
+        struct slopes *s = t->slopes + i;
+        take_slope(t, a, &s->qkv, qkv), take_slope(t, a, &s->output, dim);
+        take_slope(t, a, &s->gate_up, 2 * hidden), take_slope(t, a, &s->down, dim);
+        TAKE(s->attention_norm, t->sequences * dim), TAKE(s->mlp_norm, t->sequences * dim);
+    }
+    TAKE(t->final_norm_parts, t->sequences * dim);
     TAKE(t->losses, t->sequences);
     TAKE(t->workspaces, t->threads);
 
     const int64_t widest = larger(larger(2 * hidden, qkv), dim), half = BLOCK_ROWS / 2 * t->vocabulary;
-    const int64_t columns = qkv + dim + 2 * hidden + dim;
     for (int32_t i = 0; i < t->threads; i++) {
         struct workspace w;
         TAKE(w.rows, larger(BLOCK_ROWS * widest, half));
@@ -140,7 +150,7 @@ static void take_activations(struct trainer *t, struct arena *a) {
         TAKE(w.heads[0], heads), TAKE(w.heads[1], t->shape.n_heads * head);
         TAKE(w.attention, 2 * head + 2 * MOST_QUERIES * t->wide);
         TAKE(w.packed, WORK_ROWS * n);
-        TAKE(w.largest, larger(columns, t->vocabulary));
+        TAKE(w.largest, t->columns);
         if (a->base) t->workspaces[i] = w;
     }
 }

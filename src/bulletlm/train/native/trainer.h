@@ -8,8 +8,9 @@
  * -128 times its own sum, which takes that away again. Columns are stored in panels of PANEL, four numbers of a column together:
  * [column / PANEL][k / 4][column % PANEL][k % 4].
  *
- * A thread takes whole sequences through the layers, so that what it works on stays in its caches. The gradients of the weights,
- * whose sums go over all sequences, follow when all threads are there. No sum depends on the number of threads. */
+ * A thread takes whole sequences through the layers, so that what it works on stays in its caches. The gradients of a layer's
+ * weights, whose sums go over all sequences, follow when all threads are done with it: while some still go back through the layer
+ * below, others begin with them. No sum depends on the number of threads. */
 #ifndef TRAINER_H
 #define TRAINER_H
 
@@ -61,6 +62,18 @@ struct layer {
     struct kept attention_in, output_in, mlp_in, down_in;
 };
 
+/* The gradient of what a group puts out, which waits for its product with the group's input. */
+struct slope {
+    uint16_t *strips; /* [outputs / STRIP][N][STRIP], bfloat16 */
+    int64_t largest;  /* where the largest numbers of its columns stand in workspace.largest */
+};
+
+/* All of a layer. */
+struct slopes {
+    struct slope qkv, output, gate_up, down;
+    float *attention_norm, *mlp_norm; /* [sequences][dim]: what each sequence adds to the gradients of the norms */
+};
+
 /* What a thread works in. */
 struct workspace {
     float *rows;      /* [BLOCK_ROWS][widest] */
@@ -70,7 +83,7 @@ struct workspace {
     float *heads[2];  /* gradients of queries, keys and values, as layer.heads; of what attention puts out, [n_heads] of that */
     float *attention; /* [2][wide][head_room], [2][MOST_QUERIES][wide] */
     int8_t *packed;   /* [WORK_ROWS][N] */
-    float *largest;   /* [largest of all groups' outputs]: the largest numbers of gradients' columns */
+    float *largest;   /* [outputs of all slopes]: the largest magnitudes in the columns of gradients */
 };
 
 struct trainer {
@@ -90,10 +103,11 @@ struct trainer {
     struct kept head_in;
     float *gradient[2];  /* [N][dim]: of a layer's output and input */
     float *middle_gradient;    /* [N][dim] */
-    /* Of what comes out of the products, [outputs / STRIP][N][STRIP] in bfloat16: of the logits; of a layer's. */
-    uint16_t *head_gradient, *qkv_gradient, *output_gradient, *gate_up_gradient, *down_gradient;
-    float *norm_parts;         /* [2][sequences][dim]: what each sequence adds to the gradients of norms */
-    double *losses;            /* [sequences] */
+    struct slope head_slope;
+    struct slopes slopes[2]; /* of a layer, and of the one above it, whose weights' turn it is at the same time */
+    float *final_norm_parts; /* [sequences][dim], as in slopes */
+    double *losses;          /* [sequences] */
+    int64_t columns;         /* of all slopes */
     struct workspace *workspaces;
 
     void *memory[2]; /* of the weights; of the rest */
