@@ -31,8 +31,8 @@ from bulletlm.train.scaling import LAW_FILE, Point, family, fit, leave_one_out
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "scaling.json"
-LONGEST = {32: 4_000_000, 64: 4_000_000, 96: 2_000_000, 128: 2_000_000, 160: 1_000_000}
-"""Tokens of the longest run of every width; the others are 1/2, 1/4 ... of 4M down to the shortest."""
+LONGEST = {32: 8_000_000, 64: 8_000_000, 96: 8_000_000, 128: 8_000_000, 160: 4_000_000, 256: 4_000_000}
+"""Tokens of the longest run of every width; the others are 1/2, 1/4 ... of 8M down to the shortest."""
 SHORTEST = 250_000
 REPEATED = (64, 500_000, 3)
 """Width, tokens and number of seeds of the runs that show what chance does."""
@@ -43,7 +43,7 @@ def jobs() -> list[tuple[int, int, int]]:
     grid = [
         (dim, tokens, 1)
         for dim, longest in LONGEST.items()
-        for tokens in (SHORTEST * 2**k for k in range(5))
+        for tokens in (SHORTEST * 2**k for k in range(6))
         if SHORTEST <= tokens <= longest
     ]
     grid += [(REPEATED[0], REPEATED[1], seed) for seed in range(2, REPEATED[2] + 1)]
@@ -54,7 +54,7 @@ def one_run(config: Config, tokens_dir: Path, folder: Path, dim: int, tokens: in
     """Train one model and give its row."""
     shape = family(dim, config.tokenizer.vocab_size, config.model.max_seq_len)
     per_step = config.train.batch_size_per_device * config.train.gradient_accumulation_steps * shape.max_seq_len
-    changes = {"total_steps": round(tokens / per_step), "threads": 1, "precision": "fp32", "compile": "off", "tune": "off", "device": "cpu"}
+    changes = {"total_steps": round(tokens / per_step), "threads": 1, "compile": "off", "tune": "off", "device": "cpu"}
     settings = config.train.model_copy(update=changes)
     started = time.process_time()
     result = train(settings, shape, seed, tokens_dir, folder, "scaling", SilentProgress())

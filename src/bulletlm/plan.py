@@ -171,12 +171,15 @@ def measure(shape: ModelShape, config: TrainConfig, seconds: float, tokens: int 
     accumulate(settings, windows, 0, compute)  # the first one allocates
     while not passes or time.perf_counter() - started < seconds:
         begun = time.perf_counter()
+        compute.refresh()  # once a step, as the update: `accumulate` does it again
+        refreshed = time.perf_counter()
         accumulate(settings, windows, len(passes), compute)
         done = time.perf_counter()
         clip(state, config.clip_grad_norm)
         update(state)
-        passes.append(done - begun)
-        updates.append(time.perf_counter() - done)
+        once = refreshed - begun
+        passes.append(done - refreshed - once)
+        updates.append(time.perf_counter() - done + once)
     return Measured(shape, config.batch_size_per_device, statistics.median(passes), statistics.median(updates))
 
 
