@@ -25,12 +25,15 @@ bench: $(VENV)/.dev
 
 # The C code under AddressSanitizer and UBSan: all shapes and types, then mutated files. Under two minutes.
 NATIVE := src/bulletlm/runtime/native
+TRAIN := src/bulletlm/train/native
 SANITIZE := -std=gnu11 -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer -pthread
 
 sanitize: $(VENV)/.dev
 	@mkdir -p build
 	$(CC) $(SANITIZE) tests/native/check.c $(NATIVE)/*.c -lm -o build/check
 	@build/check
+	$(CC) $(SANITIZE) tests/native/check_train.c $(TRAIN)/*.c $(NATIVE)/threads.c -lm -o build/check_train
+	@build/check_train
 	$(CC) $(SANITIZE) -fPIC -shared $(NATIVE)/*.c -lm -o build/sanitized.so
 	@LD_PRELOAD=$$($(CC) -print-file-name=libasan.so) ASAN_OPTIONS=detect_leaks=0 $(BIN)/python tests/native/mutate.py 20 build/sanitized.so
 

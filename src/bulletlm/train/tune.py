@@ -95,11 +95,15 @@ def plain_choice(config: TrainConfig, machine: Machine, device: str, flops: floa
         raise ConfigError(f"train.precision: int8 is not to be had here: {problem}. Take fp32, or auto for what fits best")
     best: Precision = best_floats(machine, device) if problem else "int8"
     precision = best if config.precision == "auto" else config.precision
+    threads = config.threads or max(1, machine.cores // processes)
+    # The native pass hands out whole sequences: two for each thread, if the step has so many, so that none waits for long.
+    sequences = config.batch_size_per_device * config.gradient_accumulation_steps // processes
+    wanted = min(2 * threads, sequences) if precision == "int8" else 1
     return Choice(
         compiled=precision != "int8" and pays_to_compile(config, device, flops),
         precision=precision,
-        threads=config.threads or max(1, machine.cores // processes),
-        micro_batch=config.batch_size_per_device,
+        threads=threads,
+        micro_batch=max(config.batch_size_per_device, wanted),
     )
 
 

@@ -38,9 +38,20 @@ struct arena {
     size_t used;
 };
 
+#ifdef __SANITIZE_ADDRESS__
+#include <sanitizer/asan_interface.h>
+enum { GAP = 256 }; /* bytes behind each piece that nobody may touch */
+#else
+enum { GAP = 0 };
+#define ASAN_POISON_MEMORY_REGION(at, bytes) ((void)(at), (void)(bytes))
+#define ASAN_UNPOISON_MEMORY_REGION(at, bytes) ((void)(at), (void)(bytes))
+#endif
+
 static void *take(struct arena *a, int64_t count, size_t size) {
-    void *at = a->base ? a->base + a->used : NULL;
-    a->used += (size_t)round_up(count * (int64_t)size, ALIGN);
+    char *at = a->base ? a->base + a->used : NULL;
+    const size_t bytes = (size_t)count * size, room = (size_t)round_up((int64_t)bytes + GAP, ALIGN);
+    a->used += room;
+    if (at) ASAN_POISON_MEMORY_REGION(at + bytes, room - bytes);
     return at;
 }
 
@@ -57,7 +68,9 @@ static void *new_memory(size_t bytes) {
 }
 
 static void free_memory(struct trainer *t, int which) {
-    if (t->memory[which]) munmap(t->memory[which], t->bytes[which]);
+    if (t->memory[which] == NULL) return;
+    ASAN_UNPOISON_MEMORY_REGION(t->memory[which], t->bytes[which]);
+    munmap(t->memory[which], t->bytes[which]);
     t->memory[which] = NULL;
 }
 

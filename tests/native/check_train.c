@@ -1,0 +1,131 @@
+/* The native training pass without Python, for sanitizers. Whether its gradients are right, tests/train/test_native_pass.py says.
+ *
+ *     make sanitize
+ *
+ * Shapes whose sizes fit no vector, in memory of exactly their size: everything stays inside, numbers stay finite, the loss of a
+ * model that knows nothing is log(vocabulary), any number of threads gives the same bytes, and wrong arguments are refused. */
+
+#include <math.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "../../src/bulletlm/runtime/native/bullet.h"
+
+struct trainer;
+int32_t bullet_train_supported(void);
+int32_t bullet_trainer_new(const struct bullet_shape *shape, struct trainer **out);
+void bullet_trainer_free(struct trainer *trainer);
+int32_t bullet_trainer_refresh(struct trainer *trainer, float *const *weights, int32_t threads);
+int32_t bullet_trainer_pass(struct trainer *trainer, const int32_t *tokens, const int32_t *targets, int64_t sequences, int64_t length,
+                            double scale, float *const *gradients, int32_t threads, double *loss);
+
+enum { OK = 0, ARGUMENT = -2, TOKEN = -3, MOST_TENSORS = 64 };
+
+static int passed, failed;
+
+#define CHECK(condition, ...)                            \
+    do {                                                 \
+        if (condition) {                                 \
+            passed++;                                    \
+        } else {                                         \
+            failed++;                                    \
+            printf("%s:%d: ", __FILE__, __LINE__);       \
+            printf(__VA_ARGS__);                         \
+            printf("\n");                                \
+        }                                                \
+    } while (0)
+
+static uint64_t seed = 88172645463325252u;
+
+static double uniform(void) {
+    seed ^= seed << 13, seed ^= seed >> 7, seed ^= seed << 17;
+    return (double)(uint32_t)(seed >> 32) / 4294967296.0;
+}
+
+/* How many numbers each tensor has, in the order of the file; returns how many tensors there are. */
+static int sizes_of(const struct bullet_shape *s, size_t *sizes) {
+    const size_t dim = (size_t)s->dim, hidden = (size_t)s->hidden_dim, vocabulary = (size_t)s->vocab_size;
+    const size_t kv_dim = dim / (size_t)s->n_heads * (size_t)s->n_kv_heads;
+    int n = 0;
+    sizes[n++] = vocabulary * dim;
+    for (int i = 0; i < s->n_layers; i++) {
+        const size_t layer[] = {dim, dim * dim, kv_dim * dim, kv_dim * dim, dim * dim, dim, hidden * dim, hidden * dim, dim * hidden};
+        for (size_t k = 0; k < sizeof layer / sizeof *layer; k++) sizes[n++] = layer[k];
+    }
+    sizes[n++] = dim;
+    if (!s->tied_embeddings) sizes[n++] = vocabulary * dim;
+    return n;
+}
+
+static int32_t *ids(size_t n, int32_t vocabulary, double ignored) {
+    int32_t *out = malloc(n * sizeof *out);
+    for (size_t i = 0; i < n; i++) out[i] = uniform() < ignored ? -1 : (int32_t)(uniform() * vocabulary);
+    return out;
+}
+
+static void check(struct bullet_shape shape, int64_t sequences, int64_t length) {
+    size_t sizes[MOST_TENSORS];
+    const int n = sizes_of(&shape, sizes);
+    const size_t count = (size_t)(sequences * length);
+    float *weights[MOST_TENSORS], *gradients[2][MOST_TENSORS];
+    for (int i = 0; i < n; i++) {
+        weights[i] = malloc(sizes[i] * 4);
+        const int is_norm = sizes[i] == (size_t)shape.dim;
+        for (size_t k = 0; k < sizes[i]; k++) weights[i][k] = is_norm ? 1.0f : (float)(0.1 * (uniform() - 0.5));
+        for (int which = 0; which < 2; which++) gradients[which][i] = calloc(sizes[i], 4);
+    }
+    int32_t *tokens = ids(count, shape.vocab_size, 0), *targets = ids(count, shape.vocab_size, 0.1);
+    size_t counted = 0;
+    for (size_t i = 0; i < count; i++) counted += targets[i] >= 0;
+
+    struct trainer *trainer;
+    CHECK(bullet_trainer_new(&shape, &trainer) == OK, "no trainer");
+    const int32_t threads[] = {1, 3};
+    double loss[2];
+    for (int which = 0; which < 2; which++) {
+        CHECK(bullet_trainer_refresh(trainer, weights, threads[which]) == OK, "refresh");
+        const double scale = 1.0 / (double)count;
+        CHECK(bullet_trainer_pass(trainer, tokens, targets, sequences, length, scale, gradients[which], threads[which], loss + which) == OK,
+              "pass");
+    }
+    const double each = loss[0] / (double)counted;
+    CHECK(fabs(each - log(shape.vocab_size)) < 0.3, "a loss of %g a token in a vocabulary of %d", each, shape.vocab_size);
+    CHECK(loss[0] == loss[1], "a loss of %.17g with one thread and %.17g with three", loss[0], loss[1]);
+    for (int i = 0; i < n; i++) {
+        double norm = 0;
+        for (size_t k = 0; k < sizes[i]; k++) norm += (double)gradients[0][i][k] * gradients[0][i][k];
+        CHECK(norm > 0 && isfinite(norm), "tensor %d: its gradient has a squared norm of %g", i, norm);
+        CHECK(memcmp(gradients[0][i], gradients[1][i], sizes[i] * 4) == 0, "tensor %d: another gradient with three threads", i);
+    }
+
+    const int32_t right = tokens[count - 1];
+    for (int32_t wrong = -1; wrong <= shape.vocab_size; wrong += shape.vocab_size + 1) {
+        tokens[count - 1] = wrong;
+        CHECK(bullet_trainer_pass(trainer, tokens, targets, sequences, length, 1, gradients[0], 1, loss) == TOKEN, "id %d is taken", wrong);
+    }
+    tokens[count - 1] = right, targets[0] = -2;
+    CHECK(bullet_trainer_pass(trainer, tokens, targets, sequences, length, 1, gradients[0], 1, loss) == TOKEN, "target -2 is taken");
+    CHECK(bullet_trainer_pass(trainer, tokens, targets, 0, length, 1, gradients[0], 1, loss) == ARGUMENT, "no sequences");
+    CHECK(bullet_trainer_pass(trainer, tokens, targets, 1, shape.max_seq_len + 1, 1, gradients[0], 1, loss) == ARGUMENT, "too long");
+    CHECK(bullet_trainer_pass(trainer, tokens, targets, INT64_MAX / 4, length, 1, gradients[0], 1, loss) == ARGUMENT, "too many");
+    CHECK(bullet_trainer_pass(trainer, tokens, targets, 1, length, 1, gradients[0], 0, loss) == ARGUMENT, "no threads");
+    bullet_trainer_free(trainer);
+    free(tokens), free(targets);
+    for (int i = 0; i < n; i++) free(weights[i]), free(gradients[0][i]), free(gradients[1][i]);
+}
+
+int main(void) {
+    if (!bullet_train_supported()) return printf("this processor has no instructions for the training pass: nothing to check\n"), 0;
+    /* vocab_size, dim, n_layers, n_heads, n_kv_heads, hidden_dim, max_seq_len, tied_embeddings */
+    check((struct bullet_shape){256, 64, 2, 2, 2, 128, 64, 1, 1e4, 1e-5}, 4, 64);
+    check((struct bullet_shape){301, 96, 3, 8, 2, 160, 45, 0, 1e4, 1e-5}, 3, 45);
+    check((struct bullet_shape){33, 32, 1, 1, 1, 32, 7, 1, 1e4, 1e-5}, 5, 3);
+    check((struct bullet_shape){100, 160, 1, 1, 1, 96, 300, 1, 5e5, 1e-6}, 1, 299);
+    check((struct bullet_shape){70, 96, 2, 16, 4, 64, 40, 0, 1e4, 1e-5}, 2, 2);
+    struct trainer *trainer;
+    CHECK(bullet_trainer_new(&(struct bullet_shape){100, 60, 1, 1, 1, 96, 30, 1, 1e4, 1e-5}, &trainer) == ARGUMENT, "a width of 60");
+    printf("%d passed, %d failed\n", passed, failed);
+    return failed != 0;
+}
