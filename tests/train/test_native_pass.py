@@ -1,6 +1,7 @@
 """The native training pass beside autograd in FP32: every gradient, at odd shapes too; and what makes training with it exact to resume."""
 
 import dataclasses
+import functools
 import shutil
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from bulletlm.model import IGNORE, Llama
 from bulletlm.quant.fake_quant import FakeQuant
 from bulletlm.runtime.native import Unavailable
 from bulletlm.shape import ModelShape
-from bulletlm.train import native
+from bulletlm.train import compute, native
 from bulletlm.train.batches import TrainingWindows
 from bulletlm.train.choice import Choice
 from bulletlm.train.compute import set_up
@@ -24,6 +25,13 @@ from bulletlm.train.native import Trainer, why_not
 from bulletlm.train.step import accumulate
 
 needs_library = pytest.mark.skipif(why_not() is not None, reason=f"no native training pass: {why_not()}")
+
+
+@pytest.fixture(autouse=True, params=[None] if why_not() else native.paths())
+def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every kind of instructions that this processor has."""
+    monkeypatch.setattr(compute, "Trainer", functools.partial(Trainer, path=request.param))
+
 
 SHAPE = ModelShape(vocab_size=300, dim=64, n_layers=2, n_heads=2, n_kv_heads=1, hidden_dim=128, max_seq_len=32)
 SHAPES = {
@@ -54,10 +62,10 @@ def batch(shape: ModelShape, sequences: int = 6, seed: int = 1) -> tuple[torch.T
 def learn(model: Llama, precision: str, *batches: tuple[torch.Tensor, torch.Tensor], threads: int = 1) -> dict[str, torch.Tensor]:
     """Gradients by name, and the loss."""
     model.zero_grad()
-    compute = set_up(Choice(False, precision, threads, 4), model)  # type: ignore[arg-type]
-    compute.refresh()
+    way = set_up(Choice(False, precision, threads, 4), model)  # type: ignore[arg-type]
+    way.refresh()
     count = sum(int((targets != IGNORE).sum()) for _, targets in batches)
-    loss = sum(compute.learn(*each, count) for each in batches)
+    loss = sum(way.learn(*each, count) for each in batches)
     torch.set_num_threads(1)
     return {name: weight.grad.clone() for name, weight in model.named_parameters()} | {"loss": torch.tensor([loss])}
 
@@ -79,9 +87,11 @@ def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
 
 
 @pytest.mark.skipif(shutil.which("gcc") is None, reason="no gcc")
-@pytest.mark.skipif("avx512_vnni" not in inspect_machine().instruction_sets, reason="this processor has no AVX-512 VNNI")
+@pytest.mark.skipif(not inspect_machine().has_int8, reason="this processor has no VNNI")
 def test_it_is_there_where_it_can_be() -> None:
     assert why_not() is None
+    if "avx512_vnni" in inspect_machine().instruction_sets:
+        assert native.paths()[0] == "avx512_vnni" and "avx512_half" in native.paths()
 
 
 def test_without_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -90,7 +100,7 @@ def test_without_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("bulletlm.runtime.native.EXTENSION_SUFFIXES", [])
         assert why_not() == "it was not built, since there was no C compiler when bulletlm was installed"
         with pytest.raises(Unavailable, match="it was not built"):
-            Trainer(made(SHAPE), 1)
+            compute.Trainer(made(SHAPE), 1)
     finally:
         native.library.cache_clear()
 
@@ -144,7 +154,7 @@ def test_two_micro_batches_are_one() -> None:
     halves = learn(model, "int8", (tokens[:2], targets[:2]), (tokens[2:], targets[2:]))
     assert_near(halves, whole)
     assert_near(halves, learn(model, "fp32", (tokens, targets)))
-    trainer = Trainer(model, 1)
+    trainer = compute.Trainer(model, 1)
     trainer.refresh()
     found = []
     for each in (tokens, tokens[:1, :9], tokens[:, :9], tokens):
@@ -174,7 +184,7 @@ def test_the_same_bytes_with_any_number_of_threads(shape: ModelShape) -> None:
 def test_gradients_are_added_to_what_is_there() -> None:
     model = made(SHAPE)
     once = learn(model, "int8", batch(SHAPE))
-    trainer = Trainer(model, 1)
+    trainer = compute.Trainer(model, 1)
     trainer.refresh()
     trainer.learn(*batch(SHAPE), float((batch(SHAPE)[1] != IGNORE).sum()))
     for name, weight in model.named_parameters():
@@ -187,7 +197,7 @@ def test_targets_that_do_not_count_give_nothing() -> None:
     found = learn(made(SHAPE), "int8", (tokens, torch.full_like(targets, IGNORE)), (tokens[:1], targets[:1]))
     assert_near(found, learn(made(SHAPE), "fp32", (tokens[:1], targets[:1])))
     model = made(SHAPE)
-    trainer = Trainer(model, 1)
+    trainer = compute.Trainer(model, 1)
     trainer.refresh()
     assert trainer.learn(tokens, torch.full_like(targets, IGNORE), 1.0) == 0
     assert not any(weight.grad.any() for weight in model.parameters())
@@ -196,7 +206,7 @@ def test_targets_that_do_not_count_give_nothing() -> None:
 @needs_library
 def test_changed_weights_count_from_refresh_on() -> None:
     model, (tokens, targets) = made(SHAPE), batch(SHAPE)
-    trainer = Trainer(model, 1)
+    trainer = compute.Trainer(model, 1)
     trainer.refresh()
     trainer.learn(tokens, targets, 1.0)
     with torch.no_grad():
@@ -218,17 +228,17 @@ def test_weights_on_the_grid_are_what_it_computes_with(tokens_dir: Path) -> None
     for on_grid in (True, False):
         model = made(SHAPE)
         fake = FakeQuant(model, {name: "BQ4" if len(extents) == 2 else "F32" for name, extents in SHAPE.tensors().items()})
-        compute = set_up(Choice(False, "int8", 1, 4), model)
-        accumulate(config, windows, 0, compute)  # with the exact weights
+        way = set_up(Choice(False, "int8", 1, 4), model)
+        accumulate(config, windows, 0, way)  # with the exact weights
         model.zero_grad()
         if on_grid:
             with fake.applied():
-                loss = accumulate(config, windows, 1, compute)
+                loss = accumulate(config, windows, 1, way)
         else:
             with torch.no_grad():
                 for name, weight in fake.rounded({name: weight.detach() for name, weight in model.named_parameters()}).items():
                     model.get_parameter(name).copy_(weight)
-            loss = accumulate(config, windows, 1, compute)
+            loss = accumulate(config, windows, 1, way)
         results.append((loss, [weight.grad.clone() for weight in model.parameters()]))
     assert results[0][0] == results[1][0]
     assert all(torch.equal(a, b) for a, b in zip(results[0][1], results[1][1], strict=True))
@@ -276,13 +286,13 @@ def test_a_model_learns_as_in_fp32() -> None:
     curves = []
     for precision in ("fp32", "int8"):
         model = made(SHAPE)
-        compute = set_up(Choice(False, precision, 1, 16), model)  # type: ignore[arg-type]
+        way = set_up(Choice(False, precision, 1, 16), model)  # type: ignore[arg-type]
         optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
         losses = []
         for _ in range(60):
             optimizer.zero_grad()
-            compute.refresh()
-            losses.append(compute.learn(tokens, targets, float((targets != IGNORE).sum())))
+            way.refresh()
+            losses.append(way.learn(tokens, targets, float((targets != IGNORE).sum())))
             optimizer.step()
         curves.append(np.array(losses))
     assert curves[0][-1] < 4

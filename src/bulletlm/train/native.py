@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from bulletlm.model import Llama
 
-ABI = 1
+ABI = 2
 MOST_TOKENS = 1 << 16
 """That C takes at once, each sequence rounded up to a multiple of 4."""
 
@@ -34,16 +34,28 @@ def library() -> ctypes.CDLL:
     """
     i32, i64, pointer = ctypes.c_int32, ctypes.c_int64, ctypes.c_void_p
     functions: Functions = {
-        "bullet_train_supported": (i32, []),
-        "bullet_trainer_new": (i32, [pointer, pointer]),
+        "bullet_train_path": (ctypes.c_char_p, [i32]),
+        "bullet_trainer_new": (i32, [pointer, ctypes.c_char_p, pointer]),
         "bullet_trainer_free": (None, [pointer]),
         "bullet_trainer_refresh": (i32, [pointer, pointer, i32]),
         "bullet_trainer_pass": (i32, [pointer, pointer, pointer, i64, i64, ctypes.c_double, pointer, i32, pointer]),
     }
     lib = open_library(library_path(__file__), "bullet_train_abi", ABI, functions)
-    if not lib.bullet_train_supported():
-        raise Unavailable("this processor has no AVX-512 VNNI")
+    if lib.bullet_train_path(0) is None:
+        raise Unavailable("this processor has no VNNI")
     return lib
+
+
+def paths() -> list[str]:
+    """What the library can compute with on this processor, the fastest first.
+
+    Raises:
+        Unavailable: see `library`.
+    """
+    found: list[str] = []
+    while name := library().bullet_train_path(len(found)):
+        found.append(name.decode())
+    return found
 
 
 def why_not() -> str | None:
@@ -61,18 +73,20 @@ class Trainer:
     Args:
         model: its weights are contiguous float32, and stay the model's; what they are replaced by is seen by `refresh`.
         threads: how many share the work; results do not depend on it.
+        path: one of `paths()`, or None for the first. They round sums of floats differently.
 
     Raises:
         Unavailable: see `library`.
         BulletError: out of memory.
     """
 
-    def __init__(self, model: Llama, threads: int) -> None:
+    def __init__(self, model: Llama, threads: int, path: str | None = None) -> None:
         self._handle = ctypes.c_void_p()
         self._threads, self._shape = threads, model.shape
         named = dict(model.named_parameters())
         self._weights = [named[name] for name in model.shape.tensors()]
-        self._check(library().bullet_trainer_new(ctypes.byref(c_shape(model.shape)), ctypes.byref(self._handle)))
+        name = path.encode() if path else None
+        self._check(library().bullet_trainer_new(ctypes.byref(c_shape(model.shape)), name, ctypes.byref(self._handle)))
 
     def __del__(self) -> None:
         if self._handle:

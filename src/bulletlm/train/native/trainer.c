@@ -6,29 +6,38 @@
 
 #include "trainer.h"
 
-#if defined(__x86_64__)
-extern const struct engine engine_avx512;
-#endif
-
 #define API __attribute__((visibility("default")))
 
 /* Raised whenever a function below changes, so that a stale library is never called. */
-#define ABI 1
+#define ABI 2
 
 enum { OK = 0, MEMORY = -1, ARGUMENT = -2, TOKEN = -3 };
 enum { HUGE_PAGE = 2 << 20, MOST_TOKENS = 1 << 16 /* more might overflow the sums of a weight's gradient */ };
 
-static const struct engine *engine(void) {
 #if defined(__x86_64__)
-    if (engine_avx512.supported()) return &engine_avx512;
+extern const struct engine engine_avx512, engine_avx_vnni, engine_avx512_half;
+static const struct engine *const engines[] = {&engine_avx512, &engine_avx_vnni, &engine_avx512_half, NULL};
+#else
+static const struct engine *const engines[] = {NULL};
 #endif
+
+/* The first one that this processor can run, or that of a name. */
+static const struct engine *find_engine(const char *name) {
+    for (const struct engine *const *e = engines; *e; e++) {
+        if ((name == NULL || strcmp(name, (*e)->name) == 0) && (*e)->supported()) return *e;
+    }
     return NULL;
 }
 
 API int32_t bullet_train_abi(void) { return ABI; }
 
-/* Whether this processor has the instructions. */
-API int32_t bullet_train_supported(void) { return engine() != NULL; }
+/* The instructions with number i of those that this processor has, the best first; NULL behind the last. */
+API const char *bullet_train_path(int32_t i) {
+    for (const struct engine *const *e = engines; *e; e++) {
+        if ((*e)->supported() && i-- == 0) return (*e)->name;
+    }
+    return NULL;
+}
 
 static int64_t round_up(int64_t n, int64_t step) { return (n + step - 1) / step * step; }
 
@@ -199,13 +208,15 @@ API void bullet_trainer_free(struct trainer *t) {
     free(t);
 }
 
-API int32_t bullet_trainer_new(const struct bullet_shape *s, struct trainer **out) {
-    if (engine() == NULL || s->n_layers < 1 || s->dim < 32 || s->dim % 32 || s->hidden_dim < 32 || s->hidden_dim % 32 || s->n_heads < 1 ||
+/* A trainer for models of a shape, with the instructions of a name or, if that is NULL, the best. */
+API int32_t bullet_trainer_new(const struct bullet_shape *s, const char *path, struct trainer **out) {
+    const struct engine *engine = find_engine(path);
+    if (engine == NULL || s->n_layers < 1 || s->dim < 32 || s->dim % 32 || s->hidden_dim < 32 || s->hidden_dim % 32 || s->n_heads < 1 ||
         s->dim % s->n_heads || s->n_kv_heads < 1 || s->n_heads % s->n_kv_heads || s->dim / s->n_heads % 2 || s->vocab_size < 1)
         return ARGUMENT;
     struct trainer *t = calloc(1, sizeof *t);
     if (t == NULL) return MEMORY;
-    t->shape = *s;
+    t->shape = *s, t->engine = engine;
     t->head_dim = s->dim / s->n_heads, t->head_room = (int32_t)round_up(t->head_dim, 16);
     t->vocabulary = (int32_t)round_up(s->vocab_size, 32);
     const int32_t kv_dim = t->head_dim * s->n_kv_heads, dim = s->dim, hidden = s->hidden_dim;
@@ -242,7 +253,7 @@ API int32_t bullet_trainer_refresh(struct trainer *t, float *const *weights, int
     if (threads < 1) return ARGUMENT;
     memcpy(t->weights, weights, (size_t)(t->final_norm + 2 - !!t->shape.tied_embeddings) * sizeof *t->weights);
     struct pass pass = {.trainer = t};
-    return run_phases(t, &pass, threads, engine()->refresh) ? OK : MEMORY;
+    return run_phases(t, &pass, threads, t->engine->refresh) ? OK : MEMORY;
 }
 
 /* Add scale * the gradient of the summed loss to `gradients`, and give that loss, nats; a target of -1 does not count. */
@@ -255,7 +266,7 @@ API int32_t bullet_trainer_pass(struct trainer *t, const int32_t *tokens, const 
     }
     if (!fit(t, sequences, length, threads)) return MEMORY;
     struct pass pass = {.trainer = t, .tokens = tokens, .targets = targets, .scale = (float)scale, .gradients = gradients};
-    if (!run_phases(t, &pass, threads, engine()->run)) return MEMORY;
+    if (!run_phases(t, &pass, threads, t->engine->run)) return MEMORY;
     *loss = 0;
     for (int64_t s = 0; s < sequences; s++) *loss += t->losses[s];
     return OK;

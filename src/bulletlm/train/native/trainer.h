@@ -87,6 +87,7 @@ struct workspace {
 };
 
 struct trainer {
+    const struct engine *engine;
     struct bullet_shape shape;
     int32_t head_dim, head_room, kv_dim, vocabulary; /* the last one rounded up to 32 */
     int32_t final_norm; /* number of the tensor */
