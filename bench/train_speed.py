@@ -12,8 +12,9 @@
 One turn is a pass forward and backward over one micro-batch; everything runs in turns (A B C A B C ...) in this process,
 after `mallopt` has been set and denormal numbers have been switched off for all, and medians are compared. Peers run eager and
 compiled, with both of their forms of attention, in FP32 and where the processor has it in bf16 (autocast); the fastest of them,
-with as many sequences a pass as suit it, is the one that counts; so are our fastest, and the fastest products alone. litgpt is among them where it is installed (it pins older versions of what
-the others need: `pip install --no-deps litgpt lightning lightning-utilities torchmetrics`). Loss and gradients are checked against
+with as many sequences a pass as suit it, is the one that counts; so are our fastest, and the fastest products alone. litgpt is
+among them where it is installed (it pins older versions of what the others need:
+`pip install --no-deps litgpt lightning lightning-utilities torchmetrics`). Loss and gradients are checked against
 transformers' with the same weights before anything is timed.
 The exit code is 1 if a bar is missed, but not with --quick.
 Ours runs in FP32 and in what the processor multiplies faster (bf16, int8); each has its own floor, all matrix products with

@@ -82,6 +82,7 @@ class Trainer:
 
     def __init__(self, model: Llama, threads: int, path: str | None = None) -> None:
         self._handle = ctypes.c_void_p()
+        self._free = library().bullet_trainer_free  # when Python ends, `library` may be gone before this is
         self._threads, self._shape = threads, model.shape
         named = dict(model.named_parameters())
         self._weights = [named[name] for name in model.shape.tensors()]
@@ -90,7 +91,7 @@ class Trainer:
 
     def __del__(self) -> None:
         if self._handle:
-            library().bullet_trainer_free(self._handle)
+            self._free(self._handle)
 
     def refresh(self) -> None:
         """Take over the weights as they are now: before the first `learn`, and whenever they have changed."""
