@@ -30,12 +30,13 @@ from bulletlm.train.step import accumulate, clip, update
 from bulletlm.train.tune import choose_compute
 
 VARIANTS: dict[str, dict[str, Any]] = {
+    "AdamW, 5e-4": {"optimizer": "adamw", "learning_rate": 5e-4},
     "AdamW, 1e-3": {"optimizer": "adamw", "learning_rate": 1e-3},
     "AdamW, 3e-3": {"optimizer": "adamw", "learning_rate": 3e-3},
-    "AdamW, 6e-3": {"optimizer": "adamw", "learning_rate": 6e-3},
+    "Muon, 0.0025 (AdamW part 3e-3)": {"optimizer": "muon", "learning_rate": 3e-3, "muon_learning_rate": 0.0025},
     "Muon, 0.005 (AdamW part 3e-3)": {"optimizer": "muon", "learning_rate": 3e-3, "muon_learning_rate": 0.005},
     "Muon, 0.01 (AdamW part 3e-3)": {"optimizer": "muon", "learning_rate": 3e-3, "muon_learning_rate": 0.01},
-    "Muon, 0.02 (AdamW part 3e-3)": {"optimizer": "muon", "learning_rate": 3e-3, "muon_learning_rate": 0.02},
+    "Muon, 0.005 (AdamW part 1e-3)": {"optimizer": "muon", "learning_rate": 1e-3, "muon_learning_rate": 0.005},
 }
 
 RECIPE = Path(__file__).parents[1] / "recipes/demo.jsonc"

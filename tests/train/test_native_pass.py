@@ -11,7 +11,7 @@ import torch
 
 from bulletlm.config import TrainConfig
 from bulletlm.data.tokens import TokenFile
-from bulletlm.errors import DataError
+from bulletlm.errors import ConfigError, DataError
 from bulletlm.machine import inspect_machine
 from bulletlm.model import IGNORE, Llama
 from bulletlm.quant.fake_quant import FakeQuant
@@ -103,6 +103,14 @@ def test_without_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
             compute.Trainer(made(SHAPE), 1)
     finally:
         native.library.cache_clear()
+
+
+@needs_library
+def test_a_vocabulary_whose_sums_would_not_fit() -> None:
+    with pytest.raises(
+        ConfigError, match=r"^train.precision: int8 is for vocabularies of up to 131,072 tokens; train with --precision=fp32$"
+    ):
+        compute.Trainer(Llama(ModelShape(131_073, 32, 1, 1, 1, 32, 8)), 1)
 
 
 @needs_library

@@ -10,7 +10,7 @@ import ctypes
 from functools import cache
 from typing import TYPE_CHECKING
 
-from bulletlm.errors import BulletError, DataError
+from bulletlm.errors import BulletError, ConfigError, DataError
 from bulletlm.runtime.native import Functions, Unavailable, c_shape, library_path, open_library
 
 if TYPE_CHECKING:
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 ABI = 2
 MOST_TOKENS = 1 << 16
 """That C takes at once, each sequence rounded up to a multiple of 4."""
+
+MOST_IDS = 1 << 17
+"""The largest vocabulary: sums over it are int32."""
 
 MEMORY, TOKEN = -1, -3
 
@@ -77,6 +80,7 @@ class Trainer:
 
     Raises:
         Unavailable: see `library`.
+        ConfigError: the vocabulary is too large.
         BulletError: out of memory.
     """
 
@@ -84,6 +88,8 @@ class Trainer:
         self._handle = ctypes.c_void_p()
         self._free = library().bullet_trainer_free  # when Python ends, `library` may be gone before this is
         self._threads, self._shape = threads, model.shape
+        if model.shape.vocab_size > MOST_IDS:
+            raise ConfigError(f"train.precision: int8 is for vocabularies of up to {MOST_IDS:,} tokens; train with --precision=fp32")
         named = dict(model.named_parameters())
         self._weights = [named[name] for name in model.shape.tensors()]
         name = path.encode() if path else None

@@ -12,7 +12,8 @@
 #define ABI 2
 
 enum { OK = 0, MEMORY = -1, ARGUMENT = -2, TOKEN = -3 };
-enum { HUGE_PAGE = 2 << 20, MOST_TOKENS = 1 << 16 /* more might overflow the sums of a weight's gradient */ };
+/* More might overflow a sum of products in int32, of 127 * 128 each. */
+enum { MOST_SUMMED = 1 << 17, MOST_TOKENS = 1 << 16 };
 
 #if defined(__x86_64__)
 extern const struct engine engine_avx512, engine_avx_vnni, engine_avx512_half;
@@ -212,7 +213,8 @@ API void bullet_trainer_free(struct trainer *t) {
 API int32_t bullet_trainer_new(const struct bullet_shape *s, const char *path, struct trainer **out) {
     const struct engine *engine = find_engine(path);
     if (engine == NULL || s->n_layers < 1 || s->dim < 32 || s->dim % 32 || s->hidden_dim < 32 || s->hidden_dim % 32 || s->n_heads < 1 ||
-        s->dim % s->n_heads || s->n_kv_heads < 1 || s->n_heads % s->n_kv_heads || s->dim / s->n_heads % 2 || s->vocab_size < 1)
+        s->dim % s->n_heads || s->n_kv_heads < 1 || s->n_heads % s->n_kv_heads || s->dim / s->n_heads % 2 || s->vocab_size < 1 || s->vocab_size > MOST_SUMMED ||
+        s->hidden_dim > MOST_SUMMED / 2 || s->dim > MOST_SUMMED / 4)
         return ARGUMENT;
     struct trainer *t = calloc(1, sizeof *t);
     if (t == NULL) return MEMORY;

@@ -27,9 +27,9 @@
 #define UNROLL _Pragma("GCC unroll 16")
 
 enum {
-    BLOCK_ROWS = 64, /* tokens that go through a product together */
-    STRIP = 32,      /* columns of a gradient that are stored together */
-    WORK_ROWS = 64,  /* outputs of a weight whose gradients are one piece of work */
+    BLOCK_ROWS = 64,   /* tokens that go through a product together */
+    STRIP = 32,        /* columns of a gradient that are stored together */
+    WORK_ROWS = 64,    /* outputs of a weight whose gradients are one piece of work */
     MOST_QUERIES = 16, /* whose attention is computed together */
     ALIGN = 64,
 };
@@ -76,9 +76,9 @@ struct slopes {
 
 /* What a thread works in. */
 struct workspace {
-    float *rows;      /* [BLOCK_ROWS][widest] */
+    float *rows;      /* [BLOCK_ROWS][widest of a layer's inputs and outputs], or [BLOCK_ROWS / 2][vocabulary] */
     float *more_rows; /* [BLOCK_ROWS][dim] */
-    int8_t *bytes;    /* [BLOCK_ROWS][widest], and once more */
+    int8_t *bytes;    /* as rows, but twice where it is the vocabulary */
     float *line;      /* [widest] */
     float *heads[2];  /* gradients of queries, keys and values, as layer.heads; of what attention puts out, [n_heads] of that */
     float *attention; /* [2][wide][head_room], [2][MOST_QUERIES][wide] */
@@ -89,7 +89,7 @@ struct workspace {
 struct trainer {
     const struct engine *engine;
     struct bullet_shape shape;
-    int32_t head_dim, head_room, kv_dim, vocabulary; /* the last one rounded up to 32 */
+    int32_t head_dim, head_room, vocabulary; /* head_room: rounded up to 16; vocabulary: to 32 */
     int32_t final_norm; /* number of the tensor */
     int64_t sequences, length;
     int64_t padded, wide, tokens; /* length rounded up to 4 and to 16; N = tokens = sequences * padded */
@@ -99,13 +99,13 @@ struct trainer {
     struct group head;
     float *rope; /* [length][2][head_dim]: what a rotation multiplies with: cosines, sines with signs */
 
-    float *output;     /* [N][dim]: of the last layer */
-    float *final_rms;  /* [N] */
+    float *output;    /* [N][dim]: of the last layer */
+    float *final_rms; /* [N] */
     struct kept head_in;
-    float *gradient[2];  /* [N][dim]: of a layer's output and input */
-    float *middle_gradient;    /* [N][dim] */
+    float *gradient[2];     /* [N][dim]: of a layer's output and input */
+    float *middle_gradient; /* [N][dim] */
     struct slope head_slope;
-    struct slopes slopes[2]; /* of a layer, and of the one above it, whose weights' turn it is at the same time */
+    struct slopes slopes[2];   /* of a layer, and of the one above it, whose weights' turn it is at the same time */
     float *final_norm_parts; /* [sequences][dim], as in slopes */
     double *losses;          /* [sequences] */
     int64_t columns;         /* of all slopes */
