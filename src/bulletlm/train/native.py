@@ -45,7 +45,7 @@ def library() -> ctypes.CDLL:
     }
     lib = open_library(library_path(__file__), "bullet_train_abi", ABI, functions)
     if lib.bullet_train_path(0) is None:
-        raise Unavailable("this processor has no VNNI")
+        raise Unavailable("this processor has no VNNI, or none that the compiler knew when bulletlm was installed")
     return lib
 
 

@@ -2,7 +2,7 @@
 
 #include "trainer.h"
 
-#if defined(__x86_64__)
+#if defined(__x86_64__) && KNOWS_AVX_VNNI
 #include <cpuid.h>
 
 #if defined(__clang__)

@@ -17,7 +17,13 @@ enum { MOST_SUMMED = 1 << 17, MOST_TOKENS = 1 << 16 };
 
 #if defined(__x86_64__)
 extern const struct engine engine_avx512, engine_avx_vnni, engine_avx512_half;
-static const struct engine *const engines[] = {&engine_avx512, &engine_avx_vnni, &engine_avx512_half, NULL};
+static const struct engine *const engines[] = {
+    &engine_avx512,
+#if KNOWS_AVX_VNNI
+    &engine_avx_vnni,
+#endif
+    &engine_avx512_half, NULL,
+};
 #else
 static const struct engine *const engines[] = {NULL};
 #endif

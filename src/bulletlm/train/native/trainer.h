@@ -26,6 +26,13 @@
 #define ALWAYS_INLINE inline __attribute__((always_inline))
 #define UNROLL _Pragma("GCC unroll 16")
 
+/* Assemblers of the time of older compilers do not know AVX-VNNI; the rest is built with them too. */
+#if defined(__clang__)
+#define KNOWS_AVX_VNNI (__clang_major__ >= 12)
+#else
+#define KNOWS_AVX_VNNI (__GNUC__ >= 11)
+#endif
+
 enum {
     BLOCK_ROWS = 64,   /* tokens that go through a product together */
     STRIP = 32,        /* columns of a gradient that are stored together */
