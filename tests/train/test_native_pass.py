@@ -281,7 +281,7 @@ def test_scores_and_gates_beyond_what_an_exponential_holds() -> None:
             if name.endswith(("q_proj.weight", "k_proj.weight", "gate_proj.weight")):
                 weight.mul_(100)
     scores = []
-    model.layers[0].attention.q_proj.register_forward_hook(lambda _module, _inputs, output: scores.append(float(output.detach().abs().max())))
+    model.layers[0].attention.q_proj.register_forward_hook(lambda _module, _inputs, out: scores.append(float(out.detach().abs().max())))
     exact, rounded = (learn(model, precision, batch(model.shape)) for precision in ("fp32", "int8"))
     assert scores[0] > 20, "a score is a sum of 32 products of two such numbers / sqrt(32)"
     assert all(torch.isfinite(gradient).all() for gradient in rounded.values())
