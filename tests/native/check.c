@@ -10,29 +10,7 @@
 #include <string.h>
 
 #include "../../src/bulletlm/runtime/native/bullet.h"
-
-static int passed, failed;
-
-#define CHECK(condition, ...)                            \
-    do {                                                 \
-        if (condition) {                                 \
-            passed++;                                    \
-        } else {                                         \
-            failed++;                                    \
-            printf("%s:%d: ", __FILE__, __LINE__);       \
-            printf(__VA_ARGS__);                         \
-            printf("\n");                                \
-        }                                                \
-    } while (0)
-
-static uint64_t seed = 88172645463325252u;
-
-static uint32_t random_bits(void) {
-    seed ^= seed << 13, seed ^= seed >> 7, seed ^= seed << 17;
-    return (uint32_t)(seed >> 32);
-}
-
-static double uniform(void) { return random_bits() / 4294967296.0; }
+#include "check.h"
 
 /* float16 bits of a positive normal number, rounded down. */
 static uint16_t to_half(double value) {

@@ -12,6 +12,7 @@
 #include <string.h>
 
 #include "../../src/bulletlm/runtime/native/bullet.h"
+#include "check.h"
 
 struct trainer;
 const char *bullet_train_path(int32_t i);
@@ -22,27 +23,6 @@ int32_t bullet_trainer_pass(struct trainer *trainer, const int32_t *tokens, cons
                             double scale, float *const *gradients, int32_t threads, double *loss);
 
 enum { OK = 0, ARGUMENT = -2, TOKEN = -3, MOST_TENSORS = 64 };
-
-static int passed, failed;
-
-#define CHECK(condition, ...)                            \
-    do {                                                 \
-        if (condition) {                                 \
-            passed++;                                    \
-        } else {                                         \
-            failed++;                                    \
-            printf("%s:%d: ", __FILE__, __LINE__);       \
-            printf(__VA_ARGS__);                         \
-            printf("\n");                                \
-        }                                                \
-    } while (0)
-
-static uint64_t seed = 88172645463325252u;
-
-static double uniform(void) {
-    seed ^= seed << 13, seed ^= seed >> 7, seed ^= seed << 17;
-    return (double)(uint32_t)(seed >> 32) / 4294967296.0;
-}
 
 /* How many numbers each tensor has, in the order of the file; returns how many tensors there are. */
 static int sizes_of(const struct bullet_shape *s, size_t *sizes) {
