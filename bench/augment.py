@@ -18,7 +18,7 @@ from sacrebleu.metrics.chrf import CHRF
 
 from bulletlm.config import AugmentConfig
 from bulletlm.data.augment.filters import RULES, Filters, ValidationGuard
-from bulletlm.machine import inspect_machine
+from bulletlm.hardware import inspect_machine
 
 PAIRS = 900
 

@@ -184,7 +184,7 @@ def tokenizers(texts: list[str]) -> dict[str, Callable[[], float]]:
     import tokenizers as hf
 
     from bulletlm.progress import SilentProgress
-    from bulletlm.tokenizer import Tokenizer, train_tokenizer
+    from bulletlm.text.tokenizer import Tokenizer, train_tokenizer
 
     lines = [line for text in texts for line in text.split("\n") if line]
     made: dict[str, Any] = {}
@@ -379,7 +379,7 @@ def measure(data: Path, folder: Path, full: bool, python: str) -> dict[str, Any]
     from importlib.metadata import version
 
     from bulletlm.data.workers import cores
-    from bulletlm.machine import inspect_machine
+    from bulletlm.hardware import inspect_machine
 
     rows: list[dict[str, Any]] = []
 

@@ -49,7 +49,7 @@ from bulletlm.quant.calibrate import dequantise, quantise
 from bulletlm.quant.types import weight_types
 from bulletlm.runtime import Engine, Model, Sampling
 from bulletlm.shape import ModelShape
-from bulletlm.tokenizer import Tokenizer
+from bulletlm.text.tokenizer import Tokenizer
 
 LARGE = ModelShape(4_000, 768, 14, 12, 12, 2048, 512)
 """102 million parameters."""

@@ -23,7 +23,7 @@ import bulletlm
 from bulletlm.config import Config, load_config
 from bulletlm.data.tokens import open_tokens
 from bulletlm.files import read_json, write_json
-from bulletlm.machine import inspect_machine, keep_memory
+from bulletlm.hardware import inspect_machine, keep_memory
 from bulletlm.pipeline import run_stages
 from bulletlm.progress import ConsoleProgress, SilentProgress
 from bulletlm.train.loop import train

@@ -34,7 +34,7 @@ from bulletlm.bulletfile.layout import standard_types
 from bulletlm.bulletfile.writer import write_bullet
 from bulletlm.progress import SilentProgress
 from bulletlm.shape import ModelShape
-from bulletlm.tokenizer import END, EOS, Tokenizer, train_tokenizer
+from bulletlm.text.tokenizer import END, EOS, Tokenizer, train_tokenizer
 
 SAMPLE = Path(bulletlm.__file__).parent / "data/sample"
 QUESTIONS = ("मैत्री म्हणजे काय?", "Who lived in the old house?", "शेतकऱ्याने शेतात काय पेरले?", "Tell me a short story about rain.")

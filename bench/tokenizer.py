@@ -19,11 +19,11 @@ from typing import Any
 
 import sentencepiece
 
-from bulletlm.data.normalize import normalize_line
 from bulletlm.data.vocabulary import balanced_shares
-from bulletlm.machine import inspect_machine
+from bulletlm.hardware import inspect_machine
 from bulletlm.progress import SilentProgress
-from bulletlm.tokenizer import SPECIAL_TOKENS, Tokenizer, tokenizer_report, train_tokenizer
+from bulletlm.text.normalize import normalize_line
+from bulletlm.text.tokenizer import SPECIAL_TOKENS, Tokenizer, tokenizer_report, train_tokenizer
 
 SIZE = 4_000
 

@@ -39,7 +39,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from bulletlm.machine import inspect_machine, keep_memory, largest_size, park_idle_threads
+from bulletlm.hardware import inspect_machine, keep_memory, largest_size, park_idle_threads
 
 park_idle_threads()
 

@@ -46,7 +46,7 @@ def test_quantisation_is_judged_by_the_rows_that_there_are(monkeypatch: pytest.M
 def test_a_file_says_whether_qat_changed_it(micro_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from bulletlm.bulletfile.layout import standard_types
     from bulletlm.bulletfile.writer import write_bullet
-    from bulletlm.tokenizer import Tokenizer
+    from bulletlm.text.tokenizer import Tokenizer
 
     file_row = script("quantization", monkeypatch).file_row
     shape, tensors, proto, _ = read_npy(micro_run / "export" / "npy")

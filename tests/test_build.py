@@ -13,7 +13,6 @@ from bulletlm.bulletfile.reader import open_bullet
 from bulletlm.cli import main as bullet
 from bulletlm.config import QuantConfig
 from bulletlm.convert import convert, read_model
-from bulletlm.data.chat import CHAT_TEMPLATE
 from bulletlm.data.tokens import TokenFile, open_tokens
 from bulletlm.evaluate.compare import compare
 from bulletlm.export.npy import read_npy, write_npy
@@ -23,7 +22,8 @@ from bulletlm.progress import SilentProgress
 from bulletlm.runtime import Engine, Model, Sampling, load
 from bulletlm.shape import ModelShape
 from bulletlm.show import print_info
-from bulletlm.tokenizer import Tokenizer, train_tokenizer
+from bulletlm.text.chat import CHAT_TEMPLATE
+from bulletlm.text.tokenizer import Tokenizer, train_tokenizer
 from micro_model import SAMPLE
 
 

@@ -27,7 +27,7 @@ from bulletlm.errors import BulletError, ConfigError, Interrupted
 from bulletlm.evaluate.compare import compare
 from bulletlm.export.npy import read_npy
 from bulletlm.files import read_json, sha256_of_file
-from bulletlm.machine import inspect_machine
+from bulletlm.hardware import inspect_machine
 from bulletlm.model import Llama
 from bulletlm.pipeline import finish_run, run_stages
 from bulletlm.progress import SilentProgress

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from bulletlm.errors import BulletError, ConfigError, DataError, FormatError
 from bulletlm.progress import SilentProgress
-from bulletlm.tokenizer import (
+from bulletlm.text.tokenizer import (
     ASSISTANT,
     BOS,
     END,
@@ -218,7 +218,7 @@ def test_other_files_are_refused(tmp_path: Path, proto: bytes) -> None:
 
 
 def test_a_large_corpus_is_sampled_by_seed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bulletlm.tokenizer.SAMPLE_CHARACTERS", 500)
+    monkeypatch.setattr("bulletlm.text.tokenizer.SAMPLE_CHARACTERS", 500)
     lines = (MARATHI + ENGLISH).splitlines()
     protos = {seed: train(lines, 420, seed) for seed in (1, 2)}
     assert protos[1] != protos[2]

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from bulletlm.data.normalize import normalize_line
 from bulletlm.progress import SilentProgress
-from bulletlm.tokenizer import BOS, EOS, FIRST_BYTE, SPACE_MARK, UNK, Tokenizer, train_tokenizer
+from bulletlm.text.normalize import normalize_line
+from bulletlm.text.tokenizer import BOS, EOS, FIRST_BYTE, SPACE_MARK, UNK, Tokenizer, train_tokenizer
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 pytestmark = [

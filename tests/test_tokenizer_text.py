@@ -7,7 +7,7 @@ import pytest
 
 import bulletlm.data
 from bulletlm.progress import SilentProgress
-from bulletlm.tokenizer import BYTE, FIRST_BYTE, NORMAL, Tokenizer, train_tokenizer
+from bulletlm.text.tokenizer import BYTE, FIRST_BYTE, NORMAL, Tokenizer, train_tokenizer
 
 SAMPLE = Path(bulletlm.data.__file__).parent / "sample"
 

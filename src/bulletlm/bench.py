@@ -14,11 +14,11 @@ import numpy as np
 
 from bulletlm.bulletfile.reader import BulletFile, open_bullet
 from bulletlm.errors import BulletError, ConfigError
-from bulletlm.machine import available_cores
+from bulletlm.hardware import available_cores
 from bulletlm.runtime import Engine, NativeEngine, Sampling, Session, load
 from bulletlm.runtime.native import NativeSampler, Raw, Unavailable, working_path
 from bulletlm.runtime.random import seeded
-from bulletlm.tokenizer import BOS
+from bulletlm.text.tokenizer import BOS
 
 Job = Callable[[], int]
 """Does something and says how many tokens it was."""

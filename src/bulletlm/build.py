@@ -16,7 +16,6 @@ from bulletlm.bulletfile.reader import open_bullet
 from bulletlm.bulletfile.writer import write_bullet
 from bulletlm.config import QuantConfig
 from bulletlm.data.calibration import calibration_windows
-from bulletlm.data.chat import CHAT_TEMPLATE
 from bulletlm.data.tokens import TokenFile
 from bulletlm.errors import BulletError, ConfigError
 from bulletlm.evaluate.compare import compare
@@ -31,7 +30,8 @@ from bulletlm.quant.types import METHOD_WORDS, weight_types
 from bulletlm.runtime import Engine, Model
 from bulletlm.runtime.sampling import Sampling
 from bulletlm.shape import ModelShape
-from bulletlm.tokenizer import Tokenizer
+from bulletlm.text.chat import CHAT_TEMPLATE
+from bulletlm.text.tokenizer import Tokenizer
 
 SENSITIVITY_TOKENS = 1_024
 """Held-out tokens on which each matrix is quantised alone; enough to tell which one hurts."""

@@ -219,7 +219,7 @@ def plan(
 
     Example: bullet plan recipes/seed.jsonc --hours 8 --write eight-hours.json
     """
-    from bulletlm.machine import park_idle_threads
+    from bulletlm.hardware import park_idle_threads
 
     park_idle_threads()
     from bulletlm.config import load_config
@@ -434,7 +434,7 @@ def _team() -> "Iterator[Team | None]":
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield None
         return
-    from bulletlm.machine import park_idle_threads
+    from bulletlm.hardware import park_idle_threads
 
     park_idle_threads()
     from bulletlm.train.workers import torchrun_team

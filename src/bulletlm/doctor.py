@@ -8,7 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from bulletlm.machine import Machine, inspect_machine
+from bulletlm.hardware import Machine, inspect_machine
 from bulletlm.runtime.native import summary
 from bulletlm.train.choice import known_choices
 from bulletlm.train.native import why_not

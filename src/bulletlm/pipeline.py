@@ -19,7 +19,7 @@ from bulletlm.data.augment import decisive
 from bulletlm.data.sources import source_files
 from bulletlm.errors import BulletError, ConfigError
 from bulletlm.files import read_json, sha256_of_file, sha256_of_json, write_json
-from bulletlm.machine import park_idle_threads
+from bulletlm.hardware import park_idle_threads
 from bulletlm.progress import Progress
 
 if TYPE_CHECKING:
@@ -148,7 +148,7 @@ def _tokenizer(run: Run) -> None:
 
 def _tokens(run: Run) -> None:
     from bulletlm.data.tokens import write_tokens
-    from bulletlm.tokenizer import Tokenizer
+    from bulletlm.text.tokenizer import Tokenizer
 
     tokenizer = Tokenizer.load(run.folder / "tokenizer" / "tokenizer.model")
     write_tokens(run.folder / "data", tokenizer, run.config.data.loss_on, run.folder / "tokens", run.progress)
@@ -157,7 +157,7 @@ def _tokens(run: Run) -> None:
 def _train(run: Run) -> None:
     park_idle_threads()
     from bulletlm.evaluate.prompts import choose_samples, load_prompts
-    from bulletlm.tokenizer import Tokenizer
+    from bulletlm.text.tokenizer import Tokenizer
     from bulletlm.train.samples import SamplePrompts
     from bulletlm.train.workers import Task, lead
 
@@ -174,7 +174,7 @@ def _train(run: Run) -> None:
 
 def _export(run: Run) -> None:
     from bulletlm.export.npy import write_npy
-    from bulletlm.tokenizer import Tokenizer
+    from bulletlm.text.tokenizer import Tokenizer
     from bulletlm.train.checkpoint import load_checkpoint
 
     best = load_checkpoint(run.folder / "checkpoints" / "best")

@@ -27,7 +27,7 @@ from bulletlm.data.sources import find_files
 from bulletlm.data.tokens import TokenFile
 from bulletlm.errors import ConfigError
 from bulletlm.files import read_json, write_json
-from bulletlm.machine import largest_size
+from bulletlm.hardware import largest_size
 from bulletlm.progress import Progress, SilentProgress
 from bulletlm.quant.types import weight_types
 from bulletlm.shape import ModelShape

@@ -21,7 +21,7 @@ from bulletlm.export.npy import read_npy
 from bulletlm.files import sha256_of_file, sha256_of_json, write_json
 from bulletlm.progress import Progress
 from bulletlm.quant.types import weight_types
-from bulletlm.tokenizer import Tokenizer
+from bulletlm.text.tokenizer import Tokenizer
 from bulletlm.train.distil import distil
 
 

@@ -37,7 +37,7 @@ from bulletlm.export.npy import write_npy
 from bulletlm.export.stored import StoredModel
 from bulletlm.runtime import load
 from bulletlm.shape import ModelShape
-from bulletlm.tokenizer import FIRST_BYTE, FIRST_PIECE, SPACE_MARK, Tokenizer
+from bulletlm.text.tokenizer import FIRST_BYTE, FIRST_PIECE, SPACE_MARK, Tokenizer
 
 SEED = 2
 NUMBERS = (0, 1, 2, 3, 17, 31, 64, 255, 1 << 16, (1 << 31) - 1, 1 << 31, (1 << 32) - 1, 1 << 40, (1 << 63) - 1, (1 << 64) - 1)

@@ -24,9 +24,9 @@ from bulletlm.data.augment import augment_training, decisive
 from bulletlm.data.augment.cache import FILE, Cache, key_of
 from bulletlm.data.augment.filters import RULES, Filters, ValidationGuard, main_script
 from bulletlm.data.augment.sentences import split_sentences, words_only
-from bulletlm.data.documents import Document, read_documents, texts_of, to_line
 from bulletlm.errors import BulletError, ConfigError
 from bulletlm.progress import SilentProgress
+from bulletlm.text.documents import Document, read_documents, texts_of, to_line
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 

@@ -16,9 +16,9 @@ from tiny_seq2seq import BACK, ENGLISH, MARATHI
 from bulletlm.config import AugmentConfig
 from bulletlm.data.augment import augment_training
 from bulletlm.data.augment.backends import Backend, _IndicTrans2Pieces, open_backend
-from bulletlm.data.documents import Document, read_documents, to_line
 from bulletlm.errors import BulletError, ConfigError
 from bulletlm.progress import SilentProgress
+from bulletlm.text.documents import Document, read_documents, to_line
 
 
 @pytest.fixture(scope="module", autouse=True)

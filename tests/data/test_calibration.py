@@ -10,7 +10,7 @@ from bulletlm.data.calibration import calibration_windows
 from bulletlm.data.tokens import TokenFile
 from bulletlm.errors import DataError
 from bulletlm.progress import SilentProgress
-from bulletlm.tokenizer import BOS, EOS, Tokenizer, train_tokenizer
+from bulletlm.text.tokenizer import BOS, EOS, Tokenizer, train_tokenizer
 
 SAMPLE = Path(__file__).parents[2] / "src/bulletlm/data/sample"
 

@@ -8,11 +8,11 @@ from pathlib import Path
 import jinja2.sandbox
 import pytest
 
-from bulletlm.data.chat import CHAT_TEMPLATE, encode_document, encode_prompt, in_order, render
-from bulletlm.data.documents import Document
 from bulletlm.errors import DataError
 from bulletlm.progress import SilentProgress
-from bulletlm.tokenizer import ASSISTANT, BOS, END, EOS, USER, Tokenizer, train_tokenizer
+from bulletlm.text.chat import CHAT_TEMPLATE, encode_document, encode_prompt, in_order, render
+from bulletlm.text.documents import Document
+from bulletlm.text.tokenizer import ASSISTANT, BOS, END, EOS, USER, Tokenizer, train_tokenizer
 
 QUESTION, ANSWER = "वेळ म्हणजे काय?", "वेळ म्हणजे बदल मोजण्याची रीत."
 
@@ -125,5 +125,5 @@ def test_wrong_messages_are_errors_of_one_line(tokenizer: Tokenizer, messages: l
 
 
 def test_the_runtime_can_import_it_without_the_heavy_libraries() -> None:
-    code = "import sys, bulletlm.data.chat; print(sorted({'torch', 'pydantic', 'rich'} & set(sys.modules)))"
+    code = "import sys, bulletlm.text.chat; print(sorted({'torch', 'pydantic', 'rich'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"

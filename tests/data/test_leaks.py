@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bulletlm.data.documents import Document, to_line
 from bulletlm.data.leaks import Index, check_leaks, find_copies
 from bulletlm.data.prepare import _check
 from bulletlm.errors import DataError
 from bulletlm.progress import SilentProgress
+from bulletlm.text.documents import Document, to_line
 
 SAMPLE = Path(__file__).parents[2] / "src/bulletlm/data/sample"
 STORIES = (SAMPLE / "stories.mr.txt").read_text(encoding="utf-8").strip().split("\n\n")

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from bulletlm.data.normalize import is_broken, normalize, normalize_line, visible
+from bulletlm.text.normalize import is_broken, normalize, normalize_line, visible
 
 ZWJ, ZWNJ, VIRAMA = "\u200d", "\u200c", "\u094d"
 

@@ -17,10 +17,10 @@ import pytest
 from bulletlm.config import DataConfig
 from bulletlm.data import cleaned, reading
 from bulletlm.data import prepare as prepare_module
-from bulletlm.data.documents import Document, read_documents, texts_of
 from bulletlm.data.prepare import prepare_data
 from bulletlm.errors import DataError
 from bulletlm.progress import SilentProgress
+from bulletlm.text.documents import Document, read_documents, texts_of
 
 FILES = ["clean-report.json", "rejected.jsonl", "train.jsonl", "val.jsonl"]
 REAL = Path(__file__).parents[2].parent / "shared" / "data"

@@ -8,11 +8,11 @@ import pytest
 import bulletlm.data
 from bulletlm.cli import main
 from bulletlm.config import Config, TokenizerConfig
-from bulletlm.data.documents import Document, read_documents, to_line
 from bulletlm.data.sizes import compare_sizes, print_sizes
 from bulletlm.data.vocabulary import balanced_shares, held_out_texts, prepare_tokenizer, training_texts
 from bulletlm.progress import SilentProgress
-from bulletlm.tokenizer import Tokenizer, tokenizer_report, train_tokenizer
+from bulletlm.text.documents import Document, read_documents, to_line
+from bulletlm.text.tokenizer import Tokenizer, tokenizer_report, train_tokenizer
 
 SAMPLE = Path(bulletlm.data.__file__).parent / "sample"
 

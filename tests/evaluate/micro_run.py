@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from bulletlm.data.documents import Document
 from bulletlm.shape import ModelShape
+from bulletlm.text.documents import Document
 
 SAMPLE = Path(__file__).parents[2] / "src" / "bulletlm" / "data" / "sample"
 SHAPE = ModelShape(vocab_size=600, dim=32, n_layers=2, n_heads=2, n_kv_heads=1, hidden_dim=64, max_seq_len=48)

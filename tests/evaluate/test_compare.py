@@ -17,7 +17,7 @@ from bulletlm.export.npy import read_npy, write_npy
 from bulletlm.progress import SilentProgress
 from bulletlm.runtime import load
 from bulletlm.shape import ModelShape
-from bulletlm.tokenizer import Tokenizer, train_tokenizer
+from bulletlm.text.tokenizer import Tokenizer, train_tokenizer
 
 
 def network(shape: ModelShape, tensors: dict[str, np.ndarray], ids: np.ndarray) -> np.ndarray:

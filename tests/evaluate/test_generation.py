@@ -7,13 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bulletlm.data.chat import encode_prompt
 from bulletlm.evaluate.generation import answer_prompts, distinct_2, longest_repeat, mean_checks, script_share
 from bulletlm.evaluate.prompts import Prompt, load_prompts
 from bulletlm.progress import SilentProgress
 from bulletlm.runtime import generate, load
 from bulletlm.runtime.sampling import Sampling
-from bulletlm.tokenizer import END, EOS
+from bulletlm.text.chat import encode_prompt
+from bulletlm.text.tokenizer import END, EOS
 
 HOT = Sampling(temperature=1.0, top_k=0, top_p=1.0, min_p=0.0, repetition_penalty=1.0, max_tokens=10, seed=0)
 

@@ -13,7 +13,7 @@ from bulletlm.evaluate import perplexity
 from bulletlm.evaluate.perplexity import Score, log_softmax, score, window_batches
 from bulletlm.progress import SilentProgress
 from bulletlm.shape import ModelShape
-from bulletlm.tokenizer import Tokenizer
+from bulletlm.text.tokenizer import Tokenizer
 
 VOCAB = 600
 

@@ -20,12 +20,12 @@ from raw_gguf import ARRAY, BOOL, F16, F32, FLOAT32, Q4_0, STRING, UINT32, UINT6
 from small_model import METADATA, assert_same, small_model
 
 from bulletlm.convert import convert, read_model
-from bulletlm.data.chat import CHAT_TEMPLATE, encode_prompt
 from bulletlm.errors import BulletError, ConfigError, FormatError
 from bulletlm.export.gguf import gguf_name, read_gguf, write_gguf
 from bulletlm.export.stored import StoredModel, as_floats, type_of
 from bulletlm.runtime.engine import Engine
-from bulletlm.tokenizer import Tokenizer
+from bulletlm.text.chat import CHAT_TEMPLATE, encode_prompt
+from bulletlm.text.tokenizer import Tokenizer
 
 QUICK = Path(__file__).parents[3] / "shared" / "data" / "quick"
 

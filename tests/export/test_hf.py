@@ -17,12 +17,12 @@ from safetensors.torch import load_file, save_file
 from small_model import METADATA, assert_same, small_model
 
 from bulletlm.convert import convert, read_model
-from bulletlm.data.chat import encode_prompt
 from bulletlm.errors import BulletError, FormatError
 from bulletlm.export.hf import FILES, model_card, read_hf, write_hf
 from bulletlm.export.stored import StoredModel, as_floats
 from bulletlm.runtime.engine import Engine
-from bulletlm.tokenizer import Tokenizer, train_tokenizer
+from bulletlm.text.chat import encode_prompt
+from bulletlm.text.tokenizer import Tokenizer, train_tokenizer
 
 QUICK = Path(__file__).parents[3] / "shared" / "data" / "quick"
 

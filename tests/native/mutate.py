@@ -24,7 +24,7 @@ from bulletlm.runtime import Session, load, native
 from bulletlm.runtime.random import seeded
 from bulletlm.runtime.sampling import Sampling
 from bulletlm.shape import ModelShape
-from bulletlm.tokenizer import SPECIAL_TOKENS, Piece
+from bulletlm.text.tokenizer import SPECIAL_TOKENS, Piece
 
 SEED = 20
 

@@ -23,7 +23,7 @@ from bulletlm.quant.types import weight_types
 from bulletlm.runtime import Engine, Model
 from bulletlm.runtime.sampling import Sampling
 from bulletlm.shape import ModelShape
-from bulletlm.tokenizer import Tokenizer
+from bulletlm.text.tokenizer import Tokenizer
 
 SHAPE = ModelShape(vocab_size=300, dim=64, n_layers=2, n_heads=4, n_kv_heads=2, hidden_dim=96, max_seq_len=24, rope_theta=500.0)
 

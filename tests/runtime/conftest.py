@@ -10,7 +10,7 @@ from bulletlm.bulletfile.writer import write_bullet
 from bulletlm.progress import SilentProgress
 from bulletlm.runtime import Model, load
 from bulletlm.shape import ModelShape
-from bulletlm.tokenizer import Tokenizer, train_tokenizer
+from bulletlm.text.tokenizer import Tokenizer, train_tokenizer
 
 
 @pytest.fixture(scope="session")

@@ -20,13 +20,13 @@ from tiny_model import random_tensors
 
 from bulletlm.bulletfile.layout import standard_types
 from bulletlm.bulletfile.writer import write_bullet
-from bulletlm.data.chat import encode_prompt
 from bulletlm.errors import BulletError
 from bulletlm.runtime import Model, Sampling, Session, load
 from bulletlm.serve.chat import Conversation, _command
 from bulletlm.serve.generate import HARMLESS
 from bulletlm.shape import ModelShape
-from bulletlm.tokenizer import END, EOS, Tokenizer
+from bulletlm.text.chat import encode_prompt
+from bulletlm.text.tokenizer import END, EOS, Tokenizer
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ import pytest
 
 from bulletlm.errors import BulletError
 from bulletlm.runtime import Model, Sampling, generate
-from bulletlm.tokenizer import BOS
+from bulletlm.text.tokenizer import BOS
 
 GREEDY = Sampling(temperature=0, repetition_penalty=1, max_tokens=12)
 

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from tiny_model import ENGLISH, MARATHI
 
 from bulletlm.errors import DataError, FormatError
-from bulletlm.runtime.vocabulary import Vocabulary
-from bulletlm.tokenizer import Tokenizer
+from bulletlm.text.bpe import Vocabulary
+from bulletlm.text.tokenizer import Tokenizer
 
 REAL = Path(__file__).parents[3] / "shared" / "data" / "quick"
 

@@ -15,7 +15,7 @@ from bulletlm.errors import BulletError, ConfigError
 from bulletlm.runtime import Model, Sampling, Session, Token, load
 from bulletlm.runtime.native import Unavailable, library
 from bulletlm.shape import ModelShape
-from bulletlm.tokenizer import BOS, END, EOS, FIRST_BYTE, USER, Tokenizer
+from bulletlm.text.tokenizer import BOS, END, EOS, FIRST_BYTE, USER, Tokenizer
 
 GREEDY = Sampling(temperature=0, repetition_penalty=1, max_tokens=12)
 HOT = Sampling(temperature=1.5, top_k=0, top_p=1, min_p=0, repetition_penalty=1.2, max_tokens=24, seed=3)

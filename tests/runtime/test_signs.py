@@ -8,8 +8,8 @@ import pytest
 
 from bulletlm.runtime import Model, Sampling, Session, load
 from bulletlm.runtime.native import Unavailable, library
-from bulletlm.runtime.signs import ANYTHING, CONSONANT, MARK, NOTHING, OTHER, VOWEL, VOWEL_SIGN, _place, places
-from bulletlm.tokenizer import BOS, FIRST_BYTE, FIRST_PIECE, Tokenizer
+from bulletlm.text.akshara import ANYTHING, CONSONANT, MARK, NOTHING, OTHER, VOWEL, VOWEL_SIGN, _place, places
+from bulletlm.text.tokenizer import BOS, FIRST_BYTE, FIRST_PIECE, Tokenizer
 
 SIGNS = "\u093e\u093f\u0940\u0941\u0942\u0943\u0947\u0948\u094b\u094c\u0902\u0901\u0903\u094d\u093c"
 

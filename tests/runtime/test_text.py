@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from bulletlm import evaluate
 from bulletlm.runtime import TextStream
-from bulletlm.tokenizer import END, EOS, FIRST_BYTE, Tokenizer
+from bulletlm.text.tokenizer import END, EOS, FIRST_BYTE, Tokenizer
 
 PROMPTS = Path(evaluate.__file__).with_name("prompts.jsonl")
 REAL_MARATHI = Path(__file__).parents[3] / "shared" / "data" / "quick" / "mr.txt"

@@ -16,7 +16,7 @@ import pytest
 from running_server import PATIENCE, Server, running
 
 from bulletlm.cli import main
-from bulletlm.tokenizer import END, EOS
+from bulletlm.text.tokenizer import END, EOS
 
 NAME = "seed-like"
 FOREVER = {str(END): -100, str(EOS): -100}

@@ -10,10 +10,10 @@ import openai
 import pytest
 from openai import OpenAI
 
-from bulletlm.data.chat import encode_prompt
-from bulletlm.data.normalize import normalize
 from bulletlm.runtime import Model, Session
-from bulletlm.tokenizer import BOS, END, EOS
+from bulletlm.text.chat import encode_prompt
+from bulletlm.text.normalize import normalize
+from bulletlm.text.tokenizer import BOS, END, EOS
 
 NAME = "seed-like"
 QUESTIONS = ["मैत्री म्हणजे काय?", "शेतकऱ्याने काय पेरले?", "Who lived in the old house?", "त्र्यंबकच्या दुकानात काय मिळते?"]

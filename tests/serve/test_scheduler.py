@@ -16,7 +16,7 @@ from bulletlm.serve.errors import ApiError
 from bulletlm.serve.metrics import Metrics
 from bulletlm.serve.scheduler import End, Job, Scheduler
 from bulletlm.serve.sessions import SessionPool
-from bulletlm.tokenizer import BOS, END, EOS
+from bulletlm.text.tokenizer import BOS, END, EOS
 
 NO_END = {END: -100.0, EOS: -100.0}
 ENDLESS = 1 << 20

@@ -18,17 +18,17 @@ from test_loop import SETTINGS, SHAPE, run
 
 from bulletlm.cli import main
 from bulletlm.config import TrainConfig
-from bulletlm.data.chat import encode_prompt
 from bulletlm.data.tokens import open_tokens, write_tokens
 from bulletlm.errors import BulletError, Interrupted
 from bulletlm.evaluate.perplexity import score
 from bulletlm.files import sha256_of_file
-from bulletlm.machine import inspect_machine
+from bulletlm.hardware import inspect_machine
 from bulletlm.model import Llama
 from bulletlm.progress import SilentProgress
 from bulletlm.runtime import Sampling, Session, load
 from bulletlm.runtime.engine import Engine
-from bulletlm.tokenizer import Tokenizer
+from bulletlm.text.chat import encode_prompt
+from bulletlm.text.tokenizer import Tokenizer
 from bulletlm.train import prove, stopping
 from bulletlm.train.checkpoint import list_checkpoints, load_checkpoint
 from bulletlm.train.evaluation import evaluate

@@ -15,7 +15,7 @@ import torch
 
 from bulletlm.config import TrainConfig
 from bulletlm.errors import ConfigError
-from bulletlm.machine import inspect_machine
+from bulletlm.hardware import inspect_machine
 from bulletlm.model import IGNORE, Layer, Llama, attend
 from bulletlm.progress import SilentProgress
 from bulletlm.shape import ModelShape

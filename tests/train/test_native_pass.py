@@ -12,7 +12,7 @@ import torch
 from bulletlm.config import TrainConfig
 from bulletlm.data.tokens import TokenFile
 from bulletlm.errors import ConfigError, DataError
-from bulletlm.machine import inspect_machine
+from bulletlm.hardware import inspect_machine
 from bulletlm.model import IGNORE, Llama
 from bulletlm.quant.fake_quant import FakeQuant
 from bulletlm.runtime.native import Unavailable

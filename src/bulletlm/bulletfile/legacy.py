@@ -31,7 +31,7 @@ from bulletlm.export.stored import Floats, Stored, StoredModel, as_floats, check
 from bulletlm.files import atomic_file
 from bulletlm.quant.bq4 import Quantized, pack_bq4, quantize_bq4, unpack_bq4
 from bulletlm.shape import BLOCK, ModelShape
-from bulletlm.tokenizer import FIRST_BYTE, FIRST_PIECE, SPACE_MARK, SPECIAL_TOKENS, UNK, model_of_pieces
+from bulletlm.text.tokenizer import FIRST_BYTE, FIRST_PIECE, SPACE_MARK, SPECIAL_TOKENS, UNK, model_of_pieces
 
 BLOCK_BYTES = 4 + BLOCK // 2
 MIDDLE = 8

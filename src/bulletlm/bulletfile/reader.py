@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from bulletlm.tokenizer import Tokenizer
+    from bulletlm.text.tokenizer import Tokenizer
 
 _SECOND_VERSION = re.compile(rb'\{[ \t\r\n]*"bullet_version"[ \t\r\n]*:[ \t\r\n]*"2\.')
 FIRST_VERSION = re.compile(rb'"bullet_version"[ \t\r\n]*:[ \t\r\n]*"?1\b')
@@ -152,7 +152,7 @@ class BulletFile:
         Raises:
             FormatError: the sentencepiece model is damaged, or is not the one of the vocabulary.
         """
-        from bulletlm.tokenizer import Tokenizer
+        from bulletlm.text.tokenizer import Tokenizer
 
         try:
             tokenizer = Tokenizer(self._section(SENTENCEPIECE_SECTION))

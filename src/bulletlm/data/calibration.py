@@ -9,7 +9,7 @@ import numpy.typing as npt
 from bulletlm.data.language import detect
 from bulletlm.data.tokens import TokenFile
 from bulletlm.errors import DataError
-from bulletlm.tokenizer import Tokenizer
+from bulletlm.text.tokenizer import Tokenizer
 
 SMALLEST = 1_024
 """Tokens; fewer say too little about the inputs of a matrix."""

@@ -10,17 +10,17 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from bulletlm.data.chat import arrange
-from bulletlm.data.documents import Message
 from bulletlm.data.encodings import WORDS_NEEDED, has_mojibake, has_private_letters, is_legacy_font, mend_mojibake, remove_private_bullets
 from bulletlm.data.language import detect, is_in_other_script
 from bulletlm.data.letters import broken_words, is_suspect, mend_letters
 from bulletlm.data.log import Log, Rejected
 from bulletlm.data.markup import decode_entities, remove_markup, shorten_rulers
-from bulletlm.data.normalize import NORMALIZATIONS, is_broken, normalize_line
 from bulletlm.data.privacy import has_long_number, mask_emails, mask_numbers, mask_phones
 from bulletlm.data.reading import RawDocument
 from bulletlm.errors import DataError
+from bulletlm.text.chat import arrange
+from bulletlm.text.documents import Message
+from bulletlm.text.normalize import NORMALIZATIONS, is_broken, normalize_line
 
 if TYPE_CHECKING:
     from bulletlm.config import CleanConfig

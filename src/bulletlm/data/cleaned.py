@@ -25,7 +25,6 @@ import numpy.typing as npt
 
 from bulletlm import __version__
 from bulletlm.data.clean import REPEAT_CHARACTERS, Clean, clean_document
-from bulletlm.data.documents import Document, to_line
 from bulletlm.data.log import Log, Rejected
 from bulletlm.data.reading import BadRow, Block, RawDocument, blocks, documents
 from bulletlm.data.shingles import SIGNATURE
@@ -35,6 +34,7 @@ from bulletlm.data.workers import cores, ordered_map
 from bulletlm.errors import BulletError
 from bulletlm.files import atomic_folder, read_json, sha256_of_file, sha256_of_json, write_json
 from bulletlm.progress import Progress
+from bulletlm.text.documents import Document, to_line
 
 if TYPE_CHECKING:
     from bulletlm.config import CleanConfig

@@ -21,9 +21,9 @@ import numpy as np
 import numpy.typing as npt
 
 from bulletlm.data.clean import REPEAT_CHARACTERS
-from bulletlm.data.documents import Document, texts_of
 from bulletlm.data.shingles import BANDS, Hashes, hash_words, minhash, ngrams, signatures, words_of
 from bulletlm.data.signals import NEAR_SEQUENCE, NEAR_WORDS_NEEDED
+from bulletlm.text.documents import Document, texts_of
 
 SAME_CHARACTERS = REPEAT_CHARACTERS
 """Shorter passages may be in training and validation."""

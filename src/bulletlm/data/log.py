@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bulletlm.data.letters import snippet
-from bulletlm.data.normalize import visible
+from bulletlm.text.normalize import visible
 
 EXAMPLES = 3
 EXAMPLE_CHARACTERS = 120

@@ -18,7 +18,6 @@ import numpy.typing as npt
 from bulletlm.data.augment import augment_training
 from bulletlm.data.cleaned import PARALLEL_FROM_BYTES, Cleaned, clean_files, content_hash, key_of_paragraphs, to_document
 from bulletlm.data.dedup import CHARACTERS_PER_TOKEN, REASONS, Verdict, find_repeats
-from bulletlm.data.documents import Document, texts_of, to_line
 from bulletlm.data.leaks import Index, check_leaks, find_copies, load_index, read_blocks
 from bulletlm.data.log import Log, Rejected
 from bulletlm.data.mixture import Cells, copies, mixture_table, rates
@@ -28,6 +27,7 @@ from bulletlm.data.workers import cores, ordered_map
 from bulletlm.errors import DataError
 from bulletlm.files import atomic_folder, write_json
 from bulletlm.progress import Progress
+from bulletlm.text.documents import Document, texts_of, to_line
 
 if TYPE_CHECKING:
     from bulletlm.config import AugmentConfig, DataConfig

@@ -19,10 +19,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, cast
 
-from bulletlm.data.documents import Message
 from bulletlm.data.parallel import translations
 from bulletlm.data.sources import SourceFile
 from bulletlm.errors import DataError
+from bulletlm.text.documents import Message
 
 BLOCK_BYTES = 1 << 20
 ROWS_AT_ONCE = 1_000

@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import Any
 
 from bulletlm.config import Config
-from bulletlm.data.documents import read_documents
 from bulletlm.data.vocabulary import balanced_shares, held_out_texts, training_texts
 from bulletlm.errors import ConfigError
 from bulletlm.files import write_json
 from bulletlm.progress import Progress
-from bulletlm.tokenizer import Tokenizer, tokenizer_report, train_tokenizer
+from bulletlm.text.documents import read_documents
+from bulletlm.text.tokenizer import Tokenizer, tokenizer_report, train_tokenizer
 
 SIZES = (2_000, 4_000, 8_000)
 

@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from bulletlm.data.chat import encode_documents
-from bulletlm.data.documents import Document, read_documents, texts_of
 from bulletlm.errors import BulletError
 from bulletlm.files import atomic_folder, read_json, write_json
 from bulletlm.progress import Progress, Task
-from bulletlm.tokenizer import Tokenizer
+from bulletlm.text.chat import encode_documents
+from bulletlm.text.documents import Document, read_documents, texts_of
+from bulletlm.text.tokenizer import Tokenizer
 
 SPLITS = ("train", "val")
 _DOCUMENTS_AT_ONCE = 512

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bulletlm.data.documents import Document, read_documents, texts_of
 from bulletlm.data.language import detect
 from bulletlm.files import atomic_folder, write_json
 from bulletlm.progress import Progress
-from bulletlm.tokenizer import FIRST_PIECE, SPACE_MARK, Tokenizer, tokenizer_report, train_tokenizer
+from bulletlm.text.documents import Document, read_documents, texts_of
+from bulletlm.text.tokenizer import FIRST_PIECE, SPACE_MARK, Tokenizer, tokenizer_report, train_tokenizer
 
 if TYPE_CHECKING:
     from bulletlm.config import TokenizerConfig

@@ -16,7 +16,7 @@ from bulletlm.errors import BulletError
 from bulletlm.evaluate.perplexity import Score, Targets, finite_logits, groups, log_softmax, read_targets, window_batches
 from bulletlm.progress import Progress
 from bulletlm.runtime import Model
-from bulletlm.tokenizer import Tokenizer
+from bulletlm.text.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)

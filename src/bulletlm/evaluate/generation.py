@@ -5,12 +5,12 @@ from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from typing import Any
 
-from bulletlm.data.chat import encode_prompt
 from bulletlm.evaluate.prompts import Prompt
 from bulletlm.progress import Progress
 from bulletlm.runtime import Model, generate
 from bulletlm.runtime.sampling import Sampling
-from bulletlm.tokenizer import END, EOS
+from bulletlm.text.chat import encode_prompt
+from bulletlm.text.tokenizer import END, EOS
 
 SCRIPTS = {
     **dict.fromkeys(("mr", "hi", "ne", "sa", "kok"), "DEVANAGARI"),

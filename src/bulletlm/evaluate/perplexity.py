@@ -17,7 +17,7 @@ from bulletlm.data.tokens import TokenFile
 from bulletlm.errors import BulletError, DataError
 from bulletlm.progress import Progress
 from bulletlm.shape import ModelShape
-from bulletlm.tokenizer import Tokenizer
+from bulletlm.text.tokenizer import Tokenizer
 
 LOGITS_AT_ONCE = 1 << 22
 """Windows are batched up to this many logits: 16 MB in float32, 32 MB in float64."""

@@ -19,14 +19,14 @@ import numpy as np
 from bulletlm.bulletfile.cursor import Cursor
 from bulletlm.bulletfile.header import SHAPE_LIMITS, check_metadata, parse_json
 from bulletlm.bulletfile.layout import tensor_bytes
-from bulletlm.data.chat import CHAT_TEMPLATE
 from bulletlm.errors import BulletError, ConfigError, FormatError
 from bulletlm.export.stored import Stored, StoredModel, check_finite, check_tokenizer, printable, type_of, view_tensor
 from bulletlm.files import atomic_file, write_text
 from bulletlm.quant.bq4 import Quantized
 from bulletlm.runtime.sampling import PENALTY_WINDOW
 from bulletlm.shape import ModelShape
-from bulletlm.tokenizer import BOS, END, EOS, FIRST_PIECE, NORMAL, SPECIAL_TOKENS, UNK, Tokenizer, model_of_pieces
+from bulletlm.text.chat import CHAT_TEMPLATE
+from bulletlm.text.tokenizer import BOS, END, EOS, FIRST_PIECE, NORMAL, SPECIAL_TOKENS, UNK, Tokenizer, model_of_pieces
 
 GGML_TYPES = {"F32": 0, "F16": 1, "BQ4": 2, "BQ8": 8}
 FILE_TYPES = {"F32": 0, "F16": 1, "BQ4": 2, "BQ8": 7}

@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 
 from bulletlm.bulletfile.header import check_metadata, parse_json, read_shape, show
-from bulletlm.data.chat import CHAT_TEMPLATE
 from bulletlm.errors import BulletError, FormatError
 from bulletlm.export.gguf import size_label
 from bulletlm.export.stored import Floats, Stored, StoredModel, as_floats, check_finite, check_tokenizer, printable
 from bulletlm.files import atomic_folder, write_json, write_text
 from bulletlm.shape import ModelShape
-from bulletlm.tokenizer import BOS, END, EOS, SPECIAL_TOKENS, UNK
+from bulletlm.text.chat import CHAT_TEMPLATE
+from bulletlm.text.tokenizer import BOS, END, EOS, SPECIAL_TOKENS, UNK
 
 WEIGHTS, INDEX, TOKENIZER = "model.safetensors", "model.safetensors.index.json", "tokenizer.model"
 METADATA = "bullet_metadata.json"

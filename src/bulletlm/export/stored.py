@@ -10,7 +10,7 @@ from bulletlm.bulletfile.layout import WEIGHT_TYPES
 from bulletlm.errors import FormatError
 from bulletlm.quant.bq4 import Quantized, scales_of
 from bulletlm.shape import ModelShape
-from bulletlm.tokenizer import Tokenizer
+from bulletlm.text.tokenizer import Tokenizer
 
 Floats = npt.NDArray[np.float32]
 Stored = npt.NDArray[np.floating] | Quantized

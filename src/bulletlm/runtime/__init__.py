@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from bulletlm.runtime.native import NativeCache, NativeEngine
     from bulletlm.runtime.sampling import Sampling, sample
     from bulletlm.runtime.session import Session, Token, generate
-    from bulletlm.runtime.text import TextStream
+    from bulletlm.text.stream import TextStream
 
 __all__ = [
     "Engine",
@@ -30,17 +30,17 @@ __all__ = [
 ]
 
 _MODULES = {
-    "engine": ("Engine", "KVCache"),
-    "session": ("Session", "Token", "generate"),
-    "model": ("Model", "load"),
-    "native": ("NativeCache", "NativeEngine"),
-    "sampling": ("Sampling", "sample"),
-    "text": ("TextStream",),
+    "bulletlm.runtime.engine": ("Engine", "KVCache"),
+    "bulletlm.runtime.session": ("Session", "Token", "generate"),
+    "bulletlm.runtime.model": ("Model", "load"),
+    "bulletlm.runtime.native": ("NativeCache", "NativeEngine"),
+    "bulletlm.runtime.sampling": ("Sampling", "sample"),
+    "bulletlm.text.stream": ("TextStream",),
 }
 
 
 def __getattr__(name: str) -> object:
     for module, names in _MODULES.items():
         if name in names:
-            return getattr(import_module(f"bulletlm.runtime.{module}"), name)
+            return getattr(import_module(module), name)
     raise AttributeError(f"module 'bulletlm.runtime' has no attribute {name!r}")

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 from bulletlm.bulletfile.layout import SAMPLING_LIMITS
 from bulletlm.bulletfile.reader import BulletFile, open_bullet
 from bulletlm.errors import BulletError, BulletWarning, ConfigError, FormatError
-from bulletlm.machine import available_cores
+from bulletlm.hardware import available_cores
 from bulletlm.runtime.native import Broken, NativeEngine, NotFinite, Raw, Unavailable, working_path
 from bulletlm.runtime.sampling import Sampling
-from bulletlm.runtime.vocabulary import Vocabulary
 from bulletlm.shape import ModelShape
-from bulletlm.tokenizer import Tokenizer
+from bulletlm.text.bpe import Vocabulary
+from bulletlm.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -12,9 +12,9 @@ from bulletlm.runtime.model import Model
 from bulletlm.runtime.native import NativeEngine, NativeSampler
 from bulletlm.runtime.random import seeded
 from bulletlm.runtime.sampling import Sampling, sample
-from bulletlm.runtime.signs import OTHER, places
-from bulletlm.runtime.text import TextStream
-from bulletlm.tokenizer import END, EOS
+from bulletlm.text.akshara import OTHER, places
+from bulletlm.text.stream import TextStream
+from bulletlm.text.tokenizer import END, EOS
 
 if TYPE_CHECKING:
     from bulletlm.runtime.engine import Floats

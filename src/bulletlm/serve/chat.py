@@ -8,13 +8,13 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from bulletlm.data.chat import encode_prompt
-from bulletlm.data.normalize import normalize
 from bulletlm.errors import BulletError
 from bulletlm.runtime.model import Model, load
 from bulletlm.runtime.sampling import Sampling
 from bulletlm.runtime.session import Session
 from bulletlm.serve.generate import HARMLESS, sampling_for
+from bulletlm.text.chat import encode_prompt
+from bulletlm.text.normalize import normalize
 
 SETTINGS = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "presence_penalty", "max_tokens", "seed")
 

@@ -106,9 +106,9 @@ def sampling_for(model: Model, given: Mapping[str, Any]) -> Sampling:
 
 
 def _prompt_ids(model: Model, prompt: str, raw: bool) -> list[int]:
-    from bulletlm.data.chat import encode_prompt
-    from bulletlm.data.normalize import normalize
-    from bulletlm.tokenizer import BOS
+    from bulletlm.text.chat import encode_prompt
+    from bulletlm.text.normalize import normalize
+    from bulletlm.text.tokenizer import BOS
 
     if raw:
         return [BOS, *model.tokenizer.encode(normalize(prompt))]

@@ -13,8 +13,6 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from bulletlm import __version__
-from bulletlm.data.chat import encode_prompt
-from bulletlm.data.normalize import normalize
 from bulletlm.errors import BulletError
 from bulletlm.runtime import Model, Sampling
 from bulletlm.serve.answers import Shape, StreamedAnswer, Wish, Work, plain_answer
@@ -45,7 +43,9 @@ from bulletlm.serve.schemas import (
 from bulletlm.serve.sessions import SessionPool
 from bulletlm.serve.shapes import ChatShape, TextShape, token_text
 from bulletlm.shape import ModelShape
-from bulletlm.tokenizer import BOS
+from bulletlm.text.chat import encode_prompt
+from bulletlm.text.normalize import normalize
+from bulletlm.text.tokenizer import BOS
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,10 @@ from types import FrameType
 from typing import Any
 
 from bulletlm.errors import BulletError, ConfigError
-from bulletlm.machine import available_cores
+from bulletlm.hardware import available_cores
 from bulletlm.runtime import load
 from bulletlm.runtime.model import MOST_THREADS
-from bulletlm.tokenizer import Tokenizer
+from bulletlm.text.tokenizer import Tokenizer
 
 try:
     import uvicorn

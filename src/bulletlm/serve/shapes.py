@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from bulletlm.runtime import Token
-from bulletlm.tokenizer import SPECIAL_TOKENS, Tokenizer
+from bulletlm.text.tokenizer import SPECIAL_TOKENS, Tokenizer
 
 FLOOR = -9999.0
 """What OpenAI says for minus infinity, which JSON does not have."""

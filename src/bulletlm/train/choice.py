@@ -7,7 +7,7 @@ from typing import Any, Literal, get_args
 
 from bulletlm.errors import BulletError
 from bulletlm.files import read_json, sha256_of_json, write_json
-from bulletlm.machine import cache_folder
+from bulletlm.hardware import cache_folder
 
 Precision = Literal["fp32", "bf16", "int8"]
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from bulletlm.errors import BulletWarning, ConfigError
-from bulletlm.machine import cache_folder
+from bulletlm.hardware import cache_folder
 from bulletlm.model import Layer, Llama
 from bulletlm.train.choice import Choice
 from bulletlm.train.native import Trainer

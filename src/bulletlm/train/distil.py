@@ -19,8 +19,8 @@ from torch.nn import functional as F
 from bulletlm.config import QatConfig, TrainConfig
 from bulletlm.data.tokens import TokenFile
 from bulletlm.errors import BulletError, Interrupted
+from bulletlm.hardware import inspect_machine, keep_memory
 from bulletlm.int8 import products_are_exact
-from bulletlm.machine import inspect_machine, keep_memory
 from bulletlm.model import IGNORE, Llama
 from bulletlm.progress import Progress
 from bulletlm.quant import calibrate

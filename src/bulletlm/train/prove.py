@@ -21,7 +21,7 @@ from typing import Any
 from bulletlm.config import Config, TrainConfig, load_config
 from bulletlm.errors import BulletError
 from bulletlm.files import sha256_of_file
-from bulletlm.machine import inspect_machine, park_idle_threads
+from bulletlm.hardware import inspect_machine, park_idle_threads
 from bulletlm.progress import Progress, SilentProgress
 from bulletlm.shape import ModelShape
 from bulletlm.train.choice import note_name, read_choice, write_choice

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from bulletlm.data.chat import encode_prompt
 from bulletlm.runtime import Engine, Model, Sampling, Session
 from bulletlm.shape import ModelShape
-from bulletlm.tokenizer import Tokenizer
+from bulletlm.text.chat import encode_prompt
+from bulletlm.text.tokenizer import Tokenizer
 
 MAX_TOKENS = 24
 """Of an answer: enough to see whether it is language, and done in a fraction of a second."""

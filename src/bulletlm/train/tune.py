@@ -16,7 +16,7 @@ import torch
 from bulletlm import __version__
 from bulletlm.config import TrainConfig
 from bulletlm.errors import BulletError, ConfigError
-from bulletlm.machine import Machine, inspect_machine, keep_memory
+from bulletlm.hardware import Machine, inspect_machine, keep_memory
 from bulletlm.model import Llama
 from bulletlm.progress import Progress
 from bulletlm.shape import ModelShape

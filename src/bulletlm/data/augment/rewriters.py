@@ -11,8 +11,8 @@ from bulletlm.data.augment.backends import Backend, open_backend
 from bulletlm.data.augment.cache import Cache, key_of
 from bulletlm.data.augment.filters import hash_of
 from bulletlm.data.augment.sentences import words_only
-from bulletlm.data.normalize import normalize_line
 from bulletlm.errors import ConfigError
+from bulletlm.text.normalize import normalize_line
 
 if TYPE_CHECKING:
     from bulletlm.config import AugmentConfig

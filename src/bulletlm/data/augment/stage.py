@@ -12,9 +12,9 @@ from bulletlm.data.augment.cache import Cache
 from bulletlm.data.augment.filters import RULES, Filters, ValidationGuard, hash_of
 from bulletlm.data.augment.rewriters import Models, Pairs, Rewriter, open_backends, open_rewriters
 from bulletlm.data.augment.sentences import split_sentences, words_only
-from bulletlm.data.documents import Document, read_documents, texts_of, to_line
 from bulletlm.files import sha256_of_file
 from bulletlm.progress import Progress, Task
+from bulletlm.text.documents import Document, read_documents, texts_of, to_line
 
 if TYPE_CHECKING:
     from bulletlm.config import AugmentConfig

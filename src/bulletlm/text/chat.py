@@ -10,10 +10,10 @@ The marks are single tokens and cannot be written as text. Needs neither torch n
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from bulletlm.data.documents import Document, Message, texts_of
-from bulletlm.data.normalize import normalize
 from bulletlm.errors import DataError
-from bulletlm.tokenizer import ASSISTANT, BOS, END, EOS, SPECIAL_TOKENS, USER, Tokenizer
+from bulletlm.text.documents import Document, Message, texts_of
+from bulletlm.text.normalize import normalize
+from bulletlm.text.tokenizer import ASSISTANT, BOS, END, EOS, SPECIAL_TOKENS, USER, Tokenizer
 
 ROLES = {"user": USER, "assistant": ASSISTANT}
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from bulletlm.bulletfile.layout import PieceRow
 from bulletlm.errors import DataError, FormatError
-from bulletlm.tokenizer import FIRST_BYTE, NORMAL, SPACE_MARK, SPECIAL_TOKENS, Piece, Tokenizer, token_bytes
+from bulletlm.text.tokenizer import FIRST_BYTE, NORMAL, SPACE_MARK, SPECIAL_TOKENS, Piece, Tokenizer, token_bytes
 
 
 class Vocabulary(Tokenizer):

@@ -4,7 +4,7 @@ import codecs
 import unicodedata
 from collections.abc import Sequence
 
-from bulletlm.tokenizer import Tokenizer
+from bulletlm.text.tokenizer import Tokenizer
 
 VIRAMA = 9
 """Canonical combining class of the viramas, which join a consonant to the next one."""

@@ -2,7 +2,7 @@
 
 from functools import lru_cache
 
-from bulletlm.tokenizer import BYTE, NORMAL, SPACE_MARK, Tokenizer
+from bulletlm.text.tokenizer import BYTE, NORMAL, SPACE_MARK, Tokenizer
 
 OTHER, CONSONANT, VOWEL, VOWEL_SIGN, MARK, NOTHING = 1, 2, 4, 8, 16, 128
 """What a text ends in, one bit each. NOTHING: no text ends so, so what must come after it never comes."""
