@@ -41,7 +41,7 @@ sanitize: $(VENV)/.dev
 SECONDS ?= 1200
 
 fuzz: $(VENV)/.dev
-	@$(BIN)/python tests/bulletfile/fuzz.py $$(($(SECONDS) / 2))
+	@$(BIN)/python tests/formats/bullet/fuzz.py $$(($(SECONDS) / 2))
 	@$(BIN)/python tests/native/mutate.py $$(($(SECONDS) / 2))
 
 # Pages that are generated from the code; a test checks that they are up to date.

@@ -35,13 +35,13 @@ from threadpoolctl import threadpool_limits
 
 import bulletlm
 import llama_quants
-from bulletlm.bulletfile.layout import tensor_bytes
-from bulletlm.bulletfile.reader import open_bullet
 from bulletlm.data.calibration import calibration_windows
 from bulletlm.data.tokens import open_tokens
 from bulletlm.errors import BulletError
 from bulletlm.evaluate.compare import Comparison, compare
-from bulletlm.export.npy import read_npy, write_npy
+from bulletlm.formats.bullet.layout import tensor_bytes
+from bulletlm.formats.bullet.reader import open_bullet
+from bulletlm.formats.npy import read_npy, write_npy
 from bulletlm.progress import SilentProgress
 from bulletlm.quant import gptq
 from bulletlm.quant.bq4 import Quantized, pack_bq4, quantize_bq4

@@ -29,11 +29,11 @@ import numpy as np
 
 import bulletlm
 from bulletlm.bench import whole_process
-from bulletlm.bulletfile.layout import standard_types
-from bulletlm.bulletfile.reader import BulletFile, open_bullet
-from bulletlm.bulletfile.writer import write_bullet
-from bulletlm.export.gguf import write_gguf
-from bulletlm.export.stored import StoredModel
+from bulletlm.formats.bullet.layout import standard_types
+from bulletlm.formats.bullet.reader import BulletFile, open_bullet
+from bulletlm.formats.bullet.writer import write_bullet
+from bulletlm.formats.gguf import write_gguf
+from bulletlm.formats.stored import StoredModel
 from bulletlm.llama import Llama, find_llama
 from bulletlm.progress import SilentProgress
 from bulletlm.quant.bq4 import Quantized

@@ -30,8 +30,8 @@ import numpy as np
 import psutil
 
 import bulletlm
-from bulletlm.bulletfile.layout import standard_types
-from bulletlm.bulletfile.writer import write_bullet
+from bulletlm.formats.bullet.layout import standard_types
+from bulletlm.formats.bullet.writer import write_bullet
 from bulletlm.progress import SilentProgress
 from bulletlm.shape import ModelShape
 from bulletlm.text.tokenizer import END, EOS, Tokenizer, train_tokenizer

@@ -47,11 +47,11 @@ import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from torch.nn import functional as F  # noqa: E402
 
-from bulletlm.bulletfile.layout import standard_types  # noqa: E402
 from bulletlm.config import TrainConfig  # noqa: E402
 from bulletlm.data.tokens import open_tokens  # noqa: E402
-from bulletlm.export.hf import _halves, hf_name  # noqa: E402
-from bulletlm.export.npy import read_npy  # noqa: E402
+from bulletlm.formats.bullet.layout import standard_types  # noqa: E402
+from bulletlm.formats.hf import _halves, hf_name  # noqa: E402
+from bulletlm.formats.npy import read_npy  # noqa: E402
 from bulletlm.model import Llama  # noqa: E402
 from bulletlm.shape import ModelShape  # noqa: E402
 from bulletlm.train.batches import TrainingWindows  # noqa: E402

@@ -3,6 +3,8 @@
 import json
 from pathlib import Path
 
+from paths import SAMPLE_CORPUS
+
 MICRO = {
     "vocab_size": 700,
     "dim": 64,
@@ -27,14 +29,12 @@ MICRO = {
 }
 """A configuration that trains in a second, with grouped heads and a hidden width that is not 4 x dim."""
 
-SAMPLE = Path(__file__).parents[1] / "src/bulletlm/data/sample"
-
 
 def write_texts(folder: Path) -> Path:
     """About 100 KB of the embedded corpus: text, conversations and sentence pairs in both languages."""
     folder.mkdir()
     for name, lines in {"stories.mr.txt": 120, "stories.en.txt": 200, "conversations.en.jsonl": 60, "parallel.tsv": 150}.items():
-        text = (SAMPLE / name).read_text(encoding="utf-8").splitlines(keepends=True)[:lines]
+        text = (SAMPLE_CORPUS / name).read_text(encoding="utf-8").splitlines(keepends=True)[:lines]
         (folder / name).write_text("".join(text), encoding="utf-8")
     return folder
 

@@ -9,15 +9,15 @@ import pytest
 
 from bulletlm.build import build_bullet
 from bulletlm.builder import _as_token_file, main
-from bulletlm.bulletfile.reader import open_bullet
 from bulletlm.cli import main as bullet
 from bulletlm.config import QuantConfig
-from bulletlm.convert import convert, read_model
 from bulletlm.data.tokens import TokenFile, open_tokens
 from bulletlm.evaluate.compare import compare
-from bulletlm.export.npy import read_npy, write_npy
-from bulletlm.export.stored import as_floats
 from bulletlm.files import read_json
+from bulletlm.formats.bullet.reader import open_bullet
+from bulletlm.formats.convert import convert, read_model
+from bulletlm.formats.npy import read_npy, write_npy
+from bulletlm.formats.stored import as_floats
 from bulletlm.progress import SilentProgress
 from bulletlm.runtime import Engine, Model, Sampling, load
 from bulletlm.shape import ModelShape

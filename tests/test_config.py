@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 from bulletlm.config import Config, load_config, settings
 from bulletlm.errors import ConfigError
 from bulletlm.starter import settings_table, starter_config
-
-ROOT = Path(__file__).parents[1]
+from paths import ROOT
 
 # Both as they stand in the checklist that the project began with.
 CHECKLIST_JSON = """{

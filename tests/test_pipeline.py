@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 import torch
 
-from bulletlm.bulletfile.reader import open_bullet
 from bulletlm.config import Config, load_config
 from bulletlm.data.tokens import open_tokens
 from bulletlm.errors import BulletError, ConfigError
-from bulletlm.export.npy import read_npy
 from bulletlm.files import read_json, sha256_of_file
+from bulletlm.formats.bullet.reader import open_bullet
+from bulletlm.formats.npy import read_npy
 from bulletlm.model import Llama
 from bulletlm.pipeline import STAGES, run_stages
 from bulletlm.progress import SilentProgress

@@ -9,10 +9,10 @@ import psutil
 import pytest
 import torch
 
-from bulletlm.bulletfile.reader import open_bullet
 from bulletlm.cli import main
 from bulletlm.config import Config, load_config
 from bulletlm.errors import ConfigError
+from bulletlm.formats.bullet.reader import open_bullet
 from bulletlm.plan import Clock, Measured, _estimate, bullet_bytes, fragment, load_law, make_plan, peak_memory, text_tokens, training_flops
 from bulletlm.progress import SilentProgress
 from bulletlm.train.scaling import Law, family

@@ -18,15 +18,15 @@ from psutil import _ntuples as system
 
 from bulletlm.build import build_bullet
 from bulletlm.builder import main as builder
-from bulletlm.bulletfile.reader import open_bullet
 from bulletlm.cli import main
 from bulletlm.config import Config, QatConfig, QuantConfig, TrainConfig, load_config
-from bulletlm.convert import convert
 from bulletlm.data.tokens import open_tokens
 from bulletlm.errors import BulletError, ConfigError, Interrupted
 from bulletlm.evaluate.compare import compare
-from bulletlm.export.npy import read_npy
 from bulletlm.files import read_json, sha256_of_file
+from bulletlm.formats.bullet.reader import open_bullet
+from bulletlm.formats.convert import convert
+from bulletlm.formats.npy import read_npy
 from bulletlm.hardware import inspect_machine
 from bulletlm.model import Llama
 from bulletlm.pipeline import finish_run, run_stages

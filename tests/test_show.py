@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bulletlm.bulletfile.layout import standard_types
-from bulletlm.bulletfile.reader import open_bullet
-from bulletlm.bulletfile.writer import write_bullet
+from bulletlm.formats.bullet.layout import standard_types
+from bulletlm.formats.bullet.reader import open_bullet
+from bulletlm.formats.bullet.writer import write_bullet
 from bulletlm.show import print_info
 
 

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from bulletlm.bulletfile.reader import BulletFile, open_bullet
 from bulletlm.errors import BulletError, ConfigError
+from bulletlm.formats.bullet.reader import BulletFile, open_bullet
 from bulletlm.hardware import available_cores
 from bulletlm.runtime import Engine, NativeEngine, Sampling, Session, load
 from bulletlm.runtime.native import NativeSampler, Raw, Unavailable, working_path
@@ -164,8 +164,8 @@ def _jobs(mode: str, engine: NativeEngine | Engine, ids: Sequence[int]) -> dict[
 
 def _same_model(file: BulletFile, folder: Path, engine: NativeEngine | Engine, ids: Sequence[int]) -> tuple[Any, dict[str, Any]]:
     """llama.cpp with the weights of `file` as GGUF, after it has found the same tokens as we do."""
-    from bulletlm.export.gguf import write_gguf
-    from bulletlm.export.stored import StoredModel, view_tensor
+    from bulletlm.formats.gguf import write_gguf
+    from bulletlm.formats.stored import StoredModel, view_tensor
     from bulletlm.llama import Llama, find_llama
 
     library = find_llama()

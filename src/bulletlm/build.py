@@ -11,17 +11,17 @@ import numpy as np
 import numpy.typing as npt
 from threadpoolctl import threadpool_limits
 
-from bulletlm.bulletfile.legacy import fold_gains, write_v1
-from bulletlm.bulletfile.reader import open_bullet
-from bulletlm.bulletfile.writer import write_bullet
 from bulletlm.config import QuantConfig
 from bulletlm.data.calibration import calibration_windows
 from bulletlm.data.tokens import TokenFile
 from bulletlm.errors import BulletError, ConfigError
 from bulletlm.evaluate.compare import compare
-from bulletlm.export.npy import read_npy
-from bulletlm.export.stored import StoredModel
 from bulletlm.files import write_json
+from bulletlm.formats.bullet.reader import open_bullet
+from bulletlm.formats.bullet.version1 import fold_gains, write_v1
+from bulletlm.formats.bullet.writer import write_bullet
+from bulletlm.formats.npy import read_npy
+from bulletlm.formats.stored import StoredModel
 from bulletlm.progress import Progress
 from bulletlm.quant.bq4 import Quantized
 from bulletlm.quant.calibrate import Calibrated, Floats, dequantise, quantise, tensor_report

@@ -11,7 +11,7 @@ from cyclopts import App, CycloptsError, Parameter
 
 from bulletlm import __version__
 from bulletlm.errors import BulletError, ConfigError, DataError
-from bulletlm.export.npy import MANIFEST
+from bulletlm.formats.npy import MANIFEST
 
 if TYPE_CHECKING:
     from bulletlm.config import QuantConfig
@@ -72,7 +72,7 @@ def build(
     from bulletlm.build import build_bullet, summary
     from bulletlm.config import QuantConfig
     from bulletlm.data.tokens import open_tokens
-    from bulletlm.export.npy import read_npy
+    from bulletlm.formats.npy import read_npy
     from bulletlm.progress import ConsoleProgress
     from bulletlm.quant.types import weight_types
 
@@ -102,7 +102,7 @@ def build(
         trained = None
     quantised = build_bullet(folder, out, config, SEED, text, held_out, ConsoleProgress(), report, int(format[1]), trained)
     if compat:
-        from bulletlm.convert import compatibility
+        from bulletlm.formats.convert import compatibility
 
         shape = read_npy(folder)[0]
         for note in compatibility(shape, weight_types(shape, quant, embedding, keep), int(format[1])):
@@ -127,7 +127,7 @@ def _locate(folder: Path) -> tuple[Path | None, Path]:
 
 def _trained(run: Path, config: "QuantConfig") -> Path | None:
     """The file that QAT made, if it has the types that are asked for."""
-    from bulletlm.bulletfile.reader import open_bullet
+    from bulletlm.formats.bullet.reader import open_bullet
     from bulletlm.quant.types import weight_types
 
     path = run / "qat" / "model.bullet"

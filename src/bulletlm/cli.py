@@ -364,7 +364,7 @@ def convert(
 
     Example: bullet convert runs/demo/model.bullet demo.gguf
     """
-    from bulletlm.convert import convert as convert_model
+    from bulletlm.formats.convert import convert as convert_model
 
     result = convert_model(source, target, to, int(format[1]), quant, like)
     for note in result.notes:
@@ -395,7 +395,7 @@ def verify(file: Annotated[Path, Parameter(help="A .bullet file.")], /) -> None:
 
     Example: bullet verify runs/demo/model.bullet
     """
-    from bulletlm.bulletfile.reader import open_bullet
+    from bulletlm.formats.bullet.reader import open_bullet
 
     open_bullet(file).verify()
     print(f"{file}: whole and sound")

@@ -173,7 +173,7 @@ def _train(run: Run) -> None:
 
 
 def _export(run: Run) -> None:
-    from bulletlm.export.npy import write_npy
+    from bulletlm.formats.npy import write_npy
     from bulletlm.text.tokenizer import Tokenizer
     from bulletlm.train.checkpoint import load_checkpoint
 

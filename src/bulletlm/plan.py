@@ -21,12 +21,12 @@ import numpy as np
 import psutil
 import torch
 
-from bulletlm.bulletfile.layout import tensor_bytes
 from bulletlm.config import Config, TrainConfig
 from bulletlm.data.sources import find_files
 from bulletlm.data.tokens import TokenFile
 from bulletlm.errors import ConfigError
 from bulletlm.files import read_json, write_json
+from bulletlm.formats.bullet.layout import tensor_bytes
 from bulletlm.hardware import largest_size
 from bulletlm.progress import Progress, SilentProgress
 from bulletlm.quant.types import weight_types

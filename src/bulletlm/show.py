@@ -7,9 +7,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from bulletlm.bulletfile.reader import BulletFile, open_bullet
 from bulletlm.errors import BulletError
 from bulletlm.files import read_json
+from bulletlm.formats.bullet.reader import BulletFile, open_bullet
 from bulletlm.progress import ConsoleProgress
 from bulletlm.quant.types import METHOD_WORDS
 

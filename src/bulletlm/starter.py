@@ -4,10 +4,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from bulletlm.bulletfile.layout import tensor_bytes
 from bulletlm.config import Config, Setting, settings
 from bulletlm.errors import ConfigError
 from bulletlm.files import write_text
+from bulletlm.formats.bullet.layout import tensor_bytes
 
 
 def write_starter_config(path: Path) -> None:

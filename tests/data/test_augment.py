@@ -27,8 +27,7 @@ from bulletlm.data.augment.sentences import split_sentences, words_only
 from bulletlm.errors import BulletError, ConfigError
 from bulletlm.progress import SilentProgress
 from bulletlm.text.documents import Document, read_documents, texts_of, to_line
-
-SHARED = Path(__file__).parents[3] / "shared" / "data"
+from paths import SHARED_DATA
 
 SENTENCES = [
     "The old man walked slowly to the river.",
@@ -437,11 +436,11 @@ def test_a_damaged_cache_is_one_clear_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.real_data
-@pytest.mark.skipif(not SHARED.is_dir(), reason="../shared/data is not there")
+@pytest.mark.skipif(not SHARED_DATA.is_dir(), reason="../shared/data is not there")
 @pytest.mark.parametrize("language", ["mr", "en"])
 def test_thresholds_suit_real_paraphrases(language: str) -> None:
     """Most sentences that mean the same pass; hardly any two of the same length that do not."""
-    lines = (SHARED / "paraphrase" / f"{language}-tatoeba.tsv").read_text(encoding="utf-8").splitlines()
+    lines = (SHARED_DATA / "paraphrase" / f"{language}-tatoeba.tsv").read_text(encoding="utf-8").splitlines()
     pairs = [line.split("\t") for line in random.Random(1).sample(lines, 600)]
     guard = ValidationGuard([])
     passed = [Filters(AugmentConfig(), guard).objection(a, b) is None for a, b in pairs]

@@ -1,7 +1,6 @@
 """The choice of calibration text: languages in balance, seeded, and clear words when there is too little."""
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,12 +10,11 @@ from bulletlm.data.tokens import TokenFile
 from bulletlm.errors import DataError
 from bulletlm.progress import SilentProgress
 from bulletlm.text.tokenizer import BOS, EOS, Tokenizer, train_tokenizer
-
-SAMPLE = Path(__file__).parents[2] / "src/bulletlm/data/sample"
+from paths import SAMPLE_CORPUS
 
 
 def lines(name: str) -> list[str]:
-    return [line for line in (SAMPLE / name).read_text(encoding="utf-8").splitlines() if len(line) > 100]
+    return [line for line in (SAMPLE_CORPUS / name).read_text(encoding="utf-8").splitlines() if len(line) > 100]
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 import re
 import unicodedata
-from pathlib import Path
 
 import pytest
 from legacy_fonts import KRUTI_DEV, stored_in
@@ -11,6 +10,7 @@ from bulletlm.config import CleanConfig
 from bulletlm.data.clean import clean_document, clean_text
 from bulletlm.data.log import CHANGES, REJECTIONS, SETTINGS, Log, Rejected
 from bulletlm.data.reading import RawDocument
+from paths import DOCS
 
 GOOD = "आज सकाळी पाऊस पडत होता, म्हणून आम्ही घरीच बसलो आणि गोष्टी ऐकल्या."
 
@@ -176,7 +176,7 @@ def test_logs_of_parts_add_up_to_the_log_of_the_whole() -> None:
 
 
 def test_the_page_about_data_names_every_rule_and_setting() -> None:
-    page = (Path(__file__).parents[2] / "docs" / "data.md").read_text(encoding="utf-8")
+    page = (DOCS / "data.md").read_text(encoding="utf-8")
     named = set(re.findall(r"`([a-z_0-9MB]+)`", page))
     assert set(CHANGES) | set(REJECTIONS) <= named
     assert set(SETTINGS.values()) <= named

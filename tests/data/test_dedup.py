@@ -12,9 +12,9 @@ from bulletlm.data.dedup import REASONS, find_repeats
 from bulletlm.data.shingles import words_of
 from bulletlm.data.sources import find_files
 from bulletlm.progress import SilentProgress
+from paths import SAMPLE_CORPUS
 
-SAMPLE = Path(__file__).parents[2] / "src/bulletlm/data/sample"
-STORIES = (SAMPLE / "stories.mr.txt").read_text(encoding="utf-8").strip().split("\n\n")
+STORIES = (SAMPLE_CORPUS / "stories.mr.txt").read_text(encoding="utf-8").strip().split("\n\n")
 
 
 def cleaned(folder: Path, files: dict[str, str], **clean: Any) -> tuple[Cleaned, DataConfig]:

@@ -1,17 +1,14 @@
 """Text decoded or drawn by the wrong table."""
 
-from pathlib import Path
-
 import pytest
 from legacy_fonts import DVB_TT, KRUTI_DEV, SHIVAJI, stored_in
 
 from bulletlm.data.encodings import has_mojibake, has_private_letters, is_legacy_font, mend_mojibake, remove_private_bullets
-
-SAMPLE = Path(__file__).parents[2] / "src/bulletlm/data/sample"
+from paths import SAMPLE_CORPUS
 
 
 def lines(name: str) -> list[str]:
-    return [line for line in (SAMPLE / name).read_text(encoding="utf-8").splitlines() if line]
+    return [line for line in (SAMPLE_CORPUS / name).read_text(encoding="utf-8").splitlines() if line]
 
 
 @pytest.mark.parametrize("table", ["latin-1", "cp1252"])

@@ -11,9 +11,9 @@ from bulletlm.data.prepare import _check
 from bulletlm.errors import DataError
 from bulletlm.progress import SilentProgress
 from bulletlm.text.documents import Document, to_line
+from paths import SAMPLE_CORPUS
 
-SAMPLE = Path(__file__).parents[2] / "src/bulletlm/data/sample"
-STORIES = (SAMPLE / "stories.mr.txt").read_text(encoding="utf-8").strip().split("\n\n")
+STORIES = (SAMPLE_CORPUS / "stories.mr.txt").read_text(encoding="utf-8").strip().split("\n\n")
 
 
 def document(text: str) -> Document:

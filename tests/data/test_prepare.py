@@ -21,9 +21,9 @@ from bulletlm.data.prepare import prepare_data
 from bulletlm.errors import DataError
 from bulletlm.progress import SilentProgress
 from bulletlm.text.documents import Document, read_documents, texts_of
+from paths import SHARED_DATA
 
 FILES = ["clean-report.json", "rejected.jsonl", "train.jsonl", "val.jsonl"]
-REAL = Path(__file__).parents[2].parent / "shared" / "data"
 
 MARATHI = "पाऊस ऊन वारा ढग नदी डोंगर रस्ता घर शेत झाड फूल पान मूल आई बाबा आजी मित्र शाळा पुस्तक गोष्ट चहा पाणी दूध भाकरी आणि ते".split()
 ENGLISH = "the rain and sun of wind in cloud river hill road house field tree flower leaf child mother father friend book tea".split()
@@ -296,9 +296,15 @@ def test_the_embedded_corpus(tmp_path: Path) -> None:
 
 
 @pytest.mark.real_data
-@pytest.mark.skipif(not REAL.exists(), reason="needs ../shared/data")
+@pytest.mark.skipif(not SHARED_DATA.exists(), reason="needs ../shared/data")
 def test_real_text(tmp_path: Path) -> None:
-    report = prepare(tmp_path / "out", REAL / "quick", REAL / "mono" / "mr-wiki.txt", REAL / "mono" / "mr-poetry.txt", val_tokens=8000)
+    report = prepare(
+        tmp_path / "out",
+        SHARED_DATA / "quick",
+        SHARED_DATA / "mono" / "mr-wiki.txt",
+        SHARED_DATA / "mono" / "mr-poetry.txt",
+        val_tokens=8000,
+    )
     check_books(report, tmp_path / "out")
     check_split(tmp_path / "out")
     kept = sum(s["rows_out"] for s in report["sources"]) / sum(s["rows_in"] for s in report["sources"])

@@ -1,15 +1,12 @@
 """Judging by statistics: junk goes, verse and lists stay."""
 
-from pathlib import Path
-
 import pytest
 
 from bulletlm.config import CleanConfig
 from bulletlm.data.clean import Clean
 from bulletlm.data.log import Log
 from bulletlm.data.signals import Batch, judge, measure, repeated_characters, sign
-
-SAMPLE = Path(__file__).parents[2] / "src/bulletlm/data/sample"
+from paths import SAMPLE_CORPUS
 
 
 def document(text: str, language: str = "mr") -> Clean:
@@ -41,7 +38,7 @@ def test_repeated_characters() -> None:
     assert shares[2:].tolist() == [0, 0, 0, 0]
 
 
-STORY = (SAMPLE / "explanations.mr.txt").read_text(encoding="utf-8").split("\n\n")
+STORY = (SAMPLE_CORPUS / "explanations.mr.txt").read_text(encoding="utf-8").split("\n\n")
 JUNK = {
     "repeated_words": "आजच खरेदी करा आणि मोठी सूट मिळवा " * 12,
     "repeated_characters": "ओळ " + "खी" * 40,

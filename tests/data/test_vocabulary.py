@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-import bulletlm.data
 from bulletlm.cli import main
 from bulletlm.config import Config, TokenizerConfig
 from bulletlm.data.sizes import compare_sizes, print_sizes
@@ -13,14 +12,13 @@ from bulletlm.data.vocabulary import balanced_shares, held_out_texts, prepare_to
 from bulletlm.progress import SilentProgress
 from bulletlm.text.documents import Document, read_documents, to_line
 from bulletlm.text.tokenizer import Tokenizer, tokenizer_report, train_tokenizer
-
-SAMPLE = Path(bulletlm.data.__file__).parent / "sample"
+from paths import ROOT, SAMPLE_CORPUS
 
 
 def rows(language: str) -> list[Document]:
     lines = [
         line
-        for path in sorted(SAMPLE.glob(f"*.{language}.txt"))
+        for path in sorted(SAMPLE_CORPUS.glob(f"*.{language}.txt"))
         for line in path.read_text(encoding="utf-8").splitlines()
         if len(line) > 20
     ]
@@ -120,7 +118,7 @@ def bullet(*arguments: str) -> None:
 
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("bulletlm.data.sizes.SIZES", (900,))
-    command = ("tokenizer", str(Path(__file__).parents[2] / "recipes" / "demo.jsonc"), f"--runs-dir={tmp_path}", "--vocab-size=1000")
+    command = ("tokenizer", str(ROOT / "recipes" / "demo.jsonc"), f"--runs-dir={tmp_path}", "--vocab-size=1000")
     bullet(*command, "--compare")
     assert "1,000 *" in capsys.readouterr().out
     folder = tmp_path / "demo" / "tokenizer"

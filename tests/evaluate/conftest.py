@@ -9,7 +9,7 @@ from micro_run import CLEAN_REPORT, COMPARED_SIZES, SHAPE, documents, random_ten
 from bulletlm.build import build_bullet
 from bulletlm.config import Config, QuantConfig
 from bulletlm.data.tokens import open_tokens, write_tokens
-from bulletlm.export.npy import write_npy
+from bulletlm.formats.npy import write_npy
 from bulletlm.progress import SilentProgress
 from bulletlm.text.documents import read_documents, texts_of, to_line
 from bulletlm.text.tokenizer import Tokenizer, tokenizer_report, train_tokenizer

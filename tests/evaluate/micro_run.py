@@ -1,14 +1,13 @@
 """A tiny model and a little real text."""
 
 import json
-from pathlib import Path
 
 import numpy as np
 
 from bulletlm.shape import ModelShape
 from bulletlm.text.documents import Document
+from paths import SAMPLE_CORPUS
 
-SAMPLE = Path(__file__).parents[2] / "src" / "bulletlm" / "data" / "sample"
 SHAPE = ModelShape(vocab_size=600, dim=32, n_layers=2, n_heads=2, n_kv_heads=1, hidden_dim=64, max_seq_len=48)
 
 CLEAN_REPORT = {
@@ -85,11 +84,11 @@ COMPARED_SIZES = {
 
 def documents() -> list[Document]:
     """Real text of the package: conversations in Marathi, thoughts in English."""
-    lines = (SAMPLE / "conversations-everyday.mr.jsonl").read_text(encoding="utf-8").splitlines()[:60]
+    lines = (SAMPLE_CORPUS / "conversations-everyday.mr.jsonl").read_text(encoding="utf-8").splitlines()[:60]
     rows: list[Document] = [
         {"id": str(n), "source": "talk", "language": "mr", "messages": json.loads(line)["messages"]} for n, line in enumerate(lines)
     ]
-    texts = (SAMPLE / "thoughts.en.txt").read_text(encoding="utf-8").split("\n\n")[:20]
+    texts = (SAMPLE_CORPUS / "thoughts.en.txt").read_text(encoding="utf-8").split("\n\n")[:20]
     return rows + [{"id": f"t{n}", "source": "thoughts", "language": "en", "text": text} for n, text in enumerate(texts)]
 
 

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from micro_run import SAMPLE, SHAPE, random_tensors
 
-from bulletlm.bulletfile.reader import open_bullet
 from bulletlm.data.tokens import TokenFile, open_tokens
 from bulletlm.errors import BulletError
 from bulletlm.evaluate.compare import clustered_mean, compare
-from bulletlm.export.npy import read_npy, write_npy
+from bulletlm.formats.bullet.reader import open_bullet
+from bulletlm.formats.npy import read_npy, write_npy
 from bulletlm.progress import SilentProgress
 from bulletlm.runtime import load
 from bulletlm.shape import ModelShape

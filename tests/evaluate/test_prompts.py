@@ -8,8 +8,7 @@ import pytest
 
 from bulletlm.errors import DataError
 from bulletlm.evaluate.prompts import Prompt, choose_samples, load_prompts
-
-SAMPLE = Path(__file__).parents[2] / "src" / "bulletlm" / "data" / "sample"
+from paths import SAMPLE_CORPUS
 
 
 def test_packaged_list() -> None:
@@ -29,7 +28,7 @@ def test_packaged_list() -> None:
 
 def test_prompts_are_not_in_the_corpus() -> None:
     """A model that learned the embedded corpus must not have seen the questions it is judged by."""
-    corpus = "".join(path.read_text(encoding="utf-8") for path in SAMPLE.iterdir())
+    corpus = "".join(path.read_text(encoding="utf-8") for path in SAMPLE_CORPUS.iterdir())
     for prompt in load_prompts():
         assert prompt.prompt.removeprefix("Translate into Marathi: ") not in corpus
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from bulletlm.data.tokens import open_tokens
-from bulletlm.export.npy import read_npy
+from bulletlm.formats.npy import read_npy
 from bulletlm.progress import SilentProgress
 from bulletlm.quant.sensitivity import sensitivity
 from bulletlm.runtime.engine import Engine

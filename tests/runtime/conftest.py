@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from tiny_model import ENGLISH, MARATHI, random_tensors
 
-from bulletlm.bulletfile.layout import standard_types
-from bulletlm.bulletfile.writer import write_bullet
+from bulletlm.formats.bullet.layout import standard_types
+from bulletlm.formats.bullet.writer import write_bullet
 from bulletlm.progress import SilentProgress
 from bulletlm.runtime import Model, load
 from bulletlm.shape import ModelShape

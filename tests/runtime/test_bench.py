@@ -12,8 +12,9 @@ from bulletlm.bench import bench
 from bulletlm.cli import main
 from bulletlm.errors import BulletError, ConfigError
 from bulletlm.runtime.native import Unavailable, library
+from paths import DOCS
 
-DOCS = Path(__file__).parents[2] / "docs" / "running.md"
+DOCS = DOCS / "running.md"
 
 
 @pytest.fixture(autouse=True)

@@ -18,9 +18,9 @@ from pathlib import Path
 import pytest
 from tiny_model import random_tensors
 
-from bulletlm.bulletfile.layout import standard_types
-from bulletlm.bulletfile.writer import write_bullet
 from bulletlm.errors import BulletError
+from bulletlm.formats.bullet.layout import standard_types
+from bulletlm.formats.bullet.writer import write_bullet
 from bulletlm.runtime import Model, Sampling, Session, load
 from bulletlm.serve.chat import Conversation, _command
 from bulletlm.serve.generate import HARMLESS

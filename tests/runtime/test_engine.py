@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from tiny_model import random_tensors
 
-from bulletlm.bulletfile.reader import open_bullet
 from bulletlm.errors import BulletError, FormatError
-from bulletlm.export.npy import read_npy, write_npy
+from bulletlm.formats.bullet.reader import open_bullet
+from bulletlm.formats.npy import read_npy, write_npy
 from bulletlm.runtime import Engine, Model, Sampling, load, native
 from bulletlm.shape import ModelShape
 

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from native_models import floats, random_weights
 from test_engine import SHAPES
 
-from bulletlm.bulletfile.reader import open_bullet
 from bulletlm.errors import BulletError, BulletWarning, ConfigError
+from bulletlm.formats.bullet.reader import open_bullet
 from bulletlm.quant.bq4 import Quantized, pack_bq4, pack_bq8
 from bulletlm.runtime import Engine, Model, Sampling, generate, load, native, probe, sample
 from bulletlm.runtime.native import NativeEngine, NativeSampler, Unavailable, available_paths

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from bulletlm.bulletfile.layout import SAMPLING_LIMITS
 from bulletlm.errors import BulletError, ConfigError
+from bulletlm.formats.bullet.layout import SAMPLING_LIMITS
 from bulletlm.runtime import Sampling, sample
 
 VOCAB = 24

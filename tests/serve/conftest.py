@@ -9,20 +9,19 @@ import pytest
 from openai import OpenAI
 from running_server import Server, running
 
-from bulletlm.bulletfile.layout import standard_types
-from bulletlm.bulletfile.writer import write_bullet
+from bulletlm.formats.bullet.layout import standard_types
+from bulletlm.formats.bullet.writer import write_bullet
 from bulletlm.progress import SilentProgress
 from bulletlm.runtime import Model, load
 from bulletlm.shape import ModelShape
 from bulletlm.text.tokenizer import Tokenizer, train_tokenizer
-
-SAMPLE = Path(__file__).parents[2] / "src/bulletlm/data/sample"
+from paths import SAMPLE_CORPUS
 
 
 def write_model(path: Path, *extents: int) -> Path:
     """A file of random weights with vocabulary 700 and a real tokenizer; its defaults are temperature 0.8 and 24 tokens."""
     names = ("stories.mr.txt", "stories.en.txt")
-    texts = [line for name in names for line in (SAMPLE / name).read_text(encoding="utf-8").splitlines()[:150]]
+    texts = [line for name in names for line in (SAMPLE_CORPUS / name).read_text(encoding="utf-8").splitlines()[:150]]
     tokenizer = Tokenizer(train_tokenizer(texts, 700, 0, SilentProgress()))
     shape = ModelShape(700, *extents)
     rng = np.random.default_rng(0)

@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 from running_server import PATIENCE, running
 
-PAGE = (Path(__file__).parents[2] / "docs/serving.md").read_text(encoding="utf-8")
+from paths import DOCS
+
+PAGE = (DOCS / "serving.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.skipif(not shutil.which("curl"), reason="the examples use curl")

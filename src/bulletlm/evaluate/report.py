@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 
 from bulletlm import __version__
-from bulletlm.bulletfile.reader import BulletFile, open_bullet
 from bulletlm.config import Config
 from bulletlm.data.tokens import open_tokens
 from bulletlm.evaluate.charts import Points
@@ -20,8 +19,9 @@ from bulletlm.evaluate.compare import Comparison, compare
 from bulletlm.evaluate.generation import Answer, answer_prompts, mean_checks
 from bulletlm.evaluate.page import count, duration, language_name, percent, percent_change, perplexity, render, size
 from bulletlm.evaluate.prompts import Prompt, choose_samples, load_prompts
-from bulletlm.export.npy import read_npy
 from bulletlm.files import read_json, write_json, write_text
+from bulletlm.formats.bullet.reader import BulletFile, open_bullet
+from bulletlm.formats.npy import read_npy
 from bulletlm.progress import Progress
 from bulletlm.runtime import load
 from bulletlm.runtime.sampling import Sampling

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 
-from bulletlm.bulletfile.layout import WEIGHT_TYPES, standard_types
 from bulletlm.errors import ConfigError
+from bulletlm.formats.bullet.layout import WEIGHT_TYPES, standard_types
 from bulletlm.shape import ModelShape
 
 METHOD_WORDS = {"none": "rounded to nearest", "search": "searched scales", "gptq": "GPTQ"}

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bulletlm.bulletfile.layout import SAMPLING_LIMITS
-from bulletlm.bulletfile.reader import BulletFile, open_bullet
 from bulletlm.errors import BulletError, BulletWarning, ConfigError, FormatError
+from bulletlm.formats.bullet.layout import SAMPLING_LIMITS
+from bulletlm.formats.bullet.reader import BulletFile, open_bullet
 from bulletlm.hardware import available_cores
 from bulletlm.runtime.native import Broken, NativeEngine, NotFinite, Raw, Unavailable, working_path
 from bulletlm.runtime.sampling import Sampling
@@ -113,7 +113,7 @@ def _load_file(path: Path, engine: str, turbo: bool, threads: int | None) -> Mod
 
 
 def _load_folder(path: Path, engine: str, turbo: bool, threads: int | None) -> Model:
-    from bulletlm.export.npy import TOKENIZER, read_npy
+    from bulletlm.formats.npy import TOKENIZER, read_npy
     from bulletlm.runtime.engine import Engine
 
     shape, tensors, _, metadata = read_npy(path)

@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from bulletlm.bulletfile.layout import SAMPLING_LIMITS
 from bulletlm.errors import BulletError, ConfigError
+from bulletlm.formats.bullet.layout import SAMPLING_LIMITS
 
 if TYPE_CHECKING:
     import numpy as np

@@ -6,8 +6,8 @@ Importing that and reading its model takes more time and memory than all the res
 import heapq
 from collections.abc import Sequence
 
-from bulletlm.bulletfile.layout import PieceRow
 from bulletlm.errors import DataError, FormatError
+from bulletlm.formats.bullet.layout import PieceRow
 from bulletlm.text.tokenizer import FIRST_BYTE, NORMAL, SPACE_MARK, SPECIAL_TOKENS, Piece, Tokenizer, token_bytes
 
 

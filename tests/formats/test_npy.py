@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bulletlm.errors import BulletError, FormatError
-from bulletlm.export.npy import read_npy, write_npy
+from bulletlm.formats.npy import read_npy, write_npy
 from bulletlm.shape import ModelShape
 
 SHAPE = ModelShape(vocab_size=40, dim=32, n_layers=2, n_heads=2, n_kv_heads=1, hidden_dim=64, max_seq_len=16, tied_embeddings=False)

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from bulletlm.bulletfile.layout import standard_types
-from bulletlm.export.stored import Stored, StoredModel
+from bulletlm.formats.bullet.layout import standard_types
+from bulletlm.formats.stored import Stored, StoredModel
 from bulletlm.quant.bq4 import Quantized, quantize_bq4, quantize_bq8
 from bulletlm.shape import ModelShape
 from bulletlm.text.tokenizer import model_of_pieces

@@ -3,7 +3,6 @@
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import jinja2.sandbox
 import pytest
@@ -13,6 +12,7 @@ from bulletlm.progress import SilentProgress
 from bulletlm.text.chat import CHAT_TEMPLATE, encode_document, encode_prompt, in_order, render
 from bulletlm.text.documents import Document
 from bulletlm.text.tokenizer import ASSISTANT, BOS, END, EOS, USER, Tokenizer, train_tokenizer
+from paths import DOCS
 
 QUESTION, ANSWER = "वेळ म्हणजे काय?", "वेळ म्हणजे बदल मोजण्याची रीत."
 
@@ -69,7 +69,7 @@ def test_system_and_repeated_roles() -> None:
 
 def test_render_is_what_the_documentation_shows() -> None:
     shown = render([{"role": "system", "content": "Answer briefly."}, {"role": "user", "content": "वेळ म्हणजे काय?"}])
-    document = (Path(__file__).parents[2] / "docs" / "chat-template.md").read_text(encoding="utf-8")
+    document = (DOCS / "chat-template.md").read_text(encoding="utf-8")
     assert shown in document
     assert re.search(r"\| 5 \| `<\\\|end\\\|>`", document)
     assert render([{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]).endswith("<|assistant|>b<|end|>\n</s>")

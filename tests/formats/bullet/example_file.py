@@ -1,6 +1,6 @@
 """A small model file with nothing random in it: the worked example of docs/bullet-format.md.
 
-`python tests/bulletfile/example_file.py` prints the example as it stands in the document.
+`python tests/formats/bullet/example_file.py` prints the example as it stands in the document.
 """
 
 import hashlib
@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from bulletlm.bulletfile.layout import PieceRow, standard_types
-from bulletlm.bulletfile.writer import write_bullet
+from bulletlm.formats.bullet.layout import PieceRow, standard_types
+from bulletlm.formats.bullet.writer import write_bullet
 from bulletlm.shape import ModelShape
 
 SPECIAL = ["<unk>", "<s>", "</s>", "<|user|>", "<|assistant|>", "<|end|>"]

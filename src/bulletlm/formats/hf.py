@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from bulletlm.bulletfile.header import check_metadata, parse_json, read_shape, show
 from bulletlm.errors import BulletError, FormatError
-from bulletlm.export.gguf import size_label
-from bulletlm.export.stored import Floats, Stored, StoredModel, as_floats, check_finite, check_tokenizer, printable
 from bulletlm.files import atomic_folder, write_json, write_text
+from bulletlm.formats.bullet.header import check_metadata, parse_json, read_shape, show
+from bulletlm.formats.gguf import size_label
+from bulletlm.formats.stored import Floats, Stored, StoredModel, as_floats, check_finite, check_tokenizer, printable
 from bulletlm.shape import ModelShape
 from bulletlm.text.chat import CHAT_TEMPLATE
 from bulletlm.text.tokenizer import BOS, END, EOS, SPECIAL_TOKENS, UNK

@@ -7,19 +7,19 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bulletlm.bulletfile.header import parse_json
-from bulletlm.bulletfile.layout import standard_types
-from bulletlm.bulletfile.legacy import check_v1, is_v1, read_v1, write_v1
-from bulletlm.bulletfile.reader import PICKLE, open_bullet
-from bulletlm.bulletfile.writer import write_bullet
 from bulletlm.errors import BulletError, ConfigError, FormatError
-from bulletlm.export.gguf import read_gguf, write_gguf
-from bulletlm.export.hf import FILES as HF_FILES
-from bulletlm.export.hf import METADATA as HF_METADATA
-from bulletlm.export.hf import read_hf, write_hf
-from bulletlm.export.npy import FORMAT as NPY_FORMAT
-from bulletlm.export.npy import MANIFEST, TOKENIZER, read_npy, write_npy
-from bulletlm.export.stored import Stored, StoredModel, as_floats, check_tokenizer, type_of
+from bulletlm.formats.bullet.header import parse_json
+from bulletlm.formats.bullet.layout import standard_types
+from bulletlm.formats.bullet.reader import PICKLE, open_bullet
+from bulletlm.formats.bullet.version1 import check_v1, is_v1, read_v1, write_v1
+from bulletlm.formats.bullet.writer import write_bullet
+from bulletlm.formats.gguf import read_gguf, write_gguf
+from bulletlm.formats.hf import FILES as HF_FILES
+from bulletlm.formats.hf import METADATA as HF_METADATA
+from bulletlm.formats.hf import read_hf, write_hf
+from bulletlm.formats.npy import FORMAT as NPY_FORMAT
+from bulletlm.formats.npy import MANIFEST, TOKENIZER, read_npy, write_npy
+from bulletlm.formats.stored import Stored, StoredModel, as_floats, check_tokenizer, type_of
 from bulletlm.quant.bq4 import Quantized, quantize_bq4, quantize_bq8
 from bulletlm.shape import ModelShape
 

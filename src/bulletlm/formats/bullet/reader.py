@@ -13,8 +13,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from bulletlm.bulletfile.header import RESERVED, Header, Region, read_header
-from bulletlm.bulletfile.layout import (
+from bulletlm.errors import BulletError, FormatError
+from bulletlm.formats.bullet.header import RESERVED, Header, Region, read_header
+from bulletlm.formats.bullet.layout import (
     END,
     FOOTER_BYTES,
     HEADER_CAP,
@@ -26,7 +27,6 @@ from bulletlm.bulletfile.layout import (
     aligned,
     decode_pieces,
 )
-from bulletlm.errors import BulletError, FormatError
 from bulletlm.shape import ModelShape
 
 if TYPE_CHECKING:

@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 from bulletlm.progress import SilentProgress
 from bulletlm.text.normalize import normalize_line
 from bulletlm.text.tokenizer import BOS, EOS, FIRST_BYTE, SPACE_MARK, UNK, Tokenizer, train_tokenizer
+from paths import SHARED_DATA
 
-SHARED = Path(__file__).parents[2] / "shared" / "data"
 pytestmark = [
     pytest.mark.real_data,
     pytest.mark.slow,
-    pytest.mark.skipif(not SHARED.is_dir(), reason="../shared/data is not there"),
+    pytest.mark.skipif(not SHARED_DATA.is_dir(), reason="../shared/data is not there"),
 ]
 
 FILES = ("quick/mr.txt", "quick/en.txt", "quick/en-mr.tsv", "mono/mr-wiki.txt", "mono/mr-poetry.txt")
@@ -50,7 +50,7 @@ HARD = [
 @pytest.fixture(scope="module")
 def lines() -> list[str]:
     """Some thousand lines: Marathi, English, and pairs of both on one line."""
-    texts = [line for name in FILES for line in (SHARED / name).read_text(encoding="utf-8").splitlines() if line]
+    texts = [line for name in FILES for line in (SHARED_DATA / name).read_text(encoding="utf-8").splitlines() if line]
     chosen = texts[:: max(len(texts) // 3000, 1)]
     assert len(chosen) >= 2500
     return chosen
@@ -58,7 +58,7 @@ def lines() -> list[str]:
 
 @pytest.fixture(scope="module", params=[1000, 4000])
 def tokenizer(request: pytest.FixtureRequest) -> Tokenizer:
-    texts = [normalize_line(line) for name in FILES[:3] for line in (SHARED / name).read_text(encoding="utf-8").splitlines()]
+    texts = [normalize_line(line) for name in FILES[:3] for line in (SHARED_DATA / name).read_text(encoding="utf-8").splitlines()]
     return Tokenizer(train_tokenizer(texts, request.param, 1, SilentProgress()))
 
 

@@ -6,8 +6,8 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 import numpy.typing as npt
 
-from bulletlm.bulletfile.layout import WEIGHT_TYPES
 from bulletlm.errors import FormatError
+from bulletlm.formats.bullet.layout import WEIGHT_TYPES
 from bulletlm.quant.bq4 import Quantized, scales_of
 from bulletlm.shape import ModelShape
 from bulletlm.text.tokenizer import Tokenizer

@@ -1,7 +1,5 @@
 """The tokenizer of a loaded model gives what sentencepiece gives."""
 
-from pathlib import Path
-
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -10,8 +8,9 @@ from tiny_model import ENGLISH, MARATHI
 from bulletlm.errors import DataError, FormatError
 from bulletlm.text.bpe import Vocabulary
 from bulletlm.text.tokenizer import Tokenizer
+from paths import SHARED_DATA
 
-REAL = Path(__file__).parents[3] / "shared" / "data" / "quick"
+REAL = SHARED_DATA / "quick"
 
 
 @pytest.fixture(scope="module")

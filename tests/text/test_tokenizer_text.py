@@ -1,21 +1,18 @@
 """What the tokenizer does with the text that people here write: digits, danda, white space, emoji, two languages in one line."""
 
 import re
-from pathlib import Path
 
 import pytest
 
-import bulletlm.data
 from bulletlm.progress import SilentProgress
 from bulletlm.text.tokenizer import BYTE, FIRST_BYTE, NORMAL, Tokenizer, train_tokenizer
-
-SAMPLE = Path(bulletlm.data.__file__).parent / "sample"
+from paths import SAMPLE_CORPUS
 
 
 @pytest.fixture(scope="module")
 def tokenizer() -> Tokenizer:
     """Of the corpus that comes with the package."""
-    texts = [line for path in sorted(SAMPLE.glob("*.txt")) for line in path.read_text(encoding="utf-8").splitlines() if line]
+    texts = [line for path in sorted(SAMPLE_CORPUS.glob("*.txt")) for line in path.read_text(encoding="utf-8").splitlines() if line]
     return Tokenizer(train_tokenizer(texts, 1500, 1, SilentProgress()))
 
 

@@ -9,7 +9,8 @@ import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from bulletlm.bulletfile.layout import (
+from bulletlm.errors import ConfigError, FormatError
+from bulletlm.formats.bullet.layout import (
     ARCHITECTURE,
     FOOTER_BYTES,
     HEADER_CAP,
@@ -23,7 +24,6 @@ from bulletlm.bulletfile.layout import (
     aligned,
     tensor_bytes,
 )
-from bulletlm.errors import ConfigError, FormatError
 from bulletlm.shape import ModelShape
 
 MAX_DEPTH = 32

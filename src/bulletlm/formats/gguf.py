@@ -16,12 +16,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from bulletlm.bulletfile.cursor import Cursor
-from bulletlm.bulletfile.header import SHAPE_LIMITS, check_metadata, parse_json
-from bulletlm.bulletfile.layout import tensor_bytes
 from bulletlm.errors import BulletError, ConfigError, FormatError
-from bulletlm.export.stored import Stored, StoredModel, check_finite, check_tokenizer, printable, type_of, view_tensor
 from bulletlm.files import atomic_file, write_text
+from bulletlm.formats.bullet.cursor import Cursor
+from bulletlm.formats.bullet.header import SHAPE_LIMITS, check_metadata, parse_json
+from bulletlm.formats.bullet.layout import tensor_bytes
+from bulletlm.formats.stored import Stored, StoredModel, check_finite, check_tokenizer, printable, type_of, view_tensor
 from bulletlm.quant.bq4 import Quantized
 from bulletlm.runtime.sampling import PENALTY_WINDOW
 from bulletlm.shape import ModelShape

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from bulletlm.bulletfile.header import check_metadata, parse_json, read_shape, show
 from bulletlm.errors import BulletError, FormatError
 from bulletlm.files import atomic_folder, write_json
+from bulletlm.formats.bullet.header import check_metadata, parse_json, read_shape, show
 from bulletlm.shape import ModelShape
 
 FORMAT = "bulletlm-npy"

@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from bulletlm import evaluate
 from bulletlm.runtime import TextStream
 from bulletlm.text.tokenizer import END, EOS, FIRST_BYTE, Tokenizer
+from paths import SHARED_DATA
 
 PROMPTS = Path(evaluate.__file__).with_name("prompts.jsonl")
-REAL_MARATHI = Path(__file__).parents[3] / "shared" / "data" / "quick" / "mr.txt"
+REAL_MARATHI = SHARED_DATA / "quick" / "mr.txt"
 
 
 def letters(text: str) -> list[str]:

@@ -19,13 +19,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from bulletlm.bulletfile.layout import encode_pieces
-from bulletlm.bulletfile.reader import open_bullet
 from bulletlm.cli import main
 from bulletlm.errors import FormatError
+from bulletlm.formats.bullet.layout import encode_pieces
+from bulletlm.formats.bullet.reader import open_bullet
+from paths import DOCS, ROOT
 
-DOCUMENT = Path(__file__).parents[2] / "docs" / "bullet-format.md"
-FOLDER = Path(__file__).parents[1] / "hostile"
+DOCUMENT = DOCS / "bullet-format.md"
+FOLDER = ROOT / "tests" / "hostile"
 """The files stay here, for other readers of the format."""
 
 N = len(example_file.PIECES)

@@ -1,6 +1,6 @@
 """Mutated models of every format through their readers: one clear line each, or a model; never anything else.
 
-    python tests/bulletfile/fuzz.py SECONDS       (`make fuzz`)
+    python tests/formats/bullet/fuzz.py SECONDS       (`make fuzz`)
 
 Seeded, so a run of as many models does the same again. Half of the .bullet files of version 2 get a right SHA-256 after the damage.
 Warnings count as errors, and so do memory that a small file cannot explain and a model that keeps a reader busy for two minutes.
@@ -26,15 +26,15 @@ import numpy as np
 from safetensors.numpy import save
 from version1 import block_b, file_b, file_c, v1_name
 
-from bulletlm.bulletfile.layout import HEADER_END
-from bulletlm.bulletfile.legacy import write_v1
-from bulletlm.bulletfile.reader import open_bullet
-from bulletlm.convert import convert, read_model
 from bulletlm.errors import BulletError, FormatError
-from bulletlm.export.gguf import read_gguf, write_gguf
-from bulletlm.export.hf import INDEX, METADATA, TOKENIZER, WEIGHTS, hf_name, write_hf
-from bulletlm.export.npy import write_npy
-from bulletlm.export.stored import StoredModel
+from bulletlm.formats.bullet.layout import HEADER_END
+from bulletlm.formats.bullet.reader import open_bullet
+from bulletlm.formats.bullet.version1 import write_v1
+from bulletlm.formats.convert import convert, read_model
+from bulletlm.formats.gguf import read_gguf, write_gguf
+from bulletlm.formats.hf import INDEX, METADATA, TOKENIZER, WEIGHTS, hf_name, write_hf
+from bulletlm.formats.npy import write_npy
+from bulletlm.formats.stored import StoredModel
 from bulletlm.runtime import load
 from bulletlm.shape import ModelShape
 from bulletlm.text.tokenizer import FIRST_BYTE, FIRST_PIECE, SPACE_MARK, Tokenizer

@@ -22,13 +22,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from bulletlm.bulletfile.cursor import Cursor
-from bulletlm.bulletfile.header import SHAPE_LIMITS, check_metadata, parse_json, read_shape
-from bulletlm.bulletfile.layout import END, HEADER_CAP, HEADER_END
-from bulletlm.bulletfile.reader import FIRST_VERSION, PICKLE
 from bulletlm.errors import BulletError, FormatError
-from bulletlm.export.stored import Floats, Stored, StoredModel, as_floats, check_finite, check_tokenizer, printable
 from bulletlm.files import atomic_file
+from bulletlm.formats.bullet.cursor import Cursor
+from bulletlm.formats.bullet.header import SHAPE_LIMITS, check_metadata, parse_json, read_shape
+from bulletlm.formats.bullet.layout import END, HEADER_CAP, HEADER_END
+from bulletlm.formats.bullet.reader import FIRST_VERSION, PICKLE
+from bulletlm.formats.stored import Floats, Stored, StoredModel, as_floats, check_finite, check_tokenizer, printable
 from bulletlm.quant.bq4 import Quantized, pack_bq4, quantize_bq4, unpack_bq4
 from bulletlm.shape import BLOCK, ModelShape
 from bulletlm.text.tokenizer import FIRST_BYTE, FIRST_PIECE, SPACE_MARK, SPECIAL_TOKENS, UNK, model_of_pieces

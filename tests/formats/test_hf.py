@@ -16,15 +16,16 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from small_model import METADATA, assert_same, small_model
 
-from bulletlm.convert import convert, read_model
 from bulletlm.errors import BulletError, FormatError
-from bulletlm.export.hf import FILES, model_card, read_hf, write_hf
-from bulletlm.export.stored import StoredModel, as_floats
+from bulletlm.formats.convert import convert, read_model
+from bulletlm.formats.hf import FILES, model_card, read_hf, write_hf
+from bulletlm.formats.stored import StoredModel, as_floats
 from bulletlm.runtime.engine import Engine
 from bulletlm.text.chat import encode_prompt
 from bulletlm.text.tokenizer import Tokenizer, train_tokenizer
+from paths import SHARED_DATA
 
-QUICK = Path(__file__).parents[3] / "shared" / "data" / "quick"
+QUICK = SHARED_DATA / "quick"
 
 
 def as_float_model(model: StoredModel) -> StoredModel:

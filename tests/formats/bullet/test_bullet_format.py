@@ -9,14 +9,15 @@ import example_file
 import numpy as np
 import pytest
 
-from bulletlm.bulletfile.layout import NORMAL, SPECIAL_PIECES, aligned, decode_pieces, encode_pieces, standard_types, tensor_bytes
-from bulletlm.bulletfile.reader import open_bullet
-from bulletlm.bulletfile.writer import write_bullet
 from bulletlm.errors import BulletError, FormatError
+from bulletlm.formats.bullet.layout import NORMAL, SPECIAL_PIECES, aligned, decode_pieces, encode_pieces, standard_types, tensor_bytes
+from bulletlm.formats.bullet.reader import open_bullet
+from bulletlm.formats.bullet.writer import write_bullet
 from bulletlm.quant.bq4 import Quantized, dequantize_bq4, dequantize_bq8, quantize_bq4, quantize_bq8
 from bulletlm.shape import ModelShape
+from paths import DOCS
 
-DOCUMENT = Path(__file__).parents[2] / "docs" / "bullet-format.md"
+DOCUMENT = DOCS / "bullet-format.md"
 
 
 @pytest.fixture

@@ -11,13 +11,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bulletlm.bulletfile.reader import open_bullet
-from bulletlm.convert import convert, read_model
 from bulletlm.errors import BulletError, ConfigError, FormatError
 from bulletlm.evaluate.compare import compare
-from bulletlm.export.npy import read_npy
+from bulletlm.formats.bullet.reader import open_bullet
+from bulletlm.formats.convert import convert, read_model
+from bulletlm.formats.npy import read_npy
 from bulletlm.progress import SilentProgress
 from bulletlm.runtime import load
+from paths import DOCS
 
 
 @pytest.fixture
@@ -242,7 +243,7 @@ def test_it_needs_no_torch(bullet: Path, tmp_path: Path) -> None:
     code = f"""
 import json, sys
 from pathlib import Path
-from bulletlm.convert import convert
+from bulletlm.formats.convert import convert
 folder = Path({str(tmp_path)!r})
 convert(Path({str(bullet)!r}), folder / "hf")
 convert(folder / "hf", folder / "a.gguf")
@@ -253,7 +254,7 @@ print(json.dumps(sorted({{"torch", "transformers", "pydantic", "rich"}} & set(sy
     assert json.loads(done.stdout) == []
 
 
-DOCUMENT = Path(__file__).parents[1] / "docs" / "ecosystem.md"
+DOCUMENT = DOCS / "ecosystem.md"
 
 
 @pytest.mark.slow

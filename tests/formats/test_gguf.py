@@ -19,15 +19,16 @@ from hypothesis import strategies as st
 from raw_gguf import ARRAY, BOOL, F16, F32, FLOAT32, Q4_0, STRING, UINT32, UINT64, raw_gguf, small_keys_and_tensors, string
 from small_model import METADATA, assert_same, small_model
 
-from bulletlm.convert import convert, read_model
 from bulletlm.errors import BulletError, ConfigError, FormatError
-from bulletlm.export.gguf import gguf_name, read_gguf, write_gguf
-from bulletlm.export.stored import StoredModel, as_floats, type_of
+from bulletlm.formats.convert import convert, read_model
+from bulletlm.formats.gguf import gguf_name, read_gguf, write_gguf
+from bulletlm.formats.stored import StoredModel, as_floats, type_of
 from bulletlm.runtime.engine import Engine
 from bulletlm.text.chat import CHAT_TEMPLATE, encode_prompt
 from bulletlm.text.tokenizer import Tokenizer
+from paths import SHARED_DATA
 
-QUICK = Path(__file__).parents[3] / "shared" / "data" / "quick"
+QUICK = SHARED_DATA / "quick"
 
 
 def engine_of(model: StoredModel) -> Engine:

@@ -9,8 +9,10 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
-from bulletlm.bulletfile.header import RESERVED, read_header
-from bulletlm.bulletfile.layout import (
+from bulletlm.errors import BulletError, FormatError
+from bulletlm.files import atomic_file
+from bulletlm.formats.bullet.header import RESERVED, read_header
+from bulletlm.formats.bullet.layout import (
     ARCHITECTURE,
     CONTROL,
     END,
@@ -26,8 +28,6 @@ from bulletlm.bulletfile.layout import (
     encode_pieces,
     tensor_bytes,
 )
-from bulletlm.errors import BulletError, FormatError
-from bulletlm.files import atomic_file
 from bulletlm.quant.bq4 import Quantized, quantize_bq4, quantize_bq8, scales_of
 from bulletlm.shape import ModelShape
 
