@@ -16,7 +16,7 @@ from typing import Any
 
 from sacrebleu.metrics.chrf import CHRF
 
-from bulletlm.config import AugmentConfig
+from bulletlm.config.schema import AugmentConfig
 from bulletlm.data.augment.filters import RULES, Filters, ValidationGuard
 from bulletlm.hardware import inspect_machine
 

@@ -93,7 +93,7 @@ def best(functions: dict[str, Callable[[], float]], rounds: int = ROUNDS) -> dic
 
 def ours(corpus: Path, folder: Path) -> dict[str, Callable[[], float]]:
     """Cleaning (rules and signals), and comparing (signatures and repeats), in one process."""
-    from bulletlm.config import CleanConfig
+    from bulletlm.config.schema import CleanConfig
     from bulletlm.data.clean import clean_document
     from bulletlm.data.cleaned import clean_files
     from bulletlm.data.dedup import find_repeats
@@ -235,7 +235,7 @@ def stage(corpus: Path, out: Path, workers: int) -> dict[str, Any]:
     import psutil
 
     code = (
-        "import sys; from pathlib import Path; from bulletlm.config import DataConfig; from bulletlm.data.prepare import prepare_data;"
+        "import sys; from pathlib import Path; from bulletlm.config.schema import DataConfig; from bulletlm.data.prepare import prepare_data;"
         "from bulletlm.progress import SilentProgress;"
         "prepare_data(DataConfig(sources=[sys.argv[1]], workers=int(sys.argv[3])), 1, Path(sys.argv[2]), SilentProgress())"
     )
@@ -271,7 +271,7 @@ def same_files(one: Path, other: Path) -> bool:
 
 def planted(folder: Path, texts: list[str]) -> None:
     """What is planted in clean text is found, and nothing is lost without a trace."""
-    from bulletlm.config import DataConfig
+    from bulletlm.config.schema import DataConfig
     from bulletlm.data.prepare import prepare_data
     from bulletlm.progress import SilentProgress
 
@@ -296,7 +296,7 @@ def print_signals(data: Path) -> None:
     """
     import numpy as np
 
-    from bulletlm.config import CleanConfig
+    from bulletlm.config.schema import CleanConfig
     from bulletlm.data.clean import clean_document
     from bulletlm.data.log import Log
     from bulletlm.data.reading import RawDocument, read_documents

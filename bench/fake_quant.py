@@ -11,7 +11,7 @@ from statistics import median
 
 import torch
 
-from bulletlm.config import TrainConfig
+from bulletlm.config.schema import TrainConfig
 from bulletlm.model import Llama
 from bulletlm.quant.fake_quant import FakeQuant
 from bulletlm.quant.types import weight_types

@@ -16,7 +16,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from bulletlm.config import Config, TrainConfig, load_config
+from bulletlm.config.loader import load_config
+from bulletlm.config.schema import Config, TrainConfig
 from bulletlm.data.tokens import open_tokens
 from bulletlm.pipeline import run_stages
 from bulletlm.progress import ConsoleProgress, SilentProgress

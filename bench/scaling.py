@@ -20,7 +20,8 @@ from typing import Any
 import torch
 
 import bulletlm
-from bulletlm.config import Config, load_config
+from bulletlm.config.loader import load_config
+from bulletlm.config.schema import Config
 from bulletlm.data.tokens import open_tokens
 from bulletlm.files import read_json, write_json
 from bulletlm.hardware import inspect_machine, keep_memory

@@ -47,7 +47,7 @@ import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from torch.nn import functional as F  # noqa: E402
 
-from bulletlm.config import TrainConfig  # noqa: E402
+from bulletlm.config.schema import TrainConfig  # noqa: E402
 from bulletlm.data.tokens import open_tokens  # noqa: E402
 from bulletlm.formats.bullet.layout import standard_types  # noqa: E402
 from bulletlm.formats.hf import _halves, hf_name  # noqa: E402

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-from bulletlm.config import Config, load_config
+from bulletlm.config.loader import load_config
+from bulletlm.config.schema import Config
 from bulletlm.pipeline import run_stages
 from bulletlm.progress import SilentProgress
 from micro_model import write_micro_config, write_texts

@@ -16,7 +16,7 @@ from typing import Any
 import torch._dynamo  # noqa: F401 - the optimisers import it late, which would cost every child two seconds
 
 from bulletlm import files, qat
-from bulletlm.config import load_config
+from bulletlm.config.loader import load_config
 from bulletlm.errors import BulletError, Interrupted
 from bulletlm.files import sha256_of_file
 from bulletlm.pipeline import finish_run, run_stages

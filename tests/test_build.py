@@ -10,7 +10,7 @@ import pytest
 from bulletlm.build import build_bullet
 from bulletlm.builder import _as_token_file, main
 from bulletlm.cli import main as bullet
-from bulletlm.config import QuantConfig
+from bulletlm.config.schema import QuantConfig
 from bulletlm.data.tokens import TokenFile, open_tokens
 from bulletlm.evaluate.compare import compare
 from bulletlm.files import read_json

@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bulletlm.config import Config, load_config, settings
+from bulletlm.config.loader import load_config, settings
+from bulletlm.config.schema import Config
+from bulletlm.config.starter import settings_table, starter_config
 from bulletlm.errors import ConfigError
-from bulletlm.starter import settings_table, starter_config
 from paths import ROOT
 
 # Both as they stand in the checklist that the project began with.

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 import torch
 
-from bulletlm.config import Config, load_config
+from bulletlm.config.loader import load_config
+from bulletlm.config.schema import Config
 from bulletlm.data.tokens import open_tokens
 from bulletlm.errors import BulletError, ConfigError
 from bulletlm.files import read_json, sha256_of_file

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from bulletlm.cli import main
-from bulletlm.config import Config, load_config
+from bulletlm.config.loader import load_config
+from bulletlm.config.schema import Config
 from bulletlm.errors import ConfigError
 from bulletlm.formats.bullet.reader import open_bullet
 from bulletlm.plan import Clock, Measured, _estimate, bullet_bytes, fragment, load_law, make_plan, peak_memory, text_tokens, training_flops

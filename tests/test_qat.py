@@ -19,7 +19,8 @@ from psutil import _ntuples as system
 from bulletlm.build import build_bullet
 from bulletlm.builder import main as builder
 from bulletlm.cli import main
-from bulletlm.config import Config, QatConfig, QuantConfig, TrainConfig, load_config
+from bulletlm.config.loader import load_config
+from bulletlm.config.schema import Config, QatConfig, QuantConfig, TrainConfig
 from bulletlm.data.tokens import open_tokens
 from bulletlm.errors import BulletError, ConfigError, Interrupted
 from bulletlm.evaluate.compare import compare

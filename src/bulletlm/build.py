@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from threadpoolctl import threadpool_limits
 
-from bulletlm.config import QuantConfig
+from bulletlm.config.schema import QuantConfig
 from bulletlm.data.calibration import calibration_windows
 from bulletlm.data.tokens import TokenFile
 from bulletlm.errors import BulletError, ConfigError

@@ -14,7 +14,7 @@ from bulletlm.errors import BulletError, ConfigError, DataError
 from bulletlm.formats.npy import MANIFEST
 
 if TYPE_CHECKING:
-    from bulletlm.config import QuantConfig
+    from bulletlm.config.schema import QuantConfig
     from bulletlm.data.tokens import TokenFile
 
 app = App(name="bullet-builder", version=__version__, help_format="plaintext", result_action="return_value")
@@ -70,7 +70,7 @@ def build(
     from pydantic import ValidationError
 
     from bulletlm.build import build_bullet, summary
-    from bulletlm.config import QuantConfig
+    from bulletlm.config.schema import QuantConfig
     from bulletlm.data.tokens import open_tokens
     from bulletlm.formats.npy import read_npy
     from bulletlm.progress import ConsoleProgress

@@ -96,7 +96,7 @@ def tokenizer(
     """
     folder = _stages(config, settings, "tokenizer", restart) / "tokenizer"
     if compare:
-        from bulletlm.config import load_config
+        from bulletlm.config.loader import load_config
         from bulletlm.data.sizes import compare_sizes, print_sizes
         from bulletlm.progress import ConsoleProgress
 
@@ -121,7 +121,7 @@ def train(
     Example: bullet train recipes/demo.jsonc --prove-resume
     """
     if prove_resume:
-        from bulletlm.config import load_config
+        from bulletlm.config.loader import load_config
         from bulletlm.progress import ConsoleProgress
         from bulletlm.train.prove import prove_resume as prove
 
@@ -196,8 +196,8 @@ def config(*words: Annotated[str, Parameter(allow_leading_hyphen=True, help="A c
 
     Example: bullet config recipes/seed.jsonc --layers=4
     """
-    from bulletlm.config import load_config
-    from bulletlm.starter import print_config
+    from bulletlm.config.loader import load_config
+    from bulletlm.config.starter import print_config
 
     file = words[0] if words and not words[0].startswith("--") else None
     print_config(load_config(file, words[1:] if file else words))
@@ -222,7 +222,7 @@ def plan(
     from bulletlm.hardware import park_idle_threads
 
     park_idle_threads()
-    from bulletlm.config import load_config
+    from bulletlm.config.loader import load_config
     from bulletlm.plan import make_plan, print_json, print_plan
     from bulletlm.progress import ConsoleProgress
 
@@ -240,7 +240,7 @@ def init(path: Annotated[Path, Parameter(help="Where to write it.")] = Path("bul
 
     Example: bullet init my-model.jsonc
     """
-    from bulletlm.starter import write_starter_config
+    from bulletlm.config.starter import write_starter_config
 
     write_starter_config(path)
     print(f"wrote {path}: name your texts under data.sources, then: bullet run {path}")
@@ -420,7 +420,7 @@ def compare(
 
 
 def _stages(config: Path, settings: tuple[str, ...], until: str, restart: bool) -> Path:
-    from bulletlm.config import load_config
+    from bulletlm.config.loader import load_config
     from bulletlm.pipeline import run_stages
     from bulletlm.progress import ConsoleProgress
 

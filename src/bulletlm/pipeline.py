@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bulletlm import __version__
-from bulletlm.config import RECORD_KEY, Config, load_config
+from bulletlm.config.loader import RECORD_KEY, load_config
+from bulletlm.config.schema import Config
 from bulletlm.data.augment import decisive
 from bulletlm.data.sources import source_files
 from bulletlm.errors import BulletError, ConfigError

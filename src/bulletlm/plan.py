@@ -21,7 +21,7 @@ import numpy as np
 import psutil
 import torch
 
-from bulletlm.config import Config, TrainConfig
+from bulletlm.config.schema import Config, TrainConfig
 from bulletlm.data.sources import find_files
 from bulletlm.data.tokens import TokenFile
 from bulletlm.errors import ConfigError

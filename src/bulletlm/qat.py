@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from bulletlm.build import fingerprint, fit_to_text
-from bulletlm.config import Config
+from bulletlm.config.schema import Config
 from bulletlm.data.tokens import TokenFile
 from bulletlm.files import sha256_of_file, sha256_of_json, write_json
 from bulletlm.formats.bullet.writer import write_bullet

@@ -19,7 +19,7 @@ pytest.importorskip("sacrebleu", reason="sacrebleu is not installed (extra augme
 
 from sacrebleu.metrics import CHRF
 
-from bulletlm.config import AugmentConfig
+from bulletlm.config.schema import AugmentConfig
 from bulletlm.data.augment import augment_training, decisive
 from bulletlm.data.augment.cache import FILE, Cache, key_of
 from bulletlm.data.augment.filters import RULES, Filters, ValidationGuard, main_script
@@ -244,7 +244,7 @@ def test_a_failed_run_goes_on_where_it_stopped(tmp_path: Path) -> None:
 KILLED = """
 import sys
 from pathlib import Path
-from bulletlm.config import AugmentConfig
+from bulletlm.config.schema import AugmentConfig
 from bulletlm.data.augment import augment_training
 from bulletlm.progress import SilentProgress
 config = AugmentConfig(paraphrase_models={"en": sys.argv[1]}, share=1.0, sentences_at_once=1)

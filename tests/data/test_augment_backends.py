@@ -13,7 +13,7 @@ import sentencepiece
 import tiny_seq2seq
 from tiny_seq2seq import BACK, ENGLISH, MARATHI
 
-from bulletlm.config import AugmentConfig
+from bulletlm.config.schema import AugmentConfig
 from bulletlm.data.augment import augment_training
 from bulletlm.data.augment.backends import Backend, _IndicTrans2Pieces, open_backend
 from bulletlm.errors import BulletError, ConfigError

@@ -7,7 +7,7 @@ from itertools import count
 import pytest
 from loopback_endpoint import loopback
 
-from bulletlm.config import AugmentConfig
+from bulletlm.config.schema import AugmentConfig
 from bulletlm.data.augment import endpoint
 from bulletlm.data.augment.backends import Backend, open_backend
 from bulletlm.errors import BulletError, ConfigError

@@ -6,7 +6,7 @@ import unicodedata
 import pytest
 from legacy_fonts import KRUTI_DEV, stored_in
 
-from bulletlm.config import CleanConfig
+from bulletlm.config.schema import CleanConfig
 from bulletlm.data.clean import clean_document, clean_text
 from bulletlm.data.log import CHANGES, REJECTIONS, SETTINGS, Log, Rejected
 from bulletlm.data.reading import RawDocument

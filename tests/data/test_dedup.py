@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from bulletlm.config import DataConfig
+from bulletlm.config.schema import DataConfig
 from bulletlm.data.cleaned import Cleaned, clean_files
 from bulletlm.data.dedup import REASONS, find_repeats
 from bulletlm.data.shingles import words_of

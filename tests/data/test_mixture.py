@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from bulletlm.config import MixConfig, Source
+from bulletlm.config.schema import MixConfig, Source
 from bulletlm.data.mixture import Cells, copies, mixture_table, rates
 
 KEYS = [("a", "en", False), ("a", "en", True), ("b", "mr", False), ("b", "mr", True)]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from bulletlm.config import CleanConfig
+from bulletlm.config.schema import CleanConfig
 from bulletlm.data.clean import Clean
 from bulletlm.data.log import Log
 from bulletlm.data.signals import Batch, judge, measure, repeated_characters, sign

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from bulletlm.config import DataConfig
+from bulletlm.config.schema import DataConfig
 from bulletlm.data.reading import RawDocument, read_documents
 from bulletlm.data.sources import find_files, source_files
 from bulletlm.errors import DataError

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bulletlm.config import TokenizerConfig
+from bulletlm.config.schema import TokenizerConfig
 from bulletlm.data.tokens import open_tokens, write_tokens
 from bulletlm.data.vocabulary import prepare_tokenizer
 from bulletlm.errors import BulletError

@@ -7,7 +7,7 @@ import pytest
 from micro_run import CLEAN_REPORT, COMPARED_SIZES, SHAPE, documents, random_tensors
 
 from bulletlm.build import build_bullet
-from bulletlm.config import Config, QuantConfig
+from bulletlm.config.schema import Config, QuantConfig
 from bulletlm.data.tokens import open_tokens, write_tokens
 from bulletlm.formats.npy import write_npy
 from bulletlm.progress import SilentProgress

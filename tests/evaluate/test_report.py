@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from bulletlm.config import Config
+from bulletlm.config.schema import Config
 from bulletlm.errors import BulletError, DataError
 from bulletlm.evaluate import evaluate_run
 from bulletlm.evaluate.page import duration, percent_change, perplexity, render, size, small

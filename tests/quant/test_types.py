@@ -2,7 +2,8 @@
 
 import pytest
 
-from bulletlm.config import Config, load_config
+from bulletlm.config.loader import load_config
+from bulletlm.config.schema import Config
 from bulletlm.errors import ConfigError
 from bulletlm.quant.types import weight_types
 from bulletlm.shape import ModelShape

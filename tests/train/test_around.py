@@ -17,7 +17,7 @@ from psutil import _ntuples as system
 from test_loop import SETTINGS, SHAPE, run
 
 from bulletlm.cli import main
-from bulletlm.config import TrainConfig
+from bulletlm.config.schema import TrainConfig
 from bulletlm.data.tokens import open_tokens, write_tokens
 from bulletlm.errors import BulletError, Interrupted
 from bulletlm.evaluate.perplexity import score

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from bulletlm.config import TrainConfig
+from bulletlm.config.schema import TrainConfig
 from bulletlm.errors import ConfigError
 from bulletlm.hardware import inspect_machine
 from bulletlm.model import IGNORE, Layer, Llama, attend
@@ -341,7 +341,7 @@ BROKEN = """
 import sys
 from pathlib import Path
 import torch
-from bulletlm.config import TrainConfig
+from bulletlm.config.schema import TrainConfig
 from bulletlm.model import Llama
 from bulletlm.shape import ModelShape
 from bulletlm.train import tune

@@ -19,7 +19,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bulletlm.config import TrainConfig
+from bulletlm.config.schema import TrainConfig
 from bulletlm.data.tokens import open_tokens
 from bulletlm.errors import BulletError, Interrupted
 from bulletlm.files import sha256_of_file

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from bulletlm.config import TrainConfig
+from bulletlm.config.schema import TrainConfig
 from bulletlm.data.tokens import TokenFile
 from bulletlm.errors import ConfigError, DataError
 from bulletlm.hardware import inspect_machine

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from bulletlm.config import TrainConfig
+from bulletlm.config.schema import TrainConfig
 from bulletlm.data.tokens import open_tokens
 from bulletlm.errors import DataError
 from bulletlm.model import IGNORE, Llama

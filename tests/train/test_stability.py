@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from bulletlm.config import TrainConfig
+from bulletlm.config.schema import TrainConfig
 from bulletlm.data.tokens import open_tokens
 from bulletlm.errors import BulletError, Interrupted
 from bulletlm.files import read_json, sha256_of_file, write_json

@@ -14,7 +14,7 @@ from typing import Any
 import psutil
 import pytest
 
-from bulletlm.config import Config, TrainConfig
+from bulletlm.config.schema import Config, TrainConfig
 from bulletlm.errors import ConfigError, Interrupted
 from bulletlm.files import write_json
 from bulletlm.progress import SilentProgress

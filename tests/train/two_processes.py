@@ -16,7 +16,7 @@ import torch
 import torch._dynamo  # the optimisers import it late, which would cost every child two seconds
 import torch.distributed as dist
 
-from bulletlm.config import TrainConfig
+from bulletlm.config.schema import TrainConfig
 from bulletlm.errors import Interrupted
 from bulletlm.progress import Progress, SilentProgress
 from bulletlm.train import loop

@@ -23,7 +23,7 @@ from bulletlm.text.documents import Message
 from bulletlm.text.normalize import NORMALIZATIONS, is_broken, normalize_line
 
 if TYPE_CHECKING:
-    from bulletlm.config import CleanConfig
+    from bulletlm.config.schema import CleanConfig
 
 Change = tuple[str, str, str]
 """A rule, the text before it and after it."""

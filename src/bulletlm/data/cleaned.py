@@ -37,7 +37,7 @@ from bulletlm.progress import Progress
 from bulletlm.text.documents import Document, to_line
 
 if TYPE_CHECKING:
-    from bulletlm.config import CleanConfig
+    from bulletlm.config.schema import CleanConfig
 
 DOCUMENT = np.dtype(
     [

@@ -14,7 +14,7 @@ from bulletlm.data.cleaned import Cleaned, key_of_paragraphs
 from bulletlm.data.shingles import BANDS, similarity
 
 if TYPE_CHECKING:
-    from bulletlm.config import CleanConfig
+    from bulletlm.config.schema import CleanConfig
 
 CHARACTERS_PER_TOKEN = 3
 """Of a vocabulary of 4000 pieces, in Marathi and in English: an estimate for what is counted before there is a tokenizer."""

@@ -9,7 +9,7 @@ import numpy.typing as npt
 from bulletlm.data.dedup import CHARACTERS_PER_TOKEN
 
 if TYPE_CHECKING:
-    from bulletlm.config import MixConfig, Source
+    from bulletlm.config.schema import MixConfig, Source
 
 _ROUNDS = 200
 

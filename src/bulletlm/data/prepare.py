@@ -30,7 +30,7 @@ from bulletlm.progress import Progress
 from bulletlm.text.documents import Document, texts_of, to_line
 
 if TYPE_CHECKING:
-    from bulletlm.config import AugmentConfig, DataConfig
+    from bulletlm.config.schema import AugmentConfig, DataConfig
 
 CLEANED = "cleaned"
 """Folder beside the data folder, with the documents before deduplication."""

@@ -21,7 +21,7 @@ from bulletlm.data.log import Log, Rejected
 from bulletlm.data.shingles import Hashes, hash_words, minhash, ngrams, repeated_share, signatures, words_of
 
 if TYPE_CHECKING:
-    from bulletlm.config import CleanConfig
+    from bulletlm.config.schema import CleanConfig
 
 REPEATED_STRETCH = 20
 """In characters; a cry such as "Boooooo!" is shorter."""

@@ -4,7 +4,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from bulletlm.config import Config
+from bulletlm.config.schema import Config
 from bulletlm.data.vocabulary import balanced_shares, held_out_texts, training_texts
 from bulletlm.errors import ConfigError
 from bulletlm.files import write_json

@@ -11,7 +11,7 @@ from urllib.parse import parse_qsl
 from bulletlm.errors import DataError
 
 if TYPE_CHECKING:
-    from bulletlm.config import DataConfig, Source
+    from bulletlm.config.schema import DataConfig, Source
 
 SAMPLE = "sample"
 """The source that stands for the corpus of the package."""

@@ -15,7 +15,7 @@ from bulletlm.text.documents import Document, read_documents, texts_of
 from bulletlm.text.tokenizer import FIRST_PIECE, SPACE_MARK, Tokenizer, tokenizer_report, train_tokenizer
 
 if TYPE_CHECKING:
-    from bulletlm.config import TokenizerConfig
+    from bulletlm.config.schema import TokenizerConfig
 
 BALANCE = 0.5
 """Languages enter the sample in proportion to this power of their size: of ten times as much text, three times as much.

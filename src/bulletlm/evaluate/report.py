@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from bulletlm import __version__
-from bulletlm.config import Config
+from bulletlm.config.schema import Config
 from bulletlm.data.tokens import open_tokens
 from bulletlm.evaluate.charts import Points
 from bulletlm.evaluate.compare import Comparison, compare

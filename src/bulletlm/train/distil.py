@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from bulletlm.config import QatConfig, TrainConfig
+from bulletlm.config.schema import QatConfig, TrainConfig
 from bulletlm.data.tokens import TokenFile
 from bulletlm.errors import BulletError, Interrupted
 from bulletlm.hardware import inspect_machine, keep_memory

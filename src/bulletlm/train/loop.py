@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from bulletlm.config import TrainConfig
+from bulletlm.config.schema import TrainConfig
 from bulletlm.data.tokens import open_tokens
 from bulletlm.errors import Interrupted
 from bulletlm.progress import Progress

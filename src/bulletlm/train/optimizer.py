@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from bulletlm.config import TrainConfig
+from bulletlm.config.schema import TrainConfig
 from bulletlm.train.muon import Muon
 
 

@@ -18,7 +18,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from bulletlm.config import Config, TrainConfig, load_config
+from bulletlm.config.loader import load_config
+from bulletlm.config.schema import Config, TrainConfig
 from bulletlm.errors import BulletError
 from bulletlm.files import sha256_of_file
 from bulletlm.hardware import inspect_machine, park_idle_threads

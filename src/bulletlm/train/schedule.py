@@ -2,7 +2,7 @@
 
 import math
 
-from bulletlm.config import TrainConfig
+from bulletlm.config.schema import TrainConfig
 
 
 def count_steps(config: TrainConfig, n_windows: int) -> tuple[int, str]:

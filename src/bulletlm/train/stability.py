@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 
-from bulletlm.config import TrainConfig
+from bulletlm.config.schema import TrainConfig
 from bulletlm.errors import BulletError
 from bulletlm.progress import Progress
 from bulletlm.train.checkpoint import Checkpoint, list_checkpoints, load_checkpoint

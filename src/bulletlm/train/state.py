@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bulletlm.config import TrainConfig
+from bulletlm.config.schema import TrainConfig
 from bulletlm.errors import BulletError
 from bulletlm.model import Llama
 from bulletlm.progress import Progress

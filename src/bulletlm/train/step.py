@@ -2,7 +2,7 @@
 
 import torch
 
-from bulletlm.config import TrainConfig
+from bulletlm.config.schema import TrainConfig
 from bulletlm.model import IGNORE
 from bulletlm.train.batches import TrainingWindows
 from bulletlm.train.compute import Compute

@@ -11,7 +11,7 @@ from typing import Any
 
 import psutil
 
-from bulletlm.config import TrainConfig
+from bulletlm.config.schema import TrainConfig
 from bulletlm.progress import Progress
 
 LOOK_EVERY_SECONDS = 20.0

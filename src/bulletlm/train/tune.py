@@ -14,7 +14,7 @@ from typing import Any, Literal
 import torch
 
 from bulletlm import __version__
-from bulletlm.config import TrainConfig
+from bulletlm.config.schema import TrainConfig
 from bulletlm.errors import BulletError, ConfigError
 from bulletlm.hardware import Machine, inspect_machine, keep_memory
 from bulletlm.model import Llama

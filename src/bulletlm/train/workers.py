@@ -18,7 +18,7 @@ from typing import Any
 
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
-from bulletlm.config import TrainConfig
+from bulletlm.config.schema import TrainConfig
 from bulletlm.errors import BulletError, Interrupted
 from bulletlm.progress import Progress, SilentProgress
 from bulletlm.shape import ModelShape

@@ -17,7 +17,7 @@ from bulletlm.errors import BulletError, ConfigError
 from bulletlm.files import sha256_of_file, sha256_of_json
 
 if TYPE_CHECKING:
-    from bulletlm.config import AugmentConfig
+    from bulletlm.config.schema import AugmentConfig
 
 INSTALL = "install it with `pip install 'bulletlm[augment]'`"
 

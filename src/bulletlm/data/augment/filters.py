@@ -11,7 +11,7 @@ from bulletlm.data.augment.sentences import split_sentences, words_only
 from bulletlm.errors import BulletError
 
 if TYPE_CHECKING:
-    from bulletlm.config import AugmentConfig
+    from bulletlm.config.schema import AugmentConfig
 
 RULES = {
     "no_answer": "the model had nothing to say, or only punctuation",

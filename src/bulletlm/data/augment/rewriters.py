@@ -15,7 +15,7 @@ from bulletlm.errors import ConfigError
 from bulletlm.text.normalize import normalize_line
 
 if TYPE_CHECKING:
-    from bulletlm.config import AugmentConfig
+    from bulletlm.config.schema import AugmentConfig
 
 
 class Rewriter(Protocol):

@@ -17,7 +17,7 @@ from bulletlm.progress import Progress, Task
 from bulletlm.text.documents import Document, read_documents, texts_of, to_line
 
 if TYPE_CHECKING:
-    from bulletlm.config import AugmentConfig
+    from bulletlm.config.schema import AugmentConfig
 
 SMALLEST_CHANGE = 0.3
 """A document in which less of the text than this has changed is not worth a copy."""

@@ -4,7 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from bulletlm.config import Config, Setting, settings
+from bulletlm.config.loader import Setting, settings
+from bulletlm.config.schema import Config
 from bulletlm.errors import ConfigError
 from bulletlm.files import write_text
 from bulletlm.formats.bullet.layout import tensor_bytes

@@ -1,0 +1,223 @@
+"""Reading a configuration: files, command-line flags and the names that settings may have.
+
+A setting can be written with its full path (`train.learning_rate`), with its last name where that is unique
+(`learning_rate`), or with one of the short names listed in `Also` (`lr`); `-` and `_` are the same. Unknown names are
+errors that suggest the nearest known one.
+"""
+
+import difflib
+import types
+import typing
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args, get_origin
+
+import json5
+from pydantic import BaseModel, ValidationError
+
+from bulletlm.config.schema import Also, Config, FullNameOnly, Section
+from bulletlm.errors import ConfigError
+
+RECORD_KEY = "recorded"
+"""Key of config.json under which a run notes versions and data hashes; ignored when read back."""
+
+
+class Setting(typing.NamedTuple):
+    """One leaf of the configuration, as help and name lookup need it."""
+
+    path: str
+    names: tuple[str, ...]
+    type_name: str
+    default: Any
+    description: str
+
+
+def settings() -> list[Setting]:
+    """Every setting in declaration order."""
+    return list(_walk(Config, ""))
+
+
+def load_config(path: str | Path | None, overrides: Sequence[str] = ()) -> Config:
+    """Read a configuration file, apply command-line settings, check everything.
+
+    Args:
+        path: JSON with comments, or None for the defaults. `{"dim": 256}` and `{"model": {"dim": 256}}` mean the same.
+        overrides: words as they stood on the command line: `--layers=8`, `--lr 3e-4`, `--set train.epochs=3`.
+
+    Raises:
+        ConfigError: unreadable file, unknown name, impossible value; one line with the nearest right name.
+    """
+    values: dict[str, Any] = {}
+    if path is not None:
+        path = Path(path)
+        raw = _read(path)
+        raw.pop(RECORD_KEY, None)
+        _merge_file(values, raw, "", str(path), {})
+        if "name" not in values:
+            values["name"] = path.stem
+    for name, text in _split_flags(overrides):
+        setting = _find(name, "command line", prefix="--")
+        _put(values, setting, _parse_value(text, setting))
+    return _validate(values, str(path) if path else "command line")
+
+
+def _validate(values: dict[str, Any], where: str) -> Config:
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        location = ".".join(str(part) for part in first["loc"])
+        message = first["msg"].removeprefix("Value error, ")
+        if first["type"] == "extra_forbidden":
+            raise ConfigError(f"{where}: {_unknown(location, '')}") from None
+        got = first.get("input")
+        shown = f" (got {got!r})" if isinstance(got, (str, int, float, bool, type(None))) else ""
+        raise ConfigError(f"{where}: {location + ': ' if location else ''}{message}{shown}") from None
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from None
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise ConfigError(f"no configuration file at {path}: write one with `bullet init`, or take one from recipes/") from None
+    except IsADirectoryError:
+        raise ConfigError(f"{path} is a folder: name the configuration file in it, for example {path}/config.json") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read {path} as UTF-8 text ({error}): is it a JSON configuration?") from None
+    try:
+        value = json5.loads(text, allow_duplicate_keys=False)
+    except (ValueError, RecursionError) as error:
+        reason = " ".join(str(error).replace("<string>:", "line ").split())  # it may quote a line break of the file
+        raise ConfigError(f"{path} is not valid JSON (comments are allowed): {reason}") from None
+    if not isinstance(value, dict):
+        raise ConfigError(f"{path} must hold one JSON object {{...}}, not a {type(value).__name__}")
+    return value
+
+
+def _merge_file(values: dict[str, Any], raw: dict[str, Any], prefix: str, where: str, seen: dict[str, str]) -> None:
+    for key, value in raw.items():
+        name = f"{prefix}{_normal(key)}"
+        if isinstance(value, dict) and name in _sections():
+            _merge_file(values, value, name + ".", where, seen)
+            continue
+        setting = _find(name, where)
+        if setting.path in seen:
+            raise ConfigError(f"{where}: {setting.path} is given twice, as {seen[setting.path]} and as {prefix}{key}: keep one")
+        seen[setting.path] = prefix + key
+        _put(values, setting, value)
+
+
+def _put(values: dict[str, Any], setting: Setting, value: Any) -> None:
+    *sections, leaf = setting.path.split(".")
+    for section in sections:
+        values = values.setdefault(section, {})
+    values[leaf] = value
+
+
+def _split_flags(words: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Turn `--a=1 --b 2 --set c=3` into (name, text) pairs."""
+    rest = list(words)
+    while rest:
+        word = rest.pop(0)
+        if not word.startswith("--") or word == "--":
+            raise ConfigError(f"command line: unexpected {word!r}: settings look like --name=value")
+        name, equals, text = word[2:].partition("=")
+        if not equals:
+            if not rest:
+                raise ConfigError(f"command line: --{name} needs a value: --{name}=VALUE")
+            text = rest.pop(0)
+        if _normal(name) == "set":
+            name, equals, text = text.partition("=")
+            if not equals:
+                raise ConfigError(f"command line: --set {name} needs NAME=VALUE, for example --set train.epochs=3")
+        yield name, text
+
+
+def _parse_value(text: str, setting: Setting) -> Any:
+    """A flag's text as JSON where it is JSON, as a list where it is in brackets, as plain text otherwise."""
+    if setting.type_name == "str":
+        return text
+    try:
+        return json5.loads(text, allow_duplicate_keys=False)
+    except ValueError:
+        pass
+    if text.startswith("[") and text.endswith("]"):
+        return [item.strip().strip("\"'") for item in text[1:-1].split(",") if item.strip()]
+    return text
+
+
+def _normal(name: str) -> str:
+    return name.strip().replace("-", "_").lower()
+
+
+def _walk(model: type[BaseModel], prefix: str) -> Iterator[Setting]:
+    for name, field in model.model_fields.items():
+        if _is_section(field.annotation):
+            yield from _walk(typing.cast(type[Section], field.annotation), f"{prefix}{name}.")
+            continue
+        also = tuple(n for item in field.metadata if isinstance(item, Also) for n in item.names)
+        names = () if any(isinstance(item, FullNameOnly) for item in field.metadata) else (name, *also)
+        default = field.get_default(call_default_factory=True)
+        yield Setting(f"{prefix}{name}", names, _type_name(field.annotation), default, field.description or "")
+
+
+def _type_name(annotation: Any) -> str:
+    origin = get_origin(annotation)
+    if origin is Annotated:
+        return _type_name(get_args(annotation)[0])
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(_type_name(part) for part in get_args(annotation) if part is not type(None))
+    if origin is Literal:
+        return " | ".join(str(part) for part in get_args(annotation))
+    if origin in (list, tuple):
+        return "list"
+    return getattr(annotation, "__name__", str(annotation))
+
+
+def _sections(model: type[BaseModel] = Config, prefix: str = "") -> set[str]:
+    """Names of the groups, a group in a group as data.clean."""
+    found: set[str] = set()
+    for name, field in model.model_fields.items():
+        if _is_section(field.annotation):
+            section = typing.cast(type[Section], field.annotation)
+            found |= {f"{prefix}{name}", *_sections(section, f"{prefix}{name}.")}
+    return found
+
+
+def _is_section(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, Section)
+
+
+def _names() -> dict[str, list[Setting]]:
+    """Every spelling -> the settings it may mean: full paths, paths with a short last name, and short names alone."""
+    table: dict[str, list[Setting]] = {setting.path: [setting] for setting in settings()}
+    short: dict[str, list[Setting]] = {}
+    for setting in settings():
+        section = setting.path.rpartition(".")[0]
+        for name in setting.names:
+            if section:
+                table.setdefault(f"{section}.{name}", [setting])
+            short.setdefault(name, []).append(setting)
+    for name, candidates in short.items():
+        # A sub-group gives way: `temperature` is sampling.temperature, not data.mix.temperature.
+        depth = min(setting.path.count(".") for setting in candidates)
+        table.setdefault(name, [setting for setting in candidates if setting.path.count(".") == depth])
+    return table
+
+
+def _find(name: str, where: str, prefix: str = "") -> Setting:
+    found = _names().get(_normal(name), [])
+    if not found:
+        raise ConfigError(f"{where}: {_unknown(name, prefix)}")
+    if len(found) > 1:
+        paths = " or ".join(prefix + setting.path for setting in found)
+        raise ConfigError(f"{where}: {prefix}{name} could mean {paths}: write one of these")
+    return found[0]
+
+
+def _unknown(name: str, prefix: str) -> str:
+    near = difflib.get_close_matches(_normal(name), [*_names(), *_sections()], n=1, cutoff=0.5)
+    hint = f"did you mean {prefix}{near[0]}?" if near else "`bullet config` lists all names"
+    return f"unknown setting {prefix}{name}: {hint}"
