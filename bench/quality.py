@@ -19,7 +19,7 @@ from typing import Any
 from bulletlm.config.loader import load_config
 from bulletlm.config.schema import Config, TrainConfig
 from bulletlm.data.tokens import open_tokens
-from bulletlm.pipeline import run_stages
+from bulletlm.pipeline.stages import run_stages
 from bulletlm.progress import ConsoleProgress, SilentProgress
 from bulletlm.train.batches import TrainingWindows
 from bulletlm.train.checkpoint import load_checkpoint

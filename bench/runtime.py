@@ -28,13 +28,13 @@ from typing import Any
 import numpy as np
 
 import bulletlm
-from bulletlm.bench import whole_process
+from bulletlm.evaluate.llama_cpp import Llama, find_llama
+from bulletlm.evaluate.speed import whole_process
 from bulletlm.formats.bullet.layout import standard_types
 from bulletlm.formats.bullet.reader import BulletFile, open_bullet
 from bulletlm.formats.bullet.writer import write_bullet
 from bulletlm.formats.gguf import write_gguf
 from bulletlm.formats.stored import StoredModel
-from bulletlm.llama import Llama, find_llama
 from bulletlm.progress import SilentProgress
 from bulletlm.quant.bq4 import Quantized
 from bulletlm.runtime import Engine, NativeEngine, Sampling

@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, settings
 
 from bulletlm.config.loader import load_config
 from bulletlm.config.schema import Config
-from bulletlm.pipeline import run_stages
+from bulletlm.pipeline.stages import run_stages
 from bulletlm.progress import SilentProgress
 from micro_model import write_micro_config, write_texts
 

@@ -69,10 +69,10 @@ def build(
     """
     from pydantic import ValidationError
 
-    from bulletlm.build import build_bullet, summary
     from bulletlm.config.schema import QuantConfig
     from bulletlm.data.tokens import open_tokens
     from bulletlm.formats.npy import read_npy
+    from bulletlm.pipeline.build import build_bullet, summary
     from bulletlm.progress import ConsoleProgress
     from bulletlm.quant.types import weight_types
 

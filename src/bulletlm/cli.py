@@ -146,7 +146,7 @@ def qat(
 
     Example: bullet qat runs/demo --steps 300
     """
-    from bulletlm.pipeline import finish_run
+    from bulletlm.pipeline.stages import finish_run
     from bulletlm.progress import ConsoleProgress
     from bulletlm.show import print_summary
 
@@ -223,7 +223,7 @@ def plan(
 
     park_idle_threads()
     from bulletlm.config.loader import load_config
-    from bulletlm.plan import make_plan, print_json, print_plan
+    from bulletlm.pipeline.plan import make_plan, print_json, print_plan
     from bulletlm.progress import ConsoleProgress
 
     loaded = load_config(config, settings)
@@ -289,8 +289,8 @@ def bench(
 
     Example: bullet bench runs/demo/model.bullet --against llama.cpp
     """
-    from bulletlm.bench import bench as measure
-    from bulletlm.bench import print_bench
+    from bulletlm.evaluate.speed import bench as measure
+    from bulletlm.evaluate.speed import print_bench
 
     result = measure(file, against, tokens, rounds)
     if json:
@@ -421,7 +421,7 @@ def compare(
 
 def _stages(config: Path, settings: tuple[str, ...], until: str, restart: bool) -> Path:
     from bulletlm.config.loader import load_config
-    from bulletlm.pipeline import run_stages
+    from bulletlm.pipeline.stages import run_stages
     from bulletlm.progress import ConsoleProgress
 
     with _team() as team:

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 from micro_run import CLEAN_REPORT, COMPARED_SIZES, SHAPE, documents, random_tensors
 
-from bulletlm.build import build_bullet
 from bulletlm.config.schema import Config, QuantConfig
 from bulletlm.data.tokens import open_tokens, write_tokens
 from bulletlm.formats.npy import write_npy
+from bulletlm.pipeline.build import build_bullet
 from bulletlm.progress import SilentProgress
 from bulletlm.text.documents import read_documents, texts_of, to_line
 from bulletlm.text.tokenizer import Tokenizer, tokenizer_report, train_tokenizer

@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bulletlm.build import calibration_windows
 from bulletlm.data.tokens import open_tokens
 from bulletlm.errors import BulletError, DataError
 from bulletlm.evaluate.compare import compare
 from bulletlm.evaluate.perplexity import log_softmax
 from bulletlm.formats.bullet.layout import standard_types
 from bulletlm.formats.npy import read_npy
+from bulletlm.pipeline.build import calibration_windows
 from bulletlm.progress import SilentProgress
 from bulletlm.quant import forward
 from bulletlm.quant.bq4 import Quantized, quantize_bq4, quantize_bq8

@@ -14,7 +14,18 @@ from bulletlm.config.loader import load_config
 from bulletlm.config.schema import Config
 from bulletlm.errors import ConfigError
 from bulletlm.formats.bullet.reader import open_bullet
-from bulletlm.plan import Clock, Measured, _estimate, bullet_bytes, fragment, load_law, make_plan, peak_memory, text_tokens, training_flops
+from bulletlm.pipeline.plan import (
+    Clock,
+    Measured,
+    _estimate,
+    bullet_bytes,
+    fragment,
+    load_law,
+    make_plan,
+    peak_memory,
+    text_tokens,
+    training_flops,
+)
 from bulletlm.progress import SilentProgress
 from bulletlm.train.scaling import Law, family
 from micro_model import write_micro_config

@@ -21,7 +21,7 @@ from bulletlm.files import read_json, sha256_of_file
 from bulletlm.formats.bullet.reader import open_bullet
 from bulletlm.formats.npy import read_npy
 from bulletlm.model import Llama
-from bulletlm.pipeline import STAGES, run_stages
+from bulletlm.pipeline.stages import STAGES, run_stages
 from bulletlm.progress import SilentProgress
 from bulletlm.runtime import load
 from micro_model import write_micro_config

@@ -16,7 +16,6 @@ import pytest
 import torch
 from psutil import _ntuples as system
 
-from bulletlm.build import build_bullet
 from bulletlm.builder import main as builder
 from bulletlm.cli import main
 from bulletlm.config.loader import load_config
@@ -30,7 +29,8 @@ from bulletlm.formats.convert import convert
 from bulletlm.formats.npy import read_npy
 from bulletlm.hardware import inspect_machine
 from bulletlm.model import Llama
-from bulletlm.pipeline import finish_run, run_stages
+from bulletlm.pipeline.build import build_bullet
+from bulletlm.pipeline.stages import finish_run, run_stages
 from bulletlm.progress import SilentProgress
 from bulletlm.quant.calibrate import dequantise, quantise
 from bulletlm.quant.fake_quant import FakeQuant

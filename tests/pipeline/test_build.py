@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bulletlm.build import build_bullet
 from bulletlm.builder import _as_token_file, main
 from bulletlm.cli import main as bullet
 from bulletlm.config.schema import QuantConfig
@@ -18,6 +17,7 @@ from bulletlm.formats.bullet.reader import open_bullet
 from bulletlm.formats.convert import convert, read_model
 from bulletlm.formats.npy import read_npy, write_npy
 from bulletlm.formats.stored import as_floats
+from bulletlm.pipeline.build import build_bullet
 from bulletlm.progress import SilentProgress
 from bulletlm.runtime import Engine, Model, Sampling, load
 from bulletlm.shape import ModelShape

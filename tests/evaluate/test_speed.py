@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bulletlm import bench as module
-from bulletlm.bench import bench
 from bulletlm.cli import main
 from bulletlm.errors import BulletError, ConfigError
+from bulletlm.evaluate import speed as module
+from bulletlm.evaluate.speed import bench
 from bulletlm.runtime.native import Unavailable, library
 from paths import DOCS
 

@@ -201,7 +201,7 @@ def _qat(run: Run) -> None:
         return
     park_idle_threads()
     from bulletlm.data.tokens import open_tokens
-    from bulletlm.qat import describe, train_on_grid
+    from bulletlm.pipeline.qat import describe, train_on_grid
 
     text, held_out = (open_tokens(run.folder / "tokens", split) for split in ("train", "val"))
     run.progress.say(f"QAT: {describe(train_on_grid(run.folder, run.config, text, held_out, run.progress))}")
@@ -213,8 +213,8 @@ def _has_qat(config: Config) -> bool:
 
 
 def _build(run: Run) -> None:
-    from bulletlm.build import build_bullet, summary
     from bulletlm.data.tokens import open_tokens
+    from bulletlm.pipeline.build import build_bullet, summary
 
     train, val = (open_tokens(run.folder / "tokens", split) for split in ("train", "val"))
     folder, config = run.folder, run.config

@@ -164,9 +164,9 @@ def _jobs(mode: str, engine: NativeEngine | Engine, ids: Sequence[int]) -> dict[
 
 def _same_model(file: BulletFile, folder: Path, engine: NativeEngine | Engine, ids: Sequence[int]) -> tuple[Any, dict[str, Any]]:
     """llama.cpp with the weights of `file` as GGUF, after it has found the same tokens as we do."""
+    from bulletlm.evaluate.llama_cpp import Llama, find_llama
     from bulletlm.formats.gguf import write_gguf
     from bulletlm.formats.stored import StoredModel, view_tensor
-    from bulletlm.llama import Llama, find_llama
 
     library = find_llama()
     shapes = file.shape.tensors()

@@ -13,12 +13,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-from bulletlm.build import fingerprint, fit_to_text
 from bulletlm.config.schema import Config
 from bulletlm.data.tokens import TokenFile
 from bulletlm.files import sha256_of_file, sha256_of_json, write_json
 from bulletlm.formats.bullet.writer import write_bullet
 from bulletlm.formats.npy import read_npy
+from bulletlm.pipeline.build import fingerprint, fit_to_text
 from bulletlm.progress import Progress
 from bulletlm.quant.types import weight_types
 from bulletlm.text.tokenizer import Tokenizer

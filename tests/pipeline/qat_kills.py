@@ -15,11 +15,11 @@ from typing import Any
 
 import torch._dynamo  # noqa: F401 - the optimisers import it late, which would cost every child two seconds
 
-from bulletlm import files, qat
+from bulletlm import files
 from bulletlm.config.loader import load_config
 from bulletlm.errors import BulletError, Interrupted
 from bulletlm.files import sha256_of_file
-from bulletlm.pipeline import finish_run, run_stages
+from bulletlm.pipeline.stages import finish_run, qat, run_stages
 from bulletlm.progress import Progress, SilentProgress, Task
 from bulletlm.train import distil
 
