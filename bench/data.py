@@ -235,7 +235,8 @@ def stage(corpus: Path, out: Path, workers: int) -> dict[str, Any]:
     import psutil
 
     code = (
-        "import sys; from pathlib import Path; from bulletlm.config.schema import DataConfig; from bulletlm.data.prepare import prepare_data;"
+        "import sys; from pathlib import Path; from bulletlm.config.schema import DataConfig; "
+        "from bulletlm.data.prepare import prepare_data;"
         "from bulletlm.progress import SilentProgress;"
         "prepare_data(DataConfig(sources=[sys.argv[1]], workers=int(sys.argv[3])), 1, Path(sys.argv[2]), SilentProgress())"
     )

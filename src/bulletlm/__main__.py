@@ -1,6 +1,6 @@
 """The entry of the `bullet` command and of `python -m bulletlm`.
 
-Here rather than in cli.py so that Ctrl-C is one line even while the imports are still going on, and so that generating text
+Here rather than in cli/app.py so that Ctrl-C is one line even while the imports are still going on, and so that generating text
 does not wait for imports that it does not need.
 """
 
@@ -10,10 +10,10 @@ import sys
 def main() -> None:
     """Run the command line."""
     try:
-        from bulletlm.quick import run_quickly
+        from bulletlm.cli.fast_start import run_quickly
 
         if not run_quickly(sys.argv[1:]):
-            from bulletlm.cli import main as run
+            from bulletlm.cli.app import main as run
 
             run()
     except KeyboardInterrupt:

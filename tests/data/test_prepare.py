@@ -179,7 +179,8 @@ def test_training_documents_are_mixed(run: tuple[Path, dict[str, Any]]) -> None:
 
 def test_the_same_input_and_seed_give_the_same_bytes(corpus: Path, run: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from bulletlm.config.schema import DataConfig; from bulletlm.data.prepare import prepare_data;"
+        "import sys; from pathlib import Path; from bulletlm.config.schema import DataConfig; "
+        "from bulletlm.data.prepare import prepare_data;"
         "from bulletlm.progress import SilentProgress;"
         "prepare_data(DataConfig(sources=[sys.argv[1]], val_tokens=700), 3, Path(sys.argv[2]), SilentProgress())"
     )

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from bulletlm.cli import main
+from bulletlm.cli.app import main
 from bulletlm.config.schema import Config, TokenizerConfig
 from bulletlm.data.sizes import compare_sizes, print_sizes
 from bulletlm.data.vocabulary import balanced_shares, held_out_texts, prepare_tokenizer, training_texts

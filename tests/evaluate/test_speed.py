@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bulletlm.cli import main
+from bulletlm.cli.app import main
 from bulletlm.errors import BulletError, ConfigError
 from bulletlm.evaluate import speed as module
 from bulletlm.evaluate.speed import bench

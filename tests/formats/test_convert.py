@@ -27,7 +27,7 @@ def bullet(micro_run: Path) -> Path:
 
 
 def bullet_command(*arguments: object) -> subprocess.CompletedProcess[str]:
-    code = "import sys; from bulletlm.cli import main; main(sys.argv[1:])"
+    code = "import sys; from bulletlm.cli.app import main; main(sys.argv[1:])"
     return subprocess.run([sys.executable, "-c", code, "convert", *map(str, arguments)], capture_output=True, text=True, timeout=120)
 
 

@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bulletlm.builder import _as_token_file, main
-from bulletlm.cli import main as bullet
+from bulletlm.cli.app import main as bullet
+from bulletlm.cli.builder import _as_token_file, main
+from bulletlm.cli.output import print_info
 from bulletlm.config.schema import QuantConfig
 from bulletlm.data.tokens import TokenFile, open_tokens
 from bulletlm.evaluate.compare import compare
@@ -21,7 +22,6 @@ from bulletlm.pipeline.build import build_bullet
 from bulletlm.progress import SilentProgress
 from bulletlm.runtime import Engine, Model, Sampling, load
 from bulletlm.shape import ModelShape
-from bulletlm.show import print_info
 from bulletlm.text.chat import CHAT_TEMPLATE
 from bulletlm.text.tokenizer import Tokenizer, train_tokenizer
 from micro_model import SAMPLE

@@ -214,7 +214,7 @@ def test_a_full_disk_is_one_clear_line_and_the_run_goes_on_later(texts: Path, mi
     """A limit on file sizes stops every write at 100 KB, as a full disk would: at a different file each time."""
     config = write_micro_config(tmp_path, texts)
     limited = "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]),) * 2)"
-    script = f"{limited}; from bulletlm.cli import main; main(sys.argv[2:])"
+    script = f"{limited}; from bulletlm.cli.app import main; main(sys.argv[2:])"
     for limit in (60_000, 120_000, 400_000):
         command = [sys.executable, "-c", script, str(limit), "run", str(config)]
         result = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)

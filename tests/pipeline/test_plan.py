@@ -9,7 +9,7 @@ import psutil
 import pytest
 import torch
 
-from bulletlm.cli import main
+from bulletlm.cli.app import main
 from bulletlm.config.loader import load_config
 from bulletlm.config.schema import Config
 from bulletlm.errors import ConfigError

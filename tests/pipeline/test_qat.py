@@ -16,8 +16,8 @@ import pytest
 import torch
 from psutil import _ntuples as system
 
-from bulletlm.builder import main as builder
-from bulletlm.cli import main
+from bulletlm.cli.app import main
+from bulletlm.cli.builder import main as builder
 from bulletlm.config.loader import load_config
 from bulletlm.config.schema import Config, QatConfig, QuantConfig, TrainConfig
 from bulletlm.data.tokens import open_tokens

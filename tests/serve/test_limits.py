@@ -15,7 +15,7 @@ import psutil
 import pytest
 from running_server import PATIENCE, Server, running
 
-from bulletlm.cli import main
+from bulletlm.cli.app import main
 from bulletlm.text.tokenizer import END, EOS
 
 NAME = "seed-like"

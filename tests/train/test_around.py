@@ -16,7 +16,7 @@ import torch
 from psutil import _ntuples as system
 from test_loop import SETTINGS, SHAPE, run
 
-from bulletlm.cli import main
+from bulletlm.cli.app import main
 from bulletlm.config.schema import TrainConfig
 from bulletlm.data.tokens import open_tokens, write_tokens
 from bulletlm.errors import BulletError, Interrupted

@@ -19,7 +19,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from bulletlm.cli import main
+from bulletlm.cli.app import main
 from bulletlm.errors import FormatError
 from bulletlm.formats.bullet.layout import encode_pieces
 from bulletlm.formats.bullet.reader import open_bullet

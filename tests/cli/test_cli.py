@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from bulletlm.cli import app, main
+from bulletlm.cli.app import app, main
 from bulletlm.runtime import load
 from micro_model import write_micro_config
 
@@ -213,7 +213,7 @@ def test_a_long_chat_does_not_outgrow_the_context(
 
 def test_the_runtime_starts_without_torch(micro_run: Path) -> None:
     check = "assert not {'torch', 'pydantic', 'matplotlib'} & set(sys.modules)"
-    script = f"import sys; from bulletlm.cli import main; main(sys.argv[1:]); {check}"
+    script = f"import sys; from bulletlm.cli.app import main; main(sys.argv[1:]); {check}"
     command = [sys.executable, "-c", script, "generate", str(micro_run / "model.bullet"), "-p", "x", "--max-tokens", "2"]
     result = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert result.returncode == 0, result.stderr

@@ -1,6 +1,6 @@
 """Starting `bullet generate` and `bullet chat` at once: without the library that reads all other command lines.
 
-The commands are ordinary functions, which cli.py registers too, so there is one definition of their options. What is read here
+The commands are ordinary functions, which app.py registers too, so there is one definition of their options. What is read here
 is only what cannot be meant otherwise: options by their exact names, each with a value of its type. For anything else
 (--help, abbreviations, mistakes) the full command line takes over, with its messages.
 """
@@ -26,7 +26,7 @@ def run_quickly(words: Sequence[str]) -> bool:
     """Run `words` if they are one of our commands, plainly written; whether they were."""
     if not words or words[0] not in NAMES:
         return False
-    command: Callable[..., None] = getattr(import_module(f"bulletlm.serve.{words[0]}"), words[0])
+    command: Callable[..., None] = getattr(import_module(f"bulletlm.cli.{words[0]}"), words[0])
     arguments = parse(command, words[1:])
     if arguments is None:
         return False

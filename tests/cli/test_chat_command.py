@@ -18,12 +18,12 @@ from pathlib import Path
 import pytest
 from tiny_model import random_tensors
 
+from bulletlm.cli.chat import Conversation, _command
+from bulletlm.cli.generate import HARMLESS
 from bulletlm.errors import BulletError
 from bulletlm.formats.bullet.layout import standard_types
 from bulletlm.formats.bullet.writer import write_bullet
 from bulletlm.runtime import Model, Sampling, Session, load
-from bulletlm.serve.chat import Conversation, _command
-from bulletlm.serve.generate import HARMLESS
 from bulletlm.shape import ModelShape
 from bulletlm.text.chat import encode_prompt
 from bulletlm.text.tokenizer import END, EOS, Tokenizer

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import App, CycloptsError, Group, Parameter
 
 from bulletlm import __version__
+from bulletlm.cli.chat import chat
+from bulletlm.cli.fast_start import ALIASES, fail, guarded
+from bulletlm.cli.generate import generate
 from bulletlm.errors import ConfigError
-from bulletlm.quick import ALIASES, fail, guarded
-from bulletlm.serve.chat import chat
-from bulletlm.serve.generate import generate
 
 if TYPE_CHECKING:
     from bulletlm.train.team import Team
@@ -60,7 +60,7 @@ def run(
 
     Example: bullet run recipes/demo.jsonc
     """
-    from bulletlm.show import print_summary
+    from bulletlm.cli.output import print_summary
 
     folder = _stages(config, settings, "evaluate", restart)
     if json:
@@ -146,9 +146,9 @@ def qat(
 
     Example: bullet qat runs/demo --steps 300
     """
+    from bulletlm.cli.output import print_summary
     from bulletlm.pipeline.stages import finish_run
     from bulletlm.progress import ConsoleProgress
-    from bulletlm.show import print_summary
 
     flags = (*settings, *((f"--qat.steps={steps}",) if steps is not None else ()))
     finish_run(run, flags, ConsoleProgress())
@@ -176,8 +176,8 @@ def build(
     A run folder or a folder of .npy tensors in place of the configuration makes this bullet-builder, with its options:
     bullet build runs/demo --quant BQ8 --out demo8.bullet
     """
-    from bulletlm.builder import app as builder
-    from bulletlm.builder import is_model_folder
+    from bulletlm.cli.builder import app as builder
+    from bulletlm.cli.builder import is_model_folder
 
     if any(is_model_folder(Path(word)) for word in words if not word.startswith("-")):
         builder(words, exit_on_error=False, print_error=False)
@@ -252,7 +252,7 @@ def doctor(json: Json = False) -> None:
 
     Example: bullet doctor
     """
-    from bulletlm.doctor import print_doctor
+    from bulletlm.cli.doctor import print_doctor
 
     print_doctor(as_json=json)
 
@@ -384,7 +384,7 @@ def info(
 
     Example: bullet info runs/demo/model.bullet
     """
-    from bulletlm.show import print_info
+    from bulletlm.cli.output import print_info
 
     print_info(file, tensors=tensors, as_json=json)
 
@@ -414,7 +414,7 @@ def compare(
 
     Example: bullet compare runs/demo/export/npy runs/demo/model.bullet
     """
-    from bulletlm.show import print_comparison
+    from bulletlm.cli.output import print_comparison
 
     print_comparison(a, b, tokens, as_json=json)
 

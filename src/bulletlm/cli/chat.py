@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+from bulletlm.cli.generate import HARMLESS, sampling_for
 from bulletlm.errors import BulletError
 from bulletlm.runtime.model import Model, load
 from bulletlm.runtime.sampling import Sampling
 from bulletlm.runtime.session import Session
-from bulletlm.serve.generate import HARMLESS, sampling_for
 from bulletlm.text.chat import encode_prompt
 from bulletlm.text.normalize import normalize
 

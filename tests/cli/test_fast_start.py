@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from bulletlm import cli
-from bulletlm.quick import ALIASES, NAMES, parse
-from bulletlm.serve.chat import chat
-from bulletlm.serve.generate import generate
+from bulletlm.cli.app import app as cli
+from bulletlm.cli.chat import chat
+from bulletlm.cli.fast_start import ALIASES, NAMES, parse
+from bulletlm.cli.generate import generate
 
 PLAIN = [
     ["m.bullet", "-p", "मैत्री म्हणजे काय?"],
@@ -103,6 +103,6 @@ def test_mistakes_are_one_line(tmp_path: Path) -> None:
 
 
 def test_a_warning_of_ours_is_one_line() -> None:
-    program = "import warnings, bulletlm.quick as q; q.guarded(lambda: warnings.warn('so it goes', q.BulletWarning))"
+    program = "import warnings, bulletlm.cli.fast_start as q; q.guarded(lambda: warnings.warn('so it goes', q.BulletWarning))"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=240, check=True)
     assert done.stderr == "bullet: so it goes\n"
