@@ -12,10 +12,10 @@ from statistics import median
 import torch
 
 from bulletlm.config.schema import TrainConfig
-from bulletlm.model import Llama
 from bulletlm.quant.fake_quant import FakeQuant
 from bulletlm.quant.types import weight_types
 from bulletlm.shape import ModelShape
+from bulletlm.train.model import Llama
 from bulletlm.train.optimizer import build_optimizers
 
 SEQUENCES = 16

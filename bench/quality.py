@@ -21,14 +21,14 @@ from bulletlm.config.schema import Config, TrainConfig
 from bulletlm.data.tokens import open_tokens
 from bulletlm.pipeline.stages import run_stages
 from bulletlm.progress import ConsoleProgress, SilentProgress
+from bulletlm.train.backend.autotune import choose_compute
+from bulletlm.train.backend.compute import CPU
 from bulletlm.train.batches import TrainingWindows
 from bulletlm.train.checkpoint import load_checkpoint
-from bulletlm.train.compute import CPU
 from bulletlm.train.evaluation import validate
 from bulletlm.train.loop import train
 from bulletlm.train.state import TrainState
 from bulletlm.train.step import accumulate, clip, update
-from bulletlm.train.tune import choose_compute
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "AdamW, 5e-4": {"optimizer": "adamw", "learning_rate": 5e-4},

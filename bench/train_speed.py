@@ -52,14 +52,14 @@ from bulletlm.data.tokens import open_tokens  # noqa: E402
 from bulletlm.formats.bullet.layout import standard_types  # noqa: E402
 from bulletlm.formats.hf import _halves, hf_name  # noqa: E402
 from bulletlm.formats.npy import read_npy  # noqa: E402
-from bulletlm.model import Llama  # noqa: E402
 from bulletlm.shape import ModelShape  # noqa: E402
+from bulletlm.train.backend.choice import Choice, Precision  # noqa: E402
+from bulletlm.train.backend.compute import activate, set_up  # noqa: E402
+from bulletlm.train.backend.native import why_not  # noqa: E402
 from bulletlm.train.batches import TrainingWindows  # noqa: E402
-from bulletlm.train.choice import Choice, Precision  # noqa: E402
-from bulletlm.train.compute import activate, set_up  # noqa: E402
 from bulletlm.train.ema import EMA  # noqa: E402
 from bulletlm.train.evaluation import validate  # noqa: E402
-from bulletlm.train.native import why_not  # noqa: E402
+from bulletlm.train.model import Llama  # noqa: E402
 from bulletlm.train.optimizer import set_learning_rate  # noqa: E402
 from bulletlm.train.state import TrainState  # noqa: E402
 from bulletlm.train.step import accumulate, clip, update  # noqa: E402

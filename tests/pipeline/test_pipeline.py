@@ -20,10 +20,10 @@ from bulletlm.errors import BulletError, ConfigError
 from bulletlm.files import read_json, sha256_of_file
 from bulletlm.formats.bullet.reader import open_bullet
 from bulletlm.formats.npy import read_npy
-from bulletlm.model import Llama
 from bulletlm.pipeline.stages import STAGES, run_stages
 from bulletlm.progress import SilentProgress
 from bulletlm.runtime import load
+from bulletlm.train.model import Llama
 from micro_model import write_micro_config
 
 MODEL_FILES = ["model.bullet", "checkpoints/best/model.safetensors", "tokenizer/tokenizer.model", "tokens/train.bin", "data/train.jsonl"]

@@ -28,7 +28,6 @@ from bulletlm.formats.bullet.reader import open_bullet
 from bulletlm.formats.convert import convert
 from bulletlm.formats.npy import read_npy
 from bulletlm.hardware import inspect_machine
-from bulletlm.model import Llama
 from bulletlm.pipeline.build import build_bullet
 from bulletlm.pipeline.stages import finish_run, run_stages
 from bulletlm.progress import SilentProgress
@@ -38,10 +37,12 @@ from bulletlm.quant.types import weight_types
 from bulletlm.runtime import load
 from bulletlm.shape import ModelShape
 from bulletlm.train import distil as distil_module
-from bulletlm.train import stopping, tune
+from bulletlm.train.backend import autotune as tune
 from bulletlm.train.checkpoint import load_checkpoint
 from bulletlm.train.distil import Distilled, _divergences, distil
 from bulletlm.train.evaluation import validate
+from bulletlm.train.guard import stopping
+from bulletlm.train.model import Llama
 from micro_model import write_micro_config
 
 STEPS = ("--qat.steps=12", "--qat.tokens_per_step=256")

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from bulletlm.model import Llama
 from bulletlm.progress import SilentProgress
 from bulletlm.quant.curvature import SEED, output_curvature
 from bulletlm.shape import ModelShape
+from bulletlm.train.model import Llama
 
 
 @pytest.mark.parametrize(("kv_heads", "tied"), [(4, True), (2, False)])

@@ -82,7 +82,7 @@ def test_logits_equal_the_naive_implementation(shape: ModelShape) -> None:
 def test_logits_equal_the_training_network(shape: ModelShape) -> None:
     import torch
 
-    from bulletlm.model import Llama
+    from bulletlm.train.model import Llama
 
     weights = random_tensors(shape, seed=3)
     network = Llama(shape).eval()

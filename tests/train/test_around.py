@@ -23,22 +23,23 @@ from bulletlm.errors import BulletError, Interrupted
 from bulletlm.evaluate.perplexity import score
 from bulletlm.files import sha256_of_file
 from bulletlm.hardware import inspect_machine
-from bulletlm.model import Llama
 from bulletlm.progress import SilentProgress
 from bulletlm.runtime import Sampling, Session, load
 from bulletlm.runtime.engine import Engine
 from bulletlm.text.chat import encode_prompt
 from bulletlm.text.tokenizer import Tokenizer
-from bulletlm.train import prove, stopping
+from bulletlm.train import prove
+from bulletlm.train.backend.native import why_not
 from bulletlm.train.checkpoint import list_checkpoints, load_checkpoint
+from bulletlm.train.distributed.group import ALONE
 from bulletlm.train.evaluation import evaluate
+from bulletlm.train.guard import stopping
+from bulletlm.train.guard.stopping import disk_is_low, reason_to_wait
+from bulletlm.train.log.diagnostics import activation_rms, copy_matrices, update_ratio
+from bulletlm.train.log.trackers import open_trackers
 from bulletlm.train.loop import train
-from bulletlm.train.native import why_not
-from bulletlm.train.observe import activation_rms, copy_matrices, update_ratio
+from bulletlm.train.model import Llama
 from bulletlm.train.state import TrainState
-from bulletlm.train.stopping import disk_is_low, reason_to_wait
-from bulletlm.train.team import ALONE
-from bulletlm.train.trackers import open_trackers
 
 
 class AtStep(SilentProgress):
@@ -155,7 +156,9 @@ def test_a_pause_saves_and_ends(tokens_dir: Path, tmp_path: Path, monkeypatch: p
 
 
 def test_nice_is_raised_and_never_lowered() -> None:
-    script = "import os; from bulletlm.train.stopping import be_nice; be_nice(12); be_nice(3); print(os.getpriority(os.PRIO_PROCESS, 0))"
+    script = (
+        "import os; from bulletlm.train.guard.stopping import be_nice; be_nice(12); be_nice(3); print(os.getpriority(os.PRIO_PROCESS, 0))"
+    )
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert int(result.stdout) >= 12
 

@@ -16,15 +16,15 @@ import torch
 from bulletlm.config.schema import TrainConfig
 from bulletlm.errors import ConfigError
 from bulletlm.hardware import inspect_machine
-from bulletlm.model import IGNORE, Layer, Llama, attend
 from bulletlm.progress import SilentProgress
 from bulletlm.shape import ModelShape
-from bulletlm.train import tune
-from bulletlm.train.choice import Choice, choice_file, known_choices, parse_choice, read_choice, write_choice
-from bulletlm.train.compute import Compute, compiled, denormals_are_zero, pick_device, set_up
-from bulletlm.train.native import why_not
-from bulletlm.train.team import Team
-from bulletlm.train.tune import choose_compute, plain_choice, tuned
+from bulletlm.train.backend import autotune as tune
+from bulletlm.train.backend.autotune import choose_compute, plain_choice, tuned
+from bulletlm.train.backend.choice import Choice, choice_file, known_choices, parse_choice, read_choice, write_choice
+from bulletlm.train.backend.compute import Compute, compiled, denormals_are_zero, pick_device, set_up
+from bulletlm.train.backend.native import why_not
+from bulletlm.train.distributed.group import Team
+from bulletlm.train.model import IGNORE, Layer, Llama, attend
 
 SHAPE = ModelShape(vocab_size=300, dim=64, n_layers=2, n_heads=2, n_kv_heads=1, hidden_dim=128, max_seq_len=16)
 EAGER = Choice(compiled=False, precision="fp32", threads=1, micro_batch=4)
@@ -121,7 +121,7 @@ def test_denormal_numbers_count_as_zero_in_training_alone() -> None:
 
 THREADS = """
 import sys, warnings, torch
-from bulletlm.train import compute
+from bulletlm.train.backend import compute
 
 def parts_that_keep():
     denormal = torch.full((1 << 20,), 1 << 20, dtype=torch.int32).view(torch.float32)
@@ -342,9 +342,9 @@ import sys
 from pathlib import Path
 import torch
 from bulletlm.config.schema import TrainConfig
-from bulletlm.model import Llama
+from bulletlm.train.model import Llama
 from bulletlm.shape import ModelShape
-from bulletlm.train import tune
+from bulletlm.train.backend import autotune as tune
 import test_compute as t
 
 tune.TUNE_FROM_FLOPS = 0.0  # with what is measured before
@@ -382,7 +382,7 @@ def test_a_model_that_cannot_be_traced_is_announced(model: Llama, tmp_path: Path
         torch._dynamo.graph_break()
         return layer(x, rope)  # type: ignore[no-any-return]
 
-    monkeypatch.setattr("bulletlm.train.compute.run_layer", untraceable)
+    monkeypatch.setattr("bulletlm.train.backend.compute.run_layer", untraceable)
     monkeypatch.setattr(tune, "inspect_machine", lambda: dataclasses.replace(inspect_machine(), compiler="g++"))
     said = Said()
     compute = choose_compute(TrainConfig(compile="on", threads=1, precision="fp32"), model, 1000, tmp_path, said)

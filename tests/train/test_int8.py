@@ -6,9 +6,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bulletlm import int8
-from bulletlm.model import Llama
 from bulletlm.shape import ModelShape
+from bulletlm.train import int8
+from bulletlm.train.model import Llama
 
 pytestmark = pytest.mark.skipif(not int8.products_are_exact(), reason="int8 products saturate on this processor")
 

@@ -23,18 +23,18 @@ from bulletlm.config.schema import TrainConfig
 from bulletlm.data.tokens import open_tokens
 from bulletlm.errors import BulletError, Interrupted
 from bulletlm.files import sha256_of_file
-from bulletlm.model import Llama
 from bulletlm.progress import SilentProgress
 from bulletlm.quant.types import weight_types
 from bulletlm.shape import ModelShape
+from bulletlm.train.backend.choice import Choice
+from bulletlm.train.backend.compute import set_up
+from bulletlm.train.backend.native import why_not
 from bulletlm.train.batches import TrainingWindows
 from bulletlm.train.checkpoint import Checkpoint, list_checkpoints, load_checkpoint, save_checkpoint
-from bulletlm.train.choice import Choice
-from bulletlm.train.compute import set_up
 from bulletlm.train.evaluation import validate
+from bulletlm.train.log.metrics import CLOCK
 from bulletlm.train.loop import train
-from bulletlm.train.metrics import CLOCK
-from bulletlm.train.native import why_not
+from bulletlm.train.model import Llama
 from bulletlm.train.state import Position
 from bulletlm.train.step import accumulate
 

@@ -13,15 +13,15 @@ from bulletlm.config.schema import TrainConfig
 from bulletlm.data.tokens import TokenFile
 from bulletlm.errors import ConfigError, DataError
 from bulletlm.hardware import inspect_machine
-from bulletlm.model import IGNORE, Llama
 from bulletlm.quant.fake_quant import FakeQuant
 from bulletlm.runtime.native import Unavailable
 from bulletlm.shape import ModelShape
-from bulletlm.train import compute, native
+from bulletlm.train.backend import compute, native
+from bulletlm.train.backend.choice import Choice
+from bulletlm.train.backend.compute import set_up
+from bulletlm.train.backend.native import Trainer, why_not
 from bulletlm.train.batches import TrainingWindows
-from bulletlm.train.choice import Choice
-from bulletlm.train.compute import set_up
-from bulletlm.train.native import Trainer, why_not
+from bulletlm.train.model import IGNORE, Llama
 from bulletlm.train.step import accumulate
 
 needs_library = pytest.mark.skipif(why_not() is not None, reason=f"no native training pass: {why_not()}")

@@ -11,10 +11,10 @@ import torch
 from bulletlm.config.schema import TrainConfig
 from bulletlm.data.tokens import open_tokens
 from bulletlm.errors import DataError
-from bulletlm.model import IGNORE, Llama
 from bulletlm.shape import ModelShape
 from bulletlm.train.batches import TrainingWindows, validation_batches, window
 from bulletlm.train.ema import EMA
+from bulletlm.train.model import IGNORE, Llama
 from bulletlm.train.muon import Muon, orthogonalise
 from bulletlm.train.optimizer import build_optimizers, optimizer_tensors, restore_optimizers
 from bulletlm.train.schedule import count_steps, learning_rate, warmup_length

@@ -22,11 +22,11 @@ from bulletlm.shape import ModelShape
 from bulletlm.train import loop
 from bulletlm.train.batches import TrainingWindows
 from bulletlm.train.checkpoint import list_checkpoints, load_checkpoint
+from bulletlm.train.distributed.launch import Task, lead
+from bulletlm.train.guard.rollback import find_trouble, last_good_step, prune_checkpoints
+from bulletlm.train.log.metrics import CLOCK
 from bulletlm.train.loop import train
-from bulletlm.train.metrics import CLOCK
-from bulletlm.train.stability import find_trouble, last_good_step, prune_checkpoints
 from bulletlm.train.state import Position, TrainState
-from bulletlm.train.workers import Task, lead
 
 SHAPE = ModelShape(vocab_size=500, dim=32, n_layers=1, n_heads=2, n_kv_heads=2, hidden_dim=64, max_seq_len=16)
 SEED = 42
@@ -168,7 +168,7 @@ def test_a_kill_between_the_files_of_a_rollback_changes_nothing(
     spoilt: Path, recovered: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The checkpoint is written, the metrics are not yet."""
-    from bulletlm.train.metrics import MetricsLog
+    from bulletlm.train.log.metrics import MetricsLog
 
     with monkeypatch.context() as patch:
         patch.setattr(MetricsLog, "rewind", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
@@ -205,7 +205,7 @@ def test_when_nothing_helps_it_stops_with_one_line(clean: Path, tmp_path: Path) 
 
 
 def test_trouble_long_after_the_last_rollback_does_not_end_the_run(clean: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bulletlm.train.stability.HELPED_AFTER", 8)
+    monkeypatch.setattr("bulletlm.train.guard.rollback.HELPED_AFTER", 8)
     tokens = poisoned(clean, tmp_path / "tokens", 40, 52, 65)
     run(tokens, tmp_path / "run")
     assert [e["rate_factor"] for e in events(tmp_path / "run", "rollback")] == [0.6, 0.2, 0.2]

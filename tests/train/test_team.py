@@ -20,8 +20,8 @@ from bulletlm.files import write_json
 from bulletlm.progress import SilentProgress
 from bulletlm.shape import ModelShape
 from bulletlm.train.checkpoint import list_checkpoints
-from bulletlm.train.team import ALONE, Team, TeamLost, check_share
-from bulletlm.train.workers import Task, lead
+from bulletlm.train.distributed.group import ALONE, Team, TeamLost, check_share
+from bulletlm.train.distributed.launch import Task, lead
 
 SHAPE = ModelShape(vocab_size=500, dim=32, n_layers=1, n_heads=2, n_kv_heads=2, hidden_dim=64, max_seq_len=16)
 SETTINGS: dict[str, Any] = {
@@ -76,7 +76,7 @@ class AtStep(SilentProgress):
 
 def workers() -> list[psutil.Process]:
     """Training processes that this one has started; another test's server may be a child too."""
-    return [child for child in psutil.Process().children() if "bulletlm.train.workers" in child.cmdline()]
+    return [child for child in psutil.Process().children() if "bulletlm.train.distributed.launch" in child.cmdline()]
 
 
 def signal_worker(number: int) -> Callable[[], None]:

@@ -21,8 +21,8 @@ from bulletlm.errors import Interrupted
 from bulletlm.progress import Progress, SilentProgress
 from bulletlm.train import loop
 from bulletlm.train.checkpoint import save_checkpoint
+from bulletlm.train.distributed.group import Team, join
 from bulletlm.train.state import TrainState
-from bulletlm.train.team import Team, join
 
 
 def both(store: Path, work: Callable[[Team], None]) -> None:

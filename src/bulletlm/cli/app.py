@@ -20,7 +20,7 @@ from bulletlm.cli.generate import generate
 from bulletlm.errors import ConfigError
 
 if TYPE_CHECKING:
-    from bulletlm.train.team import Team
+    from bulletlm.train.distributed.group import Team
 
 app = App(
     name="bullet",
@@ -437,7 +437,7 @@ def _team() -> "Iterator[Team | None]":
     from bulletlm.hardware import park_idle_threads
 
     park_idle_threads()
-    from bulletlm.train.workers import torchrun_team
+    from bulletlm.train.distributed.launch import torchrun_team
 
     with torchrun_team() as team:
         yield team

@@ -10,8 +10,8 @@ from typing import Any
 
 from bulletlm.hardware import Machine, inspect_machine
 from bulletlm.runtime.native import summary
-from bulletlm.train.choice import known_choices
-from bulletlm.train.native import why_not
+from bulletlm.train.backend.choice import known_choices
+from bulletlm.train.backend.native import why_not
 
 GB = 1e9
 NEEDED_DISK = 2 * GB

@@ -31,13 +31,13 @@ from bulletlm.hardware import largest_size
 from bulletlm.progress import Progress, SilentProgress
 from bulletlm.quant.types import weight_types
 from bulletlm.shape import ModelShape
+from bulletlm.train.backend.autotune import choose_compute
+from bulletlm.train.backend.compute import denormals_are_zero, pick_device
 from bulletlm.train.batches import TrainingWindows
-from bulletlm.train.compute import denormals_are_zero, pick_device
 from bulletlm.train.scaling import LAW_FILE, Law, effective_tokens, family
 from bulletlm.train.schedule import count_steps
 from bulletlm.train.state import TrainState
 from bulletlm.train.step import accumulate, clip, update
-from bulletlm.train.tune import choose_compute
 
 MEASURED_WIDTHS = (64, 128, 256)
 """Besides the configured shape; between and beyond them, time is taken to grow with the arithmetic."""

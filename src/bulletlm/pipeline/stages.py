@@ -24,7 +24,7 @@ from bulletlm.hardware import park_idle_threads
 from bulletlm.progress import Progress
 
 if TYPE_CHECKING:
-    from bulletlm.train.team import Team
+    from bulletlm.train.distributed.group import Team
 
 
 @dataclass(frozen=True)
@@ -159,8 +159,8 @@ def _train(run: Run) -> None:
     park_idle_threads()
     from bulletlm.evaluate.prompts import choose_samples, load_prompts
     from bulletlm.text.tokenizer import Tokenizer
-    from bulletlm.train.samples import SamplePrompts
-    from bulletlm.train.workers import Task, lead
+    from bulletlm.train.distributed.launch import Task, lead
+    from bulletlm.train.log.samples import SamplePrompts
 
     config = run.config
     prompts = load_prompts(config.evaluate.prompts)

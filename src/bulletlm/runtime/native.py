@@ -99,14 +99,14 @@ def c_shape(shape: ModelShape) -> ctypes.Structure:
     return _Shape(**{field[0]: getattr(shape, field[0]) for field in _Shape._fields_})
 
 
-def library_path(module: str = __file__) -> str:
-    """Where the C library beside a Python module is.
+def library_path(package: Path = Path(__file__).parent) -> str:
+    """Where the C library of a package is, given the package's folder.
 
     Raises:
         Unavailable: it was not built.
     """
     for suffix in EXTENSION_SUFFIXES:
-        path = Path(module).with_name(f"_native{suffix}")
+        path = package / f"_native{suffix}"
         if path.exists():
             return str(path)
     raise Unavailable("it was not built, since there was no C compiler when bulletlm was installed")

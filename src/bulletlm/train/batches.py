@@ -9,7 +9,7 @@ from torch import Tensor
 
 from bulletlm.data.tokens import TokenFile
 from bulletlm.errors import DataError
-from bulletlm.model import IGNORE
+from bulletlm.train.model import IGNORE
 
 
 class TrainingWindows:

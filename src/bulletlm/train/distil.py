@@ -20,20 +20,20 @@ from bulletlm.config.schema import QatConfig, TrainConfig
 from bulletlm.data.tokens import TokenFile
 from bulletlm.errors import BulletError, Interrupted
 from bulletlm.hardware import inspect_machine, keep_memory
-from bulletlm.int8 import products_are_exact
-from bulletlm.model import IGNORE, Llama
 from bulletlm.progress import Progress
 from bulletlm.quant import calibrate
 from bulletlm.quant.bq4 import Quantized, scales_of
 from bulletlm.quant.fake_quant import FakeQuant
 from bulletlm.shape import ModelShape
+from bulletlm.train.backend.autotune import best_floats, compile_problem, pays_to_compile, run_flops
+from bulletlm.train.backend.compute import compiled, denormals_are_zero, pick_device, run_layer
 from bulletlm.train.batches import TrainingWindows, validation_batches
 from bulletlm.train.checkpoint import Checkpoint, checkpoint_size, list_checkpoints, newest_checkpoint, save_checkpoint, step_folder
-from bulletlm.train.compute import compiled, denormals_are_zero, pick_device, run_layer
 from bulletlm.train.ema import EMA
+from bulletlm.train.guard.stopping import Waiting, be_nice, disk_is_low, stop_requested
+from bulletlm.train.int8 import products_are_exact
+from bulletlm.train.model import IGNORE, Llama
 from bulletlm.train.optimizer import build_optimizers, optimizer_tensors, restore_optimizers, set_learning_rate
-from bulletlm.train.stopping import Waiting, be_nice, disk_is_low, stop_requested
-from bulletlm.train.tune import best_floats, compile_problem, pays_to_compile, run_flops
 
 WARMUP_STEPS = 10
 EMA_DECAY = 0.95

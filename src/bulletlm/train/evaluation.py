@@ -9,13 +9,13 @@ import torch
 
 from bulletlm.data.tokens import TokenFile
 from bulletlm.errors import BulletError
-from bulletlm.model import IGNORE, Llama
 from bulletlm.quant.fake_quant import FakeQuant
 from bulletlm.train.batches import validation_batches
 from bulletlm.train.checkpoint import Checkpoint, save_checkpoint
-from bulletlm.train.observe import activation_rms
+from bulletlm.train.distributed.group import ALONE, Team
+from bulletlm.train.log.diagnostics import activation_rms
+from bulletlm.train.model import IGNORE, Llama
 from bulletlm.train.state import TrainState
-from bulletlm.train.team import ALONE, Team
 
 
 @torch.no_grad()

@@ -18,22 +18,22 @@ from bulletlm.errors import Interrupted
 from bulletlm.progress import Progress
 from bulletlm.quant.fake_quant import FakeQuant
 from bulletlm.shape import ModelShape
+from bulletlm.train.backend.autotune import choose_compute
+from bulletlm.train.backend.compute import denormals_are_zero, pick_device
 from bulletlm.train.batches import TrainingWindows
 from bulletlm.train.checkpoint import list_checkpoints
-from bulletlm.train.compute import denormals_are_zero, pick_device
+from bulletlm.train.distributed.group import ALONE, Team
 from bulletlm.train.evaluation import Grid, evaluate, keep_best
-from bulletlm.train.metrics import MetricsLog
-from bulletlm.train.observe import RATIO_EVERY, copy_matrices, memory_mb, update_ratio
+from bulletlm.train.guard.rollback import LADDER, WINDOW, find_trouble, prune_checkpoints, roll_back
+from bulletlm.train.guard.stopping import Waiting, be_nice, disk_is_low, stop_requested
+from bulletlm.train.log.diagnostics import RATIO_EVERY, copy_matrices, memory_mb, update_ratio
+from bulletlm.train.log.metrics import MetricsLog
+from bulletlm.train.log.samples import SamplePrompts, answers
+from bulletlm.train.log.trackers import open_trackers
 from bulletlm.train.optimizer import set_learning_rate
-from bulletlm.train.samples import SamplePrompts, answers
 from bulletlm.train.schedule import count_steps, learning_rate, warmup_length
-from bulletlm.train.stability import LADDER, WINDOW, find_trouble, prune_checkpoints, roll_back
 from bulletlm.train.state import TrainState
 from bulletlm.train.step import accumulate, clip, forget_gradients, update
-from bulletlm.train.stopping import Waiting, be_nice, disk_is_low, stop_requested
-from bulletlm.train.team import ALONE, Team
-from bulletlm.train.trackers import open_trackers
-from bulletlm.train.tune import choose_compute
 
 
 @dataclass(frozen=True)

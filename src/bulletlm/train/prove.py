@@ -25,7 +25,7 @@ from bulletlm.files import sha256_of_file
 from bulletlm.hardware import inspect_machine, park_idle_threads
 from bulletlm.progress import Progress, SilentProgress
 from bulletlm.shape import ModelShape
-from bulletlm.train.choice import note_name, read_choice, write_choice
+from bulletlm.train.backend.choice import note_name, read_choice, write_choice
 
 STEPS = 12
 """Of each training; every third is followed by an evaluation, every second by a checkpoint."""
@@ -85,7 +85,7 @@ def find_difference(whole: Path, killed: Path) -> str | None:
 
 
 def _events(folder: Path) -> list[dict[str, Any]]:
-    from bulletlm.train.metrics import CLOCK
+    from bulletlm.train.log.metrics import CLOCK
 
     lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     return [{name: value for name, value in json.loads(line).items() if name not in CLOCK} for line in lines]
@@ -113,10 +113,10 @@ def _short(config: Config) -> TrainConfig:
 def _note_choice(config: Config, shape: ModelShape, run_dir: Path, folder: Path, workers: int) -> None:
     """Let the training in `folder` compute as the run itself did or would, which so short a training would not choose."""
     from bulletlm.data.tokens import open_tokens
+    from bulletlm.train.backend.autotune import plain_choice, run_flops
+    from bulletlm.train.backend.compute import pick_device
     from bulletlm.train.batches import TrainingWindows
-    from bulletlm.train.compute import pick_device
     from bulletlm.train.schedule import count_steps
-    from bulletlm.train.tune import plain_choice, run_flops
 
     own, note = (each / "checkpoints" / note_name(workers) for each in (run_dir, folder))
     choice = read_choice(note) or read_choice(own)
@@ -148,7 +148,7 @@ class _KillAt(SilentProgress):
 
 def _main(run_dir: Path, folder: Path, workers: int, kill_at: int) -> None:
     park_idle_threads()
-    from bulletlm.train.workers import Task, lead
+    from bulletlm.train.distributed.launch import Task, lead
 
     config = load_config(run_dir / "config.json")
     shape = config.model.shape(config.tokenizer.vocab_size)

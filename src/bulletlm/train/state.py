@@ -9,13 +9,13 @@ from torch import Tensor
 
 from bulletlm.config.schema import TrainConfig
 from bulletlm.errors import BulletError
-from bulletlm.model import Llama
 from bulletlm.progress import Progress
 from bulletlm.shape import ModelShape
 from bulletlm.train.checkpoint import Checkpoint, checkpoint_size, newest_checkpoint, save_checkpoint, step_folder
+from bulletlm.train.distributed.group import Team
 from bulletlm.train.ema import EMA
+from bulletlm.train.model import Llama
 from bulletlm.train.optimizer import build_optimizers, optimizer_tensors, restore_optimizers
-from bulletlm.train.team import Team
 
 
 @dataclass

@@ -3,11 +3,11 @@
 import torch
 
 from bulletlm.config.schema import TrainConfig
-from bulletlm.model import IGNORE
+from bulletlm.train.backend.compute import Compute
 from bulletlm.train.batches import TrainingWindows
-from bulletlm.train.compute import Compute
+from bulletlm.train.distributed.group import ALONE, Team
+from bulletlm.train.model import IGNORE
 from bulletlm.train.state import TrainState
-from bulletlm.train.team import ALONE, Team
 
 
 def accumulate(config: TrainConfig, windows: TrainingWindows, batch: int, compute: Compute, team: Team = ALONE) -> float:

@@ -1,4 +1,4 @@
-/* Rounding to int8 with one scale a row, as bulletlm/int8.py does it. */
+/* Rounding to int8 with one scale a row, as bulletlm/train/int8.py does it. */
 
 #define LARGEST 127.0f
 #define LARGEST_HALF 126.5f  /* of bfloat16, which may be 1/512 larger than what was measured before rounding */

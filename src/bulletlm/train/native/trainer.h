@@ -1,6 +1,6 @@
 /* Forward and backward pass of a Llama over a micro-batch, its matrix products in int8: what all files share.
  *
- * The arithmetic is that of bulletlm/int8.py: in every product both factors are int8 times one scale a row, weights and
+ * The arithmetic is that of bulletlm/train/int8.py: in every product both factors are int8 times one scale a row, weights and
  * activations rounded to nearest, gradients so that they are right in the mean; sums are exact. Everything else is float, but for
  * what waits between forward and backward for its second use, which is bfloat16 where it is large.
  *

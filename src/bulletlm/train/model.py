@@ -6,7 +6,7 @@ and names as in `.bullet` files and the numpy engine (`bulletlm.shape`).
 
 Weights are FP32. With `Llama.compute_in("bf16")` they are rounded at every use, so that matrix products run in bfloat16
 while gradients are summed, and weights updated, in FP32; norms, rotations, softmax and loss are FP32 always. With
-"int8-gradients" what it predicts is FP32, and the gradients of the products with weights are those of `bulletlm.int8`.
+"int8-gradients" what it predicts is FP32, and the gradients of the products with weights are those of `bulletlm.train.int8`.
 
 B = sequences in the batch, T = positions, H = heads, D = head_dim.
 """
@@ -19,8 +19,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bulletlm import int8
 from bulletlm.shape import ModelShape
+from bulletlm.train import int8
 
 IGNORE = -1
 """Target id of positions that carry no loss."""
@@ -34,7 +34,7 @@ Precision = Literal["fp32", "bf16", "int8-gradients"]
 
 
 def product(x: Tensor, weight: Tensor, precision: Precision, two_digits: bool = False) -> Tensor:
-    """x W^T in the type of x (`bulletlm.int8` says what `two_digits` is)."""
+    """x W^T in the type of x (`bulletlm.train.int8` says what `two_digits` is)."""
     if precision == "int8-gradients" and torch.is_grad_enabled():
         return int8.linear(x, weight, two_digits)
     return F.linear(x, weight.to(x.dtype))

@@ -15,9 +15,9 @@ from torch import Tensor
 
 from bulletlm.errors import BulletWarning, ConfigError
 from bulletlm.hardware import cache_folder
-from bulletlm.model import Layer, Llama
-from bulletlm.train.choice import Choice
-from bulletlm.train.native import Trainer
+from bulletlm.train.backend.choice import Choice
+from bulletlm.train.backend.native import Trainer
+from bulletlm.train.model import Layer, Llama
 
 CPU = torch.device("cpu")
 

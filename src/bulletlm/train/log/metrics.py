@@ -9,8 +9,8 @@ from typing import Any, TextIO
 
 from bulletlm.errors import BulletError
 from bulletlm.files import write_text
+from bulletlm.train.log.trackers import Tracker
 from bulletlm.train.state import Position
-from bulletlm.train.trackers import Tracker
 
 CLOCK = ("seconds", "tokens_per_s", "memory_mb")
 """Values that depend on the machine; all others of a run are reproducible."""

@@ -17,13 +17,13 @@ from bulletlm import __version__
 from bulletlm.config.schema import TrainConfig
 from bulletlm.errors import BulletError, ConfigError
 from bulletlm.hardware import Machine, inspect_machine, keep_memory
-from bulletlm.model import Llama
 from bulletlm.progress import Progress
 from bulletlm.shape import ModelShape
-from bulletlm.train.choice import Choice, Precision, choice_file, note_name, parse_choice, read_choice, write_choice
-from bulletlm.train.compute import Compute, activate, set_up
-from bulletlm.train.native import why_not
-from bulletlm.train.team import ALONE, Team
+from bulletlm.train.backend.choice import Choice, Precision, choice_file, note_name, parse_choice, read_choice, write_choice
+from bulletlm.train.backend.compute import Compute, activate, set_up
+from bulletlm.train.backend.native import why_not
+from bulletlm.train.distributed.group import ALONE, Team
+from bulletlm.train.model import Llama
 
 COMPILE_FROM_FLOPS = 5e13
 """Compiling takes some 20 s the first time and saves a fifth: it pays from a few minutes of training on."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bulletlm.errors import BulletError, ConfigError, DataError
@@ -16,7 +17,7 @@ from bulletlm.runtime.native import Functions, Unavailable, c_shape, library_pat
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from bulletlm.model import Llama
+    from bulletlm.train.model import Llama
 
 ABI = 2
 MOST_TOKENS = 1 << 16
@@ -43,7 +44,7 @@ def library() -> ctypes.CDLL:
         "bullet_trainer_refresh": (i32, [pointer, pointer, i32]),
         "bullet_trainer_pass": (i32, [pointer, pointer, pointer, i64, i64, ctypes.c_double, pointer, i32, pointer]),
     }
-    lib = open_library(library_path(__file__), "bullet_train_abi", ABI, functions)
+    lib = open_library(library_path(Path(__file__).parents[1]), "bullet_train_abi", ABI, functions)
     if lib.bullet_train_path(0) is None:
         raise Unavailable("this processor has no VNNI, or none that the compiler knew when bulletlm was installed")
     return lib

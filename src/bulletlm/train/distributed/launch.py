@@ -22,9 +22,9 @@ from bulletlm.config.schema import TrainConfig
 from bulletlm.errors import BulletError, Interrupted
 from bulletlm.progress import Progress, SilentProgress
 from bulletlm.shape import ModelShape
+from bulletlm.train.distributed.group import ALONE, STEP_TIMEOUT, Team, TeamLost, check_share, join
+from bulletlm.train.log.samples import SamplePrompts
 from bulletlm.train.loop import TrainResult, train
-from bulletlm.train.samples import SamplePrompts
-from bulletlm.train.team import ALONE, STEP_TIMEOUT, Team, TeamLost, check_share, join
 
 _LOST = 3
 """Exit code of a worker that ends because another one has ended."""
@@ -132,7 +132,7 @@ def local_team(size: int, sequences: int) -> Iterator[Team]:
     check_share(size, sequences)
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo0" if sys.platform == "darwin" else "lo")  # not the way round the network
     store = TCPStore("127.0.0.1", 0, size, True, STEP_TIMEOUT, wait_for_workers=False)
-    command = [sys.executable, "-m", "bulletlm.train.workers", str(os.getpid()), str(store.port), str(size)]
+    command = [sys.executable, "-m", "bulletlm.train.distributed.launch", str(os.getpid()), str(store.port), str(size)]
     # In process groups of their own, and without torch's log of lost connections: the leader gets Ctrl-C, and says what happened.
     quiet: dict[str, Any] = {"stdin": subprocess.DEVNULL, "process_group": 0, "env": {**os.environ, "TORCH_CPP_LOG_LEVEL": "FATAL"}}
     processes = {rank: subprocess.Popen([*command, str(rank)], **quiet) for rank in range(1, size)}

@@ -7,7 +7,7 @@ import psutil
 import torch
 from torch import Tensor, nn
 
-from bulletlm.model import Llama
+from bulletlm.train.model import Llama
 
 RATIO_EVERY = 25
 """Steps between two measurements of `update_ratio`, which needs a copy of the weights."""
