@@ -39,14 +39,13 @@ from bulletlm.data.calibration import calibration_windows
 from bulletlm.data.tokens import open_tokens
 from bulletlm.errors import BulletError
 from bulletlm.evaluate.compare import Comparison, compare
-from bulletlm.formats.bullet.layout import tensor_bytes
 from bulletlm.formats.bullet.reader import open_bullet
 from bulletlm.formats.npy import read_npy, write_npy
 from bulletlm.progress import SilentProgress
 from bulletlm.quant import gptq
 from bulletlm.quant.bq4 import Quantized, pack_bq4, quantize_bq4
 from bulletlm.quant.calibrate import dequantise, quantise
-from bulletlm.quant.types import weight_types
+from bulletlm.quant.types import tensor_bytes, weight_types
 from bulletlm.runtime import Engine, Model, Sampling
 from bulletlm.shape import ModelShape
 from bulletlm.text.tokenizer import Tokenizer

@@ -30,13 +30,13 @@ import numpy as np
 import bulletlm
 from bulletlm.evaluate.llama_cpp import Llama, find_llama
 from bulletlm.evaluate.speed import whole_process
-from bulletlm.formats.bullet.layout import standard_types
 from bulletlm.formats.bullet.reader import BulletFile, open_bullet
 from bulletlm.formats.bullet.writer import write_bullet
 from bulletlm.formats.gguf import write_gguf
 from bulletlm.formats.stored import StoredModel
 from bulletlm.progress import SilentProgress
 from bulletlm.quant.bq4 import Quantized
+from bulletlm.quant.types import standard_types
 from bulletlm.runtime import Engine, NativeEngine, Sampling
 from bulletlm.runtime.native import NativeSampler, available_paths
 from bulletlm.runtime.random import seeded

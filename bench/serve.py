@@ -30,9 +30,9 @@ import numpy as np
 import psutil
 
 import bulletlm
-from bulletlm.formats.bullet.layout import standard_types
 from bulletlm.formats.bullet.writer import write_bullet
 from bulletlm.progress import SilentProgress
+from bulletlm.quant.types import standard_types
 from bulletlm.shape import ModelShape
 from bulletlm.text.tokenizer import END, EOS, Tokenizer, train_tokenizer
 

@@ -45,8 +45,8 @@ def test_quantisation_is_judged_by_the_rows_that_there_are(monkeypatch: pytest.M
 
 
 def test_a_file_says_whether_qat_changed_it(micro_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from bulletlm.formats.bullet.layout import standard_types
     from bulletlm.formats.bullet.writer import write_bullet
+    from bulletlm.quant.types import standard_types
     from bulletlm.text.tokenizer import Tokenizer
 
     file_row = script("quantization", monkeypatch).file_row

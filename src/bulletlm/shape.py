@@ -15,6 +15,11 @@ BQ4_BYTES, BQ8_BYTES = 2 + BLOCK // 2, 2 + BLOCK
 """Bytes of a block of 4-bit and of 8-bit weights, scale included."""
 
 
+MIN_ATTENTION_LOGIT = -60.0
+"""An attention logit this far below the largest one of its query counts as -inf: its weight, exp(-60), is below the rounding
+error of an FP32 sum, and subnormal numbers, which such weights lead to, are about 100 times slower."""
+
+
 @dataclass(frozen=True)
 class ModelShape:
     """A Llama-shaped decoder: RMSNorm, interleaved RoPE, SwiGLU, no biases.

@@ -21,8 +21,8 @@ from tiny_model import random_tensors
 from bulletlm.cli.chat import Conversation, _command
 from bulletlm.cli.generate import HARMLESS
 from bulletlm.errors import BulletError
-from bulletlm.formats.bullet.layout import standard_types
 from bulletlm.formats.bullet.writer import write_bullet
+from bulletlm.quant.types import standard_types
 from bulletlm.runtime import Model, Sampling, Session, load
 from bulletlm.shape import ModelShape
 from bulletlm.text.chat import encode_prompt

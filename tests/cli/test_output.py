@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from bulletlm.cli.output import print_info
-from bulletlm.formats.bullet.layout import standard_types
 from bulletlm.formats.bullet.reader import open_bullet
 from bulletlm.formats.bullet.writer import write_bullet
+from bulletlm.quant.types import standard_types
 
 
 def card(path: Path, capsys: pytest.CaptureFixture[str]) -> dict[str, str]:

@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from bulletlm.formats.bullet.layout import standard_types
 from bulletlm.formats.stored import Stored, StoredModel
 from bulletlm.quant.bq4 import Quantized, quantize_bq4, quantize_bq8
+from bulletlm.quant.types import standard_types
 from bulletlm.shape import ModelShape
 from bulletlm.text.tokenizer import model_of_pieces
 

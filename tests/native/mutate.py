@@ -16,10 +16,11 @@ from pathlib import Path
 import numpy as np
 
 from bulletlm.errors import BulletError
-from bulletlm.formats.bullet.layout import HEADER_END, standard_types
+from bulletlm.formats.bullet.layout import HEADER_END
 from bulletlm.formats.bullet.reader import open_bullet
 from bulletlm.formats.bullet.writer import write_bullet
 from bulletlm.quant.bq4 import Quantized
+from bulletlm.quant.types import standard_types
 from bulletlm.runtime import Session, load, native
 from bulletlm.runtime.random import seeded
 from bulletlm.runtime.sampling import Sampling

@@ -12,14 +12,13 @@ from bulletlm.data.tokens import open_tokens
 from bulletlm.errors import BulletError, DataError
 from bulletlm.evaluate.compare import compare
 from bulletlm.evaluate.perplexity import log_softmax
-from bulletlm.formats.bullet.layout import standard_types
 from bulletlm.formats.npy import read_npy
 from bulletlm.pipeline.build import calibration_windows
 from bulletlm.progress import SilentProgress
 from bulletlm.quant import forward
 from bulletlm.quant.bq4 import Quantized, quantize_bq4, quantize_bq8
 from bulletlm.quant.calibrate import Calibrated, dequantise, quantise
-from bulletlm.quant.types import weight_types
+from bulletlm.quant.types import standard_types, weight_types
 from bulletlm.runtime import Engine, Model
 from bulletlm.runtime.sampling import Sampling
 from bulletlm.shape import ModelShape

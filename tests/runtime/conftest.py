@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 from tiny_model import ENGLISH, MARATHI, random_tensors
 
-from bulletlm.formats.bullet.layout import standard_types
 from bulletlm.formats.bullet.writer import write_bullet
 from bulletlm.progress import SilentProgress
+from bulletlm.quant.types import standard_types
 from bulletlm.runtime import Model, load
 from bulletlm.shape import ModelShape
 from bulletlm.text.tokenizer import Tokenizer, train_tokenizer

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from bulletlm.errors import BulletError, ConfigError
-from bulletlm.formats.bullet.layout import SAMPLING_LIMITS
 from bulletlm.runtime import Sampling, sample
+from bulletlm.sampling_limits import SAMPLING_LIMITS
 
 VOCAB = 24
 any_logits = hnp.arrays(np.float32, VOCAB, elements=st.floats(-30, 30, width=32))

@@ -10,8 +10,8 @@ import pytest
 from tiny_model import random_tensors
 
 from bulletlm.errors import BulletError, ConfigError
-from bulletlm.formats.bullet.layout import standard_types
 from bulletlm.formats.bullet.writer import write_bullet
+from bulletlm.quant.types import standard_types
 from bulletlm.runtime import Model, Sampling, Session, Token, load
 from bulletlm.runtime.native import Unavailable, library
 from bulletlm.shape import ModelShape

@@ -8,7 +8,7 @@ from bulletlm.config.loader import Setting, settings
 from bulletlm.config.schema import Config
 from bulletlm.errors import ConfigError
 from bulletlm.files import write_text
-from bulletlm.formats.bullet.layout import tensor_bytes
+from bulletlm.quant.types import tensor_bytes
 
 
 def write_starter_config(path: Path) -> None:

@@ -9,7 +9,6 @@ import numpy as np
 
 from bulletlm.errors import BulletError, ConfigError, FormatError
 from bulletlm.formats.bullet.header import parse_json
-from bulletlm.formats.bullet.layout import standard_types
 from bulletlm.formats.bullet.reader import PICKLE, open_bullet
 from bulletlm.formats.bullet.version1 import check_v1, is_v1, read_v1, write_v1
 from bulletlm.formats.bullet.writer import write_bullet
@@ -21,6 +20,7 @@ from bulletlm.formats.npy import FORMAT as NPY_FORMAT
 from bulletlm.formats.npy import MANIFEST, TOKENIZER, read_npy, write_npy
 from bulletlm.formats.stored import Stored, StoredModel, as_floats, check_tokenizer, type_of
 from bulletlm.quant.bq4 import Quantized, quantize_bq4, quantize_bq8
+from bulletlm.quant.types import standard_types
 from bulletlm.shape import ModelShape
 
 KINDS = ("bullet", "gguf", "hf", "npy")

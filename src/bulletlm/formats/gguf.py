@@ -20,10 +20,10 @@ from bulletlm.errors import BulletError, ConfigError, FormatError
 from bulletlm.files import atomic_file, write_text
 from bulletlm.formats.bullet.cursor import Cursor
 from bulletlm.formats.bullet.header import SHAPE_LIMITS, check_metadata, parse_json
-from bulletlm.formats.bullet.layout import tensor_bytes
 from bulletlm.formats.stored import Stored, StoredModel, check_finite, check_tokenizer, printable, type_of, view_tensor
 from bulletlm.quant.bq4 import Quantized
-from bulletlm.runtime.sampling import PENALTY_WINDOW
+from bulletlm.quant.types import tensor_bytes
+from bulletlm.sampling_limits import PENALTY_WINDOW
 from bulletlm.shape import ModelShape
 from bulletlm.text.chat import CHAT_TEMPLATE
 from bulletlm.text.tokenizer import BOS, END, EOS, FIRST_PIECE, NORMAL, SPECIAL_TOKENS, UNK, Tokenizer, model_of_pieces

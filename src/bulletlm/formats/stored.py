@@ -7,8 +7,8 @@ import numpy as np
 import numpy.typing as npt
 
 from bulletlm.errors import FormatError
-from bulletlm.formats.bullet.layout import WEIGHT_TYPES
 from bulletlm.quant.bq4 import Quantized, scales_of
+from bulletlm.quant.types import WEIGHT_TYPES
 from bulletlm.shape import ModelShape
 from bulletlm.text.tokenizer import Tokenizer
 

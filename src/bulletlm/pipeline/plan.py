@@ -26,10 +26,9 @@ from bulletlm.data.sources import find_files
 from bulletlm.data.tokens import TokenFile
 from bulletlm.errors import ConfigError
 from bulletlm.files import read_json, write_json
-from bulletlm.formats.bullet.layout import tensor_bytes
 from bulletlm.hardware import largest_size
 from bulletlm.progress import Progress, SilentProgress
-from bulletlm.quant.types import weight_types
+from bulletlm.quant.types import tensor_bytes, weight_types
 from bulletlm.shape import ModelShape
 from bulletlm.train.backend.autotune import choose_compute
 from bulletlm.train.backend.compute import denormals_are_zero, pick_device

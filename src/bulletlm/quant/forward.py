@@ -11,8 +11,7 @@ from typing import ParamSpec, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from bulletlm.runtime.engine import NOTHING
-from bulletlm.shape import ModelShape
+from bulletlm.shape import MIN_ATTENTION_LOGIT, ModelShape
 
 Floats = npt.NDArray[np.float32]
 Weights = Mapping[str, Floats]
@@ -66,7 +65,7 @@ def attention(queries: Floats, keys: Floats) -> Floats:
     scores: Floats = queries @ (keys * np.float32(size**-0.5)).swapaxes(-1, -2)
     scores += np.triu(np.full((length, length), -np.inf, np.float32), 1)
     scores -= scores.max(axis=-1, keepdims=True)
-    scores[scores < NOTHING] = -np.inf
+    scores[scores < MIN_ATTENTION_LOGIT] = -np.inf
     np.exp(scores, out=scores)
     scores /= scores.sum(axis=-1, keepdims=True)
     return scores

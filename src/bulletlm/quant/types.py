@@ -1,14 +1,48 @@
-"""Which tensor is stored how."""
+"""The ways to store weights, and which tensor is stored in which."""
 
+import math
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
+from typing import NamedTuple
 
 from bulletlm.errors import ConfigError
-from bulletlm.formats.bullet.layout import WEIGHT_TYPES, standard_types
-from bulletlm.shape import ModelShape
+from bulletlm.shape import BLOCK, BQ4_BYTES, BQ8_BYTES, ModelShape
+
+
+class WeightType(NamedTuple):
+    """A way to store weights: `block` weights in `size` bytes."""
+
+    block: int
+    size: int
+
+
+WEIGHT_TYPES = {"BQ4": WeightType(BLOCK, BQ4_BYTES), "BQ8": WeightType(BLOCK, BQ8_BYTES), "F16": WeightType(1, 2), "F32": WeightType(1, 4)}
 
 METHOD_WORDS = {"none": "rounded to nearest", "search": "searched scales", "gptq": "GPTQ"}
 """What a file's header says under quantised.method, for people."""
+
+
+def tensor_bytes(type: str, shape: Sequence[int]) -> int:
+    """Bytes that a tensor of this type and shape takes in the file."""
+    block, size = WEIGHT_TYPES[type]
+    return math.prod(shape) // block * size
+
+
+def standard_types(shape: ModelShape, quant: str = "BQ4") -> dict[str, str]:
+    """The weight type of each tensor: `quant` for matrices, F32 for norm gains.
+
+    With BQ4 the embedding (and the output matrix) are BQ8: at this size four bits there cost 1.4 % perplexity
+    alone, eight bits 0.02 %.
+    """
+    types = {}
+    for name, extents in shape.tensors().items():
+        if len(extents) == 1:
+            types[name] = "F32"
+        elif quant == "BQ4" and not name.startswith("layers."):
+            types[name] = "BQ8"
+        else:
+            types[name] = quant
+    return types
 
 
 def weight_types(shape: ModelShape, weights: str = "BQ4", embedding: str | None = None, keep: Sequence[str] = ()) -> dict[str, str]:

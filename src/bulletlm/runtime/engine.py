@@ -10,13 +10,9 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from bulletlm.shape import ModelShape
+from bulletlm.shape import MIN_ATTENTION_LOGIT, ModelShape
 
 Floats = npt.NDArray[np.float32]
-
-NOTHING = -60.0
-"""Attention weights below exp(NOTHING) of the largest are 0: no sum of floats notices them, but numbers next to the end of the
-range, which they give as factors, take a processor a hundred times as long."""
 
 PREFILL_CHUNK = 256
 """Positions processed at once; bounds the memory of attention, which is chunk x context per head."""
@@ -170,7 +166,7 @@ class Engine:
             by_position = weights.reshape(batch, s.n_kv_heads, new, group, total)
             by_position += mask[:, None]
         weights -= weights.max(axis=-1, keepdims=True)
-        weights[weights < NOTHING] = -np.inf
+        weights[weights < MIN_ATTENTION_LOGIT] = -np.inf
         np.exp(weights, out=weights)
         weights /= weights.sum(axis=-1, keepdims=True)
         mixed: Floats = (weights @ values).reshape(batch, s.n_kv_heads, new, group * s.head_dim)

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bulletlm.errors import BulletError, BulletWarning, ConfigError, FormatError
-from bulletlm.formats.bullet.layout import SAMPLING_LIMITS
 from bulletlm.formats.bullet.reader import BulletFile, open_bullet
 from bulletlm.hardware import available_cores
 from bulletlm.runtime.native import Broken, NativeEngine, NotFinite, Raw, Unavailable, working_path
 from bulletlm.runtime.sampling import Sampling
+from bulletlm.sampling_limits import SAMPLING_LIMITS
 from bulletlm.shape import ModelShape
 from bulletlm.text.bpe import Vocabulary
 from bulletlm.text.tokenizer import Tokenizer

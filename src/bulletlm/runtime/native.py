@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from bulletlm.errors import BulletError
 from bulletlm.runtime import probe
 from bulletlm.runtime.random import State
-from bulletlm.runtime.sampling import PENALTY_WINDOW, Sampling
+from bulletlm.runtime.sampling import Sampling
+from bulletlm.sampling_limits import PENALTY_WINDOW
 from bulletlm.shape import ModelShape
 
 if TYPE_CHECKING:

@@ -11,14 +11,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from bulletlm.errors import BulletError, ConfigError
-from bulletlm.formats.bullet.layout import SAMPLING_LIMITS
+from bulletlm.sampling_limits import PENALTY_WINDOW, SAMPLING_LIMITS
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
-
-PENALTY_WINDOW = 64
-"""The repetition penalty looks back this many tokens, as llama.cpp's does."""
 
 
 @dataclass(frozen=True)

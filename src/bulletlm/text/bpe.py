@@ -7,7 +7,7 @@ import heapq
 from collections.abc import Sequence
 
 from bulletlm.errors import DataError, FormatError
-from bulletlm.formats.bullet.layout import PieceRow
+from bulletlm.text.pieces import PieceRow
 from bulletlm.text.tokenizer import FIRST_BYTE, NORMAL, SPACE_MARK, SPECIAL_TOKENS, Piece, Tokenizer, token_bytes
 
 

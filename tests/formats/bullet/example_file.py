@@ -10,9 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
-from bulletlm.formats.bullet.layout import PieceRow, standard_types
 from bulletlm.formats.bullet.writer import write_bullet
+from bulletlm.quant.types import standard_types
 from bulletlm.shape import ModelShape
+from bulletlm.text.pieces import PieceRow
 
 SPECIAL = ["<unk>", "<s>", "</s>", "<|user|>", "<|assistant|>", "<|end|>"]
 TEXTS = ["नम", "स्", "स्ते", "नमस्ते", "▁h", "▁hi", "▁", "न", "म", "स", "त", "्", "े", "h", "i"]

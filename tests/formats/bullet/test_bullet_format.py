@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 
 from bulletlm.errors import BulletError, FormatError
-from bulletlm.formats.bullet.layout import NORMAL, SPECIAL_PIECES, aligned, decode_pieces, encode_pieces, standard_types, tensor_bytes
+from bulletlm.formats.bullet.layout import aligned, decode_pieces, encode_pieces
 from bulletlm.formats.bullet.reader import open_bullet
 from bulletlm.formats.bullet.writer import write_bullet
 from bulletlm.quant.bq4 import Quantized, dequantize_bq4, dequantize_bq8, quantize_bq4, quantize_bq8
+from bulletlm.quant.types import standard_types, tensor_bytes
 from bulletlm.shape import ModelShape
+from bulletlm.text.pieces import NORMAL, SPECIAL_PIECES
 from paths import DOCS
 
 DOCUMENT = DOCS / "bullet-format.md"

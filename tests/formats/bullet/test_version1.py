@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 from version1 import block_a, block_b, file_a, file_b, file_c, fnv, runtime_a, v1_name, value_a, value_b
 
 from bulletlm.errors import BulletError, FormatError
-from bulletlm.formats.bullet.layout import standard_types
 from bulletlm.formats.bullet.reader import open_bullet
 from bulletlm.formats.bullet.version1 import read_v1, write_v1
 from bulletlm.formats.convert import convert, read_model
 from bulletlm.formats.stored import StoredModel, as_floats, type_of
 from bulletlm.quant.bq4 import Quantized, quantize_bq4, quantize_bq8
+from bulletlm.quant.types import standard_types
 from bulletlm.runtime.engine import Engine
 from bulletlm.shape import ModelShape
 from bulletlm.text.tokenizer import SPECIAL_TOKENS, Tokenizer, model_of_pieces

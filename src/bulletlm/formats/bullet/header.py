@@ -16,15 +16,14 @@ from bulletlm.formats.bullet.layout import (
     HEADER_CAP,
     HEADER_END,
     PIECES_SECTION,
-    SAMPLING_LIMITS,
     SENTENCEPIECE_SECTION,
-    SPECIAL_PIECES,
     TOKENIZER_KIND,
-    WEIGHT_TYPES,
     aligned,
-    tensor_bytes,
 )
+from bulletlm.quant.types import WEIGHT_TYPES, tensor_bytes
+from bulletlm.sampling_limits import SAMPLING_LIMITS
 from bulletlm.shape import ModelShape
+from bulletlm.text.pieces import SPECIAL_PIECES
 
 MAX_DEPTH = 32
 SHAPE_LIMITS = {

@@ -9,10 +9,9 @@ import math
 import struct
 from collections.abc import Mapping, Sequence
 from itertools import accumulate
-from typing import NamedTuple
 
 from bulletlm.errors import FormatError
-from bulletlm.shape import BLOCK, BQ4_BYTES, BQ8_BYTES, ModelShape
+from bulletlm.text.pieces import BYTE, CONTROL, PIECE_TYPES, SPECIAL_PIECES, UNKNOWN, PieceRow
 
 VERSION = "2.0"
 ARCHITECTURE = "llama"
@@ -28,68 +27,10 @@ TOKENIZER_KIND = "sentencepiece-bpe"
 PIECES_SECTION = "tokenizer.pieces"
 SENTENCEPIECE_SECTION = "tokenizer.sentencepiece"
 
-NORMAL, UNKNOWN, CONTROL, BYTE = 1, 2, 3, 6
-PIECE_TYPES = (NORMAL, UNKNOWN, CONTROL, BYTE)
-"""Piece types, numbered as in sentencepiece and ggml."""
-
-SPECIAL_PIECES = {"<unk>": "unk", "<s>": "bos", "</s>": "eos", "<|user|>": "user", "<|assistant|>": "assistant", "<|end|>": "end"}
-"""Text of a special piece -> its name in the header's tokenizer.special."""
-
-SAMPLING_LIMITS = {
-    "temperature": (float, 0.0, 10.0),
-    "top_k": (int, 0, 1 << 20),
-    "top_p": (float, 0.0, 1.0),
-    "min_p": (float, 0.0, 1.0),
-    "repetition_penalty": (float, 1e-6, 10.0),
-    "max_tokens": (int, 1, 1 << 20),
-}
-"""How text is generated unless somebody asks otherwise: kind, lowest and highest value."""
-
-
-class WeightType(NamedTuple):
-    """A way to store weights: `block` weights in `size` bytes."""
-
-    block: int
-    size: int
-
-
-WEIGHT_TYPES = {"BQ4": WeightType(BLOCK, BQ4_BYTES), "BQ8": WeightType(BLOCK, BQ8_BYTES), "F16": WeightType(1, 2), "F32": WeightType(1, 4)}
-
-
-class PieceRow(NamedTuple):
-    """One entry of the vocabulary: text (space as U+2581), score (higher merges first), type."""
-
-    text: str
-    score: float
-    type: int
-
 
 def aligned(offset: int) -> int:
     """The next multiple of 64 at or after `offset`."""
     return -(-offset // ALIGNMENT) * ALIGNMENT
-
-
-def tensor_bytes(type: str, shape: Sequence[int]) -> int:
-    """Bytes that a tensor of this type and shape takes in the file."""
-    block, size = WEIGHT_TYPES[type]
-    return math.prod(shape) // block * size
-
-
-def standard_types(shape: ModelShape, quant: str = "BQ4") -> dict[str, str]:
-    """The weight type of each tensor: `quant` for matrices, F32 for norm gains.
-
-    With BQ4 the embedding (and the output matrix) are BQ8: at this size four bits there cost 1.4 % perplexity
-    alone, eight bits 0.02 %.
-    """
-    types = {}
-    for name, extents in shape.tensors().items():
-        if len(extents) == 1:
-            types[name] = "F32"
-        elif quant == "BQ4" and not name.startswith("layers."):
-            types[name] = "BQ8"
-        else:
-            types[name] = quant
-    return types
 
 
 def encode_pieces(pieces: Sequence[tuple[str, float, int]]) -> bytes:

@@ -22,12 +22,12 @@ from bulletlm.formats.bullet.layout import (
     HEADER_END,
     PIECES_SECTION,
     SENTENCEPIECE_SECTION,
-    WEIGHT_TYPES,
-    PieceRow,
     aligned,
     decode_pieces,
 )
+from bulletlm.quant.types import WEIGHT_TYPES
 from bulletlm.shape import ModelShape
+from bulletlm.text.pieces import PieceRow
 
 if TYPE_CHECKING:
     import numpy as np

@@ -14,22 +14,20 @@ from bulletlm.files import atomic_file
 from bulletlm.formats.bullet.header import RESERVED, read_header
 from bulletlm.formats.bullet.layout import (
     ARCHITECTURE,
-    CONTROL,
     END,
     HEADER_END,
     PIECES_SECTION,
     SENTENCEPIECE_SECTION,
-    SPECIAL_PIECES,
     TOKENIZER_KIND,
-    UNKNOWN,
     VERSION,
     aligned,
     decode_pieces,
     encode_pieces,
-    tensor_bytes,
 )
 from bulletlm.quant.bq4 import Quantized, quantize_bq4, quantize_bq8, scales_of
+from bulletlm.quant.types import tensor_bytes
 from bulletlm.shape import ModelShape
+from bulletlm.text.pieces import CONTROL, SPECIAL_PIECES, UNKNOWN
 
 
 def write_bullet(

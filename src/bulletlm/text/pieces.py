@@ -1,0 +1,18 @@
+"""The entries of a vocabulary: their types and the special ones."""
+
+from typing import NamedTuple
+
+NORMAL, UNKNOWN, CONTROL, BYTE = 1, 2, 3, 6
+PIECE_TYPES = (NORMAL, UNKNOWN, CONTROL, BYTE)
+"""Piece types, numbered as in sentencepiece and ggml."""
+
+SPECIAL_PIECES = {"<unk>": "unk", "<s>": "bos", "</s>": "eos", "<|user|>": "user", "<|assistant|>": "assistant", "<|end|>": "end"}
+"""Text of a special piece -> its name in the header's tokenizer.special."""
+
+
+class PieceRow(NamedTuple):
+    """One entry of the vocabulary: text (space as U+2581), score (higher merges first), type."""
+
+    text: str
+    score: float
+    type: int
