@@ -94,12 +94,12 @@ def best(functions: dict[str, Callable[[], float]], rounds: int = ROUNDS) -> dic
 def ours(corpus: Path, folder: Path) -> dict[str, Callable[[], float]]:
     """Cleaning (rules and signals), and comparing (signatures and repeats), in one process."""
     from bulletlm.config.schema import CleanConfig
-    from bulletlm.data.clean import clean_document
-    from bulletlm.data.cleaned import clean_files
+    from bulletlm.data.clean_corpus import clean_files
     from bulletlm.data.dedup import find_repeats
     from bulletlm.data.log import Log
     from bulletlm.data.reading import BadRow, RawDocument, blocks
     from bulletlm.data.reading import documents as documents_of
+    from bulletlm.data.rules import clean_document
     from bulletlm.data.signals import Batch, judge, sign
     from bulletlm.data.sources import SourceFile
     from bulletlm.progress import SilentProgress
@@ -184,7 +184,8 @@ def tokenizers(texts: list[str]) -> dict[str, Callable[[], float]]:
     import tokenizers as hf
 
     from bulletlm.progress import SilentProgress
-    from bulletlm.text.tokenizer import Tokenizer, train_tokenizer
+    from bulletlm.text.tokenizer import Tokenizer
+    from bulletlm.text.train_tokenizer import train_tokenizer
 
     lines = [line for text in texts for line in text.split("\n") if line]
     made: dict[str, Any] = {}
@@ -298,9 +299,9 @@ def print_signals(data: Path) -> None:
     import numpy as np
 
     from bulletlm.config.schema import CleanConfig
-    from bulletlm.data.clean import clean_document
     from bulletlm.data.log import Log
     from bulletlm.data.reading import RawDocument, read_documents
+    from bulletlm.data.rules import clean_document
     from bulletlm.data.shingles import ngrams, repeated_share
     from bulletlm.data.signals import REPEATED_SEQUENCE, Batch, measure, quality
     from bulletlm.data.sources import SourceFile

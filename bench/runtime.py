@@ -42,7 +42,8 @@ from bulletlm.runtime.native import NativeSampler, available_paths
 from bulletlm.runtime.random import seeded
 from bulletlm.runtime.reference import reference
 from bulletlm.shape import ModelShape
-from bulletlm.text.tokenizer import BOS, Tokenizer, train_tokenizer
+from bulletlm.text.tokenizer import BOS, Tokenizer
+from bulletlm.text.train_tokenizer import train_tokenizer
 
 SEED_SHAPE = ModelShape(4000, 256, 8, 4, 4, 1024, 512)
 TOKENS = 128

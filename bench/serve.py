@@ -34,7 +34,8 @@ from bulletlm.formats.bullet.writer import write_bullet
 from bulletlm.progress import SilentProgress
 from bulletlm.quant.types import standard_types
 from bulletlm.shape import ModelShape
-from bulletlm.text.tokenizer import END, EOS, Tokenizer, train_tokenizer
+from bulletlm.text.tokenizer import END, EOS, Tokenizer
+from bulletlm.text.train_tokenizer import train_tokenizer
 
 SAMPLE = Path(bulletlm.__file__).parent / "data/sample"
 QUESTIONS = ("मैत्री म्हणजे काय?", "Who lived in the old house?", "शेतकऱ्याने शेतात काय पेरले?", "Tell me a short story about rain.")

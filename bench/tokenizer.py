@@ -23,7 +23,9 @@ from bulletlm.data.vocabulary import balanced_shares
 from bulletlm.hardware import inspect_machine
 from bulletlm.progress import SilentProgress
 from bulletlm.text.normalize import normalize_line
-from bulletlm.text.tokenizer import SPECIAL_TOKENS, Tokenizer, tokenizer_report, train_tokenizer
+from bulletlm.text.tokenizer import SPECIAL_TOKENS, Tokenizer
+from bulletlm.text.tokenizer_report import tokenizer_report
+from bulletlm.text.train_tokenizer import train_tokenizer
 
 SIZE = 4_000
 

@@ -34,10 +34,9 @@ def imported(source: str) -> Iterator[tuple[int, str]]:
                 yield node.lineno, node.module
         elif isinstance(node, ast.Import):
             yield from ((node.lineno, alias.name) for alias in node.names if alias.name.startswith("bulletlm"))
-        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-            # Strings of a whole name, as for import_module and `python -m`; prose in docstrings has spaces.
-            if re.fullmatch(r"bulletlm(\.\w*)+", node.value):
-                yield node.lineno, node.value
+        # Strings of a whole name, as for import_module and `python -m`; prose in docstrings has spaces.
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and re.fullmatch(r"bulletlm(\.\w*)+", node.value):
+            yield node.lineno, node.value
 
 
 def violations(source: str, own: str) -> list[str]:

@@ -9,7 +9,8 @@ from bulletlm.data.calibration import calibration_windows
 from bulletlm.data.tokens import TokenFile
 from bulletlm.errors import DataError
 from bulletlm.progress import SilentProgress
-from bulletlm.text.tokenizer import BOS, EOS, Tokenizer, train_tokenizer
+from bulletlm.text.tokenizer import BOS, EOS, Tokenizer
+from bulletlm.text.train_tokenizer import train_tokenizer
 from paths import SAMPLE_CORPUS
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from bulletlm.config.schema import DataConfig
-from bulletlm.data.cleaned import Cleaned, clean_files
+from bulletlm.data.clean_corpus import Cleaned, clean_files
 from bulletlm.data.dedup import REASONS, find_repeats
 from bulletlm.data.shingles import words_of
 from bulletlm.data.sources import find_files
@@ -124,7 +124,7 @@ def test_outliers(tmp_path: Path) -> None:
 
 def test_what_is_clean_already_is_not_cleaned_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found, config = cleaned(tmp_path, {"a.txt": "\n\n".join(STORIES[:5])})
-    monkeypatch.setattr("bulletlm.data.cleaned._clean_block", lambda *_: pytest.fail("cleaned again"))
+    monkeypatch.setattr("bulletlm.data.clean_corpus._clean_block", lambda *_: pytest.fail("cleaned again"))
     files = find_files(config)[0]
     again = clean_files(files, config.clean, 1, tmp_path / "cleaned", 1, SilentProgress())
     assert (again.documents == found.documents).all()

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from bulletlm.config.schema import DataConfig
-from bulletlm.data import cleaned, reading
+from bulletlm.data import clean_corpus, reading
 from bulletlm.data import prepare as prepare_module
 from bulletlm.data.prepare import prepare_data
 from bulletlm.errors import DataError
@@ -319,7 +319,7 @@ def test_any_number_of_processes_gives_the_same_bytes(corpus: Path, tmp_path: Pa
     shutil.copytree(corpus, folder)
     (folder / "copy.txt").write_bytes((corpus / "stories.txt").read_bytes().replace("पाऊस".encode(), "वादळ".encode()))
     monkeypatch.setattr(reading, "BLOCK_BYTES", 20_000)
-    for module in (cleaned, prepare_module):
+    for module in (clean_corpus, prepare_module):
         monkeypatch.setattr(module, "PARALLEL_FROM_BYTES", 0)
     prepare(tmp_path / "one" / "data", folder, workers=1)
     prepare(tmp_path / "two" / "data", folder, workers=2)
@@ -332,7 +332,7 @@ def test_any_number_of_processes_gives_the_same_bytes(corpus: Path, tmp_path: Pa
 
 def test_changing_the_mixture_cleans_nothing_again(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = prepare(tmp_path / "data", corpus)
-    monkeypatch.setattr(cleaned, "_clean_block", lambda *_: pytest.fail("cleaned again"))
+    monkeypatch.setattr(clean_corpus, "_clean_block", lambda *_: pytest.fail("cleaned again"))
     mix = {"languages": {"mr": 0.7, "en": 0.3}, "tokens": 20_000}
     report = prepare(tmp_path / "data", corpus, mix=mix, val_tokens=600, clean={"near_duplicates": 0.7})
     assert first["train"] != report["train"]

@@ -3,8 +3,8 @@
 import pytest
 
 from bulletlm.config.schema import CleanConfig
-from bulletlm.data.clean import Clean
 from bulletlm.data.log import Log
+from bulletlm.data.rules import Clean
 from bulletlm.data.signals import Batch, judge, measure, repeated_characters, sign
 from paths import SAMPLE_CORPUS
 

@@ -11,7 +11,9 @@ from bulletlm.data.sizes import compare_sizes, print_sizes
 from bulletlm.data.vocabulary import balanced_shares, held_out_texts, prepare_tokenizer, training_texts
 from bulletlm.progress import SilentProgress
 from bulletlm.text.documents import Document, read_documents, to_line
-from bulletlm.text.tokenizer import Tokenizer, tokenizer_report, train_tokenizer
+from bulletlm.text.tokenizer import Tokenizer
+from bulletlm.text.tokenizer_report import tokenizer_report
+from bulletlm.text.train_tokenizer import train_tokenizer
 from paths import ROOT, SAMPLE_CORPUS
 
 

@@ -12,7 +12,9 @@ from bulletlm.formats.npy import write_npy
 from bulletlm.pipeline.build import build_bullet
 from bulletlm.progress import SilentProgress
 from bulletlm.text.documents import read_documents, texts_of, to_line
-from bulletlm.text.tokenizer import Tokenizer, tokenizer_report, train_tokenizer
+from bulletlm.text.tokenizer import Tokenizer
+from bulletlm.text.tokenizer_report import tokenizer_report
+from bulletlm.text.train_tokenizer import train_tokenizer
 
 
 @pytest.fixture(scope="session")

@@ -17,7 +17,8 @@ from bulletlm.formats.npy import read_npy, write_npy
 from bulletlm.progress import SilentProgress
 from bulletlm.runtime import load
 from bulletlm.shape import ModelShape
-from bulletlm.text.tokenizer import Tokenizer, train_tokenizer
+from bulletlm.text.tokenizer import Tokenizer
+from bulletlm.text.train_tokenizer import train_tokenizer
 
 
 def network(shape: ModelShape, tensors: dict[str, np.ndarray], ids: np.ndarray) -> np.ndarray:

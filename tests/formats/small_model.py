@@ -6,7 +6,7 @@ from bulletlm.formats.stored import Stored, StoredModel
 from bulletlm.quant.bq4 import Quantized, quantize_bq4, quantize_bq8
 from bulletlm.quant.types import standard_types
 from bulletlm.shape import ModelShape
-from bulletlm.text.tokenizer import model_of_pieces
+from bulletlm.text.train_tokenizer import model_of_pieces
 
 TEXTS = ["नम", "स्", "स्ते", "नमस्ते", "▁h", "▁hi", "▁", "न", "म", "स", "त", "्", "े", "h", "i"]
 VOCAB_SIZE = 262 + len(TEXTS)

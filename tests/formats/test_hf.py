@@ -22,7 +22,8 @@ from bulletlm.formats.hf import FILES, model_card, read_hf, write_hf
 from bulletlm.formats.stored import StoredModel, as_floats
 from bulletlm.runtime.engine import Engine
 from bulletlm.text.chat import encode_prompt
-from bulletlm.text.tokenizer import Tokenizer, train_tokenizer
+from bulletlm.text.tokenizer import Tokenizer
+from bulletlm.text.train_tokenizer import train_tokenizer
 from paths import SHARED_DATA
 
 QUICK = SHARED_DATA / "quick"

@@ -25,7 +25,8 @@ from bulletlm.runtime import Session, load, native
 from bulletlm.runtime.random import seeded
 from bulletlm.runtime.sampling import Sampling
 from bulletlm.shape import ModelShape
-from bulletlm.text.tokenizer import SPECIAL_TOKENS, Piece
+from bulletlm.text.pieces import Piece
+from bulletlm.text.tokenizer import SPECIAL_TOKENS
 
 SEED = 20
 

@@ -23,7 +23,8 @@ from bulletlm.progress import SilentProgress
 from bulletlm.runtime import Engine, Model, Sampling, load
 from bulletlm.shape import ModelShape
 from bulletlm.text.chat import CHAT_TEMPLATE
-from bulletlm.text.tokenizer import Tokenizer, train_tokenizer
+from bulletlm.text.tokenizer import Tokenizer
+from bulletlm.text.train_tokenizer import train_tokenizer
 from micro_model import SAMPLE
 
 

@@ -14,7 +14,8 @@ from bulletlm.progress import SilentProgress
 from bulletlm.quant.types import standard_types
 from bulletlm.runtime import Model, load
 from bulletlm.shape import ModelShape
-from bulletlm.text.tokenizer import Tokenizer, train_tokenizer
+from bulletlm.text.tokenizer import Tokenizer
+from bulletlm.text.train_tokenizer import train_tokenizer
 from paths import SAMPLE_CORPUS
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from bulletlm.runtime import Model, Sampling, Session, load
 from bulletlm.runtime.native import Unavailable, library
-from bulletlm.text.akshara import ANYTHING, CONSONANT, MARK, NOTHING, OTHER, VOWEL, VOWEL_SIGN, _place, places
+from bulletlm.text.akshara import ANYTHING, CONSONANT, IMPOSSIBLE, MARK, OTHER, VOWEL, VOWEL_SIGN, _rule_of, akshara_rules
 from bulletlm.text.tokenizer import BOS, FIRST_BYTE, FIRST_PIECE, Tokenizer
 
 SIGNS = "\u093e\u093f\u0940\u0941\u0942\u0943\u0947\u0948\u094b\u094c\u0902\u0901\u0903\u094d\u093c"
@@ -24,18 +24,18 @@ SIGNS = "\u093e\u093f\u0940\u0941\u0942\u0943\u0947\u0948\u094b\u094c\u0902\u090
         ("\u093e", CONSONANT, VOWEL_SIGN),
         ("\u0902", CONSONANT | VOWEL | VOWEL_SIGN | MARK, MARK),
         ("\u094dय", CONSONANT, CONSONANT),
-        (" \u093e", NOTHING, VOWEL_SIGN),
-        ("क\u093e\u093f", NOTHING, VOWEL_SIGN),
+        (" \u093e", IMPOSSIBLE, VOWEL_SIGN),
+        ("क\u093e\u093f", IMPOSSIBLE, VOWEL_SIGN),
         ("the ", 0, OTHER),
         ("ज़", 0, CONSONANT),
     ],
 )
-def test_places(text: str, after: int, end: int) -> None:
-    assert _place(text) == (after, end)
+def test_what_a_token_must_come_after_and_ends_in(text: str, after: int, end: int) -> None:
+    assert _rule_of(text) == (after, end)
 
 
 def test_real_text_is_allowed(tokenizer: Tokenizer, marathi: list[str]) -> None:
-    after, ends = places(tokenizer)
+    after, ends = akshara_rules(tokenizer)
     assert after[FIRST_BYTE] == 0 and ends[FIRST_BYTE] == ANYTHING
     for line in marathi:
         before = OTHER

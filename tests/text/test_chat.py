@@ -11,7 +11,8 @@ from bulletlm.errors import DataError
 from bulletlm.progress import SilentProgress
 from bulletlm.text.chat import CHAT_TEMPLATE, encode_document, encode_prompt, in_order, render
 from bulletlm.text.documents import Document
-from bulletlm.text.tokenizer import ASSISTANT, BOS, END, EOS, USER, Tokenizer, train_tokenizer
+from bulletlm.text.tokenizer import ASSISTANT, BOS, END, EOS, USER, Tokenizer
+from bulletlm.text.train_tokenizer import train_tokenizer
 from paths import DOCS
 
 QUESTION, ANSWER = "वेळ म्हणजे काय?", "वेळ म्हणजे बदल मोजण्याची रीत."

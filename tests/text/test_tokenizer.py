@@ -10,21 +10,9 @@ from hypothesis import strategies as st
 
 from bulletlm.errors import BulletError, ConfigError, DataError, FormatError
 from bulletlm.progress import SilentProgress
-from bulletlm.text.tokenizer import (
-    ASSISTANT,
-    BOS,
-    END,
-    EOS,
-    FIRST_BYTE,
-    FIRST_PIECE,
-    SPECIAL_TOKENS,
-    UNK,
-    USER,
-    Tokenizer,
-    model_of_pieces,
-    tokenizer_report,
-    train_tokenizer,
-)
+from bulletlm.text.tokenizer import ASSISTANT, BOS, END, EOS, FIRST_BYTE, FIRST_PIECE, SPECIAL_TOKENS, UNK, USER, Tokenizer
+from bulletlm.text.tokenizer_report import tokenizer_report
+from bulletlm.text.train_tokenizer import model_of_pieces, train_tokenizer
 
 MARATHI = """आज सकाळी लवकर उठून आम्ही शेतावर गेलो. आजोबा म्हणाले, पाऊस उद्या येईल.
 विद्यार्थ्यांनी पुस्तके वाचली आणि शिक्षकांना प्रश्न विचारले. त्यांच्या प्रश्नांची उत्तरे सोपी नव्हती.
@@ -218,7 +206,7 @@ def test_other_files_are_refused(tmp_path: Path, proto: bytes) -> None:
 
 
 def test_a_large_corpus_is_sampled_by_seed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bulletlm.text.tokenizer.SAMPLE_CHARACTERS", 500)
+    monkeypatch.setattr("bulletlm.text.train_tokenizer.SAMPLE_CHARACTERS", 500)
     lines = (MARATHI + ENGLISH).splitlines()
     protos = {seed: train(lines, 420, seed) for seed in (1, 2)}
     assert protos[1] != protos[2]

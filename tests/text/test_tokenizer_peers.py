@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from bulletlm.progress import SilentProgress
 from bulletlm.text.normalize import normalize_line
-from bulletlm.text.tokenizer import BOS, EOS, FIRST_BYTE, SPACE_MARK, UNK, Tokenizer, train_tokenizer
+from bulletlm.text.tokenizer import BOS, EOS, FIRST_BYTE, SPACE_MARK, UNK, Tokenizer
+from bulletlm.text.train_tokenizer import train_tokenizer
 from paths import SHARED_DATA
 
 pytestmark = [

@@ -5,7 +5,9 @@ import re
 import pytest
 
 from bulletlm.progress import SilentProgress
-from bulletlm.text.tokenizer import BYTE, FIRST_BYTE, NORMAL, Tokenizer, train_tokenizer
+from bulletlm.text.pieces import BYTE, NORMAL
+from bulletlm.text.tokenizer import FIRST_BYTE, Tokenizer
+from bulletlm.text.train_tokenizer import train_tokenizer
 from paths import SAMPLE_CORPUS
 
 

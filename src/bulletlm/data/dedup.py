@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from bulletlm.data.clean import REPEAT_CHARACTERS
-from bulletlm.data.cleaned import Cleaned, key_of_paragraphs
+from bulletlm.data.clean_corpus import Cleaned, key_of_paragraphs
+from bulletlm.data.rules import REPEAT_CHARACTERS
 from bulletlm.data.shingles import BANDS, similarity
 
 if TYPE_CHECKING:

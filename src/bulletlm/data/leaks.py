@@ -20,7 +20,7 @@ from typing import IO
 import numpy as np
 import numpy.typing as npt
 
-from bulletlm.data.clean import REPEAT_CHARACTERS
+from bulletlm.data.rules import REPEAT_CHARACTERS
 from bulletlm.data.shingles import BANDS, Hashes, hash_words, minhash, ngrams, signatures, words_of
 from bulletlm.data.signals import NEAR_SEQUENCE, NEAR_WORDS_NEEDED
 from bulletlm.text.documents import Document, texts_of

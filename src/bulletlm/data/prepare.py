@@ -1,6 +1,6 @@
 """The data stage: files of text -> train.jsonl, val.jsonl, rejected.jsonl, clean-report.json.
 
-Memory holds some numbers a document and never the text. Documents are cleaned one by one (cleaned.py, kept beside the
+Memory holds some numbers a document and never the text. Documents are cleaned one by one (clean_corpus.py, kept beside the
 data folder), then compared with each other (dedup.py) by those numbers; the split is chosen, what repeats the
 validation set is taken out, the rest is mixed and written in shuffled order; and the finished files are checked.
 """
@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bulletlm.data.augment import augment_training
-from bulletlm.data.cleaned import PARALLEL_FROM_BYTES, Cleaned, clean_files, content_hash, key_of_paragraphs, to_document
+from bulletlm.data.clean_corpus import PARALLEL_FROM_BYTES, Cleaned, clean_files, content_hash, key_of_paragraphs, to_document
 from bulletlm.data.dedup import CHARACTERS_PER_TOKEN, REASONS, Verdict, find_repeats
 from bulletlm.data.leaks import Index, check_leaks, find_copies, load_index, read_blocks
 from bulletlm.data.log import Log, Rejected

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from bulletlm.data.clean import Clean
 from bulletlm.data.language import COMMON_WORDS
 from bulletlm.data.log import Log, Rejected
+from bulletlm.data.rules import Clean
 from bulletlm.data.shingles import Hashes, hash_words, minhash, ngrams, repeated_share, signatures, words_of
 
 if TYPE_CHECKING:

@@ -10,7 +10,9 @@ from bulletlm.errors import ConfigError
 from bulletlm.files import write_json
 from bulletlm.progress import Progress
 from bulletlm.text.documents import read_documents
-from bulletlm.text.tokenizer import Tokenizer, tokenizer_report, train_tokenizer
+from bulletlm.text.tokenizer import Tokenizer
+from bulletlm.text.tokenizer_report import tokenizer_report
+from bulletlm.text.train_tokenizer import train_tokenizer
 
 SIZES = (2_000, 4_000, 8_000)
 

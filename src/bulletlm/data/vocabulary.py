@@ -12,7 +12,9 @@ from bulletlm.data.language import detect
 from bulletlm.files import atomic_folder, write_json
 from bulletlm.progress import Progress
 from bulletlm.text.documents import Document, read_documents, texts_of
-from bulletlm.text.tokenizer import FIRST_PIECE, SPACE_MARK, Tokenizer, tokenizer_report, train_tokenizer
+from bulletlm.text.tokenizer import FIRST_PIECE, SPACE_MARK, Tokenizer
+from bulletlm.text.tokenizer_report import tokenizer_report
+from bulletlm.text.train_tokenizer import train_tokenizer
 
 if TYPE_CHECKING:
     from bulletlm.config.schema import TokenizerConfig

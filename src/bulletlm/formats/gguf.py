@@ -26,7 +26,9 @@ from bulletlm.quant.types import tensor_bytes
 from bulletlm.sampling_limits import PENALTY_WINDOW
 from bulletlm.shape import ModelShape
 from bulletlm.text.chat import CHAT_TEMPLATE
-from bulletlm.text.tokenizer import BOS, END, EOS, FIRST_PIECE, NORMAL, SPECIAL_TOKENS, UNK, Tokenizer, model_of_pieces
+from bulletlm.text.pieces import NORMAL
+from bulletlm.text.tokenizer import BOS, END, EOS, FIRST_PIECE, SPECIAL_TOKENS, UNK, Tokenizer
+from bulletlm.text.train_tokenizer import model_of_pieces
 
 GGML_TYPES = {"F32": 0, "F16": 1, "BQ4": 2, "BQ8": 8}
 FILE_TYPES = {"F32": 0, "F16": 1, "BQ4": 2, "BQ8": 7}

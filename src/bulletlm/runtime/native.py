@@ -385,7 +385,7 @@ class NativeSampler:
         random: state of the generator.
         history: the tokens before; the last 64 are penalised.
         vocab_size: length of the logits to come.
-        places: what each token must come after and what it ends in, see runtime.signs; or None.
+        akshara_rules: what each token must come after and what it ends in, see text.akshara; or None.
         before: what the text so far ends in.
     """
 
@@ -395,14 +395,14 @@ class NativeSampler:
         random: State,
         history: Sequence[int],
         vocab_size: int,
-        places: tuple[bytes, bytes] | None = None,
+        akshara_rules: tuple[bytes, bytes] | None = None,
         before: int = 0,
     ) -> None:
         self._bias = (ctypes.c_float * vocab_size)() if sampling.logit_bias else None
         for token, bias in sampling.logit_bias.items():
             self._bias[token] = bias  # type: ignore[index]
         recent = history[-PENALTY_WINDOW:]
-        self._places = places  # the memory must stay
+        self._akshara_rules = akshara_rules  # the memory must stay
         (state, step), low = random, 0xFFFF_FFFF_FFFF_FFFF
         self._fields = _Sampler(
             **{
@@ -416,8 +416,8 @@ class NativeSampler:
             step_low=step & low,
             recent_count=len(recent),
             before=before,
-            after=places[0] if places else None,
-            ends=places[1] if places else None,
+            after=akshara_rules[0] if akshara_rules else None,
+            ends=akshara_rules[1] if akshara_rules else None,
         )
         self._fields.recent[: len(recent)] = recent
         self.pointer = ctypes.byref(self._fields)

@@ -71,7 +71,7 @@ def sample(logits: npt.NDArray[np.float32], history: Sequence[int], sampling: Sa
     top_k left, at temperature 1), temperature, draw. Tokens of equal logits count as ordered by their ids.
     At least one token always remains.
 
-    `whole_letters` is not looked at here, since it depends on what the tokens mean (see runtime.signs).
+    `whole_letters` is not looked at here, since it depends on what the tokens mean (see text.akshara).
 
     Args:
         logits: float32[vocab_size].

@@ -12,7 +12,7 @@ from bulletlm.runtime.model import Model
 from bulletlm.runtime.native import NativeEngine, NativeSampler
 from bulletlm.runtime.random import seeded
 from bulletlm.runtime.sampling import Sampling, sample
-from bulletlm.text.akshara import OTHER, places
+from bulletlm.text.akshara import OTHER, akshara_rules
 from bulletlm.text.stream import TextStream
 from bulletlm.text.tokenizer import END, EOS
 
@@ -225,7 +225,7 @@ def _drawing(model: Model, sampling: Sampling, prompt: Sequence[int], stop_ids: 
     if highest >= vocabulary:
         raise ConfigError(f"logit_bias names token {highest}, but the vocabulary ends at {vocabulary - 1}")
     history = [token for token in prompt if token not in stop_ids]  # or a chat would unlearn to end its turns
-    rules = places(model.tokenizer) if sampling.whole_letters else None
+    rules = akshara_rules(model.tokenizer) if sampling.whole_letters else None
     before = rules[1][prompt[-1]] if rules else OTHER
     if isinstance(engine, NativeEngine) and logprobs is None:
         sampler = NativeSampler(sampling, seeded([sampling.seed, RANDOM_STREAM]), history, vocabulary, rules, before)

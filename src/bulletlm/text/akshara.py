@@ -1,11 +1,12 @@
-"""Which tokens may follow which, so that no Devanagari sign stands where it belongs to no letter."""
+"""Which tokens may follow which, so that every Devanagari combining mark stands on a letter that can carry it."""
 
 from functools import lru_cache
 
-from bulletlm.text.tokenizer import BYTE, NORMAL, SPACE_MARK, Tokenizer
+from bulletlm.text.pieces import BYTE, NORMAL
+from bulletlm.text.tokenizer import SPACE_MARK, Tokenizer
 
-OTHER, CONSONANT, VOWEL, VOWEL_SIGN, MARK, NOTHING = 1, 2, 4, 8, 16, 128
-"""What a text ends in, one bit each. NOTHING: no text ends so, so what must come after it never comes."""
+OTHER, CONSONANT, VOWEL, VOWEL_SIGN, MARK, IMPOSSIBLE = 1, 2, 4, 8, 16, 128
+"""What a text ends in, one bit each. IMPOSSIBLE: no text ends in it, so a token that needs it is never chosen."""
 
 ANYTHING = 127
 """The end of a token that is a single byte: it may be part of any character."""
@@ -28,15 +29,15 @@ _CLASSES = _classes()
 
 
 @lru_cache(maxsize=4)
-def places(tokenizer: Tokenizer) -> tuple[bytes, bytes]:
+def akshara_rules(tokenizer: Tokenizer) -> tuple[bytes, bytes]:
     """For each token what it must come after, as a set of bits (0: anything), and what its text ends in.
 
-    A token with a stray sign inside must come after NOTHING.
+    A token with a stray combining mark inside must come after IMPOSSIBLE.
     """
     after, ends = bytearray(), bytearray()
     for piece in tokenizer.pieces():
         if piece.type == NORMAL:
-            needed, end = _place(piece.text.replace(SPACE_MARK, " "))
+            needed, end = _rule_of(piece.text.replace(SPACE_MARK, " "))
         else:
             needed, end = 0, ANYTHING if piece.type == BYTE else OTHER
         after.append(needed)
@@ -44,11 +45,11 @@ def places(tokenizer: Tokenizer) -> tuple[bytes, bytes]:
     return bytes(after), bytes(ends)
 
 
-def _place(text: str) -> tuple[int, int]:
+def _rule_of(text: str) -> tuple[int, int]:
     first, end = _CLASSES.get(text[0], (0, OTHER))
     for character in text[1:]:
         needed, is_ = _CLASSES.get(character, (0, OTHER))
         if needed and not needed & end:
-            first = NOTHING
+            first = IMPOSSIBLE
         end = is_
     return first, end

@@ -7,8 +7,8 @@ import heapq
 from collections.abc import Sequence
 
 from bulletlm.errors import DataError, FormatError
-from bulletlm.text.pieces import PieceRow
-from bulletlm.text.tokenizer import FIRST_BYTE, NORMAL, SPACE_MARK, SPECIAL_TOKENS, Piece, Tokenizer, token_bytes
+from bulletlm.text.pieces import NORMAL, Piece
+from bulletlm.text.tokenizer import FIRST_BYTE, SPACE_MARK, SPECIAL_TOKENS, Tokenizer, token_bytes
 
 
 class Vocabulary(Tokenizer):
@@ -23,7 +23,7 @@ class Vocabulary(Tokenizer):
         FormatError: the first pieces are not the special and byte tokens that BulletLM uses.
     """
 
-    def __init__(self, pieces: Sequence[PieceRow | Piece], proto: bytes) -> None:
+    def __init__(self, pieces: Sequence[Piece], proto: bytes) -> None:
         self.proto = proto
         self.vocab_size = len(pieces)
         self._pieces = pieces

@@ -10,7 +10,7 @@ SPECIAL_PIECES = {"<unk>": "unk", "<s>": "bos", "</s>": "eos", "<|user|>": "user
 """Text of a special piece -> its name in the header's tokenizer.special."""
 
 
-class PieceRow(NamedTuple):
+class Piece(NamedTuple):
     """One entry of the vocabulary: text (space as U+2581), score (higher merges first), type."""
 
     text: str

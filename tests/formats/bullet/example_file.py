@@ -13,15 +13,15 @@ import numpy as np
 from bulletlm.formats.bullet.writer import write_bullet
 from bulletlm.quant.types import standard_types
 from bulletlm.shape import ModelShape
-from bulletlm.text.pieces import PieceRow
+from bulletlm.text.pieces import Piece
 
 SPECIAL = ["<unk>", "<s>", "</s>", "<|user|>", "<|assistant|>", "<|end|>"]
 TEXTS = ["नम", "स्", "स्ते", "नमस्ते", "▁h", "▁hi", "▁", "न", "म", "स", "त", "्", "े", "h", "i"]
 
 PIECES = [
-    *(PieceRow(text, 0.0, 2 if text == "<unk>" else 3) for text in SPECIAL),
-    *(PieceRow(f"<0x{byte:02X}>", 0.0, 6) for byte in range(256)),
-    *(PieceRow(text, float(-rank), 1) for rank, text in enumerate(TEXTS)),
+    *(Piece(text, 0.0, 2 if text == "<unk>" else 3) for text in SPECIAL),
+    *(Piece(f"<0x{byte:02X}>", 0.0, 6) for byte in range(256)),
+    *(Piece(text, float(-rank), 1) for rank, text in enumerate(TEXTS)),
 ]
 
 SHAPE = ModelShape(vocab_size=len(PIECES), dim=32, n_layers=1, n_heads=2, n_kv_heads=1, hidden_dim=32, max_seq_len=16)

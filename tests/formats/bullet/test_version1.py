@@ -22,7 +22,8 @@ from bulletlm.quant.bq4 import Quantized, quantize_bq4, quantize_bq8
 from bulletlm.quant.types import standard_types
 from bulletlm.runtime.engine import Engine
 from bulletlm.shape import ModelShape
-from bulletlm.text.tokenizer import SPECIAL_TOKENS, Tokenizer, model_of_pieces
+from bulletlm.text.tokenizer import SPECIAL_TOKENS, Tokenizer
+from bulletlm.text.train_tokenizer import model_of_pieces
 
 TEXTS = ["नम", "स्", "स्ते", "नमस्ते", "▁h", "▁hi", "hi", "▁", "न", "म", "स", "त", "्", "े", "h", "i", "a"]
 PROTO = model_of_pieces((text, -float(rank)) for rank, text in enumerate(TEXTS))

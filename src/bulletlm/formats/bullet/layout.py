@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from itertools import accumulate
 
 from bulletlm.errors import FormatError
-from bulletlm.text.pieces import BYTE, CONTROL, PIECE_TYPES, SPECIAL_PIECES, UNKNOWN, PieceRow
+from bulletlm.text.pieces import BYTE, CONTROL, PIECE_TYPES, SPECIAL_PIECES, UNKNOWN, Piece
 
 VERSION = "2.0"
 ARCHITECTURE = "llama"
@@ -42,7 +42,7 @@ def encode_pieces(pieces: Sequence[tuple[str, float, int]]) -> bytes:
     return b"".join([ends, scores, bytes(type for _, _, type in pieces), *texts])
 
 
-def decode_pieces(section: bytes, vocab_size: int, special: Mapping[str, int]) -> list[PieceRow]:
+def decode_pieces(section: bytes, vocab_size: int, special: Mapping[str, int]) -> list[Piece]:
     """The inverse of `encode_pieces`, with every rule about pieces and special ids checked.
 
     Raises:
@@ -71,7 +71,7 @@ def decode_pieces(section: bytes, vocab_size: int, special: Mapping[str, int]) -
         if type not in PIECE_TYPES:
             raise FormatError(f"{where}: types[{i}] is {type}, which is no piece type")
         try:
-            rows.append(PieceRow(text[start:end].decode(), score, type))
+            rows.append(Piece(text[start:end].decode(), score, type))
         except UnicodeDecodeError:
             raise FormatError(f"{where}: the text of piece {i} is not UTF-8") from None
     _check_vocabulary(rows, where)
@@ -85,7 +85,7 @@ def decode_pieces(section: bytes, vocab_size: int, special: Mapping[str, int]) -
     return rows
 
 
-def _check_vocabulary(rows: Sequence[PieceRow], where: str) -> None:
+def _check_vocabulary(rows: Sequence[Piece], where: str) -> None:
     first: dict[str, int] = {}
     for i, row in enumerate(rows):
         if first.setdefault(row.text, i) != i:

@@ -27,7 +27,7 @@ from bulletlm.formats.bullet.layout import (
 )
 from bulletlm.quant.types import WEIGHT_TYPES
 from bulletlm.shape import ModelShape
-from bulletlm.text.pieces import PieceRow
+from bulletlm.text.pieces import Piece
 
 if TYPE_CHECKING:
     import numpy as np
@@ -85,7 +85,7 @@ class BulletFile:
         self.shape: ModelShape = self._header.shape
         self.special: dict[str, int] = self._header.special
         self.metadata = {key: value for key, value in self.header.items() if key not in RESERVED}
-        self.pieces: list[PieceRow] = decode_pieces(self._section(PIECES_SECTION), self.shape.vocab_size, self.special)
+        self.pieces: list[Piece] = decode_pieces(self._section(PIECES_SECTION), self.shape.vocab_size, self.special)
 
     @property
     def tensors(self) -> Mapping[str, Region]:

@@ -31,7 +31,8 @@ from bulletlm.formats.bullet.reader import FIRST_VERSION, PICKLE
 from bulletlm.formats.stored import Floats, Stored, StoredModel, as_floats, check_finite, check_tokenizer, printable
 from bulletlm.quant.bq4 import Quantized, pack_bq4, quantize_bq4, unpack_bq4
 from bulletlm.shape import BLOCK, ModelShape
-from bulletlm.text.tokenizer import FIRST_BYTE, FIRST_PIECE, SPACE_MARK, SPECIAL_TOKENS, UNK, model_of_pieces
+from bulletlm.text.tokenizer import FIRST_BYTE, FIRST_PIECE, SPACE_MARK, SPECIAL_TOKENS, UNK
+from bulletlm.text.train_tokenizer import model_of_pieces
 
 BLOCK_BYTES = 4 + BLOCK // 2
 MIDDLE = 8

@@ -7,9 +7,9 @@ import pytest
 from legacy_fonts import KRUTI_DEV, stored_in
 
 from bulletlm.config.schema import CleanConfig
-from bulletlm.data.clean import clean_document, clean_text
 from bulletlm.data.log import CHANGES, REJECTIONS, SETTINGS, Log, Rejected
 from bulletlm.data.reading import RawDocument
+from bulletlm.data.rules import clean_document, clean_text
 from paths import DOCS
 
 GOOD = "आज सकाळी पाऊस पडत होता, म्हणून आम्ही घरीच बसलो आणि गोष्टी ऐकल्या."

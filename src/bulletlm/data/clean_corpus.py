@@ -24,9 +24,9 @@ import numpy as np
 import numpy.typing as npt
 
 from bulletlm import __version__
-from bulletlm.data.clean import REPEAT_CHARACTERS, Clean, clean_document
 from bulletlm.data.log import Log, Rejected
 from bulletlm.data.reading import BadRow, Block, RawDocument, blocks, documents
+from bulletlm.data.rules import REPEAT_CHARACTERS, Clean, clean_document
 from bulletlm.data.shingles import SIGNATURE
 from bulletlm.data.signals import judge, sign
 from bulletlm.data.sources import PACKINGS, Skipped, SourceFile
