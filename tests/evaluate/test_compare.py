@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from micro_run import SAMPLE, SHAPE, random_tensors
+from micro_run import SHAPE, random_tensors
 
 from bulletlm.data.tokens import TokenFile, open_tokens
 from bulletlm.errors import BulletError
@@ -19,6 +19,7 @@ from bulletlm.runtime import load
 from bulletlm.shape import ModelShape
 from bulletlm.text.tokenizer import Tokenizer
 from bulletlm.text.train_tokenizer import train_tokenizer
+from paths import SAMPLE_CORPUS
 
 
 def network(shape: ModelShape, tensors: dict[str, np.ndarray], ids: np.ndarray) -> np.ndarray:
@@ -124,7 +125,7 @@ def test_one_window_has_no_error() -> None:
 def test_other_tokenizer(run_folder: Path, tokenizer: Tokenizer, tmp_path: Path) -> None:
     file = open_tokens(run_folder / "tokens", "val")
     ours = load(run_folder / "export" / "npy")
-    text = (SAMPLE / "explanations.mr.txt").read_text(encoding="utf-8").split("\n\n")[:40]
+    text = (SAMPLE_CORPUS / "explanations.mr.txt").read_text(encoding="utf-8").split("\n\n")[:40]
     for vocab, says in ((400, "the first has 600 tokens and the second 400"), (600, "in the first and")):
         shape = replace(SHAPE, vocab_size=vocab)
         other = train_tokenizer(text, vocab, 1, SilentProgress())

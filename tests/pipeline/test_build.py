@@ -25,7 +25,7 @@ from bulletlm.shape import ModelShape
 from bulletlm.text.chat import CHAT_TEMPLATE
 from bulletlm.text.tokenizer import Tokenizer
 from bulletlm.text.train_tokenizer import train_tokenizer
-from micro_model import SAMPLE
+from paths import SAMPLE_CORPUS
 
 
 def builds(capsys: pytest.CaptureFixture[str], *words: str | Path) -> str:
@@ -181,7 +181,7 @@ def test_version_1_is_calibrated_too(tmp_path: Path, capsys: pytest.CaptureFixtu
         name: (1 + 0.3 * random.normal(size=extents) if len(extents) == 1 else 0.4 * random.normal(size=extents)).astype(np.float32)
         for name, extents in shape.tensors().items()
     }
-    proto = train_tokenizer([(SAMPLE / "stories.en.txt").read_text(encoding="utf-8")], 400, 1, SilentProgress())
+    proto = train_tokenizer([(SAMPLE_CORPUS / "stories.en.txt").read_text(encoding="utf-8")], 400, 1, SilentProgress())
     write_npy(tmp_path / "npy", shape, tensors, proto, {})
     tokens = np.random.default_rng(4).integers(0, 400, 4096).astype("<u2")
     for name in ("train.bin", "val.bin"):
