@@ -25,10 +25,10 @@ from bulletlm.train.backend.autotune import choose_compute
 from bulletlm.train.backend.compute import CPU
 from bulletlm.train.batches import TrainingWindows
 from bulletlm.train.checkpoint import load_checkpoint
-from bulletlm.train.evaluation import validate
 from bulletlm.train.loop import train
 from bulletlm.train.state import TrainState
 from bulletlm.train.step import accumulate, clip, update
+from bulletlm.train.validation import validate
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "AdamW, 5e-4": {"optimizer": "adamw", "learning_rate": 5e-4},

@@ -58,11 +58,11 @@ from bulletlm.train.backend.compute import activate, set_up  # noqa: E402
 from bulletlm.train.backend.native import why_not  # noqa: E402
 from bulletlm.train.batches import TrainingWindows  # noqa: E402
 from bulletlm.train.ema import EMA  # noqa: E402
-from bulletlm.train.evaluation import validate  # noqa: E402
 from bulletlm.train.model import Llama  # noqa: E402
 from bulletlm.train.optimizer import set_learning_rate  # noqa: E402
 from bulletlm.train.state import TrainState  # noqa: E402
 from bulletlm.train.step import accumulate, clip, update  # noqa: E402
+from bulletlm.train.validation import validate  # noqa: E402
 
 SEED_SHAPE = ModelShape(4000, 256, 8, 4, 4, 1024, 128)
 SMALL_SHAPE = ModelShape(500, 64, 2, 2, 2, 256, 32)

@@ -20,7 +20,7 @@ class Progress(Protocol):
     def task(self, title: str, total: float | None) -> contextlib.AbstractContextManager[Task]:
         """Show a bar with an ETA until the block ends; `total` None means the amount is unknown."""
 
-    def say(self, text: str) -> None:
+    def log(self, text: str) -> None:
         """Print one line that stays."""
 
 
@@ -35,7 +35,7 @@ class SilentProgress:
     def task(self, title: str, total: float | None) -> Iterator[Task]:
         yield self._Task()
 
-    def say(self, text: str) -> None:
+    def log(self, text: str) -> None:
         pass
 
 
@@ -82,7 +82,7 @@ class ConsoleProgress:
 
             yield _Bar()
 
-    def say(self, text: str) -> None:
+    def log(self, text: str) -> None:
         self.console.print(text, markup=False)
 
 
@@ -91,7 +91,7 @@ class _LoggedTask:
         self._progress, self._title, self._total = progress, title, total
         self._started = self._last = time.monotonic()
         self._done = 0.0
-        progress.say(f"{title} ...")
+        progress.log(f"{title} ...")
 
     def advance(self, amount: float = 1, note: str = "") -> None:
         self._done += amount
@@ -101,4 +101,4 @@ class _LoggedTask:
         self._last = now
         left = (now - self._started) * max(self._total - self._done, 0.0) / self._done
         share = min(self._done / self._total, 1.0)
-        self._progress.say(f"{self._title}  {share:.0%}  {left:.0f} s left  {note}".rstrip())
+        self._progress.log(f"{self._title}  {share:.0%}  {left:.0f} s left  {note}".rstrip())

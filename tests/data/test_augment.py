@@ -20,7 +20,7 @@ pytest.importorskip("sacrebleu", reason="sacrebleu is not installed (extra augme
 from sacrebleu.metrics import CHRF
 
 from bulletlm.config.schema import AugmentConfig
-from bulletlm.data.augment import augment_training, decisive
+from bulletlm.data.augment import augment_training, reproducibility_fields
 from bulletlm.data.augment.cache import FILE, Cache, key_of
 from bulletlm.data.augment.filters import RULES, Filters, ValidationGuard, main_script
 from bulletlm.data.augment.sentences import split_sentences, words_only
@@ -96,7 +96,7 @@ def test_off_by_default(tmp_path: Path) -> None:
     folder = run_folder(tmp_path / "data")
     report, rows = augment(folder, AugmentConfig())
     assert rows == [] and report["documents_added"] == 0 and report["methods"] == []
-    assert decisive(AugmentConfig()) is None
+    assert reproducibility_fields(AugmentConfig()) is None
     assert not (tmp_path / "cache").exists()
 
 
@@ -319,13 +319,13 @@ def test_what_decides(tmp_path: Path) -> None:
     pairs = tmp_path / "pairs.tsv"
     pairs.write_text("a b\tb a\n", encoding="utf-8")
     config = AugmentConfig(paraphrase_pairs=[str(pairs)], paraphrase_models={"en": "http://localhost:1/v1"})
-    first = decisive(config)
-    assert first == decisive(config.model_copy(update={"cache": "elsewhere", "endpoint_timeout": 5.0}))
-    assert first != decisive(config.model_copy(update={"share": 0.3}))
+    first = reproducibility_fields(config)
+    assert first == reproducibility_fields(config.model_copy(update={"cache": "elsewhere", "endpoint_timeout": 5.0}))
+    assert first != reproducibility_fields(config.model_copy(update={"share": 0.3}))
     pairs.write_text("a b\tb c\n", encoding="utf-8")
-    assert first != decisive(config)
+    assert first != reproducibility_fields(config)
     with pytest.raises(ConfigError, match="there is no folder"):
-        decisive(AugmentConfig(paraphrase_models={"en": str(tmp_path / "none")}))
+        reproducibility_fields(AugmentConfig(paraphrase_models={"en": str(tmp_path / "none")}))
 
 
 def test_sacrebleu_is_named_where_it_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -40,9 +40,9 @@ from bulletlm.train import distil as distil_module
 from bulletlm.train.backend import autotune as tune
 from bulletlm.train.checkpoint import load_checkpoint
 from bulletlm.train.distil import Distilled, _divergences, distil
-from bulletlm.train.evaluation import validate
 from bulletlm.train.guard import stopping
 from bulletlm.train.model import Llama
+from bulletlm.train.validation import validate
 from micro_model import write_micro_config
 
 STEPS = ("--qat.steps=12", "--qat.tokens_per_step=256")
@@ -136,7 +136,7 @@ def test_it_compiles_its_own_graph_and_no_other(monkeypatch: pytest.MonkeyPatch)
     machine = dataclasses.replace(inspect_machine(), compiler="g++", instruction_sets=("avx512_vnni",))
     monkeypatch.setattr(distil_module, "inspect_machine", lambda: machine)
     progress = SilentProgress()
-    monkeypatch.setattr(progress, "say", said.append)
+    monkeypatch.setattr(progress, "log", said.append)
     train, measured = _divergences(master, student, TrainConfig(compile="on", threads=1), 2, 1000, progress)
     assert compiled == ["run_layer"], "tried, and not to be compiled"
     (line,) = said
@@ -158,12 +158,12 @@ def test_a_stopped_one_ends_with_the_same_bits(sharp: Callable[..., Distilled], 
 def test_it_pauses_on_battery(sharp: Callable[..., Distilled], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The cable is out at the first look and in at the second."""
     looks = iter([system.sbattery(15, 900, False)])
-    monkeypatch.setattr(stopping, "LOOK_EVERY_SECONDS", 0.0)
+    monkeypatch.setattr(stopping, "SENSOR_INTERVAL_SECONDS", 0.0)
     monkeypatch.setattr("psutil.sensors_battery", lambda: next(looks, None), raising=False)
     said: list[str] = []
 
     class Listening(SilentProgress):
-        def say(self, text: str) -> None:
+        def log(self, text: str) -> None:
             said.append(text)
 
     sharp(tmp_path, "none", steps=1, progress=Listening())

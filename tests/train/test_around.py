@@ -32,7 +32,6 @@ from bulletlm.train import prove
 from bulletlm.train.backend.native import why_not
 from bulletlm.train.checkpoint import list_checkpoints, load_checkpoint
 from bulletlm.train.distributed.group import ALONE
-from bulletlm.train.evaluation import evaluate
 from bulletlm.train.guard import stopping
 from bulletlm.train.guard.stopping import disk_is_low, reason_to_wait
 from bulletlm.train.log.diagnostics import activation_rms, copy_matrices, update_ratio
@@ -40,6 +39,7 @@ from bulletlm.train.log.trackers import open_trackers
 from bulletlm.train.loop import train
 from bulletlm.train.model import Llama
 from bulletlm.train.state import TrainState
+from bulletlm.train.validation import evaluate
 
 
 class AtStep(SilentProgress):
@@ -57,7 +57,7 @@ class AtStep(SilentProgress):
     def task(self, title: str, total: float | None) -> Any:
         return self
 
-    def say(self, text: str) -> None:
+    def log(self, text: str) -> None:
         self.said.append(text)
 
     def advance(self, amount: float = 1, note: str = "") -> None:
@@ -145,7 +145,7 @@ def test_pauses_are_decided_from_what_the_system_tells() -> None:
 def test_a_pause_saves_and_ends(tokens_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The cable is pulled at step 6 and put back at the next look."""
     looks = iter([system.sbattery(15, 900, False)])
-    monkeypatch.setattr(stopping, "LOOK_EVERY_SECONDS", 0.0)
+    monkeypatch.setattr(stopping, "SENSOR_INTERVAL_SECONDS", 0.0)
     progress = AtStep(6, lambda: monkeypatch.setattr("psutil.sensors_battery", lambda: next(looks, None)))
     train_with(progress, tokens_dir, tmp_path / "run", total_steps=20)
     paused = [line for line in progress.said if "paused" in line or line == "going on"]

@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -31,12 +30,12 @@ from bulletlm.train.backend.compute import set_up
 from bulletlm.train.backend.native import why_not
 from bulletlm.train.batches import TrainingWindows
 from bulletlm.train.checkpoint import Checkpoint, list_checkpoints, load_checkpoint, save_checkpoint
-from bulletlm.train.evaluation import validate
 from bulletlm.train.log.metrics import CLOCK
 from bulletlm.train.loop import train
 from bulletlm.train.model import Llama
 from bulletlm.train.state import Position
 from bulletlm.train.step import accumulate
+from bulletlm.train.validation import validate
 
 SHAPE = ModelShape(vocab_size=500, dim=32, n_layers=1, n_heads=2, n_kv_heads=2, hidden_dim=64, max_seq_len=16)
 SETTINGS: dict[str, Any] = {
@@ -249,7 +248,7 @@ def test_a_damaged_checkpoint_is_reported_and_the_one_before_used(whole: Path, t
     said: list[str] = []
 
     class Listening(SilentProgress):
-        def say(self, text: str) -> None:
+        def log(self, text: str) -> None:
             said.append(text)
 
     train(TrainConfig(**SETTINGS), SHAPE, 42, tokens_dir, tmp_path, "key", Listening())
@@ -281,7 +280,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     event = {"from_step": 40, "to_step": 20, "skipped_batch": 39, "rate_factor": 0.6, "reason": "the loss jumped"}
     position = Position(20, 20, 20, 1.25, "ema", 0, [3.5, 1e-05, 2.25], 1, [39], [event])
     tensors = {name: {"weight": torch.arange(4.0)} for name in ("model", "optimizer", "ema")}
-    save_checkpoint(folder, Checkpoint(tensors, {"key": "key", "position": asdict(position)}))
+    save_checkpoint(folder, Checkpoint(tensors, {"key": "key", "position": position.to_json()}))
     return folder
 
 

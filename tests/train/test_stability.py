@@ -53,7 +53,7 @@ class Listening(SilentProgress):
         self.said: list[str] = []
         self.steps, self.stop_at = 0, stop_at
 
-    def say(self, text: str) -> None:
+    def log(self, text: str) -> None:
         self.said.append(text)
 
     def task(self, title: str, total: float | None) -> Any:
@@ -205,7 +205,7 @@ def test_when_nothing_helps_it_stops_with_one_line(clean: Path, tmp_path: Path) 
 
 
 def test_trouble_long_after_the_last_rollback_does_not_end_the_run(clean: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bulletlm.train.guard.rollback.HELPED_AFTER", 8)
+    monkeypatch.setattr("bulletlm.train.guard.rollback.ROLLBACK_HELPED_AFTER_STEPS", 8)
     tokens = poisoned(clean, tmp_path / "tokens", 40, 52, 65)
     run(tokens, tmp_path / "run")
     assert [e["rate_factor"] for e in events(tmp_path / "run", "rollback")] == [0.6, 0.2, 0.2]

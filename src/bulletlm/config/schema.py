@@ -338,7 +338,7 @@ class TrainConfig(Section):
     def _one_tracker_is_a_list(cls, value: Any) -> Any:
         return [value] if isinstance(value, str) else value
 
-    def decisive(self) -> dict[str, Any]:
+    def reproducibility_fields(self) -> dict[str, Any]:
         """What decides bits of the model, as JSON values; how often it is saved does not."""
         surroundings = {"live_samples", "track", "tune", "device", "nice", "pause_on_battery", "pause_on_heat"}
         return self.model_dump(mode="json", exclude={"keep_checkpoints", "save_every_steps", *surroundings})

@@ -139,7 +139,7 @@ def clean_files(files: list[SourceFile], config: "CleanConfig", seed: int, folde
         with atomic_folder(folder) as fresh:
             _clean(files, config, seed, fresh, workers, progress, key)
     else:
-        progress.say("data: cleaning is up to date")
+        progress.log("data: cleaning is up to date")
     return _open(folder)
 
 
@@ -159,7 +159,7 @@ def _clean(files: list[SourceFile], config: "CleanConfig", seed: int, folder: Pa
 
             def note(file: SourceFile, problem: str) -> None:
                 skipped.append(Skipped(file.name, problem))
-                progress.say(f"{file.path}: {problem}")
+                progress.log(f"{file.path}: {problem}")
 
             pieces = _blocks(files, task.advance, note)
             numbers = {file.name: number for number, file in enumerate(files)}

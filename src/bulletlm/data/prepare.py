@@ -101,11 +101,11 @@ def prepare_data(
         write_json(folder / "clean-report.json", report)
     kept, seen = sum(splits.rows.values()), sum(cleaned.rows.values())
     train, val = report["train"], report["validation"]
-    progress.say(
+    progress.log(
         f"data: {kept:,} of {seen:,} paragraphs and conversations kept; {train['characters']:,} characters to train on, "
         f"{val['characters']:,} for validation"
     )
-    progress.say(f"data: training text is {_in_shares(report['mixture'])}")
+    progress.log(f"data: training text is {_in_shares(report['mixture'])}")
     return report
 
 
@@ -282,7 +282,7 @@ def _write_splits(
         "mixture": table,
     }
     if target < asked:
-        progress.say(
+        progress.log(
             f"data: the validation set is a tenth of the text, about {target // CHARACTERS_PER_TOKEN:,} tokens "
             f"instead of {config.val_tokens:,}"
         )
@@ -373,7 +373,7 @@ def _take_out_copies(
         else:
             gone[number] = True
     if lost > _MANY_COPIES * store.documents["characters"].sum():
-        progress.say(f"data: {lost:,} characters repeat validation text and are not trained on; see rejected.jsonl")
+        progress.log(f"data: {lost:,} characters repeat validation text and are not trained on; see rejected.jsonl")
     return gone
 
 

@@ -117,7 +117,7 @@ def make_plan(config: Config, hours: float | None, seconds: float, write: Path |
             "the length of the run follows from its text, and that is not known: run `bullet tokenizer` first, or give --total-steps"
         )
     steps, reason = count_steps(config.train, windows or 10**12)
-    progress.say(f"measuring this machine for about {seconds:.0f} s ...")
+    progress.log(f"measuring this machine for about {seconds:.0f} s ...")
     # Compiling every shape would take a minute: what it gains for the configured one is taken to hold for all. As such a run
     # computes it comes first, so that the peak of memory is its own.
     tokens = steps * config.train.batch_size_per_device * config.train.gradient_accumulation_steps * shape.max_seq_len

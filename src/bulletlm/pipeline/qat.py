@@ -93,4 +93,4 @@ def facts(report: dict[str, Any]) -> dict[str, Any]:
 def _key(teacher: str, run: Path, config: Config) -> str:
     """Fingerprint of everything that decides the result."""
     settings = config.model_dump(mode="json", include={"seed", "quant", "qat"})
-    return sha256_of_json([teacher, settings, config.train.decisive(), sha256_of_file(run / "tokens" / "train.bin")])
+    return sha256_of_json([teacher, settings, config.train.reproducibility_fields(), sha256_of_file(run / "tokens" / "train.bin")])

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from bulletlm import __version__
 from bulletlm.config.loader import RECORD_KEY, load_config
 from bulletlm.config.schema import Config
-from bulletlm.data.augment import decisive
+from bulletlm.data.augment import reproducibility_fields
 from bulletlm.data.sources import source_files
 from bulletlm.errors import BulletError, ConfigError
 from bulletlm.files import read_json, sha256_of_file, sha256_of_json, write_json
@@ -93,7 +93,7 @@ def run_stages(
                         f"{run.folder} holds no trained model: the stage {name} is not done, or changed; run its configuration"
                     )
             elif note and unchanged and note["key"] == key:
-                progress.say(f"{stage.title}: up to date")
+                progress.log(f"{stage.title}: up to date")
             else:
                 done = {earlier: done[earlier] for earlier in list(STAGES)[: list(STAGES).index(name)]}
                 write_json(run.folder / "stages.json", done)
@@ -123,7 +123,7 @@ def finish_run(folder: Path, settings: Sequence[str], progress: Progress) -> Run
 
 def _new_run(config: Config, progress: Progress, team: "Team | None") -> Run:
     sources = [{"path": str(path), "bytes": path.stat().st_size, "sha256": sha256_of_file(path)} for path in source_files(config.data)]
-    augmentation = decisive(config.augment)
+    augmentation = reproducibility_fields(config.augment)
     return Run(config, _fingerprint(config, sources, augmentation), sources, augmentation, progress, team)
 
 
@@ -204,7 +204,7 @@ def _qat(run: Run) -> None:
     from bulletlm.pipeline.qat import describe, train_on_grid
 
     text, held_out = (open_tokens(run.folder / "tokens", split) for split in ("train", "val"))
-    run.progress.say(f"QAT: {describe(train_on_grid(run.folder, run.config, text, held_out, run.progress))}")
+    run.progress.log(f"QAT: {describe(train_on_grid(run.folder, run.config, text, held_out, run.progress))}")
 
 
 def _has_qat(config: Config) -> bool:
@@ -229,7 +229,7 @@ def _build(run: Run) -> None:
         folder / "quantization.json",
         trained=trained if (trained := folder / "qat" / "model.bullet").exists() else None,
     )
-    run.progress.say(f"build: {summary(quantised)}")
+    run.progress.log(f"build: {summary(quantised)}")
 
 
 def _evaluate(run: Run) -> None:
@@ -280,7 +280,12 @@ STAGES: dict[str, Stage] = {
     ),
     "train": Stage(
         "Training",
-        lambda run: [run.config.model.model_dump(mode="json"), run.config.train.decisive(), run.config.seed, *_grid(run.config)],
+        lambda run: [
+            run.config.model.model_dump(mode="json"),
+            run.config.train.reproducibility_fields(),
+            run.config.seed,
+            *_grid(run.config),
+        ],
         ("tokens",),
         ("checkpoints/best/model.safetensors", "checkpoints/best/state.json"),
         _train,
@@ -295,7 +300,7 @@ STAGES: dict[str, Stage] = {
     "qat": Stage(
         "QAT",
         lambda run: (
-            [run.config.model_dump(mode="json", include={"qat", "quant", "seed"}), run.config.train.decisive()]
+            [run.config.model_dump(mode="json", include={"qat", "quant", "seed"}), run.config.train.reproducibility_fields()]
             if _has_qat(run.config)
             else None
         ),
@@ -326,7 +331,7 @@ def _fingerprint(config: Config, sources: list[dict[str, Any]], augmentation: di
     data = config.data.model_dump(mode="json", exclude={"workers"})
     texts = {"sources": [source["sha256"] for source in sources], "augmentation": augmentation}
     grid = {"grid": found} if (found := _grid(config)) else {}
-    return sha256_of_json({**parts, "data": data, "train": config.train.decisive(), **texts, **grid})
+    return sha256_of_json({**parts, "data": data, "train": config.train.reproducibility_fields(), **texts, **grid})
 
 
 def _record(run: Run) -> dict[str, Any]:

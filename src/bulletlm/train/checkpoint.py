@@ -121,7 +121,7 @@ def newest_checkpoint(checkpoints: Path, way_out: str, progress: Progress) -> tu
             continue
         for other, problem in damaged:
             kept = other.with_name(f"{other.name}.damaged")
-            progress.say(f"{problem}; falling back to the checkpoint before it (the damaged one is now {kept.name})")
+            progress.log(f"{problem}; falling back to the checkpoint before it (the damaged one is now {kept.name})")
             shutil.rmtree(kept, ignore_errors=True)
             other.rename(kept)
         return folder, found

@@ -63,7 +63,7 @@ class Distilled:
 @denormals_are_zero()
 def distil(
     shape: ModelShape,
-    teacher: Mapping[str, calibrate.Floats],
+    teacher_weights: Mapping[str, calibrate.Floats],
     start: Mapping[str, calibrate.Tensor],
     keep_scales: bool,
     types: Mapping[str, str],
@@ -80,7 +80,7 @@ def distil(
 
     Args:
         shape: of the model.
-        teacher: the finished weights, float32.
+        teacher_weights: the finished weights, float32.
         start: the same rounded, where the student starts.
         keep_scales: the student keeps the BQ4 scales of `start`; otherwise they follow the largest weight of each block.
         types: the type of every tensor.
@@ -100,10 +100,10 @@ def distil(
     be_nice(train.nice)
     keep_memory()
     device = pick_device(train.device)
-    master, student = (_model(shape, teacher, device) for _ in range(2))
+    teacher, student = (_model(shape, teacher_weights, device) for _ in range(2))
     sequences = max(1, round(config.tokens_per_step / shape.max_seq_len))
     at_once = min(train.batch_size_per_device, sequences)
-    divergence, measured = _divergences(master, student, train, at_once, config.steps * config.tokens_per_step, progress)
+    divergence, measured = _divergences(teacher, student, train, at_once, config.steps * config.tokens_per_step, progress)
     fake = FakeQuant(student, types, _take_over(student, start) if keep_scales else None)
     settings = train.model_copy(update={"optimizer": "adamw", "learning_rate": train.learning_rate * config.learning_rate_share})
     optimizers = build_optimizers(student, settings)
@@ -197,50 +197,50 @@ def _share(step: int, steps: int) -> float:
 
 
 def _divergences(
-    master: Llama, student: Llama, train: TrainConfig, at_once: int, tokens: int, progress: Progress
+    teacher: Llama, student: Llama, train: TrainConfig, at_once: int, tokens: int, progress: Progress
 ) -> tuple[Divergence, Divergence]:
     """The loss to train with, `at_once` sequences a pass, compiled where `tokens` are worth it; and the one to measure with.
 
     Predictions are never made in int8: its own noise is as large as what a 4-bit model has left to learn. In the gradients it
     is lost in that of the text. Rounding them saves time only where it is compiled.
     """
-    machine, device, shape = inspect_machine(), master.rope.device.type, master.shape
+    machine, device, shape = inspect_machine(), teacher.rope.device.type, teacher.shape
     torch.set_num_threads(train.threads or machine.cores)
     floats = best_floats(machine, device) if train.precision == "auto" else "bf16" if train.precision == "bf16" else "fp32"
-    master.compute_in(floats)
+    teacher.compute_in(floats)
     student.compute_in(floats)
-    eager = _divergence_with(master, student, run_layer, _divergence)
+    eager = _divergence_with(teacher, student, run_layer, _divergence)
     # The teacher's pass comes to the three (one forward, two backward) of training.
     if not pays_to_compile(train, device, 4 / 3 * run_flops(shape, tokens)):
         return eager, eager
     if train.precision in ("auto", "int8") and floats == "fp32" and device == "cpu" and machine.has_int8 and products_are_exact():
         student.compute_in("int8-gradients")
-    graph = _divergence_with(master, student, compiled(run_layer), compiled(_divergence))
+    graph = _divergence_with(teacher, student, compiled(run_layer), compiled(_divergence))
     trial = torch.arange(at_once * shape.max_seq_len).remainder(shape.vocab_size).view(at_once, -1)
     if problem := compile_problem(lambda: graph(trial, trial).backward(), student, machine):  # type: ignore[no-untyped-call]
-        progress.say(f"QAT in eager mode, which is slower: {problem}")
+        progress.log(f"QAT in eager mode, which is slower: {problem}")
         student.compute_in(floats)
         return eager, eager
     # Compiling for the last, smaller batch of the held-out text would take longer than reading all of it.
     return graph, eager
 
 
-def _divergence_with(master: Llama, student: Llama, layer: Callable[..., Tensor], head: Callable[..., Tensor]) -> Divergence:
-    device = master.rope.device
+def _divergence_with(teacher: Llama, student: Llama, layer: Callable[..., Tensor], head: Callable[..., Tensor]) -> Divergence:
+    device = teacher.rope.device
 
     def divergence(tokens: Tensor, targets: Tensor) -> Tensor:
         tokens, counts = tokens.to(device), (targets != IGNORE).to(device)
         with torch.no_grad():
-            taught = master.hidden(tokens, layer)
-        return head(master, student, taught, student.hidden(tokens, layer), counts)
+            taught = teacher.hidden(tokens, layer)
+        return head(teacher, student, taught, student.hidden(tokens, layer), counts)
 
     return divergence
 
 
-def _divergence(master: Llama, student: Llama, taught: Tensor, hidden: Tensor, counts: Tensor) -> Tensor:
-    """Sum over the positions that count of KL(master || student), nats, from what the last layer of both leaves."""
+def _divergence(teacher: Llama, student: Llama, taught: Tensor, hidden: Tensor, counts: Tensor) -> Tensor:
+    """Sum over the positions that count of KL(teacher || student), nats, from what the last layer of both leaves."""
     with torch.no_grad():
-        wanted = F.log_softmax(master.logits(taught).float(), dim=-1)
+        wanted = F.log_softmax(teacher.logits(taught).float(), dim=-1)
     got = F.log_softmax(student.logits(hidden).float(), dim=-1)
     return (F.kl_div(got, wanted, reduction="none", log_target=True).sum(-1) * counts).sum()
 
@@ -277,8 +277,8 @@ def _resume(checkpoints: Path, key: str, progress: Progress) -> Checkpoint | Non
         return None
     folder, checkpoint = found
     if checkpoint.state["key"] != key:
-        progress.say(f"starting QAT anew: {folder} was trained with other settings or data")
+        progress.log(f"starting QAT anew: {folder} was trained with other settings or data")
         shutil.rmtree(checkpoints)
         return None
-    progress.say(f"resuming from {folder}")
+    progress.log(f"resuming from {folder}")
     return checkpoint

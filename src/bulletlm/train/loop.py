@@ -23,10 +23,9 @@ from bulletlm.train.backend.compute import denormals_are_zero, pick_device
 from bulletlm.train.batches import TrainingWindows
 from bulletlm.train.checkpoint import list_checkpoints
 from bulletlm.train.distributed.group import ALONE, Team
-from bulletlm.train.evaluation import Grid, evaluate, keep_best
-from bulletlm.train.guard.rollback import LADDER, WINDOW, find_trouble, prune_checkpoints, roll_back
+from bulletlm.train.guard.rollback import LOSS_HISTORY_STEPS, LR_BACKOFF, find_trouble, prune_checkpoints, roll_back
 from bulletlm.train.guard.stopping import Waiting, be_nice, disk_is_low, stop_requested
-from bulletlm.train.log.diagnostics import RATIO_EVERY, copy_matrices, memory_mb, update_ratio
+from bulletlm.train.log.diagnostics import UPDATE_RATIO_EVERY_STEPS, copy_matrices, memory_mb, update_ratio
 from bulletlm.train.log.metrics import MetricsLog
 from bulletlm.train.log.samples import SamplePrompts, answers
 from bulletlm.train.log.trackers import open_trackers
@@ -34,6 +33,7 @@ from bulletlm.train.optimizer import set_learning_rate
 from bulletlm.train.schedule import count_steps, learning_rate, warmup_length
 from bulletlm.train.state import TrainState
 from bulletlm.train.step import accumulate, clip, forget_gradients, update
+from bulletlm.train.validation import Grid, evaluate, keep_best
 
 
 @dataclass(frozen=True)
@@ -90,12 +90,12 @@ def train(
         state.resume(checkpoints, progress)
     state.copy_leader(team)
     compute = choose_compute(config, state.model, tokens_per_step * total_steps, checkpoints, progress, team)
-    progress.say(
+    progress.log(
         f"{shape.n_parameters / 1e6:.2f}M parameters, {len(train_tokens.tokens):,} training tokens, {reason}, "
         f"{tokens_per_step:,} tokens a step, {compute.description}{team.description}"
     )
     if warmup_length(config, total_steps) < config.warmup_steps:
-        progress.say(f"warm-up cut from {config.warmup_steps:,} to {warmup_length(config, total_steps):,} steps: a fifth of this run")
+        progress.log(f"warm-up cut from {config.warmup_steps:,} to {warmup_length(config, total_steps):,} steps: a fifth of this run")
 
     trackers = open_trackers(config.track, run_dir) if team.leads else []
     metrics = MetricsLog(run_dir / "metrics.jsonl" if team.leads else None, state.position, trackers)
@@ -136,7 +136,7 @@ def train(
                 metrics.write("eval", position.step, **measured, best=better, memory_mb=memory_mb())
                 for prompt, answer in answers(state.weights(weights), shape, samples) if samples else ():
                     metrics.write("sample", position.step, prompt=prompt, answer=answer)
-                    progress.say(f"  step {position.step:,}: {prompt} -> {answer}")
+                    progress.log(f"  step {position.step:,}: {prompt} -> {answer}")
                 note = f"val {val_loss:.3f}  {measured['val/bpb']:.3f} bits/byte"
                 if "val/loss_bq4" in measured:
                     note = f"4-bit {measured['val/loss_bq4']:.3f}  {note}"
@@ -153,7 +153,7 @@ def train(
                 continue
 
             started = time.monotonic()
-            lr = learning_rate(config, position.step, total_steps) * LADDER[position.rung]
+            lr = learning_rate(config, position.step, total_steps) * LR_BACKOFF[position.backoff_level]
             set_learning_rate(state.optimizers, lr / config.learning_rate)
             on_grid = grid is not None and position.step >= on_grid_from
             if state.ema:
@@ -169,7 +169,7 @@ def train(
                 recover(problem)
                 continue
             values = {"train/loss": loss, "lr": lr, "grad_norm": norm}
-            if (position.step + 1) % RATIO_EVERY:
+            if (position.step + 1) % UPDATE_RATIO_EVERY_STEPS:
                 update(state)
             else:
                 before = copy_matrices(state.model)
@@ -179,7 +179,7 @@ def train(
                     bar.advance(1)
                     recover("the weights are no longer numbers", learnt=True)
                     continue
-            position.recent_losses = [*position.recent_losses, loss][-WINDOW:]
+            position.recent_losses = [*position.recent_losses, loss][-LOSS_HISTORY_STEPS:]
 
             took = time.monotonic() - started
             trained, seconds = trained + tokens_per_step, seconds + took

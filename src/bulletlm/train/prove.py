@@ -47,11 +47,11 @@ def prove_resume(run_dir: Path, workers: int, progress: Progress) -> str:
     try:
         whole, killed = (folder / name for name in NAMES)
         team = f" as {workers} processes" if workers > 1 else ""
-        progress.say(f"training {STEPS} steps{team} without a break")
+        progress.log(f"training {STEPS} steps{team} without a break")
         _train_in_process(run_dir, whole, workers, None)
-        progress.say(f"training {STEPS} steps{team}, killed after step {kill_at}")
+        progress.log(f"training {STEPS} steps{team}, killed after step {kill_at}")
         _train_in_process(run_dir, killed, workers, kill_at)
-        progress.say("training on from what the kill left")
+        progress.log("training on from what the kill left")
         _train_in_process(run_dir, killed, workers, None)
         difference = find_difference(whole, killed)
         if difference:

@@ -26,7 +26,7 @@ class Position:
         step: optimiser steps done.
         worse_in_a_row: evaluations since the best one.
         recent_losses: of the last steps, for telling a jump from noise.
-        rung: how far down stability.LADDER the learning rate is.
+        backoff_level: index into guard.rollback.LR_BACKOFF; state.json calls it "rung".
         skipped: numbers of the effective batches that are left out.
         rollbacks: what went wrong so far, as in metrics.jsonl.
     """
@@ -38,7 +38,7 @@ class Position:
     best_weights: str = "raw"
     worse_in_a_row: int = 0
     recent_losses: list[float] = field(default_factory=list)
-    rung: int = 0
+    backoff_level: int = 0
     skipped: list[int] = field(default_factory=list)
     rollbacks: list[dict[str, Any]] = field(default_factory=list)
 
@@ -48,6 +48,19 @@ class Position:
         for skipped in self.skipped:  # in ascending order
             number += skipped <= number
         return number
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON values, under the names that state.json uses."""
+        values = asdict(self)
+        values["rung"] = values.pop("backoff_level")
+        return values
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> "Position":
+        """From what `to_json` returned."""
+        named = dict(values)
+        level = named.pop("rung")
+        return cls(**named, backoff_level=level)
 
 
 class TrainState:
@@ -89,7 +102,7 @@ class TrainState:
         tensors = {"model": self.weights(), "optimizer": optimizer_tensors(self.optimizers, self.model)}
         if self.ema:
             tensors["ema"] = self.ema.average
-        return Checkpoint(tensors, {"key": self.key, "position": asdict(self.position)})
+        return Checkpoint(tensors, {"key": self.key, "position": self.position.to_json()})
 
     def save(self, checkpoints: Path) -> None:
         """Write the checkpoint of this step."""
@@ -97,7 +110,7 @@ class TrainState:
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Become what `checkpoint` holds."""
-        self.position = Position(**checkpoint.state["position"])
+        self.position = Position.from_json(checkpoint.state["position"])
         with torch.no_grad():
             for name, weight in self.model.named_parameters():
                 weight.copy_(checkpoint.tensors["model"][name])
@@ -135,4 +148,4 @@ class TrainState:
             if checkpoint.state["key"] != self.key:
                 raise BulletError(f"{folder} was trained with other settings or data: choose another --name, or train anew with --restart")
             self.restore(checkpoint)
-            progress.say(f"resuming from {folder}")
+            progress.log(f"resuming from {folder}")

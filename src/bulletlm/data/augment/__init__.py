@@ -1,5 +1,5 @@
 """Training text said in other words: paraphrases and back-translation (docs/augmentation.md)."""
 
-from bulletlm.data.augment.stage import augment_training, decisive
+from bulletlm.data.augment.stage import augment_training, reproducibility_fields
 
-__all__ = ["augment_training", "decisive"]
+__all__ = ["augment_training", "reproducibility_fields"]

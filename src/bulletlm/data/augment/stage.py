@@ -27,7 +27,7 @@ SHORTEST = 2
 
 EXAMPLES = 3
 _DOCUMENTS_AT_ONCE = 256
-_NOT_DECISIVE = {"cache", "endpoint_timeout", "endpoint_key_variable"}
+_NO_EFFECT_ON_RESULT = {"cache", "endpoint_timeout", "endpoint_key_variable"}
 
 
 def is_on(config: "AugmentConfig") -> bool:
@@ -35,7 +35,7 @@ def is_on(config: "AugmentConfig") -> bool:
     return bool(config.paraphrase_pairs or config.paraphrase_models or config.translation_models)
 
 
-def decisive(config: "AugmentConfig") -> dict[str, Any] | None:
+def reproducibility_fields(config: "AugmentConfig") -> dict[str, Any] | None:
     """Everything that decides what is added, with the contents of files of pairs and of models; None where augmentation is off.
 
     Raises:
@@ -44,7 +44,7 @@ def decisive(config: "AugmentConfig") -> dict[str, Any] | None:
     if not is_on(config):
         return None
     return {
-        "settings": config.model_dump(mode="json", exclude=_NOT_DECISIVE),
+        "settings": config.model_dump(mode="json", exclude=_NO_EFFECT_ON_RESULT),
         "pairs": [sha256_of_file(path) if (path := Path(file).expanduser()).is_file() else None for file in config.paraphrase_pairs],
         "models": {where: backend.identity for where, backend in open_backends(config).items()},
     }
@@ -104,12 +104,12 @@ class _Method:
                     self._add(document, new, documents, added)
         report = self._report(chosen)
         from_cache = f", {self._rewriter.from_cache:,} answers were in the cache" if isinstance(self._rewriter, Models) else ""
-        progress.say(
+        progress.log(
             f"augment: {name} of {language or 'all languages'}: {report['kept']:,} of {report['sentences']:,} sentences pass the filters, "
             f"{report['documents_added']:,} documents added{from_cache}"
         )
         if isinstance(self._rewriter, Pairs) and not report["sentences"]:
-            progress.say(
+            progress.log(
                 "augment: no sentence of the paraphrase pairs is in the training text; to train on the pairs, add them to data.sources"
             )
         return report

@@ -133,10 +133,10 @@ def feasible(choice: Choice, plain: Choice, model: Llama, machine: Machine, prog
         plain: what is taken where there is no int8.
     """
     if choice.precision == "int8" and (problem := int8_problem(model.rope.device.type)):
-        progress.say(f"training in {plain.precision} instead of int8: {problem}")
+        progress.log(f"training in {plain.precision} instead of int8: {problem}")
         choice = dataclasses.replace(choice, precision=plain.precision, compiled=plain.compiled)
     if choice.compiled and (problem := compile_problem(_pass(model, choice), model, machine)):
-        progress.say(f"training in eager mode, which is slower: {problem}")
+        progress.log(f"training in eager mode, which is slower: {problem}")
         choice = dataclasses.replace(choice, compiled=False)
     return choice
 
@@ -171,11 +171,11 @@ def tuned(plain: Choice, config: TrainConfig, model: Llama, machine: Machine, pr
             if changes and time.monotonic() < deadline:
                 best, speed = _fastest([best, *(dataclasses.replace(best, **change) for change in changes)], model)
     if speed:
-        progress.say(f"measured on this machine: {best} is fastest, about {speed:,.0f} tokens/s")
+        progress.log(f"measured on this machine: {best} is fastest, about {speed:,.0f} tokens/s")
         try:
             write_choice(file, best, question=question, tokens_per_s=round(speed, 1))
         except BulletError as error:
-            progress.say(f"measured again the next time: {error}")
+            progress.log(f"measured again the next time: {error}")
     return best
 
 
@@ -192,7 +192,7 @@ def _open_ways(plain: Choice, config: TrainConfig, model: Llama, machine: Machin
     others = [dataclasses.replace(plain, compiled=graph, precision=p) for graph in graphs for p in sorted(floats)]
     graph = next((way for way in others if way.compiled), plain)
     if graph.compiled > plain.compiled and (problem := compile_problem(_pass(model, graph), model, machine)):
-        progress.say(f"comparing without compiled ways: {problem}")
+        progress.log(f"comparing without compiled ways: {problem}")
         others = [way for way in others if not way.compiled]
     return list(dict.fromkeys([plain, *others]))
 

@@ -14,13 +14,13 @@ import psutil
 from bulletlm.config.schema import TrainConfig
 from bulletlm.progress import Progress
 
-LOOK_EVERY_SECONDS = 20.0
+SENSOR_INTERVAL_SECONDS = 20.0
 """Between two looks at battery and sensors."""
 
-NEAR_CRITICAL = 3.0
+NEAR_CRITICAL_DEGREES = 3.0
 """Degrees below the temperature that a sensor calls critical."""
 
-SPARE_BYTES = 32 << 20
+SPARE_DISK_BYTES = 32 << 20
 """Room on the disk for everything but checkpoints."""
 
 
@@ -50,7 +50,7 @@ def stop_requested(stop_file: Path) -> Iterator[Callable[[], bool]]:
 def disk_is_low(folder: Path, checkpoint_bytes: int) -> str | None:
     """In words, when the disk has no room for two more checkpoints (a run needs one, and the best weights); None otherwise."""
     free = shutil.disk_usage(folder).free
-    if free >= 2 * checkpoint_bytes + SPARE_BYTES:
+    if free >= 2 * checkpoint_bytes + SPARE_DISK_BYTES:
         return None
     return f"only {free / 1e6:,.0f} MB are free on the disk of {folder}, and a checkpoint has {checkpoint_bytes / 1e6:,.1f}"
 
@@ -76,7 +76,7 @@ def reason_to_wait(battery: Any, temperatures: Mapping[str, Sequence[Any]], belo
         for chip, sensors in temperatures.items():
             for sensor in sensors:
                 # Some sensors report nonsense for a limit: 0, or thousands.
-                if sensor.critical and 60 <= sensor.critical <= 130 and sensor.current >= sensor.critical - NEAR_CRITICAL:
+                if sensor.critical and 60 <= sensor.critical <= 130 and sensor.current >= sensor.critical - NEAR_CRITICAL_DEGREES:
                     name = " ".join(part for part in (chip, sensor.label) if part)
                     return f"{name} is at {sensor.current:.0f} of at most {sensor.critical:.0f} degrees (train.pause_on_heat)"
     return None
@@ -97,7 +97,7 @@ class Waiting:
             battery = getattr(psutil, "sensors_battery", lambda: None)()
             temperatures: Mapping[str, Sequence[Any]] = getattr(psutil, "sensors_temperatures", dict)()
             self._reason = reason_to_wait(battery, temperatures, self._config.pause_on_battery, self._config.pause_on_heat)
-            self._next = time.monotonic() + LOOK_EVERY_SECONDS
+            self._next = time.monotonic() + SENSOR_INTERVAL_SECONDS
         return self._reason
 
     def pause(self, wish: bool, save: Callable[[], None], progress: Progress) -> bool:
@@ -106,7 +106,7 @@ class Waiting:
             self._paused = wish
             if wish:
                 save()
-            progress.say(f"paused: {self._reason or 'another process waits'}; everything is saved" if wish else "going on")
+            progress.log(f"paused: {self._reason or 'another process waits'}; everything is saved" if wish else "going on")
         if wish:
             time.sleep(1.0)
         return wish

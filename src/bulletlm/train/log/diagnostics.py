@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from bulletlm.train.model import Llama
 
-RATIO_EVERY = 25
+UPDATE_RATIO_EVERY_STEPS = 25
 """Steps between two measurements of `update_ratio`, which needs a copy of the weights."""
 
 
