@@ -3,15 +3,18 @@
 import errno
 import os
 import signal
+import socket
 import subprocess
 import sys
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from bulletlm import files
 from bulletlm.errors import BulletError
-from bulletlm.files import atomic_file, atomic_folder, read_json, sha256_of_file, sha256_of_json, write_json
+from bulletlm.files import atomic_file, atomic_folder, open_regular, read_json, read_regular, sha256_of_file, sha256_of_json, write_json
 
 
 def test_file_appears_whole(tmp_path: Path) -> None:
@@ -150,3 +153,39 @@ def test_hashes(tmp_path: Path) -> None:
     # FIPS 180-2, appendix B.1
     assert sha256_of_file(tmp_path / "a") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
     assert sha256_of_json({"b": 1, "a": [True]}) == sha256_of_json({"a": [True], "b": 1})
+
+
+@pytest.fixture(params=["named pipe", "socket", "device", "folder"])
+def special_file(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
+    """A path that `open` would wait at, or read without end; in a folder whose name is short enough for a socket."""
+    if request.param == "device":
+        yield Path("/dev/zero")
+    elif request.param == "socket":
+        with socket.socket(socket.AF_UNIX) as server, tempfile.TemporaryDirectory() as folder:
+            server.bind(f"{folder}/s")
+            yield Path(folder, "s")
+    elif request.param == "folder":
+        yield tmp_path
+    else:
+        os.mkfifo(tmp_path / "pipe")
+        yield tmp_path / "pipe"
+
+
+@pytest.mark.parametrize("through_link", [False, True])
+@pytest.mark.parametrize("reader", [open_regular, read_regular, read_json, sha256_of_file])
+def test_only_regular_files_are_opened(special_file: Path, reader: Callable[[Path], object], through_link: bool, tmp_path: Path) -> None:
+    if through_link:
+        (tmp_path / "link").symlink_to(special_file)
+        special_file = tmp_path / "link"
+    with pytest.raises((OSError, BulletError), match="it is a"):
+        reader(special_file)
+
+
+def test_regular_files_are_opened_through_links_and_read_up_to_a_limit(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"12345")
+    (tmp_path / "link").symlink_to(tmp_path / "a")
+    assert read_regular(tmp_path / "link") == read_regular(tmp_path / "a", 5) == b"12345"
+    with pytest.raises(OSError, match="more than 4 bytes"):
+        read_regular(tmp_path / "a", 4)
+    with open_regular(tmp_path / "a") as file:
+        assert file.read(2) == b"12"

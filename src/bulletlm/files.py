@@ -1,10 +1,12 @@
 """Writing files so that a crash, a full disk or a pulled plug never leaves half of one."""
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
 import shutil
+import stat
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +15,53 @@ from typing import Any, BinaryIO
 from bulletlm.errors import BulletError
 
 _TEMPORARY = ".partial"
+
+_FILE_KINDS = {
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+
+
+def open_regular(path: str | Path) -> BinaryIO:
+    """Open a regular file for reading bytes. Symbolic links are followed; opening and reading never wait for another program.
+
+    A named pipe would wait until a program writes to it, and a device such as /dev/zero has no end.
+
+    Raises:
+        OSError: the file cannot be opened, or it is a folder, named pipe, socket or device; `strerror` says which.
+    """
+    _check_regular(os.stat(path), path)  # before opening: opening a device can have effects
+    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0))
+    try:
+        _check_regular(os.fstat(handle), path)  # the file may have been exchanged since
+        return os.fdopen(handle, "rb")
+    except BaseException:
+        os.close(handle)
+        raise
+
+
+def read_regular(path: str | Path, max_bytes: int | None = None) -> bytes:
+    """The bytes of a regular file; `max_bytes` limits the memory that a file of unknown origin can take.
+
+    Raises:
+        OSError: as `open_regular`; or the file is larger than `max_bytes`.
+    """
+    with open_regular(path) as file:
+        content = file.read() if max_bytes is None else file.read(max_bytes + 1)
+    if max_bytes is not None and len(content) > max_bytes:
+        raise OSError(errno.EFBIG, f"it has more than {max_bytes:,} bytes", str(path))
+    return content
+
+
+def _check_regular(status: os.stat_result, path: str | Path) -> None:
+    if stat.S_ISREG(status.st_mode):
+        return
+    if stat.S_ISDIR(status.st_mode):
+        raise IsADirectoryError(errno.EISDIR, "it is a folder", str(path))
+    kind = _FILE_KINDS.get(stat.S_IFMT(status.st_mode), "of an unknown kind")
+    raise OSError(errno.EINVAL, f"it is {kind}, not a regular file", str(path))
 
 
 @contextlib.contextmanager
@@ -117,19 +166,21 @@ def read_json(path: Path) -> Any:
     """Read a JSON file that this program wrote.
 
     Raises:
-        BulletError: the file is missing or is not JSON.
+        BulletError: the file is missing, cannot be read, or is not JSON.
     """
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        return json.loads(read_regular(path).decode())
     except FileNotFoundError:
         raise BulletError(f"{path} is missing: run the stage that writes it again") from None
+    except OSError as error:
+        raise BulletError(f"cannot read {path} ({error.strerror}): it should be a file that this program wrote") from None
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise BulletError(f"{path} is damaged ({error}): delete it and run the stage again") from None
 
 
 def sha256_of_file(path: Path) -> str:
     """SHA-256 of a file's bytes, as hexadecimal."""
-    with open(path, "rb") as file:
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
