@@ -32,7 +32,7 @@ def open_regular(path: str | Path) -> BinaryIO:
     Raises:
         OSError: the file cannot be opened, or it is a folder, named pipe, socket or device; `strerror` says which.
     """
-    _check_regular(os.stat(path), path)  # before opening: opening a device can have effects
+    _check_regular(Path(path).stat(), path)  # before opening: opening a device can have effects
     handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0))
     try:
         _check_regular(os.fstat(handle), path)  # the file may have been exchanged since
