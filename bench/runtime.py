@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 
 import bulletlm
-from bulletlm.evaluate.llama_cpp import Llama, find_llama
+from bulletlm.evaluate.llama_cpp import LlamaCpp, find_llama_cpp
 from bulletlm.evaluate.speed import whole_process
 from bulletlm.formats.bullet.reader import BulletFile, open_bullet
 from bulletlm.formats.bullet.writer import write_bullet
@@ -152,12 +152,12 @@ def main() -> int:
         prefills: dict[str, Callable[[], int]] = {}
         library = arguments.llama
         if library is None and importlib.util.find_spec("xllamacpp"):
-            library = find_llama()
+            library = find_llama_cpp()
         llama_name = "llama.cpp"
         if library:
             proto = file.tokenizer().proto
             write_gguf(Path(name) / "model.gguf", StoredModel(shape, tensors, proto, {}))
-            llama = Llama(library, Path(name) / "model.gguf")
+            llama = LlamaCpp(library, Path(name) / "model.gguf")
             llama.threads(1)
             llama.clear()
             theirs = []

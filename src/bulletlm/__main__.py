@@ -10,9 +10,9 @@ import sys
 def main() -> None:
     """Run the command line."""
     try:
-        from bulletlm.cli.fast_start import run_quickly
+        from bulletlm.cli.fast_start import run_fast
 
-        if not run_quickly(sys.argv[1:]):
+        if not run_fast(sys.argv[1:]):
             from bulletlm.cli.app import main as run
 
             run()

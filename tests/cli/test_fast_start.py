@@ -41,10 +41,10 @@ NOT_PLAIN = [
 
 @pytest.mark.parametrize("words", PLAIN)
 def test_plain_words_mean_what_the_full_command_line_takes_them_for(words: list[str]) -> None:
-    quick = parse(generate, words)
-    command, bound, _ = cli.app.parse_args(["generate", *words], exit_on_error=False, print_error=False)
-    assert command.__code__ is generate.__code__ and quick is not None
-    positional, named = quick
+    fast = parse(generate, words)
+    command, bound, _ = cli.parse_args(["generate", *words], exit_on_error=False, print_error=False)
+    assert command.__code__ is generate.__code__ and fast is not None
+    positional, named = fast
     assert (tuple(positional), named) == (bound.args, bound.kwargs)
     assert [type(value) for value in named.values()] == [type(bound.kwargs[name]) for name in named]
 
@@ -64,7 +64,7 @@ def test_chat() -> None:
 
 def test_there_is_one_definition_of_the_options() -> None:
     for name, function in zip(NAMES, (generate, chat), strict=True):
-        assert cli.app[name].default_command.__code__ is function.__code__
+        assert cli[name].default_command.__code__ is function.__code__
     assert set(ALIASES.values()) <= {"--" + name.replace("_", "-") for name in generate.__kwdefaults__ | {"prompt": None}}
 
 
@@ -103,6 +103,6 @@ def test_mistakes_are_one_line(tmp_path: Path) -> None:
 
 
 def test_a_warning_of_ours_is_one_line() -> None:
-    program = "import warnings, bulletlm.cli.fast_start as q; q.guarded(lambda: warnings.warn('so it goes', q.BulletWarning))"
+    program = "import warnings, bulletlm.cli.fast_start as q; q.report_errors(lambda: warnings.warn('so it goes', q.BulletWarning))"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=240, check=True)
     assert done.stderr == "bullet: so it goes\n"

@@ -15,7 +15,7 @@ from cyclopts import App, CycloptsError, Group, Parameter
 
 from bulletlm import __version__
 from bulletlm.cli.chat import chat
-from bulletlm.cli.fast_start import ALIASES, fail, guarded
+from bulletlm.cli.fast_start import ALIASES, fail, report_errors
 from bulletlm.cli.generate import generate
 from bulletlm.errors import ConfigError
 
@@ -258,7 +258,7 @@ def doctor(json: Json = False) -> None:
 
 
 def _register(command: Callable[..., None]) -> None:
-    """A command that quick.py starts too: its options are plain annotations there, and their help is in its docstring."""
+    """A command that fast_start.py starts too: its options are plain annotations there, and their help is in its docstring."""
     short = {long: alias for alias, long in ALIASES.items()}
     ours = FunctionType(command.__code__, command.__globals__, command.__name__)
     ours.__doc__, ours.__kwdefaults__, ours.__annotations__ = command.__doc__, command.__kwdefaults__, dict(command.__annotations__)
@@ -452,4 +452,4 @@ def main(arguments: list[str] | None = None) -> None:
         except CycloptsError as error:
             fail(" ".join(str(error).split()) + "; see bullet --help", 2)
 
-    guarded(run_app)
+    report_errors(run_app)

@@ -22,7 +22,7 @@ _KINDS: dict[str, Callable[[str], Any]] = {"str": str, "int": int, "float": floa
 """How annotations are written in the signatures of those functions -> what makes a value of a word."""
 
 
-def run_quickly(words: Sequence[str]) -> bool:
+def run_fast(words: Sequence[str]) -> bool:
     """Run `words` if they are one of our commands, plainly written; whether they were."""
     if not words or words[0] not in NAMES:
         return False
@@ -30,7 +30,7 @@ def run_quickly(words: Sequence[str]) -> bool:
     arguments = parse(command, words[1:])
     if arguments is None:
         return False
-    guarded(lambda: command(*arguments[0], **arguments[1]))
+    report_errors(lambda: command(*arguments[0], **arguments[1]))
     return True
 
 
@@ -76,7 +76,7 @@ def _formatted(message: Warning | str, category: type[Warning], filename: str, l
     return f"bullet: {message}\n" if issubclass(category, BulletWarning) else _usual(message, category, filename, lineno, line)
 
 
-def guarded(call: Callable[[], object]) -> None:
+def report_errors(call: Callable[[], object]) -> None:
     """A user's mistake is one line and exit code 1 or 2, a warning of ours one line; only our own bugs show a traceback."""
     warnings.formatwarning = _formatted
     try:

@@ -25,7 +25,7 @@ class Batch(ctypes.Structure):
     ]
 
 
-class Llama:
+class LlamaCpp:
     """llama.cpp through its C API."""
 
     def __init__(self, library: str, model: Path) -> None:
@@ -88,7 +88,7 @@ class Llama:
         return np.ctypeslib.as_array(self.last, (vocab_size,)).copy()
 
 
-def find_llama() -> str:
+def find_llama_cpp() -> str:
     """The library inside the package xllamacpp, which is built for every processor.
 
     Raises:

@@ -164,15 +164,15 @@ def _jobs(mode: str, engine: NativeEngine | Engine, ids: Sequence[int]) -> dict[
 
 def _same_model(file: BulletFile, folder: Path, engine: NativeEngine | Engine, ids: Sequence[int]) -> tuple[Any, dict[str, Any]]:
     """llama.cpp with the weights of `file` as GGUF, after it has found the same tokens as we do."""
-    from bulletlm.evaluate.llama_cpp import Llama, find_llama
+    from bulletlm.evaluate.llama_cpp import LlamaCpp, find_llama_cpp
     from bulletlm.formats.gguf import write_gguf
     from bulletlm.formats.stored import StoredModel, view_tensor
 
-    library = find_llama()
+    library = find_llama_cpp()
     shapes = file.shape.tensors()
     tensors = {name: view_tensor(np.frombuffer(file.stored(name), np.uint8), file.type(name), shapes[name]) for name in shapes}
     write_gguf(folder / "model.gguf", StoredModel(file.shape, tensors, file.tokenizer_proto, {}))
-    llama = Llama(library, folder / "model.gguf")
+    llama = LlamaCpp(library, folder / "model.gguf")
     llama.threads(1)
     llama.clear()
     theirs = []
