@@ -153,10 +153,10 @@ def _read_tokens(path: Path, vocab_size: int) -> npt.NDArray[np.unsignedinteger[
 
 def _as_token_file(path: Path, vocab_size: int) -> "TokenFile":
     """Tokens of which nothing is known but themselves, as one document."""
-    from bulletlm.data.tokens import TokenFile
+    from bulletlm.data.tokens import DocumentRange, TokenFile
 
     tokens = _read_tokens(path, vocab_size)
-    document = {"start": 0, "end": len(tokens), "bytes": 0, "language": "und", "source": path.name}
+    document: DocumentRange = {"start": 0, "end": len(tokens), "bytes": 0, "language": "und", "source": path.name}
     return TokenFile(tokens, None, {"documents": [document]})
 
 

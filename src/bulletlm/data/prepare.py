@@ -222,31 +222,12 @@ class _Splits:
 def _write_splits(
     store: _Store, config: "DataConfig", seed: int, files: list[SourceFile], folder: Path, log: Log, workers: int, progress: Progress
 ) -> _Splits:
+    """Choose the validation set, keep what repeats it out of training, mix the rest, and write both files."""
     splits = _Splits()
     ranks = _ranks(store.documents["group"], seed)
     chosen, target = _choose(store, files, ranks, config.val_tokens)
-    validation = _Totals()
-    with open(folder / "val.jsonl", "wb") as file:
-        for number, first in chosen.items():
-            document = store.read(number)
-            if first:
-                paragraphs = document["text"].split("\n")
-                keep = np.arange(len(paragraphs)) < first
-                document = part_of(document, paragraphs[first:])
-                store.shorten(number, store.read(number), keep)
-            size = sum(map(len, texts_of(document)))
-            file.write(to_line(document))
-            splits.count(document, size)
-            validation.add(document, size)
-    in_training = np.ones(len(ranks), dtype=bool)
-    in_training[[number for number, first in chosen.items() if not first]] = False
-    # Copies, and other translations of the same sentence.
-    whole = np.zeros(len(ranks), dtype=bool)
-    whole[[number for number, first in chosen.items() if not first]] = True
-    same_group = np.isin(ranks, ranks[whole]) & in_training
-    for number in np.flatnonzero(same_group).tolist():
-        log.reject(store.rejected(number, "copy_of_validation"))
-    in_training &= ~same_group
+    validation = _write_validation(store, chosen, folder, splits)
+    in_training = _beside_validation(store, ranks, chosen, log)
     in_training &= ~_take_out_copies(store, in_training, folder, log, workers, progress)
     numbers = np.flatnonzero(in_training)
     if not len(numbers):
@@ -254,39 +235,74 @@ def _write_splits(
     taken, table = _mix(store.documents[numbers], files, ranks[numbers], config)
     for number in numbers[taken == 0].tolist():
         log.reject(store.rejected(number, "left_out_by_mix"))
-    stream = np.repeat(numbers, taken)
+    train = _write_training(store, np.repeat(numbers, taken), seed, files, folder, splits, progress)
+    limited = target < config.val_tokens * CHARACTERS_PER_TOKEN
+    splits.report = {
+        "train": train.report(),
+        "validation": {
+            "asked_for_tokens": config.val_tokens,
+            "characters_wanted": target,
+            "limited_to_a_tenth_of_the_data": limited,
+            "estimated_tokens": validation.characters // CHARACTERS_PER_TOKEN,
+            **validation.report(),
+        },
+        "mixture": table,
+    }
+    if limited:
+        progress.log(
+            f"data: the validation set is a tenth of the text, about {target // CHARACTERS_PER_TOKEN:,} tokens "
+            f"instead of {config.val_tokens:,}"
+        )
+    return splits
+
+
+def _write_validation(store: _Store, chosen: dict[int, int], folder: Path, splits: _Splits) -> "_Totals":
+    """Write val.jsonl; a document of which only the end was chosen keeps its beginning for training."""
+    totals = _Totals()
+    with open(folder / "val.jsonl", "wb") as file:
+        for number, first in chosen.items():
+            document = store.read(number)
+            if first:
+                paragraphs = document["text"].split("\n")
+                store.shorten(number, document, np.arange(len(paragraphs)) < first)
+                document = part_of(document, paragraphs[first:])
+            size = sum(map(len, texts_of(document)))
+            file.write(to_line(document))
+            splits.count(document, size)
+            totals.add(document, size)
+    return totals
+
+
+def _beside_validation(store: _Store, ranks: npt.NDArray[np.uint64], chosen: dict[int, int], log: Log) -> npt.NDArray[np.bool_]:
+    """[documents] which may go into training: neither in validation nor, as copies and other translations, of a group there."""
+    whole = np.zeros(len(ranks), dtype=bool)
+    whole[[number for number, first in chosen.items() if not first]] = True
+    same_group = np.isin(ranks, ranks[whole]) & ~whole
+    for number in np.flatnonzero(same_group).tolist():
+        log.reject(store.rejected(number, "copy_of_validation"))
+    beside: npt.NDArray[np.bool_] = ~whole & ~same_group
+    return beside
+
+
+def _write_training(
+    store: _Store, stream: Ints, seed: int, files: list[SourceFile], folder: Path, splits: _Splits, progress: Progress
+) -> "_Totals":
+    """Write train.jsonl: the documents of `stream`, as often as they are in it, shuffled."""
     order = stream[np.random.default_rng([seed, _SHUFFLE]).permutation(len(stream))]
-    train = _Totals()
-    counted = np.zeros(len(ranks), dtype=bool)
+    totals = _Totals()
+    counted = np.zeros(len(store.documents), dtype=bool)
     with progress.task("data: writing", len(order)) as task, open(folder / "train.jsonl", "wb") as file:
         for number in order.tolist():
             file.write(store.line(number))
             record = store.documents[number]
-            train.add_record(record)
+            totals.add_record(record)
             if not counted[number]:
                 counted[number] = True
                 name = files[record["file"]].name
                 splits.rows[name] += int(record["rows"])
                 splits.characters[name] += int(record["characters"])
             task.advance()
-    asked = config.val_tokens * CHARACTERS_PER_TOKEN
-    splits.report = {
-        "train": train.report(),
-        "validation": {
-            "asked_for_tokens": config.val_tokens,
-            "characters_wanted": target,
-            "limited_to_a_tenth_of_the_data": target < asked,
-            "estimated_tokens": validation.characters // CHARACTERS_PER_TOKEN,
-            **validation.report(),
-        },
-        "mixture": table,
-    }
-    if target < asked:
-        progress.log(
-            f"data: the validation set is a tenth of the text, about {target // CHARACTERS_PER_TOKEN:,} tokens "
-            f"instead of {config.val_tokens:,}"
-        )
-    return splits
+    return totals
 
 
 def _ranks(groups: npt.NDArray[np.uint64], seed: int) -> npt.NDArray[np.uint64]:

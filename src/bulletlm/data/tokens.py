@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -26,43 +26,95 @@ SPLITS = ("train", "val")
 _DOCUMENTS_AT_ONCE = 512
 
 
+class LanguageCounts(TypedDict):
+    """Tokens, UTF-8 bytes of text and documents of one language in a split."""
+
+    tokens: int
+    bytes: int
+    documents: int
+
+
+class DocumentRange(TypedDict):
+    """Where a validation document lies: tokens `start` to `end`, and the UTF-8 bytes of its text."""
+
+    start: int
+    end: int
+    bytes: int
+    language: str
+    source: str
+
+
+class SplitIndex(TypedDict, total=False):
+    """What index.json says of a split; tokens that come from elsewhere may know less.
+
+    Attributes:
+        bytes: UTF-8 size of the text without special tokens, so that loss in bits divided by it is bits per byte.
+        learned_bytes: that of the answers, where they alone count.
+        documents: their number in training, a range for each in validation.
+        sources: names of the sources, training only.
+    """
+
+    tokens: int
+    bytes: int
+    by_language: dict[str, LanguageCounts]
+    learned_bytes: int
+    documents: int | list[DocumentRange]
+    sources: list[str]
+
+
+class TokenIndex(TypedDict):
+    """index.json: what the token files hold."""
+
+    dtype: str
+    vocab_size: int
+    loss_on: str
+    train: SplitIndex
+    val: SplitIndex
+
+
 @dataclass(frozen=True)
 class TokenFile:
     """A split.
 
-    tokens: uint16 or uint32 [n]. learn: uint8 [n], or None where every token counts. info: from index.json. sources: uint32
-    [documents, 2], the tokens of each document and the number of its source; None where it is not known.
+    Attributes:
+        tokens: uint16 or uint32 [n].
+        learn: uint8 [n], or None where every token counts.
+        info: the split's part of index.json.
+        sources: uint32 [documents, 2], the tokens of each document and the number of its source; None where it is not known.
     """
 
     tokens: npt.NDArray[np.unsignedinteger[Any]]
     learn: npt.NDArray[np.uint8] | None
-    info: dict[str, Any]
+    info: SplitIndex
     sources: npt.NDArray[np.uint32] | None = None
 
+    @property
+    def documents(self) -> list[DocumentRange]:
+        """Where each document of the validation split lies; empty for the training split."""
+        ranges = self.info["documents"]
+        return ranges if isinstance(ranges, list) else []
 
-def write_tokens(data_dir: Path, tokenizer: Tokenizer, loss_on: str, out_dir: Path, progress: Progress) -> dict[str, Any]:
+
+def write_tokens(data_dir: Path, tokenizer: Tokenizer, loss_on: str, out_dir: Path, progress: Progress) -> TokenIndex:
     """Encode train.jsonl and val.jsonl of `data_dir` into `out_dir`; give what index.json holds.
-
-    "bytes" in the index is the UTF-8 size of the text itself, without special tokens, so that loss in bits
-    divided by it is bits per byte; "learned_bytes" is that of the answers, where they alone count.
 
     Raises:
         BulletError: the rows are missing or damaged, or the disk is full.
     """
     dtype = np.dtype("<u2" if tokenizer.vocab_size <= 65_535 else "<u4")
-    index: dict[str, Any] = {"dtype": dtype.name, "vocab_size": tokenizer.vocab_size, "loss_on": loss_on}
+    answers_only = loss_on == "answers"
     paths = {split: Path(data_dir) / f"{split}.jsonl" for split in SPLITS}
     total = sum(path.stat().st_size for path in paths.values() if path.exists())
     with atomic_folder(out_dir) as folder, progress.task("tokens", total) as task:
-        for split, path in paths.items():
-            index[split] = _write_split(path, tokenizer, dtype, loss_on == "answers", folder / split, task)
+        train, val = (_write_split(path, tokenizer, dtype, answers_only, folder / split, task) for split, path in paths.items())
+        index: TokenIndex = {"dtype": dtype.name, "vocab_size": tokenizer.vocab_size, "loss_on": loss_on, "train": train, "val": val}
         write_json(folder / "index.json", index)
     return index
 
 
-def _write_split(path: Path, tokenizer: Tokenizer, dtype: np.dtype[Any], answers_only: bool, stem: Path, task: Task) -> dict[str, Any]:
-    by_language: dict[str, dict[str, int]] = {}
-    places: list[dict[str, Any]] = []
+def _write_split(path: Path, tokenizer: Tokenizer, dtype: np.dtype[Any], answers_only: bool, stem: Path, task: Task) -> SplitIndex:
+    by_language: dict[str, LanguageCounts] = {}
+    ranges: list[DocumentRange] = []
     sources: dict[str, int] = {}
     documents = at = size = learned = 0
     bytes_of = [len(tokenizer.decode_bytes([token])) for token in range(tokenizer.vocab_size)] if answers_only else []
@@ -75,29 +127,30 @@ def _write_split(path: Path, tokenizer: Tokenizer, dtype: np.dtype[Any], answers
                 if answers_only:
                     learn_file.write(np.array(learn, dtype=np.uint8).tobytes())
                     learned += sum(bytes_of[token] for token, counts in zip(ids, learn, strict=True) if counts)
+                language, source = document["language"], document["source"]
                 text_bytes = sum(len(text.encode()) for text in texts_of(document))
-                row = by_language.setdefault(document["language"], {"tokens": 0, "bytes": 0, "documents": 0})
+                row = by_language.setdefault(language, {"tokens": 0, "bytes": 0, "documents": 0})
                 row["tokens"] += len(ids)
                 row["bytes"] += text_bytes
                 row["documents"] += 1
                 if stem.name == "val":
-                    place = {"start": at, "end": at + len(ids), "bytes": text_bytes}
-                    places.append({**place, "language": document["language"], "source": document["source"]})
+                    ranges.append({"start": at, "end": at + len(ids), "bytes": text_bytes, "language": language, "source": source})
                 else:
-                    number = sources.setdefault(document["source"], len(sources))
+                    number = sources.setdefault(source, len(sources))
                     source_file.write(np.array([len(ids), number], "<u4").tobytes())
                 documents += 1
                 at += len(ids)
                 size += text_bytes
     if not answers_only:
         learn_path.unlink()
-    info: dict[str, Any] = {"tokens": at, "bytes": size, "by_language": dict(sorted(by_language.items()))}
-    if answers_only:
-        info["learned_bytes"] = learned
     if stem.name == "val":
         sources_path.unlink()
-        return {**info, "documents": places}
-    return {**info, "documents": documents, "sources": list(sources)}
+    counts: dict[str, Any] = {"tokens": at, "bytes": size, "by_language": dict(sorted(by_language.items()))}
+    if answers_only:
+        counts["learned_bytes"] = learned
+    if stem.name == "val":
+        return cast(SplitIndex, {**counts, "documents": ranges})
+    return cast(SplitIndex, {**counts, "documents": documents, "sources": list(sources)})
 
 
 def _batches(documents: Iterator[Document]) -> Iterator[list[Document]]:
@@ -112,12 +165,12 @@ def open_tokens(folder: Path, split: str) -> TokenFile:
         BulletError: a file is missing, or its size is not what index.json says.
     """
     folder = Path(folder)
-    index = read_json(folder / "index.json")
-    info: dict[str, Any] = index[split]
+    index: TokenIndex = read_json(folder / "index.json")
+    info = index["train"] if split == "train" else index["val"]
     tokens = _map(folder / f"{split}.bin", np.dtype(index["dtype"]).newbyteorder("<"), info["tokens"])
     learn = _map(folder / f"{split}.learn.bin", np.dtype(np.uint8), info["tokens"]) if index["loss_on"] == "answers" else None
     sources = None
-    if "sources" in info:
+    if isinstance(info["documents"], int) and "sources" in info:
         sources = _map(folder / f"{split}.sources.bin", np.dtype("<u4"), 2 * info["documents"]).reshape(-1, 2)
     return TokenFile(tokens, learn, info, sources)
 

@@ -123,7 +123,7 @@ def read_targets(file: TokenFile, tokenizer: Tokenizer, vocab_size: int) -> Targ
         raise DataError("the validation tokens hold nothing to predict: raise data.val_tokens and run the data stage again")
     if tokenizer.vocab_size != vocab_size or int(ids.max()) >= vocab_size:
         raise DataError(f"the tokens belong to another vocabulary than the model's {vocab_size:,} tokens: run the tokens stage again")
-    documents = file.info["documents"]
+    documents = file.documents
     document = np.searchsorted([d["start"] for d in documents], np.arange(1, len(ids) + 1), side="right") - 1
     return Targets(
         ids=ids,
