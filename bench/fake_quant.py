@@ -15,7 +15,7 @@ from bulletlm.config.schema import TrainConfig
 from bulletlm.quant.fake_quant import FakeQuant
 from bulletlm.quant.types import weight_types
 from bulletlm.shape import ModelShape
-from bulletlm.train.model import Llama
+from bulletlm.train.model import Transformer
 from bulletlm.train.optimizer import build_optimizers
 
 SEQUENCES = 16
@@ -29,14 +29,14 @@ SHAPES = {
 def main() -> None:
     torch.set_num_threads(1)
     for name, shape in SHAPES.items():
-        model = Llama(shape)
+        model = Transformer(shape)
         model.initialise(1)
         optimizers = build_optimizers(model, TrainConfig())
         fake = FakeQuant(model, weight_types(shape))
         tokens, targets = torch.randint(shape.vocab_size, (2, SEQUENCES, shape.max_seq_len))
 
         def step(
-            model: Llama = model, tokens: torch.Tensor = tokens, targets: torch.Tensor = targets, optimizers: list = optimizers
+            model: Transformer = model, tokens: torch.Tensor = tokens, targets: torch.Tensor = targets, optimizers: list = optimizers
         ) -> None:
             (model.loss(tokens, targets) / targets.numel()).backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0, foreach=True)

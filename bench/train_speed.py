@@ -53,12 +53,12 @@ from bulletlm.formats.bullet.layout import standard_types  # noqa: E402
 from bulletlm.formats.hf import _halves, hf_name  # noqa: E402
 from bulletlm.formats.npy import read_npy  # noqa: E402
 from bulletlm.shape import ModelShape  # noqa: E402
-from bulletlm.train.backend.choice import Choice, Precision  # noqa: E402
 from bulletlm.train.backend.compute import activate, set_up  # noqa: E402
 from bulletlm.train.backend.native import why_not  # noqa: E402
+from bulletlm.train.backend.plan import ComputePlan, PlanPrecision  # noqa: E402
 from bulletlm.train.batches import TrainingWindows  # noqa: E402
 from bulletlm.train.ema import EMA  # noqa: E402
-from bulletlm.train.model import Llama  # noqa: E402
+from bulletlm.train.model import Transformer  # noqa: E402
 from bulletlm.train.optimizer import set_learning_rate  # noqa: E402
 from bulletlm.train.state import TrainState  # noqa: E402
 from bulletlm.train.step import accumulate, clip, update  # noqa: E402
@@ -98,11 +98,11 @@ def peer_config(shape: ModelShape, attention: str) -> Any:
     )
 
 
-def check_against_transformers(shape: ModelShape, choices: list[Choice]) -> None:
+def check_against_transformers(shape: ModelShape, plans: list[ComputePlan]) -> None:
     """Loss and gradients of every FP32 way equal those of transformers' Llama with the same weights."""
     from transformers import LlamaForCausalLM
 
-    model = Llama(shape)
+    model = Transformer(shape)
     model.initialise(3)
     peer = LlamaForCausalLM(peer_config(shape, "eager"))
     with torch.no_grad():
@@ -113,21 +113,21 @@ def check_against_transformers(shape: ModelShape, choices: list[Choice]) -> None
     logits = peer(input_ids=tokens).logits
     expected = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="sum")
     expected.backward()
-    for choice in choices:
+    for plan in plans:
         model.zero_grad()
-        compute = set_up(choice, model)
-        compute.refresh()
-        loss = compute.learn(tokens, targets, 1)
-        bound = {"fp32": 1e-4, "bf16": 0.05, "int8": 0.15}[choice.precision]
+        compute = set_up(plan, model)
+        compute.load_weights()
+        loss = compute.accumulate_gradients(tokens, targets, 1)
+        bound = {"fp32": 1e-4, "bf16": 0.05, "int8": 0.15}[plan.precision]
         if abs(loss / float(expected.detach()) - 1) > bound:
-            sys.exit(f"loss {loss} instead of {float(expected.detach())} ({choice})")
+            sys.exit(f"loss {loss} instead of {float(expected.detach())} ({plan})")
         for name, weight in model.named_parameters():
             reference = theirs[hf_name(name)].grad
             ours = torch.from_numpy(_halves(name, weight.grad.numpy(), shape))
             error = float((ours - reference).norm() / reference.norm())
             if error > bound:
-                sys.exit(f"the gradient of {name} differs from transformers' by {error:.2e} ({choice})")
-        print(f"loss and all gradients equal transformers' Llama: {choice}")
+                sys.exit(f"the gradient of {name} differs from transformers' by {error:.2e} ({plan})")
+        print(f"loss and all gradients equal transformers' Llama: {plan}")
 
 
 def random_batch(shape: ModelShape, sequences: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -159,17 +159,17 @@ class Run:
                 named[hf_name(name) if theirs else name].copy_(torch.from_numpy(value))
 
 
-def our_job(shape: ModelShape, choice: Choice, run: Run) -> Job:
-    model = Llama(shape)
+def our_job(shape: ModelShape, plan: ComputePlan, run: Run) -> Job:
+    model = Transformer(shape)
     model.initialise(1)
     run.fill(model, shape, theirs=False)
-    compute = set_up(choice, model)
-    compute.refresh()  # once per step: see extras
-    tokens, targets = run.batch(shape, choice.micro_batch)
+    compute = set_up(plan, model)
+    compute.load_weights()  # once per step: see extras
+    tokens, targets = run.batch(shape, plan.micro_batch)
 
     def job() -> None:
-        activate(choice, model)
-        compute.learn(tokens, targets, tokens.numel())
+        activate(plan, model)
+        compute.accumulate_gradients(tokens, targets, tokens.numel())
 
     return job
 
@@ -282,9 +282,9 @@ def in_turns(jobs: dict[str, Job], rounds: int, clock: Callable[[], float]) -> d
     return {name: statistics.median(each) for name, each in seconds.items()}
 
 
-def extras(shape: ModelShape, choice: Choice, rounds: int, clock: Callable[[], float]) -> dict[str, float]:
-    """Seconds of what comes once per optimiser step, computed as `choice` says."""
-    torch.set_num_threads(choice.threads)
+def extras(shape: ModelShape, plan: ComputePlan, rounds: int, clock: Callable[[], float]) -> dict[str, float]:
+    """Seconds of what comes once per optimiser step, computed as `plan` says."""
+    torch.set_num_threads(plan.threads)
     config = TrainConfig()
     state = TrainState(config, shape, 1, "", torch.device("cpu"))
     for weight in state.model.parameters():
@@ -296,8 +296,8 @@ def extras(shape: ModelShape, choice: Choice, rounds: int, clock: Callable[[], f
         "clipping": lambda: clip(state, 1.0) and None,
         "EMA": lambda: average.update(state.model, 1000),
     }
-    if choice.precision == "int8":
-        jobs["rounding the weights to int8"] = set_up(choice, state.model).refresh
+    if plan.precision == "int8":
+        jobs["rounding the weights to int8"] = set_up(plan, state.model).load_weights
     if importlib.util.find_spec("bulletlm.quant.fake_quant"):
         grid = importlib.import_module("bulletlm.quant.fake_quant").FakeQuant(state.model, standard_types(shape))
 
@@ -355,7 +355,7 @@ def time_to_first_step(shape: ModelShape) -> tuple[float, float]:
         return times[0], times[1]
 
 
-def compare_losses(steps: int, seeds: int, tokens_dir: Path, shape: ModelShape, choices: list[Choice]) -> dict[str, np.ndarray]:
+def compare_losses(steps: int, seeds: int, tokens_dir: Path, shape: ModelShape, plans: list[ComputePlan]) -> dict[str, np.ndarray]:
     """Train in every precision from the same seeds on a run's tokens.
 
     Returns:
@@ -364,11 +364,11 @@ def compare_losses(steps: int, seeds: int, tokens_dir: Path, shape: ModelShape, 
     index = json.loads((tokens_dir / "index.json").read_text())
     shape = dataclasses.replace(shape, vocab_size=index["vocab_size"])
     config = TrainConfig(batch_size_per_device=8, gradient_accumulation_steps=1)
-    results: dict[str, list[list[float]]] = {choice.precision: [] for choice in choices}
+    results: dict[str, list[list[float]]] = {plan.precision: [] for plan in plans}
     for seed in range(42, 42 + seeds):
-        for choice in choices:
+        for plan in plans:
             state = TrainState(config, shape, seed, "", torch.device("cpu"))
-            compute = set_up(dataclasses.replace(choice, micro_batch=8), state.model)
+            compute = set_up(dataclasses.replace(plan, micro_batch=8), state.model)
             windows = TrainingWindows(open_tokens(tokens_dir, "train"), shape.max_seq_len, seed)
             losses = []
             for step in range(steps):
@@ -378,30 +378,32 @@ def compare_losses(steps: int, seeds: int, tokens_dir: Path, shape: ModelShape, 
                 clip(state, config.clip_grad_norm)
                 update(state)
             nats, count = validate(state.model, open_tokens(tokens_dir, "val"), 8)
-            results[choice.precision].append([*losses, nats / count])
-            print(f"seed {seed}, {choice.precision}: held-out loss {nats / count:.4f}", flush=True)
-            if choice is not choices[0] and seed == 42:
-                shares = gradient_noise(state.model, [windows.batch(8 * (steps + n), 8) for n in range(12)], choices[0], choice)
+            results[plan.precision].append([*losses, nats / count])
+            print(f"seed {seed}, {plan.precision}: held-out loss {nats / count:.4f}", flush=True)
+            if plan is not plans[0] and seed == 42:
+                shares = gradient_noise(state.model, [windows.batch(8 * (steps + n), 8) for n in range(12)], plans[0], plan)
                 most = max(shares, key=lambda name: shares[name])
                 middle = statistics.median(shares.values())
                 print(f"its error in gradients: {middle:.2%} of the variance between batches, at most {shares[most]:.2%}: {most}")
     return {name: np.array(each) for name, each in results.items()}
 
 
-def gradient_noise(model: Llama, batches: list[tuple[torch.Tensor, torch.Tensor]], exact: Choice, other: Choice) -> dict[str, float]:
+def gradient_noise(
+    model: Transformer, batches: list[tuple[torch.Tensor, torch.Tensor]], exact: ComputePlan, other: ComputePlan
+) -> dict[str, float]:
     """For every weight the squared error that `other` makes in the gradient of a batch, as a share of the variance between batches."""
     found: dict[str, list[dict[str, torch.Tensor]]] = {}
-    for choice in (exact, other):
-        compute = set_up(dataclasses.replace(choice, micro_batch=len(batches[0][0])), model)
-        compute.refresh()
-        found[choice.precision] = []
+    for plan in (exact, other):
+        compute = set_up(dataclasses.replace(plan, micro_batch=len(batches[0][0])), model)
+        compute.load_weights()
+        found[plan.precision] = []
         for tokens, targets in batches:
             model.zero_grad()
-            compute.learn(tokens, targets, tokens.numel())
-            found[choice.precision].append({name: weight.grad.clone() for name, weight in model.named_parameters()})
+            compute.accumulate_gradients(tokens, targets, tokens.numel())
+            found[plan.precision].append({name: weight.grad.clone() for name, weight in model.named_parameters()})
     shares = {}
     for name, _ in model.named_parameters():
-        true, rounded = (torch.stack([each[name] for each in found[choice.precision]]) for choice in (exact, other))
+        true, rounded = (torch.stack([each[name] for each in found[plan.precision]]) for plan in (exact, other))
         shares[name] = float((rounded - true).pow(2).sum() / len(batches) / true.var(0).sum())
     return shares
 
@@ -461,14 +463,16 @@ def main() -> int:
     threads = 1 if arguments.cpu_time else arguments.threads or machine.cores
     clock = time.process_time if arguments.cpu_time else time.perf_counter
     graphs = (False,) if arguments.eager or arguments.quick or machine.compiler is None else (True, False)
-    fast: list[Precision] = [arguments.precision] if arguments.precision else ["bf16"] * machine.has_bf16 + ["int8"] * (why_not() is None)
-    precisions: list[Precision] = ["fp32", *fast]
+    fast: list[PlanPrecision] = (
+        [arguments.precision] if arguments.precision else ["bf16"] * machine.has_bf16 + ["int8"] * (why_not() is None)
+    )
+    precisions: list[PlanPrecision] = ["fp32", *fast]
     ways = [(graph, p) for p in precisions for graph in (graphs if p != "int8" else (False,))]
-    choices = [Choice(graph, p, threads, arguments.micro_batch) for graph, p in ways]
-    chosen = next(choice for choice in choices if choice.precision == precisions[-1])
-    check_against_transformers(shape, choices)
+    plans = [ComputePlan(graph, p, threads, arguments.micro_batch) for graph, p in ways]
+    chosen = next(plan for plan in plans if plan.precision == precisions[-1])
+    check_against_transformers(shape, plans)
 
-    jobs = {f"ours: {choice}": our_job(shape, choice, run) for choice in choices}
+    jobs = {f"ours: {plan}": our_job(shape, plan, run) for plan in plans}
     jobs |= {f"GEMM only, {p}": gemm_job(shape, arguments.micro_batch, threads, p) for p in precisions}
     jobs |= peers(shape, arguments.micro_batch, threads, graphs, (True, False) if machine.has_bf16 else (False,), run)
     seconds = in_turns(jobs, rounds, clock)
@@ -478,7 +482,7 @@ def main() -> int:
 
     # The fastest of us and the fastest of them again, with more sequences a pass.
     others = [name for name in speeds if not name.startswith(("ours", "GEMM"))]
-    best_of_ours = max(choices, key=lambda choice: speeds[f"ours: {choice}"])
+    best_of_ours = max(plans, key=lambda plan: speeds[f"ours: {plan}"])
     best_of_others = max(others, key=lambda name: speeds[name])
     for sequences in () if arguments.quick else (2 * arguments.micro_batch, 4 * arguments.micro_batch):
         wider = dataclasses.replace(best_of_ours, micro_batch=sequences)
@@ -531,18 +535,18 @@ def main() -> int:
             cells = []
             for context in CONTEXTS:
                 wide = dataclasses.replace(base, max_seq_len=context)
-                choice = dataclasses.replace(chosen, micro_batch=max(2 * threads, 1024 // context))
+                plan = dataclasses.replace(chosen, micro_batch=max(2 * threads, 1024 // context))
                 pair = {
-                    "ours": our_job(wide, choice, Run(None, np.empty(0))),
-                    "GEMM": gemm_job(wide, choice.micro_batch, threads, floats),
+                    "ours": our_job(wide, plan, Run(None, np.empty(0))),
+                    "GEMM": gemm_job(wide, plan.micro_batch, threads, floats),
                 }
                 each = in_turns(pair, max(2, rounds // 3), clock)
-                speed = choice.micro_batch * context / each["ours"]
+                speed = plan.micro_batch * context / each["ours"]
                 rows.append({"name": f"{size} x {context}", "tokens_per_s": speed, "share": each["GEMM"] / each["ours"]})
                 cells.append(f"{speed:>10,.0f} {each['GEMM'] / each['ours']:>5.0%}")
             print(f"{line:<36}" + "".join(cells))
     if arguments.losses:
-        compared = [choices[0], chosen] if fast else [choices[0]]
+        compared = [plans[0], chosen] if fast else [plans[0]]
         print(f"\n{arguments.losses} steps of {8 * shape.max_seq_len} tokens")
         gaps, distance = report_losses(compare_losses(arguments.losses, arguments.seeds, arguments.tokens, shape, compared))
         rows += gaps

@@ -23,7 +23,7 @@ from bulletlm.formats.npy import read_npy
 from bulletlm.pipeline.stages import STAGES, run_stages
 from bulletlm.progress import SilentProgress
 from bulletlm.runtime import load
-from bulletlm.train.model import Llama
+from bulletlm.train.model import Transformer
 from micro_model import write_micro_config
 
 MODEL_FILES = ["model.bullet", "checkpoints/best/model.safetensors", "tokenizer/tokenizer.model", "tokens/train.bin", "data/train.jsonl"]
@@ -47,7 +47,7 @@ def again(config: Config, *flags: str, restart: bool = False) -> list[str]:
 
 
 def torch_logits(shape, tensors, tokens: np.ndarray) -> np.ndarray:
-    model = Llama(shape)
+    model = Transformer(shape)
     with torch.no_grad():
         for name, weight in model.named_parameters():
             weight.copy_(torch.from_numpy(np.array(tensors[name])))

@@ -41,7 +41,7 @@ from bulletlm.train.backend import autotune as tune
 from bulletlm.train.checkpoint import load_checkpoint
 from bulletlm.train.distil import Distilled, _divergences, distil
 from bulletlm.train.guard import stopping
-from bulletlm.train.model import Llama
+from bulletlm.train.model import Transformer
 from bulletlm.train.validation import validate
 from micro_model import write_micro_config
 
@@ -115,7 +115,7 @@ def test_it_comes_nearer_to_the_teacher(sharp: Callable[..., Distilled], tmp_pat
 
 def test_it_compiles_its_own_graph_and_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
     """And where that fails it says so in one line, and goes on without."""
-    master, student = (Llama(ModelShape(300, 64, 1, 2, 2, 128, 16)) for _ in range(2))
+    master, student = (Transformer(ModelShape(300, 64, 1, 2, 2, 128, 16)) for _ in range(2))
     master.initialise(1)
     student.initialise(2)
     compiled, said = list[str](), list[str]()
@@ -331,7 +331,7 @@ def test_qat_start_with_two_processes(on_grid: Config, texts: Path, tmp_path: Pa
         assert ours == pytest.approx(theirs, rel=5e-3)
         assert ours[0] == pytest.approx(theirs[0], rel=1e-6)
     best, file = load_checkpoint(run / "checkpoints/best"), open_bullet(run / "model.bullet")
-    model = Llama(file.shape)
+    model = Transformer(file.shape)
     with torch.no_grad():
         for name, weight in model.named_parameters():
             np.testing.assert_array_equal(file.tensor(name), best.tensors["model"][name].numpy())
@@ -367,7 +367,7 @@ def test_the_loss_of_four_bits_is_that_of_the_file(micro_run: Path, tmp_path: Pa
     builder([str(micro_run / "export/npy"), "--method", "none", "--out", str(out)])
     best = load_checkpoint(micro_run / "checkpoints/best")
     event = next(event for event in events(micro_run, "eval") if event["step"] == best.state["step"])
-    file, model = open_bullet(out), Llama(open_bullet(out).shape)
+    file, model = open_bullet(out), Transformer(open_bullet(out).shape)
     types = {name: file.type(name) for name in file.tensors}
     for name, rounded in FakeQuant(model, types).rounded(best.tensors["model"]).items():
         np.testing.assert_array_equal(rounded.numpy().view(np.uint32), np.array(file.tensor(name)).view(np.uint32))

@@ -7,7 +7,7 @@ import torch
 from bulletlm.progress import SilentProgress
 from bulletlm.quant.curvature import SEED, output_curvature
 from bulletlm.shape import ModelShape
-from bulletlm.train.model import Llama
+from bulletlm.train.model import Transformer
 
 
 @pytest.mark.parametrize(("kv_heads", "tied"), [(4, True), (2, False)])
@@ -23,7 +23,7 @@ def test_it_is_the_one_of_torch(kv_heads: int, tied: bool) -> None:
     windows = random.integers(0, 50, (5, 16))
     got = output_curvature(shape, tensors, windows, SilentProgress())
 
-    model = Llama(shape)
+    model = Transformer(shape)
     model.load_state_dict({name: torch.tensor(weight) for name, weight in tensors.items()}, strict=False)
     outputs: dict[str, torch.Tensor] = {}
     for name, module in model.named_modules():

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny_model import random_tensors
 
 from bulletlm.errors import BulletError, FormatError
 from bulletlm.formats.bullet.reader import open_bullet
 from bulletlm.formats.npy import read_npy, write_npy
 from bulletlm.runtime import Engine, Model, Sampling, load, native
 from bulletlm.shape import ModelShape
+from tiny_model import random_tensors
 
 SHAPES = {
     "one head": ModelShape(50, 32, 1, 1, 1, 32, 24),
@@ -82,10 +82,10 @@ def test_logits_equal_the_naive_implementation(shape: ModelShape) -> None:
 def test_logits_equal_the_training_network(shape: ModelShape) -> None:
     import torch
 
-    from bulletlm.train.model import Llama
+    from bulletlm.train.model import Transformer
 
     weights = random_tensors(shape, seed=3)
-    network = Llama(shape).eval()
+    network = Transformer(shape).eval()
     network.load_state_dict({name: torch.from_numpy(w) for name, w in weights.items()})
     tokens = np.random.default_rng(2).integers(0, shape.vocab_size, (3, shape.max_seq_len))
     with torch.no_grad():

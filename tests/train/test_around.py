@@ -31,13 +31,13 @@ from bulletlm.text.tokenizer import Tokenizer
 from bulletlm.train import prove
 from bulletlm.train.backend.native import why_not
 from bulletlm.train.checkpoint import list_checkpoints, load_checkpoint
-from bulletlm.train.distributed.group import ALONE
+from bulletlm.train.distributed.group import SINGLE_PROCESS
 from bulletlm.train.guard import stopping
 from bulletlm.train.guard.stopping import disk_is_low, reason_to_wait
 from bulletlm.train.log.diagnostics import activation_rms, copy_matrices, update_ratio
 from bulletlm.train.log.trackers import open_trackers
 from bulletlm.train.loop import train
-from bulletlm.train.model import Llama
+from bulletlm.train.model import Transformer
 from bulletlm.train.state import TrainState
 from bulletlm.train.validation import evaluate
 
@@ -164,7 +164,7 @@ def test_nice_is_raised_and_never_lowered() -> None:
 
 
 def test_what_is_observed_is_what_it_says(tokens_dir: Path, tmp_path: Path) -> None:
-    model = Llama(SHAPE)
+    model = Transformer(SHAPE)
     model.initialise(1)
     before = copy_matrices(model)
     with torch.no_grad():
@@ -219,7 +219,7 @@ def test_bits_per_byte_are_those_of_the_evaluation(micro_run: Path, tmp_path: Pa
     write_tokens(tmp_path / "data", tokenizer, loss_on, tmp_path / "tokens", SilentProgress())
     file, shape = open_tokens(tmp_path / "tokens", "val"), dataclasses.replace(SHAPE, vocab_size=tokenizer.vocab_size)
     state = TrainState(TrainConfig(ema_decay=0), shape, 3, "key", torch.device("cpu"))
-    measured, _, _ = evaluate(state, file, 4, ALONE)
+    measured, _, _ = evaluate(state, file, 4, SINGLE_PROCESS)
     engine = Engine(shape, {name: weight.detach().numpy() for name, weight in state.model.named_parameters()})
     total = score(engine, file, tokenizer, SilentProgress()).total
     assert measured["val/bpb"] == pytest.approx(total.bits_per_byte, rel=1e-5)

@@ -19,15 +19,16 @@ from bulletlm.hardware import inspect_machine
 from bulletlm.progress import SilentProgress
 from bulletlm.shape import ModelShape
 from bulletlm.train.backend import autotune as tune
-from bulletlm.train.backend.autotune import choose_compute, plain_choice, tuned
-from bulletlm.train.backend.choice import Choice, choice_file, known_choices, parse_choice, read_choice, write_choice
+from bulletlm.train.backend.autotune import autotune, choose_compute, default_plan
 from bulletlm.train.backend.compute import Compute, compiled, denormals_are_zero, pick_device, set_up
 from bulletlm.train.backend.native import why_not
-from bulletlm.train.distributed.group import Team
-from bulletlm.train.model import IGNORE, Layer, Llama, attend
+from bulletlm.train.backend.plan import ComputePlan, cached_plan_file, cached_plans, parse_plan, read_plan, write_plan
+from bulletlm.train.distributed.group import ProcessGroup
+from bulletlm.train.model import IGNORE, Layer, Transformer, attend
+from machines import MACHINES
 
 SHAPE = ModelShape(vocab_size=300, dim=64, n_layers=2, n_heads=2, n_kv_heads=1, hidden_dim=128, max_seq_len=16)
-EAGER = Choice(compiled=False, precision="fp32", threads=1, micro_batch=4)
+EAGER = ComputePlan(compiled=False, precision="fp32", threads=1, micro_batch=4)
 
 
 class Said(SilentProgress):
@@ -47,8 +48,8 @@ def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def model() -> Llama:
-    model = Llama(SHAPE)
+def model() -> Transformer:
+    model = Transformer(SHAPE)
     model.initialise(5)
     return model
 
@@ -61,9 +62,9 @@ def batch(sequences: int = 4) -> tuple[torch.Tensor, torch.Tensor]:
     return tokens[:, :-1], targets
 
 
-def gradients(model: Llama, compute: Compute) -> list[torch.Tensor]:
+def gradients(model: Transformer, compute: Compute) -> list[torch.Tensor]:
     model.zero_grad()
-    loss = compute.learn(*batch(), 60)
+    loss = compute.accumulate_gradients(*batch(), 60)
     return [torch.tensor(loss), *(weight.grad.clone() for weight in model.parameters())]
 
 
@@ -85,9 +86,9 @@ def test_attention_is_torchs_at_any_length(length: int) -> None:
     assert distance(*results) < 1e-6
 
 
-def test_bf16_has_fp32_gradients_close_to_those_of_fp32(model: Llama) -> None:
+def test_bf16_has_fp32_gradients_close_to_those_of_fp32(model: Transformer) -> None:
     exact = gradients(model, set_up(EAGER, model))
-    rounded = gradients(model, set_up(Choice(False, "bf16", 1, 4), model))
+    rounded = gradients(model, set_up(ComputePlan(False, "bf16", 1, 4), model))
     assert all(gradient.dtype == torch.float32 for gradient in rounded)
     assert 1e-4 < distance(rounded, exact) < 0.03
     assert all(weight.dtype == torch.float32 for weight in model.parameters())
@@ -95,9 +96,9 @@ def test_bf16_has_fp32_gradients_close_to_those_of_fp32(model: Llama) -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(inspect_machine().compiler is None, reason="no C++ compiler")
-def test_compiled_gradients_are_those_of_eager_mode(model: Llama) -> None:
+def test_compiled_gradients_are_those_of_eager_mode(model: Transformer) -> None:
     exact = gradients(model, set_up(EAGER, model))
-    assert distance(gradients(model, set_up(Choice(True, "fp32", 1, 4), model)), exact) < 1e-5
+    assert distance(gradients(model, set_up(ComputePlan(True, "fp32", 1, 4), model)), exact) < 1e-5
 
 
 @pytest.mark.slow
@@ -168,29 +169,29 @@ def test_the_precision_that_suits_a_processor(
 ) -> None:
     monkeypatch.setattr(tune, "why_not", lambda: missing)
     machine = dataclasses.replace(inspect_machine(), instruction_sets=instruction_sets, compiler="g++ 12")
-    choice = plain_choice(TrainConfig(), machine, "cpu", flops)
+    choice = default_plan(TrainConfig(), machine, "cpu", flops)
     assert choice.precision == expected
     assert choice.compiled == (expected != "int8" and flops == 1e15), "so short a run is not compiled, and int8 need not be"
-    assert plain_choice(TrainConfig(precision="bf16"), machine, "cpu", flops).precision == "bf16"
-    assert plain_choice(TrainConfig(), machine, "mps", flops).precision == "fp32"
+    assert default_plan(TrainConfig(precision="bf16"), machine, "cpu", flops).precision == "bf16"
+    assert default_plan(TrainConfig(), machine, "mps", flops).precision == "fp32"
 
 
-def test_measuring_chooses_the_fastest_and_is_done_once(model: Llama, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_measuring_chooses_the_fastest_and_is_done_once(model: Transformer, monkeypatch: pytest.MonkeyPatch) -> None:
     config = TrainConfig(batch_size_per_device=2, gradient_accumulation_steps=4, threads=1)
-    plain, measured = Choice(False, "fp32", 1, 2), []
+    plain, measured = ComputePlan(False, "fp32", 1, 2), []
 
-    def pretend(ways: list[Choice], model: Llama) -> tuple[Choice, float]:
+    def pretend(ways: list[ComputePlan], model: Transformer) -> tuple[ComputePlan, float]:
         measured.append(ways)
         return ways[-1], 1234.0
 
     monkeypatch.setattr(tune, "_fastest", pretend)
-    said = Said()
-    assert tuned(plain, config, model, inspect_machine(), said) == Choice(False, "fp32", 1, 8)
-    assert measured == [[plain, Choice(False, "fp32", 1, 4), Choice(False, "fp32", 1, 8)]]
+    said, computer = Said(), MACHINES["no AVX-512"]
+    assert autotune(plain, config, model, computer, said) == ComputePlan(False, "fp32", 1, 8)
+    assert measured == [[plain, ComputePlan(False, "fp32", 1, 4), ComputePlan(False, "fp32", 1, 8)]]
     assert said.lines == ["measured on this machine: fp32, eager, 1 thread, 8 sequences a pass is fastest, about 1,234 tokens/s"]
-    assert tuned(plain, config, model, inspect_machine(), said) == Choice(False, "fp32", 1, 8)
+    assert autotune(plain, config, model, computer, said) == ComputePlan(False, "fp32", 1, 8)
     assert len(measured) == len(said.lines) == 1
-    assert known_choices(inspect_machine().processor) == ["0.1M x 16: fp32, eager, 1 thread, 8 sequences a pass, 1,234 tokens/s"]
+    assert cached_plans(computer.processor) == ["0.1M x 16: fp32, eager, 1 thread, 8 sequences a pass, 1,234 tokens/s"]
 
 
 @pytest.mark.parametrize(
@@ -205,86 +206,86 @@ def test_measuring_chooses_the_fastest_and_is_done_once(model: Llama, monkeypatc
         '{"choice": {"compiled": true, "precision": "int8", "threads": 1, "micro_batch": 2}}',
     ],
 )
-def test_a_damaged_cache_is_measured_again(model: Llama, monkeypatch: pytest.MonkeyPatch, damage: str) -> None:
+def test_a_damaged_cache_is_measured_again(model: Transformer, monkeypatch: pytest.MonkeyPatch, damage: str) -> None:
     config = TrainConfig(batch_size_per_device=2, gradient_accumulation_steps=4, threads=1)
-    plain = Choice(False, "fp32", 1, 2)
-    file = choice_file(tune._question(plain, config, SHAPE, inspect_machine()))
+    plain = ComputePlan(False, "fp32", 1, 2)
+    file = cached_plan_file(tune._question(plain, config, SHAPE, inspect_machine()))
     file.parent.mkdir(parents=True)
     file.write_text(damage)
     monkeypatch.setattr(tune, "_fastest", lambda ways, model: (ways[0], 1.0))
-    assert known_choices(inspect_machine().processor) == []
-    assert tuned(plain, config, model, inspect_machine(), SilentProgress()) == plain
-    assert read_choice(file) == plain
+    assert cached_plans(inspect_machine().processor) == []
+    assert autotune(plain, config, model, inspect_machine(), SilentProgress()) == plain
+    assert read_plan(file) == plain
 
 
 @pytest.mark.parametrize(
     "precision", ["fp32", pytest.param("int8", marks=pytest.mark.skipif(why_not() is not None, reason=str(why_not())))]
 )
-def test_measuring_really_runs_and_leaves_the_model_alone(model: Llama, precision: Any) -> None:
+def test_measuring_really_runs_and_leaves_the_model_alone(model: Transformer, precision: Any) -> None:
     before = [weight.detach().clone() for weight in model.parameters()]
     config = TrainConfig(batch_size_per_device=2, gradient_accumulation_steps=2, threads=1, compile="off")
-    choice = tuned(Choice(False, precision, 1, 2), config, model, inspect_machine(), SilentProgress())
+    choice = autotune(ComputePlan(False, precision, 1, 2), config, model, inspect_machine(), SilentProgress())
     assert choice.micro_batch in (2, 4)
     assert all(torch.equal(weight, old) and weight.grad is None for weight, old in zip(model.parameters(), before, strict=True))
 
 
-def test_a_resumed_run_keeps_its_choice_unless_told(model: Llama, tmp_path: Path) -> None:
-    write_choice(tmp_path / "compute.json", Choice(False, "fp32", 1, 4))
+def test_a_resumed_run_keeps_its_choice_unless_told(model: Transformer, tmp_path: Path) -> None:
+    write_plan(tmp_path / "compute.json", ComputePlan(False, "fp32", 1, 4))
     config = TrainConfig(batch_size_per_device=2, gradient_accumulation_steps=2, compile="off")
     assert choose_compute(config, model, 1000, tmp_path, SilentProgress()).micro_batch == 4
     pinned = config.model_copy(update={"threads": 2})
     assert "2 threads, 4 sequences" in choose_compute(pinned, model, 1000, tmp_path, SilentProgress()).description
-    assert parse_choice(json.loads((tmp_path / "compute.json").read_text())["choice"]) == Choice(False, "fp32", 2, 4)
+    assert parse_plan(json.loads((tmp_path / "compute.json").read_text())["choice"]) == ComputePlan(False, "fp32", 2, 4)
     torch.set_num_threads(1)
 
 
-def test_a_run_is_not_continued_in_int8_where_there_is_none(model: Llama, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_is_not_continued_in_int8_where_there_is_none(model: Transformer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tune, "why_not", lambda: "no compiler")
-    write_choice(tmp_path / "compute.json", Choice(False, "int8", 1, 4))
+    write_plan(tmp_path / "compute.json", ComputePlan(False, "int8", 1, 4))
     said = Said()
     machine = dataclasses.replace(inspect_machine(), instruction_sets=())
     monkeypatch.setattr(tune, "inspect_machine", lambda: machine)
     compute = choose_compute(TrainConfig(threads=1, compile="off"), model, 1000, tmp_path, said)
     assert compute.description == "fp32, eager, 1 thread, 4 sequences a pass"
     assert said.lines == ["training in fp32 instead of int8: no compiler"]
-    assert read_choice(tmp_path / "compute.json") == Choice(False, "fp32", 1, 4)
+    assert read_plan(tmp_path / "compute.json") == ComputePlan(False, "fp32", 1, 4)
     with pytest.raises(
         ConfigError, match=r"^train.precision: int8 is not to be had here: no compiler. Take fp32, or auto for what fits best$"
     ):
         choose_compute(TrainConfig(precision="int8"), model, 1000, tmp_path, said)
 
 
-def test_a_run_in_floats_goes_on_in_floats(model: Llama, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_in_floats_goes_on_in_floats(model: Transformer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tune, "why_not", lambda: None)
-    write_choice(tmp_path / "compute.json", Choice(False, "fp32", 1, 4))
+    write_plan(tmp_path / "compute.json", ComputePlan(False, "fp32", 1, 4))
     compute = choose_compute(TrainConfig(threads=1), model, 1000, tmp_path, SilentProgress())
     assert compute.description == "fp32, eager, 1 thread, 4 sequences a pass"
 
 
-def follower(choice: Choice) -> Team:
+def follower(choice: ComputePlan) -> ProcessGroup:
     """The second of two processes, whose leader takes `choice`; no processes are needed to be told it."""
-    team = Team()
-    team.rank = 1
-    team.tell = lambda value=None, patient=False: choice.as_dict()  # type: ignore[method-assign]
-    return team
+    group = ProcessGroup()
+    group.rank = 1
+    group.broadcast_object = lambda value=None, patient=False: choice.as_dict()  # type: ignore[method-assign]
+    return group
 
 
-def test_all_of_a_team_compute_alike_or_not_at_all(model: Llama, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_of_a_team_compute_alike_or_not_at_all(model: Transformer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tune, "why_not", lambda: "no compiler")
     config = TrainConfig(threads=1, compile="off")
-    with pytest.raises(ConfigError, match=r"cannot compute in int8 as the others of its team do: train with --precision=fp32"):
-        choose_compute(config, model, 1000, tmp_path, SilentProgress(), follower(Choice(False, "int8", 1, 4)))
-    choose_compute(config, model, 1000, tmp_path, SilentProgress(), follower(Choice(False, "bf16", 1, 4)))
+    with pytest.raises(ConfigError, match=r"cannot compute in int8 as the others of its group do: train with --precision=fp32"):
+        choose_compute(config, model, 1000, tmp_path, SilentProgress(), follower(ComputePlan(False, "int8", 1, 4)))
+    choose_compute(config, model, 1000, tmp_path, SilentProgress(), follower(ComputePlan(False, "bf16", 1, 4)))
     assert model.precision == "bf16"
 
 
-def test_without_a_compiler_nothing_is_compiled(model: Llama, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_compiler_nothing_is_compiled(model: Transformer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tune, "inspect_machine", lambda: dataclasses.replace(inspect_machine(), compiler=None))
     said = Said()
     config = TrainConfig(threads=1, precision="fp32", compile="on")
     assert choose_compute(config, model, 1000, tmp_path, said).description.startswith("fp32, eager")
     assert said.lines == ["training in eager mode, which is slower: torch.compile needs a C++ compiler (install g++ or clang++)"]
-    choice = read_choice(tmp_path / "compute.json")
+    choice = read_plan(tmp_path / "compute.json")
     assert choice and not choice.compiled
 
 
@@ -301,7 +302,7 @@ def test_without_a_compiler_nothing_is_compiled(model: Llama, tmp_path: Path, mo
 )
 @pytest.mark.parametrize("problem", [None, "torch.compile failed (so)"])
 def test_ways_that_make_sense_are_compared(
-    model: Llama,
+    model: Transformer,
     monkeypatch: pytest.MonkeyPatch,
     plain: tuple[bool, Any],
     settings: dict[str, Any],
@@ -311,7 +312,7 @@ def test_ways_that_make_sense_are_compared(
     compared: list[list[tuple[bool, str]]] = []
     tried = []
 
-    def pretend(ways: list[Choice], model: Llama) -> tuple[Choice, float]:
+    def pretend(ways: list[ComputePlan], model: Transformer) -> tuple[ComputePlan, float]:
         compared.append([(way.compiled, way.precision) for way in ways])
         return ways[0], 1.0
 
@@ -321,7 +322,7 @@ def test_ways_that_make_sense_are_compared(
     machine = dataclasses.replace(inspect_machine(), instruction_sets=("avx512_bf16",))
     said = Said()
     config = TrainConfig(batch_size_per_device=2, gradient_accumulation_steps=1, threads=1, **settings)
-    tuned(Choice(*plain, 1, 2), config, model, machine, said)
+    autotune(ComputePlan(*plain, 1, 2), config, model, machine, said)
     assert bool(tried) == (not plain[0] and any(graph for graph, _ in expected)), "what is compiled already is not tried again"
     if tried and problem:
         expected = [(graph, precision) for graph, precision in expected if not graph]
@@ -329,12 +330,12 @@ def test_ways_that_make_sense_are_compared(
     assert compared == [expected] * (len(expected) > 1)
 
 
-def test_int8_is_not_compared_with_fp32(model: Llama, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_int8_is_not_compared_with_fp32(model: Transformer, monkeypatch: pytest.MonkeyPatch) -> None:
     """It would be compiled for nothing: int8 is several times as fast."""
     monkeypatch.setattr(tune, "_pass", None)
     machine = dataclasses.replace(inspect_machine(), instruction_sets=())
     config = TrainConfig(batch_size_per_device=2, gradient_accumulation_steps=1, threads=1)
-    assert tuned(Choice(False, "int8", 1, 2), config, model, machine, SilentProgress()) == Choice(False, "int8", 1, 2)
+    assert autotune(ComputePlan(False, "int8", 1, 2), config, model, machine, SilentProgress()) == ComputePlan(False, "int8", 1, 2)
 
 
 BROKEN = """
@@ -342,19 +343,19 @@ import sys
 from pathlib import Path
 import torch
 from bulletlm.config.schema import TrainConfig
-from bulletlm.train.model import Llama
+from bulletlm.train.model import Transformer
 from bulletlm.shape import ModelShape
 from bulletlm.train.backend import autotune as tune
 import test_compute as t
 
 tune.TUNE_FROM_FLOPS = 0.0  # with what is measured before
-model = Llama(t.SHAPE)
+model = Transformer(t.SHAPE)
 model.initialise(5)
 said = t.Said()
 config = TrainConfig(threads=1, batch_size_per_device=2, gradient_accumulation_steps=2, precision='fp32')
 compute = tune.choose_compute(config, model, 10**15, Path(sys.argv[1]), said)
-compute.refresh()
-compute.learn(*t.batch(), 60)
+compute.load_weights()
+compute.accumulate_gradients(*t.batch(), 60)
 print("\\n".join(said.lines))
 """
 
@@ -371,11 +372,11 @@ def test_a_compiler_that_fails_is_announced(tmp_path: Path) -> None:
     lines = result.stdout.splitlines()
     assert re.match(r"training in eager mode, which is slower: torch.compile failed \(.+\)$", lines[0])
     assert "compile" not in "".join(lines[1:]), "eager ways alone are measured"
-    choice = read_choice(tmp_path / "compute.json")
+    choice = read_plan(tmp_path / "compute.json")
     assert choice and not choice.compiled
 
 
-def test_a_model_that_cannot_be_traced_is_announced(model: Llama, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_that_cannot_be_traced_is_announced(model: Transformer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The tracer's own exceptions are no relatives of the compiler's."""
 
     def untraceable(layer: Layer, x: torch.Tensor, rope: torch.Tensor) -> torch.Tensor:

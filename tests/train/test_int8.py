@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from bulletlm.shape import ModelShape
 from bulletlm.train import int8
-from bulletlm.train.model import Llama
+from bulletlm.train.model import Transformer
 
 pytestmark = pytest.mark.skipif(not int8.products_are_exact(), reason="int8 products saturate on this processor")
 
@@ -19,10 +19,10 @@ def random(*extents: int, seed: int = 0) -> torch.Tensor:
     return torch.from_numpy(np.random.default_rng(seed).standard_normal(extents).astype(np.float32))
 
 
-def products(x: torch.Tensor, weight: torch.Tensor, gradient: torch.Tensor, two_digits: bool = False) -> list[torch.Tensor]:
+def products(x: torch.Tensor, weight: torch.Tensor, gradient: torch.Tensor, two_bytes: bool = False) -> list[torch.Tensor]:
     """dx and dW; y is FP32's."""
     x, weight = x.clone().requires_grad_(), weight.clone().requires_grad_()
-    y = int8.linear(x, weight, two_digits)
+    y = int8.linear(x, weight, two_bytes)
     torch.testing.assert_close(y, torch.nn.functional.linear(x, weight), rtol=0, atol=0, equal_nan=True)
     y.backward(gradient)
     return [x.grad, weight.grad]
@@ -54,22 +54,22 @@ def test_small_gradients_beside_a_large_one_are_right_on_average() -> None:
     small = gradient[:, 1:].double() @ weight[1:].double()
     # The large one's part is known exactly; what is left of the result is that of the small ones.
     large = -(weight[0] / weight[0].abs().max() * 127).round().double() * weight[0].abs().max() / 127
-    one_digit, two_digits = products(*case)[0] - large, products(*case, two_digits=True)[0] - large
+    one_digit, two_bytes = products(*case)[0] - large, products(*case, two_bytes=True)[0] - large
     assert error(one_digit.mean(0), small.mean(0)) < 0.1
-    assert error(two_digits, small) < 0.1 < 1 < error(one_digit, small)
+    assert error(two_bytes, small) < 0.1 < 1 < error(one_digit, small)
 
 
 @pytest.mark.parametrize("end", [-int8.LARGEST, int8.LARGEST])
 def test_the_largest_stays_itself(end: int) -> None:
     """One number in 200,000 has a noise so near to a half that 127 would become 128, and 128 as int8 is -128."""
     steps = torch.full((4_000_000,), float(end))
-    assert (int8._dithered(steps, random(4_000_000, seed=1)) == end).all()
+    assert (int8._round_stochastically(steps, random(4_000_000, seed=1)) == end).all()
 
 
 @given(st.integers(0, 2**32 - 1), st.floats(-127, 127, width=32))
 def test_what_is_rounded_is_one_of_its_two_neighbours(seed: int, at: float) -> None:
     steps = torch.full((4096,), at)
-    rounded = int8._dithered(steps, random(4096, seed=seed)).float()
+    rounded = int8._round_stochastically(steps, random(4096, seed=seed)).float()
     assert ((rounded - at).abs() < 1 + 1e-4).all()
     # The mean of 4,096 has a standard error of at most 1/128.
     assert abs(float(rounded.mean()) - at) < 6 / 128
@@ -98,7 +98,7 @@ def test_a_model_learns_as_in_fp32() -> None:
     tokens = torch.from_numpy(np.random.default_rng(3).integers(0, 300, (16, 17)))
     losses = {}
     for precision in ("fp32", "int8-gradients"):
-        model = Llama(SHAPE)
+        model = Transformer(SHAPE)
         model.initialise(5)
         model.compute_in(precision)
         optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)

@@ -25,14 +25,14 @@ from bulletlm.files import sha256_of_file
 from bulletlm.progress import SilentProgress
 from bulletlm.quant.types import weight_types
 from bulletlm.shape import ModelShape
-from bulletlm.train.backend.choice import Choice
 from bulletlm.train.backend.compute import set_up
 from bulletlm.train.backend.native import why_not
+from bulletlm.train.backend.plan import ComputePlan
 from bulletlm.train.batches import TrainingWindows
 from bulletlm.train.checkpoint import Checkpoint, list_checkpoints, load_checkpoint, save_checkpoint
 from bulletlm.train.log.metrics import CLOCK
 from bulletlm.train.loop import train
-from bulletlm.train.model import Llama
+from bulletlm.train.model import Transformer
 from bulletlm.train.state import Position
 from bulletlm.train.step import accumulate
 from bulletlm.train.validation import validate
@@ -127,7 +127,7 @@ def test_best_is_the_lowest_validation_loss(whole: Path, tokens_dir: Path) -> No
     best = load_checkpoint(whole / "checkpoints/best")
     lowest = min(min(e["val/loss"], e["val/loss_ema"]) for e in events(whole) if e["event"] == "eval")
     assert best.state["val_loss"] == lowest
-    model = Llama(SHAPE)
+    model = Transformer(SHAPE)
     model.load_state_dict(best.tensors["model"])
     nats, count = validate(model, open_tokens(tokens_dir, "val"), 4)
     assert nats / count == pytest.approx(lowest, rel=1e-6)
@@ -147,13 +147,13 @@ def test_accumulated_gradients_are_those_of_one_batch(tokens_dir: Path) -> None:
     """Targets are unevenly spread over the micro-batches (loss on answers only)."""
     gradients = []
     for size, passes in ((8, 1), (2, 4), (1, 8)):
-        model = Llama(SHAPE)
+        model = Transformer(SHAPE)
         model.initialise(3)
         windows = TrainingWindows(open_tokens(tokens_dir, "train"), 16, 9)
         config = TrainConfig(batch_size_per_device=size, gradient_accumulation_steps=passes)
         counts = {int((windows.batch(i, 1)[1] >= 0).sum()) for i in range(24, 32)}
         assert len(counts) > 1
-        accumulate(config, windows, 3, set_up(Choice(False, "fp32", 1, size), model))
+        accumulate(config, windows, 3, set_up(ComputePlan(False, "fp32", 1, size), model))
         gradients.append([weight.grad for weight in model.parameters()])
     for other in gradients[1:]:
         torch.testing.assert_close(other, gradients[0], rtol=1e-4, atol=1e-7)

@@ -17,11 +17,11 @@ from bulletlm.quant.fake_quant import FakeQuant
 from bulletlm.runtime.native import Unavailable
 from bulletlm.shape import ModelShape
 from bulletlm.train.backend import compute, native
-from bulletlm.train.backend.choice import Choice
 from bulletlm.train.backend.compute import set_up
 from bulletlm.train.backend.native import Trainer, why_not
+from bulletlm.train.backend.plan import ComputePlan
 from bulletlm.train.batches import TrainingWindows
-from bulletlm.train.model import IGNORE, Llama
+from bulletlm.train.model import IGNORE, Transformer
 from bulletlm.train.step import accumulate
 
 needs_library = pytest.mark.skipif(why_not() is not None, reason=f"no native training pass: {why_not()}")
@@ -45,8 +45,8 @@ SHAPES = {
 }
 
 
-def made(shape: ModelShape) -> Llama:
-    model = Llama(shape)
+def made(shape: ModelShape) -> Transformer:
+    model = Transformer(shape)
     model.initialise(5)
     return model
 
@@ -59,13 +59,13 @@ def batch(shape: ModelShape, sequences: int = 6, seed: int = 1) -> tuple[torch.T
     return ids[:, :-1], targets
 
 
-def learn(model: Llama, precision: str, *batches: tuple[torch.Tensor, torch.Tensor], threads: int = 1) -> dict[str, torch.Tensor]:
+def learn(model: Transformer, precision: str, *batches: tuple[torch.Tensor, torch.Tensor], threads: int = 1) -> dict[str, torch.Tensor]:
     """Gradients by name, and the loss."""
     model.zero_grad()
-    way = set_up(Choice(False, precision, threads, 4), model)  # type: ignore[arg-type]
-    way.refresh()
+    way = set_up(ComputePlan(False, precision, threads, 4), model)  # type: ignore[arg-type]
+    way.load_weights()
     count = sum(int((targets != IGNORE).sum()) for _, targets in batches)
-    loss = sum(way.learn(*each, count) for each in batches)
+    loss = sum(way.accumulate_gradients(*each, count) for each in batches)
     torch.set_num_threads(1)
     return {name: weight.grad.clone() for name, weight in model.named_parameters()} | {"loss": torch.tensor([loss])}
 
@@ -110,7 +110,7 @@ def test_a_vocabulary_whose_sums_would_not_fit() -> None:
     with pytest.raises(
         ConfigError, match=r"^train.precision: int8 is for vocabularies of up to 131,072 tokens; train with --precision=fp32$"
     ):
-        compute.Trainer(Llama(ModelShape(131_073, 32, 1, 1, 1, 32, 8)), 1)
+        compute.Trainer(Transformer(ModelShape(131_073, 32, 1, 1, 1, 32, 8)), 1)
 
 
 @needs_library
@@ -163,11 +163,11 @@ def test_two_micro_batches_are_one() -> None:
     assert_near(halves, whole)
     assert_near(halves, learn(model, "fp32", (tokens, targets)))
     trainer = compute.Trainer(model, 1)
-    trainer.refresh()
+    trainer.load_weights()
     found = []
     for each in (tokens, tokens[:1, :9], tokens[:, :9], tokens):
         model.zero_grad()
-        trainer.learn(each, each, each.numel())
+        trainer.accumulate_gradients(each, each, each.numel())
         found.append([weight.grad.clone() for weight in model.parameters()])
     assert all(torch.equal(a, b) for a, b in zip(found[0], found[-1], strict=True))
 
@@ -193,8 +193,8 @@ def test_gradients_are_added_to_what_is_there() -> None:
     model = made(SHAPE)
     once = learn(model, "int8", batch(SHAPE))
     trainer = compute.Trainer(model, 1)
-    trainer.refresh()
-    trainer.learn(*batch(SHAPE), float((batch(SHAPE)[1] != IGNORE).sum()))
+    trainer.load_weights()
+    trainer.accumulate_gradients(*batch(SHAPE), float((batch(SHAPE)[1] != IGNORE).sum()))
     for name, weight in model.named_parameters():
         assert error(weight.grad, 2 * once[name]) < 1e-5, name
 
@@ -206,8 +206,8 @@ def test_targets_that_do_not_count_give_nothing() -> None:
     assert_near(found, learn(made(SHAPE), "fp32", (tokens[:1], targets[:1])))
     model = made(SHAPE)
     trainer = compute.Trainer(model, 1)
-    trainer.refresh()
-    assert trainer.learn(tokens, torch.full_like(targets, IGNORE), 1.0) == 0
+    trainer.load_weights()
+    assert trainer.accumulate_gradients(tokens, torch.full_like(targets, IGNORE), 1.0) == 0
     assert not any(weight.grad.any() for weight in model.parameters())
 
 
@@ -215,14 +215,14 @@ def test_targets_that_do_not_count_give_nothing() -> None:
 def test_changed_weights_count_from_refresh_on() -> None:
     model, (tokens, targets) = made(SHAPE), batch(SHAPE)
     trainer = compute.Trainer(model, 1)
-    trainer.refresh()
-    trainer.learn(tokens, targets, 1.0)
+    trainer.load_weights()
+    trainer.accumulate_gradients(tokens, targets, 1.0)
     with torch.no_grad():
         for weight in model.parameters():
             weight.mul_(1.25)
-    trainer.refresh()
+    trainer.load_weights()
     model.zero_grad()
-    trainer.learn(tokens, targets, float((targets != IGNORE).sum()))
+    trainer.accumulate_gradients(tokens, targets, float((targets != IGNORE).sum()))
     found = [weight.grad.clone() for weight in model.parameters()]
     assert all(torch.equal(a, b) for a, b in zip(found, learn(model, "int8", (tokens, targets)).values(), strict=False))
 
@@ -236,7 +236,7 @@ def test_weights_on_the_grid_are_what_it_computes_with(tokens_dir: Path) -> None
     for on_grid in (True, False):
         model = made(SHAPE)
         fake = FakeQuant(model, {name: "BQ4" if len(extents) == 2 else "F32" for name, extents in SHAPE.tensors().items()})
-        way = set_up(Choice(False, "int8", 1, 4), model)
+        way = set_up(ComputePlan(False, "int8", 1, 4), model)
         accumulate(config, windows, 0, way)  # with the exact weights
         model.zero_grad()
         if on_grid:
@@ -294,13 +294,13 @@ def test_a_model_learns_as_in_fp32() -> None:
     curves = []
     for precision in ("fp32", "int8"):
         model = made(SHAPE)
-        way = set_up(Choice(False, precision, 1, 16), model)  # type: ignore[arg-type]
+        way = set_up(ComputePlan(False, precision, 1, 16), model)  # type: ignore[arg-type]
         optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
         losses = []
         for _ in range(60):
             optimizer.zero_grad()
-            way.refresh()
-            losses.append(way.learn(tokens, targets, float((targets != IGNORE).sum())))
+            way.load_weights()
+            losses.append(way.accumulate_gradients(tokens, targets, float((targets != IGNORE).sum())))
             optimizer.step()
         curves.append(np.array(losses))
     assert curves[0][-1] < 4

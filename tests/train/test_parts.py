@@ -14,7 +14,7 @@ from bulletlm.errors import DataError
 from bulletlm.shape import ModelShape
 from bulletlm.train.batches import TrainingWindows, validation_batches, window
 from bulletlm.train.ema import EMA
-from bulletlm.train.model import IGNORE, Llama
+from bulletlm.train.model import IGNORE, Transformer
 from bulletlm.train.muon import Muon, orthogonalise
 from bulletlm.train.optimizer import build_optimizers, optimizer_tensors, restore_optimizers
 from bulletlm.train.schedule import count_steps, learning_rate, warmup_length
@@ -74,7 +74,7 @@ def test_the_shorter_of_epochs_and_steps_counts(steps: int | None, epochs: float
 
 
 def test_ema_is_the_recurrence_and_gives_the_weights_back() -> None:
-    model = Llama(SHAPE)
+    model = Transformer(SHAPE)
     model.initialise(1)
     ema = EMA(model, 0.9)
     name, weight = next(iter(model.named_parameters()))
@@ -93,7 +93,7 @@ def test_ema_is_the_recurrence_and_gives_the_weights_back() -> None:
 
 
 def test_an_average_that_starts_anew_holds_nothing_from_before() -> None:
-    model = Llama(SHAPE)
+    model = Transformer(SHAPE)
     model.initialise(1)
     ema, (name, weight) = EMA(model, 0.999), next(iter(model.named_parameters()))
     with torch.no_grad():
@@ -108,7 +108,7 @@ def test_an_average_that_starts_anew_holds_nothing_from_before() -> None:
 
 
 def test_only_matrices_decay() -> None:
-    model = Llama(SHAPE)
+    model = Transformer(SHAPE)
     model.initialise(1)
     (optimizer,) = build_optimizers(model, TrainConfig(weight_decay=0.5, learning_rate=0.1))
     start = {name: weight.detach().clone() for name, weight in model.named_parameters()}
@@ -122,7 +122,7 @@ def test_only_matrices_decay() -> None:
 
 def test_adamw_is_the_papers_formula_and_its_state_can_be_carried_over() -> None:
     config = TrainConfig(learning_rate=1e-2, weight_decay=0.1)
-    model, twin = Llama(SHAPE), Llama(SHAPE)
+    model, twin = Transformer(SHAPE), Transformer(SHAPE)
     model.initialise(3)
     twin.initialise(3)
     (optimizer,), (other,) = build_optimizers(model, config), build_optimizers(twin, config)
@@ -189,7 +189,7 @@ def test_muon_is_torchs(monkeypatch: pytest.MonkeyPatch, exact: bool) -> None:
 
 def test_muon_takes_the_layers_matrices_only_and_its_state_can_be_carried_over() -> None:
     config = TrainConfig(optimizer="muon")
-    model, twin = Llama(SHAPE), Llama(SHAPE)
+    model, twin = Transformer(SHAPE), Transformer(SHAPE)
     model.initialise(3)
     optimizers, others = build_optimizers(model, config), build_optimizers(twin, config)
     assert sum(len(group["params"]) for group in optimizers[1].param_groups) == 7 * SHAPE.n_layers
@@ -247,7 +247,7 @@ def test_too_little_text_is_one_clear_line(tokens_dir: Path) -> None:
 
 
 def test_initial_loss_is_that_of_a_uniform_guess() -> None:
-    model = Llama(SHAPE)
+    model = Transformer(SHAPE)
     model.initialise(1)
     tokens = torch.randint(0, 500, (8, 16), generator=torch.Generator().manual_seed(2))
     assert float(model.loss(tokens, tokens.roll(1, 1)).detach()) / tokens.numel() == pytest.approx(math.log(500), abs=0.05)

@@ -22,7 +22,7 @@ from bulletlm.shape import ModelShape
 from bulletlm.train import loop
 from bulletlm.train.batches import TrainingWindows
 from bulletlm.train.checkpoint import list_checkpoints, load_checkpoint
-from bulletlm.train.distributed.launch import Task, lead
+from bulletlm.train.distributed.launch import Task, run_main
 from bulletlm.train.guard.rollback import find_trouble, last_good_step, prune_checkpoints
 from bulletlm.train.log.metrics import CLOCK
 from bulletlm.train.loop import train
@@ -245,7 +245,7 @@ def test_two_processes_go_back_together(clean: Path, spoilt: Path, recovered: Pa
     command = [sys.executable, str(script), str(clean), str(spoilt), str(tmp_path / "two")]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
-    lead(Task(TrainConfig(**SETTINGS), SHAPE, SEED, spoilt, tmp_path / "whole", "key"), None, 2, SilentProgress())
+    run_main(Task(TrainConfig(**SETTINGS), SHAPE, SEED, spoilt, tmp_path / "whole", "key"), None, 2, SilentProgress())
     assert result(tmp_path / "two/stopped") == result(tmp_path / "whole")
     (ours,), (theirs,) = (events(folder, "rollback") for folder in (tmp_path / "whole", recovered))
     assert {**ours, "reason": theirs["reason"]} == theirs

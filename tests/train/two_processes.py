@@ -21,28 +21,28 @@ from bulletlm.errors import Interrupted
 from bulletlm.progress import Progress, SilentProgress
 from bulletlm.train import loop
 from bulletlm.train.checkpoint import save_checkpoint
-from bulletlm.train.distributed.group import Team, join
+from bulletlm.train.distributed.group import ProcessGroup, join
 from bulletlm.train.state import TrainState
 
 
-def both(store: Path, work: Callable[[Team], None]) -> None:
+def both(store: Path, work: Callable[[ProcessGroup], None]) -> None:
     """Do `work` in two processes that meet through the file `store`."""
     children = []
     for rank in range(2):
         child = os.fork()
         if not child:
-            with join(rank, 2, dist.FileStore(str(store), 2)) as team:
-                work(team)
+            with join(rank, 2, dist.FileStore(str(store), 2)) as group:
+                work(group)
             os._exit(0)
         children.append(child)
     assert [os.waitpid(child, 0)[1] for child in children] == [0, 0]
 
 
-def train(team: Team, tokens: Path, folder: Path, progress: Progress) -> None:
-    loop.train(TrainConfig(**t.SETTINGS), t.SHAPE, t.SEED, tokens, folder, "key", progress, team)
+def train(group: ProcessGroup, tokens: Path, folder: Path, progress: Progress) -> None:
+    loop.train(TrainConfig(**t.SETTINGS), t.SHAPE, t.SEED, tokens, folder, "key", progress, group)
 
 
-def break_a_weight(team: Team, tokens: Path, folder: Path) -> None:
+def break_a_weight(group: ProcessGroup, tokens: Path, folder: Path) -> None:
     states: list[TrainState] = []
     broken: list[int] = []
     update = loop.update
@@ -55,27 +55,27 @@ def break_a_weight(team: Team, tokens: Path, folder: Path) -> None:
     def update_and_break(state: TrainState) -> None:
         update(state)
         step = state.position.step
-        if team.rank == 1 and step in (34, 75) and step not in broken:
+        if group.rank == 1 and step in (34, 75) and step not in broken:
             broken.append(step)
             with torch.no_grad():
                 state.model.final_norm.weight[3] = float("nan")
 
     loop.TrainState, loop.update = Kept, update_and_break  # type: ignore[attr-defined, misc]
-    train(team, tokens, folder, SilentProgress())
-    save_checkpoint(folder / f"process-{team.rank}", states[0].checkpoint())
+    train(group, tokens, folder, SilentProgress())
+    save_checkpoint(folder / f"process-{group.rank}", states[0].checkpoint())
 
 
-def stop(team: Team, tokens: Path, folder: Path) -> None:
+def stop(group: ProcessGroup, tokens: Path, folder: Path) -> None:
     with contextlib.suppress(Interrupted):
-        train(team, tokens, folder, t.Listening(44 if team.leads else None))
+        train(group, tokens, folder, t.Listening(44 if group.is_main else None))
         raise AssertionError("it was not stopped")
 
 
 def main(clean: Path, spoilt: Path, out: Path) -> None:
     out.mkdir()
-    both(out / "store-1", lambda team: stop(team, spoilt, out / "stopped"))
-    both(out / "store-2", lambda team: train(team, spoilt, out / "stopped", SilentProgress()))
-    both(out / "store-3", lambda team: break_a_weight(team, clean, out / "broken"))
+    both(out / "store-1", lambda group: stop(group, spoilt, out / "stopped"))
+    both(out / "store-2", lambda group: train(group, spoilt, out / "stopped", SilentProgress()))
+    both(out / "store-3", lambda group: break_a_weight(group, clean, out / "broken"))
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from bulletlm.cli.generate import generate
 from bulletlm.errors import ConfigError
 
 if TYPE_CHECKING:
-    from bulletlm.train.distributed.group import Team
+    from bulletlm.train.distributed.group import ProcessGroup
 
 app = App(
     name="bullet",
@@ -424,12 +424,12 @@ def _stages(config: Path, settings: tuple[str, ...], until: str, restart: bool) 
     from bulletlm.pipeline.stages import run_stages
     from bulletlm.progress import ConsoleProgress
 
-    with _team() as team:
-        return run_stages(load_config(config, settings), until, ConsoleProgress(), restart, team).folder
+    with _process_group() as group:
+        return run_stages(load_config(config, settings), until, ConsoleProgress(), restart, group).folder
 
 
 @contextlib.contextmanager
-def _team() -> "Iterator[Team | None]":
+def _process_group() -> "Iterator[ProcessGroup | None]":
     """The processes that torchrun started, if it did. Only the first gets here: the others help it to train, and end."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield None
@@ -437,10 +437,10 @@ def _team() -> "Iterator[Team | None]":
     from bulletlm.hardware import park_idle_threads
 
     park_idle_threads()
-    from bulletlm.train.distributed.launch import torchrun_team
+    from bulletlm.train.distributed.launch import torchrun_group
 
-    with torchrun_team() as team:
-        yield team
+    with torchrun_group() as group:
+        yield group
 
 
 def main(arguments: list[str] | None = None) -> None:

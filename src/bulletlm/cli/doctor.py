@@ -10,8 +10,8 @@ from typing import Any
 
 from bulletlm.hardware import Machine, inspect_machine
 from bulletlm.runtime.native import summary
-from bulletlm.train.backend.choice import known_choices
 from bulletlm.train.backend.native import why_not
+from bulletlm.train.backend.plan import cached_plans
 
 GB = 1e9
 NEEDED_DISK = 2 * GB
@@ -32,7 +32,7 @@ def examine(folder: Path) -> dict[str, Any]:
         "python": sys.version.split()[0],
         "torch": _installed("torch"),
         "runtime": summary(),
-        "training_choices": known_choices(machine.processor),
+        "training_choices": cached_plans(machine.processor),
         "advice": advice,
     }
 

@@ -44,12 +44,12 @@ MEASURED_WIDTHS = (64, 128, 256)
 WIDTHS = range(32, 1025, 32)
 """From which the best shape is chosen."""
 
-A_LONG_RUN = 10**15
+ALWAYS_COMPILE_TOKENS = 10**15
 """Tokens of one that is compiled, whatever its shape."""
 
 MANY_EPOCHS = 8
 LONG_HOURS = 24.0
-BUSY = 0.6
+MIN_CPU_SHARE = 0.6
 """Share of the cores' time below which the measurement says little about an idle machine."""
 
 
@@ -121,7 +121,7 @@ def make_plan(config: Config, hours: float | None, seconds: float, write: Path |
     # Compiling every shape would take a minute: what it gains for the configured one is taken to hold for all. As such a run
     # computes it comes first, so that the peak of memory is its own.
     tokens = steps * config.train.batch_size_per_device * config.train.gradient_accumulation_steps * shape.max_seq_len
-    long = measure(shape, config.train, seconds / 8, tokens if hours is None else A_LONG_RUN)
+    long = measure(shape, config.train, seconds / 8, tokens if hours is None else ALWAYS_COMPILE_TOKENS)
     memory = peak_memory(pick_device(config.train.device))
     wall, cpu = time.perf_counter(), time.process_time()
     own = measure(shape, config.train, seconds / 4)
@@ -170,7 +170,7 @@ def measure(shape: ModelShape, config: TrainConfig, seconds: float, tokens: int 
     accumulate(settings, windows, 0, compute)  # the first one allocates
     while not passes or time.perf_counter() - started < seconds:
         begun = time.perf_counter()
-        compute.refresh()  # once a step, as the update: `accumulate` does it again
+        compute.load_weights()  # once a step, as the update: `accumulate` does it again
         refreshed = time.perf_counter()
         accumulate(settings, windows, len(passes), compute)
         done = time.perf_counter()
@@ -344,7 +344,7 @@ def _text_bytes(path: Path) -> int | None:
 
 
 def _warnings(chosen: Estimate, text: dict[str, Any], facts: dict[str, Any], got: float) -> Iterable[str]:
-    if got < BUSY:
+    if got < MIN_CPU_SHARE:
         yield f"other programs were busy: the measurement had {got:.0%} of the cores' time; on an idle machine everything is faster"
     if chosen.epochs is None:
         yield f"how much text there is is not known ({text['from']}): run `bullet tokenizer` first, and plan again"

@@ -24,7 +24,7 @@ from bulletlm.hardware import park_idle_threads
 from bulletlm.progress import Progress
 
 if TYPE_CHECKING:
-    from bulletlm.train.distributed.group import Team
+    from bulletlm.train.distributed.group import ProcessGroup
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Run:
     sources: list[dict[str, Any]]
     augmentation: dict[str, Any] | None
     progress: Progress
-    team: "Team | None" = None
+    group: "ProcessGroup | None" = None
 
     @property
     def folder(self) -> Path:
@@ -63,20 +63,20 @@ class Stage:
 
 
 def run_stages(
-    config: Config, until: str, progress: Progress, restart: bool = False, team: "Team | None" = None, since: str | None = None
+    config: Config, until: str, progress: Progress, restart: bool = False, group: "ProcessGroup | None" = None, since: str | None = None
 ) -> Run:
     """Bring every stage up to and including `until` up to date.
 
     Args:
         restart: throw away the checkpoints, whatever they were trained with.
-        team: processes that wait to take part in training; this one leads them.
+        group: processes that wait to take part in training; this one leads them.
         since: take everything before this stage from the run folder as it is, even where its sources are gone or changed.
 
     Raises:
         ConfigError: the run folder holds a model trained with other settings, or another process is using it.
         BulletError: a stage failed; what earlier stages wrote stays.
     """
-    run = _finished_run(config, progress) if since else _new_run(config, progress, team)
+    run = _finished_run(config, progress) if since else _new_run(config, progress, group)
     _make_folder(run.folder)
     with _only_process(run.folder):
         _protect_trained_model(run, restart)
@@ -121,10 +121,10 @@ def finish_run(folder: Path, settings: Sequence[str], progress: Progress) -> Run
     return run_stages(config, "evaluate", progress, since="export")
 
 
-def _new_run(config: Config, progress: Progress, team: "Team | None") -> Run:
+def _new_run(config: Config, progress: Progress, group: "ProcessGroup | None") -> Run:
     sources = [{"path": str(path), "bytes": path.stat().st_size, "sha256": sha256_of_file(path)} for path in source_files(config.data)]
     augmentation = reproducibility_fields(config.augment)
-    return Run(config, _fingerprint(config, sources, augmentation), sources, augmentation, progress, team)
+    return Run(config, _fingerprint(config, sources, augmentation), sources, augmentation, progress, group)
 
 
 def _finished_run(config: Config, progress: Progress) -> Run:
@@ -159,7 +159,7 @@ def _train(run: Run) -> None:
     park_idle_threads()
     from bulletlm.evaluate.prompts import choose_samples, load_prompts
     from bulletlm.text.tokenizer import Tokenizer
-    from bulletlm.train.distributed.launch import Task, lead
+    from bulletlm.train.distributed.launch import Task, run_main
     from bulletlm.train.log.samples import SamplePrompts
 
     config = run.config
@@ -170,7 +170,7 @@ def _train(run: Run) -> None:
     task = Task(
         config.train, shape, config.seed, run.folder / "tokens", run.folder, run.fingerprint, config.weight_types(), config.qat.start
     )
-    lead(task, run.team, config.train.workers or 1, run.progress, samples)
+    run_main(task, run.group, config.train.workers or 1, run.progress, samples)
 
 
 def _export(run: Run) -> None:

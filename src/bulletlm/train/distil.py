@@ -32,7 +32,7 @@ from bulletlm.train.checkpoint import Checkpoint, checkpoint_size, list_checkpoi
 from bulletlm.train.ema import EMA
 from bulletlm.train.guard.stopping import Waiting, be_nice, disk_is_low, stop_requested
 from bulletlm.train.int8 import products_are_exact
-from bulletlm.train.model import IGNORE, Llama
+from bulletlm.train.model import IGNORE, Transformer
 from bulletlm.train.optimizer import build_optimizers, optimizer_tensors, restore_optimizers, set_learning_rate
 
 WARMUP_STEPS = 10
@@ -167,8 +167,8 @@ def distil(
     return Distilled(candidates[chosen], chosen, kl, step * sequences * shape.max_seq_len)
 
 
-def _model(shape: ModelShape, tensors: Mapping[str, calibrate.Floats], device: torch.device) -> Llama:
-    model = Llama(shape)
+def _model(shape: ModelShape, tensors: Mapping[str, calibrate.Floats], device: torch.device) -> Transformer:
+    model = Transformer(shape)
     with torch.no_grad():
         for name, weight in model.named_parameters():
             weight.copy_(torch.from_numpy(np.array(tensors[name])))
@@ -176,7 +176,7 @@ def _model(shape: ModelShape, tensors: Mapping[str, calibrate.Floats], device: t
 
 
 @torch.no_grad()
-def _take_over(student: Llama, start: Mapping[str, calibrate.Tensor]) -> dict[str, Tensor]:
+def _take_over(student: Transformer, start: Mapping[str, calibrate.Tensor]) -> dict[str, Tensor]:
     """Give the student the BQ4 weights of `start` as its exact ones; returns their scales.
 
     In the middle of its step a weight needs a lasting push to be rounded otherwise. From where FP32 has it, often far from what
@@ -197,7 +197,7 @@ def _share(step: int, steps: int) -> float:
 
 
 def _divergences(
-    teacher: Llama, student: Llama, train: TrainConfig, at_once: int, tokens: int, progress: Progress
+    teacher: Transformer, student: Transformer, train: TrainConfig, at_once: int, tokens: int, progress: Progress
 ) -> tuple[Divergence, Divergence]:
     """The loss to train with, `at_once` sequences a pass, compiled where `tokens` are worth it; and the one to measure with.
 
@@ -225,7 +225,7 @@ def _divergences(
     return graph, eager
 
 
-def _divergence_with(teacher: Llama, student: Llama, layer: Callable[..., Tensor], head: Callable[..., Tensor]) -> Divergence:
+def _divergence_with(teacher: Transformer, student: Transformer, layer: Callable[..., Tensor], head: Callable[..., Tensor]) -> Divergence:
     device = teacher.rope.device
 
     def divergence(tokens: Tensor, targets: Tensor) -> Tensor:
@@ -237,7 +237,7 @@ def _divergence_with(teacher: Llama, student: Llama, layer: Callable[..., Tensor
     return divergence
 
 
-def _divergence(teacher: Llama, student: Llama, taught: Tensor, hidden: Tensor, counts: Tensor) -> Tensor:
+def _divergence(teacher: Transformer, student: Transformer, taught: Tensor, hidden: Tensor, counts: Tensor) -> Tensor:
     """Sum over the positions that count of KL(teacher || student), nats, from what the last layer of both leaves."""
     with torch.no_grad():
         wanted = F.log_softmax(teacher.logits(taught).float(), dim=-1)

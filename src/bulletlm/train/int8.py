@@ -32,18 +32,18 @@ GOLDEN = -1640531527
 """2^32 / golden ratio, odd: the multiplier of Fibonacci hashing (Knuth, The Art of Computer Programming, vol. 3, 6.4)."""
 
 
-def linear(x: Tensor, weight: Tensor, two_digits: bool = False) -> Tensor:
+def linear(x: Tensor, weight: Tensor, two_bytes: bool = False) -> Tensor:
     """x W^T, with its gradients in int8.
 
     Args:
         x: float32 (..., inputs).
         weight: float32 (outputs, inputs).
-        two_digits: give the gradient that comes back 15 bits, at the price of two products more.
+        two_bytes: give the gradient that comes back 15 bits, at the price of two products more.
 
     Returns:
         float32 (..., outputs).
     """
-    return _Linear.apply(x, weight, two_digits)  # type: ignore[no-any-return, no-untyped-call]
+    return _Linear.apply(x, weight, two_bytes)  # type: ignore[no-any-return, no-untyped-call]
 
 
 def products_are_exact() -> bool:
@@ -54,9 +54,9 @@ def products_are_exact() -> bool:
 
 class _Linear(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, two_digits: bool) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, two_bytes: bool) -> Tensor:
         ctx.save_for_backward(*_nearest(x.reshape(-1, x.shape[-1])), *_nearest(weight))
-        ctx.shape, ctx.two_digits = x.shape, two_digits
+        ctx.shape, ctx.two_bytes = x.shape, two_bytes
         return F.linear(x, weight)
 
     @staticmethod
@@ -64,19 +64,19 @@ class _Linear(torch.autograd.Function):
         # The scales that would stand inside of a sum go into the gradient before it is rounded.
         steps, scale, weight_steps, weight_scale = ctx.saved_tensors
         gradient = gradient.reshape(-1, gradient.shape[-1])
-        to_input = _product(gradient * weight_scale.T, weight_steps, ctx.two_digits)
-        to_weight = _product((gradient * scale).T, steps, ctx.two_digits)
+        to_input = _product(gradient * weight_scale.T, weight_steps, ctx.two_bytes)
+        to_weight = _product((gradient * scale).T, steps, ctx.two_bytes)
         return to_input.view(ctx.shape), to_weight, None
 
 
-def _product(gradient: Tensor, steps: Tensor, two_digits: bool) -> Tensor:
+def _product(gradient: Tensor, steps: Tensor, two_bytes: bool) -> Tensor:
     """gradient (n, k) float32 times steps (k, m) int8, float32 (n, m)."""
     largest = _largest(gradient)
     exact, scale = gradient * (LARGEST / largest), largest * (1 / LARGEST)
-    if not two_digits:
-        return torch._int_mm(_dithered(exact, gradient), steps).float() * scale
+    if not two_bytes:
+        return torch._int_mm(_round_stochastically(exact, gradient), steps).float() * scale
     first = exact.round()
-    second = _dithered((exact - first) * DIGIT, gradient)
+    second = _round_stochastically((exact - first) * DIGIT, gradient)
     return (torch._int_mm(first.to(torch.int8), steps).float() + torch._int_mm(second, steps).float() * (1 / DIGIT)) * scale
 
 
@@ -91,7 +91,7 @@ def _nearest(x: Tensor) -> tuple[Tensor, Tensor]:
     return (x * (LARGEST / largest)).round().to(torch.int8), largest * (1 / LARGEST)
 
 
-def _dithered(steps: Tensor, source: Tensor) -> Tensor:
+def _round_stochastically(steps: Tensor, source: Tensor) -> Tensor:
     """Round numbers within +-LARGEST up or down, in the mean to the number itself; the bits of `source` decide."""
     # A little less than -1/2 ... 1/2: 127 and a half would be rounded to 128, which wraps round to -128.
     noise = (source.view(torch.int32) * GOLDEN >> 8).float() * (2.0**-24 - 2.0**-37)

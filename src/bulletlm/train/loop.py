@@ -22,7 +22,7 @@ from bulletlm.train.backend.autotune import choose_compute
 from bulletlm.train.backend.compute import denormals_are_zero, pick_device
 from bulletlm.train.batches import TrainingWindows
 from bulletlm.train.checkpoint import list_checkpoints
-from bulletlm.train.distributed.group import ALONE, Team
+from bulletlm.train.distributed.group import SINGLE_PROCESS, ProcessGroup
 from bulletlm.train.guard.rollback import LOSS_HISTORY_STEPS, LR_BACKOFF, find_trouble, prune_checkpoints, roll_back
 from bulletlm.train.guard.stopping import Waiting, be_nice, disk_is_low, stop_requested
 from bulletlm.train.log.diagnostics import UPDATE_RATIO_EVERY_STEPS, copy_matrices, memory_mb, update_ratio
@@ -57,7 +57,7 @@ def train(
     run_dir: Path,
     key: str,
     progress: Progress,
-    team: Team = ALONE,
+    group: ProcessGroup = SINGLE_PROCESS,
     types: Mapping[str, str] | None = None,
     qat_start: float | None = None,
     samples: SamplePrompts | None = None,
@@ -66,7 +66,7 @@ def train(
 
     Args:
         key: fingerprint of everything that decides the result; checkpoints of another key are refused.
-        team: the processes that share every step; each calls this, and the first writes the files.
+        group: the processes that share every step; each calls this, and the first writes the files.
         types: the types of the model file; where there is BQ4 among them, its loss is logged as val/loss_bq4.
         qat_start: share of the steps after which the weights are fake-quantised to `types`. The best weights are then those
             that are best when rounded, and kept rounded.
@@ -86,23 +86,23 @@ def train(
     grid = Grid(FakeQuant(state.model, types), qat_start) if types and "BQ4" in types.values() else None
     on_grid_from = grid.first_step(total_steps) if grid else total_steps
     checkpoints = run_dir / "checkpoints"
-    if team.leads:
+    if group.is_main:
         state.resume(checkpoints, progress)
-    state.copy_leader(team)
-    compute = choose_compute(config, state.model, tokens_per_step * total_steps, checkpoints, progress, team)
+    state.copy_from_main(group)
+    compute = choose_compute(config, state.model, tokens_per_step * total_steps, checkpoints, progress, group)
     progress.log(
         f"{shape.n_parameters / 1e6:.2f}M parameters, {len(train_tokens.tokens):,} training tokens, {reason}, "
-        f"{tokens_per_step:,} tokens a step, {compute.description}{team.description}"
+        f"{tokens_per_step:,} tokens a step, {compute.description}{group.description}"
     )
     if warmup_length(config, total_steps) < config.warmup_steps:
         progress.log(f"warm-up cut from {config.warmup_steps:,} to {warmup_length(config, total_steps):,} steps: a fifth of this run")
 
-    trackers = open_trackers(config.track, run_dir) if team.leads else []
-    metrics = MetricsLog(run_dir / "metrics.jsonl" if team.leads else None, state.position, trackers)
+    trackers = open_trackers(config.track, run_dir) if group.is_main else []
+    metrics = MetricsLog(run_dir / "metrics.jsonl" if group.is_main else None, state.position, trackers)
     waiting = Waiting(config)
 
     def save() -> None:
-        if team.leads:
+        if group.is_main:
             metrics.sync()
             state.save(checkpoints)
             prune_checkpoints(checkpoints, config.keep_checkpoints, state.position.step, config.eval_every_steps)
@@ -110,11 +110,11 @@ def train(
     def recover(problem: str, learnt: bool = False) -> None:
         step = state.position.step
         forget_gradients(state)
-        learnt = team.sum(learnt or not state.is_finite())[0] > 0
-        if team.leads:
+        learnt = group.sum(learnt or not state.is_finite())[0] > 0
+        if group.is_main:
             roll_back(state, checkpoints, problem, learnt, config, progress)
             metrics.rewind(state.position)
-        state.copy_leader(team)
+        state.copy_from_main(group)
         bar.advance(state.position.step - step)
 
     note, trained, seconds = "", 0, 0.0
@@ -127,11 +127,11 @@ def train(
             at_end = position.step >= total_steps
             if (at_end or (position.step and position.step % config.eval_every_steps == 0)) and position.evaluated_step != position.step:
                 save()
-                measured, weights, val_loss = evaluate(state, val_tokens, config.batch_size_per_device, team, grid)
+                measured, weights, val_loss = evaluate(state, val_tokens, config.batch_size_per_device, group, grid)
                 if not all(map(math.isfinite, measured.values())):
                     recover("the validation loss is no longer a number", learnt=True)
                     continue
-                best_folder = checkpoints if team.leads else None
+                best_folder = checkpoints if group.is_main else None
                 better = keep_best(state, val_loss, weights, position.step * tokens_per_step, best_folder, grid)
                 metrics.write("eval", position.step, **measured, best=better, memory_mb=memory_mb())
                 for prompt, answer in answers(state.weights(weights), shape, samples) if samples else ():
@@ -144,7 +144,7 @@ def train(
             if at_end or stopped_early:
                 break
             low, wait = disk_is_low(run_dir, state.size()), waiting.reason()
-            stop_now, pause = (wishes > 0 for wishes in team.sum(bool(stop() or low), bool(wait)))
+            stop_now, pause = (wishes > 0 for wishes in group.sum(bool(stop() or low), bool(wait)))
             if stop_now:
                 save()
                 why = f" ({low}: free some space)" if low else ""
@@ -162,8 +162,8 @@ def train(
                 if position.step == state.ema.start:
                     state.ema.restart(state.model)
             with grid.fake.applied() if grid and on_grid else contextlib.nullcontext():
-                loss = accumulate(config, windows, position.batch(), compute, team)
-            team.sum_gradients(state.model.parameters())
+                loss = accumulate(config, windows, position.batch(), compute, group)
+            group.sum_gradients(state.model.parameters())
             norm = clip(state, config.clip_grad_norm)
             if problem := find_trouble(loss, norm, position.recent_losses, config.spike_threshold, shape.vocab_size):
                 recover(problem)
@@ -175,7 +175,7 @@ def train(
                 before = copy_matrices(state.model)
                 update(state)
                 values["update_ratio"] = update_ratio(before, state.model)
-                if team.sum(not math.isfinite(values["update_ratio"]))[0]:
+                if group.sum(not math.isfinite(values["update_ratio"]))[0]:
                     bar.advance(1)
                     recover("the weights are no longer numbers", learnt=True)
                     continue

@@ -4,7 +4,7 @@ RMSNorm before each block, interleaved rotary positions, causal attention with o
 key/value heads, SwiGLU, no biases, output matrix tied to the embedding by default. The same shapes
 and names as in `.bullet` files and the numpy engine (`bulletlm.shape`).
 
-Weights are FP32. With `Llama.compute_in("bf16")` they are rounded at every use, so that matrix products run in bfloat16
+Weights are FP32. With `Transformer.compute_in("bf16")` they are rounded at every use, so that matrix products run in bfloat16
 while gradients are summed, and weights updated, in FP32; norms, rotations, softmax and loss are FP32 always. With
 "int8-gradients" what it predicts is FP32, and the gradients of the products with weights are those of `bulletlm.train.int8`.
 
@@ -29,21 +29,21 @@ IGNORE = -1
 QUERIES = 128
 """Positions whose attention is computed together. At a context of 1024, 128 takes 0.6 times as long as all at once."""
 
-Precision = Literal["fp32", "bf16", "int8-gradients"]
+MatmulPrecision = Literal["fp32", "bf16", "int8-gradients"]
 """Of matrix products."""
 
 
-def product(x: Tensor, weight: Tensor, precision: Precision, two_digits: bool = False) -> Tensor:
-    """x W^T in the type of x (`bulletlm.train.int8` says what `two_digits` is)."""
+def product(x: Tensor, weight: Tensor, precision: MatmulPrecision, two_bytes: bool = False) -> Tensor:
+    """x W^T in the type of x (`bulletlm.train.int8` says what `two_bytes` is)."""
     if precision == "int8-gradients" and torch.is_grad_enabled():
-        return int8.linear(x, weight, two_digits)
+        return int8.linear(x, weight, two_bytes)
     return F.linear(x, weight.to(x.dtype))
 
 
 class Linear(nn.Linear):
     """x W^T in the type of x; the weight's gradient has the type of the weight."""
 
-    precision: Precision = "fp32"
+    precision: MatmulPrecision = "fp32"
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__(inputs, outputs, bias=False)
@@ -146,11 +146,11 @@ class Layer(nn.Module):
         return x + self.mlp(self.mlp_norm(x))  # type: ignore[no-any-return]
 
 
-class Llama(nn.Module):
+class Transformer(nn.Module):
     """The whole model. Parameter names equal `ModelShape.tensors()`."""
 
     rope: Tensor
-    precision: Precision = "fp32"
+    precision: MatmulPrecision = "fp32"
 
     def __init__(self, shape: ModelShape) -> None:
         super().__init__()
@@ -173,7 +173,7 @@ class Llama(nn.Module):
             std = 0.02 / math.sqrt(2 * self.shape.n_layers) if writes_residual else 0.02
             nn.init.normal_(weight, std=std, generator=generator)
 
-    def compute_in(self, precision: Precision) -> None:
+    def compute_in(self, precision: MatmulPrecision) -> None:
         """Choose the type of matrix products, and with "bf16" of what flows between layers."""
         self.precision = precision
         for module in self.modules():
@@ -194,7 +194,7 @@ class Llama(nn.Module):
     def logits(self, hidden: Tensor) -> Tensor:
         """(B, T, dim) -> (B, T, vocab_size)."""
         head = self.token_embedding.weight if self.shape.tied_embeddings else self.lm_head.weight
-        return product(self.final_norm(hidden), head, self.precision, two_digits=True)
+        return product(self.final_norm(hidden), head, self.precision, two_bytes=True)
 
     def loss(self, tokens: Tensor, targets: Tensor, reduction: str = "sum") -> Tensor:
         """Cross-entropy in nats; positions whose target is IGNORE do not count.

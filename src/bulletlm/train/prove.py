@@ -2,7 +2,7 @@
 
 Two short trainings in processes of their own, in a folder beside the run: one is left alone, one kills itself with SIGKILL after a
 random step and is started again. Afterwards their metrics and their weights have to be the same, byte for byte. With
-`train.workers` each is a team of so many processes, whose first one is killed.
+`train.workers` each is a group of so many processes, whose first one is killed.
 """
 
 import contextlib
@@ -25,7 +25,7 @@ from bulletlm.files import sha256_of_file
 from bulletlm.hardware import inspect_machine, park_idle_threads
 from bulletlm.progress import Progress, SilentProgress
 from bulletlm.shape import ModelShape
-from bulletlm.train.backend.choice import note_name, read_choice, write_choice
+from bulletlm.train.backend.plan import plan_file_name, read_plan, write_plan
 
 STEPS = 12
 """Of each training; every third is followed by an evaluation, every second by a checkpoint."""
@@ -46,10 +46,10 @@ def prove_resume(run_dir: Path, workers: int, progress: Progress) -> str:
     folder = Path(tempfile.mkdtemp(prefix=f"{run_dir.name}.prove-", dir=run_dir.parent))
     try:
         whole, killed = (folder / name for name in NAMES)
-        team = f" as {workers} processes" if workers > 1 else ""
-        progress.log(f"training {STEPS} steps{team} without a break")
+        group = f" as {workers} processes" if workers > 1 else ""
+        progress.log(f"training {STEPS} steps{group} without a break")
         _train_in_process(run_dir, whole, workers, None)
-        progress.log(f"training {STEPS} steps{team}, killed after step {kill_at}")
+        progress.log(f"training {STEPS} steps{group}, killed after step {kill_at}")
         _train_in_process(run_dir, killed, workers, kill_at)
         progress.log("training on from what the kill left")
         _train_in_process(run_dir, killed, workers, None)
@@ -59,11 +59,11 @@ def prove_resume(run_dir: Path, workers: int, progress: Progress) -> str:
         files = _weights(whole)
         size = sum(path.stat().st_size for path in files.values())
         lines = len(_events(whole))
-        choice = read_choice(whole / "checkpoints" / note_name(workers))
+        plan = read_plan(whole / "checkpoints" / plan_file_name(workers))
         return (
-            f"killed after step {kill_at} of {STEPS} and continued{team}: all {lines} lines of metrics and all {len(files)} files of "
+            f"killed after step {kill_at} of {STEPS} and continued{group}: all {lines} lines of metrics and all {len(files)} files of "
             f"weights ({size / 1e6:.1f} MB) are the same, byte for byte, as those of a run that was left alone; "
-            f"computed as the whole run is: {choice}"
+            f"computed as the whole run is: {plan}"
         )
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -113,21 +113,21 @@ def _short(config: Config) -> TrainConfig:
 def _note_choice(config: Config, shape: ModelShape, run_dir: Path, folder: Path, workers: int) -> None:
     """Let the training in `folder` compute as the run itself did or would, which so short a training would not choose."""
     from bulletlm.data.tokens import open_tokens
-    from bulletlm.train.backend.autotune import plain_choice, run_flops
+    from bulletlm.train.backend.autotune import default_plan, run_flops
     from bulletlm.train.backend.compute import pick_device
     from bulletlm.train.batches import TrainingWindows
     from bulletlm.train.schedule import count_steps
 
-    own, note = (each / "checkpoints" / note_name(workers) for each in (run_dir, folder))
-    choice = read_choice(note) or read_choice(own)
-    if choice is None:
+    own, note = (each / "checkpoints" / plan_file_name(workers) for each in (run_dir, folder))
+    plan = read_plan(note) or read_plan(own)
+    if plan is None:
         sequences = config.train.batch_size_per_device * config.train.gradient_accumulation_steps
         windows = TrainingWindows(open_tokens(run_dir / "tokens", "train"), shape.max_seq_len, config.seed)
         steps, _ = count_steps(config.train, windows.count)
         flops = run_flops(shape, steps * sequences * shape.max_seq_len)
-        choice = plain_choice(config.train, inspect_machine(), pick_device(config.train.device).type, flops, workers)
+        plan = default_plan(config.train, inspect_machine(), pick_device(config.train.device).type, flops, workers)
     note.parent.mkdir(parents=True, exist_ok=True)
-    write_choice(note, choice)
+    write_plan(note, plan)
 
 
 class _KillAt(SilentProgress):
@@ -148,13 +148,13 @@ class _KillAt(SilentProgress):
 
 def _main(run_dir: Path, folder: Path, workers: int, kill_at: int) -> None:
     park_idle_threads()
-    from bulletlm.train.distributed.launch import Task, lead
+    from bulletlm.train.distributed.launch import Task, run_main
 
     config = load_config(run_dir / "config.json")
     shape = config.model.shape(config.tokenizer.vocab_size)
     _note_choice(config, shape, run_dir, folder, workers)
     task = Task(_short(config), shape, config.seed, run_dir / "tokens", folder, "proof", config.weight_types(), config.qat.start)
-    lead(task, None, workers, _KillAt(kill_at) if kill_at else SilentProgress())
+    run_main(task, None, workers, _KillAt(kill_at) if kill_at else SilentProgress())
 
 
 if __name__ == "__main__":

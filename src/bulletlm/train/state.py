@@ -12,9 +12,9 @@ from bulletlm.errors import BulletError
 from bulletlm.progress import Progress
 from bulletlm.shape import ModelShape
 from bulletlm.train.checkpoint import Checkpoint, checkpoint_size, newest_checkpoint, save_checkpoint, step_folder
-from bulletlm.train.distributed.group import Team
+from bulletlm.train.distributed.group import ProcessGroup
 from bulletlm.train.ema import EMA
-from bulletlm.train.model import Llama
+from bulletlm.train.model import Transformer
 from bulletlm.train.optimizer import build_optimizers, optimizer_tensors, restore_optimizers
 
 
@@ -75,7 +75,7 @@ class TrainState:
 
     def __init__(self, config: TrainConfig, shape: ModelShape, seed: int, key: str, device: torch.device) -> None:
         self.key = key
-        self.model = Llama(shape)
+        self.model = Transformer(shape)
         self.model.initialise(seed)
         self.model.to(device)
         self.optimizers = build_optimizers(self.model, config)
@@ -118,23 +118,23 @@ class TrainState:
         if self.ema:
             self.ema.average = {name: average.to(self.model.rope.device) for name, average in checkpoint.tensors["ema"].items()}
 
-    def copy_leader(self, team: Team) -> None:
-        """Become what the first process of the team is.
+    def copy_from_main(self, group: ProcessGroup) -> None:
+        """Become what the first process of the group is.
 
         Raises:
-            TeamLost: another process is gone.
+            ProcessLost: another process is gone.
         """
-        if team.size == 1:
+        if group.size == 1:
             return
         own = self.checkpoint()
         sizes = {file: {name: list(tensor.shape) for name, tensor in tensors.items()} for file, tensors in own.tensors.items()}
-        told = team.tell({"state": own.state, "sizes": sizes})
+        told = group.broadcast_object({"state": own.state, "sizes": sizes})
         tensors: dict[str, dict[str, Tensor]] = {}
         for file, names in told["sizes"].items():
-            tensors[file] = {name: own.tensors[file][name].cpu() if team.leads else torch.empty(size) for name, size in names.items()}
+            tensors[file] = {name: own.tensors[file][name].cpu() if group.is_main else torch.empty(size) for name, size in names.items()}
             for tensor in tensors[file].values():
-                team.broadcast(tensor)
-        if not team.leads:
+                group.broadcast(tensor)
+        if not group.is_main:
             self.restore(Checkpoint(tensors, told["state"]))
 
     def resume(self, checkpoints: Path, progress: Progress) -> None:

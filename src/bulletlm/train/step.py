@@ -5,25 +5,25 @@ import torch
 from bulletlm.config.schema import TrainConfig
 from bulletlm.train.backend.compute import Compute
 from bulletlm.train.batches import TrainingWindows
-from bulletlm.train.distributed.group import ALONE, Team
+from bulletlm.train.distributed.group import SINGLE_PROCESS, ProcessGroup
 from bulletlm.train.model import IGNORE
 from bulletlm.train.state import TrainState
 
 
-def accumulate(config: TrainConfig, windows: TrainingWindows, batch: int, compute: Compute, team: Team = ALONE) -> float:
+def accumulate(config: TrainConfig, windows: TrainingWindows, batch: int, compute: Compute, group: ProcessGroup = SINGLE_PROCESS) -> float:
     """Forward and backward over effective batch number `batch`, this process's share of it; returns the mean loss of all.
 
     Each micro-batch is divided by the number of target tokens of the whole batch, so that the sum of the
     gradients is that of one large batch, however unevenly the targets are spread over micro-batches and processes.
     """
     sequences = config.batch_size_per_device * config.gradient_accumulation_steps
-    share = team.share(sequences)
+    share = group.shard(sequences)
     size = max(n for n in range(1, compute.micro_batch + 1) if len(share) % n == 0)
     batches = [windows.batch(batch * sequences + first, size) for first in share[::size]]
-    count = max(1.0, team.sum(sum(int((targets != IGNORE).sum()) for _, targets in batches))[0])
-    compute.refresh()
-    total = sum(compute.learn(tokens.to(compute.device), targets.to(compute.device), count) for tokens, targets in batches)
-    return team.sum(total)[0]
+    count = max(1.0, group.sum(sum(int((targets != IGNORE).sum()) for _, targets in batches))[0])
+    compute.load_weights()
+    total = sum(compute.accumulate_gradients(tokens.to(compute.device), targets.to(compute.device), count) for tokens, targets in batches)
+    return group.sum(total)[0]
 
 
 def clip(state: TrainState, limit: float) -> float:

@@ -12,24 +12,24 @@ from bulletlm.errors import BulletError
 from bulletlm.quant.fake_quant import FakeQuant
 from bulletlm.train.batches import validation_batches
 from bulletlm.train.checkpoint import Checkpoint, save_checkpoint
-from bulletlm.train.distributed.group import ALONE, Team
+from bulletlm.train.distributed.group import SINGLE_PROCESS, ProcessGroup
 from bulletlm.train.log.diagnostics import activation_rms
-from bulletlm.train.model import IGNORE, Llama
+from bulletlm.train.model import IGNORE, Transformer
 from bulletlm.train.state import TrainState
 
 
 @torch.no_grad()
-def validate(model: Llama, file: TokenFile, batch_size: int, team: Team = ALONE) -> tuple[float, int]:
+def validate(model: Transformer, file: TokenFile, batch_size: int, group: ProcessGroup = SINGLE_PROCESS) -> tuple[float, int]:
     """Sum of the next-token losses in nats over the whole file, and how many tokens they are of.
 
-    Every process of the team takes its share of the batches; all get the sum.
+    Every process of the group takes its share of the batches; all get the sum.
     """
     nats, count, device = 0.0, 0, model.rope.device
-    for tokens, targets in validation_batches(file, model.shape.max_seq_len, batch_size, team.rank, team.size):
+    for tokens, targets in validation_batches(file, model.shape.max_seq_len, batch_size, group.rank, group.size):
         losses = model.loss(tokens.to(device), targets.to(device), reduction="none").cpu()
         nats += float(losses.double().sum())
         count += int((targets != IGNORE).sum())
-    nats, tokens_judged = team.sum(nats, count)
+    nats, tokens_judged = group.sum(nats, count)
     if not tokens_judged:
         raise BulletError("the validation set has no token to be judged on: raise data.val_tokens")
     return nats, int(tokens_judged)
@@ -48,7 +48,7 @@ class Grid:
 
 
 def evaluate(
-    state: TrainState, file: TokenFile, batch_size: int, team: Team, grid: Grid | None = None
+    state: TrainState, file: TokenFile, batch_size: int, group: ProcessGroup, grid: Grid | None = None
 ) -> tuple[dict[str, float], str, float]:
     """Validate every kind of weights that could be exported.
 
@@ -66,7 +66,7 @@ def evaluate(
     def measure(which: str, losses: dict[str, float], block: contextlib.AbstractContextManager[None]) -> None:
         nonlocal count
         with state.ema.applied(state.model) if state.ema and which == "ema" else contextlib.nullcontext(), block:
-            nats, count = validate(state.model, file, batch_size, team)
+            nats, count = validate(state.model, file, batch_size, group)
         losses[which] = nats / count
 
     kinds = ("raw", "ema") if state.ema else ("raw",)

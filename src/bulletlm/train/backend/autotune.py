@@ -19,11 +19,11 @@ from bulletlm.errors import BulletError, ConfigError
 from bulletlm.hardware import Machine, inspect_machine, keep_memory
 from bulletlm.progress import Progress
 from bulletlm.shape import ModelShape
-from bulletlm.train.backend.choice import Choice, Precision, choice_file, note_name, parse_choice, read_choice, write_choice
 from bulletlm.train.backend.compute import Compute, activate, set_up
 from bulletlm.train.backend.native import why_not
-from bulletlm.train.distributed.group import ALONE, Team
-from bulletlm.train.model import Llama
+from bulletlm.train.backend.plan import ComputePlan, PlanPrecision, cached_plan_file, parse_plan, plan_file_name, read_plan, write_plan
+from bulletlm.train.distributed.group import SINGLE_PROCESS, ProcessGroup
+from bulletlm.train.model import Transformer
 
 COMPILE_FROM_FLOPS = 5e13
 """Compiling takes some 20 s the first time and saves a fifth: it pays from a few minutes of training on."""
@@ -34,7 +34,7 @@ TUNE_FROM_FLOPS = 3e14
 TUNE_SECONDS = 25.0
 """No further comparison is begun after this time."""
 
-CLEARLY = 0.97
+MAX_RELATIVE_TIME = 0.97
 """A way must take less than this share of the time of a simpler one to be chosen instead."""
 
 ACTIVATIONS = 700e6
@@ -48,38 +48,40 @@ def run_flops(shape: ModelShape, tokens: int) -> float:
     return 6.0 * shape.n_parameters * tokens
 
 
-def choose_compute(config: TrainConfig, model: Llama, tokens: int, checkpoints: Path, progress: Progress, team: Team = ALONE) -> Compute:
+def choose_compute(
+    config: TrainConfig, model: Transformer, tokens: int, checkpoints: Path, progress: Progress, group: ProcessGroup = SINGLE_PROCESS
+) -> Compute:
     """Set up this process and `model` for a run over `tokens` training tokens whose checkpoints are in `checkpoints`.
 
-    The leader of a team decides for all, but for the threads, which are those that a machine has.
+    The leader of a group decides for all, but for the threads, which are those that a machine has.
 
     Raises:
-        ConfigError: this machine cannot compute in the precision that was set, or that the leader of the team chose.
+        ConfigError: this machine cannot compute in the precision that was set, or that the leader of the group chose.
     """
     keep_memory()
     machine = inspect_machine()
     device = model.rope.device.type
     flops = run_flops(model.shape, tokens)
-    plain = plain_choice(config, machine, device, flops, team.local_size)
+    plain = default_plan(config, machine, device, flops, group.local_size)
     choice = plain
-    if team.leads:
-        note = checkpoints / note_name(team.size)
-        noted = read_choice(note)
-        choice = feasible(_pinned(noted, plain, config) if noted else plain, plain, model, machine, progress)
+    if group.is_main:
+        note = checkpoints / plan_file_name(group.size)
+        noted = read_plan(note)
+        choice = supported(_pinned(noted, plain, config) if noted else plain, plain, model, machine, progress)
         if noted is None and config.tune == "auto" and device == "cpu" and flops > TUNE_FROM_FLOPS:
-            choice = tuned(choice, config, model, machine, progress, team.size)
+            choice = autotune(choice, config, model, machine, progress, group.size)
         if choice != noted:
-            write_choice(note, choice)
-    told = parse_choice(team.tell(choice.as_dict()))
+            write_plan(note, choice)
+    told = parse_plan(group.broadcast_object(choice.as_dict()))
     assert told is not None
-    if not team.leads:
-        choice = feasible(dataclasses.replace(told, threads=plain.threads), plain, model, machine, progress)
+    if not group.is_main:
+        choice = supported(dataclasses.replace(told, threads=plain.threads), plain, model, machine, progress)
         if choice.precision != told.precision:
-            raise ConfigError(f"this machine cannot compute in {told.precision} as the others of its team do: train with --precision=fp32")
+            raise ConfigError(f"this machine cannot compute in {told.precision} as the others of its group do: train with --precision=fp32")
     return set_up(choice, model)
 
 
-def plain_choice(config: TrainConfig, machine: Machine, device: str, flops: float, processes: int = 1) -> Choice:
+def default_plan(config: TrainConfig, machine: Machine, device: str, flops: float, processes: int = 1) -> ComputePlan:
     """As configured, and where that is left open what suits most: nothing is measured, nor tried.
 
     Args:
@@ -93,13 +95,13 @@ def plain_choice(config: TrainConfig, machine: Machine, device: str, flops: floa
     problem = int8_problem(device)
     if config.precision == "int8" and problem:
         raise ConfigError(f"train.precision: int8 is not to be had here: {problem}. Take fp32, or auto for what fits best")
-    best: Precision = best_floats(machine, device) if problem else "int8"
+    best: PlanPrecision = best_floats(machine, device) if problem else "int8"
     precision = best if config.precision == "auto" else config.precision
     threads = config.threads or max(1, machine.cores // processes)
     # The native pass hands out whole sequences: two for each thread, if the step has so many, so that none waits for long.
     sequences = config.batch_size_per_device * config.gradient_accumulation_steps // processes
     wanted = min(2 * threads, sequences) if precision == "int8" else 1
-    return Choice(
+    return ComputePlan(
         compiled=precision != "int8" and pays_to_compile(config, device, flops),
         precision=precision,
         threads=threads,
@@ -124,7 +126,7 @@ def pays_to_compile(config: TrainConfig, device: str, flops: float) -> bool:
     return config.compile == "on" or (config.compile == "auto" and device != "mps" and flops > COMPILE_FROM_FLOPS)
 
 
-def feasible(choice: Choice, plain: Choice, model: Llama, machine: Machine, progress: Progress) -> Choice:
+def supported(choice: ComputePlan, plain: ComputePlan, model: Transformer, machine: Machine, progress: Progress) -> ComputePlan:
     """`choice`, or what comes nearest to it of what this machine can do; a change is announced.
 
     A compiled choice is tried, which compiles it.
@@ -141,7 +143,7 @@ def feasible(choice: Choice, plain: Choice, model: Llama, machine: Machine, prog
     return choice
 
 
-def compile_problem(run: Callable[[], object], model: Llama, machine: Machine) -> str | None:
+def compile_problem(run: Callable[[], object], model: Transformer, machine: Machine) -> str | None:
     """Compile what `run` runs by running it once: what went wrong, in one line. Gradients of `model` are forgotten."""
     if model.rope.device.type == "cpu" and machine.compiler is None:
         return "torch.compile needs a C++ compiler (install g++ or clang++)"
@@ -156,11 +158,13 @@ def compile_problem(run: Callable[[], object], model: Llama, machine: Machine) -
     return None
 
 
-def tuned(plain: Choice, config: TrainConfig, model: Llama, machine: Machine, progress: Progress, processes: int = 1) -> Choice:
+def autotune(
+    plain: ComputePlan, config: TrainConfig, model: Transformer, machine: Machine, progress: Progress, processes: int = 1
+) -> ComputePlan:
     """The fastest of the ways that differ from `plain` in what the configuration leaves open; from the cache where it is known."""
     question = _question(plain, config, model.shape, machine, processes)
-    file = choice_file(question)
-    if (known := read_choice(file)) is not None:
+    file = cached_plan_file(question)
+    if (known := read_plan(file)) is not None:
         return known
     with progress.task("Measuring which way to compute is fastest here", None):
         ways = _open_ways(plain, config, model, machine, progress)
@@ -173,13 +177,13 @@ def tuned(plain: Choice, config: TrainConfig, model: Llama, machine: Machine, pr
     if speed:
         progress.log(f"measured on this machine: {best} is fastest, about {speed:,.0f} tokens/s")
         try:
-            write_choice(file, best, question=question, tokens_per_s=round(speed, 1))
+            write_plan(file, best, question=question, tokens_per_s=round(speed, 1))
         except BulletError as error:
             progress.log(f"measured again the next time: {error}")
     return best
 
 
-def _open_ways(plain: Choice, config: TrainConfig, model: Llama, machine: Machine, progress: Progress) -> list[Choice]:
+def _open_ways(plain: ComputePlan, config: TrainConfig, model: Transformer, machine: Machine, progress: Progress) -> list[ComputePlan]:
     """Precisions, compiled or not: `plain`, and what else the configuration allows and this machine can do."""
     best = best_floats(machine, "cpu")
     if plain.precision == "int8":
@@ -198,7 +202,7 @@ def _open_ways(plain: Choice, config: TrainConfig, model: Llama, machine: Machin
 
 
 def _open_parts(
-    plain: Choice, config: TrainConfig, shape: ModelShape, machine: Machine, processes: int
+    plain: ComputePlan, config: TrainConfig, shape: ModelShape, machine: Machine, processes: int
 ) -> Iterator[Sequence[Mapping[str, Any]]]:
     """What else it leaves open, in the order in which it is decided: changes of a choice, of which one is taken."""
     sequences = config.batch_size_per_device * config.gradient_accumulation_steps // processes
@@ -214,10 +218,10 @@ def _activation_bytes(shape: ModelShape) -> float:
     return 4.0 * shape.max_seq_len * (shape.n_layers * layer + 3 * shape.vocab_size)
 
 
-def _fastest(ways: list[Choice], model: Llama) -> tuple[Choice, float]:
+def _fastest(ways: list[ComputePlan], model: Transformer) -> tuple[ComputePlan, float]:
     """The first of `ways`, or another one that is clearly faster; and its tokens a second. They run in turns."""
     jobs = {way: _pass(model, way) for way in ways}
-    seconds: dict[Choice, float] = {}
+    seconds: dict[ComputePlan, float] = {}
     for turn in range(ROUNDS + 1):
         for way, job in jobs.items():
             started = time.perf_counter()
@@ -226,30 +230,30 @@ def _fastest(ways: list[Choice], model: Llama) -> tuple[Choice, float]:
                 each = (time.perf_counter() - started) / way.micro_batch
                 seconds[way] = min(each, seconds.get(way, each))
     best = min(ways, key=lambda way: seconds[way])
-    if seconds[best] > CLEARLY * seconds[ways[0]]:
+    if seconds[best] > MAX_RELATIVE_TIME * seconds[ways[0]]:
         best = ways[0]
     return best, model.shape.max_seq_len / seconds[best]
 
 
-def _pass(model: Llama, way: Choice) -> Callable[[], None]:
+def _pass(model: Transformer, way: ComputePlan) -> Callable[[], None]:
     """Forward and backward over one micro-batch; leaves no gradients behind."""
     compute = set_up(way, model)
-    compute.refresh()
+    compute.load_weights()
     tokens = torch.arange(way.micro_batch * model.shape.max_seq_len, device=model.rope.device).remainder(model.shape.vocab_size)
     tokens = tokens.view(way.micro_batch, -1)
 
     def run() -> None:
         activate(way, model)
-        compute.learn(tokens, tokens, tokens.numel())
+        compute.accumulate_gradients(tokens, tokens, tokens.numel())
         model.zero_grad(set_to_none=True)
 
     return run
 
 
-def _pinned(noted: Choice, plain: Choice, config: TrainConfig) -> Choice:
+def _pinned(noted: ComputePlan, plain: ComputePlan, config: TrainConfig) -> ComputePlan:
     """The choice of the run so far, but for what the configuration says expressly."""
     precision = noted.precision if config.precision == "auto" else plain.precision
-    return Choice(
+    return ComputePlan(
         compiled=precision != "int8" and (noted.compiled if config.compile == "auto" else config.compile == "on"),
         precision=precision,
         threads=config.threads or noted.threads,
@@ -257,7 +261,7 @@ def _pinned(noted: Choice, plain: Choice, config: TrainConfig) -> Choice:
     )
 
 
-def _question(plain: Choice, config: TrainConfig, shape: ModelShape, machine: Machine, processes: int = 1) -> dict[str, Any]:
+def _question(plain: ComputePlan, config: TrainConfig, shape: ModelShape, machine: Machine, processes: int = 1) -> dict[str, Any]:
     """Everything that the answer may depend on."""
     return {
         "processor": machine.processor,

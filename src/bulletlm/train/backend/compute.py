@@ -15,15 +15,15 @@ from torch import Tensor
 
 from bulletlm.errors import BulletWarning, ConfigError
 from bulletlm.hardware import cache_folder
-from bulletlm.train.backend.choice import Choice
 from bulletlm.train.backend.native import Trainer
-from bulletlm.train.model import Layer, Llama
+from bulletlm.train.backend.plan import ComputePlan
+from bulletlm.train.model import Layer, Transformer
 
 CPU = torch.device("cpu")
 
 Arguments = ParamSpec("Arguments")
 LossOf = Callable[[Tensor, Tensor], Tensor]
-Learn = Callable[[Tensor, Tensor, float], float]
+AccumulateGradients = Callable[[Tensor, Tensor, float], float]
 
 
 @dataclass(frozen=True)
@@ -31,16 +31,16 @@ class Compute:
     """The choices, in the form in which the loop uses them.
 
     Attributes:
-        learn: (tokens, targets, count), int64 (B, T) on the model's device -> their summed loss / count, nats, whose gradients
-            are added to those of the weights.
-        refresh: to be called before `learn` whenever the weights have changed.
+        accumulate_gradients: (tokens, targets, count), int64 (B, T) on the model's device -> their summed loss / count, in nats;
+            its gradients are added to those of the weights.
+        load_weights: to be called before `accumulate_gradients` whenever the weights have changed.
         micro_batch: sequences in one forward and backward pass.
         description: all of it in words.
         device: where the model is.
     """
 
-    learn: Learn
-    refresh: Callable[[], None]
+    accumulate_gradients: AccumulateGradients
+    load_weights: Callable[[], None]
     micro_batch: int
     description: str
     device: torch.device = CPU
@@ -100,41 +100,41 @@ def _keeps_denormals() -> bool:
     return bool((smallest * 2).view(torch.int32).any())
 
 
-def set_up(choice: Choice, model: Llama) -> Compute:
+def set_up(choice: ComputePlan, model: Transformer) -> Compute:
     """Put `choice` into force, in this process and for `model`."""
     device = model.rope.device
     activate(choice, model)
     if choice.precision == "int8":
         trainer = Trainer(model, choice.threads)
-        return Compute(trainer.learn, trainer.refresh, choice.micro_batch, str(choice))
-    learn = _learn_from(compiled_loss(model) if choice.compiled else model.loss)
+        return Compute(trainer.accumulate_gradients, trainer.load_weights, choice.micro_batch, str(choice))
+    accumulate = _autograd(compiled_loss(model) if choice.compiled else model.loss)
     description = str(choice) if device.type == "cpu" else f"{choice}, on {device.type}"
-    return Compute(learn, _nothing, choice.micro_batch, description, device)
+    return Compute(accumulate, _nothing, choice.micro_batch, description, device)
 
 
-def activate(choice: Choice, model: Llama) -> None:
+def activate(choice: ComputePlan, model: Transformer) -> None:
     """The part of `set_up` that can be changed between two passes."""
     torch.set_num_threads(choice.threads)
     # What the native pass does not compute, such as validation, is FP32.
     model.compute_in("fp32" if choice.precision == "int8" else choice.precision)
 
 
-def _learn_from(loss_of: LossOf) -> Learn:
+def _autograd(loss_of: LossOf) -> AccumulateGradients:
     """torch's way: `loss_of` and autograd."""
 
-    def learn(tokens: Tensor, targets: Tensor, count: float) -> float:
+    def accumulate_gradients(tokens: Tensor, targets: Tensor, count: float) -> float:
         loss = loss_of(tokens, targets) / count
         loss.backward()  # type: ignore[no-untyped-call]
         return float(loss.detach())
 
-    return learn
+    return accumulate_gradients
 
 
 def _nothing() -> None:
     """torch reads the weights themselves."""
 
 
-def compiled_loss(model: Llama) -> LossOf:
+def compiled_loss(model: Transformer) -> LossOf:
     """`model.loss` with the layers, and what comes after them, compiled.
 
     One graph serves all layers: a graph of the whole model runs no faster, and takes ten times as long to compile.
@@ -157,9 +157,9 @@ def compiled(function: Callable[Arguments, Tensor]) -> Callable[Arguments, Tenso
 
 
 def run_layer(layer: Layer, x: Tensor, rope: Tensor) -> Tensor:
-    """A call of a layer, as `Llama.hidden` takes it."""
+    """A call of a layer, as `Transformer.hidden` takes it."""
     return layer(x, rope)  # type: ignore[no-any-return]
 
 
-def _run_head(model: Llama, hidden: Tensor, targets: Tensor) -> Tensor:
+def _run_head(model: Transformer, hidden: Tensor, targets: Tensor) -> Tensor:
     return model.loss_of_hidden(hidden, targets)

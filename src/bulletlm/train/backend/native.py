@@ -1,6 +1,6 @@
 """The native training pass: the C library under native/ computes the gradients of a micro-batch, its matrix products in int8.
 
-It does what `Llama.loss` and autograd do, and like the engine's library it is optional: `library` says why it cannot be used, if so.
+It does what `Transformer.loss` and autograd do, and like the engine's library it is optional: `library` says why it cannot be used, if so.
 torch is needed by the tensors alone, which come from outside.
 """
 
@@ -17,7 +17,7 @@ from bulletlm.runtime.native import Functions, Unavailable, c_shape, library_pat
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from bulletlm.train.model import Llama
+    from bulletlm.train.model import Transformer
 
 ABI = 2
 MOST_TOKENS = 1 << 16
@@ -75,7 +75,7 @@ class Trainer:
     """Computes gradients of a model on the processor. For one thread at a time.
 
     Args:
-        model: its weights are contiguous float32, and stay the model's; what they are replaced by is seen by `refresh`.
+        model: its weights are contiguous float32, and stay the model's; what they are replaced by is seen by `load_weights`.
         threads: how many share the work; results do not depend on it.
         path: one of `paths()`, or None for the first. They round sums of floats differently.
 
@@ -85,7 +85,7 @@ class Trainer:
         BulletError: out of memory.
     """
 
-    def __init__(self, model: Llama, threads: int, path: str | None = None) -> None:
+    def __init__(self, model: Transformer, threads: int, path: str | None = None) -> None:
         self._handle = ctypes.c_void_p()
         self._free = library().bullet_trainer_free  # when Python ends, `library` may be gone before this is
         self._threads, self._shape = threads, model.shape
@@ -100,20 +100,20 @@ class Trainer:
         if self._handle:
             self._free(self._handle)
 
-    def refresh(self) -> None:
-        """Take over the weights as they are now: before the first `learn`, and whenever they have changed."""
+    def load_weights(self) -> None:
+        """Take over the weights as they are now: before the first `accumulate_gradients`, and whenever they have changed."""
         # Those tensors are read until the next time, also when the model has got others meanwhile.
         self._taken = [weight.data for weight in self._weights]
         self._check(library().bullet_trainer_refresh(self._handle, _addresses(self._taken), self._threads))
 
-    def learn(self, tokens: Tensor, targets: Tensor, count: float) -> float:
+    def accumulate_gradients(self, tokens: Tensor, targets: Tensor, count: float) -> float:
         """Add the gradients of (summed loss / count) to those of the weights.
 
         Args:
             tokens, targets: int64 (B, T), T <= max_seq_len; targets of -1 do not count.
 
         Returns:
-            Summed loss / count in nats, of the weights that `refresh` took.
+            Summed loss / count in nats, of the weights that `load_weights` took.
 
         Raises:
             DataError: an id is outside of the vocabulary.

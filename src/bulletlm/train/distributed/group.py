@@ -1,9 +1,9 @@
 """Data parallelism: several processes, one model.
 
-Every process of a team holds the whole model and starts from the same state. A step's sequences are shared out, each
+Every process of a group holds the whole model and starts from the same state. A step's sequences are shared out, each
 process works on its own, the gradients are summed, and all take the same step. What a process decides for itself (its
 user wants it to stop) is agreed on; what follows from the numbers needs no agreement, because the numbers are the same.
-A process that works alone is a team of one, and nothing here costs it anything.
+A process that works alone is a group of one, and nothing here costs it anything.
 """
 
 import contextlib
@@ -27,11 +27,11 @@ START_TIMEOUT = datetime.timedelta(hours=12)
 """How long processes that torchrun started wait while the first one prepares the text."""
 
 
-class TeamLost(BulletError):
-    """Another process of the team has ended or does not answer."""
+class ProcessLost(BulletError):
+    """Another process of the group has ended or does not answer."""
 
 
-class Team:
+class ProcessGroup:
     """This process and those it works with.
 
     Attributes:
@@ -48,7 +48,7 @@ class Team:
         self.waiting = size > 1
 
     @property
-    def leads(self) -> bool:
+    def is_main(self) -> bool:
         """Whether this process is the one that writes files and speaks."""
         return self.rank == 0
 
@@ -57,23 +57,23 @@ class Team:
         """For the line that says how a run is computed; nothing for one process."""
         return "" if self.size == 1 else f", {self.size} processes"
 
-    def share(self, sequences: int) -> range:
+    def shard(self, sequences: int) -> range:
         """Which of the `sequences` of one optimiser step are this process's: equal parts without overlap.
 
         Raises:
             ConfigError: they cannot be shared equally; the message says how many processes can.
         """
-        check_share(self.size, sequences)
+        check_shard(self.size, sequences)
         part = sequences // self.size
         return range(self.rank * part, (self.rank + 1) * part)
 
     def sum_gradients(self, parameters: Iterable[torch.nn.Parameter]) -> None:
-        """Replace every gradient by its sum over the team, in one message.
+        """Replace every gradient by its sum over the group, in one message.
 
         The gradients become views of one flat buffer at the first call and stay there, as long as nobody sets them to None.
 
         Raises:
-            TeamLost: another process is gone.
+            ProcessLost: another process is gone.
         """
         if self.size == 1:
             return
@@ -87,7 +87,7 @@ class Team:
         count = sum(weight.numel() for weight in weights)
         if self._flat is None:
             self._flat = torch.zeros(count, device=weights[0].device)
-        assert len(self._flat) == count, "a team sums the gradients of one model"
+        assert len(self._flat) == count, "a group sums the gradients of one model"
         at = 0
         for weight in weights:
             view = self._flat[at : at + weight.numel()].view_as(weight)
@@ -100,10 +100,10 @@ class Team:
         return self._flat
 
     def sum(self, *values: float) -> list[float]:
-        """Sums of numbers over the team, in float64, the same on every process.
+        """Sums of numbers over the group, in float64, the same on every process.
 
         Raises:
-            TeamLost: another process is gone.
+            ProcessLost: another process is gone.
         """
         if self.size == 1:
             return list(values)
@@ -116,20 +116,20 @@ class Team:
         """Overwrite `tensor` with the leader's.
 
         Raises:
-            TeamLost: another process is gone.
+            ProcessLost: another process is gone.
         """
         if self.size > 1:
             with _talking(self.rank):
                 dist.broadcast(tensor, 0)
 
-    def tell(self, value: Any = None, patient: bool = False) -> Any:
+    def broadcast_object(self, value: Any = None, patient: bool = False) -> Any:
         """What the leader says (a JSON value), on every process; what others pass does not matter.
 
         Args:
             patient: wait for START_TIMEOUT instead of STEP_TIMEOUT.
 
         Raises:
-            TeamLost: another process is gone.
+            ProcessLost: another process is gone.
         """
         if self.size == 1:
             return value
@@ -139,16 +139,16 @@ class Team:
         length = torch.tensor([len(message)])
         with _talking(self.rank):
             dist.broadcast(length, 0, group=group)
-            if not self.leads:
+            if not self.is_main:
                 message = torch.empty(int(length), dtype=torch.uint8)
             dist.broadcast(message, 0, group=group)
         return json.loads(message.numpy().tobytes())
 
 
-ALONE = Team()
+SINGLE_PROCESS = ProcessGroup()
 
 
-def check_share(size: int, sequences: int) -> None:
+def check_shard(size: int, sequences: int) -> None:
     """Whether `size` processes can share the sequences of a step equally.
 
     Raises:
@@ -163,15 +163,15 @@ def check_share(size: int, sequences: int) -> None:
 
 
 @contextlib.contextmanager
-def join(rank: int | None = None, size: int | None = None, store: TCPStore | None = None) -> Iterator[Team]:
-    """Meet the other processes; the team ends with the block.
+def join(rank: int | None = None, size: int | None = None, store: TCPStore | None = None) -> Iterator[ProcessGroup]:
+    """Meet the other processes; the group ends with the block.
 
     Args:
         rank, size, store: given for processes of one machine; otherwise torchrun's variables say them (RANK, WORLD_SIZE,
             MASTER_ADDR, MASTER_PORT, LOCAL_RANK, LOCAL_WORLD_SIZE).
 
     Raises:
-        TeamLost: the others did not come within STEP_TIMEOUT.
+        ProcessLost: the others did not come within STEP_TIMEOUT.
     """
     local_size = size
     if rank is None or size is None:
@@ -183,9 +183,9 @@ def join(rank: int | None = None, size: int | None = None, store: TCPStore | Non
         backend = "cpu:gloo,cuda:nccl"
     with _talking(rank):
         dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=STEP_TIMEOUT)
-        team = Team(rank, size, local_size or 1)
+        group = ProcessGroup(rank, size, local_size or 1)
     try:
-        yield team
+        yield group
     finally:
         dist.destroy_process_group()
 
@@ -196,7 +196,7 @@ def _talking(rank: int) -> Iterator[None]:
         yield
     except RuntimeError as error:
         reason = "does not answer" if "imed out" in str(error) else "has ended"
-        raise TeamLost(
-            f"process {rank} stops, because another process of its team {reason}; what that one says tells why. "
+        raise ProcessLost(
+            f"process {rank} stops, because another process of its group {reason}; what that one says tells why. "
             "The same command continues from the last checkpoint"
         ) from error

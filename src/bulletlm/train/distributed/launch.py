@@ -1,4 +1,4 @@
-"""The processes of a team: who starts them, what they are told, how they end.
+"""The processes of a group: who starts them, what they are told, how they end.
 
 The first process runs the pipeline. When it comes to training it tells the others what to train; they know nothing else,
 so no two processes can disagree about settings. `torchrun` starts them on one machine or many; `train.workers` starts
@@ -22,7 +22,7 @@ from bulletlm.config.schema import TrainConfig
 from bulletlm.errors import BulletError, Interrupted
 from bulletlm.progress import Progress, SilentProgress
 from bulletlm.shape import ModelShape
-from bulletlm.train.distributed.group import ALONE, STEP_TIMEOUT, Team, TeamLost, check_share, join
+from bulletlm.train.distributed.group import SINGLE_PROCESS, STEP_TIMEOUT, ProcessGroup, ProcessLost, check_shard, join
 from bulletlm.train.log.samples import SamplePrompts
 from bulletlm.train.loop import TrainResult, train
 
@@ -56,80 +56,80 @@ class Task:
         folders = Path(values["tokens_dir"]), Path(values["run_dir"])
         return cls(config, shape, values["seed"], *folders, values["key"], values["types"], values["qat_start"])
 
-    def run(self, team: Team, progress: Progress, samples: SamplePrompts | None = None) -> TrainResult:
+    def run(self, group: ProcessGroup, progress: Progress, samples: SamplePrompts | None = None) -> TrainResult:
         """Train, in this process."""
-        work = self.tokens_dir, self.run_dir, self.key, progress, team
+        work = self.tokens_dir, self.run_dir, self.key, progress, group
         return train(self.config, self.shape, self.seed, *work, self.types, self.qat_start, samples)
 
 
-def lead(task: Task, team: Team | None, workers: int, progress: Progress, samples: SamplePrompts | None = None) -> TrainResult:
-    """Train as the first process of `team`, or of as many `workers` as are started here for it.
+def run_main(task: Task, group: ProcessGroup | None, workers: int, progress: Progress, samples: SamplePrompts | None = None) -> TrainResult:
+    """Train as the first process of `group`, or of as many `workers` as are started here for it.
 
     Raises:
         ConfigError: the processes cannot share a step's sequences equally.
-        TeamLost: another process has ended.
+        ProcessLost: another process has ended.
         BulletError, Interrupted: as `train`.
     """
     sequences = task.config.batch_size_per_device * task.config.gradient_accumulation_steps
-    with contextlib.nullcontext(team) if team else local_team(workers, sequences) as whole:
-        whole.share(sequences)
-        whole.tell(task.to_json(), patient=True)
+    with contextlib.nullcontext(group) if group else local_group(workers, sequences) as whole:
+        whole.shard(sequences)
+        whole.broadcast_object(task.to_json(), patient=True)
         return task.run(whole, progress, samples)
 
 
-def follow(team: Team) -> None:
+def run_worker(group: ProcessGroup) -> None:
     """Wait for what the leader wants to have trained, if anything, and take part.
 
     Raises:
         BulletError: as `train`; the message begins with the number of this process.
-        Interrupted: the team agreed to stop.
+        Interrupted: the group agreed to stop.
     """
-    task = team.tell(patient=True)
+    task = group.broadcast_object(patient=True)
     if task is None:
         return
     try:
-        Task.from_json(task).run(team, SilentProgress())
-    except (Interrupted, TeamLost):
+        Task.from_json(task).run(group, SilentProgress())
+    except (Interrupted, ProcessLost):
         raise
     except BulletError as error:
-        raise BulletError(f"process {team.rank}: {error}") from error
+        raise BulletError(f"process {group.rank}: {error}") from error
 
 
 @contextlib.contextmanager
-def torchrun_team() -> Iterator[Team]:
-    """The team of the processes that torchrun started, for the leader; the others take part here and end with exit code 0.
+def torchrun_group() -> Iterator[ProcessGroup]:
+    """The group of the processes that torchrun started, for the leader; the others take part here and end with exit code 0.
 
     Raises:
-        TeamLost: another process has ended.
+        ProcessLost: another process has ended.
         SystemExit: in all but the leader, when training is over or there was nothing to train.
     """
-    with join() as team:
-        if not team.leads:
-            follow(team)
+    with join() as group:
+        if not group.is_main:
+            run_worker(group)
             sys.exit(0)
         try:
-            yield team
+            yield group
         finally:
-            if team.waiting:
-                with contextlib.suppress(TeamLost):
-                    team.tell(None, patient=True)
+            if group.waiting:
+                with contextlib.suppress(ProcessLost):
+                    group.broadcast_object(None, patient=True)
 
 
 @contextlib.contextmanager
-def local_team(size: int, sequences: int) -> Iterator[Team]:
-    """A team of this process and `size` - 1 others on this machine, which end with the block.
+def local_group(size: int, sequences: int) -> Iterator[ProcessGroup]:
+    """A group of this process and `size` - 1 others on this machine, which end with the block.
 
     Args:
         sequences: of one step; checked before anything is started.
 
     Raises:
         ConfigError: they cannot be shared equally.
-        TeamLost: one of the others has ended; the message says which and how.
+        ProcessLost: one of the others has ended; the message says which and how.
     """
     if size == 1:
-        yield ALONE
+        yield SINGLE_PROCESS
         return
-    check_share(size, sequences)
+    check_shard(size, sequences)
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo0" if sys.platform == "darwin" else "lo")  # not the way round the network
     store = TCPStore("127.0.0.1", 0, size, True, STEP_TIMEOUT, wait_for_workers=False)
     command = [sys.executable, "-m", "bulletlm.train.distributed.launch", str(os.getpid()), str(store.port), str(size)]
@@ -137,10 +137,10 @@ def local_team(size: int, sequences: int) -> Iterator[Team]:
     quiet: dict[str, Any] = {"stdin": subprocess.DEVNULL, "process_group": 0, "env": {**os.environ, "TORCH_CPP_LOG_LEVEL": "FATAL"}}
     processes = {rank: subprocess.Popen([*command, str(rank)], **quiet) for rank in range(1, size)}
     try:
-        with join(0, size, store) as team:
-            yield team
-    except TeamLost as lost:
-        raise TeamLost(_what_happened(processes) or str(lost)) from lost
+        with join(0, size, store) as group:
+            yield group
+    except ProcessLost as lost:
+        raise ProcessLost(_what_happened(processes) or str(lost)) from lost
     finally:
         for process in processes.values():
             with contextlib.suppress(subprocess.TimeoutExpired):
@@ -175,9 +175,9 @@ def main(parent: int, port: int, size: int, rank: int) -> None:
     """A worker process: join, do what the leader says, end."""
     _die_with(parent)
     try:
-        with join(rank, size, TCPStore("127.0.0.1", port, size, False, STEP_TIMEOUT)) as team:
-            follow(team)
-    except TeamLost:
+        with join(rank, size, TCPStore("127.0.0.1", port, size, False, STEP_TIMEOUT)) as group:
+            run_worker(group)
+    except ProcessLost:
         sys.exit(_LOST)  # the leader says why
     except Interrupted as error:
         sys.exit(error.exit_code)

@@ -7,7 +7,7 @@ import psutil
 import torch
 from torch import Tensor, nn
 
-from bulletlm.train.model import Llama
+from bulletlm.train.model import Transformer
 
 UPDATE_RATIO_EVERY_STEPS = 25
 """Steps between two measurements of `update_ratio`, which needs a copy of the weights."""
@@ -28,7 +28,7 @@ def update_ratio(before: list[Tensor], model: nn.Module) -> float:
 
 
 @torch.no_grad()
-def activation_rms(model: Llama, tokens: Tensor) -> float:
+def activation_rms(model: Transformer, tokens: Tensor) -> float:
     """Root mean square of the residual stream before the final norm, over token ids (B, T)."""
     seen: list[float] = []
     hook = model.final_norm.register_forward_pre_hook(lambda _, inputs: seen.append(float(inputs[0].float().pow(2).mean().sqrt())))

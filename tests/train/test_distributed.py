@@ -20,8 +20,8 @@ from bulletlm.files import write_json
 from bulletlm.progress import SilentProgress
 from bulletlm.shape import ModelShape
 from bulletlm.train.checkpoint import list_checkpoints
-from bulletlm.train.distributed.group import ALONE, Team, TeamLost, check_share
-from bulletlm.train.distributed.launch import Task, lead
+from bulletlm.train.distributed.group import SINGLE_PROCESS, ProcessGroup, ProcessLost, check_shard
+from bulletlm.train.distributed.launch import Task, run_main
 
 SHAPE = ModelShape(vocab_size=500, dim=32, n_layers=1, n_heads=2, n_kv_heads=2, hidden_dim=64, max_seq_len=16)
 SETTINGS: dict[str, Any] = {
@@ -89,48 +89,48 @@ def signal_worker(number: int) -> Callable[[], None]:
 
 @pytest.mark.parametrize("size", [1, 2, 3, 4, 6, 12])
 def test_shares_are_equal_and_cover_the_step(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Team, "__init__", lambda self, rank, size: self.__dict__.update(rank=rank, size=size))
-    shares = [list(Team(rank, size).share(12)) for rank in range(size)]
+    monkeypatch.setattr(ProcessGroup, "__init__", lambda self, rank, size: self.__dict__.update(rank=rank, size=size))
+    shares = [list(ProcessGroup(rank, size).shard(12)) for rank in range(size)]
     assert [sequence for share in shares for sequence in share] == list(range(12))
     assert len({len(share) for share in shares}) == 1
 
 
 def test_what_cannot_be_shared_is_refused_with_what_can(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"^5 processes cannot share the 12 sequences of a step .* equally: 1, 2, 3, 4, 6 or 12 can$"):
-        check_share(5, 12)
+        check_shard(5, 12)
     with pytest.raises(ConfigError, match="5 processes cannot share"):
-        lead(task(tmp_path, tmp_path), None, 5, SilentProgress())
+        run_main(task(tmp_path, tmp_path), None, 5, SilentProgress())
     assert not workers()
 
 
 def test_alone_costs_nothing_and_changes_nothing() -> None:
-    assert ALONE.sum(1.5, 2) == [1.5, 2]
-    assert ALONE.tell({"a": 1}) == {"a": 1}
-    assert ALONE.share(7) == range(7)
+    assert SINGLE_PROCESS.sum(1.5, 2) == [1.5, 2]
+    assert SINGLE_PROCESS.broadcast_object({"a": 1}) == {"a": 1}
+    assert SINGLE_PROCESS.shard(7) == range(7)
 
 
 @pytest.mark.slow
 def test_begun_alone_gone_on_by_two_stopped_killed_and_gone_on_alone(tokens_dir: Path, tmp_path: Path) -> None:
     """Targets are unevenly spread (loss on answers only), so each process has another number of them."""
-    lead(task(tokens_dir, tmp_path / "one"), None, 1, SilentProgress())
+    run_main(task(tokens_dir, tmp_path / "one"), None, 1, SilentProgress())
     both = task(tokens_dir, tmp_path / "two")
     with pytest.raises(Interrupted, match="stopped at step 7 of 60; saved"):
-        lead(both, None, 1, AtStep(7, lambda: os.kill(os.getpid(), signal.SIGTERM)))
+        run_main(both, None, 1, AtStep(7, lambda: os.kill(os.getpid(), signal.SIGTERM)))
     with pytest.raises(Interrupted, match=r"stopped at step 2[0-9] of 60; saved"):
-        lead(both, None, 2, AtStep(20, signal_worker(signal.SIGTERM)))
-    with pytest.raises(TeamLost, match="worker process 1 was ended by SIGKILL: the same command continues"):
-        lead(both, None, 2, AtStep(50, signal_worker(signal.SIGKILL)))
+        run_main(both, None, 2, AtStep(20, signal_worker(signal.SIGTERM)))
+    with pytest.raises(ProcessLost, match="worker process 1 was ended by SIGKILL: the same command continues"):
+        run_main(both, None, 2, AtStep(50, signal_worker(signal.SIGKILL)))
     assert not workers()
     assert list_checkpoints(tmp_path / "two/checkpoints")[-1][0] in (45, 50)
-    lead(both, None, 1, SilentProgress())
+    run_main(both, None, 1, SilentProgress())
     assert_same_curve(tmp_path / "two", tmp_path / "one")
 
 
 @pytest.mark.slow
 def test_workers_end_with_the_process_that_started_them(tokens_dir: Path, tmp_path: Path) -> None:
     script = (
-        "import sys; from pathlib import Path; sys.path.insert(0, sys.argv[3]); import test_team as t; "
-        "t.SETTINGS['total_steps'] = 10**6; t.lead(t.task(Path(sys.argv[1]), Path(sys.argv[2])), None, 2, t.SilentProgress())"
+        "import sys; from pathlib import Path; sys.path.insert(0, sys.argv[3]); import test_distributed as t; "
+        "t.SETTINGS['total_steps'] = 10**6; t.run_main(t.task(Path(sys.argv[1]), Path(sys.argv[2])), None, 2, t.SilentProgress())"
     )
     leader = subprocess.Popen([sys.executable, "-c", script, str(tokens_dir), str(tmp_path), str(Path(__file__).parent)])
     try:

@@ -1,8 +1,8 @@
 """What it costs to sum the gradients of a step over processes of one machine: torch's gloo against a shared buffer.
 
-    python bench/team.py                       2 processes, the seed's 9.4M parameters
-    python bench/team.py --processes 4 --parameters 1300000
-    python bench/team.py --train               `bullet train` of the seed's shape: one process with all cores, or several
+    python bench/distributed.py                       2 processes, the seed's 9.4M parameters
+    python bench/distributed.py --processes 4 --parameters 1300000
+    python bench/distributed.py --train               `bullet train` of the seed's shape: one process with all cores, or several
 
 Both give the same sums (checked). Processor time a process is what the table says, and wall time beside it, medians in
 milliseconds; on a busy machine only processor time means something. --train makes short runs in turns, checks that they train
@@ -75,7 +75,7 @@ def train(processes: int, turns: int, steps: int) -> None:
     """`bullet train` with one process and with several, in turns."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        (folder / "team.jsonc").write_text('{"data": {"sources": ["sample"]}, "model": {"dim": 256, "n_layers": 8, "n_heads": 4}}')
+        (folder / "group.jsonc").write_text('{"data": {"sources": ["sample"]}, "model": {"dim": 256, "n_layers": 8, "n_heads": 4}}')
         settings = ["--vocab-size=4000", "--max-seq-len=128", f"--total-steps={steps}", "--compile=on", "--learning-rate=5e-4"]
         settings += ["--batch-size-per-device=8", "--gradient-accumulation-steps=8", "--runs-dir=runs", "--eval-every-steps=100000"]
         speeds: dict[int, list[float]] = {1: [], processes: []}
@@ -83,7 +83,7 @@ def train(processes: int, turns: int, steps: int) -> None:
         for turn in range(turns + 1):
             for workers in speeds:
                 run = f"{workers}-{turn}"
-                command = [sys.executable, "-m", "bulletlm", "train", "team.jsonc", *settings]
+                command = [sys.executable, "-m", "bulletlm", "train", "group.jsonc", *settings]
                 command += [f"--name={run}", f"--train.workers={workers}"]
                 memory[workers] = peak_memory_of(command, folder)
                 lines = (folder / "runs" / run / "metrics.jsonl").read_text().splitlines()
