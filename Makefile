@@ -46,7 +46,7 @@ fuzz: $(VENV)/.dev
 
 # Pages that are generated from the code; a test checks that they are up to date.
 docs: $(VENV)/.dev
-	@$(BIN)/python -m bulletlm.config.starter > docs/settings.md
+	@$(BIN)/python docs/generate.py
 
 clean:
 	rm -rf $(VENV) build *.egg-info src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -317,7 +317,7 @@ class TrainConfig(Section):
     threads: int = Field(0, ge=0, description="Processor threads of a process; 0 shares the cores among the processes.")
     # No part of the dump: it decides nothing but the time.
     workers: int = Field(
-        0, ge=0, exclude=True, description="Processes on this machine that share every step (docs/training.md); 0 is one process."
+        0, ge=0, exclude=True, description="Processes on this machine that share every step (docs/distributed.md); 0 is one process."
     )
     tune: Literal["auto", "off"] = Field(
         "auto", description="Measure at the start of a long run which way to compute is fastest here, within what is set above."

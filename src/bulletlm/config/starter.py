@@ -77,7 +77,10 @@ def _cell(text: str) -> str:
     return text.replace("|", "\\|")
 
 
-if __name__ == "__main__":
-    print("# Settings\n\nEvery setting can be written in a configuration file or as a command-line flag (`--name=value`, `-` and `_` are")
-    print("the same), with its full path, its last name where that is unique, or a short name. `bullet config FILE` prints the\nresult.\n")
-    print(settings_table(), end="")
+def settings_page() -> str:
+    """The whole of docs/settings.md."""
+    return (
+        "# Settings\n\nEvery setting can be written in a configuration file or as a command-line flag (`--name=value`, `-` and `_` are\n"
+        "the same), with its full path, its last name where that is unique, or a short name. `bullet config FILE` prints the\nresult.\n\n"
+        + settings_table()
+    )

@@ -4,7 +4,7 @@ y = x W^T stays FP32; the products of its gradients, dx = g W and dW = g^T x, ar
 row. The sums are exact int32, so all that is lost is what rounding the factors loses. This is for the QAT stage, whose predictions
 must be exact; training rounds likewise, in its predictions too (train/native).
 
-What keeps it near to FP32 (docs/training.md has the measurement):
+What keeps it near to FP32 (docs/training-speed.md has the measurement):
 
 * Weights and activations are rounded to nearest, gradients so that they are right on average: a number between two steps goes
   up as often as it is near the upper one. Rounded to nearest, the many small gradients of a row would all vanish beside a
