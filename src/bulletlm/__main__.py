@@ -1,7 +1,7 @@
 """The entry of the `bullet` command and of `python -m bulletlm`.
 
-Here rather than in cli/app.py so that Ctrl-C is one line even while the imports are still going on, and so that generating text
-does not wait for imports that it does not need.
+It is separate from cli/app.py so that Ctrl-C gives one line even during the imports, and so that `bullet generate` skips imports
+that it does not need.
 """
 
 import sys
@@ -18,7 +18,9 @@ def main() -> None:
             run()
     except KeyboardInterrupt:
         using = sys.argv[1:2] in (["generate"], ["chat"])
-        print("\nbullet: stopped" if using else "bullet: stopped; finished stages are kept: the same command continues", file=sys.stderr)
+        print(
+            "\nbullet: stopped" if using else "bullet: stopped; finished stages are kept; run the same command to continue", file=sys.stderr
+        )
         sys.exit(130)
 
 

@@ -1,12 +1,12 @@
-"""The errors a person can cause, and can mend.
+"""Errors that a user can cause and fix.
 
-Every message is one line that says what is wrong, where, and what to do about it. The command line
-prints it without a traceback; any other exception is a bug of ours and keeps its traceback.
+Every message is one line that says what is wrong, where, and what to do. The command line prints it without a traceback; any other
+exception is a bug in BulletLM and keeps its traceback.
 """
 
 
 class BulletError(Exception):
-    """Something went wrong that the user can fix. Exit code 1."""
+    """An error that the user can fix. Exit code 1."""
 
     exit_code = 1
 
@@ -26,10 +26,10 @@ class FormatError(BulletError):
 
 
 class Interrupted(BulletError):
-    """The user (or the system) asked the run to stop; everything up to here is saved."""
+    """The user or the system asked the run to stop; a checkpoint was saved first. Exit code 130."""
 
     exit_code = 130
 
 
 class BulletWarning(RuntimeWarning):
-    """Something goes on in another way than was asked for. The command line shows it in one line."""
+    """The program continues in another way than requested. The command line shows the message in one line."""

@@ -1,4 +1,4 @@
-"""Writing files so that a crash, a full disk or a pulled plug never leaves half of one."""
+"""Writing files so that a crash, a full disk or a power failure never leaves an incomplete file."""
 
 import contextlib
 import errno
@@ -66,10 +66,10 @@ def _check_regular(status: os.stat_result, path: str | Path) -> None:
 
 @contextlib.contextmanager
 def atomic_file(path: Path) -> Iterator[BinaryIO]:
-    """Open a binary file that appears under `path` only once it is completely on disk.
+    """Open a binary file that appears at `path` only when it is completely on disk.
 
-    The bytes go to `path` + ".partial", are fsynced and renamed; on any exception the partial file is
-    removed and an older file at `path` stays as it was.
+    The bytes go to `path` + ".partial", which is fsynced and renamed. On any exception the partial file is removed, and an older
+    file at `path` stays unchanged.
 
     Raises:
         BulletError: the disk is full or the folder is not writable.
@@ -127,7 +127,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
 
 def _exchange(a: Path, b: Path) -> bool:
-    """Let two folders change places in one step; False where the system or the file system cannot."""
+    """Exchange two folders in one step; returns False if the system or the file system does not support it."""
     if sys.platform != "linux":
         return False
     import ctypes
@@ -141,7 +141,7 @@ def _exchange(a: Path, b: Path) -> bool:
 
 
 def _replace_in_two_steps(new: Path, path: Path, replaced: Path) -> None:
-    """Move `path` to `replaced` and `new` to `path`; if that fails, `path` is what it was."""
+    """Move `path` to `replaced` and `new` to `path`; if the second step fails, the first is undone."""
     shutil.rmtree(replaced, ignore_errors=True)
     os.replace(path, replaced)
     try:
@@ -158,7 +158,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write `value` as indented, human-readable UTF-8 JSON, atomically; NaN and infinity are refused."""
+    """Write `value` as indented UTF-8 JSON, atomically; raises ValueError for NaN and infinity."""
     write_text(path, json.dumps(value, ensure_ascii=False, indent=2, allow_nan=False) + "\n")
 
 
@@ -185,7 +185,7 @@ def sha256_of_file(path: Path) -> str:
 
 
 def sha256_of_json(value: Any) -> str:
-    """SHA-256 of a JSON value in its canonical spelling (sorted keys, no spaces)."""
+    """SHA-256 of a JSON value in canonical form (sorted keys, no spaces)."""
     text = json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode("utf-8")).hexdigest()
 
@@ -196,7 +196,7 @@ def _sync(path: Path) -> None:
 
 
 def _sync_folder(path: Path) -> None:
-    """Make a rename durable; some systems (Windows) cannot open a folder, and do not need it."""
+    """Make a rename durable. Some systems (Windows) cannot open a folder and do not need this."""
     with contextlib.suppress(PermissionError, IsADirectoryError):
         handle = os.open(path, os.O_RDONLY)
         try:

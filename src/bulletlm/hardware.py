@@ -24,7 +24,7 @@ class Machine:
 
     @property
     def has_bf16(self) -> bool:
-        """Whether bfloat16 matrix products run in hardware (elsewhere they are several times slower than FP32)."""
+        """Whether the CPU has bfloat16 matrix products (without them bf16 is several times slower than FP32)."""
         return any(name in self.instruction_sets for name in ("avx512_bf16", "amx_bf16", "bf16"))
 
     @property

@@ -1,4 +1,4 @@
-"""The shape of a model: the one place that says which tensors there are and how large.
+"""The shape of a model: the only place that defines its tensors and their sizes.
 
 No dependencies, so that the runtime starts fast.
 """
@@ -9,15 +9,15 @@ from typing import Any
 from bulletlm.errors import ConfigError
 
 BLOCK = 32
-"""Weights are quantised in blocks of 32 along the input dimension, so widths are multiples of it."""
+"""Weights per quantization block, along the input dimension; dim and hidden_dim are multiples of it."""
 
 BQ4_BYTES, BQ8_BYTES = 2 + BLOCK // 2, 2 + BLOCK
-"""Bytes of a block of 4-bit and of 8-bit weights, scale included."""
+"""Bytes of a block of 4-bit and of 8-bit weights, including the scale."""
 
 
 MIN_ATTENTION_LOGIT = -60.0
-"""An attention logit this far below the largest one of its query counts as -inf: its weight, exp(-60), is below the rounding
-error of an FP32 sum, and subnormal numbers, which such weights lead to, are about 100 times slower."""
+"""Attention logits this far below the largest logit of their query are treated as -inf. Their weight, exp(-60), is below the
+rounding error of an FP32 sum, and computing with the subnormal numbers that they produce is about 100 times slower."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class ModelShape:
     """A Llama-shaped decoder: RMSNorm, interleaved RoPE, SwiGLU, no biases.
 
     Raises:
-        ConfigError: the numbers do not make a model; the message names the field and the fix.
+        ConfigError: a size is not possible; the message names the field and a value that works.
     """
 
     vocab_size: int
@@ -45,7 +45,7 @@ class ModelShape:
                 raise ConfigError(f"{name} is {getattr(self, name)}: it must be 1 or more")
         if self.dim % BLOCK:
             near = max(BLOCK, round(self.dim / BLOCK) * BLOCK)
-            raise ConfigError(f"dim {self.dim} is not divisible by {BLOCK}, the quantisation block: try {near}")
+            raise ConfigError(f"dim {self.dim} is not divisible by {BLOCK}, the quantization block: try {near}")
         if self.hidden_dim % BLOCK:
             near = max(BLOCK, round(self.hidden_dim / BLOCK) * BLOCK)
             raise ConfigError(f"hidden_dim {self.hidden_dim} is not divisible by {BLOCK}: try {near}")
@@ -54,7 +54,7 @@ class ModelShape:
             near = min(fits, key=lambda n: abs(n - self.n_heads))
             raise ConfigError(f"dim {self.dim} is not divisible by n_heads {self.n_heads}: try {near} heads")
         if self.head_dim % 2:
-            raise ConfigError(f"head_dim {self.head_dim} (dim / n_heads) is odd, and RoPE rotates pairs: change n_heads")
+            raise ConfigError(f"head_dim {self.head_dim} (dim / n_heads) is odd, but RoPE needs an even number: change n_heads")
         if self.n_heads % self.n_kv_heads:
             raise ConfigError(f"n_heads {self.n_heads} is not divisible by n_kv_heads {self.n_kv_heads}")
 
@@ -65,7 +65,7 @@ class ModelShape:
 
     @property
     def kv_dim(self) -> int:
-        """Width of all key (or value) heads together."""
+        """Total width of the key heads (and of the value heads)."""
         return self.head_dim * self.n_kv_heads
 
     def tensors(self) -> dict[str, tuple[int, ...]]:

@@ -16,7 +16,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tiny_model import random_tensors
 
 from bulletlm.cli.chat import Conversation, _command
 from bulletlm.cli.generate import HARMLESS
@@ -27,6 +26,7 @@ from bulletlm.runtime import Model, Sampling, Session, load
 from bulletlm.shape import ModelShape
 from bulletlm.text.chat import encode_prompt
 from bulletlm.text.tokenizer import END, EOS, Tokenizer
+from tiny_model import random_tensors
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +90,7 @@ def test_what_has_come_of_an_answer_counts(chat_model: Model) -> None:
 
 def test_saving(chat_model: Model, tmp_path: Path) -> None:
     conversation = Conversation(chat_model, HOT, "दयाळू रहा.")
-    with pytest.raises(BulletError, match="nothing has been said yet"):
+    with pytest.raises(BulletError, match="there is nothing to save"):
         conversation.save(tmp_path / "empty.txt")
     answer = "".join(conversation.ask("नमस्कार")).strip()
     conversation.save(tmp_path / "talk.json")
@@ -115,7 +115,7 @@ def test_a_pipe(chat_path: Path, tmp_path: Path) -> None:
     done = subprocess.run(words, input="\n".join(lines), capture_output=True, text=True, timeout=240, check=True)
     assert done.stderr == ""
     assert "\033" not in done.stdout and "tokens/s" not in done.stdout
-    for said in ("temperature 0.5", "there is no speed: /help lists", "/nonsense: not a command", "wrote "):
+    for said in ("temperature 0.5", "there is no setting speed: /help lists", "/nonsense: not a command", "wrote "):
         assert said in done.stdout
     assert len(json.loads((tmp_path / "talk.json").read_text(encoding="utf-8"))["messages"]) == 2
     again = subprocess.run(
@@ -211,7 +211,7 @@ def test_settings_of_a_file_that_says_1(tmp_path: Path, tokenizer: Tokenizer) ->
     conversation = Conversation(load(tmp_path / "m.bullet"), load(tmp_path / "m.bullet").sampling)
     assert _command("/set temperature 0.5", conversation) == "temperature 0.5"
     assert (conversation.sampling.temperature, conversation.sampling.top_p, conversation.sampling.top_k) == (0.5, 1.0, 3)
-    with pytest.raises(BulletError, match="not a number that top_k can be"):
+    with pytest.raises(BulletError, match="not a valid number for top_k"):
         _command("/set top_k 0.5", conversation)
 
 
@@ -238,8 +238,8 @@ def test_a_terminal(terminal: Terminal) -> None:
     assert "Traceback" not in shown
     # With nothing to stop, it says how to leave. Python's input() sleeps through a Ctrl-C that comes between its prompt and its
     # wait, until the next key: here another Ctrl-C.
-    terminal.type_until("\x03", "Ctrl-D leaves.*\r?\n.*> ")
+    terminal.type_until("\x03", "Ctrl-D quits.*\r?\n.*> ")
     terminal.type("/reset\n")
-    terminal.read_until("forgotten.*\r?\n.*> ")
+    terminal.read_until("started a new conversation.*\r?\n.*> ")
     terminal.type("\x04")
     assert terminal.exit_code() == 0

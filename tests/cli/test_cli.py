@@ -153,7 +153,7 @@ def test_doctor(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_info_verify_compare(capsys: pytest.CaptureFixture[str], micro_run: Path) -> None:
     model = str(micro_run / "model.bullet")
-    assert "whole and sound" in works(capsys, "verify", model)
+    assert ": valid" in works(capsys, "verify", model)
     card = works(capsys, "info", model, "--tensors")
     assert "layers.1.mlp.down_proj.weight" in card
     assert "4 heads (2 for keys and values)" in card
@@ -194,11 +194,11 @@ def test_chat_in_a_pipe(capsys: pytest.CaptureFixture[str], micro_run: Path, mon
     monkeypatch.setattr(sys, "stdin", io.StringIO("\n".join(lines)))
     text = works(capsys, "chat", str(micro_run / "model.bullet"), "--seed", "1", "--max-tokens", "8")
     for expected in (
-        "there is no temprature",
-        "many is not a number",
+        "there is no setting temprature",
+        "many is not a valid number",
         "temperature is 99",
         "/nonsense: not a command",
-        "forgotten",
+        "started a new conversation",
         "/exit",
     ):
         assert expected in text

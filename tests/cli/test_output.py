@@ -26,7 +26,7 @@ def test_the_card_of_a_trained_model(micro_run: Path, capsys: pytest.CaptureFixt
     file = open_bullet(micro_run / "model.bullet")
     assert shown["licence"] == report["model"]["license"] and shown["languages"] == "en, mr"
     assert shown["shape"] == "2 layers, dim 64, 4 heads (2 for keys and values), hidden 96, context 32"
-    assert shown["size"].startswith(f"{file.size:,} bytes; {report['model']['bits_per_weight']:.2f} bits a weight")
+    assert shown["size"].startswith(f"{file.size:,} bytes; {report['model']['bits_per_weight']:.2f} bits per weight")
     assert shown["BQ4"].split()[0] == f"{sum(t.size for t in file.tensors.values() if t.type == 'BQ4'):,}"
     assert shown["trained on"].startswith(f"{file.metadata['training']['tokens_seen']:,} tokens, best at step")
     assert shown["rounding"] == f"GPTQ on {file.metadata['quantised']['calibration_tokens']:,} tokens"

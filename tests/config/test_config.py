@@ -129,7 +129,7 @@ def test_neither_epochs_nor_steps_means_three_epochs() -> None:
     [
         (["--laers=8"], "did you mean --layers?"),
         (["--train.lerning_rate=1"], "did you mean --train.learning_rate?"),
-        (["--dim=100"], "dim 100 is not divisible by 32, the quantisation block: try 96"),
+        (["--dim=100"], "dim 100 is not divisible by 32, the quantization block: try 96"),
         (["--heads=5"], "dim 256 is not divisible by n_heads 5: try 4 heads"),
         (["--kv-heads=3"], "n_heads 4 is not divisible by n_kv_heads 3"),
         (["--lr=-1"], "train.learning_rate"),

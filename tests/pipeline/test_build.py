@@ -141,7 +141,7 @@ def test_mistakes_are_one_line(micro_run: Path, npy: Path, tmp_path: Path, capsy
     np.save(damaged / "layers.1.mlp.up_proj.weight.npy", weights)
     cases: list[tuple[list[str | Path], int, str]] = [
         ([npy], 2, "needs text: name it with --calibration tokens.bin, or take --method none"),
-        ([npy, "--calibration", odd], 1, "4,097 bytes, which is no whole number of uint16 tokens"),
+        ([npy, "--calibration", odd], 1, "4,097 bytes, which is not a whole number of uint16 tokens"),
         ([npy, "--calibration", tmp_path / "empty.bin"], 1, "0 bytes"),
         ([npy, "--calibration", tmp_path / "none.bin"], 1, "No such file"),
         ([npy, "--calibration", foreign], 1, "holds the token 700"),

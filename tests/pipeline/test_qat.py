@@ -271,7 +271,7 @@ def test_an_option_about_calibration_calibrates_anew(copy: Path, tmp_path: Path,
     for words in (["--method", "gptq"], ["--calibration", train], ["--calibration-tokens", "2000"], ["--seed", "42"]):
         builder([str(word) for word in (copy, *words, "--out", out)])
         said = capsys.readouterr().err.strip().splitlines()
-        assert f"note: {words[0]}: the FP32 weights are calibrated anew, and what QAT made of them is left out" in said
+        assert f"note: {words[0]}: the FP32 weights are calibrated again, and the QAT weights are not used" in said
         assert "qat" not in open_bullet(out).metadata["quantised"]
     anew = out.read_bytes()
     builder([str(copy), "--no-qat", "--out", str(out)])

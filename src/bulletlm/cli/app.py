@@ -1,6 +1,6 @@
-"""The `bullet` command: parse, call one function, print. No logic lives here.
+"""The `bullet` command line: each command parses its arguments, calls one function and prints the result.
 
-Heavy imports stay inside the commands, so that `bullet generate` starts in a fraction of a second.
+Heavy imports stay inside the commands, so that `bullet --help` and light commands start in a fraction of a second.
 """
 
 import contextlib
@@ -31,20 +31,20 @@ app = App(
 
 MAKE = Group("Make a model", sort_key=1)
 STAGE_ORDER = ("data", "tokenizer", "train", "export", "qat", "build", "evaluate")
-STAGES = Group("One stage of a run (earlier ones run first where needed)", sort_key=2)
+STAGES = Group("One stage of a run (earlier stages run first if they are not up to date)", sort_key=2)
 USE = Group("Use a model", sort_key=3)
-LOOK = Group("Look around", sort_key=4)
+LOOK = Group("Inspect", sort_key=4)
 
 Settings = Annotated[
     str,
     Parameter(
         allow_leading_hyphen=True,
-        help="Settings that replace those of the file: --layers=4 --lr 3e-4 --set data.sources=[my-texts]. `bullet config` lists all.",
+        help="Settings that override the file: --layers=4 --lr 3e-4 --set data.sources=[my-texts]. `bullet config` lists all settings.",
     ),
 ]
-ConfigPath = Annotated[Path, Parameter(help="A configuration: JSON, comments allowed. recipes/ has ready ones.")]
+ConfigPath = Annotated[Path, Parameter(help="A configuration file: JSON with comments. recipes/ has examples.")]
 ModelPath = Annotated[Path, Parameter(help="A .bullet file, or the export/npy folder of a run.")]
-Restart = Annotated[bool, Parameter(help="Throw away the trained model and its checkpoints, and train anew.", negative="")]
+Restart = Annotated[bool, Parameter(help="Delete the trained model and its checkpoints, and train from the beginning.", negative="")]
 Json = Annotated[bool, Parameter(help="Print the result as JSON.", negative="")]
 
 
@@ -56,7 +56,7 @@ def run(
     restart: Restart = False,
     json: Json = False,
 ) -> None:
-    """Do everything: clean, tokenise, train, quantise, measure. What is up to date is not done again.
+    """Run all stages: clean, tokenize, train, quantize, evaluate. Stages that are up to date are skipped.
 
     Example: bullet run recipes/demo.jsonc
     """
@@ -73,7 +73,7 @@ def _stage_command(stage: str, summary: str, output: str) -> None:
     def command(config: ConfigPath, /, *settings: Settings, restart: Restart = False) -> None:
         print(_stages(config, settings, stage, restart) / output)
 
-    command.__doc__ = f"{summary}\n\nEarlier stages run first where needed. Example: bullet {stage} recipes/demo.jsonc"
+    command.__doc__ = f"{summary}\n\nEarlier stages run first if they are not up to date. Example: bullet {stage} recipes/demo.jsonc"
     app.command(command, name=stage, group=STAGES, sort_key=STAGE_ORDER.index(stage))
 
 
@@ -92,7 +92,7 @@ def tokenizer(
 ) -> None:
     """Train the tokenizer.
 
-    Earlier stages run first where needed. Example: bullet tokenizer recipes/demo.jsonc --compare
+    Earlier stages run first if they are not up to date. Example: bullet tokenizer recipes/demo.jsonc --compare
     """
     folder = _stages(config, settings, "tokenizer", restart) / "tokenizer"
     if compare:
@@ -111,14 +111,18 @@ def train(
     /,
     *settings: Settings,
     prove_resume: Annotated[
-        bool, Parameter(help="Instead: show that a run with these settings, killed and continued, is the same byte for byte.", negative="")
+        bool,
+        Parameter(
+            help="Do not train. Prove instead that a run with these settings that is killed and resumed gives the same bytes.",
+            negative="",
+        ),
     ] = False,
     restart: Restart = False,
 ) -> None:
-    """Train the model, or go on where it was stopped.
+    """Train the model, or resume training from the last checkpoint.
 
-    Earlier stages run first where needed. Ctrl-C, or a file named stop in the run folder, saves and stops.
-    Example: bullet train recipes/demo.jsonc --prove-resume
+    Earlier stages run first if they are not up to date. Ctrl-C, or a file named stop in the run folder, saves a checkpoint and
+    stops. Example: bullet train recipes/demo.jsonc --prove-resume
     """
     if prove_resume:
         from bulletlm.config.loader import load_config
@@ -139,10 +143,10 @@ def qat(
     run: Annotated[Path, Parameter(help="The folder of a trained run.")],
     /,
     *settings: Settings,
-    steps: Annotated[int | None, Parameter(help="Steps of training on the 4-bit grid; default: as the run was configured.")] = None,
+    steps: Annotated[int | None, Parameter(help="Steps of quantization-aware training; default: the run's own qat.steps.")] = None,
     json: Json = False,
 ) -> None:
-    """Train the 4-bit weights of a finished run a little more, with its FP32 model as the teacher; build and measure again.
+    """Fine-tune the 4-bit weights of a finished run with its FP32 model as the teacher, then build and evaluate again.
 
     Example: bullet qat runs/demo --steps 300
     """
@@ -164,17 +168,17 @@ def build(
         str,
         Parameter(
             allow_leading_hyphen=True,
-            help="A configuration, then settings; or a run folder or folder of .npy tensors, with the options of bullet-builder.",
+            help="A configuration file and settings; or a run folder or a folder of .npy tensors and the options of bullet-builder.",
         ),
     ],
     restart: Restart = False,
 ) -> None:
-    """Quantise and pack the model into one .bullet file.
+    """Quantize the model and write it to one .bullet file.
 
-    Earlier stages run first where needed. Example: bullet build recipes/demo.jsonc
+    Earlier stages run first if they are not up to date. Example: bullet build recipes/demo.jsonc
 
-    A run folder or a folder of .npy tensors in place of the configuration makes this bullet-builder, with its options:
-    bullet build runs/demo --quant BQ8 --out demo8.bullet
+    With a run folder or a folder of .npy tensors instead of a configuration, this command is the same as bullet-builder and takes
+    its options: bullet build runs/demo --quant BQ8 --out demo8.bullet
     """
     from bulletlm.cli.builder import app as builder
     from bulletlm.cli.builder import is_model_folder
@@ -187,12 +191,12 @@ def build(
     print(_stages(Path(words[0]), words[1:], "build", restart) / "model.bullet")
 
 
-_stage_command("evaluate", "Measure the 4-bit file against FP32 and write the report.", "report.html")
+_stage_command("evaluate", "Compare the 4-bit file with the FP32 model and write the report.", "report.html")
 
 
 @app.command(group=LOOK)
-def config(*words: Annotated[str, Parameter(allow_leading_hyphen=True, help="A configuration file, if any, then settings.")]) -> None:
-    """Print the resolved configuration and what follows from it.
+def config(*words: Annotated[str, Parameter(allow_leading_hyphen=True, help="A configuration file (optional), then settings.")]) -> None:
+    """Print the resolved configuration and the facts derived from it: parameters, file size, tokens per step.
 
     Example: bullet config recipes/seed.jsonc --layers=4
     """
@@ -209,13 +213,13 @@ def plan(
     /,
     *settings: Settings,
     hours: Annotated[
-        float | None, Parameter(help="Also find the shape and the number of steps that make the most of so many hours.")
+        float | None, Parameter(help="Also find the model shape and number of steps with the lowest expected loss within this time.")
     ] = None,
-    seconds: Annotated[float, Parameter(help="How long to measure this machine.")] = 30.0,
-    write: Annotated[Path | None, Parameter(help="Write the configuration of the best run to this file.")] = None,
+    seconds: Annotated[float, Parameter(help="How long to measure this machine, in seconds.")] = 30.0,
+    write: Annotated[Path | None, Parameter(help="Write the configuration of the best run to this file (needs --hours).")] = None,
     json: Json = False,
 ) -> None:
-    """Say what a run would take on this machine and what to expect of it, or what can be done in some hours.
+    """Estimate time, memory and loss of a run on this machine, or find the best run for a number of hours.
 
     Example: bullet plan recipes/seed.jsonc --hours 8 --write eight-hours.json
     """
@@ -235,20 +239,20 @@ def plan(
 
 
 @app.command(group=MAKE)
-def init(path: Annotated[Path, Parameter(help="Where to write it.")] = Path("bullet.jsonc"), /) -> None:
-    """Write a starter configuration with a sentence beside every setting.
+def init(path: Annotated[Path, Parameter(help="The file to write.")] = Path("bullet.jsonc"), /) -> None:
+    """Write a starter configuration with every setting, its default and its description.
 
     Example: bullet init my-model.jsonc
     """
     from bulletlm.config.starter import write_starter_config
 
     write_starter_config(path)
-    print(f"wrote {path}: name your texts under data.sources, then: bullet run {path}")
+    print(f"wrote {path}: set data.sources to your texts, then run: bullet run {path}")
 
 
 @app.command(group=LOOK)
 def doctor(json: Json = False) -> None:
-    """Say what this machine can do, and what is missing.
+    """Check this machine: processor, memory, disk, libraries, and what is missing.
 
     Example: bullet doctor
     """
@@ -258,7 +262,7 @@ def doctor(json: Json = False) -> None:
 
 
 def _register(command: Callable[..., None]) -> None:
-    """A command that fast_start.py starts too: its options are plain annotations there, and their help is in its docstring."""
+    """Register a command that fast_start.py also starts; its options are its plain annotations, their help is in its docstring."""
     short = {long: alias for alias, long in ALIASES.items()}
     ours = FunctionType(command.__code__, command.__globals__, command.__name__)
     ours.__doc__, ours.__kwdefaults__, ours.__annotations__ = command.__doc__, command.__kwdefaults__, dict(command.__annotations__)
@@ -280,12 +284,12 @@ def bench(
     file: Annotated[Path, Parameter(help="A .bullet file.")],
     /,
     *,
-    against: Annotated[Literal["llama.cpp"] | None, Parameter(help="Also run the same weights in another program, in turns.")] = None,
-    tokens: Annotated[int | None, Parameter(help="Length of prompts and answers; by default 128, or the context if shorter.")] = None,
-    rounds: Annotated[int, Parameter(help="How often each is measured; the medians count.")] = 9,
+    against: Annotated[Literal["llama.cpp"] | None, Parameter(help="Also measure this program with the same weights.")] = None,
+    tokens: Annotated[int | None, Parameter(help="Tokens in prompts and answers; default: 128, or the context if that is shorter.")] = None,
+    rounds: Annotated[int, Parameter(help="Number of measurements of each job; medians are printed.")] = 9,
     json: Json = False,
 ) -> None:
-    """Measure how fast a model runs here: decode, prefill, start, memory.
+    """Measure how fast a model runs on this machine: decode, prefill, start-up time, memory.
 
     Example: bullet bench runs/demo/model.bullet --against llama.cpp
     """
@@ -348,19 +352,19 @@ def serve(
 
 @app.command(group=USE)
 def convert(
-    source: Annotated[Path, Parameter(help="A .bullet (version 1 or 2), a .gguf, a Hugging Face folder or a folder of .npy tensors.")],
+    source: Annotated[Path, Parameter(help="A .bullet file (version 1 or 2), a .gguf file, a Hugging Face or .npy folder.")],
     target: Annotated[Path, Parameter(help="What to write: NAME.bullet, NAME.gguf, or a folder with hf or npy in its name.")],
     /,
     *,
-    to: Annotated[Literal["bullet", "gguf", "hf", "npy"] | None, Parameter(help="What to write, where the name does not say it.")] = None,
-    format: Annotated[Literal["v1", "v2"], Parameter(help="Version of the .bullet to be written.")] = "v2",
+    to: Annotated[Literal["bullet", "gguf", "hf", "npy"] | None, Parameter(help="The target format, if its name does not show it.")] = None,
+    format: Annotated[Literal["v1", "v2"], Parameter(help="Version of the .bullet file to write.")] = "v2",
     quant: Annotated[
         Literal["BQ4", "BQ8", "F16", "F32"] | None,
-        Parameter(help="Weight type of the matrices. By default they stay as they are; FP32 sources become BQ4 in a .bullet."),
+        Parameter(help="Weight type of the matrices. Default: unchanged, but FP32 sources become BQ4 in a .bullet file."),
     ] = None,
-    like: Annotated[Path | None, Parameter(help="For version 1: a model of the same shape, for its tokenizer.")] = None,
+    like: Annotated[Path | None, Parameter(help="For version 1: a model of the same shape whose tokenizer to use.")] = None,
 ) -> None:
-    """Turn a model from one format into another: for llama.cpp, Ollama, transformers, and back.
+    """Convert a model to another format: for llama.cpp, Ollama or transformers, and back.
 
     Example: bullet convert runs/demo/model.bullet demo.gguf
     """
@@ -380,7 +384,7 @@ def info(
     tensors: Annotated[bool, Parameter(help="List every tensor.", negative="")] = False,
     json: Json = False,
 ) -> None:
-    """Describe a .bullet file: shape, size, training, licence.
+    """Print the facts about a .bullet file: shape, size, training, licence.
 
     Example: bullet info runs/demo/model.bullet
     """
@@ -391,23 +395,23 @@ def info(
 
 @app.command(group=LOOK)
 def verify(file: Annotated[Path, Parameter(help="A .bullet file.")], /) -> None:
-    """Check a .bullet file: checksum, structure, every number finite.
+    """Check a .bullet file: checksum, structure, and that every number is finite.
 
     Example: bullet verify runs/demo/model.bullet
     """
     from bulletlm.formats.bullet.reader import open_bullet
 
     open_bullet(file).verify()
-    print(f"{file}: whole and sound")
+    print(f"{file}: valid")
 
 
 @app.command(group=LOOK)
 def compare(
     a: Annotated[Path, Parameter(help="A run folder, an export/npy folder or a .bullet file.")],
-    b: Annotated[Path, Parameter(help="The same, the one judged against the first.")],
+    b: Annotated[Path, Parameter(help="The model to compare with A: also a run folder, an export/npy folder or a .bullet file.")],
     /,
     *,
-    tokens: Annotated[Path | None, Parameter(help="A tokens folder; default: the one of the run that A lies in.")] = None,
+    tokens: Annotated[Path | None, Parameter(help="A tokens folder; default: that of the run that A or B belongs to.")] = None,
     json: Json = False,
 ) -> None:
     """Compare two models on the same validation text: loss, perplexity, divergence.
@@ -430,7 +434,7 @@ def _stages(config: Path, settings: tuple[str, ...], until: str, restart: bool) 
 
 @contextlib.contextmanager
 def _process_group() -> "Iterator[ProcessGroup | None]":
-    """The processes that torchrun started, if it did. Only the first gets here: the others help it to train, and end."""
+    """The process group that torchrun started, or None. Only the main process returns; the others train with it, then exit."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield None
         return
@@ -444,7 +448,7 @@ def _process_group() -> "Iterator[ProcessGroup | None]":
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Entry point: a user's mistake is one line and exit code 1 or 2; only our own bugs show a traceback."""
+    """Entry point. A user's mistake gives one line and exit code 1 or 2; only a bug in BulletLM shows a traceback."""
 
     def run_app() -> None:
         try:

@@ -1,4 +1,4 @@
-"""The `bullet-builder` command: FP32 .npy tensors in, one `.bullet` file out. `bullet build FOLDER` is the same."""
+"""The `bullet-builder` command: reads FP32 .npy tensors, writes one `.bullet` file. `bullet build FOLDER` is the same command."""
 
 import json as json_module
 import sys
@@ -22,7 +22,7 @@ app = App(name="bullet-builder", version=__version__, help_format="plaintext", r
 WeightType = Literal["BQ4", "BQ8", "F16", "F32"]
 
 SEED = 42
-"""Decides which tokens are used for calibration unless somebody asks for others."""
+"""Default seed of the choice of calibration tokens."""
 
 
 @app.default
@@ -33,37 +33,41 @@ def build(
     out: Annotated[Path, Parameter(name=["--out", "-o"], help="The file to write.")] = Path("model.bullet"),
     quant: Annotated[WeightType, Parameter(help="Type of the matrices.")] = "BQ4",
     embedding: Annotated[
-        WeightType | None, Parameter(help="Type of the embedding and output matrix; default: BQ8 with BQ4, else like the matrices.")
+        WeightType | None, Parameter(help="Type of the embedding and the output matrix; default: BQ8 with BQ4, else as --quant.")
     ] = None,
     keep: Annotated[
-        tuple[str, ...], Parameter(help='Another type for some matrices: "layers.0.*=BQ8"; may be given several times.', negative="")
+        tuple[str, ...], Parameter(help='Another type for some matrices: "layers.0.*=BQ8"; can be given several times.', negative="")
     ] = (),
     method: Annotated[
         Literal["none", "search", "gptq"] | None,
-        Parameter(help="Fit BQ4 to the calibration text: not at all, scales only, or everything (GPTQ, the default)."),
+        Parameter(help="How BQ4 is calibrated: none (round to nearest), search (scales only), or gptq (default)."),
     ] = None,
     calibration: Annotated[
         Path | None,
         Parameter(
-            help="Representative tokens of this tokenizer, uint16 little endian (uint32 above 65,536 tokens); a run folder has its own."
+            help="A file of token ids, uint16 little endian (uint32 for vocabularies above 65,536); default: those of the run folder."
         ),
     ] = None,
-    calibration_tokens: Annotated[int | None, Parameter(help="How many of them to use; default: 40,000.")] = None,
+    calibration_tokens: Annotated[int | None, Parameter(help="Number of calibration tokens to use; default: 40,000.")] = None,
     qat: Annotated[
         bool,
         Parameter(
-            help="Take the weights that QAT made of the run, if it did so for these types; else round the FP32 weights, which any "
-            "option about calibration asks for too."
+            help="Use the weights that the run's QAT stage trained, if they have these types. Otherwise, and with any option about "
+            "calibration, the FP32 weights are rounded."
         ),
     ] = True,
-    validation: Annotated[Path | None, Parameter(help="Held-out tokens to measure on, same format; a run folder has its own.")] = None,
-    seed: Annotated[int | None, Parameter(help="Decides which tokens are used; default: 42.")] = None,
-    report: Annotated[Path | None, Parameter(help="Write the error of every tensor, and what it alone costs, to this JSON file.")] = None,
-    format: Annotated[Literal["v1", "v2"], Parameter(help="Version of the file; v1 has four bits for everything.")] = "v2",
-    compat: Annotated[bool, Parameter(help="Say which other programs can run the model, and how.", negative="")] = False,
-    json: Annotated[bool, Parameter(help="Print what the file says about its quantisation as JSON.", negative="")] = False,
+    validation: Annotated[
+        Path | None, Parameter(help="Held-out tokens to measure on, in the same format; default: those of the run folder.")
+    ] = None,
+    seed: Annotated[int | None, Parameter(help="Seed of the choice of calibration tokens; default: 42.")] = None,
+    report: Annotated[
+        Path | None, Parameter(help="Write the quantization error of every tensor and its effect on the output to this JSON file.")
+    ] = None,
+    format: Annotated[Literal["v1", "v2"], Parameter(help="Version of the file; v1 stores every tensor in 4 bits.")] = "v2",
+    compat: Annotated[bool, Parameter(help="Print which other programs can run the model, and how.", negative="")] = False,
+    json: Annotated[bool, Parameter(help="Print what the file records about its quantization as JSON.", negative="")] = False,
 ) -> None:
-    """Quantise FP32 .npy tensors into one .bullet file.
+    """Quantize FP32 .npy tensors and write them to one .bullet file.
 
     Example: bullet-builder --quant BQ4 --calibration tokens.bin --out model.bullet export/npy
     """
@@ -98,7 +102,7 @@ def build(
     words = {"--method": method, "--calibration": calibration, "--calibration-tokens": calibration_tokens, "--seed": seed}
     asked = [word for word, value in words.items() if value is not None]
     if trained and asked:
-        print(f"note: {', '.join(asked)}: the FP32 weights are calibrated anew, and what QAT made of them is left out", file=sys.stderr)
+        print(f"note: {', '.join(asked)}: the FP32 weights are calibrated again, and the QAT weights are not used", file=sys.stderr)
         trained = None
     quantised = build_bullet(folder, out, config, SEED, text, held_out, ConsoleProgress(), report, int(format[1]), trained)
     if compat:
@@ -114,19 +118,19 @@ def build(
 
 
 def is_model_folder(folder: Path) -> bool:
-    """Whether `bullet-builder` can make a file of this folder: .npy tensors, or a run that has them."""
+    """Whether `folder` is a folder of .npy tensors or a run folder that contains one."""
     return (folder / MANIFEST).is_file() or (folder / "export" / "npy").is_dir()
 
 
 def _locate(folder: Path) -> tuple[Path | None, Path]:
-    """The run folder, if it is one, and the folder with the tensors."""
+    """The run folder (None if `folder` is not one) and the folder of tensors."""
     if not (folder / MANIFEST).exists() and (folder / "export" / "npy").is_dir():
         return folder, folder / "export" / "npy"
     return None, folder
 
 
 def _trained(run: Path, config: "QuantConfig") -> Path | None:
-    """The file that QAT made, if it has the types that are asked for."""
+    """The file with the weights that QAT trained, or None if there is none with the types of `config`."""
     from bulletlm.formats.bullet.reader import open_bullet
     from bulletlm.quant.types import weight_types
 
@@ -144,7 +148,7 @@ def _read_tokens(path: Path, vocab_size: int) -> npt.NDArray[np.unsignedinteger[
         size = path.stat().st_size
         if not size or size % dtype.itemsize:
             raise DataError(
-                f"{path} has {size:,} bytes, which is no whole number of {dtype.name} tokens: write them as tokens/train.bin is"
+                f"{path} has {size:,} bytes, which is not a whole number of {dtype.name} tokens: use the format of tokens/train.bin"
             )
         return np.memmap(path, dtype, mode="r")
     except OSError as error:
@@ -152,7 +156,7 @@ def _read_tokens(path: Path, vocab_size: int) -> npt.NDArray[np.unsignedinteger[
 
 
 def _as_token_file(path: Path, vocab_size: int) -> "TokenFile":
-    """Tokens of which nothing is known but themselves, as one document."""
+    """A raw file of tokens as one document of unknown language."""
     from bulletlm.data.tokens import DocumentRange, TokenFile
 
     tokens = _read_tokens(path, vocab_size)
@@ -161,7 +165,7 @@ def _as_token_file(path: Path, vocab_size: int) -> "TokenFile":
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Entry point: a user's mistake is one line and exit code 1 or 2; only our own bugs show a traceback."""
+    """Entry point. A user's mistake gives one line and exit code 1 or 2; only a bug in BulletLM shows a traceback."""
     try:
         app(arguments, exit_on_error=False, print_error=False)
     except BulletError as error:

@@ -1,4 +1,4 @@
-"""`bullet chat`: a conversation in a terminal, or in a plain pipe."""
+"""`bullet chat`: a conversation with a model, in a terminal or through a pipe."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from bulletlm.text.normalize import normalize
 
 SETTINGS = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "presence_penalty", "max_tokens", "seed")
 
-HELP = f"""/reset             forget the conversation
-/save FILE         write the conversation to a file: readable text, or JSON if it ends in .json
+HELP = f"""/reset             start a new conversation
+/save FILE         write the conversation to a file: JSON if its name ends in .json, plain text otherwise
 /set               show the settings
-/set NAME VALUE    change one: {", ".join(SETTINGS)}
-/help              this list
-/exit              leave (Ctrl-D does too); Ctrl-C stops an answer"""
+/set NAME VALUE    change a setting: {", ".join(SETTINGS)}
+/help              show this list
+/exit              quit (also Ctrl-D); Ctrl-C stops an answer"""
 
 
 def chat(
@@ -36,24 +36,24 @@ def chat(
     seed: int | None = None,
     turbo: bool = False,
 ) -> None:
-    """Talk with a model. /help lists what you can type besides.
+    """Chat with a model. Type /help to see the commands.
 
     Example: bullet chat runs/demo/model.bullet
 
     Args:
         file: A .bullet file, or the export/npy folder of a run.
-        system: What the model is told before the conversation, and never forgets.
-        temperature: 0 always takes the likeliest token.
-        max_tokens: Tokens of an answer at most.
-        seed: Same seed and same questions, same answers.
-        turbo: 8-bit activations in the native engine: faster, slightly less exact.
+        system: System message; it stays in the context for the whole conversation.
+        temperature: Randomness of the choice of tokens; 0 always takes the most likely token.
+        max_tokens: Largest number of tokens in an answer.
+        seed: The same seed and the same questions give the same answers.
+        turbo: Use 8-bit activations in the native engine: faster, slightly less exact.
     """
     model = load(file, turbo=turbo)
     sampling = sampling_for(model, {"temperature": temperature, "max_tokens": max_tokens, "seed": seed})
     terminal = sys.stdin.isatty() and sys.stdout.isatty()
     if terminal:
         name = str(model.header.get("name", file.name)).translate(HARMLESS)
-        print(f"{name}, {model.shape.n_parameters / 1e6:.1f}M parameters. /help lists the commands, Ctrl-D leaves.\n")
+        print(f"{name}, {model.shape.n_parameters / 1e6:.1f}M parameters. /help lists the commands, Ctrl-D quits.\n")
     conversation = Conversation(model, sampling, system)
     for line in _lines(terminal):
         if line in ("/exit", "/quit"):
@@ -68,12 +68,12 @@ def chat(
 
 
 class Conversation:
-    """What has been said, and the session that has read it.
+    """The messages of a conversation and the session whose KV cache holds them.
 
     Attributes:
-        sampling: how answers are generated; the seed moves on with each, so that a repeated question gets another answer.
-        messages: user and assistant in turn.
-        session: of the last answer: tokens, reused ones, finish reason.
+        sampling: how answers are generated; each turn uses the next seed, so that a repeated question gets another answer.
+        messages: user and assistant messages in turn.
+        session: state of the last answer: token counts, reused tokens, finish reason.
     """
 
     def __init__(self, model: Model, sampling: Sampling, system: str | None = None) -> None:
@@ -82,11 +82,15 @@ class Conversation:
         self.session = Session(model)
         self._model = model
         self._system = [{"role": "system", "content": system}] if system else []
-        self._keep = 2 + len(model.tokenizer.encode(normalize(system))) if system else 1  # <s> <|user|> and the system text
+        self._keep = 2 + len(model.tokenizer.encode(normalize(system))) if system else 1  # <s>, <|user|> and the system text
         self._turn = 0
 
     def ask(self, text: str) -> Iterator[str]:
-        """The answer in pieces. What has come until it is closed (or Ctrl-C) counts as the answer; without any, nothing was said."""
+        """Yield the answer in pieces.
+
+        If the generator is closed early (Ctrl-C), the text generated so far is kept as the answer; if there is none, the question
+        is removed as well.
+        """
         self.messages.append({"role": "user", "content": text})
         parts: list[str] = []
         try:
@@ -102,23 +106,23 @@ class Conversation:
                 self.messages.pop()
 
     def reset(self) -> None:
-        """Forget everything but the system text."""
+        """Remove all messages except the system message."""
         self.messages, self._turn = [], 0
 
     def save(self, path: Path) -> None:
-        """Write the conversation as JSON (.json) or for reading."""
+        """Write the conversation as JSON (if `path` ends in .json) or as plain text."""
         import json
 
         from bulletlm.files import write_text
 
         messages = [*self._system, *self.messages]
         if not self.messages:
-            raise BulletError("nothing has been said yet: there is nothing to save")
+            raise BulletError("there is nothing to save: the conversation is empty")
         as_json = path.suffix == ".json"
         write_text(path, json.dumps({"messages": messages}, ensure_ascii=False, indent=2) + "\n" if as_json else _readable(messages))
 
     def _prompt(self) -> list[int]:
-        """Of as many of the last turns as leave room for half an answer in the model's context."""
+        """The prompt with as many of the last turns as leave room for half an answer in the model's context."""
         window = self._model.shape.max_seq_len
         room, messages = window - min(self.sampling.max_tokens, window) // 2, self.messages
         while True:
@@ -129,7 +133,7 @@ class Conversation:
 
 
 def _answer(conversation: Conversation, question: str, terminal: bool) -> None:
-    """Stream an answer; Ctrl-C ends this answer, not the chat."""
+    """Print an answer while it is generated; in a terminal Ctrl-C ends this answer and the chat continues."""
     started = time.monotonic()
     pieces = conversation.ask(question)
     try:
@@ -148,7 +152,7 @@ def _answer(conversation: Conversation, question: str, terminal: bool) -> None:
 
 
 def _lines(terminal: bool) -> Iterator[str]:
-    """Non-empty lines of the input."""
+    """Yield the lines of the input that are not empty."""
     if terminal:
         import readline  # noqa: F401 - gives input() its history and editing keys
     while True:
@@ -161,21 +165,21 @@ def _lines(terminal: bool) -> Iterator[str]:
         except KeyboardInterrupt:
             if not terminal:
                 raise
-            print("\n(/exit or Ctrl-D leaves)")
+            print("\n(/exit or Ctrl-D quits)")
             continue
         except UnicodeDecodeError:
-            raise BulletError("the input is not UTF-8 text: send UTF-8") from None
+            raise BulletError("standard input is not UTF-8 text: send UTF-8") from None
         if line.strip():
             yield line.strip()
 
 
 def _command(line: str, conversation: Conversation) -> str:
-    """Do what a line that begins with / says; what to print."""
+    """Run a line that begins with / and return the text to print."""
     name, _, rest = line.partition(" ")
     words = rest.split()
     if name == "/reset" and not words:
         conversation.reset()
-        return "forgotten"
+        return "started a new conversation"
     if name == "/save" and words:
         path = Path(rest.strip()).expanduser()
         conversation.save(path)
@@ -190,11 +194,11 @@ def _command(line: str, conversation: Conversation) -> str:
 
 def _changed(sampling: Sampling, setting: str, value: str) -> Sampling:
     if setting not in SETTINGS:
-        raise BulletError(f"there is no {setting}: /help lists what can be set")
+        raise BulletError(f"there is no setting {setting}: /help lists the settings")
     try:
         number: float | int = int(value) if isinstance(getattr(sampling, setting), int) else float(value)
     except ValueError:
-        raise BulletError(f"{value} is not a number that {setting} can be") from None
+        raise BulletError(f"{value} is not a valid number for {setting}") from None
     return replace(sampling, **{setting: number})  # type: ignore[arg-type]
 
 

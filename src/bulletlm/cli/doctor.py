@@ -1,4 +1,4 @@
-"""`bullet doctor`: what this machine can do, in a few lines, and what is missing."""
+"""`bullet doctor`: the machine, the installation, and what is missing."""
 
 import json
 import shutil
@@ -19,7 +19,7 @@ NEEDED_MEMORY = 1.5 * GB
 
 
 def examine(folder: Path) -> dict[str, Any]:
-    """Facts about machine and installation, and `advice`: one sentence for everything that is missing."""
+    """Facts about machine and installation; `advice` holds one sentence for each thing that is missing."""
     machine = inspect_machine()
     free = shutil.disk_usage(folder).free
     advice = list(_advice(machine, free))
@@ -38,12 +38,12 @@ def examine(folder: Path) -> dict[str, Any]:
 
 
 def print_doctor(as_json: bool) -> None:
-    """Print the examination of this machine, for people or as JSON."""
+    """Print the result of `examine` for the current folder, as text or as JSON."""
     facts = examine(Path.cwd())
     if as_json:
         print(json.dumps(facts, indent=2))
         return
-    sets = ", ".join(facts["instruction_sets"]) or "none that help"
+    sets = ", ".join(facts["instruction_sets"]) or "none that BulletLM uses"
     rows = [
         ("processor", f"{facts['processor']}, {facts['cores']} cores for this process"),
         ("instructions", sets),
@@ -75,11 +75,13 @@ def _arithmetic(machine: Machine) -> str:
 def _advice(machine: Machine, free: float) -> list[str]:
     advice = []
     if _installed("torch") is None:
-        advice.append("torch is missing: models run, but cannot be trained; pip install torch")
+        advice.append("torch is missing: models can run but not be trained; pip install torch")
     if machine.compiler is None:
-        advice.append("no C++ compiler: QAT, and training in fp32 or bf16, are slower; install g++")
+        advice.append("there is no C++ compiler: QAT and training in fp32 or bf16 are slower; install g++")
     if free < NEEDED_DISK:
-        advice.append(f"only {free / GB:.1f} GB of disk are free here: a run keeps up to five checkpoints; free {NEEDED_DISK / GB:.0f} GB")
+        advice.append(
+            f"only {free / GB:.1f} GB of disk are free: a run keeps up to five checkpoints; make {NEEDED_DISK / GB:.0f} GB available"
+        )
     if machine.memory_available < NEEDED_MEMORY:
         advice.append(f"only {machine.memory_available / GB:.1f} GB of memory are free: close other programs before training")
     return advice

@@ -1,8 +1,8 @@
-"""Starting `bullet generate` and `bullet chat` at once: without the library that reads all other command lines.
+"""A fast start for `bullet generate` and `bullet chat`: these run without importing the command-line library.
 
-The commands are ordinary functions, which app.py registers too, so there is one definition of their options. What is read here
-is only what cannot be meant otherwise: options by their exact names, each with a value of its type. For anything else
-(--help, abbreviations, mistakes) the full command line takes over, with its messages.
+The two commands are ordinary functions that app.py registers as well, so their options are defined once. This module only parses
+unambiguous command lines: options with their exact names, each with a value of its type. Everything else (--help, abbreviations,
+mistakes) is left to the full command line and its error messages.
 """
 
 import os
@@ -19,11 +19,11 @@ NAMES = ("generate", "chat")
 ALIASES = {"-p": "--prompt"}
 
 _KINDS: dict[str, Callable[[str], Any]] = {"str": str, "int": int, "float": float, "Path": Path}
-"""How annotations are written in the signatures of those functions -> what makes a value of a word."""
+"""Annotation as written in the signatures of those functions -> the function that converts a word of the command line."""
 
 
 def run_fast(words: Sequence[str]) -> bool:
-    """Run `words` if they are one of our commands, plainly written; whether they were."""
+    """Run the command line `words` if `parse` can read it; returns whether it ran."""
     if not words or words[0] not in NAMES:
         return False
     command: Callable[..., None] = getattr(import_module(f"bulletlm.cli.{words[0]}"), words[0])
@@ -35,7 +35,7 @@ def run_fast(words: Sequence[str]) -> bool:
 
 
 def parse(command: Callable[..., None], words: Sequence[str]) -> tuple[list[Any], dict[str, Any]] | None:
-    """Positional and named arguments for `command`, whose annotations are strings; None if the words are not that plain."""
+    """Positional and keyword arguments for `command` (whose annotations are strings), or None if `words` need the full parser."""
     kinds = {name: kind.removesuffix(" | None") for name, kind in command.__annotations__.items()}
     code = command.__code__
     positional, named = code.co_varnames[: code.co_argcount], code.co_varnames[code.co_argcount :][: code.co_kwonlyargcount]
@@ -77,7 +77,10 @@ def _formatted(message: Warning | str, category: type[Warning], filename: str, l
 
 
 def report_errors(call: Callable[[], object]) -> None:
-    """A user's mistake is one line and exit code 1 or 2, a warning of ours one line; only our own bugs show a traceback."""
+    """Call `call` and report a BulletError or BulletWarning in one line; the error's exit code (1 or 2) ends the program.
+
+    Any other exception is a bug in BulletLM and keeps its traceback.
+    """
     warnings.formatwarning = _formatted
     try:
         call()
@@ -89,6 +92,6 @@ def report_errors(call: Callable[[], object]) -> None:
 
 
 def fail(message: str, code: int) -> NoReturn:
-    """Say what is wrong and end the program."""
+    """Print an error message in one line on standard error and exit with `code`."""
     print(f"bullet: {message}", file=sys.stderr)
     sys.exit(code)

@@ -1,4 +1,4 @@
-"""`bullet generate`: one prompt, one text."""
+"""`bullet generate`: generate one text from one prompt."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from bulletlm.runtime.sampling import Sampling
 from bulletlm.runtime.session import Session
 
 HARMLESS = dict.fromkeys((*range(9), 11, 12, *range(14, 32), *range(127, 160)), "\ufffd")
-"""Control characters, with which a model could move the cursor or rename the window: what a terminal gets in their place."""
+"""Replacements for control characters, with which a model could move the cursor or rename the terminal window."""
 
 _ESCAPED = {code: f"\\u{code:04x}" for code in range(127, 160)}
-"""Those that JSON leaves as they are."""
+"""JSON escapes for the control characters that `json.dumps` does not escape."""
 
 
 def generate(
@@ -46,20 +46,20 @@ def generate(
 
     Args:
         file: A .bullet file, or the export/npy folder of a run.
-        prompt: The text to continue, or the question to answer.
-        raw: Continue the text as it stands, instead of answering it as a chat message.
-        max_tokens: Tokens generated at most.
-        temperature: 0 always takes the likeliest token.
-        top_k: Keep only the k likeliest tokens; 0 keeps all.
-        top_p: Keep the likeliest tokens that together reach this probability.
-        min_p: Drop tokens less likely than this share of the likeliest.
-        repetition_penalty: Above 1 makes recent tokens less likely.
-        presence_penalty: Subtracted from the logits of recent tokens; below 0 invites them.
-        stop: End before this text; can be repeated.
-        seed: Same seed, same text; none for a new one each time.
-        whole_letters: Never begin a token with a Devanagari sign that would belong to no letter.
-        turbo: 8-bit activations in the native engine: faster, slightly less exact.
-        json: Print the text and its figures as JSON.
+        prompt: The question to answer; with --raw, the text to continue.
+        raw: Continue the prompt as plain text instead of answering it as a chat message.
+        max_tokens: Largest number of tokens to generate.
+        temperature: Randomness of the choice of tokens; 0 always takes the most likely token.
+        top_k: Keep only the k most likely tokens; 0 keeps all.
+        top_p: Keep the most likely tokens that together reach this probability.
+        min_p: Drop tokens whose probability is below this share of the most likely token's.
+        repetition_penalty: Values above 1 make recent tokens less likely.
+        presence_penalty: Subtracted from the logits of recent tokens; values below 0 make them more likely.
+        stop: Stop before this text; can be given several times.
+        seed: The same seed gives the same text; default: a new seed each time.
+        whole_letters: Never start a token with a Devanagari combining mark that has no base letter.
+        turbo: Use 8-bit activations in the native engine: faster, slightly less exact.
+        json: Print the text, token counts, time and seed as JSON.
     """
     model = load(file, turbo=turbo)
     given = {
@@ -100,7 +100,7 @@ def generate(
 
 
 def sampling_for(model: Model, given: Mapping[str, Any]) -> Sampling:
-    """The file's defaults with what the user asked for; a new seed each time unless one is given."""
+    """The file's sampling defaults overridden by the options in `given` that are not None; without a seed, a random one."""
     wanted = {name: value for name, value in given.items() if value is not None}
     return replace(model.sampling, **{"seed": int.from_bytes(os.urandom(4), "little") >> 1, **wanted})
 

@@ -1,4 +1,4 @@
-"""Results as a terminal shows them: the end of a run, the card of a file, a comparison."""
+"""Results as text for a terminal: the summary of a run, the facts about a file, a comparison."""
 
 import json
 import math
@@ -15,7 +15,7 @@ from bulletlm.quant.types import METHOD_WORDS
 
 
 def print_summary(folder: Path) -> None:
-    """What a finished run made: sizes, FP32 against 4 bits, sample generations, the next command."""
+    """Print the results of a finished run: FP32 and 4-bit in numbers, sample answers, paths, the next command."""
     from rich.console import Console
     from rich.padding import Padding
     from rich.table import Table
@@ -44,7 +44,7 @@ def print_summary(folder: Path) -> None:
 
 
 def print_info(path: Path, tensors: bool, as_json: bool) -> None:
-    """The card of a `.bullet` file."""
+    """Print the facts about a `.bullet` file."""
     file = open_bullet(path)
     if as_json:
         print(json.dumps(_measures(file) | {"header": file.header}, ensure_ascii=False, indent=2))
@@ -62,7 +62,7 @@ def print_info(path: Path, tensors: bool, as_json: bool) -> None:
 
 
 def print_comparison(a: Path, b: Path, tokens: Path | None, as_json: bool) -> None:
-    """Both models over the same validation text."""
+    """Compare two models on the same validation text and print the result."""
     from bulletlm.data.tokens import open_tokens
     from bulletlm.evaluate.compare import compare
     from bulletlm.runtime import load
@@ -80,16 +80,16 @@ def print_comparison(a: Path, b: Path, tokens: Path | None, as_json: bool) -> No
         print(f"{name:<18}{result['a'][name]:>12.4f}{result['b'][name]:>12.4f}")
     print(f"\nloss of B - A       {_estimate(result['loss_delta'])}  (perplexity {result['perplexity_change']:+.2%})")
     print(f"KL(A || B)          {_estimate(result['kl'])}")
-    print(f"same likeliest      {result['top1_agreement']['mean']:.1%}")
+    print(f"same top token      {result['top1_agreement']['mean']:.1%}")
 
 
 def one_line(text: str) -> str:
-    """Text of a file as a terminal may show it: no control characters, no direction marks, no new line."""
+    """Text from a file made safe for a terminal: no control characters, direction marks or line breaks."""
     return "".join(c if c.isprintable() else " " if c.isspace() else "?" for c in text)
 
 
 def _measures(file: BulletFile) -> dict[str, Any]:
-    """What follows from the header: bytes and bits, of the weights (scales and gains counted) and of everything in the file."""
+    """Sizes in bytes and bits per weight: of the weights (with scales and norm gains), and of the whole file."""
     parameters = file.shape.n_parameters
     types: dict[str, dict[str, int]] = {}
     for region in file.tensors.values():
@@ -111,19 +111,19 @@ def _measures(file: BulletFile) -> dict[str, Any]:
 def _card(file: BulletFile) -> Iterable[tuple[str, str]]:
     shape, meta, measures = file.shape, file.metadata, _measures(file)
     yield "name", meta.get("name") or "unnamed"
-    yield "licence", meta.get("license") or "not said"
-    yield "languages", ", ".join(meta.get("languages", [])) or "not said"
+    yield "licence", meta.get("license") or "not given"
+    yield "languages", ", ".join(meta.get("languages", [])) or "not given"
     yield "parameters", f"{shape.n_parameters:,}"
     heads = f"{shape.n_heads} heads" + ("" if shape.n_kv_heads == shape.n_heads else f" ({shape.n_kv_heads} for keys and values)")
     yield "shape", f"{shape.n_layers} layers, dim {shape.dim}, {heads}, hidden {shape.hidden_dim}, context {shape.max_seq_len}"
     yield "vocabulary", f"{shape.vocab_size:,} tokens"
     everything = f"{measures['bits_per_weight_of_the_file']:.2f} with tokenizer and header"
-    yield "size", f"{file.size:,} bytes; {measures['bits_per_weight']:.2f} bits a weight, {everything}"
+    yield "size", f"{file.size:,} bytes; {measures['bits_per_weight']:.2f} bits per weight, {everything}"
     for kind, row in sorted(measures["types"].items()):
         bits = 8 * row["bytes"] / row["weights"]
         tensors = f"{row['tensors']:>3} tensor{' ' if row['tensors'] == 1 else 's'}"
         yield kind, f"{row['bytes']:>12,} bytes  {tensors} {row['weights']:>13,} weights {bits:5.1f} bits each"
-    # Files of others may say anything under these keys, so numbers are shown only where they are numbers.
+    # Files from other sources may hold anything under these keys, so only values that are numbers are shown.
     training, quantised = meta.get("training", {}), meta.get("quantised", {})
     trained, rounded = _numbers(training), _numbers(quantised)
     if {"tokens_seen", "step"} <= trained.keys():
@@ -160,21 +160,21 @@ def _estimate(value: dict[str, Any]) -> str:
 
 
 def _weights(path: Path) -> Path:
-    """The file or folder with the weights: a run folder means its FP32 export."""
+    """The file or folder with the weights; for a run folder, its FP32 export."""
     return path / "export" / "npy" if (path / "export" / "npy").is_dir() else path
 
 
 def _tokens_folder(paths: Iterable[Path]) -> Path:
-    """The tokens folder of the run that one of the models lies in."""
+    """The tokens folder of the run that one of the models belongs to."""
     for path in paths:
         for folder in [path, *path.absolute().parents]:
             if (folder / "tokens" / "index.json").is_file():
                 return folder / "tokens"
-    raise BulletError("neither model lies in a run folder: name the text to compare on with --tokens RUN/tokens")
+    raise BulletError("neither model is in a run folder: give the text to compare on with --tokens RUN/tokens")
 
 
 def _command() -> str:
-    """`bullet`, or its path where the shell would not find it (a virtual environment that is not active)."""
+    """`bullet`, or its path if it is not on PATH (a virtual environment that is not active)."""
     import shutil
     import sys
 
