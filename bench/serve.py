@@ -1,12 +1,11 @@
-"""What a server does under load: many clients at once, for a minute, on this computer.
+"""Load test of the server: many clients at once for a minute, on this computer.
 
     python bench/serve.py                          32 clients, 60 seconds, a random model of the seed's shape
     python bench/serve.py --model FILE.bullet --clients 8 --seconds 20
 
-Every client is a process's thread with a connection of its own. It chats: three turns in a conversation, then a new one;
-half of the answers are streamed, half of the questions are Marathi, and one stream in twenty is left in the middle. The exit code is 1
-if there was an error, an answer that is not what it should be, or something that grew: memory, open files, threads.
-Latency is measured at the client, on a machine that runs both.
+Every client is a thread with a connection of its own. It holds conversations of three turns. Half of the answers are streamed, half of
+the questions are in Marathi, and one stream in ten is closed before its end. The exit code is 1 if there was an error or a wrong
+answer, or if memory, open files or threads grew. Latency is measured at the client; clients and server run on the same computer.
 """
 
 import argparse
@@ -42,14 +41,14 @@ QUESTIONS = ("मैत्री म्हणजे काय?", "Who lived in t
 MAX_TOKENS = 48
 Counts = dict[str, float]
 MEMORY_MAY_GROW = 24 * 2**20
-"""After the warm-up: the allocator's own habits stay below this in a minute; a leak of a kilobyte a request does not."""
+"""Bytes, after the warm-up. The allocator stays below this in a minute; a leak of one kilobyte per request would not."""
 
 THREADS_MAY_GROW = 8
-"""The web framework's pool takes threads as it needs them, up to 40; one a request would be hundreds."""
+"""The web framework starts threads as it needs them, up to 40. One leaked thread per request would be hundreds."""
 
 
 def random_model(path: Path) -> Path:
-    """The seed's shape with random weights: speed does not depend on them."""
+    """A model of the seed recipe's shape with random weights; speed does not depend on the weights."""
     names = ("stories.mr.txt", "stories.en.txt", "thoughts.mr.txt", "explanations.en.txt")
     texts = [line for name in names for line in (SAMPLE / name).read_text(encoding="utf-8").splitlines()]
     tokenizer = Tokenizer(train_tokenizer(texts, 4000, 0, SilentProgress()))
@@ -64,7 +63,7 @@ def random_model(path: Path) -> Path:
 
 @contextmanager
 def server_of(model: Path, clients: int) -> Iterator[tuple[int, psutil.Process]]:
-    """Its port and its process."""
+    """Start a server: its port and its process."""
     command = [
         sys.executable,
         "-m",
@@ -92,7 +91,7 @@ def server_of(model: Path, clients: int) -> Iterator[tuple[int, psutil.Process]]
 
 
 class Client(threading.Thread):
-    """Somebody who chats."""
+    """A client that holds conversations until a point in time."""
 
     def __init__(self, number: int, port: int, until: float) -> None:
         super().__init__()
@@ -165,14 +164,14 @@ def run_clients(port: int, count: int, seconds: float) -> list[Client]:
 
 
 def fill_contexts(port: int) -> None:
-    """Make the server take the memory that it will keep: all its sessions, each with a full context."""
+    """Make the server allocate all the memory that it keeps: all its sessions, each with a full context."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=600)
     never_end = {str(END): -100, str(EOS): -100}
     body = {"model": "bench", "prompt": "a", "n": 16, "max_tokens": 1 << 20, "logit_bias": never_end}
     connection.request("POST", "/v1/completions", json.dumps(body), {"Content-Type": "application/json"})
     answer = connection.getresponse()
     if answer.status != 200:
-        sys.exit(f"the server cannot even be warmed up: {answer.read()!r}")
+        sys.exit(f"the warm-up failed: {answer.read()!r}")
     answer.read()
     connection.close()
 
@@ -186,7 +185,7 @@ def counters(port: int) -> Counts:
 
 
 def at_rest(port: int, process: psutil.Process) -> Counts:
-    """What the server holds when nobody asks."""
+    """What the server uses when it has no requests."""
     until = time.monotonic() + 10
     while (now := counters(port))["bulletlm_running"] + now["bulletlm_waiting"] and time.monotonic() < until:
         time.sleep(0.1)
@@ -200,7 +199,7 @@ def at_rest(port: int, process: psutil.Process) -> Counts:
 
 
 def percentiles(values: Sequence[float]) -> dict[str, float]:
-    """p50, p95, p99 in milliseconds."""
+    """p50, p95 and p99 in milliseconds."""
     cuts = statistics.quantiles(values, n=100, method="inclusive")
     return {name: round(1000 * cuts[at], 1) for name, at in (("p50", 49), ("p95", 94), ("p99", 98))}
 
@@ -233,25 +232,35 @@ def report(
     whole = [value for client in clients for value in client.whole]
     first = [value for client in clients for value in client.first]
     if len(whole) < 2 or len(first) < 2:
-        sys.exit(f"too few answers to speak of: {errors[:3]}")
+        sys.exit(f"too few answers for percentiles: {errors[:3]}")
     tokens, prompt, cached = (made[f'bulletlm_tokens_total{{kind="{kind}"}}'] for kind in ("completion", "prompt", "cached"))
     rows: list[dict[str, Any]] = [
         {"name": "answers", "value": len(whole)},
-        {"name": "left in the middle", "value": sum(client.left for client in clients)},
+        {"name": "streams closed early", "value": sum(client.left for client in clients)},
         {"name": "answers/s", "value": round(len(whole) / took, 1)},
         {"name": "tokens/s", "value": round(tokens / took)},
         {"name": "tokens per second of the server's CPU", "value": round(tokens / cpu)},
         {"name": "prompt tokens from the cache", "value": f"{100 * cached / max(prompt, 1):.0f} %"},
         *({"name": f"first text, {name} ms", "value": value} for name, value in percentiles(first).items()),
-        *({"name": f"whole answer, {name} ms", "value": value} for name, value in percentiles(whole).items()),
+        *({"name": f"complete answer, {name} ms", "value": value} for name, value in percentiles(whole).items()),
     ]
     grown, more_threads = after["memory"] - before["memory"], after["threads"] - before["threads"]
     bars = [
         {"name": "errors", "value": len(errors), "target": 0, "pass": not errors},
-        {"name": "still running afterwards", "value": after["running"], "target": 0, "pass": after["running"] == 0},
-        {"name": "memory grown, MiB", "value": round(grown / 2**20, 1), "target": MEMORY_MAY_GROW >> 20, "pass": grown <= MEMORY_MAY_GROW},
-        {"name": "open files more", "value": after["files"] - before["files"], "target": 0, "pass": after["files"] <= before["files"]},
-        {"name": "threads more", "value": more_threads, "target": THREADS_MAY_GROW, "pass": more_threads <= THREADS_MAY_GROW},
+        {"name": "still running at the end", "value": after["running"], "target": 0, "pass": after["running"] == 0},
+        {
+            "name": "growth of memory, MiB",
+            "value": round(grown / 2**20, 1),
+            "target": MEMORY_MAY_GROW >> 20,
+            "pass": grown <= MEMORY_MAY_GROW,
+        },
+        {
+            "name": "additional open files",
+            "value": after["files"] - before["files"],
+            "target": 0,
+            "pass": after["files"] <= before["files"],
+        },
+        {"name": "additional threads", "value": more_threads, "target": THREADS_MAY_GROW, "pass": more_threads <= THREADS_MAY_GROW},
     ]
     machine = {"processor": platform.processor() or platform.machine(), "cores": os.cpu_count(), "load": round(os.getloadavg()[0], 1)}
     memory = " -> ".join(f"{state['memory'] / 2**20:.0f}" for state in (before, after))

@@ -37,7 +37,7 @@ def write_model(path: Path, *extents: int) -> Path:
 
 @pytest.fixture(scope="session")
 def bullet_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model that is slow enough to be interrupted."""
+    """A model that is slow enough that a test can interrupt it."""
     return write_model(tmp_path_factory.mktemp("served") / "seed-like.bullet", 256, 4, 4, 2, 512, 512)
 
 
@@ -48,13 +48,13 @@ def tiny_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def endless_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A context that nobody fills: an answer goes on until somebody ends it."""
+    """A context so long that an answer does not reach its end."""
     return write_model(tmp_path_factory.mktemp("served") / "endless.bullet", 64, 1, 2, 1, 64, 1 << 20)
 
 
 @pytest.fixture(scope="session")
 def slow_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same, and a long prompt takes minutes to read."""
+    """The same with a large model: reading a long prompt takes minutes."""
     return write_model(tmp_path_factory.mktemp("served") / "endless.bullet", 256, 8, 16, 1, 512, 1 << 20)
 
 

@@ -1,4 +1,4 @@
-"""The real server in a process of its own, on a free port of this computer."""
+"""The real server as a separate process, on a free port of this computer."""
 
 import json
 import os
@@ -16,8 +16,8 @@ from typing import Any
 
 from openai import OpenAI
 
-PATIENCE = 240
-"""Seconds after which something is taken for stuck. No test may depend on how fast the computer is."""
+TEST_TIMEOUT = 240
+"""Seconds after which a wait counts as a deadlock. No test depends on the speed of the computer."""
 
 
 class Server:
@@ -29,14 +29,14 @@ class Server:
         self.key: str | None = None
 
     def client(self, key: str = "unused", **options: Any) -> OpenAI:
-        return OpenAI(base_url=f"{self.root}/v1", api_key=key, **{"max_retries": 0, "timeout": PATIENCE, **options})
+        return OpenAI(base_url=f"{self.root}/v1", api_key=key, **{"max_retries": 0, "timeout": TEST_TIMEOUT, **options})
 
     def ask(self, path: str, body: Any = None, headers: Mapping[str, str] | None = None, method: str | None = None) -> tuple[int, Any, Any]:
-        """Status, decoded body and headers; a body of bytes is sent as it is."""
+        """Status, decoded body and headers; a body of bytes is sent unchanged."""
         data = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
         request = urllib.request.Request(self.root + path, data, {"Content-Type": "application/json", **(headers or {})}, method=method)
         try:
-            with urllib.request.urlopen(request, timeout=PATIENCE) as answer:
+            with urllib.request.urlopen(request, timeout=TEST_TIMEOUT) as answer:
                 status, raw, got = answer.status, answer.read(), answer.headers
         except urllib.error.HTTPError as error:
             status, raw, got = error.code, error.read(), error.headers
@@ -49,23 +49,23 @@ class Server:
         return float(found[1])
 
     def wait_for(self, name: str, value: float) -> None:
-        """Until a metric has a value. It must stay so until somebody sees it."""
-        until = time.monotonic() + PATIENCE
+        """Wait until a metric has a value. The value must then stay long enough to be seen."""
+        until = time.monotonic() + TEST_TIMEOUT
         while (now := self.metric(name)) != value:
             assert time.monotonic() < until, f"{name} is {now}, not {value}"
             time.sleep(0.02)
 
     def stop(self, number: int = signal.SIGTERM) -> int:
         self.process.send_signal(number)
-        return self.process.wait(PATIENCE)
+        return self.process.wait(TEST_TIMEOUT)
 
 
 @contextmanager
 def running(model: Path, errors: Path, *options: str, env: Mapping[str, str] | None = None, before: str = "") -> Iterator[Server]:
-    """Start the server, stop it afterwards; it must not have printed anything on standard error then.
+    """Start the server, and stop it at the end of the block. Fails if the server has printed anything on standard error.
 
     Args:
-        before: Python that its process runs first, to shorten what is long.
+        before: Python code that its process runs first, for example to shorten timeouts.
     """
     program = f"{before}\nfrom bulletlm.__main__ import main\nmain()"
     command = [sys.executable, "-c", program, "serve", str(model), "--port", "0", *options]
@@ -81,7 +81,7 @@ def running(model: Path, errors: Path, *options: str, env: Mapping[str, str] | N
         yield server
         if process.poll() is None:
             process.terminate()
-            assert process.wait(PATIENCE) == 0
+            assert process.wait(TEST_TIMEOUT) == 0
         assert errors.read_text() == ""
     finally:
         process.kill()

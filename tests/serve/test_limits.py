@@ -1,4 +1,4 @@
-"""What clients may not do, and what happens when they do it or leave."""
+"""Limits and access rules, and what happens when a client exceeds them or disconnects."""
 
 import http.client
 import json
@@ -13,7 +13,7 @@ from pathlib import Path
 import openai
 import psutil
 import pytest
-from running_server import PATIENCE, Server, running
+from running_server import TEST_TIMEOUT, Server, running
 
 from bulletlm.cli.app import main
 from bulletlm.text.tokenizer import END, EOS
@@ -21,7 +21,7 @@ from bulletlm.text.tokenizer import END, EOS
 NAME = "seed-like"
 FOREVER = {str(END): -100, str(EOS): -100}
 ENDLESS = {"model": "endless", "prompt": "a", "n": 16, "max_tokens": 1 << 20, "logit_bias": FOREVER, "seed": 1}
-"""Sixteen answers that end when somebody ends them."""
+"""Sixteen answers that do not end by themselves."""
 
 SHORT = {"model": NAME, "prompt": "a", "max_tokens": 2}
 
@@ -40,25 +40,25 @@ KEY = {"Authorization": "Bearer secret"}
 
 @pytest.fixture(scope="module")
 def busy(slow_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server whose answers do not end by themselves."""
+    """A server for answers that do not end by themselves."""
     log = tmp_path_factory.mktemp("log") / "busy.log"
     with running(slow_file, log, "--concurrency", "16", "--threads", "1", "--timeout", "3600") as server:
         yield server
 
 
 def head(path: str, length: int, **headers: str) -> bytes:
-    """Of a POST request with a body of so many bytes."""
+    """The head of a POST request with a body of `length` bytes."""
     given = {"Host": "localhost", "Content-Type": "application/json", "Content-Length": str(length), **headers}
     return "\r\n".join([f"POST {path} HTTP/1.1", *(f"{name}: {value}" for name, value in given.items()), "", ""]).encode()
 
 
 def connected(server: Server) -> socket.socket:
-    return socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE)
+    return socket.create_connection(("127.0.0.1", server.port), timeout=TEST_TIMEOUT)
 
 
 @contextmanager
 def asking(server: Server, path: str, body: object, headers: Mapping[str, str] | None = None) -> Iterator[socket.socket]:
-    """A client that has sent a request, and goes away at the end without having read an answer."""
+    """A client that has sent a request, and disconnects at the end of the block without having read the answer."""
     data = json.dumps(body).encode()
     with connected(server) as connection:
         connection.sendall(head(path, len(data), **(headers or {})) + data)
@@ -66,11 +66,11 @@ def asking(server: Server, path: str, body: object, headers: Mapping[str, str] |
 
 
 def all_of(connection: socket.socket) -> bytes:
-    """What comes until the server closes the connection."""
+    """Everything that the server sends until it closes the connection."""
     return b"".join(iter(lambda: connection.recv(65536), b""))
 
 
-def test_a_key_is_needed_everywhere_but_for_health(guarded: Server) -> None:
+def test_every_route_except_health_needs_the_key(guarded: Server) -> None:
     paths = ["/v1/models", "/v1/models/mine", "/metrics", "/openapi.json", "/v1/nothing", "/nothing"]
     for path in paths:
         status, body, headers = guarded.ask(path)
@@ -78,7 +78,7 @@ def test_a_key_is_needed_everywhere_but_for_health(guarded: Server) -> None:
     for path in ("/v1/chat/completions", "/v1/completions", "/tokenize", "/detokenize"):
         assert guarded.ask(path, {})[0] == 401, path
         assert guarded.ask(path, {}, {"Authorization": "Bearer wrong"})[1]["error"]["code"] == "invalid_api_key"
-        assert guarded.ask(path, {}, {"Authorization": "Bearer secret "})[0] in (400, 401)  # HTTP takes white space off the end
+        assert guarded.ask(path, {}, {"Authorization": "Bearer secret "})[0] in (400, 401)  # HTTP removes white space at the end
         assert guarded.ask(path, {}, KEY)[0] == 400, path
     assert guarded.ask("/health")[:2] == (200, {"status": "ok"})
     with guarded.client("wrong") as client, pytest.raises(openai.AuthenticationError):
@@ -87,25 +87,25 @@ def test_a_key_is_needed_everywhere_but_for_health(guarded: Server) -> None:
         assert [card.id for card in client.models.list()] == ["mine"]
 
 
-def test_a_request_may_not_be_large(guarded: Server) -> None:
+def test_the_size_of_a_request_is_limited(guarded: Server) -> None:
     for size in (3_001, 20_000, 2_000_000):
         status, body, _ = guarded.ask("/tokenize", b" " * size, KEY)
         assert (status, body["error"]["code"]) == (413, "request_too_large")
-        assert "at most 3,000" in body["error"]["message"]
+        assert "the limit is 3,000" in body["error"]["message"]
     assert guarded.ask("/tokenize", json.dumps({"content": "a" * 2_900}).encode(), KEY)[0] == 200
-    # Without a length said before:
-    connection = http.client.HTTPConnection("127.0.0.1", guarded.port, timeout=PATIENCE)
+    # Without a Content-Length header:
+    connection = http.client.HTTPConnection("127.0.0.1", guarded.port, timeout=TEST_TIMEOUT)
     connection.request("POST", "/tokenize", iter([b" " * 1000] * 5), {"Content-Type": "application/json", **KEY}, encode_chunked=True)
     assert connection.getresponse().status == 413
     connection.close()
 
 
 @pytest.mark.parametrize("chunked", [False, True])
-def test_what_is_too_large_takes_no_memory(guarded: Server, chunked: bool) -> None:
+def test_a_request_that_is_too_large_takes_no_memory(guarded: Server, chunked: bool) -> None:
     process = psutil.Process(guarded.process.pid)
     guarded.ask("/tokenize", b" " * 100_000, KEY)
     before, parts = process.memory_info().rss, [b" " * (1 << 20)] * 32
-    connection = http.client.HTTPConnection("127.0.0.1", guarded.port, timeout=PATIENCE)
+    connection = http.client.HTTPConnection("127.0.0.1", guarded.port, timeout=TEST_TIMEOUT)
     length = {} if chunked else {"Content-Length": str(32 << 20)}
     connection.request("POST", "/tokenize", iter(parts), {**KEY, **length}, encode_chunked=chunked)
     assert connection.getresponse().status == 413
@@ -123,19 +123,19 @@ def test_what_is_too_large_takes_no_memory(guarded: Server, chunked: bool) -> No
         ("/nothing", KEY, 413),
     ],
 )
-def test_nobody_is_refused_while_he_is_still_sending(guarded: Server, path: str, headers: dict[str, str], status: int) -> None:
-    """A connection that is closed on a sender is reset, and the answer is lost."""
+def test_a_request_is_refused_only_after_it_has_arrived(guarded: Server, path: str, headers: dict[str, str], status: int) -> None:
+    """If the server closes the connection while the client sends, the client gets a reset instead of the answer."""
     with connected(guarded) as connection:
         connection.sendall(head(path, 500_000, Connection="close", **headers) + b" " * 250_000)
         connection.settimeout(0.2)
         with pytest.raises(TimeoutError):
             connection.recv(1)
-        connection.settimeout(PATIENCE)
+        connection.settimeout(TEST_TIMEOUT)
         connection.sendall(b" " * 250_000)
         assert all_of(connection).startswith(f"HTTP/1.1 {status} ".encode())
 
 
-def test_a_prompt_may_not_be_long(guarded: Server) -> None:
+def test_the_length_of_a_prompt_is_limited(guarded: Server) -> None:
     status, body, _ = guarded.ask("/v1/completions", {"model": "mine", "prompt": [300] * 21}, KEY)
     assert (status, body["error"]["code"], body["error"]["param"]) == (400, "context_length_exceeded", "prompt")
     assert guarded.ask("/v1/completions", {"model": "mine", "prompt": [300] * 20, "max_tokens": 1}, KEY)[0] == 200
@@ -176,7 +176,7 @@ def test_other_names_of_this_computer_are_refused(server: Server, host: str) -> 
 
 
 @pytest.mark.parametrize("host", ["localhost", "LOCALHOST:1", "127.0.0.1:8000", "[::1]:8000"])
-def test_its_own_names_are_not(server: Server, host: str) -> None:
+def test_local_host_names_are_accepted(server: Server, host: str) -> None:
     assert server.ask("/v1/models", headers={"Host": host})[0] == 200
 
 
@@ -192,7 +192,7 @@ def test_its_own_names_are_not(server: Server, host: str) -> None:
         (b'{"model": "seed-like", "prompt": "a", "temperature": NaN}', "finite"),
         (b'{"model": "seed-like", "prompt": "a", "seed": ' + b"9" * 5000 + b"}", ""),
         (b"[" * 100_000, ""),
-        (b'{"model": "seed-like", "prompt": "a' + "\u0301\u0323".encode() * 200_000 + b'"}', "combining signs"),
+        (b'{"model": "seed-like", "prompt": "a' + "\u0301\u0323".encode() * 200_000 + b'"}', "combining marks"),
         (b"\xff\xfe", ""),
     ],
 )
@@ -204,8 +204,8 @@ def test_broken_bodies(server: Server, body: bytes, message: str) -> None:
 
 @pytest.mark.parametrize(("start", "end"), [("[", "]"), ('{"a":', "}")])
 @pytest.mark.parametrize("field", ["prompt", "metadata", "stop", "unknown"])
-def test_what_is_nested_deeply(server: Server, field: str, start: str, end: str) -> None:
-    """Also where Python's own reader of JSON still takes it. The server's log stays empty, which `running` checks."""
+def test_nesting_is_limited(server: Server, field: str, start: str, end: str) -> None:
+    """Also where Python's JSON parser still accepts it. `running` checks that the server's log stays empty."""
     for depth in (32, 480, 500, 600, 700, 800, 900, 990):
         body = f'{{"model": "{NAME}", "prompt": "a", "max_tokens": 1, "{field}": {start * depth}1{end * depth}}}'
         assert server.ask("/v1/completions", body.encode())[0] == 400, depth
@@ -231,8 +231,8 @@ TALK = {"model": NAME, "messages": [{"role": "user", "content": "a"}]}
         ("/v1/chat/completions", {**TALK, **{f"x{number}": 1 for number in range(70_000)}}, "x0"),
     ],
 )
-def test_one_mistake_is_enough(server: Server, path: str, body: dict[str, object], param: str) -> None:
-    """A megabyte of mistakes does not take hundreds."""
+def test_only_the_first_of_many_errors_is_reported(server: Server, path: str, body: dict[str, object], param: str) -> None:
+    """A request with a megabyte of errors does not take hundreds of megabytes of memory."""
     process = psutil.Process(server.process.pid)
     before = process.memory_info().rss
     status, answer, _ = server.ask(path, json.dumps(body, separators=(",", ":")).encode())
@@ -240,7 +240,7 @@ def test_one_mistake_is_enough(server: Server, path: str, body: dict[str, object
     assert process.memory_info().rss - before < 48 << 20
 
 
-def test_what_is_not_there(server: Server) -> None:
+def test_unknown_paths_and_methods(server: Server) -> None:
     status, body, _ = server.ask("/v1/nothing")
     assert (status, body["error"]["message"]) == (404, "there is nothing at /v1/nothing")
     status, body, headers = server.ask("/v1/completions")
@@ -250,7 +250,7 @@ def test_what_is_not_there(server: Server) -> None:
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_a_client_that_leaves_ends_its_work(busy: Server, stream: bool) -> None:
+def test_a_disconnect_ends_the_completions(busy: Server, stream: bool) -> None:
     abandoned = busy.metric("bulletlm_abandoned_total")
     with asking(busy, "/v1/completions", {**ENDLESS, "stream": stream}) as connection:
         busy.wait_for("bulletlm_running", 16)
@@ -269,14 +269,14 @@ def test_openai_client_that_closes_its_stream(busy: Server) -> None:
 
 
 LONG_PROMPT = {**ENDLESS, "n": 1, "prompt": [300] * 190_000}
-"""Minutes of reading."""
+"""Reading it takes minutes."""
 
 
-def test_a_client_that_leaves_ends_the_reading_of_its_prompt(busy: Server) -> None:
+def test_a_disconnect_ends_the_reading_of_the_prompt(busy: Server) -> None:
     made = busy.metric('bulletlm_tokens_total{kind="completion"}')
     with asking(busy, "/v1/completions", LONG_PROMPT):
         busy.wait_for("bulletlm_running", 1)
-        # Others have their turns meanwhile.
+        # Other requests are answered at the same time.
         assert busy.ask("/v1/completions", {**SHORT, "model": "endless"})[0] == 200
         assert busy.metric("bulletlm_running") == 1
     busy.wait_for("bulletlm_running", 0)
@@ -285,16 +285,16 @@ def test_a_client_that_leaves_ends_the_reading_of_its_prompt(busy: Server) -> No
 
 @pytest.fixture(scope="module")
 def hasty(slow_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server that gives a request one second."""
+    """A server with a timeout of one second."""
     log = tmp_path_factory.mktemp("log") / "hasty.log"
     with running(slow_file, log, "--concurrency", "16", "--threads", "1", "--timeout", "1") as server:
         yield server
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_a_late_answer_ends_where_it_is(hasty: Server, stream: bool) -> None:
+def test_an_answer_ends_at_the_timeout(hasty: Server, stream: bool) -> None:
     status = 504
-    while status == 504:  # a computer that is busy with other things may not even begin in a second
+    while status == 504:  # a busy computer may not even begin within a second
         status, body, _ = hasty.ask("/v1/completions", {**ENDLESS, "stream": stream})
     assert status == 200
     if stream:
@@ -306,14 +306,14 @@ def test_a_late_answer_ends_where_it_is(hasty: Server, stream: bool) -> None:
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_a_prompt_that_cannot_be_read_in_time(hasty: Server, stream: bool) -> None:
+def test_a_prompt_that_is_not_read_before_the_timeout(hasty: Server, stream: bool) -> None:
     status, body, _ = hasty.ask("/v1/completions", {**LONG_PROMPT, "prompt": [300 + stream] * 190_000, "stream": stream})
     assert (status, body["error"]["code"]) == (504, "timeout")
     hasty.wait_for("bulletlm_running", 0)
 
 
-def test_the_time_begins_when_the_request_arrives(hasty: Server) -> None:
-    """What its body takes is part of it, and so is everything before its answer begins."""
+def test_the_timeout_begins_when_the_request_arrives(hasty: Server) -> None:
+    """The time until the body has arrived counts, and so does everything before the answer begins."""
     for path, body in (
         ("/v1/completions", {**SHORT, "model": "endless", "prompt": [300]}),
         ("/v1/embeddings", {"model": "endless", "input": [300]}),
@@ -327,17 +327,17 @@ def test_the_time_begins_when_the_request_arrives(hasty: Server) -> None:
 
 
 LONG_TEXT = {"model": "endless", "input": [300] * 190_000}
-"""Minutes of reading."""
+"""Reading it takes minutes."""
 
 
-def test_embeddings_that_are_late(hasty: Server) -> None:
-    """The one that is computed, and the one that waits for it."""
+def test_embeddings_at_the_timeout(hasty: Server) -> None:
+    """Both the request that is computed and the one that waits for it."""
     with ThreadPoolExecutor(2) as others:
         answers = [others.submit(hasty.ask, "/v1/embeddings", LONG_TEXT) for _ in range(2)]
         assert [(answer.result()[0], answer.result()[1]["error"]["code"]) for answer in answers] == [(504, "timeout")] * 2
 
 
-def test_embeddings_that_nobody_waits_for(busy: Server) -> None:
+def test_a_disconnect_ends_embeddings(busy: Server) -> None:
     abandoned = busy.metric("bulletlm_abandoned_total")
     with asking(busy, "/v1/embeddings", LONG_TEXT):
         time.sleep(0.5)
@@ -345,8 +345,8 @@ def test_embeddings_that_nobody_waits_for(busy: Server) -> None:
     assert busy.ask("/v1/embeddings", {**LONG_TEXT, "input": [300]})[0] == 200
 
 
-def test_it_leaves_in_good_order(endless_file: Path, tmp_path: Path) -> None:
-    """A running stream is cut after some seconds but whole, a waiting request gets 503, and the exit code is 0."""
+def test_shutdown_ends_answers_properly(endless_file: Path, tmp_path: Path) -> None:
+    """A running stream ends early but completely, a waiting request gets 503, and the exit code is 0."""
     with running(endless_file, tmp_path / "log", "--concurrency", "16", "--threads", "1") as server, ThreadPoolExecutor(2) as others:
         streams = [others.submit(lambda: server.ask("/v1/completions", {**ENDLESS, "stream": True})) for _ in range(2)]
         server.wait_for("bulletlm_waiting", 16)
@@ -358,7 +358,7 @@ def test_it_leaves_in_good_order(endless_file: Path, tmp_path: Path) -> None:
     assert next(body for status, body in answers if status == 503)["error"]["code"] == "server_stopping"
 
 
-def test_the_second_ctrl_c_waits_for_nobody(endless_file: Path, tmp_path: Path) -> None:
+def test_the_second_ctrl_c_stops_at_once(endless_file: Path, tmp_path: Path) -> None:
     with (
         running(endless_file, tmp_path / "log") as server,
         asking(server, "/v1/completions", {**ENDLESS, "stream": True}),
@@ -372,10 +372,10 @@ def test_the_second_ctrl_c_waits_for_nobody(endless_file: Path, tmp_path: Path) 
         assert server.stop(signal.SIGINT) == 0
 
 
-def test_idle_and_silent_connections_do_not_keep_it(bullet_file: Path, tmp_path: Path) -> None:
+def test_idle_connections_do_not_delay_shutdown(bullet_file: Path, tmp_path: Path) -> None:
     with running(bullet_file, tmp_path / "log") as server, connected(server), connected(server) as half:
         half.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Le")
-        server.wait_for("bulletlm_connections", 3)  # with the one that asks
+        server.wait_for("bulletlm_connections", 3)  # including the connection of this query
         assert server.stop(signal.SIGINT) == 0
 
 
@@ -383,7 +383,7 @@ GET = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 
 def test_connections_are_limited(tiny_file: Path, tmp_path: Path) -> None:
-    before = "import bulletlm.serve.connections as c; c.HEAD_SECONDS, c.REFUSALS = 3600, 1"
+    before = "import bulletlm.serve.connections as c; c.HEAD_SECONDS, c.REFUSED_CONNECTIONS = 3600, 1"
     with running(tiny_file, tmp_path / "log", "--connections", "2", before=before) as server, connected(server):
         with connected(server):
             for request in (GET, head("/tokenize", 2_000_000) + b" " * 2_000_000):
@@ -396,26 +396,26 @@ def test_connections_are_limited(tiny_file: Path, tmp_path: Path) -> None:
                 assert all_of(fourth) == b""
                 third.sendall(GET)
                 assert all_of(third).startswith(b"HTTP/1.1 503 ")
-        while (status := server.ask("/health")[0]) == 503:  # until it has noticed who left
+        while (status := server.ask("/health")[0]) == 503:  # until the server has noticed the disconnects
             pass
         assert status == 200
 
 
 @pytest.fixture(scope="module")
 def strict(endless_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server that waits for slow clients a second or two, not as long as usual."""
+    """A server with short timeouts for slow clients."""
     before = "import bulletlm.serve.connections as c, bulletlm.serve.guard as g; c.HEAD_SECONDS, c.STALL_SECONDS, g.BODY_SECONDS = 2, 1, 1"
     log = tmp_path_factory.mktemp("log") / "strict.log"
     with running(endless_file, log, "--timeout", "3600", before=before) as server:
         yield server
 
 
-def test_a_head_must_come_soon(strict: Server) -> None:
+def test_the_head_of_a_request_must_arrive_in_time(strict: Server) -> None:
     with connected(strict) as silent, connected(strict) as half, connected(strict) as second:
         half.sendall(GET[:-2])
         second.sendall(GET)
         assert second.recv(15, socket.MSG_WAITALL) == b"HTTP/1.1 200 OK"
-        with pytest.raises(ConnectionError):  # neither in a later request, nor piece by piece
+        with pytest.raises(ConnectionError):  # also for a later request, and when it arrives byte by byte
             while True:
                 second.sendall(b"G")
                 time.sleep(0.05)
@@ -424,13 +424,13 @@ def test_a_head_must_come_soon(strict: Server) -> None:
         assert answer.startswith(b"HTTP/1.1 408 ") and b"head of the request did not arrive" in answer
 
 
-def test_a_body_must_come_soon(strict: Server) -> None:
+def test_the_body_of_a_request_must_arrive_in_time(strict: Server) -> None:
     with connected(strict) as connection:
         connection.sendall(head("/tokenize", 100) + b"{")
         assert all_of(connection).startswith(b"HTTP/1.1 408 ")
 
 
-def test_an_answer_may_take_longer(strict: Server) -> None:
+def test_an_answer_may_take_longer_than_the_head_timeout(strict: Server) -> None:
     with asking(strict, "/v1/completions", {**ENDLESS, "n": 1, "stream": True}) as connection:
         until = time.monotonic() + 3
         while time.monotonic() < until:
@@ -438,7 +438,7 @@ def test_an_answer_may_take_longer(strict: Server) -> None:
     strict.wait_for("bulletlm_running", 0)
 
 
-def test_who_does_not_read_is_cut_off(strict: Server) -> None:
+def test_a_client_that_does_not_read_is_disconnected(strict: Server) -> None:
     with socket.socket() as connection:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         connection.connect(("127.0.0.1", strict.port))
@@ -449,7 +449,7 @@ def test_who_does_not_read_is_cut_off(strict: Server) -> None:
 
 
 @pytest.mark.parametrize("start", [b"what is this\r\n\r\n", GET[:-2] + b"X: " + b"x" * 20_000])
-def test_what_is_not_http(server: Server, start: bytes) -> None:
+def test_data_that_is_not_http(server: Server, start: bytes) -> None:
     with connected(server) as connection:
         connection.sendall(start)
         answer = all_of(connection)
@@ -460,8 +460,8 @@ def test_what_is_not_http(server: Server, start: bytes) -> None:
 @pytest.mark.parametrize(
     ("options", "code", "message"),
     [
-        (["--host", "0.0.0.0"], 2, "--host 0.0.0.0 lets the network in: set a key with --api-key, or in BULLET_API_KEY"),
-        (["--api-key", ""], 2, "not empty"),
+        (["--host", "0.0.0.0"], 2, "--host 0.0.0.0 opens the server to the network: set a key with --api-key, or in BULLET_API_KEY"),
+        (["--api-key", ""], 2, "must not be empty"),
         (["--api-key", "with space"], 2, "without spaces"),
         (["--concurrency", "0"], 2, "--concurrency is 0"),
         (["--threads", "-1"], 2, "--threads is -1: it must be from 1 to 1024"),

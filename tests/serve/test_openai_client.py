@@ -1,4 +1,4 @@
-"""The server as OpenAI's own client sees it."""
+"""The server, used through OpenAI's own client."""
 
 import itertools
 import unicodedata
@@ -25,7 +25,7 @@ def ask(client: OpenAI, question: str, **options: object) -> object:
 
 
 def directly(model: Model, prompt: list[int], **changes: object) -> str:
-    """The same without a server."""
+    """The same answer, generated without a server."""
     sampling = replace(model.sampling, **changes)  # type: ignore[arg-type]
     return "".join(token.text for token in Session(model, shift=False).generate(prompt, sampling))
 
@@ -39,7 +39,7 @@ def test_models(client: OpenAI) -> None:
 
 
 @pytest.mark.parametrize("question", QUESTIONS)
-def test_a_chat_is_what_the_model_says(client: OpenAI, model: Model, question: str) -> None:
+def test_a_chat_answer_is_what_the_model_generates(client: OpenAI, model: Model, question: str) -> None:
     answer = ask(client, question, seed=7, temperature=1.2, max_tokens=40)
     prompt = encode_prompt(model.tokenizer, [{"role": "user", "content": question}])
     assert answer.choices[0].message.content == directly(model, prompt, seed=7, temperature=1.2, max_tokens=40)
@@ -51,7 +51,7 @@ def test_a_chat_is_what_the_model_says(client: OpenAI, model: Model, question: s
 
 
 @pytest.mark.parametrize("question", QUESTIONS)
-def test_a_stream_is_the_same_in_whole_letters(client: OpenAI, question: str) -> None:
+def test_a_stream_is_the_same_text_in_whole_letters(client: OpenAI, question: str) -> None:
     options = {"seed": 3, "max_tokens": 200, "logit_bias": FOREVER}
     plain = ask(client, question, **options)
     chunks = list(ask(client, question, stream=True, stream_options={"include_usage": True}, **options))
@@ -68,7 +68,7 @@ def test_a_stream_is_the_same_in_whole_letters(client: OpenAI, question: str) ->
     assert {chunk.id for chunk in chunks} == {chunks[0].id}
 
 
-def test_a_stream_without_usage_says_nothing_of_it(client: OpenAI) -> None:
+def test_a_stream_has_no_usage_unless_requested(client: OpenAI) -> None:
     assert all(chunk.usage is None and chunk.choices for chunk in ask(client, "hello", stream=True, max_tokens=3))
 
 
@@ -80,7 +80,7 @@ def test_seeds(client: OpenAI) -> None:
     assert len(unseeded) > 1
 
 
-def test_stop_strings_end_the_text_and_are_not_in_it(client: OpenAI) -> None:
+def test_stop_strings_end_the_text_and_are_not_part_of_it(client: OpenAI) -> None:
     options = {"seed": 5, "max_tokens": 100, "logit_bias": FOREVER}
     whole = ask(client, "hello", **options).choices[0].message.content
     stop = whole[20:23]
@@ -155,7 +155,7 @@ def test_logit_bias_presence_penalty_and_top_p(client: OpenAI, model: Model) -> 
     assert ask(client, "hello", temperature=0, presence_penalty=2, max_tokens=60).choices[0].message.content != greedy
 
 
-def test_what_the_file_says_is_the_default(client: OpenAI) -> None:
+def test_the_settings_of_the_file_are_the_defaults(client: OpenAI) -> None:
     answer = ask(client, "hello", logit_bias=FOREVER)
     assert answer.usage.completion_tokens == 24
     assert answer.choices[0].finish_reason == "length"
@@ -167,7 +167,7 @@ def test_the_context_ends_an_answer(client: OpenAI) -> None:
     assert answer.usage.total_tokens in (512, 513)
 
 
-def test_the_next_turn_reads_only_what_is_new(client: OpenAI, model: Model) -> None:
+def test_the_next_turn_reads_only_new_tokens(client: OpenAI, model: Model) -> None:
     messages = [{"role": "system", "content": "थोडक्यात उत्तर दे."}, {"role": "user", "content": QUESTIONS[0] * 5}]
     first = client.chat.completions.create(model=NAME, messages=messages, seed=9, max_tokens=30)
     messages += [first.choices[0].message.model_dump(), {"role": "user", "content": QUESTIONS[1]}]
@@ -176,7 +176,7 @@ def test_the_next_turn_reads_only_what_is_new(client: OpenAI, model: Model) -> N
     assert second.choices[0].message.content == directly(model, encode_prompt(model.tokenizer, messages), seed=10, max_tokens=30)
 
 
-def test_clients_at_once_do_not_mix(client: OpenAI) -> None:
+def test_simultaneous_clients_get_their_own_answers(client: OpenAI) -> None:
     def one(number: int) -> str:
         return ask(client, QUESTIONS[number % 4], seed=number, max_tokens=60).choices[0].message.content
 
@@ -185,7 +185,7 @@ def test_clients_at_once_do_not_mix(client: OpenAI) -> None:
     assert at_once == [one(number) for number in range(24)]
 
 
-def test_parts_of_a_message_and_the_developer(client: OpenAI) -> None:
+def test_message_parts_and_developer_messages(client: OpenAI) -> None:
     parts = [{"type": "text", "text": "one"}, {"type": "text", "text": "two"}]
     as_parts = client.chat.completions.create(
         model=NAME, messages=[{"role": "developer", "content": "x"}, {"role": "user", "content": parts}], seed=1
@@ -201,7 +201,7 @@ def test_text_is_normalised_as_in_training(client: OpenAI) -> None:
     assert ask(client, "दुसर्‍या", seed=1).usage.prompt_tokens == ask(client, normalize("दुसर्‍या"), seed=1).usage.prompt_tokens
 
 
-def test_fields_that_mean_nothing_here_are_ignored(client: OpenAI) -> None:
+def test_neutral_fields_are_ignored(client: OpenAI) -> None:
     ask(client, "hello", user="me", store=False, metadata={"a": "b"}, service_tier="auto", parallel_tool_calls=True, frequency_penalty=0)
     ask(client, "hello", tools=[], tool_choice="auto", response_format={"type": "text"}, reasoning_effort="low")
 
@@ -214,7 +214,7 @@ def test_fields_that_mean_nothing_here_are_ignored(client: OpenAI) -> None:
         ({"max_tokens": 0}, "max_tokens", "greater than or equal to 1"),
         ({"max_tokens": 5, "max_completion_tokens": 5}, "max_tokens", "give one of them"),
         ({"top_logprobs": 3}, "top_logprobs", "needs logprobs"),
-        ({"stream_options": {"include_usage": True}}, "stream_options", "only for streams"),
+        ({"stream_options": {"include_usage": True}}, "stream_options", "for streams only"),
         ({"n": 17}, "n", "less than or equal to 16"),
         ({"frequency_penalty": 0.5}, "frequency_penalty", "presence_penalty"),
         ({"tools": [{"type": "function"}]}, "tools", "cannot call tools"),
@@ -231,7 +231,7 @@ def test_fields_that_mean_nothing_here_are_ignored(client: OpenAI) -> None:
         ({"stop": [""]}, "stop[0]", "at least 1 character"),
     ],
 )
-def test_what_is_wrong_is_said(client: OpenAI, options: dict[str, object], param: str, message: str) -> None:
+def test_an_error_names_the_field(client: OpenAI, options: dict[str, object], param: str, message: str) -> None:
     with pytest.raises(openai.BadRequestError) as caught:
         client.chat.completions.create(**{"model": NAME, "messages": [{"role": "user", "content": "hello"}], **options})  # type: ignore[call-overload]
     assert caught.value.body["param"] == param
@@ -251,7 +251,7 @@ def test_what_is_wrong_is_said(client: OpenAI, options: dict[str, object], param
         ({"echo": True, "logprobs": 1}, "echo"),
     ],
 )
-def test_what_is_wrong_with_a_completion_is_said(client: OpenAI, options: dict[str, object], param: str) -> None:
+def test_an_error_of_a_completion_names_the_field(client: OpenAI, options: dict[str, object], param: str) -> None:
     with pytest.raises(openai.BadRequestError) as caught:
         client.completions.create(**{"model": NAME, "prompt": "hello", **options})  # type: ignore[call-overload]
     assert caught.value.body["param"] == param

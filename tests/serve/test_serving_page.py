@@ -1,4 +1,4 @@
-"""The examples of docs/serving.md, as they stand there."""
+"""The examples of docs/serving.md work unchanged."""
 
 import re
 import shutil
@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from running_server import PATIENCE, running
+from running_server import TEST_TIMEOUT, running
 
 from paths import DOCS
 
@@ -23,5 +23,5 @@ def test_the_examples_work(bullet_file: Path, tmp_path: Path) -> None:
             text = text.replace("http://127.0.0.1:8000", server.root)
             for command in [text] if language == "python" else text.replace("\\\n", "").splitlines():
                 program = [sys.executable, "-c", command] if language == "python" else ["sh", "-c", command]
-                result = subprocess.run(program, capture_output=True, text=True, timeout=PATIENCE)
+                result = subprocess.run(program, capture_output=True, text=True, timeout=TEST_TIMEOUT)
                 assert result.returncode == 0 and result.stdout and '"error"' not in result.stdout, (command, result)

@@ -310,44 +310,47 @@ def serve(
     file: ModelPath,
     /,
     *,
-    host: Annotated[str, Parameter(help="Address to listen at. Any but this computer's own needs a key.")] = "127.0.0.1",
+    host: Annotated[str, Parameter(help="Address to listen at. Every address except this computer's own needs a key.")] = "127.0.0.1",
     port: Annotated[int, Parameter(help="Port; 0 takes a free one.")] = 8000,
     api_key: Annotated[
-        str | None, Parameter(help="What clients must send; better set in BULLET_API_KEY, where other users of the computer cannot see it.")
+        str | None, Parameter(help="Key that clients must send. In BULLET_API_KEY, other users of this computer cannot see it.")
     ] = None,
-    cors: Annotated[tuple[str, ...], Parameter(help="Origin of a web page that may ask, as http://localhost:3000; can be repeated.")] = (),
+    cors: Annotated[
+        tuple[str, ...], Parameter(help="Origin of a web page that may send requests, such as http://localhost:3000; can be repeated.")
+    ] = (),
     name: Annotated[str | None, Parameter(help="The model's name for clients; by default the one in the file.")] = None,
-    threads: Annotated[int | None, Parameter(help="Threads that compute; by default one a core.")] = None,
+    threads: Annotated[int | None, Parameter(help="Threads that compute; by default one per core.")] = None,
     turbo: Annotated[bool, Parameter(help="8-bit activations in the native engine: faster, slightly less exact.", negative="")] = False,
     concurrency: Annotated[int, Parameter(help="Answers generated at once; each keeps its own KV cache.")] = 16,
-    queue: Annotated[int, Parameter(help="Answers that may wait besides; more are refused (429).")] = 64,
+    queue: Annotated[int, Parameter(help="Answers that may wait; more are refused (429).")] = 64,
     timeout: Annotated[float, Parameter(help="Seconds for one request; then its answer ends where it is.")] = 120.0,
-    max_request_bytes: Annotated[int, Parameter(help="Size of a request.")] = 1_000_000,
-    max_prompt_tokens: Annotated[int | None, Parameter(help="Length of a prompt; by default the model's context.")] = None,
-    connections: Annotated[int, Parameter(help="Connections at once; more are refused (503).")] = 256,
+    max_request_bytes: Annotated[int, Parameter(help="Largest size of a request.")] = 1_000_000,
+    max_prompt_tokens: Annotated[int | None, Parameter(help="Longest prompt; by default the model's context length.")] = None,
+    connections: Annotated[int, Parameter(help="Connections open at once; more are refused (503).")] = 256,
 ) -> None:
-    """Serve a model to programs, with OpenAI's HTTP interface, on this computer only unless told otherwise.
+    """Serve a model over HTTP with OpenAI's interface; by default to programs on this computer only.
 
     Example: bullet serve runs/demo/model.bullet
     """
+    from bulletlm.serve.options import ServeOptions
     from bulletlm.serve.server import serve as run_server
 
-    run_server(
-        file,
-        host,
-        port,
-        api_key,
-        cors,
-        name,
-        threads,
-        turbo,
-        concurrency,
-        queue,
-        timeout,
-        max_request_bytes,
-        max_prompt_tokens,
-        connections,
+    options = ServeOptions(
+        host=host,
+        port=port,
+        api_key=api_key,
+        cors=cors,
+        name=name,
+        threads=threads,
+        turbo=turbo,
+        concurrency=concurrency,
+        queue=queue,
+        timeout=timeout,
+        max_request_bytes=max_request_bytes,
+        max_prompt_tokens=max_prompt_tokens,
+        connections=connections,
     )
+    run_server(file, options)
 
 
 @app.command(group=USE)

@@ -1,1 +1,1 @@
-"""Talking with a finished model."""
+"""The HTTP server: `bullet serve`."""

@@ -1,33 +1,32 @@
-"""From jobs to an HTTP answer, plain or streamed, for as long as the client is there and its time lasts."""
+"""From completions to an HTTP answer, as one JSON object or as a stream, while the client is connected and the timeout is not over."""
 
 import asyncio
-import json
-import secrets
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
-from bulletlm import __version__
 from bulletlm.runtime import Sampling, Token
 from bulletlm.serve.errors import ApiError
-from bulletlm.serve.guard import ClientGone
+from bulletlm.serve.guard import ClientDisconnected
 from bulletlm.serve.metrics import Metrics
-from bulletlm.serve.scheduler import End, Job, Scheduler
-from bulletlm.serve.shapes import ChatShape, TextShape
-
-FINGERPRINT = f"bulletlm-{__version__}"
-
-Shape = ChatShape | TextShape
+from bulletlm.serve.scheduler import Finish, Job, Scheduler
 
 
 @dataclass(frozen=True)
-class Wish:
-    """One completion that a request asks for."""
+class CompletionSpec:
+    """One completion that a request asks for.
+
+    Attributes:
+        prompt: token ids.
+        sampling: how to choose tokens.
+        stop: strings that end the answer.
+        logprobs: number of likeliest tokens to report with each token; None reports no log-probabilities.
+    """
 
     prompt: Sequence[int]
     sampling: Sampling
@@ -36,108 +35,141 @@ class Wish:
 
 
 @dataclass(frozen=True)
-class Gone:
-    """The client went away."""
+class Disconnected:
+    """Event: the client has closed the connection."""
 
 
 @dataclass(frozen=True)
-class Late:
-    """The request's time is over."""
+class DeadlineReached:
+    """Event: the request's timeout is over."""
 
 
 @dataclass(frozen=True)
-class Part:
-    """New tokens of choice `index`, and how it ended if it did."""
+class TokenBatch:
+    """Event: new tokens of choice `index`, and its Finish if they are the last."""
 
     index: int
     tokens: Sequence[Token]
-    end: End | None
+    finish: Finish | None
+
+
+Event = TokenBatch | Disconnected | DeadlineReached
+
+
+class Choice(NamedTuple):
+    """A finished completion."""
+
+    tokens: list[Token]
+    finish_reason: str
 
 
 @dataclass
 class Usage:
-    """Tokens of a request, as OpenAI counts them."""
+    """Numbers of tokens of a request: in its prompts, of those the ones from the cache, and in its completions."""
 
     prompt: int
     cached: int = 0
     completion: int = 0
 
-    def to_dict(self) -> dict[str, Any]:
-        return {
-            "prompt_tokens": self.prompt,
-            "completion_tokens": self.completion,
-            "total_tokens": self.prompt + self.completion,
-            "prompt_tokens_details": {"cached_tokens": self.cached},
-        }
+
+class AnswerFormat(Protocol):
+    """How one of the server's interfaces writes an answer.
+
+    A stream is `opening`, then `batch` and `finish` of each choice, then `closing`, or `error` if it fails on the way.
+
+    Attributes:
+        media_type: content type of a stream.
+    """
+
+    media_type: str
+
+    def body(self, choices: Sequence[Choice], usage: Usage) -> dict[str, Any]:
+        """The JSON object of an answer that is not streamed."""
+
+    def opening(self) -> bytes:
+        """What a stream begins with."""
+
+    def batch(self, index: int, tokens: Sequence[Token]) -> bytes:
+        """New tokens of choice `index`; may be empty."""
+
+    def finish(self, index: int, finish_reason: str) -> bytes:
+        """The end of choice `index`; may be empty."""
+
+    def closing(self, usage: Usage) -> bytes:
+        """What a complete stream ends with."""
+
+    def error(self, error: ApiError) -> bytes:
+        """What a stream ends with if it fails."""
 
 
 @dataclass
-class Work:
-    """The completions of one request, running.
+class RequestRun:
+    """The completions of one request while they run.
 
-    Args:
-        wishes: one for each choice.
+    Attributes:
+        specs: one for each choice.
         prompt_tokens: of all prompts, each counted once.
-        arrived: when the request came, of time.monotonic().
-        seconds: from then on, after which they are cut off where they are (finish_reason "length"), or refused if none has begun.
+        arrived: when the request arrived, by time.monotonic().
+        timeout: seconds from `arrived` after which the completions end where they are (finish_reason "length"), or the request is
+            refused if none has begun.
     """
 
     scheduler: Scheduler
     metrics: Metrics
     client: str
-    wishes: Sequence[Wish]
+    specs: Sequence[CompletionSpec]
     prompt_tokens: int
     arrived: float
-    seconds: float
+    timeout: float
     usage: Usage = field(init=False)
 
     def __post_init__(self) -> None:
         self.usage = Usage(self.prompt_tokens)
 
-    async def parts(self, receive: Receive) -> AsyncIterator[Part]:
-        """New tokens as they come, of all choices, until all have ended. Leaving the loop ends what is still running.
+    async def batches(self, receive: Receive) -> AsyncIterator[TokenBatch]:
+        """The new tokens of all choices as they are generated, until all have ended. Leaving the loop cancels what still runs.
 
         Raises:
-            ApiError: no room (429), stopping (503), too late (504), or the model failed (500).
-            ClientGone: `receive` said so.
+            ApiError: no room (429), the server is stopping (503), the timeout is over (504), or the model failed (500).
+            ClientDisconnected: `receive` reported it.
         """
-        loop, left_seconds = asyncio.get_running_loop(), self.arrived + self.seconds - time.monotonic()
-        if left_seconds <= 0:
-            raise late(self.seconds)
-        inbox: asyncio.Queue[Part | Gone | Late] = asyncio.Queue()
+        loop, seconds_left = asyncio.get_running_loop(), self.arrived + self.timeout - time.monotonic()
+        if seconds_left <= 0:
+            raise too_late(self.timeout)
+        events: asyncio.Queue[Event] = asyncio.Queue()
         jobs = [
-            Job(self.client, wish.prompt, wish.sampling, wish.stop, wish.logprobs, _sender(loop, inbox, index))
-            for index, wish in enumerate(self.wishes)
+            Job(self.client, spec.prompt, spec.sampling, spec.stop, spec.logprobs, _sender(loop, events, index))
+            for index, spec in enumerate(self.specs)
         ]
         self.scheduler.submit(jobs)
-        watch = asyncio.create_task(_announce_leaving(receive, inbox))
-        clock = loop.call_later(left_seconds, inbox.put_nowait, Late())
-        left, begun = len(jobs), False
+        watcher = asyncio.create_task(_report_disconnect(receive, events))
+        timer = loop.call_later(seconds_left, events.put_nowait, DeadlineReached())
+        unfinished, begun = len(jobs), False
         try:
-            while left:
-                part = await inbox.get()
-                if isinstance(part, Gone):
+            while unfinished:
+                event = await events.get()
+                if isinstance(event, Disconnected):
                     self.metrics.abandoned.inc()
-                    raise ClientGone
-                if isinstance(part, Late):
+                    raise ClientDisconnected
+                if isinstance(event, DeadlineReached):
                     if not begun:
-                        raise late(self.seconds)
+                        raise too_late(self.timeout)
                     for job in jobs:
                         self.scheduler.cancel(job)
                     continue
-                if part.tokens and not begun:
+                if event.tokens and not begun:
                     begun = True
                     self.metrics.first_token.observe(time.monotonic() - self.arrived)
-                if part.end:
-                    left -= 1
-                    if part.end.error:
-                        raise part.end.error
-                    self.usage.cached = min(self.usage.cached + part.end.reused, self.usage.prompt)
-                self.usage.completion += len(part.tokens)
-                yield part
+                if event.finish:
+                    unfinished -= 1
+                    if event.finish.error:
+                        raise event.finish.error
+                    self.usage.cached = min(self.usage.cached + event.finish.reused, self.usage.prompt)
+                self.usage.completion += len(event.tokens)
+                yield event
         finally:
-            clock.cancel()
-            watch.cancel()
+            timer.cancel()
+            watcher.cancel()
             for job in jobs:
                 self.scheduler.cancel(job)
             self.metrics.tokens.labels("prompt").inc(self.usage.prompt)
@@ -145,102 +177,83 @@ class Work:
             self.metrics.tokens.labels("completion").inc(self.usage.completion)
 
 
-def late(seconds: float) -> ApiError:
-    return ApiError(504, f"no token within {seconds:g} s, since the server is busy: try again later", code="timeout")
+def too_late(timeout: float) -> ApiError:
+    """504: the timeout is over, and no completion has begun."""
+    return ApiError(504, f"the server is busy, and no token was generated within {timeout:g} s: try again later", code="timeout")
 
 
-def _sender(loop: asyncio.AbstractEventLoop, inbox: "asyncio.Queue[Part | Gone | Late]", index: int) -> Any:
-    def emit(tokens: Sequence[Token], end: End | None) -> None:
+def _sender(
+    loop: asyncio.AbstractEventLoop, events: "asyncio.Queue[Event]", index: int
+) -> Callable[[Sequence[Token], Finish | None], None]:
+    """A function for the scheduler's threads that puts the tokens of choice `index` into `events`."""
+
+    def emit(tokens: Sequence[Token], finish: Finish | None) -> None:
         try:
-            loop.call_soon_threadsafe(inbox.put_nowait, Part(index, tokens, end))
+            loop.call_soon_threadsafe(events.put_nowait, TokenBatch(index, tokens, finish))
         except RuntimeError:
-            if not loop.is_closed():  # a second Ctrl-C waits for nobody
+            if not loop.is_closed():  # a second Ctrl-C closes the loop while jobs still run
                 raise
 
     return emit
 
 
-async def _announce_leaving(receive: Receive, inbox: "asyncio.Queue[Part | Gone | Late]") -> None:
+async def _report_disconnect(receive: Receive, events: "asyncio.Queue[Event]") -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
-    inbox.put_nowait(Gone())
+    events.put_nowait(Disconnected())
 
 
-async def plain_answer(request: Request, work: Work, shape: Shape, model: str) -> Response:
+async def plain_answer(request: Request, run: RequestRun, answer_format: AnswerFormat) -> Response:
     """All choices in one JSON object."""
-    tokens: list[list[Token]] = [[] for _ in work.wishes]
-    reasons = [""] * len(tokens)
-    parts = work.parts(request.receive)
+    choices = [Choice([], "") for _ in run.specs]
+    batches = run.batches(request.receive)
     try:
-        async for part in parts:
-            tokens[part.index] += part.tokens
-            if part.end:
-                reasons[part.index] = part.end.finish_reason
-    except ClientGone:
+        async for batch in batches:
+            choices[batch.index].tokens.extend(batch.tokens)
+            if batch.finish:
+                choices[batch.index] = choices[batch.index]._replace(finish_reason=batch.finish.finish_reason)
+    except ClientDisconnected:
         return Response(status_code=499)
     finally:
-        await parts.aclose()  # type: ignore[attr-defined]
-    choices = [shape.whole(index, tokens[index], reason) for index, reason in enumerate(reasons)]
-    return JSONResponse({**_frame(shape.prefix, shape.plain, model), "choices": choices, "usage": work.usage.to_dict()})
+        await batches.aclose()  # type: ignore[attr-defined]
+    return JSONResponse(answer_format.body(choices, run.usage))
 
 
 class StreamedAnswer(Response):
-    """Server-sent events, one `data:` line of JSON each, then `data: [DONE]`.
+    """The choices as they are generated.
 
-    Nothing is sent before the first tokens are there, so that a request that is refused gets the status that says so.
-    What has come in while the last event was being written goes out as one event.
+    Nothing is sent before the first tokens are generated, so a request that is refused gets the right status.
     """
 
-    media_type = "text/event-stream"
-
-    def __init__(self, work: Work, shape: Shape, model: str, with_usage: bool) -> None:
+    def __init__(self, run: RequestRun, answer_format: AnswerFormat) -> None:
+        self.media_type = answer_format.media_type
         super().__init__(headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
         del self.headers["content-length"]
-        self.work, self.shape, self.with_usage = work, shape, with_usage
-        self.frame = _frame(shape.prefix, shape.chunk, model)
+        self.run, self.format = run, answer_format
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        parts, opened = self.work.parts(receive), False
+        batches, opened = self.run.batches(receive), False
         try:
-            async for part in parts:
+            async for batch in batches:
                 if not opened:
                     await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-                    openings = [self.shape.opening(index) for index in range(len(self.work.wishes))]
-                    await self._send(send, *filter(None, openings))
+                    await self._write(send, self.format.opening())
                     opened = True
-                if any(token.text for token in part.tokens) or (part.tokens and self.work.wishes[part.index].logprobs is not None):
-                    await self._send(send, self.shape.part(part.index, part.tokens))
-                if part.end:
-                    await self._send(send, self.shape.closing(part.index, part.end.finish_reason))
-            if self.with_usage:
-                await self._write(send, {**self.frame, "choices": [], "usage": self.work.usage.to_dict()})
-            await send({"type": "http.response.body", "body": b"data: [DONE]\n\n"})
-        except ClientGone:
+                if batch.tokens:
+                    await self._write(send, self.format.batch(batch.index, batch.tokens))
+                if batch.finish:
+                    await self._write(send, self.format.finish(batch.index, batch.finish.finish_reason))
+            await send({"type": "http.response.body", "body": self.format.closing(self.run.usage)})
+        except ClientDisconnected:
             pass
         except ApiError as error:
             if not opened:
                 await error(scope, receive, send)
                 return
-            await self._write(send, error.body())
-            await send({"type": "http.response.body", "body": b""})
+            await send({"type": "http.response.body", "body": self.format.error(error)})
         finally:
-            await parts.aclose()  # type: ignore[attr-defined]
+            await batches.aclose()  # type: ignore[attr-defined]
 
-    async def _send(self, send: Send, *choices: dict[str, Any]) -> None:
-        usage: dict[str, Any] = {"usage": None} if self.with_usage else {}
-        for choice in choices:
-            await self._write(send, {**self.frame, "choices": [choice], **usage})
-
-    async def _write(self, send: Send, event: dict[str, Any]) -> None:
-        line = f"data: {json.dumps(event, ensure_ascii=False, separators=(',', ':'))}\n\n"
-        await send({"type": "http.response.body", "body": line.encode(), "more_body": True})
-
-
-def _frame(prefix: str, kind: str, model: str) -> dict[str, Any]:
-    return {
-        "id": f"{prefix}-{secrets.token_hex(12)}",
-        "object": kind,
-        "created": int(time.time()),
-        "model": model,
-        "system_fingerprint": FINGERPRINT,
-    }
+    async def _write(self, send: Send, data: bytes) -> None:
+        if data:
+            await send({"type": "http.response.body", "body": data, "more_body": True})

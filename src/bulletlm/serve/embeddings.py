@@ -1,4 +1,7 @@
-"""Texts as vectors: computed one at a time beside the completions, on a thread of their own, and in parts like long prompts."""
+"""Embeddings: texts as vectors.
+
+One text is computed at a time, on a thread of its own, at the same time as the completions and in parts, as long prompts are.
+"""
 
 import asyncio
 import base64
@@ -11,8 +14,8 @@ from anyio import CapacityLimiter, to_thread
 from starlette.requests import Request
 
 from bulletlm.runtime import Model
-from bulletlm.serve.errors import ApiError, too_many
-from bulletlm.serve.guard import ClientGone
+from bulletlm.serve.errors import ApiError, queue_full
+from bulletlm.serve.guard import ClientDisconnected
 
 Vector = npt.NDArray[np.float32]
 
@@ -22,25 +25,25 @@ class Embedder:
 
     Args:
         model: the model.
-        waiting: requests that may wait for others.
-        seconds: for one request, from its arrival.
+        queue: requests that may wait while another one is computed.
+        timeout: seconds for one request, counted from its arrival.
     """
 
-    def __init__(self, model: Model, waiting: int, seconds: float) -> None:
-        self._model, self._room, self._seconds = model, 1 + waiting, seconds
+    def __init__(self, model: Model, queue: int, timeout: float) -> None:
+        self._model, self._capacity, self._timeout = model, 1 + queue, timeout
         self._requests = 0
-        self._one = asyncio.Lock()
+        self._lock = asyncio.Lock()
         self._thread = CapacityLimiter(1)
 
     async def embed(self, request: Request, inputs: Sequence[Sequence[int]]) -> list[Vector]:
-        """A vector of length 1 for each input, float32[dim].
+        """A vector of length 1 for each input: the mean of the model's last hidden states, float32[dim].
 
         Raises:
-            ApiError: too many wait (429), it takes too long (504), or the weights are damaged (500).
-            ClientGone: nobody waits for it any more.
+            ApiError: too many requests wait (429), the timeout is over (504), or the weights are damaged (500).
+            ClientDisconnected: the client has closed the connection.
         """
-        if self._requests >= self._room:
-            raise too_many()
+        if self._requests >= self._capacity:
+            raise queue_full()
         self._requests += 1
         try:
             return [await self._vector(request, ids) for ids in inputs]
@@ -48,31 +51,31 @@ class Embedder:
             self._requests -= 1
 
     async def _vector(self, request: Request, ids: Sequence[int]) -> Vector:
-        until, total = request.state.arrived + self._seconds, np.zeros(self._model.shape.dim)
+        deadline, total = request.state.arrived + self._timeout, np.zeros(self._model.shape.dim)
         try:
-            # A lock is fair, so requests with many texts and with few take turns.
-            async with asyncio.timeout(until - time.monotonic()):
-                await self._one.acquire()
+            # asyncio.Lock is fair, so a request with many texts and one with few texts take turns.
+            async with asyncio.timeout(deadline - time.monotonic()):
+                await self._lock.acquire()
         except TimeoutError:
-            raise self._late() from None
+            raise self._too_late() from None
         try:
             sums = self._model.hidden_sums(ids)
             while (part := await to_thread.run_sync(next, sums, None, limiter=self._thread)) is not None:
                 total += part
-                if time.monotonic() > until:
-                    raise self._late()
+                if time.monotonic() > deadline:
+                    raise self._too_late()
                 if await request.is_disconnected():
-                    raise ClientGone
+                    raise ClientDisconnected
         finally:
-            self._one.release()
+            self._lock.release()
         if not np.isfinite(total).all():
             raise ApiError(500, "the model's output is not a number: its weights are damaged; run `bullet verify` on the file")
         return (total / np.linalg.norm(total)).astype(np.float32)
 
-    def _late(self) -> ApiError:
-        return ApiError(504, f"not done within {self._seconds:g} s: send less text at once, or try again later", code="timeout")
+    def _too_late(self) -> ApiError:
+        return ApiError(504, f"not done within {self._timeout:g} s: send less text at once, or try again later", code="timeout")
 
 
-def in_base64(vector: Vector) -> str:
-    """Little-endian float32, as OpenAI's client asks for them."""
+def to_base64(vector: Vector) -> str:
+    """Little-endian float32 in base64, the form that OpenAI's client requests."""
     return base64.b64encode(vector.astype("<f4").tobytes()).decode()

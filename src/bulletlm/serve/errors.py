@@ -1,4 +1,4 @@
-"""Errors of the HTTP interface, in the shape that OpenAI's clients understand."""
+"""Errors of the HTTP interface, in the form that OpenAI's clients understand."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -20,33 +20,33 @@ TYPES = {
     503: "overloaded_error",
     504: "timeout_error",
 }
-"""Status -> type; other 4xx are invalid_request_error, other 5xx server_error."""
+"""HTTP status -> error type. Every other 4xx is an invalid_request_error, every other 5xx a server_error."""
 
 UNSUPPORTED = {
     "audio": "this model writes text only",
-    "best_of": "only 1 is supported: ask for n completions and choose",
+    "best_of": "only 1 is supported: ask for n completions and choose one",
     "frequency_penalty": "only 0 is supported: use presence_penalty or repetition_penalty",
     "function_call": "this model cannot call functions",
     "functions": "this model cannot call functions",
     "modalities": "this model writes text only",
     "response_format": "only plain text is supported",
-    "suffix": "this model cannot fill in between",
+    "suffix": "this model cannot insert text before a suffix",
     "tool_calls": "this model cannot call tools",
     "tool_choice": "this model cannot call tools",
     "tools": "this model cannot call tools",
-    "web_search_options": "this model cannot search",
+    "web_search_options": "this model cannot search the web",
 }
-"""Fields of OpenAI's interface that ask for something a model of ours does not do, so they may only have their neutral value."""
+"""Field -> why it is refused unless it has its neutral value: it asks for something that a small text model does not do."""
 
 
 class ApiError(Exception):
-    """What a client is told instead of an answer.
+    """An error answer to a request.
 
     Attributes:
         status: the HTTP status.
         message: one line: what is wrong, and what to do.
         param: the field of the request that is wrong, if it is one.
-        code: a word for programs, as OpenAI has them.
+        code: a word for programs, as in OpenAI's errors.
         headers: further HTTP headers, such as Retry-After.
     """
 
@@ -65,16 +65,17 @@ class ApiError(Exception):
         await self.response()(scope, receive, send)
 
     def response(self) -> Response:
-        # All ASCII: a message may repeat half of a surrogate pair from the request.
+        """This error as an HTTP response."""
+        # json.dumps escapes everything outside ASCII: a message may quote half of a surrogate pair from the request.
         return Response(json.dumps(self.body()), self.status, self.headers, media_type="application/json")
 
 
-INTERNAL = ApiError(500, "an error inside the server, whose output says more", code="internal_error")
-"""A bug of ours."""
+INTERNAL = ApiError(500, "internal server error: the server's output has the details", code="internal_error")
+"""The answer when the server has a bug."""
 
 
 def install_handlers(app: FastAPI) -> None:
-    """Give every error of `app` OpenAI's shape. An error of ours is a plain 500, with its traceback on standard error."""
+    """Give every error of `app` OpenAI's form. For a bug, the client gets status 500 and standard error gets the traceback."""
 
     def api_error(request: Request, error: Exception) -> Response:
         assert isinstance(error, ApiError)
@@ -91,28 +92,31 @@ def install_handlers(app: FastAPI) -> None:
         assert isinstance(error, HTTPException)
         message = {
             404: f"there is nothing at {request.url.path}",
-            405: f"{request.url.path} does not take {request.method}",
+            405: f"{request.url.path} does not accept {request.method}",
         }.get(error.status_code, str(error.detail) or HTTPStatus(error.status_code).phrase)
         headers = {name.replace("-", "_"): value for name, value in (error.headers or {}).items()}
         return ApiError(error.status_code, message, **headers).response()
 
-    def our_bug(request: Request, error: Exception) -> Response:
+    def bug(request: Request, error: Exception) -> Response:
         return INTERNAL.response()  # uvicorn prints the traceback
 
-    app.add_exception_handler(Exception, our_bug)
+    app.add_exception_handler(Exception, bug)
     app.add_exception_handler(ApiError, api_error)
     app.add_exception_handler(BulletError, bullet_error)
     app.add_exception_handler(RequestValidationError, invalid)
     app.add_exception_handler(HTTPException, http_error)
 
 
-def too_many() -> ApiError:
-    """There is no more room to wait."""
+def queue_full() -> ApiError:
+    """429: no more completions may wait."""
     return ApiError(429, "too many requests are waiting: try again in a moment", code="rate_limit_exceeded", Retry_After="1")
 
 
 def explain(errors: Sequence[Mapping[str, Any]]) -> ApiError:
-    """The first of pydantic's complaints in one line. Where a value could be several things, the kind that came closest counts."""
+    """The first of pydantic's errors in one line.
+
+    Where a value may have one of several types, pydantic reports an error for each of them; the one that goes deepest counts.
+    """
     first = max(errors, key=lambda error: len(error["loc"]) if error["loc"][:2] == errors[0]["loc"][:2] else 0)
     path = [part for part in first["loc"] if part != "body" and not _is_branch(part)]
     param = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).lstrip(".") or None
@@ -135,5 +139,5 @@ def explain(errors: Sequence[Mapping[str, Any]]) -> ApiError:
 
 
 def _is_branch(part: Any) -> bool:
-    """Whether a part of an error's place names a branch of a union (`list[Part]`, `str`), not a field."""
+    """Whether a part of an error's location names a branch of a union (`list[Part]`, `str`), not a field."""
     return isinstance(part, str) and (part in ("str", "int", "float", "bool") or "[" in part)

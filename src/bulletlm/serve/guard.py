@@ -1,8 +1,10 @@
-"""What stands before every route: who may ask, and how much they may send. Plain ASGI, so that it also covers what has no route."""
+"""Checks before every route: who may send requests, and how large they may be.
+
+This is plain ASGI middleware, so it also covers paths that have no route.
+"""
 
 import asyncio
 import hmac
-import ipaddress
 import time
 from collections.abc import Collection
 
@@ -12,39 +14,33 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from bulletlm.serve.errors import ApiError
 
 OPEN_PATHS = frozenset(["/health"])
-"""May be asked without a key: it tells nothing, and load balancers have none."""
-
-LOCAL_NAMES = frozenset(["localhost", "127.0.0.1", "::1"])
+"""Paths that need no key: they reveal nothing, and load balancers have no key."""
 
 BODY_SECONDS = 30.0
-"""Within which a request must have arrived completely."""
+"""Seconds within which the whole body of a request must arrive."""
 
-PATIENCE = 64 << 20
-"""Bytes of a refused request that are read and thrown away. A connection that is closed on a sender who is still sending is
-reset, and with it the answer is lost: so nobody is answered before the end of his request but the grossest senders."""
+MAX_DISCARDED_BYTES = 64 << 20
+"""Bytes of a refused request that are read and discarded before the answer is sent.
 
-
-def is_loopback(host: str) -> bool:
-    """Whether `host`, a name or an address, is this computer as seen from itself."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host.lower() == "localhost"
+If the server closes a connection while the client is still sending, the client gets a connection reset and not the answer. So the
+server answers only after the whole request has arrived, unless it is larger than this.
+"""
 
 
 class Guard:
-    """Lets a request through to `app`, or answers it with an error. Notes when it came: `request.state.arrived`, of time.monotonic().
+    """Passes a request on to `app`, or answers it with an error. Sets `request.state.arrived` to its arrival by time.monotonic().
 
     Args:
-        app: what comes after.
-        key: what a request must carry as `Authorization: Bearer KEY`; None lets everybody in.
-        hosts: what the Host header may name; empty: anything. A web page whose name an attacker points at 127.0.0.1
-            (DNS rebinding) carries that name here.
-        origins: web pages that may ask; "*" means all. Others are refused, whatever their browser would let them see of the answer.
-        max_bytes: a body's largest size.
+        app: the application behind this one.
+        key: what a request must carry as `Authorization: Bearer KEY`; None accepts all requests.
+        hosts: names that the Host header may have; empty accepts any name. When an attacker makes the name of a web page point
+            to 127.0.0.1 (DNS rebinding), the Host header carries that name.
+        origins: web pages that may send requests; "*" accepts all. Requests of other pages are refused, even though their
+            browsers would not show them the answer.
+        max_bytes: largest size of a body in bytes.
     """
 
-    def __init__(self, app: ASGIApp, key: str | None, hosts: Collection[str], origins: Collection[str], max_bytes: int) -> None:
+    def __init__(self, app: ASGIApp, *, key: str | None, hosts: Collection[str], origins: Collection[str], max_bytes: int) -> None:
         self.app = app
         self.expected = None if key is None else f"Bearer {key}".encode()
         self.hosts, self.origins, self.max_bytes = frozenset(hosts), frozenset(origins), max_bytes
@@ -62,28 +58,34 @@ class Guard:
             return
         try:
             async with asyncio.timeout(BODY_SECONDS):
-                body = await read(receive, self.max_bytes)
-        except ClientGone:
+                body = await read_body(receive, self.max_bytes)
+        except ClientDisconnected:
             return
-        except TooLarge as error:
+        except BodyTooLarge as error:
             size = max(error.size, int(headers.get("content-length", "0")))
-            text = f"the request has {size:,} bytes: at most {self.max_bytes:,} are taken"
+            text = f"the request has {size:,} bytes, but the limit is {self.max_bytes:,}: send less"
             await ApiError(413, text, code="request_too_large", Connection="close")(scope, receive, send)
             return
         except TimeoutError:
-            late = ApiError(408, f"the request did not arrive within {BODY_SECONDS:g} s: send it faster", Connection="close")
-            await late(scope, receive, send)
+            text = f"the request did not arrive within {BODY_SECONDS:g} s: send it faster"
+            await ApiError(408, text, Connection="close")(scope, receive, send)
             return
         await self.app(scope, _replay(body, receive), send)
 
     def check(self, headers: Headers, path: str) -> None:
-        """Raises ApiError for a request that may not come in."""
+        """Check the headers of a request for `path`.
+
+        Raises:
+            ApiError: the Host header has a wrong name (400), the web page is not allowed (403), or the key is missing or wrong (401).
+        """
         if self.hosts and _hostname(headers.get("host", "")) not in self.hosts:
-            raise ApiError(400, "the Host header names another computer: ask for 127.0.0.1 or localhost", code="invalid_host")
+            raise ApiError(400, "the Host header names another computer: use 127.0.0.1 or localhost", code="invalid_host")
         origin = headers.get("origin")
         if origin is not None and "*" not in self.origins and origin not in self.origins:
             raise ApiError(
-                403, "this web page may not ask here: start `bullet serve` with --cors and its origin", code="origin_not_allowed"
+                403,
+                "this web page may not use this server: start `bullet serve` with --cors and the page's origin",
+                code="origin_not_allowed",
             )
         if self.expected is None or path in OPEN_PATHS:
             return
@@ -95,64 +97,64 @@ class Guard:
             raise ApiError(401, "wrong API key", code="invalid_api_key", WWW_Authenticate="Bearer")
 
 
-class ClientGone(Exception):
-    """There is nobody to answer."""
+class ClientDisconnected(Exception):
+    """The client has closed the connection, so there is nothing to answer."""
 
 
-class TooLarge(Exception):
-    """A body has `size` bytes, or more."""
+class BodyTooLarge(Exception):
+    """A body has at least `size` bytes, which is more than allowed."""
 
     def __init__(self, size: int) -> None:
         super().__init__(size)
         self.size = size
 
 
-async def read(receive: Receive, most: int) -> bytes:
-    """The body of a request. What is larger than `most` bytes is read too, and thrown away as it comes: see PATIENCE.
+async def read_body(receive: Receive, max_bytes: int) -> bytes:
+    """The body of a request. A body larger than `max_bytes` is read to its end and discarded: see MAX_DISCARDED_BYTES.
 
     Raises:
-        TooLarge: it is larger.
-        ClientGone: its end did not come.
+        BodyTooLarge: it is larger than `max_bytes`.
+        ClientDisconnected: the connection was closed before the end of the body.
     """
     size, parts = 0, list[bytes]()
     while True:
         message = await receive()
         if message["type"] == "http.disconnect":
-            raise ClientGone
+            raise ClientDisconnected
         part = message.get("body", b"")
         size += len(part)
-        if size <= most:
+        if size <= max_bytes:
             parts.append(part)
         else:
             parts.clear()
-        if not message.get("more_body") or size > most + PATIENCE:
+        if not message.get("more_body") or size > max_bytes + MAX_DISCARDED_BYTES:
             break
-    if size > most:
-        raise TooLarge(size)
+    if size > max_bytes:
+        raise BodyTooLarge(size)
     return b"".join(parts)
 
 
 async def refuse(error: ApiError, scope: Scope, receive: Receive, send: Send) -> None:
-    """Answer a request with an error when all of it is here, or has had its time: see PATIENCE."""
+    """Answer a request with `error` after all of it has arrived or BODY_SECONDS have passed: see MAX_DISCARDED_BYTES."""
     try:
         async with asyncio.timeout(BODY_SECONDS):
-            await read(receive, 0)
-    except ClientGone:
+            await read_body(receive, 0)
+    except ClientDisconnected:
         return
-    except (TooLarge, TimeoutError):
+    except (BodyTooLarge, TimeoutError):
         pass
     await error(scope, receive, send)
 
 
 def _hostname(host: str) -> str:
-    """Without the port: localhost:8000 -> localhost, [::1]:8000 -> ::1."""
+    """The host without its port: localhost:8000 -> localhost, [::1]:8000 -> ::1."""
     if host.startswith("["):
         return host[1:].partition("]")[0].lower()
     return host.partition(":")[0].lower()
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:
-    """A `receive` that gives the body, then what comes after it, which is the client's leaving."""
+    """A `receive` that gives the body first, then what really comes next: the disconnect of the client."""
     first: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
     async def replayed() -> Message:

@@ -1,8 +1,9 @@
-"""Who is served when: a few threads, each completion a slice at a time, so that a long answer does not hold up a short one.
+"""When each completion is computed.
 
-Up to `running` completions are under way at once and take turns of SLICE seconds. More wait: one line for each client, and the
-lines take turns too, so that somebody with a hundred requests does not keep out somebody with one. Nor does he when there is no
-more room to wait: then the newest of his hundred makes room.
+A few threads compute; each completion runs for a slice of SLICE seconds, then the next one runs, so a long answer does not
+delay a short one. Up to `pool.size` completions run at the same time. More completions wait: each client has a queue of its own, and the
+queues take turns, so a client with a hundred requests does not block a client with one. When there is no more room to wait, the
+newest waiting completion of the client that has most is refused to make room for a client that has fewer.
 """
 
 import threading
@@ -15,21 +16,21 @@ from dataclasses import dataclass, field
 from bulletlm.errors import BulletError
 from bulletlm.runtime import Sampling, Session, Token
 from bulletlm.runtime.native import NativeEngine
-from bulletlm.serve.errors import INTERNAL, ApiError, too_many
+from bulletlm.serve.errors import INTERNAL, ApiError, queue_full
 from bulletlm.serve.sessions import SessionPool
 
 SLICE = 0.01
-"""Seconds of computing until it is somebody else's turn. A long prompt is read in parts, of which a turn has one at least."""
+"""Seconds that a completion computes before the next one runs. One part of a long prompt is the least that a slice reads."""
 
 
 @dataclass(frozen=True)
-class End:
+class Finish:
     """How a completion ended.
 
     Attributes:
-        finish_reason: "stop", or "length" if max_tokens, the context or `cancel` ended it.
+        finish_reason: "stop", or "length" if max_tokens, the context length or `cancel` ended it.
         reused: tokens of the prompt that came from the cache.
-        error: set if there is no completion.
+        error: set if the completion failed.
     """
 
     finish_reason: str = "length"
@@ -39,11 +40,12 @@ class End:
 
 @dataclass(eq=False)
 class Job:
-    """One completion.
+    """One completion to compute.
 
     Attributes:
-        client: whose it is; jobs of one client wait in one line, and only they share what sessions remember.
-        emit: called in a worker thread with the tokens of each turn; the last call, and only that, has an End. Must not block.
+        client: the client's address; jobs of one client wait in one queue, and only they share cached prompts.
+        emit: called in a worker thread with the tokens of each slice; the last call, and only that one, has a Finish.
+            It must not block.
     """
 
     client: str
@@ -51,44 +53,44 @@ class Job:
     sampling: Sampling
     stop: Sequence[str]
     logprobs: int | None
-    emit: Callable[[Sequence[Token], End | None], None]
+    emit: Callable[[Sequence[Token], Finish | None], None]
     cancelled: bool = field(default=False, init=False)
 
 
 @dataclass(eq=False)
-class Running:
+class RunningJob:
     """A job with its session.
 
     Attributes:
-        tokens: its answer; None before its first turn.
-        reading: whether its prompt has not been read far enough to begin with the answer.
-        given: ids of the answer so far.
+        tokens: the answer as it is generated; None before the first slice.
+        reading: whether more parts of the prompt must be read before the answer begins.
+        generated: ids of the answer's tokens so far.
     """
 
     job: Job
     session: Session
     tokens: Iterator[Token] | None = None
     reading: bool = True
-    given: list[int] = field(default_factory=list)
+    generated: list[int] = field(default_factory=list)
 
 
 class Scheduler:
-    """Runs jobs on threads of its own.
+    """Runs jobs on its own threads.
 
     Args:
-        pool: the sessions; as many jobs run at once as it has. The native engine's `threads` are for all of them together: a job
-            that runs alone has its prompt read by all of them, each of several by its part.
+        pool: the sessions; its size is the number of jobs that run at the same time. The running jobs share the native engine's
+            `threads`: a job that runs alone reads its prompt with all of them.
         threads: jobs that compute at the same moment.
-        waiting: jobs that may wait besides.
+        queue: jobs that may wait for a session.
     """
 
-    def __init__(self, pool: SessionPool, threads: int, waiting: int) -> None:
-        self._pool, self._room = pool, waiting
+    def __init__(self, pool: SessionPool, threads: int, queue: int) -> None:
+        self._pool, self._max_waiting = pool, queue
         self._engine = pool.model.engine if isinstance(pool.model.engine, NativeEngine) else None
-        self._team = self._engine.threads if self._engine else 1
-        self._lines: OrderedDict[str, deque[Job]] = OrderedDict()
-        self._ready: deque[Running] = deque()
-        self._running: dict[Job, Running] = {}
+        self._engine_threads = self._engine.threads if self._engine else 1
+        self._queues: OrderedDict[str, deque[Job]] = OrderedDict()
+        self._ready: deque[RunningJob] = deque()
+        self._running: dict[Job, RunningJob] = {}
         self._changed = threading.Condition()
         self._closed = False
         self._threads = [threading.Thread(target=self._work, name=f"generate-{n}", daemon=True) for n in range(threads)]
@@ -97,108 +99,114 @@ class Scheduler:
 
     @property
     def stopping(self) -> bool:
-        """Whether no more jobs are taken."""
+        """Whether new jobs are refused because the server is stopping."""
         return self._closed
 
     def running(self) -> int:
-        """Jobs that are being served."""
+        """Number of jobs that have a session."""
         return len(self._running)
 
     def waiting(self) -> int:
-        """Jobs that wait for a session."""
-        return sum(len(line) for line in list(self._lines.values()))
+        """Number of jobs that wait for a session."""
+        return sum(len(queue) for queue in list(self._queues.values()))
 
     def submit(self, jobs: Sequence[Job]) -> None:
-        """Take all `jobs`, which are of one client, or none of them. Others' may have to make room: they end with error 429.
+        """Accept all `jobs`, which are of one client, or none of them. Waiting jobs of other clients may end with error 429 for them.
 
         Raises:
-            ApiError: 429, there is no room for so many; 503, the server is stopping.
+            ApiError: 400, the server never has room for this many; 429, it has no room now; 503, it is stopping.
         """
         with self._changed:
             if self._closed:
                 raise stopping()
-            if len(jobs) > self._pool.size + self._room:
-                raise ApiError(400, f"{len(jobs)} completions at once: this server has room for {self._pool.size + self._room}", "n")
-            room = self._pool.size - len(self._running) + self._room - self.waiting()
+            if len(jobs) > self._pool.size + self._max_waiting:
+                most = self._pool.size + self._max_waiting
+                raise ApiError(400, f"{len(jobs)} completions at once: this server has room for {most}", "n")
+            room = self._pool.size - len(self._running) + self._max_waiting - self.waiting()
             displaced = self._displaced(jobs, len(jobs) - room)
             for job in displaced:
-                self._leave(job)
+                self._remove_waiting(job)
             for job in jobs:
-                self._lines.setdefault(job.client, deque()).append(job)
+                self._queues.setdefault(job.client, deque()).append(job)
             self._admit()
         for job in displaced:
-            job.emit((), End(error=too_many()))
+            job.emit((), Finish(error=queue_full()))
 
     def _displaced(self, jobs: Sequence[Job], count: int) -> list[Job]:
-        """The `count` waiting jobs that make room for `jobs`: the newest of whoever has most, running ones counted.
+        """The `count` waiting jobs that are refused for `jobs`: each time the newest one of the client that has most jobs.
+
+        Running jobs are counted, but not refused.
 
         Raises:
-            ApiError: 429, nobody who has any would be left with as many as there would be of this client.
+            ApiError: 429, no client would be left with as many jobs as this client would have.
         """
         held = Counter(job.client for job in [*jobs, *self._running])
-        held.update({client: len(line) for client, line in self._lines.items()})
-        lines, displaced = {client: list(line) for client, line in self._lines.items()} if count > 0 else {}, list[Job]()
+        held.update({client: len(queue) for client, queue in self._queues.items()})
+        queues, displaced = {client: list(queue) for client, queue in self._queues.items()} if count > 0 else {}, list[Job]()
         while len(displaced) < count:
-            most = max(filter(lines.get, lines), key=held.__getitem__, default=None)
-            if most is None or held[most] <= held[jobs[0].client]:
-                raise too_many()
-            displaced.append(lines[most].pop())
-            held[most] -= 1
+            largest = max(filter(queues.get, queues), key=held.__getitem__, default=None)
+            if largest is None or held[largest] <= held[jobs[0].client]:
+                raise queue_full()
+            displaced.append(queues[largest].pop())
+            held[largest] -= 1
         return displaced
 
     def cancel(self, job: Job) -> None:
-        """End a job soon, with what it has: at once if it waits, after its turn if it is computing. Ended jobs do not mind."""
+        """End a job with the tokens that it has: at once if it waits, after its slice if it is computing.
+
+        Does nothing if the job has ended.
+        """
         with self._changed:
             job.cancelled = True
-            if job not in self._lines.get(job.client, ()):
+            if job not in self._queues.get(job.client, ()):
                 return
-            self._leave(job)
-        job.emit((), End())
+            self._remove_waiting(job)
+        job.emit((), Finish())
 
-    def _leave(self, job: Job) -> None:
-        line = self._lines[job.client]
-        line.remove(job)
-        if not line:
-            del self._lines[job.client]
+    def _remove_waiting(self, job: Job) -> None:
+        queue = self._queues[job.client]
+        queue.remove(job)
+        if not queue:
+            del self._queues[job.client]
 
     def drain(self) -> None:
-        """Take no more jobs, and refuse those that wait; running ones go on."""
+        """Accept no more jobs, and refuse those that wait. Running jobs continue."""
         with self._changed:
             self._closed = True
-            refused = [job for line in self._lines.values() for job in line]
-            self._lines.clear()
+            refused = [job for queue in self._queues.values() for job in queue]
+            self._queues.clear()
             self._changed.notify_all()
         for job in refused:
-            job.emit((), End(error=stopping()))
+            job.emit((), Finish(error=stopping()))
 
     def cut(self) -> None:
-        """End the running jobs soon, with what they have."""
+        """End the running jobs after their slices, with the tokens that they have."""
         with self._changed:
             for job in self._running:
                 job.cancelled = True
 
     def close(self) -> None:
-        """End all jobs, and the threads. Returns when they are gone."""
+        """End all jobs and threads. Returns when the threads have ended."""
         self.drain()
         self.cut()
         for thread in self._threads:
             thread.join()
 
     def _admit(self) -> None:
-        """Start waiting jobs while there are sessions: the first of the first line, which then goes to the end."""
-        while self._lines and len(self._running) < self._pool.size:
-            client, line = next(iter(self._lines.items()))
-            job = line.popleft()
-            if line:
-                self._lines.move_to_end(client)
+        """Start waiting jobs while there are sessions: the first job of the first queue, which then becomes the last queue."""
+        while self._queues and len(self._running) < self._pool.size:
+            client, queue = next(iter(self._queues.items()))
+            job = queue.popleft()
+            if queue:
+                self._queues.move_to_end(client)
             else:
-                del self._lines[client]
-            running = Running(job, self._pool.take(client, job.prompt))
+                del self._queues[client]
+            running = RunningJob(job, self._pool.take(client, job.prompt))
             self._running[job] = running
             self._ready.append(running)
             self._changed.notify()
         if self._engine:
-            self._engine.threads = max(1, self._team // max(1, len(self._running)))
+            self._engine.threads = max(1, self._engine_threads // max(1, len(self._running)))
 
     def _work(self) -> None:
         while True:
@@ -208,53 +216,54 @@ class Scheduler:
                 if not self._ready:
                     return
                 running = self._ready.popleft()
-            tokens, end = self._turn(running)
-            if end is None and tokens:
+            tokens, finish = self._run_slice(running)
+            if finish is None and tokens:
                 running.job.emit(tokens, None)
             with self._changed:
-                if end is None:
+                if finish is None:
                     self._ready.append(running)
                     self._changed.notify()
                 else:
                     del self._running[running.job]
-                    held = None if end.error else [*running.job.prompt, *running.given]
-                    self._pool.give_back(running.session, running.job.client, held)
+                    read = None if finish.error else [*running.job.prompt, *running.generated]
+                    self._pool.give_back(running.session, running.job.client, read)
                     self._admit()
                     if self._closed:
                         self._changed.notify_all()
-            if end is not None:  # whoever hears of it finds the place free, and the session with what it remembers
-                running.job.emit(tokens, end)
+            if finish is not None:  # last, so that the receiver finds the session free and its cache available
+                running.job.emit(tokens, finish)
 
-    def _turn(self, running: Running) -> tuple[list[Token], End | None]:
-        """Compute for a slice, at least one step; gives what came of it, and the End if that was all."""
+    def _run_slice(self, running: RunningJob) -> tuple[list[Token], Finish | None]:
+        """Compute for SLICE seconds, but at least one step: the new tokens, and the Finish if the job has ended."""
         job, session, tokens = running.job, running.session, list[Token]()
-        end = None
+        finish = None
         try:
             if running.tokens is None and not job.cancelled:
                 running.tokens = session.generate(job.prompt, job.sampling, stop=job.stop, logprobs=job.logprobs)
             until = time.monotonic() + SLICE
-            while end is None:
+            while finish is None:
                 if job.cancelled:
-                    end = End("length", session.reused if running.tokens else 0)
+                    finish = Finish("length", session.reused if running.tokens else 0)
                 elif running.reading:
                     running.reading = session.read()
                 elif (token := next(running.tokens, None)) is None:  # type: ignore[arg-type]
-                    end = End(session.finish_reason or "length", session.reused)
+                    finish = Finish(session.finish_reason or "length", session.reused)
                 else:
                     tokens.append(token)
-                    running.given.append(token.id)
-                # Tokens that are computed already are given out, even when the time is over.
+                    running.generated.append(token.id)
+                # Tokens that are already computed are given out even when the slice is over.
                 if not session.ahead and time.monotonic() >= until:
                     break
         except BulletError as error:
-            end = End(error=ApiError(500, str(error)))
+            finish = Finish(error=ApiError(500, str(error)))
         except Exception:
             traceback.print_exc()
-            end = End(error=INTERNAL)
-        if end is not None and running.tokens is not None:
+            finish = Finish(error=INTERNAL)
+        if finish is not None and running.tokens is not None:
             running.tokens.close()  # type: ignore[attr-defined]
-        return tokens, end
+        return tokens, finish
 
 
 def stopping() -> ApiError:
+    """503: the server is stopping."""
     return ApiError(503, "the server is stopping", code="server_stopping", Retry_After="5")

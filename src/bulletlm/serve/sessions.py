@@ -1,4 +1,4 @@
-"""Sessions that remember what they have read, so that the next turn of a conversation only reads what is new."""
+"""Sessions that remember what they have read, so that the next turn of a conversation reads only the new tokens."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,36 +8,38 @@ from bulletlm.runtime import Model, Session
 
 @dataclass(eq=False)
 class Idle:
+    """A session that is not in use, with the client it last served and the tokens that it has read."""
+
     session: Session
     client: str
-    held: Sequence[int]
+    tokens: Sequence[int]
 
 
 class SessionPool:
-    """Up to `size` sessions, made when they are needed; their memory is the KV cache of `size` full contexts at most.
+    """Up to `size` sessions, created when they are needed. They use the memory of at most `size` full KV caches.
 
-    Not for more than one thread at a time.
+    For use by one thread at a time.
     """
 
     def __init__(self, model: Model, size: int) -> None:
         self.model, self.size = model, size
-        self._idle: list[Idle] = []  # the one used longest ago first
-        self._made = 0
+        self._idle: list[Idle] = []  # least recently used first
+        self._created = 0
 
     def take(self, client: str, prompt: Sequence[int]) -> Session:
-        """A session for `prompt`: the one that has most of it already, else a new one, else the one used longest ago.
+        """A session for `prompt`: the one that has read most of it, else a new one, else the least recently used one.
 
-        A session that would have to forget more than half of what it holds for it is left to whoever comes back for that.
-        What one client has sent never makes another one's answer quicker, since that could be measured.
+        A session that would lose more than half of its tokens is kept for the conversation that it holds. A session is never
+        reused for another client, because the time until the first token would then reveal what that client had sent.
         """
-        best, most = None, 0
+        best, longest = None, 0
         for idle in self._idle:
-            common = _in_common(idle.held, prompt) if idle.client == client else 0
-            if 2 * common > len(idle.held) and common > most:
-                best, most = idle, common
+            common = _common_length(idle.tokens, prompt) if idle.client == client else 0
+            if 2 * common > len(idle.tokens) and common > longest:
+                best, longest = idle, common
         if best is None:
-            if self._made < self.size:
-                self._made += 1
+            if self._created < self.size:
+                self._created += 1
                 return Session(self.model, shift=False)
             best = self._idle[0]
             if best.client != client:
@@ -46,14 +48,14 @@ class SessionPool:
         self._idle.remove(best)
         return best.session
 
-    def give_back(self, session: Session, client: str, held: Sequence[int] | None) -> None:
-        """Take back a session that has read `held`; None: it failed, and is thrown away."""
-        if held is None:
-            self._made -= 1
+    def give_back(self, session: Session, client: str, tokens: Sequence[int] | None) -> None:
+        """Take back a session that has read `tokens`; None means that it failed, and discards it."""
+        if tokens is None:
+            self._created -= 1
         else:
-            self._idle.append(Idle(session, client, held))
+            self._idle.append(Idle(session, client, tokens))
 
 
-def _in_common(a: Sequence[int], b: Sequence[int]) -> int:
-    """Length of the longest common beginning."""
+def _common_length(a: Sequence[int], b: Sequence[int]) -> int:
+    """Length of the longest common prefix."""
     return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))

@@ -1,7 +1,7 @@
-"""What requests may say, and what answers look like: the parts of OpenAI's interface that a text model has, and a few of our own.
+"""Requests and answers of OpenAI's interface, as far as a text model has it, and of a few routes of our own.
 
-A field of OpenAI's that changes nothing about the text (`user`, `store` ...) is taken and ignored. One that asks for something
-we do not do is only taken with its neutral value, and a name that nobody knows is an error, as it is there.
+A field of OpenAI's that does not change the text (`user`, `store` ...) is accepted and ignored. A field that asks for something
+unsupported is accepted with its neutral value only. An unknown field is an error, as it is at OpenAI.
 """
 
 import re
@@ -11,36 +11,37 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 MAX_CHOICES = 16
-"""Completions that one request may ask for, in all its prompts together."""
+"""Largest number of completions of one request, for all its prompts together."""
 
-
-MOST_NESTED = 32
-"""Objects and lists inside each other that a request may have; what has a meaning here takes six."""
+MAX_NESTING = 32
+"""How deep objects and lists of a request may be nested; the fields with a meaning need six levels."""
 
 ANY_TOKEN = 0x7FFF_FFFF
-"""Stands for the highest token id of the model that is served."""
+"""Placeholder for the highest token id of the model that is served."""
 
-MOST_SIGNS = 30
-"""Combining signs in a row: as many as Unicode's Stream-Safe Text Format allows. Python's normalisation takes quadratic time in
-them, minutes for a megabyte."""
+MAX_COMBINING_MARKS = 30
+"""Combining marks in a row: the limit of Unicode's Stream-Safe Text Format. The time of Python's normalisation grows with the
+square of their number, to minutes for a megabyte."""
 
-_SIGNS = re.compile(f"[{''.join(chr(code) for code in range(0x300, 0x1F000) if unicodedata.combining(chr(code)))}]{{{MOST_SIGNS + 1}}}")
+_MARKS = re.compile(
+    f"[{''.join(chr(code) for code in range(0x300, 0x1F000) if unicodedata.combining(chr(code)))}]{{{MAX_COMBINING_MARKS + 1}}}"
+)
 
 
-def _whole(text: str) -> str:
+def _valid_unicode(text: str) -> str:
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise ValueError("the text holds half of a surrogate pair, which is not Unicode") from None
-    if not text.isascii() and _SIGNS.search(text):
-        raise ValueError(f"the text has more than {MOST_SIGNS} combining signs in a row")
+        raise ValueError("the text has half of a surrogate pair, which is not Unicode") from None
+    if not text.isascii() and _MARKS.search(text):
+        raise ValueError(f"the text has more than {MAX_COMBINING_MARKS} combining marks in a row")
     return text
 
 
 def _integral(value: Any, depth: int = 1) -> Any:
-    """1.0 is an integer in JSON, and so it is one here."""
-    if isinstance(value, list | dict) and depth > MOST_NESTED:
-        raise ValueError(f"objects and lists are nested more than {MOST_NESTED} deep")
+    """Convert numbers such as 1.0 to int: in JSON they are integers."""
+    if isinstance(value, list | dict) and depth > MAX_NESTING:
+        raise ValueError(f"objects and lists are nested more than {MAX_NESTING} deep")
     if isinstance(value, list):
         return [_integral(item, depth + 1) for item in value]
     if isinstance(value, dict):
@@ -49,28 +50,28 @@ def _integral(value: Any, depth: int = 1) -> Any:
 
 
 _TOKEN = r"(0|[1-9][0-9]{0,8})"
-_MOST_BIAS = 100
+_MAX_BIAS = 100
 
 
 def _bias(value: Any) -> Any:
-    """Of an object with wrong entries, the first of them: an object's own check goes on to the end."""
+    """Keep only the first wrong entry of an object, because pydantic would report each of them."""
     for token, bias in value.items() if isinstance(value, dict) else ():
-        if not re.fullmatch(_TOKEN, token) or type(bias) not in (int, float) or not abs(bias) <= _MOST_BIAS:
+        if not re.fullmatch(_TOKEN, token) or type(bias) not in (int, float) or not abs(bias) <= _MAX_BIAS:
             return {token: bias}
     return value
 
 
-# fail_fast: an error takes a kilobyte and some microseconds, and a megabyte has room for 300,000 wrong numbers. The first one says it.
-Text = Annotated[str, AfterValidator(_whole)]
+# fail_fast: each error takes a kilobyte, and a request of a megabyte can have 300,000 wrong numbers. The first error is enough.
+Text = Annotated[str, AfterValidator(_valid_unicode)]
 TokenId = Annotated[int, Field(ge=0, le=ANY_TOKEN)]
 TokenIds = Annotated[list[TokenId], Field(fail_fast=True, min_length=1)]
-Stop = Annotated[str, Field(min_length=1), AfterValidator(_whole)]
+Stop = Annotated[str, Field(min_length=1), AfterValidator(_valid_unicode)]
 Nothing = Annotated[list[Any], Field(max_length=0)]
 Zero = Annotated[float, Field(ge=0, le=0)]
 
 
 class Strict(BaseModel):
-    """Nothing is converted ("1" is not 1), and an unknown field is an error: the first one, of how many there may be."""
+    """Values are not converted ("1" is not 1), and the first unknown field is an error."""
 
     model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 
@@ -91,7 +92,7 @@ class StreamOptions(Strict):
 
 
 class Ignored(Strict):
-    """What OpenAI's interface has for billing, storage and speed, and what means nothing here."""
+    """Fields of OpenAI's interface for billing, storage and speed, which have no meaning here."""
 
     metadata: Any = None
     moderation: None = None
@@ -109,7 +110,7 @@ class Ignored(Strict):
 
 
 class Generation(Ignored):
-    """How text is generated. What is not given is taken from the model file."""
+    """How text is generated. Settings that are not given come from the model file."""
 
     model: Annotated[str, Field(description="The name that /v1/models gives.")]
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
@@ -117,9 +118,9 @@ class Generation(Ignored):
     presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
     frequency_penalty: Zero | None = None
     logit_bias: Annotated[
-        dict[Annotated[str, Field(pattern=f"^{_TOKEN}$")], Annotated[float, Field(ge=-_MOST_BIAS, le=_MOST_BIAS)]] | None,
+        dict[Annotated[str, Field(pattern=f"^{_TOKEN}$")], Annotated[float, Field(ge=-_MAX_BIAS, le=_MAX_BIAS)]] | None,
         BeforeValidator(_bias),
-        Field(description="Token id -> what is added to its logit; -100 forbids it."),
+        Field(description="Token id -> number added to its logit; -100 forbids the token."),
     ] = None
     max_tokens: Annotated[int, Field(ge=1)] | None = None
     n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
@@ -138,7 +139,7 @@ class TextPart(Strict):
 
 
 class ChatMessage(Strict):
-    """A message; the fields after `name` are those that an answer of OpenAI's carries, so that it can be sent back as it came."""
+    """A message. The fields after `name` are those of OpenAI's answers, so that an answer can be sent back unchanged."""
 
     role: Literal["system", "developer", "user", "assistant"]
     content: Text | Annotated[list[TextPart], Field(fail_fast=True, min_length=1)]
@@ -180,7 +181,7 @@ class CompletionRequest(Generation):
         | Annotated[list[Text], Field(fail_fast=True, min_length=1, max_length=MAX_CHOICES)]
         | Annotated[list[TokenIds], Field(fail_fast=True, min_length=1, max_length=MAX_CHOICES)]
     )
-    echo: Annotated[bool | None, Field(description="Put the prompt before the completion; not together with logprobs.")] = None
+    echo: Annotated[bool | None, Field(description="Put the prompt before the completion; not supported together with logprobs.")] = None
     logprobs: Annotated[int, Field(ge=0, le=5)] | None = None
     best_of: Annotated[int, Field(ge=1, le=1)] | None = None
     suffix: None = None
@@ -197,7 +198,7 @@ class EmbeddingRequest(Strict):
         | Annotated[list[TokenIds], Field(fail_fast=True, min_length=1, max_length=256)]
     )
     encoding_format: Literal["float", "base64"] | None = None
-    dimensions: Annotated[int | None, Field(description="Must be the model's own, if given.")] = None
+    dimensions: Annotated[int | None, Field(description="If given, must be the model's own number.")] = None
     user: str | None = None
 
 
@@ -206,12 +207,12 @@ class TokenizeRequest(Strict):
 
     content: Text
     add_special: Annotated[bool, Field(description="Put <s> first, as /v1/completions does.")] = False
-    with_pieces: Annotated[bool, Field(description="Say the text of each token too.")] = False
+    with_pieces: Annotated[bool, Field(description="Also return the text of each token.")] = False
 
 
 class TokenPiece(BaseModel):
     id: int
-    piece: Annotated[str | list[int], Field(description="Its text, or its bytes where they are not whole characters.")]
+    piece: Annotated[str | list[int], Field(description="The token's text, or its bytes if they are not whole characters.")]
 
 
 class TokenizeResponse(BaseModel):
@@ -228,17 +229,6 @@ class DetokenizeResponse(BaseModel):
     content: str
 
 
-class ErrorDetail(BaseModel):
-    message: str
-    type: str
-    param: str | None
-    code: str | None
-
-
-class ErrorResponse(BaseModel):
-    error: ErrorDetail
-
-
 class Health(BaseModel):
     status: Literal["ok", "stopping"]
 
@@ -248,7 +238,7 @@ class ModelCard(BaseModel):
     object: Literal["model"]
     created: int
     owned_by: str
-    context_length: Annotated[int, Field(description="Tokens of prompt and answer together.")]
+    context_length: Annotated[int, Field(description="Largest number of tokens of prompt and answer together.")]
     parameters: int
 
 

@@ -1,0 +1,1 @@
+"""The HTTP interface of OpenAI, as far as a small text model has it."""

@@ -1,0 +1,114 @@
+"""What all routes share: the model, the scheduler, and the checks of what a request asks for."""
+
+import secrets
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Annotated, Any
+
+from fastapi import Depends
+from starlette.requests import Request
+from starlette.responses import Response
+
+from bulletlm.errors import ConfigError
+from bulletlm.hardware import available_cores
+from bulletlm.runtime import Model, Sampling
+from bulletlm.serve.answers import AnswerFormat, CompletionSpec, RequestRun, StreamedAnswer, plain_answer
+from bulletlm.serve.embeddings import Embedder
+from bulletlm.serve.errors import ApiError
+from bulletlm.serve.metrics import Metrics
+from bulletlm.serve.options import ServeOptions
+from bulletlm.serve.scheduler import Scheduler
+from bulletlm.serve.sessions import SessionPool
+from bulletlm.text.normalize import normalize
+from bulletlm.text.tokenizer import BOS
+
+
+class Service:
+    """A model that is served. `close` ends its threads.
+
+    Args:
+        model: the loaded model.
+        name: its name in answers.
+        options: how it is served.
+
+    Attributes:
+        max_prompt_tokens: longest prompt in tokens.
+        created: when the service was started, in seconds since 1970.
+
+    Raises:
+        ConfigError: --max-prompt-tokens exceeds the model's context length.
+    """
+
+    def __init__(self, model: Model, name: str, options: ServeOptions) -> None:
+        context = model.shape.max_seq_len
+        self.max_prompt_tokens = context if options.max_prompt_tokens is None else options.max_prompt_tokens
+        if not 1 <= self.max_prompt_tokens <= context:
+            raise ConfigError(
+                f"--max-prompt-tokens is {self.max_prompt_tokens}: it must be from 1 to {context}, the model's context length"
+            )
+        self.model, self.name, self.options, self.tokenizer = model, name, options, model.tokenizer
+        threads = min(options.threads or available_cores(), options.concurrency)
+        self.scheduler = Scheduler(SessionPool(model, options.concurrency), threads, options.queue)
+        self.embedder = Embedder(model, options.queue, options.timeout)
+        self.metrics = Metrics(self.scheduler.running, self.scheduler.waiting)
+        self.created = int(time.time())
+
+    def close(self) -> None:
+        """End all completions and threads."""
+        self.scheduler.close()
+
+    def check_model(self, name: str) -> None:
+        """Raises ApiError 404 unless `name` is the model's name."""
+        if name != self.name:
+            raise ApiError(404, f"The model '{name}' does not exist: this server has '{self.name}'", "model", "model_not_found")
+
+    def check_ids(self, ids: Sequence[int], param: str) -> None:
+        """Raises ApiError 400 unless all of `ids` are in the vocabulary."""
+        if max(ids, default=0) >= self.tokenizer.vocab_size:
+            raise ApiError(400, f"token ids are from 0 to {self.tokenizer.vocab_size - 1}, not {max(ids)}", param, "invalid_value")
+
+    def check_length(self, ids: Sequence[int], param: str) -> None:
+        """Raises ApiError 400 unless a prompt is short enough."""
+        if len(ids) > self.max_prompt_tokens:
+            message = (
+                f"This model's maximum context length is {self.model.shape.max_seq_len} tokens, and a prompt may have "
+                f"{self.max_prompt_tokens}: this one has {len(ids)}. Shorten it."
+            )
+            raise ApiError(400, message, param, "context_length_exceeded")
+
+    def encode_all(self, texts: str | list[str] | list[int] | list[list[int]], param: str) -> list[list[int]]:
+        """Prompts as token ids. A text is normalised and gets <s> before it; tokens are used unchanged."""
+        several: list[Any] = [texts] if isinstance(texts, str) or isinstance(texts[0], int) else texts
+        prompts = [[BOS, *self.tokenizer.encode(normalize(text))] if isinstance(text, str) else text for text in several]
+        for ids in prompts:
+            self.check_ids(ids, param)
+        return prompts
+
+    def sampling(
+        self, settings: Mapping[str, Any], *, max_tokens: int | None, seed: int | None, logit_bias: Mapping[int, float]
+    ) -> Sampling:
+        """The model's sampling settings with those of `settings` that are not None, and a random seed if `seed` is None."""
+        self.check_ids(list(logit_bias), "logit_bias")
+        given = {name: value for name, value in settings.items() if value is not None}
+        if max_tokens is not None:
+            given["max_tokens"] = min(max_tokens, self.model.shape.max_seq_len)
+        seed = secrets.randbits(63) if seed is None else seed % (1 << 64)
+        return replace(self.model.sampling, **given, logit_bias=logit_bias, seed=seed)
+
+    async def answer(
+        self, request: Request, specs: Sequence[CompletionSpec], *, prompt_tokens: int, answer_format: AnswerFormat, stream: bool
+    ) -> Response:
+        """Run the completions of a request, and answer in `answer_format`."""
+        client = request.client.host if request.client else ""
+        run = RequestRun(self.scheduler, self.metrics, client, specs, prompt_tokens, request.state.arrived, self.options.timeout)
+        return StreamedAnswer(run, answer_format) if stream else await plain_answer(request, run, answer_format)
+
+
+async def _service_of(request: Request) -> Service:
+    service: Service = request.app.state.service
+    return service
+
+
+ServiceOf = Annotated[Service, Depends(_service_of)]
+"""Parameter type of a route that uses the service."""
