@@ -44,9 +44,9 @@ from bulletlm.formats.npy import read_npy, write_npy
 from bulletlm.progress import SilentProgress
 from bulletlm.quant import gptq
 from bulletlm.quant.bq4 import Quantized, pack_bq4, quantize_bq4
-from bulletlm.quant.calibrate import dequantise, quantise
+from bulletlm.quant.calibrate import dequantize, quantize
 from bulletlm.quant.types import tensor_bytes, weight_types
-from bulletlm.runtime import Engine, Model, Sampling
+from bulletlm.runtime import Model, NumpyEngine, Sampling
 from bulletlm.shape import ModelShape
 from bulletlm.text.tokenizer import Tokenizer
 
@@ -97,7 +97,7 @@ def run(arguments: argparse.Namespace) -> int:
     shape, tensors, proto, _ = read_npy(folder / "export" / "npy")
     tokenizer = Tokenizer(proto)
     text, held_out = (open_tokens(folder / "tokens", split) for split in ("train", "val"))
-    fp32 = Model(Engine(shape, tensors), tokenizer, shape, Sampling(), {})
+    fp32 = Model(NumpyEngine(shape, tensors), tokenizer, shape, Sampling(), {})
 
     def windows(count: int) -> np.ndarray[Any, Any]:
         return calibration_windows(text, tokenizer, count, shape.max_seq_len, arguments.seed)
@@ -115,7 +115,7 @@ def run(arguments: argparse.Namespace) -> int:
         cpu, wall = time.process_time(), time.perf_counter()
         rounded = make()
         cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
-        result = compare(fp32, Model(Engine(shape, rounded.weights), tokenizer, shape, Sampling(), {}), held_out, SilentProgress())
+        result = compare(fp32, Model(NumpyEngine(shape, rounded.weights), tokenizer, shape, Sampling(), {}), held_out, SilentProgress())
         bits = 8 * rounded.bytes / shape.n_parameters
         if not results:
             print(f"{'FP32':<40}{32:>11.2f} {result.a.perplexity:>10.3f}")
@@ -168,7 +168,7 @@ def calibrate_alone(folder: Path, count: int) -> tuple[int, int, float]:
     shape, tensors, _, _ = read_npy(folder)
     windows = np.random.default_rng(1).integers(0, shape.vocab_size, (count // shape.max_seq_len, shape.max_seq_len))
     with threadpool_limits(1, user_api="blas"):
-        quantise(shape, tensors, weight_types(shape), "gptq", windows, SilentProgress())
+        quantize(shape, tensors, weight_types(shape), "gptq", windows, SilentProgress())
     return empty, peak_memory(), time.process_time()
 
 
@@ -213,9 +213,9 @@ def ours(shape: ModelShape, tensors: Tensors, counts: list[int], windows: Callab
     usual, first_layer, eight = weight_types(shape), weight_types(shape, keep=["layers.0.*=BQ8"]), weight_types(shape, "BQ8")
 
     def rounded(types: dict[str, str], method: str, count: int = 0) -> Rounded:
-        done = quantise(shape, tensors, types, method, windows(count) if count else None, SilentProgress())
+        done = quantize(shape, tensors, types, method, windows(count) if count else None, SilentProgress())
         check_grid(done.tensors)
-        return Rounded({name: dequantise(tensor) for name, tensor in done.tensors.items()}, size_of(shape, types))
+        return Rounded({name: dequantize(tensor) for name, tensor in done.tensors.items()}, size_of(shape, types))
 
     def oldest() -> Rounded:
         plain = rounded(usual, "none").weights
@@ -237,10 +237,10 @@ def damped(shape: ModelShape, tensors: Tensors, shares: list[float], windows: Ca
     def rounded(share: float) -> Rounded:
         usual, gptq.DAMPING = gptq.DAMPING, share
         try:
-            done = quantise(shape, tensors, types, "gptq", windows(40_000), SilentProgress())
+            done = quantize(shape, tensors, types, "gptq", windows(40_000), SilentProgress())
         finally:
             gptq.DAMPING = usual
-        return Rounded({name: dequantise(tensor) for name, tensor in done.tensors.items()}, size_of(shape, types))
+        return Rounded({name: dequantize(tensor) for name, tensor in done.tensors.items()}, size_of(shape, types))
 
     for share in shares:
         yield Row(f"BQ4 gptq, damping {share:g}", lambda share=share: rounded(share))
@@ -283,7 +283,7 @@ def of_file(path: Path, shape: ModelShape) -> Rounded:
     file = open_bullet(path)
     if file.shape.to_dict() != shape.to_dict():
         sys.exit(f"{path} is not a model of the shape of export/npy")
-    return Rounded({name: file.tensor(name) for name in file.tensors}, sum(region.size for region in file.tensors.values()))
+    return Rounded({name: file.dequantize(name) for name in file.tensors}, sum(region.size for region in file.tensors.values()))
 
 
 def print_row(label: str, bits: float, result: Comparison, cpu: float, wall: float) -> None:

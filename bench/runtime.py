@@ -37,7 +37,7 @@ from bulletlm.formats.stored import StoredModel
 from bulletlm.progress import SilentProgress
 from bulletlm.quant.bq4 import Quantized
 from bulletlm.quant.types import standard_types
-from bulletlm.runtime import Engine, NativeEngine, Sampling
+from bulletlm.runtime import NativeEngine, NumpyEngine, Sampling
 from bulletlm.runtime.native import NativeSampler, available_paths
 from bulletlm.runtime.random import seeded
 from bulletlm.runtime.reference import reference
@@ -64,7 +64,7 @@ def random_model(folder: Path) -> Path:
 
 
 def stored_tensors(file: BulletFile) -> dict[str, Any]:
-    return {n: Quantized(file.type(n), file.raw(n)) if file.type(n) in ("BQ4", "BQ8") else file.raw(n) for n in file.tensors}
+    return {name: file.read_blocks(name) for name in file.tensors}
 
 
 def sample_text(tokenizer: Tokenizer, count: int) -> np.ndarray:
@@ -128,7 +128,7 @@ def main() -> int:
             ids = np.random.default_rng(1).integers(6, shape.vocab_size, n).astype(np.int32)
 
         expected = reference(shape, {name: tensor.astype(np.float64) for name, tensor in floats.items()}, ids)
-        slow_engine = Engine(shape, floats)
+        slow_engine = NumpyEngine(shape, floats)
         print(f"{'numpy':<20} logits differ by at most {np.abs(slow_engine.forward(ids, slow_engine.new_cache()) - expected).max():.2g}")
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
         engines: dict[str, NativeEngine] = {}
@@ -219,7 +219,7 @@ def main() -> int:
                     prefills[f"{mode}, {threads} thread{'s' * (threads > 1)}"] = ours_prefill(engine, threads)
 
         # What no kernel can be faster than, while the weights are 4.5 bits and do not fit into the nearest caches.
-        words = np.arange(sum(np.asarray(file.raw(name)).nbytes for name in file.tensors) // 8)
+        words = np.arange(sum(file.tensors[name].size for name in file.tensors) // 8)
 
         def read_weights() -> int:
             for _ in range(n):

@@ -27,7 +27,7 @@ POST = row("BQ4 gptq, 40k tokens", 4.948, 0.0023, 0.00388)
 TRAINED = row("model.bullet (gptq, 1,500 steps of QAT)", 4.948, 0.00124, 0.00265, qat=True)
 
 
-def test_quantisation_is_judged_by_the_rows_that_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_quantization_is_judged_by_the_rows_that_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
     judge = script("quantization", monkeypatch).judge
     passes = {bar["name"]: bar["pass"] for bar in judge([BASE, row("BQ4 gptq, 20k tokens", 5, 1, 1), POST, TRAINED])}
     assert passes == {
@@ -60,8 +60,8 @@ def test_a_file_says_whether_qat_changed_it(micro_run: Path, tmp_path: Path, mon
         return label, qat
 
     trained, kept = ({"method": "gptq", "steps": 1500, "chosen": chosen} for chosen in ("ema", "start"))
-    assert labelled(quantised={"method": "gptq", "qat": trained}) == ("model.bullet (gptq, 1,500 steps of QAT)", True)
+    assert labelled(quantized={"method": "gptq", "qat": trained}) == ("model.bullet (gptq, 1,500 steps of QAT)", True)
     assert labelled(qat=trained) == ("model.bullet (gptq, 1,500 steps of QAT)", True), "as the stage writes it"
-    assert labelled(quantised={"method": "gptq", "qat": kept}) == ("model.bullet (gptq)", False), "the calibrated weights were better"
-    assert labelled(quantised={"method": "none"}) == ("model.bullet (none)", False)
+    assert labelled(quantized={"method": "gptq", "qat": kept}) == ("model.bullet (gptq)", False), "the calibrated weights were better"
+    assert labelled(quantized={"method": "none"}) == ("model.bullet (none)", False)
     assert labelled() == ("model.bullet (unknown)", False)

@@ -9,6 +9,7 @@ import shutil
 import stat
 import sys
 from collections.abc import Iterator
+from io import BufferedReader
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -24,7 +25,7 @@ _FILE_KINDS = {
 }
 
 
-def open_regular(path: str | Path) -> BinaryIO:
+def open_regular(path: str | Path) -> BufferedReader:
     """Open a regular file for reading bytes. Symbolic links are followed; opening and reading never wait for another program.
 
     A named pipe would wait until a program writes to it, and a device such as /dev/zero has no end.

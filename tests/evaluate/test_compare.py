@@ -61,7 +61,7 @@ def test_equals_float64(run_folder: Path) -> None:
 
     shape, exact, _, _ = read_npy(run_folder / "export" / "npy")
     bullet = open_bullet(run_folder / "model.bullet")
-    stored = {name: bullet.tensor(name) for name in exact}
+    stored = {name: bullet.dequantize(name) for name in exact}
     length, ids = shape.max_seq_len, np.array(file.tokens, np.int64)
     rows: list[tuple[int, str, float, float, float, bool, float]] = []
     for start in range(0, len(ids) - 1, length):

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from bulletlm.formats.stored import Stored, StoredModel
+from bulletlm.formats.stored import EncodedTensor, StoredModel
 from bulletlm.quant.bq4 import Quantized, quantize_bq4, quantize_bq8
 from bulletlm.quant.types import standard_types
 from bulletlm.shape import ModelShape
@@ -24,7 +24,7 @@ def small_shape(**changes: object) -> ModelShape:
     return ModelShape(**{**fields, **changes})  # type: ignore[arg-type]
 
 
-def quantized(tensor: np.ndarray, type: str) -> Stored:
+def quantized(tensor: np.ndarray, type: str) -> EncodedTensor:
     if type in ("BQ4", "BQ8"):
         return Quantized(type, quantize_bq4(tensor) if type == "BQ4" else quantize_bq8(tensor))
     return tensor.astype(np.float16 if type == "F16" else np.float32)

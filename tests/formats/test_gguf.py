@@ -23,7 +23,7 @@ from bulletlm.errors import BulletError, ConfigError, FormatError
 from bulletlm.formats.convert import convert, read_model
 from bulletlm.formats.gguf import gguf_name, read_gguf, write_gguf
 from bulletlm.formats.stored import StoredModel, as_floats, type_of
-from bulletlm.runtime.engine import Engine
+from bulletlm.runtime.engine import NumpyEngine
 from bulletlm.text.chat import CHAT_TEMPLATE, encode_prompt
 from bulletlm.text.tokenizer import Tokenizer
 from paths import SHARED_DATA
@@ -31,8 +31,8 @@ from paths import SHARED_DATA
 QUICK = SHARED_DATA / "quick"
 
 
-def engine_of(model: StoredModel) -> Engine:
-    return Engine(model.shape, {name: as_floats(tensor) for name, tensor in model.tensors.items()})
+def engine_of(model: StoredModel) -> NumpyEngine:
+    return NumpyEngine(model.shape, {name: as_floats(tensor) for name, tensor in model.tensors.items()})
 
 
 @pytest.mark.parametrize("tied", [True, False])

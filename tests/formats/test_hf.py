@@ -20,7 +20,7 @@ from bulletlm.errors import BulletError, FormatError
 from bulletlm.formats.convert import convert, read_model
 from bulletlm.formats.hf import FILES, model_card, read_hf, write_hf
 from bulletlm.formats.stored import StoredModel, as_floats
-from bulletlm.runtime.engine import Engine
+from bulletlm.runtime.engine import NumpyEngine
 from bulletlm.text.chat import encode_prompt
 from bulletlm.text.tokenizer import Tokenizer
 from bulletlm.text.train_tokenizer import train_tokenizer
@@ -73,7 +73,7 @@ def test_transformers_computes_the_same(tmp_path: Path, tied: bool) -> None:
     theirs = their_model(tmp_path / "hf")
     assert theirs.dtype == torch.float32 and theirs.num_parameters() == model.shape.n_parameters
     tokens = np.random.default_rng(1).integers(0, model.shape.vocab_size, (3, 32))
-    ours = Engine(model.shape, as_float_model(model).tensors).score(tokens)  # type: ignore[arg-type]
+    ours = NumpyEngine(model.shape, as_float_model(model).tensors).score(tokens)  # type: ignore[arg-type]
     assert np.abs(ours).max() > 1
     np.testing.assert_allclose(their_logits(theirs, tokens), ours, atol=1e-4, rtol=0)
 
@@ -91,7 +91,7 @@ def test_transformers_answers_in_a_chat(micro_run: Path, tmp_path: Path) -> None
     assert theirs.generation_config.eos_token_id == [2, 5] and theirs.generation_config.max_new_tokens == 16
     assert theirs.generation_config.temperature == pytest.approx(model.metadata["sampling"]["temperature"])
     answer = theirs.generate(**prompt, do_sample=False, repetition_penalty=1.0)[0, prompt["input_ids"].shape[1] :].tolist()
-    logits = Engine(model.shape, as_float_model(model).tensors).score(np.array([prompt["input_ids"][0].tolist() + answer]))[0]  # type: ignore[arg-type]
+    logits = NumpyEngine(model.shape, as_float_model(model).tensors).score(np.array([prompt["input_ids"][0].tolist() + answer]))[0]  # type: ignore[arg-type]
     assert answer == logits[-len(answer) - 1 : -1].argmax(-1).tolist()
 
 

@@ -19,7 +19,6 @@ from bulletlm.errors import BulletError
 from bulletlm.formats.bullet.layout import HEADER_END
 from bulletlm.formats.bullet.reader import open_bullet
 from bulletlm.formats.bullet.writer import write_bullet
-from bulletlm.quant.bq4 import Quantized
 from bulletlm.quant.types import standard_types
 from bulletlm.runtime import Session, load, native
 from bulletlm.runtime.random import seeded
@@ -89,7 +88,7 @@ def try_file(path: Path, paths: list[str]) -> bool:
     """Read and run a file on every path; whether it could be run. Anything but a BulletError comes out."""
     try:
         file = open_bullet(path)
-        tensors = {n: Quantized(file.type(n), file.raw(n)) if file.type(n) in ("BQ4", "BQ8") else file.raw(n) for n in file.tensors}
+        tensors = {name: file.read_blocks(name) for name in file.tensors}
         for name in paths:
             engine = native.NativeEngine(file.shape, tensors, name, turbo=len(name) % 2 == 0)
             sampler = native.NativeSampler(Sampling(), seeded([0]), [1, 2], file.shape.vocab_size)

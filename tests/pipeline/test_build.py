@@ -20,7 +20,7 @@ from bulletlm.formats.npy import read_npy, write_npy
 from bulletlm.formats.stored import as_floats
 from bulletlm.pipeline.build import build_bullet
 from bulletlm.progress import SilentProgress
-from bulletlm.runtime import Engine, Model, Sampling, load
+from bulletlm.runtime import Model, NumpyEngine, Sampling, load
 from bulletlm.shape import ModelShape
 from bulletlm.text.chat import CHAT_TEMPLATE
 from bulletlm.text.tokenizer import Tokenizer
@@ -53,8 +53,8 @@ def test_the_header_says_what_was_measured(micro_run: Path, npy: Path) -> None:
     train = len(open_tokens(micro_run / "tokens", "train").tokens)
     assert said["calibration_tokens"] == min(train, 40_000) // 32 * 32
     assert file.metadata["chat_template"] == CHAT_TEMPLATE
-    exact, quantised = load(npy), load(micro_run / "model.bullet", engine="numpy")
-    again = compare(exact, quantised, open_tokens(micro_run / "tokens", "val"), SilentProgress())
+    exact, quantized = load(npy), load(micro_run / "model.bullet", engine="numpy")
+    again = compare(exact, quantized, open_tokens(micro_run / "tokens", "val"), SilentProgress())
     assert said["val_tokens"] == again.b.tokens
     wanted = {
         "val_loss": again.b.loss,
@@ -124,7 +124,7 @@ def test_exceptions_and_other_types(micro_run: Path, npy: Path, tmp_path: Path, 
         assert {file.type(name) for name in file.tensors} == {quant, "F32"}
     _, tensors, _, _ = read_npy(npy)
     for name, weights in tensors.items():
-        np.testing.assert_array_equal(file.tensor(name), weights)
+        np.testing.assert_array_equal(file.dequantize(name), weights)
 
 
 def test_mistakes_are_one_line(micro_run: Path, npy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -192,13 +192,13 @@ def test_version_1_is_calibrated_too(tmp_path: Path, capsys: pytest.CaptureFixtu
     kind, back = read_model(tmp_path / "old.bullet")
     assert kind == "bullet v1" and not back.shape.tied_embeddings
     weights = {name: as_floats(tensor) for name, tensor in back.tensors.items()}
-    model = Model(Engine(back.shape, weights), Tokenizer(back.tokenizer_proto), back.shape, Sampling(), {})
-    exact = Model(Engine(shape, tensors), Tokenizer(proto), shape, Sampling(), {})
+    model = Model(NumpyEngine(back.shape, weights), Tokenizer(back.tokenizer_proto), back.shape, Sampling(), {})
+    exact = Model(NumpyEngine(shape, tensors), Tokenizer(proto), shape, Sampling(), {})
     again = compare(exact, model, _as_token_file(tmp_path / "val.bin", 400), SilentProgress())
     assert said["embedding"] == "BQ4" and said["kl"] == pytest.approx(again.kl.mean, rel=1e-4)
     convert(tmp_path / "npy", tmp_path / "plain.bullet", version=1)
     plain = {name: as_floats(tensor) for name, tensor in read_model(tmp_path / "plain.bullet")[1].tensors.items()}
-    uncalibrated = Model(Engine(back.shape, plain), model.tokenizer, back.shape, Sampling(), {})
+    uncalibrated = Model(NumpyEngine(back.shape, plain), model.tokenizer, back.shape, Sampling(), {})
     assert again.kl.mean < 0.8 * compare(exact, uncalibrated, _as_token_file(tmp_path / "val.bin", 400), SilentProgress()).kl.mean
 
 

@@ -70,9 +70,9 @@ def test_runtime_logits_are_torchs_in_fp32(micro_run: Path) -> None:
     np.testing.assert_allclose(ours, torch_logits(shape, tensors, tokens), rtol=0, atol=1e-4)
 
 
-def test_bullet_logits_are_torchs_on_the_dequantised_weights(micro_run: Path) -> None:
+def test_bullet_logits_are_torchs_on_the_dequantized_weights(micro_run: Path) -> None:
     file = open_bullet(micro_run / "model.bullet")
-    tensors = {name: file.tensor(name) for name in file.tensors}
+    tensors = {name: file.dequantize(name) for name in file.tensors}
     tokens = open_tokens(micro_run / "tokens", "val").tokens[: 4 * 32].astype(np.int64).reshape(4, 32)
     expected = torch_logits(file.shape, tensors, tokens)
     ours = load(micro_run / "model.bullet", engine="numpy").engine.score(tokens)

@@ -31,7 +31,7 @@ from bulletlm.hardware import inspect_machine
 from bulletlm.pipeline.build import build_bullet
 from bulletlm.pipeline.stages import finish_run, run_stages
 from bulletlm.progress import SilentProgress
-from bulletlm.quant.calibrate import dequantise, quantise
+from bulletlm.quant.calibrate import dequantize, quantize
 from bulletlm.quant.fake_quant import FakeQuant
 from bulletlm.quant.types import weight_types
 from bulletlm.runtime import load
@@ -94,7 +94,7 @@ def sharp(micro_run: Path) -> Callable[..., Distilled]:
     windows = text.tokens[: 2048 // 32 * 32].astype(np.int64).reshape(-1, 32)
 
     def work(folder: Path, method: str = "gptq", steps: int = 40, progress: Any = None, threads: int = 1) -> Distilled:
-        start = quantise(shape, tensors, types, method, windows, SilentProgress()).tensors
+        start = quantize(shape, tensors, types, method, windows, SilentProgress()).tensors
         config = QatConfig(steps=steps, tokens_per_step=512, learning_rate_share=0.03)
         train = TrainConfig(learning_rate=1e-2, batch_size_per_device=8, threads=threads, precision="fp32", compile="off")
         keep = method != "none"
@@ -152,7 +152,7 @@ def test_a_stopped_one_ends_with_the_same_bits(sharp: Callable[..., Distilled], 
     again = sharp(tmp_path / "stopped", steps=8)
     assert (again.chosen, again.kl) == (whole.chosen, whole.kl)
     for name, tensor in whole.tensors.items():
-        np.testing.assert_array_equal(dequantise(again.tensors[name]), dequantise(tensor))
+        np.testing.assert_array_equal(dequantize(again.tensors[name]), dequantize(tensor))
 
 
 def test_it_pauses_on_battery(sharp: Callable[..., Distilled], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -207,7 +207,7 @@ def test_the_command_on_a_finished_run(copy: Path, capsys: pytest.CaptureFixture
     assert {path.name: sha256_of_file(path) for path in (copy / "export/npy").iterdir()} == fp32
     built, trained = open_bullet(copy / "model.bullet"), open_bullet(copy / "qat/model.bullet")
     for name in built.tensors:
-        np.testing.assert_array_equal(built.raw(name), trained.raw(name))
+        assert built.read_bytes(name) == trained.read_bytes(name)
     measured = compare(load(copy / "export/npy"), load(copy / "model.bullet"), open_tokens(copy / "tokens", "val"), SilentProgress())
     assert measured.kl.mean == pytest.approx(said["kl"][said["chosen"]], rel=0.05, abs=2e-6)
     report = read_json(copy / "report.json")
@@ -309,8 +309,8 @@ def test_qat_start_exports_the_very_weights_that_it_measured(on_grid: Config, tm
     best, file = load_checkpoint(run / "checkpoints/best"), open_bullet(run / "model.bullet")
     _, fp32, _, metadata = read_npy(run / "export/npy")
     for name in file.tensors:
-        np.testing.assert_array_equal(file.tensor(name), best.tensors["model"][name].numpy())
-        np.testing.assert_array_equal(file.tensor(name), fp32[name])
+        np.testing.assert_array_equal(file.dequantize(name), best.tensors["model"][name].numpy())
+        np.testing.assert_array_equal(file.dequantize(name), fp32[name])
     assert best.state["qat_start"] == metadata["training"]["qat_start"] == 0.5
     assert file.metadata["quantised"]["method"] == "none"
     assert not (run / "qat").exists()
@@ -334,8 +334,8 @@ def test_qat_start_with_two_processes(on_grid: Config, texts: Path, tmp_path: Pa
     model = Transformer(file.shape)
     with torch.no_grad():
         for name, weight in model.named_parameters():
-            np.testing.assert_array_equal(file.tensor(name), best.tensors["model"][name].numpy())
-            weight.copy_(torch.from_numpy(np.array(file.tensor(name))))
+            np.testing.assert_array_equal(file.dequantize(name), best.tensors["model"][name].numpy())
+            weight.copy_(torch.from_numpy(np.array(file.dequantize(name))))
     nats, count = validate(model, open_tokens(run / "tokens", "val"), config.train.batch_size_per_device)
     lowest = min(event["val/loss_bq4"] for event in events(run, "eval"))
     assert nats / count == pytest.approx(lowest, rel=1e-12)
@@ -370,7 +370,7 @@ def test_the_loss_of_four_bits_is_that_of_the_file(micro_run: Path, tmp_path: Pa
     file, model = open_bullet(out), Transformer(open_bullet(out).shape)
     types = {name: file.type(name) for name in file.tensors}
     for name, rounded in FakeQuant(model, types).rounded(best.tensors["model"]).items():
-        np.testing.assert_array_equal(rounded.numpy().view(np.uint32), np.array(file.tensor(name)).view(np.uint32))
+        np.testing.assert_array_equal(rounded.numpy().view(np.uint32), np.array(file.dequantize(name)).view(np.uint32))
     score = compare(load(out, engine="numpy"), load(out, engine="numpy"), open_tokens(micro_run / "tokens", "val"), SilentProgress())
     assert score.a.loss == pytest.approx(event["val/loss_bq4"], abs=1e-5)
     assert event["val/loss_bq4"] != event["val/loss"]

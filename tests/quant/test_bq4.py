@@ -114,7 +114,7 @@ def test_pack_and_unpack_are_inverse(grid: str, data: st.DataObject) -> None:
     np.testing.assert_array_equal(dequantize(blocks), expected)
 
 
-def test_requantising_bq4_keeps_the_numbers() -> None:
+def test_requantizing_bq4_keeps_the_numbers() -> None:
     w = np.random.default_rng(2).standard_normal((64, 256), dtype=np.float32)
     once = dequantize_bq4(quantize_bq4(w))
     np.testing.assert_array_equal(dequantize_bq4(quantize_bq4(once)), once)

@@ -17,9 +17,9 @@ from bulletlm.pipeline.build import calibration_windows
 from bulletlm.progress import SilentProgress
 from bulletlm.quant import forward
 from bulletlm.quant.bq4 import Quantized, quantize_bq4, quantize_bq8
-from bulletlm.quant.calibrate import Calibrated, dequantise, quantise
+from bulletlm.quant.calibrate import Calibrated, dequantize, quantize
 from bulletlm.quant.types import standard_types, weight_types
-from bulletlm.runtime import Engine, Model
+from bulletlm.runtime import Model, NumpyEngine
 from bulletlm.runtime.sampling import Sampling
 from bulletlm.shape import ModelShape
 from bulletlm.text.tokenizer import Tokenizer
@@ -43,7 +43,7 @@ def random_windows(shape: ModelShape, count: int = 80, seed: int = 2) -> np.ndar
 
 def run(method: str, tensors: dict[str, np.ndarray], shape: ModelShape = SHAPE, **changes: object) -> Calibrated:
     arguments = {"types": standard_types(shape), "windows": random_windows(shape), **changes}
-    return quantise(shape, tensors, arguments["types"], method, arguments["windows"], SilentProgress())
+    return quantize(shape, tensors, arguments["types"], method, arguments["windows"], SilentProgress())
 
 
 def blocks(done: Calibrated) -> dict[str, bytes]:
@@ -60,7 +60,7 @@ def test_the_pieces_make_the_network_of_the_engine(shape: ModelShape) -> None:
         x = x + forward.down_input(x, layer, shape) @ layer["mlp.down_proj.weight"].T
     head = tensors["token_embedding.weight" if shape.tied_embeddings else "lm_head.weight"]
     logits = forward.head_input(x, tensors["final_norm.weight"], shape) @ head.T
-    np.testing.assert_allclose(logits, Engine(shape, tensors).score(tokens), rtol=1e-4, atol=2e-4 * np.abs(logits).max())
+    np.testing.assert_allclose(logits, NumpyEngine(shape, tensors).score(tokens), rtol=1e-4, atol=2e-4 * np.abs(logits).max())
 
 
 def test_the_method_none_is_ggmls_rounding() -> None:
@@ -78,8 +78,8 @@ def test_the_method_none_is_ggmls_rounding() -> None:
 
 def divergence(shape: ModelShape, tensors: dict[str, np.ndarray], done: Calibrated, tokens: np.ndarray) -> float:
     """Mean KL from the exact predictions."""
-    rounded = {name: dequantise(tensor) for name, tensor in done.tensors.items()}
-    a, b = (log_softmax(Engine(shape, weights).score(tokens)) for weights in (tensors, rounded))
+    rounded = {name: dequantize(tensor) for name, tensor in done.tensors.items()}
+    a, b = (log_softmax(NumpyEngine(shape, weights).score(tokens)) for weights in (tensors, rounded))
     return float((np.exp(a) * (a - b)).sum(-1).mean())
 
 
@@ -140,12 +140,12 @@ def test_a_trained_model_predicts_nearer_to_fp32(micro_run: Path) -> None:
     text, held_out = (open_tokens(micro_run / "tokens", split) for split in ("train", "val"))
     windows = calibration_windows(text, tokenizer, 20_000, shape.max_seq_len, 1)
     models = {
-        method: {n: dequantise(t) for n, t in run(method, tensors, shape, windows=windows).tensors.items()}
+        method: {n: dequantize(t) for n, t in run(method, tensors, shape, windows=windows).tensors.items()}
         for method in ("none", "search", "gptq")
     }
-    exact = Model(Engine(shape, tensors), tokenizer, shape, Sampling(), {})
+    exact = Model(NumpyEngine(shape, tensors), tokenizer, shape, Sampling(), {})
     results = {
-        method: compare(exact, Model(Engine(shape, weights), tokenizer, shape, Sampling(), {}), held_out, SilentProgress()).kl.mean
+        method: compare(exact, Model(NumpyEngine(shape, weights), tokenizer, shape, Sampling(), {}), held_out, SilentProgress()).kl.mean
         for method, weights in models.items()
     }
     assert results["gptq"] < 0.6 * results["none"]

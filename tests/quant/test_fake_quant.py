@@ -9,7 +9,7 @@ from torch import nn
 
 from bulletlm.quant import fake_quant
 from bulletlm.quant.bq4 import Quantized, dequantize_bq4, dequantize_bq8, quantize_bq4, quantize_bq8, scales_of
-from bulletlm.quant.calibrate import dequantise, round_plainly
+from bulletlm.quant.calibrate import dequantize, round_plainly
 from bulletlm.quant.fake_quant import FakeQuant, round_to
 
 EXACT = {"BQ4": lambda w: dequantize_bq4(quantize_bq4(w)), "BQ8": lambda w: dequantize_bq8(quantize_bq8(w))}
@@ -100,12 +100,12 @@ def test_inside_the_block_the_model_is_what_the_file_will_hold(fixed: bool) -> N
     for name, weight in values_of(model).items():
         assert_same_bits(weight, before[name])
         assert (inside[name] == before[name]).all() == (name == "gain")
-    for name, tensor in fake.quantised().items():
-        assert_same_bits(dequantise(tensor), inside[name])
+    for name, tensor in fake.quantized().items():
+        assert_same_bits(dequantize(tensor), inside[name])
         if not fixed:
-            assert_same_bits(dequantise(round_plainly(before[name], TYPES[name])), inside[name])
+            assert_same_bits(dequantize(round_plainly(before[name], TYPES[name])), inside[name])
     if scales:
-        tensor = fake.quantised()["first.weight"]
+        tensor = fake.quantized()["first.weight"]
         assert isinstance(tensor, Quantized)
         np.testing.assert_array_equal(scales_of(tensor.blocks), scales["first.weight"].numpy())
         steps = before["first.weight"].reshape(32, 2, 32) / scales["first.weight"].numpy()[..., None]
@@ -119,7 +119,7 @@ def test_gradients_are_those_of_the_rounded_weights_and_go_to_the_exact_ones() -
     fake = FakeQuant(model, TYPES)
     with torch.no_grad():
         for name, weight in rounded_model.named_parameters():
-            weight.copy_(torch.from_numpy(dequantise(fake.quantised()[name])))
+            weight.copy_(torch.from_numpy(dequantize(fake.quantized()[name])))
     rounded_model(x).square().sum().backward()
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
     before = values_of(model)

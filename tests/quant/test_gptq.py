@@ -31,14 +31,14 @@ def nearest(weight: float, scale: float) -> float:
 def textbook(row: np.ndarray, hessian: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """GPTQ as in the paper (algorithm OBQ with a fixed order): H^-1 is shrunk by one row and column after every weight."""
     w, inverse = row.copy(), np.linalg.inv(hessian)
-    steps, scales = np.zeros(len(w)), np.zeros(len(w) // 32)
+    codes, scales = np.zeros(len(w)), np.zeros(len(w) // 32)
     for j in range(len(w)):
         if j % 32 == 0:
             scales[j // 32] = scale_by_trying(w[j : j + 32], np.diag(hessian)[j : j + 32])
-        steps[j] = nearest(w[j], scales[j // 32])
-        w -= (w[j] - steps[j] * scales[j // 32]) / inverse[j, j] * inverse[:, j]
+        codes[j] = nearest(w[j], scales[j // 32])
+        w -= (w[j] - codes[j] * scales[j // 32]) / inverse[j, j] * inverse[:, j]
         inverse -= np.outer(inverse[:, j], inverse[j]) / inverse[j, j]
-    return steps, scales
+    return codes, scales
 
 
 def scale_by_trying(block: np.ndarray, importance: np.ndarray) -> float:
@@ -56,8 +56,8 @@ def scale_by_trying(block: np.ndarray, importance: np.ndarray) -> float:
 def test_gptq_is_the_textbook_algorithm(seed: int) -> None:
     weights, hessian = problem(seed, rows=3)
     hessian = gptq.damped(hessian)
-    steps, scales = gptq.gptq(weights, hessian)
-    for row, got_steps, got_scales in zip(weights, steps, scales, strict=True):
+    codes, scales = gptq.gptq(weights, hessian)
+    for row, got_steps, got_scales in zip(weights, codes, scales, strict=True):
         wanted_steps, wanted_scales = textbook(row, hessian)
         np.testing.assert_array_equal(got_scales, wanted_scales)
         np.testing.assert_array_equal(got_steps, wanted_steps)
@@ -69,17 +69,17 @@ def test_every_step_of_the_recipe_loses_no_more_than_the_one_before(seed: int) -
     weights, hessian = problem(seed)
     hessian = gptq.damped(hessian)
     rtn = error(weights, dequantize_bq4(quantize_bq4(weights)), hessian)
-    steps, scales = gptq.gptq(weights, hessian)
-    before = error(weights, steps * np.repeat(scales, 32, axis=1), hessian)
+    codes, scales = gptq.gptq(weights, hessian)
+    before = error(weights, codes * np.repeat(scales, 32, axis=1), hessian)
     assert before.sum() < 0.8 * rtn.sum()
     for _ in range(3):
-        scales = gptq.refit_scales(weights, steps, scales, hessian)
-        refitted = error(weights, steps * np.repeat(scales, 32, axis=1), hessian)
+        scales = gptq.refit_scales(weights, codes, scales, hessian)
+        refitted = error(weights, codes * np.repeat(scales, 32, axis=1), hessian)
         assert (refitted <= before * (1 + 1e-9)).all()
-        steps = gptq.coordinate_descent(weights, steps, scales, hessian)
-        before = error(weights, steps * np.repeat(scales, 32, axis=1), hessian)
+        codes = gptq.coordinate_descent(weights, codes, scales, hessian)
+        before = error(weights, codes * np.repeat(scales, 32, axis=1), hessian)
         assert (before <= refitted * (1 + 1e-9)).all()
-        assert np.isin(steps, np.arange(-8, 8)).all()
+        assert np.isin(codes, np.arange(-8, 8)).all()
         np.testing.assert_array_equal(scales, scales.astype(np.float16))
 
 
@@ -99,7 +99,7 @@ def test_the_result_is_on_the_grid_and_beats_rounding(seed: int, dtype: type) ->
 def test_coordinate_descent_takes_the_best_step_of_each_column() -> None:
     weights, hessian = problem(1, rows=2, columns=32)
     scales = gptq.best_scales(weights.T, np.diag(hessian))[:, None]
-    start = gptq.round_to_steps(weights, scales)
+    start = gptq.round_to_codes(weights, scales)
     by_trying = start.copy()
     for row, w, d in zip(by_trying, weights, scales[:, 0], strict=True):
         for j in range(32):
@@ -112,9 +112,9 @@ def test_coordinate_descent_takes_the_best_step_of_each_column() -> None:
 def test_refitted_scales_are_the_least_squares_ones() -> None:
     weights, hessian = problem(2)
     scales = np.stack([gptq.best_scales(weights[:, at : at + 32].T, np.ones(32)) for at in (0, 32, 64)], axis=1)
-    steps = gptq.round_to_steps(weights, np.repeat(scales, 32, axis=1))
+    codes = gptq.round_to_codes(weights, np.repeat(scales, 32, axis=1))
     root = np.linalg.cholesky(hessian).T
-    for row, q, got in zip(weights, steps, gptq.refit_scales(weights, steps, scales, hessian), strict=True):
+    for row, q, got in zip(weights, codes, gptq.refit_scales(weights, codes, scales, hessian), strict=True):
         design = np.zeros((96, 3))
         for block in range(3):
             design[32 * block : 32 * block + 32, block] = q[32 * block : 32 * block + 32]
@@ -172,21 +172,21 @@ def test_rows_together_lose_less_than_alone(seed: int) -> None:
     hessian = gptq.damped(hessian)
     mixing = np.random.default_rng(seed).standard_normal((24, 12))
     curvature = gptq.damped(mixing @ mixing.T)
-    steps, scales = gptq.gptq(weights, hessian)
-    steps = gptq.coordinate_descent(weights, steps, scales, hessian)
+    codes, scales = gptq.gptq(weights, hessian)
+    codes = gptq.coordinate_descent(weights, codes, scales, hessian)
     width = np.repeat(scales, 32, axis=1)
-    alone = together = loss(weights, steps * width, hessian, curvature)
+    alone = together = loss(weights, codes * width, hessian, curvature)
     for _ in range(2):
-        steps = gptq.joint_descent(weights, steps, scales, hessian, curvature)
-        now = loss(weights, steps * width, hessian, curvature)
+        codes = gptq.joint_descent(weights, codes, scales, hessian, curvature)
+        now = loss(weights, codes * width, hessian, curvature)
         assert now <= together * (1 + 1e-9)
         together = now
-        assert np.isin(steps, np.arange(-8, 8)).all()
+        assert np.isin(codes, np.arange(-8, 8)).all()
     assert together < 0.9 * alone
 
 
 def test_rows_that_do_not_influence_each_other_move_as_alone() -> None:
     weights, hessian = problem(8)
-    steps, scales = gptq.gptq(weights, gptq.damped(hessian))
-    alone = gptq.coordinate_descent(weights, steps, scales, hessian)
-    np.testing.assert_array_equal(gptq.joint_descent(weights, steps, scales, hessian, np.eye(6)), alone)
+    codes, scales = gptq.gptq(weights, gptq.damped(hessian))
+    alone = gptq.coordinate_descent(weights, codes, scales, hessian)
+    np.testing.assert_array_equal(gptq.joint_descent(weights, codes, scales, hessian, np.eye(6)), alone)

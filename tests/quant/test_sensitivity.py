@@ -9,7 +9,7 @@ from bulletlm.data.tokens import open_tokens
 from bulletlm.formats.npy import read_npy
 from bulletlm.progress import SilentProgress
 from bulletlm.quant.sensitivity import sensitivity
-from bulletlm.runtime.engine import Engine
+from bulletlm.runtime.engine import NumpyEngine
 from bulletlm.shape import ModelShape
 
 
@@ -20,7 +20,7 @@ def log_softmax(logits: np.ndarray) -> np.ndarray:
 
 def by_hand(shape: ModelShape, exact: dict, rounded: dict, names: list[str], windows: np.ndarray) -> float:
     changed = {name: rounded[name] if name in names else exact[name] for name in exact}
-    a, b = (log_softmax(Engine(shape, tensors).score(windows)) for tensors in (exact, changed))
+    a, b = (log_softmax(NumpyEngine(shape, tensors).score(windows)) for tensors in (exact, changed))
     return float((np.exp(a) * (a - b)).sum(-1).mean())
 
 

@@ -5,14 +5,14 @@ import numpy as np
 from bulletlm.quant.bq4 import Quantized, quantize_bq4, quantize_bq8
 from bulletlm.shape import ModelShape
 
-Stored = np.ndarray | Quantized
+EncodedTensor = np.ndarray | Quantized
 
 
-def random_weights(shape: ModelShape, types: str = "standard", seed: int = 0) -> dict[str, Stored]:
+def random_weights(shape: ModelShape, types: str = "standard", seed: int = 0) -> dict[str, EncodedTensor]:
     """Random weights as a file stores them. types: "standard", one of BQ4, BQ8, F16, F32 for all matrices, or "mixed"."""
     rng = np.random.default_rng([seed, 31])
     cycle = ("BQ4", "F16", "BQ8", "F32", "BQ4", "BQ8")
-    weights: dict[str, Stored] = {}
+    weights: dict[str, EncodedTensor] = {}
     for i, (name, extents) in enumerate(shape.tensors().items()):
         values = rng.standard_normal(extents, dtype=np.float32) / np.float32(extents[-1] ** 0.5 if len(extents) == 2 else 4)
         type = {"standard": "BQ4" if name.startswith("layers.") else "BQ8", "mixed": cycle[i % len(cycle)]}.get(types, types)
@@ -27,6 +27,6 @@ def random_weights(shape: ModelShape, types: str = "standard", seed: int = 0) ->
     return weights
 
 
-def floats(weights: dict[str, Stored]) -> dict[str, np.ndarray]:
+def floats(weights: dict[str, EncodedTensor]) -> dict[str, np.ndarray]:
     """The numbers that stored weights stand for, float64."""
     return {name: (w.dequantize() if isinstance(w, Quantized) else w).astype(np.float64) for name, w in weights.items()}

@@ -12,7 +12,7 @@ import pytest
 from bulletlm.errors import BulletError, FormatError
 from bulletlm.formats.bullet.reader import open_bullet
 from bulletlm.formats.npy import read_npy, write_npy
-from bulletlm.runtime import Engine, Model, Sampling, load, native
+from bulletlm.runtime import Model, NumpyEngine, Sampling, load, native
 from bulletlm.shape import ModelShape
 from tiny_model import random_tensors
 
@@ -73,7 +73,7 @@ def test_logits_equal_the_naive_implementation(shape: ModelShape) -> None:
     tokens = np.random.default_rng(1).integers(0, shape.vocab_size, shape.max_seq_len).tolist()
     expected = naive(shape, weights, tokens)
     assert expected.std() > 0.3  # a model that says something
-    logits = Engine(shape, weights).forward(tokens, Engine(shape, weights).new_cache())
+    logits = NumpyEngine(shape, weights).forward(tokens, NumpyEngine(shape, weights).new_cache())
     assert logits.dtype == np.float32 and logits.shape == (len(tokens), shape.vocab_size)
     np.testing.assert_allclose(logits, expected, rtol=0, atol=2e-5)
 
@@ -90,13 +90,13 @@ def test_logits_equal_the_training_network(shape: ModelShape) -> None:
     tokens = np.random.default_rng(2).integers(0, shape.vocab_size, (3, shape.max_seq_len))
     with torch.no_grad():
         expected = network(torch.from_numpy(tokens)).numpy()
-    np.testing.assert_allclose(Engine(shape, weights).score(tokens), expected, rtol=0, atol=1e-4)
+    np.testing.assert_allclose(NumpyEngine(shape, weights).score(tokens), expected, rtol=0, atol=1e-4)
 
 
 @every_shape
 @pytest.mark.parametrize("cuts", [(1,) * 24, (24,), (5, 1, 1, 10, 7), (23, 1)])
 def test_decoding_with_a_cache_equals_scoring_at_once(shape: ModelShape, cuts: tuple[int, ...]) -> None:
-    engine = Engine(shape, random_tensors(shape))
+    engine = NumpyEngine(shape, random_tensors(shape))
     tokens = np.random.default_rng(4).integers(0, shape.vocab_size, 24)
     expected = engine.score(tokens[None])[0]
     cache, other = engine.new_cache(), engine.new_cache()
@@ -111,7 +111,7 @@ def test_decoding_with_a_cache_equals_scoring_at_once(shape: ModelShape, cuts: t
 
 def test_sequences_of_a_batch_do_not_touch_each_other() -> None:
     shape = SHAPES["grouped heads"]
-    engine = Engine(shape, random_tensors(shape))
+    engine = NumpyEngine(shape, random_tensors(shape))
     tokens = np.random.default_rng(5).integers(0, shape.vocab_size, (4, 24))
     together = engine.score(tokens)
     assert together.shape == (4, 24, shape.vocab_size)
@@ -121,7 +121,7 @@ def test_sequences_of_a_batch_do_not_touch_each_other() -> None:
 
 def test_long_prompts_go_in_chunks_and_caches_grow() -> None:
     shape = ModelShape(40, 32, 2, 2, 1, 32, 700)
-    engine = Engine(shape, random_tensors(shape))
+    engine = NumpyEngine(shape, random_tensors(shape))
     tokens = np.random.default_rng(6).integers(0, 40, 600)
     cache, slow = engine.new_cache(), engine.new_cache()
     at_once = engine.forward(tokens, cache)
@@ -132,7 +132,7 @@ def test_long_prompts_go_in_chunks_and_caches_grow() -> None:
 
 def test_a_cache_takes_no_memory_before_it_is_used() -> None:
     shape = ModelShape(40, 32, 2, 2, 1, 32, 1 << 20)
-    engine = Engine(shape, random_tensors(shape))
+    engine = NumpyEngine(shape, random_tensors(shape))
     cache = engine.new_cache()
     engine.forward([1, 2, 3], cache)
     assert cache.capacity == 1 << 20 and cache.keys.nbytes < 100_000
@@ -140,7 +140,7 @@ def test_a_cache_takes_no_memory_before_it_is_used() -> None:
 
 def test_going_back_in_the_cache() -> None:
     shape = SHAPES["several heads"]
-    engine = Engine(shape, random_tensors(shape))
+    engine = NumpyEngine(shape, random_tensors(shape))
     cache = engine.new_cache()
     engine.forward([1, 2, 3, 4, 5], cache)
     cache.length = 2
@@ -151,14 +151,14 @@ def test_going_back_in_the_cache() -> None:
 @pytest.mark.parametrize("tokens", [[-1], [61], [3, 1 << 40], []])
 def test_ids_outside_the_vocabulary(tokens: list[int]) -> None:
     shape = SHAPES["several heads"]
-    engine = Engine(shape, random_tensors(shape))
+    engine = NumpyEngine(shape, random_tensors(shape))
     with pytest.raises(ValueError, match="token ids must be from 0 to 60"):
         engine.forward(tokens, engine.new_cache())
 
 
 def test_a_full_context() -> None:
     shape = SHAPES["one head"]
-    engine = Engine(shape, random_tensors(shape))
+    engine = NumpyEngine(shape, random_tensors(shape))
     cache = engine.new_cache(capacity=4)
     engine.forward([1, 2, 3], cache)
     with pytest.raises(ValueError, match="5 positions do not fit into a context of 4"):
@@ -171,7 +171,7 @@ def test_load_a_bullet(bullet_path: Path, model: Model) -> None:
     assert model.shape == file.shape and model.header == file.header
     assert model.sampling == Sampling(temperature=0.9, top_k=12, max_tokens=7)
     tokens = model.tokenizer.encode("एका गावात एक")
-    expected = naive(model.shape, {name: file.tensor(name) for name in file.tensors}, tokens)
+    expected = naive(model.shape, {name: file.dequantize(name) for name in file.tensors}, tokens)
     logits = model.engine.forward(tokens, model.engine.new_cache())
     np.testing.assert_allclose(logits, expected, rtol=0, atol=2e-5)
 
@@ -238,7 +238,7 @@ print([name for name in {heavy} if name in sys.modules])
 def test_damaged_weights_show_in_the_logits_and_in_no_warning() -> None:
     shape = SHAPES["one head"]
     tensors = random_tensors(shape)
-    engine = Engine(shape, tensors | {"final_norm.weight": np.full(shape.dim, 3e38, np.float32)})
+    engine = NumpyEngine(shape, tensors | {"final_norm.weight": np.full(shape.dim, 3e38, np.float32)})
     for logits in (engine.forward([1], engine.new_cache()), engine.prefill([1], engine.new_cache()), engine.score(np.ones((1, 1), int))):
         assert not np.isfinite(logits).all()
 

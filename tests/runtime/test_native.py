@@ -20,7 +20,7 @@ from test_engine import SHAPES
 from bulletlm.errors import BulletError, BulletWarning, ConfigError
 from bulletlm.formats.bullet.reader import open_bullet
 from bulletlm.quant.bq4 import Quantized, pack_bq4, pack_bq8
-from bulletlm.runtime import Engine, Model, Sampling, generate, load, native, probe, sample
+from bulletlm.runtime import Model, NumpyEngine, Sampling, generate, load, native, probe, sample
 from bulletlm.runtime.native import NativeEngine, NativeSampler, Unavailable, available_paths
 from bulletlm.runtime.random import seeded, state_of
 from bulletlm.runtime.reference import reference
@@ -321,7 +321,7 @@ def test_generating_in_one_call_equals_step_by_step(path: str, temperature: floa
 def test_generate_gives_the_same_text_in_both_engines(model: Model, bullet_path: Path) -> None:
     """Contexts that overflow, stops and short answers included."""
     fast = load(bullet_path, engine="native")
-    assert isinstance(fast.engine, NativeEngine) and isinstance(model.engine, Engine)
+    assert isinstance(fast.engine, NativeEngine) and isinstance(model.engine, NumpyEngine)
     prompt = model.tokenizer.encode("एका गावात एक शेतकरी राहत होता.")
     for sampling in (Sampling(temperature=0, max_tokens=70), Sampling(max_tokens=70, seed=3), Sampling(temperature=1.5, max_tokens=1)):
         assert list(generate(fast, prompt, sampling, [])) == list(generate(model, prompt, sampling, []))
@@ -336,10 +336,10 @@ def test_loading(bullet_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     loaded = load(bullet_path)
     assert isinstance(loaded.engine, NativeEngine) and loaded.engine.path == PATHS[0]
     tokens = np.array(loaded.tokenizer.encode("The old teacher walked"))
-    expected = reference(file.shape, {name: file.tensor(name).astype(np.float64) for name in file.tensors}, tokens)
+    expected = reference(file.shape, {name: file.dequantize(name).astype(np.float64) for name in file.tensors}, tokens)
     np.testing.assert_allclose(loaded.engine.forward(tokens, loaded.engine.new_cache()), expected, rtol=0, atol=EXACT)
     assert load(bullet_path, turbo=True).engine.turbo
-    assert isinstance(load(bullet_path, engine="numpy").engine, Engine)
+    assert isinstance(load(bullet_path, engine="numpy").engine, NumpyEngine)
     with pytest.raises(ConfigError, match="engine is fast: it must be one of auto, native, numpy"):
         load(bullet_path, engine="fast")
 
@@ -348,7 +348,7 @@ def test_loading(bullet_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(native, "self_test", broken)
     with pytest.warns(RuntimeWarning, match="native engine is not used: its path x computes wrong numbers"):
-        assert isinstance(load(bullet_path).engine, Engine)
+        assert isinstance(load(bullet_path).engine, NumpyEngine)
     with pytest.raises(BulletError, match="cannot be used: its path x"):
         load(bullet_path, engine="native")
 
@@ -383,7 +383,7 @@ def test_without_the_library(bullet_path: Path, monkeypatch: pytest.MonkeyPatch)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            assert isinstance(load(bullet_path).engine, Engine)
+            assert isinstance(load(bullet_path).engine, NumpyEngine)
         with pytest.raises(BulletError, match="no native engine: it was not built"):
             load(bullet_path, engine="native")
         assert native.summary().startswith("numpy, since the native engine is not available: it was not built")
@@ -427,7 +427,7 @@ def test_a_library_of_another_version(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_structs_are_the_headers_structs() -> None:
     """The sizes that bullet.h gives, said by the compiler that built the library."""
     header = Path(native.__file__).with_name("native") / "bullet.h"
-    structs = {"bullet_shape": native._Shape, "bullet_tensor": native._Tensor, "bullet_sampler": native._Sampler}
+    structs = {"bullet_shape": native._CShape, "bullet_tensor": native._CTensor, "bullet_sampler": native._CSampler}
     checks = [f'_Static_assert(sizeof(struct {name}) == {ctypes.sizeof(ours)}, "{name}");' for name, ours in structs.items()]
     program = "\n".join([f'#include "{header}"', *checks, ""])
     command = ["cc", "-x", "c", "-fsyntax-only", "-"]
@@ -478,7 +478,7 @@ def test_hidden_states(path: str, tmp_path: Path) -> None:
     assert hidden.shape == (130, 64)
     logits = engine.forward(tokens, engine.new_cache())
     np.testing.assert_allclose(hidden @ weights["lm_head.weight"].T, logits, rtol=0, atol=1e-4)
-    ours = Engine(shape, {name: np.asarray(tensor) for name, tensor in weights.items()}).hidden(tokens)
+    ours = NumpyEngine(shape, {name: np.asarray(tensor) for name, tensor in weights.items()}).hidden(tokens)
     np.testing.assert_allclose(hidden, ours, rtol=0, atol=EXACT)
 
 

@@ -25,7 +25,7 @@ from bulletlm.files import sha256_of_file
 from bulletlm.hardware import inspect_machine
 from bulletlm.progress import SilentProgress
 from bulletlm.runtime import Sampling, Session, load
-from bulletlm.runtime.engine import Engine
+from bulletlm.runtime.engine import NumpyEngine
 from bulletlm.text.chat import encode_prompt
 from bulletlm.text.tokenizer import Tokenizer
 from bulletlm.train import prove
@@ -220,7 +220,7 @@ def test_bits_per_byte_are_those_of_the_evaluation(micro_run: Path, tmp_path: Pa
     file, shape = open_tokens(tmp_path / "tokens", "val"), dataclasses.replace(SHAPE, vocab_size=tokenizer.vocab_size)
     state = TrainState(TrainConfig(ema_decay=0), shape, 3, "key", torch.device("cpu"))
     measured, _, _ = evaluate(state, file, 4, SINGLE_PROCESS)
-    engine = Engine(shape, {name: weight.detach().numpy() for name, weight in state.model.named_parameters()})
+    engine = NumpyEngine(shape, {name: weight.detach().numpy() for name, weight in state.model.named_parameters()})
     total = score(engine, file, tokenizer, SilentProgress()).total
     assert measured["val/bpb"] == pytest.approx(total.bits_per_byte, rel=1e-5)
     assert (total.bytes < file.info["bytes"]) == (loss_on == "answers")

@@ -12,6 +12,7 @@ from cyclopts import App, CycloptsError, Parameter
 from bulletlm import __version__
 from bulletlm.errors import BulletError, ConfigError, DataError
 from bulletlm.formats.npy import MANIFEST
+from bulletlm.quant.types import WeightType
 
 if TYPE_CHECKING:
     from bulletlm.config.schema import QuantConfig
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 
 app = App(name="bullet-builder", version=__version__, help_format="plaintext", result_action="return_value")
 
-WeightType = Literal["BQ4", "BQ8", "F16", "F32"]
 
 SEED = 42
 """Default seed of the choice of calibration tokens."""
@@ -104,7 +104,7 @@ def build(
     if trained and asked:
         print(f"note: {', '.join(asked)}: the FP32 weights are calibrated again, and the QAT weights are not used", file=sys.stderr)
         trained = None
-    quantised = build_bullet(folder, out, config, SEED, text, held_out, ConsoleProgress(), report, int(format[1]), trained)
+    quantized = build_bullet(folder, out, config, SEED, text, held_out, ConsoleProgress(), report, int(format[1]), trained)
     if compat:
         from bulletlm.formats.convert import compatibility
 
@@ -112,9 +112,9 @@ def build(
         for note in compatibility(shape, weight_types(shape, quant, embedding, keep), int(format[1])):
             print(f"note: {note}", file=sys.stderr)
     if json:
-        print(json_module.dumps(quantised, ensure_ascii=False, indent=2))
+        print(json_module.dumps(quantized, ensure_ascii=False, indent=2))
     else:
-        print(f"{out} ({out.stat().st_size:,} bytes)\n{summary(quantised)}")
+        print(f"{out} ({out.stat().st_size:,} bytes)\n{summary(quantized)}")
 
 
 def is_model_folder(folder: Path) -> bool:

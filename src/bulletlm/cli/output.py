@@ -124,13 +124,13 @@ def _card(file: BulletFile) -> Iterable[tuple[str, str]]:
         tensors = f"{row['tensors']:>3} tensor{' ' if row['tensors'] == 1 else 's'}"
         yield kind, f"{row['bytes']:>12,} bytes  {tensors} {row['weights']:>13,} weights {bits:5.1f} bits each"
     # Files from other sources may hold anything under these keys, so only values that are numbers are shown.
-    training, quantised = meta.get("training", {}), meta.get("quantised", {})
-    trained, rounded = _numbers(training), _numbers(quantised)
+    training, quantized = meta.get("training", {}), meta.get("quantised", {})
+    trained, rounded = _numbers(training), _numbers(quantized)
     if {"tokens_seen", "step"} <= trained.keys():
         averaged = ", averaged (EMA) weights" if training.get("weights") == "ema" else ""
         yield "trained on", f"{trained['tokens_seen']:,} tokens, best at step {trained['step']:,}{averaged}"
     if rounded.get("calibration_tokens") is not None:
-        method = str(quantised.get("method"))
+        method = str(quantized.get("method"))
         fitted = f" on {rounded['calibration_tokens']:,} tokens" if rounded["calibration_tokens"] else ""
         yield "rounding", METHOD_WORDS.get(method, method) + fitted
     loss = rounded.get("fp32_val_loss", trained.get("val_loss"))

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from bulletlm.quant.types import weight_types
+from bulletlm.quant.types import WeightType, weight_types
 from bulletlm.shape import ModelShape
 
 
@@ -342,9 +342,6 @@ class TrainConfig(Section):
         """What decides bits of the model, as JSON values; how often it is saved does not."""
         surroundings = {"live_samples", "track", "tune", "device", "nice", "pause_on_battery", "pause_on_heat"}
         return self.model_dump(mode="json", exclude={"keep_checkpoints", "save_every_steps", *surroundings})
-
-
-WeightType = Literal["BQ4", "BQ8", "F16", "F32"]
 
 
 class QuantConfig(Section):

@@ -185,8 +185,8 @@ def _tensor_rows(tensors: dict[str, np.ndarray[Any, Any]], bullet: BulletFile, m
     rows = []
     for name, weight in tensors.items():
         exact = weight.astype(np.float64)
-        error, norm = float(np.linalg.norm(bullet.tensor(name) - exact)), float(np.linalg.norm(exact))
-        row = {"name": name, "type": bullet.type(name), "weights": weight.size, "bytes": bullet.raw(name).nbytes}
+        error, norm = float(np.linalg.norm(bullet.dequantize(name) - exact)), float(np.linalg.norm(exact))
+        row = {"name": name, "type": bullet.type(name), "weights": weight.size, "bytes": bullet.tensors[name].size}
         rows.append({**row, "relative_rmse": error / norm if norm else error})
         rows[-1] |= {key: measured.get(name, {}).get(key) for key in ("output_error", "output_error_rtn", "kl")}
     return rows

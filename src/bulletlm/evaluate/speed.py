@@ -15,8 +15,8 @@ import numpy as np
 from bulletlm.errors import BulletError, ConfigError
 from bulletlm.formats.bullet.reader import BulletFile, open_bullet
 from bulletlm.hardware import available_cores
-from bulletlm.runtime import Engine, NativeEngine, Sampling, Session, load
-from bulletlm.runtime.native import NativeSampler, Raw, Unavailable, working_path
+from bulletlm.runtime import NativeEngine, NumpyEngine, Sampling, Session, load
+from bulletlm.runtime.native import NativeSampler, TensorBytes, Unavailable, working_path
 from bulletlm.runtime.random import seeded
 from bulletlm.text.tokenizer import BOS
 
@@ -73,7 +73,7 @@ def bench(file: Path, against: str | None = None, tokens: int | None = None, rou
             jobs |= _llama_jobs(llama, ids)
         speeds = in_turns(jobs, rounds)
     if isinstance(exact, NativeEngine):  # not in turn with the others: it takes fifteen times as long
-        reference = Engine(shape, {name: model_file.tensor(name) for name in model_file.tensors})
+        reference = NumpyEngine(shape, {name: model_file.dequantize(name) for name in model_file.tensors})
         speeds |= in_turns({"decode, numpy": _jobs("numpy", reference, ids[:32])["decode, numpy"]}, 3)
     medians = {name: statistics.median(values) for name, values in speeds.items()}
     result["tokens_per_second"] = {name: {"median": round(medians[name]), "best": round(max(speeds[name]))} for name in speeds}
@@ -123,19 +123,19 @@ def _text(file: Path, count: int) -> list[int]:
     return [BOS, *(token.id for token in answer)]
 
 
-def _engines(file: BulletFile) -> tuple[NativeEngine | Engine, dict[str, NativeEngine | Engine]]:
+def _engines(file: BulletFile) -> tuple[NativeEngine | NumpyEngine, dict[str, NativeEngine | NumpyEngine]]:
     """The engine that is used by default, and all that are measured, each on one thread."""
     try:
         path, _ = working_path(turbo=False)
     except Unavailable:
-        exact = Engine(file.shape, {name: file.tensor(name) for name in file.tensors})
+        exact = NumpyEngine(file.shape, {name: file.dequantize(name) for name in file.tensors})
         return exact, {"numpy": exact}
-    tensors = {name: Raw(file.type(name), file.stored(name), mapped=True) for name in file.tensors}
+    tensors = {name: TensorBytes(file.type(name), file.read_bytes(name), mapped=True) for name in file.tensors}
     native = NativeEngine(file.shape, tensors, path)
     return native, {"exact": native, "turbo": NativeEngine(file.shape, tensors, path, turbo=True)}
 
 
-def _jobs(mode: str, engine: NativeEngine | Engine, ids: Sequence[int]) -> dict[str, Job]:
+def _jobs(mode: str, engine: NativeEngine | NumpyEngine, ids: Sequence[int]) -> dict[str, Job]:
     sampling, cache = Sampling(temperature=0, repetition_penalty=1), engine.new_cache()
 
     def decode() -> int:
@@ -162,7 +162,7 @@ def _jobs(mode: str, engine: NativeEngine | Engine, ids: Sequence[int]) -> dict[
     return jobs
 
 
-def _same_model(file: BulletFile, folder: Path, engine: NativeEngine | Engine, ids: Sequence[int]) -> tuple[Any, dict[str, Any]]:
+def _same_model(file: BulletFile, folder: Path, engine: NativeEngine | NumpyEngine, ids: Sequence[int]) -> tuple[Any, dict[str, Any]]:
     """llama.cpp with the weights of `file` as GGUF, after it has found the same tokens as we do."""
     from bulletlm.evaluate.llama_cpp import LlamaCpp, find_llama_cpp
     from bulletlm.formats.gguf import write_gguf
@@ -170,7 +170,7 @@ def _same_model(file: BulletFile, folder: Path, engine: NativeEngine | Engine, i
 
     library = find_llama_cpp()
     shapes = file.shape.tensors()
-    tensors = {name: view_tensor(np.frombuffer(file.stored(name), np.uint8), file.type(name), shapes[name]) for name in shapes}
+    tensors = {name: view_tensor(np.frombuffer(file.read_bytes(name), np.uint8), file.type(name), shapes[name]) for name in shapes}
     write_gguf(folder / "model.gguf", StoredModel(file.shape, tensors, file.tokenizer_proto, {}))
     llama = LlamaCpp(library, folder / "model.gguf")
     llama.threads(1)

@@ -18,7 +18,7 @@ from bulletlm.formats.hf import METADATA as HF_METADATA
 from bulletlm.formats.hf import read_hf, write_hf
 from bulletlm.formats.npy import FORMAT as NPY_FORMAT
 from bulletlm.formats.npy import MANIFEST, TOKENIZER, read_npy, write_npy
-from bulletlm.formats.stored import Stored, StoredModel, as_floats, check_tokenizer, type_of
+from bulletlm.formats.stored import EncodedTensor, StoredModel, as_floats, check_tokenizer, type_of
 from bulletlm.quant.bq4 import Quantized, quantize_bq4, quantize_bq8
 from bulletlm.quant.types import standard_types
 from bulletlm.shape import ModelShape
@@ -105,10 +105,7 @@ def read_model(path: Path, like: Path | None = None) -> tuple[str, StoredModel]:
         return kind, StoredModel(shape, floats, proto, metadata)
     file = open_bullet(path)
     file.verify()  # damage that nobody notices would only spread
-    tensors: dict[str, Stored] = {}
-    for name in file.tensors:
-        values, type = file.raw(name), file.type(name)
-        tensors[name] = Quantized(type, values) if type in ("BQ4", "BQ8") else values
+    tensors = {name: file.read_blocks(name) for name in file.tensors}
     return kind, StoredModel(file.shape, tensors, file.tokenizer().proto, file.metadata)
 
 
@@ -226,7 +223,7 @@ def _rounded(model: StoredModel, source_kind: str, kind: str, version: int, quan
     return model._replace(tensors=tensors)
 
 
-def _as_type(name: str, tensor: Stored, type: str) -> Stored:
+def _as_type(name: str, tensor: EncodedTensor, type: str) -> EncodedTensor:
     weights = as_floats(tensor)
     try:
         if type in ("BQ4", "BQ8"):

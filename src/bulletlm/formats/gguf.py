@@ -20,7 +20,7 @@ from bulletlm.errors import BulletError, ConfigError, FormatError
 from bulletlm.files import atomic_file, write_text
 from bulletlm.formats.bullet.cursor import Cursor
 from bulletlm.formats.bullet.header import SHAPE_LIMITS, check_metadata, parse_json
-from bulletlm.formats.stored import Stored, StoredModel, check_finite, check_tokenizer, printable, type_of, view_tensor
+from bulletlm.formats.stored import EncodedTensor, StoredModel, check_finite, check_tokenizer, printable, type_of, view_tensor
 from bulletlm.quant.bq4 import Quantized
 from bulletlm.quant.types import tensor_bytes
 from bulletlm.sampling_limits import PENALTY_WINDOW
@@ -384,13 +384,13 @@ def _shape(values: Mapping[str, Any], infos: Mapping[str, _Info]) -> ModelShape:
         raise FormatError(f"the shape is not supported: {error}") from None
 
 
-def _tensors(data: mmap.mmap, infos: Mapping[str, _Info], start: int, shape: ModelShape) -> dict[str, Stored]:
+def _tensors(data: mmap.mmap, infos: Mapping[str, _Info], start: int, shape: ModelShape) -> dict[str, EncodedTensor]:
     names = {gguf_name(name): name for name in shape.tensors()}
     for name in infos:
         if name not in names:
             raise FormatError(f"the tensor {printable(name)} is unknown: only plain Llama models of this shape are supported")
     known = {number: kind for kind, number in GGML_TYPES.items()}
-    tensors: dict[str, Stored] = {}
+    tensors: dict[str, EncodedTensor] = {}
     places: list[tuple[int, int, str]] = []
     for theirs, name in names.items():
         if theirs not in infos:

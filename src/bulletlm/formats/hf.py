@@ -15,7 +15,7 @@ from bulletlm.errors import BulletError, FormatError
 from bulletlm.files import atomic_folder, write_json, write_text
 from bulletlm.formats.bullet.header import check_metadata, parse_json, read_shape, show
 from bulletlm.formats.gguf import size_label
-from bulletlm.formats.stored import Floats, Stored, StoredModel, as_floats, check_finite, check_tokenizer, printable
+from bulletlm.formats.stored import EncodedTensor, Floats, StoredModel, as_floats, check_finite, check_tokenizer, printable
 from bulletlm.shape import ModelShape
 from bulletlm.text.chat import CHAT_TEMPLATE
 from bulletlm.text.tokenizer import BOS, END, EOS, SPECIAL_TOKENS, UNK
@@ -308,9 +308,9 @@ def _shape(config: Mapping[str, Any], where: str) -> ModelShape:
     return shape
 
 
-def _weights(folder: Path, shape: ModelShape) -> dict[str, Stored]:
+def _weights(folder: Path, shape: ModelShape) -> dict[str, EncodedTensor]:
     names = {hf_name(name): name for name in shape.tensors()}
-    tensors: dict[str, Stored] = {}
+    tensors: dict[str, EncodedTensor] = {}
     for path in _shards(folder):
         for theirs, tensor in _read_safetensors(path).items():
             name = names.get(theirs)

@@ -13,7 +13,7 @@ from bulletlm.shape import ModelShape
 from bulletlm.text.tokenizer import Tokenizer
 
 Floats = npt.NDArray[np.float32]
-Stored = npt.NDArray[np.floating] | Quantized
+EncodedTensor = npt.NDArray[np.floating] | Quantized
 """float32 or float16 of the tensor's own shape, or blocks of BQ4 or BQ8."""
 
 GENTLE_TEXT = " नमस्ते,  A\u00a0ﬁ 1२\n\tक्ष्मी <|user|></s> "
@@ -32,34 +32,34 @@ class StoredModel(NamedTuple):
     """
 
     shape: ModelShape
-    tensors: Mapping[str, Stored]
+    tensors: Mapping[str, EncodedTensor]
     tokenizer_proto: bytes
     metadata: Mapping[str, Any]
     notes: tuple[str, ...] = ()
 
 
-def type_of(tensor: Stored) -> str:
+def type_of(tensor: EncodedTensor) -> str:
     """BQ4, BQ8, F16 or F32."""
     if isinstance(tensor, Quantized):
         return tensor.type
     return "F16" if tensor.dtype == np.float16 else "F32"
 
 
-def as_floats(tensor: Stored) -> Floats:
+def as_floats(tensor: EncodedTensor) -> Floats:
     """The weights as float32, exactly."""
     if isinstance(tensor, Quantized):
         return tensor.dequantize()
     return cast(Floats, tensor.astype(np.float32, copy=False))
 
 
-def view_tensor(stored: npt.NDArray[np.uint8], type: str, extents: tuple[int, ...]) -> Stored:
+def view_tensor(stored: npt.NDArray[np.uint8], type: str, extents: tuple[int, ...]) -> EncodedTensor:
     """The bytes of a tensor, uint8[bytes], as what they mean; no copy."""
     if type in ("BQ4", "BQ8"):
-        return Quantized(type, stored.reshape(*extents[:-1], -1, WEIGHT_TYPES[type].size))
-    return cast(Stored, stored.view("<f2" if type == "F16" else "<f4").reshape(extents))
+        return Quantized(type, stored.reshape(*extents[:-1], -1, WEIGHT_TYPES[type].bytes))
+    return cast(EncodedTensor, stored.view("<f2" if type == "F16" else "<f4").reshape(extents))
 
 
-def check_finite(tensor: Stored, where: str) -> None:
+def check_finite(tensor: EncodedTensor, where: str) -> None:
     """Raises:
     FormatError: a number, or the scale of a block, is NaN or infinite; `where` names the tensor.
     """

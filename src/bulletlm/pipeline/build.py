@@ -24,10 +24,10 @@ from bulletlm.formats.npy import read_npy
 from bulletlm.formats.stored import StoredModel
 from bulletlm.progress import Progress
 from bulletlm.quant.bq4 import Quantized
-from bulletlm.quant.calibrate import Calibrated, Floats, dequantise, quantise, tensor_report
+from bulletlm.quant.calibrate import Calibrated, Floats, dequantize, quantize, tensor_report
 from bulletlm.quant.sensitivity import sensitivity
 from bulletlm.quant.types import METHOD_WORDS, weight_types
-from bulletlm.runtime import Engine, Model
+from bulletlm.runtime import Model, NumpyEngine
 from bulletlm.runtime.sampling import Sampling
 from bulletlm.shape import ModelShape
 from bulletlm.text.chat import CHAT_TEMPLATE
@@ -93,7 +93,7 @@ def build_bullet(
             done, method = fit_to_text(shape, tensors, types, tokenizer, plain, seed, None, progress)
         else:
             done, method = fit_to_text(shape, tensors, types, tokenizer, config, seed, calibration, progress)
-        quantised: dict[str, Any] = {
+        quantized: dict[str, Any] = {
             "weights": config.weights,
             "embedding": types["token_embedding.weight"],
             "keep": config.keep,
@@ -101,14 +101,14 @@ def build_bullet(
             "calibration_tokens": done.tokens,
         }
         if qat:
-            quantised["qat"] = qat
+            quantized["qat"] = qat
         costs: tuple[dict[str, float], dict[str, float]] = {}, {}
         if validation:
-            rounded = {name: dequantise(tensor) for name, tensor in done.tensors.items()}
-            quantised |= _measure(shape, tensors, rounded, tokenizer, validation, progress)
+            rounded = {name: dequantize(tensor) for name, tensor in done.tensors.items()}
+            quantized |= _measure(shape, tensors, rounded, tokenizer, validation, progress)
             if report:
                 costs = sensitivity(shape, tensors, rounded, _held_out(validation, shape.max_seq_len), progress)
-    named = {**metadata, "chat_template": CHAT_TEMPLATE, "quantised": quantised}
+    named = {**metadata, "chat_template": CHAT_TEMPLATE, "quantised": quantized}
     if version == 1:
         write_v1(path, StoredModel(shape, done.tensors, proto, named))
     else:
@@ -116,8 +116,8 @@ def build_bullet(
     if report:
         by_matrix, by_part = costs
         rows = {name: {**row.to_dict(), "kl": by_matrix.get(name)} for name, row in done.report.items()}
-        write_json(report, {**quantised, "layers": by_part or None, "tensors": rows})
-    return quantised
+        write_json(report, {**quantized, "layers": by_part or None, "tensors": rows})
+    return quantized
 
 
 def fit_to_text(
@@ -143,7 +143,7 @@ def fit_to_text(
         chosen = seed if config.seed is None else config.seed
         windows = calibration_windows(calibration, tokenizer, config.calibration_tokens, shape.max_seq_len, chosen)
     with threadpool_limits(1, user_api="blas"):
-        return quantise(shape, tensors, types, method, windows, progress), method
+        return quantize(shape, tensors, types, method, windows, progress), method
 
 
 def _trained(path: Path, exact: dict[str, Floats], types: dict[str, str]) -> tuple[Calibrated, str, dict[str, Any]]:
@@ -155,8 +155,8 @@ def _trained(path: Path, exact: dict[str, Floats], types: dict[str, str]) -> tup
         raise BulletError(f"{path} was made of another model or for other types of weights: run the qat stage again")
     done = Calibrated(tokens=facts["calibration_tokens"])
     for name, type in types.items():
-        raw = file.raw(name)
-        done.tensors[name] = Quantized(type, raw) if type in ("BQ4", "BQ8") else file.tensor(name)
+        tensor = file.read_blocks(name)
+        done.tensors[name] = tensor if isinstance(tensor, Quantized) else file.dequantize(name)
         if exact[name].ndim > 1:
             done.report[name] = tensor_report(exact[name], done.tensors[name], type)
     return done, facts["method"], facts
@@ -179,8 +179,8 @@ def _measure(
     progress: Progress,
 ) -> dict[str, Any]:
     """Loss and perplexity of both, and how far their predictions are apart, over the validation windows."""
-    exact, quantised = (Model(Engine(shape, weights), tokenizer, shape, Sampling(), {}) for weights in (tensors, rounded))
-    result = compare(exact, quantised, validation, progress)
+    exact, quantized = (Model(NumpyEngine(shape, weights), tokenizer, shape, Sampling(), {}) for weights in (tensors, rounded))
+    result = compare(exact, quantized, validation, progress)
     return {
         "val_tokens": result.b.tokens,
         "val_loss": result.b.loss,
@@ -201,13 +201,13 @@ def _held_out(validation: TokenFile, length: int) -> npt.NDArray[np.int64]:
     return tokens[: len(tokens) // length * length].reshape(-1, length)
 
 
-def summary(quantised: dict[str, Any]) -> str:
+def summary(quantized: dict[str, Any]) -> str:
     """One line on what the header says under "quantised"."""
-    text = f"{quantised['weights']}, {METHOD_WORDS[quantised['method']]}"
-    if quantised["calibration_tokens"]:
-        text += f" on {quantised['calibration_tokens']:,} tokens"
-    if qat := quantised.get("qat"):
+    text = f"{quantized['weights']}, {METHOD_WORDS[quantized['method']]}"
+    if quantized["calibration_tokens"]:
+        text += f" on {quantized['calibration_tokens']:,} tokens"
+    if qat := quantized.get("qat"):
         text += f", {qat['steps']:,} steps of QAT" if qat["chosen"] != "start" else f" ({qat['steps']:,} steps of QAT were no better)"
-    if "kl" in quantised:
-        text += f": perplexity {quantised['perplexity']:.2f} ({quantised['perplexity_change']:+.2%} against FP32), KL {quantised['kl']:.5f}"
+    if "kl" in quantized:
+        text += f": perplexity {quantized['perplexity']:.2f} ({quantized['perplexity_change']:+.2%} against FP32), KL {quantized['kl']:.5f}"
     return text

@@ -218,7 +218,7 @@ def _build(run: Run) -> None:
 
     train, val = (open_tokens(run.folder / "tokens", split) for split in ("train", "val"))
     folder, config = run.folder, run.config
-    quantised = build_bullet(
+    quantized = build_bullet(
         folder / "export" / "npy",
         folder / "model.bullet",
         config.quant,
@@ -229,7 +229,7 @@ def _build(run: Run) -> None:
         folder / "quantization.json",
         trained=trained if (trained := folder / "qat" / "model.bullet").exists() else None,
     )
-    run.progress.log(f"build: {summary(quantised)}")
+    run.progress.log(f"build: {summary(quantized)}")
 
 
 def _evaluate(run: Run) -> None:

@@ -182,7 +182,7 @@ def _reciprocal(scales: Floats) -> Floats:
     return inverse
 
 
-def _to_float16(scales: Floats, largest: Floats, steps: int, type: str) -> npt.NDArray[np.float16]:
+def _to_float16(scales: Floats, largest: Floats, largest_code: int, type: str) -> npt.NDArray[np.float16]:
     """float32[..., b, 1] -> float16[..., b], refused where it is not finite."""
     with np.errstate(over="ignore"):
         rounded = scales[..., 0].astype(np.float16)
@@ -191,7 +191,7 @@ def _to_float16(scales: Floats, largest: Floats, steps: int, type: str) -> npt.N
         worst = float(largest[..., 0][bad][0])
         if not np.isfinite(worst):
             raise BulletError(f"a weight is {worst}, which {type} cannot hold: the training that made it has diverged")
-        limit = steps * float(np.finfo(np.float16).max)
+        limit = largest_code * float(np.finfo(np.float16).max)
         raise BulletError(f"the weight {worst:g} is too large for {type}, which ends at {limit:g}: store this tensor as F32")
     return rounded
 

@@ -133,7 +133,7 @@ def _product(a: Floats, b: Floats) -> Floats:
     return a @ b
 
 
-def quantise(
+def quantize(
     shape: ModelShape,
     tensors: Mapping[str, Floats],
     types: Mapping[str, str],
@@ -188,7 +188,7 @@ def quantise(
     return done
 
 
-def dequantise(tensor: Tensor) -> Floats:
+def dequantize(tensor: Tensor) -> Floats:
     """The float32 weights that a reader of the file sees."""
     return tensor.dequantize() if isinstance(tensor, Quantized) else tensor
 
@@ -231,7 +231,7 @@ def _calibrate(
     embedding = tensors["token_embedding.weight"]
     rounded, report = _plain("token_embedding.weight", embedding, types["token_embedding.weight"])
     yield "token_embedding.weight", rounded, report
-    exact, quantised = embedding[windows], dequantise(rounded)[windows]  # hidden states of both copies, [windows, length, dim]
+    exact, quantized = embedding[windows], dequantize(rounded)[windows]  # hidden states of both copies, [windows, length, dim]
     at_once = max(1, TOKENS_AT_ONCE // windows.shape[1])
     chunks = [slice(at, at + at_once) for at in range(0, len(windows), at_once)]
     for n in range(shape.n_layers):
@@ -243,7 +243,7 @@ def _calibrate(
 
             def flow(chunk: slice, group: Group = group, weights: Floats = weights, layers: Any = (before, after)) -> tuple[Floats, Floats]:
                 """Wanted outputs, float32[windows, length, R], and inputs, float32[windows, length, n]."""
-                states = exact[chunk], quantised[chunk]
+                states = exact[chunk], quantized[chunk]
                 a, b = pool.map(group.inputs, states, layers, (shape, shape))
                 y = a @ weights.T
                 if group.adds:
@@ -253,16 +253,16 @@ def _calibrate(
             moments = Moments.of(map(flow, chunks), pool)
             for name, tensor, report in _group(prefix, group.matrices, tensors, types, method, moments, curvature):
                 yield name, tensor, report
-                after[name.removeprefix(prefix)] = dequantise(tensor)
+                after[name.removeprefix(prefix)] = dequantize(tensor)
             if group.adds:
                 new = after[group.matrices[0]]
                 for chunk in chunks:
                     y, b = flow(chunk)
-                    exact[chunk] = quantised[chunk] + y
-                    quantised[chunk] += b @ new.T
+                    exact[chunk] = quantized[chunk] + y
+                    quantized[chunk] += b @ new.T
     if not shape.tied_embeddings:
         gain, head = tensors["final_norm.weight"], tensors["lm_head.weight"]
-        last = ((forward.head_input(exact[c], gain, shape) @ head.T, forward.head_input(quantised[c], gain, shape)) for c in chunks)
+        last = ((forward.head_input(exact[c], gain, shape) @ head.T, forward.head_input(quantized[c], gain, shape)) for c in chunks)
         yield from _group("", ("lm_head.weight",), tensors, types, method, Moments.of(last, pool), curvature)
 
 
@@ -309,7 +309,7 @@ def _plain(name: str, exact: Floats, type: str, moments: Moments | None = None) 
 
 def tensor_report(exact: Floats, tensor: Tensor, type: str, moments: Moments | None = None, seconds: float = 0.0) -> TensorReport:
     """What rounding the float32 matrix `exact` to `tensor` did; `moments` where calibration text flowed."""
-    rounded = dequantise(tensor)
+    rounded = dequantize(tensor)
     scale = float(np.sqrt(np.mean(np.square(exact), dtype=np.float64)))
     rmse = float(np.sqrt(np.mean(np.square(rounded - exact), dtype=np.float64)))
     error = moments.output_error(rounded) if moments else None

@@ -61,7 +61,7 @@ class FakeQuant:
         round_to(self._types[name], weight, out, self._scales.get(name))
         return out
 
-    def quantised(self) -> dict[str, calibrate.Tensor]:
+    def quantized(self) -> dict[str, calibrate.Tensor]:
         """What a file would hold now, by name: exactly the weights that the model has inside `applied`.
 
         Raises:
@@ -72,8 +72,8 @@ class FakeQuant:
             values = weight.detach().cpu().clone()
             if name in self._scales:
                 scales = self._scales[name].cpu()
-                steps = _steps(values.view(-1, BLOCK), scales.reshape(-1, 1)).view_as(values)
-                tensors[name] = Quantized("BQ4", pack_bq4((steps + 8).numpy().astype(np.uint8), scales.numpy().astype(np.float16)))
+                codes = _codes(values.view(-1, BLOCK), scales.reshape(-1, 1)).view_as(values)
+                tensors[name] = Quantized("BQ4", pack_bq4((codes + 8).numpy().astype(np.uint8), scales.numpy().astype(np.float16)))
             else:
                 tensors[name] = calibrate.round_plainly(values.numpy(), self._types[name])
         return tensors
@@ -94,7 +94,7 @@ def round_to(type: str, weights: Tensor, out: Tensor, scales: Tensor | None = No
         elif fixed is None:
             _round_bq4(blocks[part], rounded[part])
         else:
-            _steps(blocks[part], fixed[part], rounded[part]).mul_(fixed[part])
+            _codes(blocks[part], fixed[part], rounded[part]).mul_(fixed[part])
 
 
 def _round_bq4(blocks: Tensor, out: Tensor) -> None:
@@ -116,7 +116,7 @@ def _first_largest(blocks: Tensor) -> Tensor:
     return largest
 
 
-def _steps(blocks: Tensor, scales: Tensor, out: Tensor | None = None) -> Tensor:
+def _codes(blocks: Tensor, scales: Tensor, out: Tensor | None = None) -> Tensor:
     """The nearest of -8 ... 7 to float32 [b, 32] / scales [b, 1], as float32; + 0 makes -0 to 0."""
     return torch.mul(blocks, _reciprocal(scales), out=out).round_().clamp_(-8, 7).add_(0.0)
 

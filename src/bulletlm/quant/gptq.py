@@ -46,7 +46,7 @@ def search(weights: Array, importance: Array) -> Quantized:
         importance: float[n], the mean square of each input: what an error in that column costs.
     """
     scales = np.stack([best_scales(weights[:, at].T, importance[at]) for at in _blocks(weights)], axis=1)
-    return pack(round_to_steps(weights, _per_column(scales)), scales)
+    return pack(round_to_codes(weights, _per_column(scales)), scales)
 
 
 def calibrated(weights: Array, hessian: Array, curvature: Array | None = None) -> Quantized:
@@ -58,15 +58,15 @@ def calibrated(weights: Array, hessian: Array, curvature: Array | None = None) -
         curvature: M, float[R, R] with a mean diagonal of 1: which errors of the outputs matter (`curvature.py`); None for all alike.
     """
     hessian = damped(hessian).astype(weights.dtype)
-    steps, scales = gptq(weights, hessian)
+    codes, scales = gptq(weights, hessian)
     for _ in range(REFINEMENTS):
-        scales = refit_scales(weights, steps, scales, hessian)
-        steps = coordinate_descent(weights, steps, scales, hessian)
+        scales = refit_scales(weights, codes, scales, hessian)
+        codes = coordinate_descent(weights, codes, scales, hessian)
     if curvature is not None:
         together = damped(curvature).astype(weights.dtype)
         for _ in range(JOINT_ROUNDS):
-            steps = joint_descent(weights, steps, scales, hessian, together)
-    return pack(steps, scales)
+            codes = joint_descent(weights, codes, scales, hessian, together)
+    return pack(codes, scales)
 
 
 def damped(hessian: Array) -> Array:
@@ -107,21 +107,21 @@ def gptq(weights: Array, hessian: Array) -> tuple[Array, Array]:
     upper = np.linalg.cholesky(np.linalg.inv(hessian.astype(np.float64))).T.astype(weights.dtype)
     importance = np.diag(hessian)
     rest = weights.T.copy()  # [n, R]: a column of the matrix is contiguous
-    steps = np.empty_like(rest)
+    codes = np.empty_like(rest)
     scales = np.empty((weights.shape[1] // BLOCK, weights.shape[0]), weights.dtype)
     errors = np.empty((BLOCK, weights.shape[0]), weights.dtype)
     for number, at in enumerate(_blocks(weights)):
         block, spread = rest[at], upper[at, at]
         scales[number] = best_scales(block, importance[at])
         for j in range(BLOCK):
-            steps[at][j] = round_to_steps(block[j], scales[number])
-            errors[j] = (block[j] - steps[at][j] * scales[number]) / spread[j, j]
+            codes[at][j] = round_to_codes(block[j], scales[number])
+            errors[j] = (block[j] - codes[at][j] * scales[number]) / spread[j, j]
             block[j + 1 :] -= spread[j, j + 1 :, None] * errors[j]
         rest[at.stop :] -= upper[at, at.stop :].T @ errors
-    return steps.T, scales.T
+    return codes.T, scales.T
 
 
-def coordinate_descent(weights: Array, steps: Array, scales: Array, hessian: Array) -> Array:
+def coordinate_descent(weights: Array, codes: Array, scales: Array, hessian: Array) -> Array:
     """Visit every column once and take the step that is best given all others; the error never grows.
 
     Args:
@@ -130,22 +130,22 @@ def coordinate_descent(weights: Array, steps: Array, scales: Array, hessian: Arr
     Returns:
         New steps [R, n].
     """
-    steps = steps.T.copy()
-    gradient = hessian @ (weights - (steps.T * _per_column(scales))).T  # [n, R]: H (w - v)
+    codes = codes.T.copy()
+    gradient = hessian @ (weights - (codes.T * _per_column(scales))).T  # [n, R]: H (w - v)
     for number, at in enumerate(_blocks(weights)):
         scale = scales[:, number]
         slope, local = gradient[at], hessian[at, at]
         moved = np.empty_like(slope)
         for j in range(BLOCK):
-            old = steps[at][j] * scale
-            steps[at][j] = round_to_steps(old + slope[j] / local[j, j], scale)
-            moved[j] = steps[at][j] * scale - old
+            old = codes[at][j] * scale
+            codes[at][j] = round_to_codes(old + slope[j] / local[j, j], scale)
+            moved[j] = codes[at][j] * scale - old
             slope[j + 1 :] -= local[j + 1 :, j, None] * moved[j]
         gradient[at.stop :] -= hessian[at.stop :, at] @ moved
-    return steps.T
+    return codes.T
 
 
-def refit_scales(weights: Array, steps: Array, scales: Array, hessian: Array) -> Array:
+def refit_scales(weights: Array, codes: Array, scales: Array, hessian: Array) -> Array:
     """The scales [R, b] that are best for the given steps, all blocks of a row at once; a row keeps its old ones if they are better.
 
     With B the n x b matrix that multiplies scales by steps, the best are (B^T H B)^-1 B^T H w.
@@ -153,7 +153,7 @@ def refit_scales(weights: Array, steps: Array, scales: Array, hessian: Array) ->
     out = scales.copy()
     for at in range(0, len(weights), _ROWS_AT_ONCE):
         rows = slice(at, at + _ROWS_AT_ONCE)
-        out[rows] = _refit_rows(weights[rows], steps[rows], scales[rows], hessian)
+        out[rows] = _refit_rows(weights[rows], codes[rows], scales[rows], hessian)
     return out
 
 
@@ -161,20 +161,20 @@ _ROWS_AT_ONCE = 256
 """Bounds the memory of `refit_scales`: rows x (columns + blocks^2)."""
 
 
-def _refit_rows(weights: Array, steps: Array, scales: Array, hessian: Array) -> Array:
+def _refit_rows(weights: Array, codes: Array, scales: Array, hessian: Array) -> Array:
     rows, blocks = scales.shape
     normal = np.empty((rows, blocks, blocks))
     for number, at in enumerate(_blocks(weights)):
-        seen = (steps[:, at] @ hessian[at]) * steps
+        seen = (codes[:, at] @ hessian[at]) * codes
         normal[:, number] = seen.reshape(rows, blocks, BLOCK).sum(axis=2)
-    right = ((weights @ hessian) * steps).reshape(rows, blocks, BLOCK).sum(axis=2, dtype=np.float64)
+    right = ((weights @ hessian) * codes).reshape(rows, blocks, BLOCK).sum(axis=2, dtype=np.float64)
     # A block of nothing but zeros has an empty row in its system; any scale is as good, so it gets 0.
     empty = normal[:, range(blocks), range(blocks)] <= 0
     normal[:, range(blocks), range(blocks)] += empty
     new = _to_float16(np.linalg.solve(normal, right[..., None])[..., 0].astype(weights.dtype))
 
     def errors(candidate: Array) -> Array:
-        difference = weights - steps * _per_column(candidate)
+        difference = weights - codes * _per_column(candidate)
         result: Array = np.einsum("ij,ij->i", difference @ hessian, difference)
         return result
 
@@ -182,7 +182,7 @@ def _refit_rows(weights: Array, steps: Array, scales: Array, hessian: Array) -> 
     return np.where(better[:, None], new, scales)
 
 
-def joint_descent(weights: Array, steps: Array, scales: Array, hessian: Array, curvature: Array) -> Array:
+def joint_descent(weights: Array, codes: Array, scales: Array, hessian: Array, curvature: Array) -> Array:
     """Coordinate descent on trace(M E H E^T), E = weights - steps * scales: an error may make good that of another row.
 
     Column after column, all rows at once move to their best step. Rows influence each other, so where the moves together gain less than
@@ -198,14 +198,14 @@ def joint_descent(weights: Array, steps: Array, scales: Array, hessian: Array, c
     Returns:
         Steps [R, n] with at most the loss of those given.
     """
-    width, steps = _per_column(scales), steps.copy()
-    weighted = curvature @ (weights - steps * width)  # M E
+    width, codes = _per_column(scales), codes.copy()
+    weighted = curvature @ (weights - codes * width)  # M E
     own = np.diag(curvature)
     for j, spread in enumerate(hessian):
         pull = weighted @ spread
         # Where row i of this column would be best if it alone could move.
-        best = round_to_steps(steps[:, j] * width[:, j] + pull / (own * spread[j]), width[:, j])
-        moves = (best - steps[:, j]) * width[:, j]
+        best = round_to_codes(codes[:, j] * width[:, j] + pull / (own * spread[j]), width[:, j])
+        moves = (best - codes[:, j]) * width[:, j]
         gains = (2 * pull - own * spread[j] * moves) * moves
         rows = np.flatnonzero(gains > 0)
         rows = rows[np.argsort(-gains[rows], kind="stable")]
@@ -213,11 +213,11 @@ def joint_descent(weights: Array, steps: Array, scales: Array, hessian: Array, c
             move = moves[rows]
             together = 2 * pull[rows] @ move - spread[j] * (move @ curvature[np.ix_(rows, rows)] @ move)
             if together >= gains[rows].sum() / 2:
-                steps[rows, j] = best[rows]
+                codes[rows, j] = best[rows]
                 weighted[:, j] -= curvature[:, rows] @ move
                 break
             rows = rows[: len(rows) // 2]
-    return steps
+    return codes
 
 
 def best_scales(block: Array, importance: Array) -> Array:
@@ -237,35 +237,35 @@ def best_scales(block: Array, importance: Array) -> Array:
     importance = importance / importance.max() if importance.max() > 0 else np.ones_like(importance)
 
     def loss(scale: Array) -> Array:
-        difference = block - round_to_steps(block, scale) * scale
+        difference = block - round_to_codes(block, scale) * scale
         result: Array = importance @ (difference * difference)
         return result
 
     best = _to_float16(largest / -8)
     least = loss(best)
     for divisor in (*DIVISORS, *-DIVISORS):
-        steps = round_to_steps(block, largest / block.dtype.type(divisor))
-        weight = importance @ (steps * steps)
-        fitted = _to_float16((importance @ (steps * block)) / np.where(weight > 0, weight, 1))
+        codes = round_to_codes(block, largest / block.dtype.type(divisor))
+        weight = importance @ (codes * codes)
+        fitted = _to_float16((importance @ (codes * block)) / np.where(weight > 0, weight, 1))
         lost = loss(fitted)
         better = lost < least
         best[better], least[better] = fitted[better], lost[better]
     return best
 
 
-def round_to_steps(weights: Array, scales: Array) -> Array:
+def round_to_codes(weights: Array, scales: Array) -> Array:
     """The nearest of -8 ... 7 times the scale (0 where that is 0); the shapes broadcast."""
     with np.errstate(divide="ignore", over="ignore"):
         inverse = 1 / scales
     inverse[~np.isfinite(inverse)] = 0
-    steps: Array = weights * inverse
-    np.rint(steps, out=steps)
-    return np.clip(steps, -8, 7, out=steps)
+    codes: Array = weights * inverse
+    np.rint(codes, out=codes)
+    return np.clip(codes, -8, 7, out=codes)
 
 
-def pack(steps: Array, scales: Array) -> Quantized:
+def pack(codes: Array, scales: Array) -> Quantized:
     """Steps [R, n] and scales [R, n // 32] as BQ4 blocks."""
-    return Quantized("BQ4", pack_bq4((steps + 8).astype(np.uint8), scales.astype(np.float16)))
+    return Quantized("BQ4", pack_bq4((codes + 8).astype(np.uint8), scales.astype(np.float16)))
 
 
 def _blocks(weights: Array) -> list[slice]:

@@ -3,20 +3,28 @@
 import math
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from bulletlm.errors import ConfigError
 from bulletlm.shape import BLOCK, BQ4_BYTES, BQ8_BYTES, ModelShape
 
-
-class WeightType(NamedTuple):
-    """A way to store weights: `block` weights in `size` bytes."""
-
-    block: int
-    size: int
+WeightType = Literal["BQ4", "BQ8", "F16", "F32"]
+"""How the weights of a tensor are stored; docs/bullet-format.md defines each."""
 
 
-WEIGHT_TYPES = {"BQ4": WeightType(BLOCK, BQ4_BYTES), "BQ8": WeightType(BLOCK, BQ8_BYTES), "F16": WeightType(1, 2), "F32": WeightType(1, 4)}
+class BlockLayout(NamedTuple):
+    """A block of a weight type: `weights` weights take `bytes` bytes."""
+
+    weights: int
+    bytes: int
+
+
+WEIGHT_TYPES: dict[str, BlockLayout] = {
+    "BQ4": BlockLayout(BLOCK, BQ4_BYTES),
+    "BQ8": BlockLayout(BLOCK, BQ8_BYTES),
+    "F16": BlockLayout(1, 2),
+    "F32": BlockLayout(1, 4),
+}
 
 METHOD_WORDS = {"none": "rounded to nearest", "search": "searched scales", "gptq": "GPTQ"}
 """What a file's header says under quantised.method, for people."""
@@ -24,8 +32,8 @@ METHOD_WORDS = {"none": "rounded to nearest", "search": "searched scales", "gptq
 
 def tensor_bytes(type: str, shape: Sequence[int]) -> int:
     """Bytes that a tensor of this type and shape takes in the file."""
-    block, size = WEIGHT_TYPES[type]
-    return math.prod(shape) // block * size
+    layout = WEIGHT_TYPES[type]
+    return math.prod(shape) // layout.weights * layout.bytes
 
 
 def standard_types(shape: ModelShape, quant: str = "BQ4") -> dict[str, str]:

@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from bulletlm.runtime.engine import Engine, KVCache
+    from bulletlm.runtime.engine import Cache, Engine, KVCache, NumpyEngine
     from bulletlm.runtime.model import Model, load
     from bulletlm.runtime.native import NativeCache, NativeEngine
     from bulletlm.runtime.sampling import Sampling, sample
@@ -15,11 +15,13 @@ if TYPE_CHECKING:
     from bulletlm.text.stream import TextStream
 
 __all__ = [
+    "Cache",
     "Engine",
     "KVCache",
     "Model",
     "NativeCache",
     "NativeEngine",
+    "NumpyEngine",
     "Sampling",
     "Session",
     "TextStream",
@@ -30,7 +32,7 @@ __all__ = [
 ]
 
 _MODULES = {
-    "bulletlm.runtime.engine": ("Engine", "KVCache"),
+    "bulletlm.runtime.engine": ("Cache", "Engine", "KVCache", "NumpyEngine"),
     "bulletlm.runtime.session": ("Session", "Token", "generate"),
     "bulletlm.runtime.model": ("Model", "load"),
     "bulletlm.runtime.native": ("NativeCache", "NativeEngine"),

@@ -1,11 +1,11 @@
-"""The forward pass in numpy, float32: the reference that every other engine is measured against.
+"""What an engine is, and the one in numpy: the forward pass in float32, the reference for the tests of the others.
 
 B = sequences in the batch, N = new positions, T = all positions so far, H = query heads, K = key/value heads,
 G = H / K, D = head_dim. Weight matrices are (outputs, inputs), as in the file.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -13,9 +13,64 @@ import numpy.typing as npt
 from bulletlm.shape import MIN_ATTENTION_LOGIT, ModelShape
 
 Floats = npt.NDArray[np.float32]
+Ids = Sequence[int] | npt.NDArray[np.integer]
 
 PREFILL_CHUNK = 256
 """Positions processed at once; bounds the memory of attention, which is chunk x context per head."""
+
+
+class Cache(Protocol):
+    """What an engine remembers of one sequence (its keys and values). For one thread at a time.
+
+    Attributes:
+        capacity: positions at most.
+        length: positions filled; setting it back forgets the later ones.
+        nbytes: bytes that it takes.
+    """
+
+    capacity: int
+    length: int
+
+    @property
+    def nbytes(self) -> int: ...
+
+
+CacheT = TypeVar("CacheT", bound=Cache)
+
+
+class Engine(Protocol[CacheT]):
+    """A model in memory that computes logits. It does not change while it runs, so threads may share it.
+
+    N = new tokens, B = sequences.
+
+    Attributes:
+        shape: the model's shape.
+        part: tokens of a long prompt that are best read in one call.
+    """
+
+    shape: ModelShape
+
+    @property
+    def part(self) -> int: ...
+
+    def new_cache(self, capacity: int | None = None) -> CacheT:
+        """An empty cache for one sequence of up to `capacity` tokens; by default the model's context."""
+
+    def forward(self, tokens: Ids, cache: CacheT) -> Floats:
+        """Append `tokens` (N ids) to the sequence in `cache`; logits after each of them, float32[N, vocab_size].
+
+        Raises:
+            ValueError: a token id is outside the vocabulary, or the cache is full.
+        """
+
+    def prefill(self, tokens: Ids, cache: CacheT) -> Floats:
+        """Like `forward`, but gives only the logits after the last token, float32[vocab_size]."""
+
+    def score(self, tokens: npt.NDArray[np.integer]) -> Floats:
+        """Logits after each token of sequences that begin at position 0: int[B, N] -> float32[B, N, vocab_size]."""
+
+    def hidden(self, tokens: Ids, cache: CacheT | None = None) -> Floats:
+        """The inputs of the output matrix for each of `tokens`, float32[N, dim]; appends to `cache`, if there is one."""
 
 
 class Layer(NamedTuple):
@@ -67,16 +122,13 @@ class KVCache:
         return new
 
 
-class Engine:
-    """A model in memory, ready to run. It does not change while running, so threads may share it.
+class NumpyEngine:
+    """The engine in numpy; it needs nothing else. The methods are those of `Engine`.
 
     Args:
         shape: the model's shape.
         tensors: float32 arrays under the names of `shape.tensors()`.
     """
-
-    part = PREFILL_CHUNK
-    """Tokens in which a long prompt is best read."""
 
     def __init__(self, shape: ModelShape, tensors: Mapping[str, Floats]) -> None:
         self.shape = shape
@@ -86,11 +138,16 @@ class Engine:
         self.head = self.embedding if shape.tied_embeddings else np.ascontiguousarray(tensors["lm_head.weight"])
         self._frequencies = shape.rope_theta ** (-np.arange(0, shape.head_dim, 2) / shape.head_dim)
 
+    @property
+    def part(self) -> int:
+        """Tokens of a long prompt that are best read in one call."""
+        return PREFILL_CHUNK
+
     def new_cache(self, capacity: int | None = None) -> KVCache:
         """An empty cache for one sequence of up to `capacity` tokens; by default the model's context."""
         return KVCache(self.shape, capacity or self.shape.max_seq_len)
 
-    def forward(self, tokens: Sequence[int] | npt.NDArray[np.integer], cache: KVCache) -> Floats:
+    def forward(self, tokens: Ids, cache: KVCache) -> Floats:
         """Append `tokens` (N ids) to the sequence in `cache`; logits after each of them, float32[N, vocab_size].
 
         Raises:
@@ -98,7 +155,7 @@ class Engine:
         """
         return self._logits(self._hidden(self._ids(tokens)[None], cache))
 
-    def prefill(self, tokens: Sequence[int] | npt.NDArray[np.integer], cache: KVCache) -> Floats:
+    def prefill(self, tokens: Ids, cache: KVCache) -> Floats:
         """Like `forward`, but gives only the logits after the last token, float32[vocab_size]."""
         return self._logits(self._hidden(self._ids(tokens)[None], cache)[-1])
 
@@ -108,11 +165,11 @@ class Engine:
         cache = KVCache(self.shape, self.shape.max_seq_len, batch=tokens.shape[0])
         return self._logits(self._hidden(tokens, cache)).reshape(*tokens.shape, -1)
 
-    def hidden(self, tokens: Sequence[int] | npt.NDArray[np.integer], cache: KVCache | None = None) -> Floats:
+    def hidden(self, tokens: Ids, cache: KVCache | None = None) -> Floats:
         """What the output matrix would be applied to after each of `tokens`, float32[N, dim]; appends to `cache`, if given."""
         return self._hidden(self._ids(tokens)[None], cache or self.new_cache())
 
-    def _ids(self, tokens: Sequence[int] | npt.NDArray[np.integer]) -> npt.NDArray[np.intp]:
+    def _ids(self, tokens: Ids) -> npt.NDArray[np.intp]:
         ids = np.asarray(tokens, dtype=np.intp)
         if not ids.size or ids.min() < 0 or ids.max() >= self.shape.vocab_size:
             raise ValueError(f"token ids must be from 0 to {self.shape.vocab_size - 1}, and at least one")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from bulletlm.errors import BulletError, BulletWarning, ConfigError, FormatError
 from bulletlm.formats.bullet.reader import BulletFile, open_bullet
 from bulletlm.hardware import available_cores
-from bulletlm.runtime.native import Broken, NativeEngine, NotFinite, Raw, Unavailable, working_path
+from bulletlm.runtime.native import Broken, NativeEngine, NotFinite, TensorBytes, Unavailable, working_path
 from bulletlm.runtime.sampling import Sampling
 from bulletlm.sampling_limits import SAMPLING_LIMITS
 from bulletlm.shape import ModelShape
@@ -42,7 +42,7 @@ class Model:
         header: what the file says about itself: the header of a .bullet, the manifest of a folder.
     """
 
-    engine: Engine | NativeEngine
+    engine: Engine[Any]
     tokenizer: Tokenizer
     shape: ModelShape
     sampling: Sampling
@@ -57,7 +57,7 @@ class Model:
         Raises:
             ValueError: an id is outside the vocabulary, or there are more than the context holds.
         """
-        cache: Any = self.engine.new_cache()
+        cache = self.engine.new_cache()
         at = 0
         while at < len(tokens):
             part = tokens[at : at + self.engine.part]
@@ -97,34 +97,34 @@ def _load_file(path: Path, engine: str, turbo: bool, threads: int | None) -> Mod
         tokenizer = Vocabulary(file.pieces, file.tokenizer_proto)
     except FormatError as error:
         raise FormatError(f"{path}: {error}") from None
-    started: Engine | NativeEngine
+    started: Engine[Any]
     if chosen := _native_path(engine, turbo):
-        tensors = {name: Raw(file.type(name), file.stored(name), mapped=True) for name in file.tensors}
+        tensors = {name: TensorBytes(file.type(name), file.read_bytes(name), mapped=True) for name in file.tensors}
         try:
             started = NativeEngine(file.shape, tensors, chosen, turbo, threads or available_cores())
         except NotFinite:
             _name_what_is_not_finite(file)
             raise
     else:
-        from bulletlm.runtime.engine import Engine
+        from bulletlm.runtime.engine import NumpyEngine
 
-        started = Engine(file.shape, {name: file.tensor(name) for name in file.tensors})
+        started = NumpyEngine(file.shape, {name: file.dequantize(name) for name in file.tensors})
     return Model(started, tokenizer, file.shape, _defaults(file.metadata), file.header)
 
 
 def _load_folder(path: Path, engine: str, turbo: bool, threads: int | None) -> Model:
     from bulletlm.formats.npy import TOKENIZER, read_npy
-    from bulletlm.runtime.engine import Engine
+    from bulletlm.runtime.engine import NumpyEngine
 
     shape, tensors, _, metadata = read_npy(path)
     tokenizer = Tokenizer.load(path / TOKENIZER)
     if tokenizer.vocab_size != shape.vocab_size:
         raise FormatError(f"{path}: the tokenizer has {tokenizer.vocab_size} pieces, but vocab_size is {shape.vocab_size}")
-    started: Engine | NativeEngine
+    started: Engine[Any]
     if engine == "native" and (chosen := _native_path(engine, turbo)):
         started = NativeEngine(shape, tensors, chosen, turbo, threads or available_cores())
     else:
-        started = Engine(shape, tensors)
+        started = NumpyEngine(shape, tensors)
     return Model(started, tokenizer, shape, _defaults(metadata), {"shape": shape.to_dict(), **metadata})
 
 
@@ -158,4 +158,4 @@ def _native_path(engine: str, turbo: bool) -> str | None:
 def _name_what_is_not_finite(file: BulletFile) -> None:
     """Raises: FormatError naming the tensor."""
     for name in file.tensors:
-        file.raw(name)
+        file.read_blocks(name)

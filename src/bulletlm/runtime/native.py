@@ -54,7 +54,7 @@ class NotFinite(BulletError):
     """A weight is NaN or infinite."""
 
 
-class Raw(NamedTuple):
+class TensorBytes(NamedTuple):
     """A tensor as a file stores it.
 
     Attributes:
@@ -68,7 +68,7 @@ class Raw(NamedTuple):
     mapped: bool = False
 
 
-class _Shape(ctypes.Structure):
+class _CShape(ctypes.Structure):
     _fields_ = [
         *((name, ctypes.c_int32) for name in ("vocab_size", "dim", "n_layers", "n_heads", "n_kv_heads", "hidden_dim", "max_seq_len")),
         ("tied_embeddings", ctypes.c_int32),
@@ -77,11 +77,11 @@ class _Shape(ctypes.Structure):
     ]
 
 
-class _Tensor(ctypes.Structure):
+class _CTensor(ctypes.Structure):
     _fields_ = [("data", ctypes.c_void_p), ("bytes", ctypes.c_uint64), ("type", ctypes.c_int32), ("mapped", ctypes.c_int32)]
 
 
-class _Sampler(ctypes.Structure):
+class _CSampler(ctypes.Structure):
     _fields_ = [
         ("bias", ctypes.c_void_p),
         *((name, ctypes.c_double) for name in ("temperature", "top_p", "min_p", "repetition_penalty", "presence_penalty")),
@@ -97,7 +97,7 @@ class _Sampler(ctypes.Structure):
 
 def c_shape(shape: ModelShape) -> ctypes.Structure:
     """A shape as C takes it."""
-    return _Shape(**{field[0]: getattr(shape, field[0]) for field in _Shape._fields_})
+    return _CShape(**{field[0]: getattr(shape, field[0]) for field in _CShape._fields_})
 
 
 def library_path(package: Path = Path(__file__).parent) -> str:
@@ -248,7 +248,7 @@ class NativeEngine:
     def __init__(
         self,
         shape: ModelShape,
-        tensors: Mapping[str, npt.NDArray[Any] | Quantized | Raw],
+        tensors: Mapping[str, npt.NDArray[Any] | Quantized | TensorBytes],
         path: str | None = None,
         turbo: bool = False,
         threads: int = 1,
@@ -256,10 +256,10 @@ class NativeEngine:
         self._handle = ctypes.c_void_p()
         self.shape, self.turbo, self.threads = shape, turbo, threads
         self.path = path or available_paths()[0]
-        stored = [_stored(tensors[name]) for name in shape.tensors()]
+        stored = [_tensor_bytes(tensors[name]) for name in shape.tensors()]
         views = [(ctypes.c_char * len(s.data)).from_buffer(s.data) for s in stored]
-        rows = (_Tensor * len(stored))(
-            *(_Tensor(ctypes.addressof(v), len(s.data), TYPES[s.type], s.mapped) for v, s in zip(views, stored, strict=True))
+        rows = (_CTensor * len(stored))(
+            *(_CTensor(ctypes.addressof(v), len(s.data), TYPES[s.type], s.mapped) for v, s in zip(views, stored, strict=True))
         )
         result = library().bullet_model_new(
             ctypes.byref(c_shape(shape)), rows, len(stored), self.path.encode(), turbo, ctypes.byref(self._handle)
@@ -404,7 +404,7 @@ class NativeSampler:
         recent = history[-PENALTY_WINDOW:]
         self._akshara_rules = akshara_rules  # the memory must stay
         (state, step), low = random, 0xFFFF_FFFF_FFFF_FFFF
-        self._fields = _Sampler(
+        self._fields = _CSampler(
             **{
                 name: getattr(sampling, name)
                 for name in ("temperature", "top_p", "min_p", "repetition_penalty", "presence_penalty", "top_k")
@@ -453,7 +453,7 @@ def self_test(path: str, turbo: bool) -> None:
 
 def _probed(path: str, turbo: bool) -> list[float]:
     """Logits after the last of probe.TOKENS, read in three parts so that every kernel has its turn."""
-    engine = NativeEngine(probe.SHAPE, {name: Raw(*tensor) for name, tensor in probe.weights().items()}, path, turbo)
+    engine = NativeEngine(probe.SHAPE, {name: TensorBytes(*tensor) for name, tensor in probe.weights().items()}, path, turbo)
     cache, logits = engine.new_cache(), (ctypes.c_float * probe.SHAPE.vocab_size)()
     for part in (probe.TOKENS[:13], probe.TOKENS[13:14], probe.TOKENS[14:]):
         ids = array("i", part)
@@ -461,8 +461,8 @@ def _probed(path: str, turbo: bool) -> list[float]:
     return list(logits)
 
 
-def _stored(tensor: npt.NDArray[Any] | Quantized | Raw) -> Raw:
-    if isinstance(tensor, Raw):
+def _tensor_bytes(tensor: npt.NDArray[Any] | Quantized | TensorBytes) -> TensorBytes:
+    if isinstance(tensor, TensorBytes):
         return tensor
     import numpy as np
 
@@ -471,7 +471,7 @@ def _stored(tensor: npt.NDArray[Any] | Quantized | Raw) -> Raw:
     values, type = (tensor.blocks, tensor.type) if isinstance(tensor, Quantized) else (tensor, "F16" if tensor.dtype == "f2" else "F32")
     if not (values.flags.c_contiguous and values.flags.writeable):
         values = values.copy()
-    return Raw(type, np.ascontiguousarray(values).reshape(-1).view(np.uint8).data)
+    return TensorBytes(type, np.ascontiguousarray(values).reshape(-1).view(np.uint8).data)
 
 
 def _check(result: int) -> None:

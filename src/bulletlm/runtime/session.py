@@ -17,7 +17,7 @@ from bulletlm.text.stream import TextStream
 from bulletlm.text.tokenizer import END, EOS
 
 if TYPE_CHECKING:
-    from bulletlm.runtime.engine import Floats
+    from bulletlm.runtime.engine import Cache, Engine, Floats
 
 RANDOM_STREAM = 5
 """Keeps the draws of generation apart from every other use of the same seed."""
@@ -29,6 +29,7 @@ Score = tuple[float | None, tuple[tuple[int, float], ...]]
 """Log-probability of a token, and the likeliest ones with theirs."""
 
 Draw = Callable[[list[int], Any, int], tuple[list[int], list[Score] | None]]
+"""Tokens to read, the cache they go into, tokens to draw at most -> the tokens drawn, with scores if wanted."""
 
 NO_SCORE: Score = (None, ())
 
@@ -73,7 +74,7 @@ class Session:
         self.model, self.shift = model, shift
         self.finish_reason: str | None = None
         self.reused = self.prompt_tokens = self.completion_tokens = self.ahead = 0
-        self._cache: Any = model.engine.new_cache()
+        self._cache: Cache = model.engine.new_cache()
         # The cache holds the first cache.length tokens of this list, which may be longer. True at every moment, so an
         # answer may be abandoned anywhere, also by Ctrl-C.
         self._read: list[int] = []
@@ -82,7 +83,7 @@ class Session:
     @property
     def nbytes(self) -> int:
         """Bytes that the cache takes."""
-        return int(self._cache.nbytes)
+        return self._cache.nbytes
 
     def generate(
         self,
@@ -234,7 +235,7 @@ def _drawing(model: Model, sampling: Sampling, prompt: Sequence[int], stop_ids: 
 
 
 def _drawing_one(
-    engine: Any, sampling: Sampling, history: list[int], rules: tuple[bytes, bytes] | None, before: int, logprobs: int | None
+    engine: Engine[Any], sampling: Sampling, history: list[int], rules: tuple[bytes, bytes] | None, before: int, logprobs: int | None
 ) -> Draw:
     import numpy as np
 

@@ -158,10 +158,10 @@ def distil(
             bar.advance(1, f"KL {loss:.5f}, {kl['start']:.5f} before")
             if step % SAVE_EVERY_STEPS == 0 and step < config.steps:
                 save()
-    candidates = {"start": dict(start), "raw": fake.quantised()}
+    candidates = {"start": dict(start), "raw": fake.quantized()}
     kl["raw"] = _measure(measured, fake, held_out, shape.max_seq_len, train.batch_size_per_device)
     with average.applied(student):
-        candidates["ema"] = fake.quantised()
+        candidates["ema"] = fake.quantized()
         kl["ema"] = _measure(measured, fake, held_out, shape.max_seq_len, train.batch_size_per_device)
     chosen = min(kl, key=lambda name: kl[name])
     return Distilled(candidates[chosen], chosen, kl, step * sequences * shape.max_seq_len)

@@ -48,7 +48,7 @@ def test_every_byte_by_a_reader_written_from_the_document(example: Path) -> None
         values = np.array(_decode(entry["type"], data[start:end])).reshape(entry["shape"])
         step = {"BQ4": 0.1, "BQ8": 0.01, "F32": 0}[entry["type"]]
         np.testing.assert_allclose(values, weights[entry["name"]], rtol=0, atol=step)
-        np.testing.assert_array_equal(values.astype(np.float32), open_bullet(example).tensor(entry["name"]))
+        np.testing.assert_array_equal(values.astype(np.float32), open_bullet(example).dequantize(entry["name"]))
     for entry in header["sections"]:
         start = -(-end // 64) * 64
         assert entry["offset"] == start and not any(data[end:start])
@@ -127,7 +127,7 @@ def test_read_back(example: Path) -> None:
     weights = example_file.tensors()
     for name, kind in standard_types(example_file.SHAPE).items():
         assert file.type(name) == kind
-        array = file.tensor(name)
+        array = file.dequantize(name)
         assert array.dtype == np.float32 and array.shape == example_file.SHAPE.tensors()[name]
         expected = {
             "F32": weights[name],
@@ -135,7 +135,8 @@ def test_read_back(example: Path) -> None:
             "BQ8": dequantize_bq8(quantize_bq8(weights[name])) if kind == "BQ8" else None,
         }[kind]
         np.testing.assert_array_equal(array, expected)
-        assert not file.raw(name).flags.writeable
+        tensor = file.read_blocks(name)
+        assert not (tensor.blocks if isinstance(tensor, Quantized) else tensor).flags.writeable
 
 
 @pytest.mark.parametrize("quant", ["BQ4", "BQ8", "F16", "F32"])
@@ -152,8 +153,9 @@ def test_every_weight_type_and_an_untied_head(tmp_path: Path, quant: str) -> Non
     for name, w in weights.items():
         kind = file.type(name)
         assert kind == ("F32" if w.ndim == 1 else "BQ8" if quant == "BQ4" and not name.startswith("layers.") else quant)
-        np.testing.assert_allclose(file.tensor(name), w, rtol=0, atol=tolerance[kind])
-        np.testing.assert_array_equal(file.raw(name).tobytes(), path.read_bytes()[file.tensors[name].offset :][: file.tensors[name].size])
+        np.testing.assert_allclose(file.dequantize(name), w, rtol=0, atol=tolerance[kind])
+        entry = file.tensors[name]
+        assert file.read_bytes(name) == path.read_bytes()[entry.offset :][: entry.size]
         assert file.tensors[name].size == tensor_bytes(kind, w.shape)
         assert file.tensors[name].offset % 64 == 0
 
@@ -168,7 +170,7 @@ def test_tensors_that_are_on_their_grid_are_kept_bit_for_bit(tmp_path: Path) -> 
     path = tmp_path / "m.bullet"
     types = standard_types(example_file.SHAPE)
     write_bullet(path, example_file.SHAPE, tensors, types, example_file.proto(), example_file.PIECES, {})
-    np.testing.assert_array_equal(open_bullet(path).raw(name), blocks)
+    np.testing.assert_array_equal(open_bullet(path).read_blocks(name).blocks, blocks)
     with pytest.raises(FormatError, match=r"up_proj\.weight is already BQ4"):
         write_bullet(path, example_file.SHAPE, tensors, types | {name: "BQ8"}, example_file.proto(), example_file.PIECES, {})
     blocks[3, 0, :2] = (0, 0x7C)
@@ -267,6 +269,7 @@ def test_what_cannot_be_opened(tmp_path: Path) -> None:
 
 
 def test_arrays_outlive_the_file_object(example: Path) -> None:
-    array = open_bullet(example).raw("layers.0.mlp.down_proj.weight")
+    tensor = open_bullet(example).read_blocks("layers.0.mlp.down_proj.weight")
     example.unlink()
-    assert int(array.astype(np.int64).sum()) > 0
+    assert isinstance(tensor, Quantized)
+    assert int(tensor.blocks.astype(np.int64).sum()) > 0

@@ -20,7 +20,7 @@ from bulletlm.formats.convert import convert, read_model
 from bulletlm.formats.stored import StoredModel, as_floats, type_of
 from bulletlm.quant.bq4 import Quantized, quantize_bq4, quantize_bq8
 from bulletlm.quant.types import standard_types
-from bulletlm.runtime.engine import Engine
+from bulletlm.runtime.engine import NumpyEngine
 from bulletlm.shape import ModelShape
 from bulletlm.text.tokenizer import SPECIAL_TOKENS, Tokenizer
 from bulletlm.text.train_tokenizer import model_of_pieces
@@ -58,8 +58,8 @@ def stored_model(shape: ModelShape, tensors: dict[str, np.ndarray], quant: str =
     return StoredModel(shape, stored, PROTO, {"name": "old", "license": "CC0-1.0"})  # type: ignore[arg-type]
 
 
-def engine_of(model: StoredModel) -> Engine:
-    return Engine(model.shape, {name: as_floats(tensor) for name, tensor in model.tensors.items()})
+def engine_of(model: StoredModel) -> NumpyEngine:
+    return NumpyEngine(model.shape, {name: as_floats(tensor) for name, tensor in model.tensors.items()})
 
 
 Block = Callable[[np.ndarray], bytes]
@@ -94,7 +94,7 @@ def test_dialect_a(tmp_path: Path) -> None:
     file = open_bullet(tmp_path / "new.bullet")
     file.verify()
     for name in SHAPE.tensors():
-        np.testing.assert_array_equal(file.tensor(name), as_floats(model.tensors[name]))
+        np.testing.assert_array_equal(file.dequantize(name), as_floats(model.tensors[name]))
 
 
 def test_dialect_b(tmp_path: Path) -> None:
@@ -214,7 +214,9 @@ def test_other_zero_points_are_rounded_anew(tmp_path: Path) -> None:
     file = open_bullet(tmp_path / "q.bullet")
     assert file.type("layers.0.mlp.up_proj.weight") == "BQ4" and file.type("token_embedding.weight") == "BQ8"
     convert(tmp_path / "a.bullet", tmp_path / "f.bullet", quant="F32")
-    np.testing.assert_array_equal(open_bullet(tmp_path / "f.bullet").tensor("lm_head.weight"), as_floats(model.tensors["lm_head.weight"]))
+    np.testing.assert_array_equal(
+        open_bullet(tmp_path / "f.bullet").dequantize("lm_head.weight"), as_floats(model.tensors["lm_head.weight"])
+    )
 
 
 def test_an_output_matrix_equal_to_the_embedding_is_tied(tmp_path: Path) -> None:
@@ -244,7 +246,7 @@ def test_version_1s_runtime_reads_what_we_write(tmp_path: Path, tied: bool) -> N
     theirs = {name: found[fnv(v1_name(name))] for name in untied.tensors()}
     assert all((theirs[name] == 1).all() for name in theirs if "norm" in name)
     ids = np.arange(40)[None] * 7 % SHAPE.vocab_size
-    logits = Engine(untied, theirs).score(ids)
+    logits = NumpyEngine(untied, theirs).score(ids)
     np.testing.assert_allclose(logits, engine_of(model).score(ids), atol=1e-4 * np.abs(logits).max())
 
 

@@ -52,12 +52,20 @@ METADATA_KINDS = {
 """Metadata that means the same in every file; other keys are free."""
 
 
-class Region(NamedTuple):
-    """A tensor or section: `size` bytes from `offset`; `type` and `shape` are empty for a section."""
+class TensorEntry(NamedTuple):
+    """Where a tensor is: `size` bytes from `offset`, both in bytes. `shape` is (outputs, inputs) or (length,)."""
 
     name: str
     type: str
     shape: tuple[int, ...]
+    offset: int
+    size: int
+
+
+class SectionEntry(NamedTuple):
+    """Where a section is: `size` bytes from `offset`."""
+
+    name: str
     offset: int
     size: int
 
@@ -68,8 +76,8 @@ class Header(NamedTuple):
     values: dict[str, Any]
     shape: ModelShape
     special: dict[str, int]
-    tensors: dict[str, Region]
-    sections: dict[str, Region]
+    tensors: dict[str, TensorEntry]
+    sections: dict[str, SectionEntry]
     """Both in the order of the file; sections come after the tensors."""
 
     file_size: int
@@ -206,14 +214,14 @@ def _read_tokenizer(values: dict[str, Any], shape: ModelShape) -> dict[str, int]
     return ids
 
 
-def _read_tensors(values: dict[str, Any], shape: ModelShape) -> list[Region]:
+def _read_tensors(values: dict[str, Any], shape: ModelShape) -> list[TensorEntry]:
     entries = _list(values, "tensors")
     expected_count = len(shape.tensors())
     names = [_name(entry, f"tensors[{i}]") for i, entry in enumerate(entries)]
     _check_unique(names, "tensors")
     if len(entries) != expected_count:
         raise FormatError(f"tensors has {len(entries)} entries, but shape implies {expected_count}")
-    regions = []
+    found = []
     for i, (entry, (name, extents)) in enumerate(zip(entries, shape.tensors().items(), strict=True)):
         where = f"tensors[{i}]"
         if names[i] != name:
@@ -230,35 +238,36 @@ def _read_tensors(values: dict[str, Any], shape: ModelShape) -> list[Region]:
         size = _integer(entry, "bytes", where, 0, None)
         if size != tensor_bytes(kind, extents):
             raise FormatError(f"{where}.bytes is {size}: {kind} of shape {list(extents)} takes {tensor_bytes(kind, extents)}")
-        regions.append(Region(name, kind, extents, _integer(entry, "offset", where, 0, None), size))
-    return regions
+        found.append(TensorEntry(name, kind, extents, _integer(entry, "offset", where, 0, None), size))
+    return found
 
 
-def _read_sections(values: dict[str, Any]) -> list[Region]:
+def _read_sections(values: dict[str, Any]) -> list[SectionEntry]:
     entries = _list(values, "sections")
     names = [_name(entry, f"sections[{i}]") for i, entry in enumerate(entries)]
     _check_unique(names, "sections")
     for required in (PIECES_SECTION, SENTENCEPIECE_SECTION):
         if required not in names:
             raise FormatError(f"sections has no {show(required)}, which every file needs")
-    regions = []
+    found = []
     for i, (entry, name) in enumerate(zip(entries, names, strict=True)):
         where = f"sections[{i}]"
-        regions.append(Region(name, "", (), _integer(entry, "offset", where, 0, None), _integer(entry, "bytes", where, 1, None)))
-    return regions
+        found.append(SectionEntry(name, _integer(entry, "offset", where, 0, None), _integer(entry, "bytes", where, 1, None)))
+    return found
 
 
-def _check_layout(header_size: int, tensors: Sequence[Region], sections: Sequence[Region]) -> int:
-    """Every region begins at the first multiple of 64 after the one before: in order, no overlap, no hole. Gives the file's size."""
+def _check_layout(header_size: int, tensors: Sequence[TensorEntry], sections: Sequence[SectionEntry]) -> int:
+    """Check that each tensor and section begins at the first multiple of 64 after the one before; return the size of the file in bytes."""
     end = header_size + len(HEADER_END)
-    for kind, regions in (("tensors", tensors), ("sections", sections)):
-        for i, region in enumerate(regions):
-            if region.offset != aligned(end):
+    groups: tuple[tuple[str, Sequence[TensorEntry | SectionEntry]], ...] = (("tensors", tensors), ("sections", sections))
+    for kind, found in groups:
+        for i, entry in enumerate(found):
+            if entry.offset != aligned(end):
                 raise FormatError(
-                    f"{kind}[{i}] ({show(region.name)}).offset is {region.offset}: it must be {aligned(end)}, "
+                    f"{kind}[{i}] ({show(entry.name)}).offset is {entry.offset}: it must be {aligned(end)}, "
                     f"the first multiple of 64 after what comes before"
                 )
-            end = region.offset + region.size
+            end = entry.offset + entry.size
     return aligned(end) + FOOTER_BYTES
 
 

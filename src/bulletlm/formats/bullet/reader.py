@@ -11,10 +11,10 @@ import re
 import stat
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from bulletlm.errors import BulletError, FormatError
-from bulletlm.formats.bullet.header import RESERVED, Header, Region, read_header
+from bulletlm.formats.bullet.header import RESERVED, Header, SectionEntry, TensorEntry, read_header
 from bulletlm.formats.bullet.layout import (
     END,
     FOOTER_BYTES,
@@ -25,7 +25,6 @@ from bulletlm.formats.bullet.layout import (
     aligned,
     decode_pieces,
 )
-from bulletlm.quant.types import WEIGHT_TYPES
 from bulletlm.shape import ModelShape
 from bulletlm.text.pieces import Piece
 
@@ -33,6 +32,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+    from bulletlm.formats.stored import EncodedTensor
     from bulletlm.text.tokenizer import Tokenizer
 
 _SECOND_VERSION = re.compile(rb'\{[ \t\r\n]*"bullet_version"[ \t\r\n]*:[ \t\r\n]*"2\.')
@@ -88,7 +88,7 @@ class BulletFile:
         self.pieces: list[Piece] = decode_pieces(self._section(PIECES_SECTION), self.shape.vocab_size, self.special)
 
     @property
-    def tensors(self) -> Mapping[str, Region]:
+    def tensors(self) -> Mapping[str, TensorEntry]:
         """Name -> (name, type, shape, offset, size) of every tensor, in the order of the file."""
         return self._header.tensors
 
@@ -96,50 +96,38 @@ class BulletFile:
         """The weight type of a tensor: BQ4, BQ8, F16 or F32."""
         return self.tensors[name].type
 
-    def stored(self, name: str) -> memoryview:
-        """The bytes of a tensor, without a copy, not yet checked for numbers that are NaN or infinite."""
-        region = self.tensors[name]
-        return memoryview(self._data)[region.offset : region.offset + region.size]
+    def read_bytes(self, name: str) -> memoryview:
+        """The bytes of a tensor, without a copy; numbers that are NaN or infinite are not refused."""
+        entry = self.tensors[name]
+        return memoryview(self._data)[entry.offset : entry.offset + entry.size]
 
-    def raw(self, name: str) -> npt.NDArray[Any]:
+    def read_blocks(self, name: str) -> EncodedTensor:
         """A tensor as it is stored, read-only and without a copy.
 
-        uint8[..., n // 32, 18 or 34] for BQ4 and BQ8, float16 or float32 of the tensor's own shape otherwise.
+        Returns:
+            Blocks for BQ4 and BQ8; float16 or float32 of the tensor's own shape for F16 and F32.
 
         Raises:
             FormatError: the tensor holds a number (or a scale) that is NaN or infinite.
         """
         import numpy as np
 
-        from bulletlm.quant.bq4 import scales_of
+        from bulletlm.formats.stored import check_finite, view_tensor
 
-        _, kind, shape, _, _ = self.tensors[name]
-        stored = np.frombuffer(self.stored(name).toreadonly(), np.uint8)
-        if kind in ("BQ4", "BQ8"):
-            values: npt.NDArray[Any] = stored.reshape(*shape[:-1], -1, WEIGHT_TYPES[kind].size)
-            finite = np.isfinite(scales_of(values)).all()
-        else:
-            values = stored.view("<f2" if kind == "F16" else "<f4").reshape(shape)
-            finite = np.isfinite(values).all()
-        if not finite:
-            raise FormatError(f"{self.path}: tensor {name} holds a scale or number that is NaN or infinite")
-        return values
+        entry = self.tensors[name]
+        tensor = view_tensor(np.frombuffer(self.read_bytes(name).toreadonly(), np.uint8), entry.type, entry.shape)
+        check_finite(tensor, f"{self.path}: tensor {name}")
+        return tensor
 
-    def tensor(self, name: str) -> npt.NDArray[np.float32]:
+    def dequantize(self, name: str) -> npt.NDArray[np.float32]:
         """A tensor as float32; read-only where it is stored so.
 
         Raises:
             FormatError: it holds a number that is NaN or infinite.
         """
-        from bulletlm.quant.bq4 import dequantize_bq4, dequantize_bq8
+        from bulletlm.formats.stored import as_floats
 
-        values = self.raw(name)
-        kind = self.type(name)
-        if kind == "BQ4":
-            return dequantize_bq4(values)
-        if kind == "BQ8":
-            return dequantize_bq8(values)
-        return cast("npt.NDArray[np.float32]", values.astype("f4", copy=False))
+        return as_floats(self.read_blocks(name))
 
     @property
     def tokenizer_proto(self) -> bytes:
@@ -179,12 +167,12 @@ class BulletFile:
         if digest != self._data[self.size - FOOTER_BYTES : self.size - len(END)]:
             raise FormatError(f"{self.path}: the SHA-256 at the end does not fit: the file was damaged or changed after it was written")
         for name in self.tensors:
-            self.raw(name)
+            self.read_blocks(name)
         self.tokenizer()
 
     def _section(self, name: str) -> bytes:
-        region = self._header.sections[name]
-        return self._data[region.offset : region.offset + region.size]
+        entry = self._header.sections[name]
+        return self._data[entry.offset : entry.offset + entry.size]
 
 
 def _check_structure(data: mmap.mmap) -> Header:
@@ -198,9 +186,10 @@ def _check_structure(data: mmap.mmap) -> Header:
         state = "it is cut short" if len(data) < header.file_size else "something follows its end"
         raise FormatError(f"the file has {len(data)} bytes, but its header describes {header.file_size}: {state}")
     end = length + len(HEADER_END)
-    for region in (*header.tensors.values(), *header.sections.values()):
-        _check_padding(data, end, region.offset)
-        end = region.offset + region.size
+    entries: list[TensorEntry | SectionEntry] = [*header.tensors.values(), *header.sections.values()]
+    for entry in entries:
+        _check_padding(data, end, entry.offset)
+        end = entry.offset + entry.size
     _check_padding(data, end, aligned(end))
     if data[-len(END) :] != END:
         raise FormatError('the file does not end in "END!"')

@@ -28,7 +28,7 @@ from bulletlm.formats.bullet.cursor import Cursor
 from bulletlm.formats.bullet.header import SHAPE_LIMITS, check_metadata, parse_json, read_shape
 from bulletlm.formats.bullet.layout import END, HEADER_CAP, HEADER_END
 from bulletlm.formats.bullet.reader import FIRST_VERSION, PICKLE
-from bulletlm.formats.stored import Floats, Stored, StoredModel, as_floats, check_finite, check_tokenizer, printable
+from bulletlm.formats.stored import EncodedTensor, Floats, StoredModel, as_floats, check_finite, check_tokenizer, printable
 from bulletlm.quant.bq4 import Quantized, pack_bq4, quantize_bq4, unpack_bq4
 from bulletlm.shape import BLOCK, ModelShape
 from bulletlm.text.tokenizer import FIRST_BYTE, FIRST_PIECE, SPACE_MARK, SPECIAL_TOKENS, UNK
@@ -85,10 +85,10 @@ _HEADER_KEYS = {
 Bytes = npt.NDArray[np.uint8]
 
 
-class _Tensor(NamedTuple):
+class _DecodedTensor(NamedTuple):
     """A tensor of a file: its stored numbers, and whether its blocks had a zero point that BQ4 cannot have."""
 
-    values: Stored
+    values: EncodedTensor
     asymmetric: bool = False
 
 
@@ -193,7 +193,7 @@ def _read_vocabulary(cursor: Cursor, scored: bool) -> list[tuple[bytes, float]]:
     return tokens
 
 
-def _read_tensors(cursor: Cursor, n_layers: int, dialect_b: bool) -> Iterator[tuple[str, _Tensor]]:
+def _read_tensors(cursor: Cursor, n_layers: int, dialect_b: bool) -> Iterator[tuple[str, _DecodedTensor]]:
     names = _hashed_names(n_layers)
     if cursor.bytes(4, "the weights") != WEIGHTS:
         raise FormatError('the weights do not begin with "BWT0"')
@@ -222,7 +222,7 @@ def _read_tensors(cursor: Cursor, n_layers: int, dialect_b: bool) -> Iterator[tu
         yield name, _decode(stored, kind, extents, dialect_b, what)
 
 
-def _decode(stored: Bytes, kind: int, extents: tuple[int, ...], signed: bool, what: str) -> _Tensor:
+def _decode(stored: Bytes, kind: int, extents: tuple[int, ...], signed: bool, what: str) -> _DecodedTensor:
     count = math.prod(extents)
     expected = {BQ4: -(-count // BLOCK) * BLOCK_BYTES, FP16: 2 * count}
     if kind not in expected:
@@ -230,7 +230,7 @@ def _decode(stored: Bytes, kind: int, extents: tuple[int, ...], signed: bool, wh
     if len(stored) != expected[kind]:
         raise FormatError(f"{what} has {len(stored)} bytes: its type and shape {list(extents)} take {expected[kind]}")
     if kind == FP16:
-        return _Tensor(stored.view("<f2").reshape(extents))
+        return _DecodedTensor(stored.view("<f2").reshape(extents))
     if extents[-1] % BLOCK:
         raise FormatError(f"{what} has shape {list(extents)}: its last dimension must be a multiple of {BLOCK}")
     blocks = stored.reshape(*extents[:-1], extents[-1] // BLOCK, BLOCK_BYTES)
@@ -241,9 +241,9 @@ def _decode(stored: Bytes, kind: int, extents: tuple[int, ...], signed: bool, wh
     nibbles = _nibbles(blocks[..., 4:], signed)
     middle = 0 if signed else MIDDLE
     if (zeros == middle).all():
-        return _Tensor(Quantized("BQ4", pack_bq4(nibbles.reshape(extents), scales)))
+        return _DecodedTensor(Quantized("BQ4", pack_bq4(nibbles.reshape(extents), scales)))
     numbers = nibbles.astype(np.float32) - (MIDDLE - middle) - zeros.astype(np.float32)[..., None]
-    return _Tensor((numbers * scales.astype(np.float32)[..., None]).reshape(extents), asymmetric=True)
+    return _DecodedTensor((numbers * scales.astype(np.float32)[..., None]).reshape(extents), asymmetric=True)
 
 
 def _nibbles(packed: Bytes, signed: bool) -> Bytes:
@@ -294,7 +294,7 @@ def _read_c(data: mmap.mmap, like: StoredModel | None) -> StoredModel:
     if version != 1:
         raise FormatError(f"BQ4F version {version}: only 1 can be read")
     names = dict(_names(like.shape.n_layers)) | {name: name for name in like.shape.tensors()}
-    found: dict[str, _Tensor] = {}
+    found: dict[str, _DecodedTensor] = {}
     for i in range(count):
         what = f"tensor {i}"
         try:
@@ -326,13 +326,13 @@ def _read_c(data: mmap.mmap, like: StoredModel | None) -> StoredModel:
     notes = ["the scales were rounded from 32 to 16 bits, by at most 0.05 %"]
     missing = [name for name, extents in like.shape.tensors().items() if len(extents) == 1 and name not in found]
     for name in missing:
-        found[name] = _Tensor(np.ones(like.shape.tensors()[name], dtype=np.float32))
+        found[name] = _DecodedTensor(np.ones(like.shape.tensors()[name], dtype=np.float32))
     if missing:
         notes.append(f"the file has no gains for {len(missing)} norms: they were set to 1")
     return _assemble(found, numbers, [], {"name": "version 1 model"}, like, notes)
 
 
-def _decode_c(blocks: Bytes, extents: tuple[int, ...], what: str) -> _Tensor:
+def _decode_c(blocks: Bytes, extents: tuple[int, ...], what: str) -> _DecodedTensor:
     scales = np.ascontiguousarray(blocks[:, -4:]).view("<f4")[:, 0]
     with np.errstate(over="ignore"):
         rounded = scales.astype(np.float16)
@@ -342,14 +342,14 @@ def _decode_c(blocks: Bytes, extents: tuple[int, ...], what: str) -> _Tensor:
     # Larger blocks may reach from one row into the next, and beyond the end.
     count = math.prod(extents)
     scales_of_32 = np.repeat(rounded, nibbles.shape[1] // BLOCK)[: count // BLOCK]
-    return _Tensor(Quantized("BQ4", pack_bq4(nibbles.reshape(-1)[:count].reshape(extents), scales_of_32.reshape(*extents[:-1], -1))))
+    return _DecodedTensor(Quantized("BQ4", pack_bq4(nibbles.reshape(-1)[:count].reshape(extents), scales_of_32.reshape(*extents[:-1], -1))))
 
 
 # --- from tensors and tokens to a model ---------------------------------------------------------------------------------
 
 
 def _assemble(
-    found: dict[str, _Tensor],
+    found: dict[str, _DecodedTensor],
     numbers: Mapping[str, int],
     tokens: list[tuple[bytes, float]],
     metadata: dict[str, Any],
@@ -386,13 +386,13 @@ def _assemble(
     return _with_vocabulary(shape, tensors, tokens, metadata, notes)
 
 
-def _same(a: Stored, b: Stored | None) -> bool:
+def _same(a: EncodedTensor, b: EncodedTensor | None) -> bool:
     if isinstance(a, Quantized) and isinstance(b, Quantized):
         return np.array_equal(a.blocks, b.blocks)
     return b is not None and not isinstance(a, Quantized) and not isinstance(b, Quantized) and np.array_equal(a, b)
 
 
-def _shape(tensors: Mapping[str, Stored], numbers: Mapping[str, int]) -> ModelShape:
+def _shape(tensors: Mapping[str, EncodedTensor], numbers: Mapping[str, int]) -> ModelShape:
     """Widths come from the tensors: the headers of some exporters have the vocabulary size where the width belongs."""
     widths = {}
     for name in ("token_embedding", "layers.0.mlp.gate_proj", "layers.0.attention.k_proj"):
@@ -418,7 +418,7 @@ def _shape(tensors: Mapping[str, Stored], numbers: Mapping[str, int]) -> ModelSh
 
 
 def _with_vocabulary(
-    shape: ModelShape, tensors: dict[str, Stored], tokens: list[tuple[bytes, float]], metadata: dict[str, Any], notes: list[str]
+    shape: ModelShape, tensors: dict[str, EncodedTensor], tokens: list[tuple[bytes, float]], metadata: dict[str, Any], notes: list[str]
 ) -> StoredModel:
     """Put the vocabulary into the order that version 2 needs: special tokens, bytes, then pieces, the best first."""
     order, learned = _order(tokens)
@@ -440,7 +440,7 @@ def _with_vocabulary(
     return StoredModel(shape, tensors, proto, metadata, tuple(notes))
 
 
-def _rows(tensor: Stored, rows: npt.NDArray[np.intp]) -> Stored:
+def _rows(tensor: EncodedTensor, rows: npt.NDArray[np.intp]) -> EncodedTensor:
     return Quantized(tensor.type, tensor.blocks[rows]) if isinstance(tensor, Quantized) else tensor[rows]
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from bulletlm.runtime import Engine, Model, Sampling, Session
+from bulletlm.runtime import Model, NumpyEngine, Sampling, Session
 from bulletlm.shape import ModelShape
 from bulletlm.text.chat import encode_prompt
 from bulletlm.text.tokenizer import Tokenizer
@@ -24,7 +24,7 @@ class SamplePrompts:
 
 def answers(weights: Mapping[str, Tensor], shape: ModelShape, asked: SamplePrompts) -> Iterator[tuple[str, str]]:
     """(prompt, answer) for every prompt, always the likeliest token, on one line each."""
-    engine = Engine(shape, {name: weight.float().cpu().numpy() for name, weight in weights.items()})
+    engine = NumpyEngine(shape, {name: weight.float().cpu().numpy() for name, weight in weights.items()})
     model = Model(engine, asked.tokenizer, shape, Sampling(), {})
     sampling = Sampling(temperature=0, max_tokens=MAX_TOKENS)
     for prompt in asked.prompts:
