@@ -52,7 +52,7 @@ def test_help_lists_exactly_the_commands(capsys: pytest.CaptureFixture[str]) -> 
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
-        (["run", "missing.jsonc"], 2, "no configuration file at missing.jsonc"),
+        (["run", "missing.jsonc"], 2, "there is no configuration file missing.jsonc"),
         (["run"], 2, "requires an argument"),
         (["rum", "x"], 2, 'Unknown command "rum". Did you mean "run"?'),
         (["generate", "x.bullet"], 2, "--prompt"),

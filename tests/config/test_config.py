@@ -142,7 +142,7 @@ def test_neither_epochs_nor_steps_means_three_epochs() -> None:
         (["--name=.."], "name"),
         (["--set", "data.sources=[]"], "data.sources"),
         (["--betas=[0.9]"], "train.betas"),
-        (["--languages=[mr]"], "--languages could mean --data.clean.languages or --data.mix.languages: write one of these"),
+        (["--languages=[mr]"], "--languages is ambiguous: use --data.clean.languages or --data.mix.languages"),
         (["--zzqq=1"], "`bullet config` lists all names"),
     ],
 )

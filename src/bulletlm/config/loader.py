@@ -1,8 +1,7 @@
-"""Reading a configuration: files, command-line flags and the names that settings may have.
+"""Reading a configuration: files, command-line flags and the names of settings.
 
-A setting can be written with its full path (`train.learning_rate`), with its last name where that is unique
-(`learning_rate`), or with one of the short names listed in `Also` (`lr`); `-` and `_` are the same. Unknown names are
-errors that suggest the nearest known one.
+A setting has its full path as its name (`train.learning_rate`), the last part of the path if that is unique (`learning_rate`), and
+the short names listed in `Also` (`lr`); `-` and `_` mean the same. Unknown names are errors that suggest the nearest known name.
 """
 
 import difflib
@@ -19,11 +18,11 @@ from bulletlm.config.schema import Also, Config, FullNameOnly, Section
 from bulletlm.errors import ConfigError
 
 RECORD_KEY = "recorded"
-"""Key of config.json under which a run notes versions and data hashes; ignored when read back."""
+"""Key of config.json under which a run records versions and data hashes; ignored when the file is read as a configuration."""
 
 
 class Setting(typing.NamedTuple):
-    """One leaf of the configuration, as help and name lookup need it."""
+    """One setting, as help texts and name lookup need it."""
 
     path: str
     names: tuple[str, ...]
@@ -33,19 +32,19 @@ class Setting(typing.NamedTuple):
 
 
 def settings() -> list[Setting]:
-    """Every setting in declaration order."""
+    """Every setting, in the order of declaration."""
     return list(_walk(Config, ""))
 
 
 def load_config(path: str | Path | None, overrides: Sequence[str] = ()) -> Config:
-    """Read a configuration file, apply command-line settings, check everything.
+    """Read a configuration file, apply settings from the command line, and validate the result.
 
     Args:
         path: JSON with comments, or None for the defaults. `{"dim": 256}` and `{"model": {"dim": 256}}` mean the same.
-        overrides: words as they stood on the command line: `--layers=8`, `--lr 3e-4`, `--set train.epochs=3`.
+        overrides: words of the command line: `--layers=8`, `--lr 3e-4`, `--set train.epochs=3`.
 
     Raises:
-        ConfigError: unreadable file, unknown name, impossible value; one line with the nearest right name.
+        ConfigError: the file cannot be read, a name is unknown or a value is not possible.
     """
     values: dict[str, Any] = {}
     if path is not None:
@@ -81,9 +80,9 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
-        raise ConfigError(f"no configuration file at {path}: write one with `bullet init`, or take one from recipes/") from None
+        raise ConfigError(f"there is no configuration file {path}: write one with `bullet init`, or use one from recipes/") from None
     except IsADirectoryError:
-        raise ConfigError(f"{path} is a folder: name the configuration file in it, for example {path}/config.json") from None
+        raise ConfigError(f"{path} is a folder: give the configuration file in it, for example {path}/config.json") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"cannot read {path} as UTF-8 text ({error}): is it a JSON configuration?") from None
     try:
@@ -104,7 +103,7 @@ def _merge_file(values: dict[str, Any], raw: dict[str, Any], prefix: str, where:
             continue
         setting = _find(name, where)
         if setting.path in seen:
-            raise ConfigError(f"{where}: {setting.path} is given twice, as {seen[setting.path]} and as {prefix}{key}: keep one")
+            raise ConfigError(f"{where}: {setting.path} is given twice, as {seen[setting.path]} and as {prefix}{key}: remove one")
         seen[setting.path] = prefix + key
         _put(values, setting, value)
 
@@ -117,12 +116,12 @@ def _put(values: dict[str, Any], setting: Setting, value: Any) -> None:
 
 
 def _split_flags(words: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Turn `--a=1 --b 2 --set c=3` into (name, text) pairs."""
+    """Yield the (name, text) pairs of `--a=1 --b 2 --set c=3`."""
     rest = list(words)
     while rest:
         word = rest.pop(0)
         if not word.startswith("--") or word == "--":
-            raise ConfigError(f"command line: unexpected {word!r}: settings look like --name=value")
+            raise ConfigError(f"command line: unexpected {word!r}: write settings as --name=value")
         name, equals, text = word[2:].partition("=")
         if not equals:
             if not rest:
@@ -136,7 +135,7 @@ def _split_flags(words: Sequence[str]) -> Iterator[tuple[str, str]]:
 
 
 def _parse_value(text: str, setting: Setting) -> Any:
-    """A flag's text as JSON where it is JSON, as a list where it is in brackets, as plain text otherwise."""
+    """The value of a flag: parsed as JSON if possible, else as a list if it is in brackets, else the text itself."""
     if setting.type_name == "str":
         return text
     try:
@@ -177,7 +176,7 @@ def _type_name(annotation: Any) -> str:
 
 
 def _sections(model: type[BaseModel] = Config, prefix: str = "") -> set[str]:
-    """Names of the groups, a group in a group as data.clean."""
+    """Full names of all groups of settings, including nested ones such as data.clean."""
     found: set[str] = set()
     for name, field in model.model_fields.items():
         if _is_section(field.annotation):
@@ -191,7 +190,7 @@ def _is_section(annotation: Any) -> bool:
 
 
 def _names() -> dict[str, list[Setting]]:
-    """Every spelling -> the settings it may mean: full paths, paths with a short last name, and short names alone."""
+    """Every accepted name -> the settings it can mean: full paths, paths that end in a short name, and short names."""
     table: dict[str, list[Setting]] = {setting.path: [setting] for setting in settings()}
     short: dict[str, list[Setting]] = {}
     for setting in settings():
@@ -201,7 +200,7 @@ def _names() -> dict[str, list[Setting]]:
                 table.setdefault(f"{section}.{name}", [setting])
             short.setdefault(name, []).append(setting)
     for name, candidates in short.items():
-        # A sub-group gives way: `temperature` is sampling.temperature, not data.mix.temperature.
+        # Settings of nested groups have lower priority: `temperature` is sampling.temperature, not data.mix.temperature.
         depth = min(setting.path.count(".") for setting in candidates)
         table.setdefault(name, [setting for setting in candidates if setting.path.count(".") == depth])
     return table
@@ -213,7 +212,7 @@ def _find(name: str, where: str, prefix: str = "") -> Setting:
         raise ConfigError(f"{where}: {_unknown(name, prefix)}")
     if len(found) > 1:
         paths = " or ".join(prefix + setting.path for setting in found)
-        raise ConfigError(f"{where}: {prefix}{name} could mean {paths}: write one of these")
+        raise ConfigError(f"{where}: {prefix}{name} is ambiguous: use {paths}")
     return found[0]
 
 

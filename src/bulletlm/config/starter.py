@@ -1,4 +1,4 @@
-"""The configuration as text: a starter file, the resolved values, the list of settings."""
+"""The configuration as text: a starter file, the resolved values, and the table of settings for docs/settings.md."""
 
 import json
 from pathlib import Path
@@ -12,7 +12,7 @@ from bulletlm.quant.types import tensor_bytes
 
 
 def write_starter_config(path: Path) -> None:
-    """Write every setting with its default and its sentence.
+    """Write a configuration file with every setting, its default and its description.
 
     Raises:
         ConfigError: a file of that name exists.
@@ -24,7 +24,7 @@ def write_starter_config(path: Path) -> None:
 
 def starter_config(name: str) -> str:
     """A complete configuration as JSON with comments."""
-    lines = ["// A BulletLM configuration. Every line shows a default: change it, or delete it.", "{"]
+    lines = ["// A BulletLM configuration. Every line shows a default value: change it, or delete the line.", "{"]
     section = ""
     for setting in settings():
         prefix, _, leaf = setting.path.rpartition(".")
@@ -51,7 +51,7 @@ def settings_table() -> str:
 
 
 def print_config(config: Config) -> None:
-    """Print the resolved configuration as JSON with comments, and the facts that follow from it."""
+    """Print the resolved configuration as JSON, followed by derived facts as comments."""
     shape = config.model.shape(config.tokenizer.vocab_size)
     per_step = config.train.batch_size_per_device * config.train.gradient_accumulation_steps
     size = sum(tensor_bytes(type, shape.tensors()[name]) for name, type in config.weight_types().items())
@@ -59,7 +59,7 @@ def print_config(config: Config) -> None:
     print(f"// parameters       {shape.n_parameters:,}")
     print(f"// head_dim         {shape.head_dim}")
     print(f"// .bullet file     about {size / 1e6:.1f} MB")
-    print(f"// effective batch  {per_step} sequences = {per_step * shape.max_seq_len:,} tokens a step")
+    print(f"// effective batch  {per_step} sequences = {per_step * shape.max_seq_len:,} tokens per step")
     print(f"// run folder       {config.run_dir}")
 
 
@@ -80,7 +80,8 @@ def _cell(text: str) -> str:
 def settings_page() -> str:
     """The whole of docs/settings.md."""
     return (
-        "# Settings\n\nEvery setting can be written in a configuration file or as a command-line flag (`--name=value`, `-` and `_` are\n"
-        "the same), with its full path, its last name where that is unique, or a short name. `bullet config FILE` prints the\nresult.\n\n"
-        + settings_table()
+        "# Settings\n\n"
+        "A setting can be given in a configuration file or as a command-line flag (`--name=value`; `-` and `_` mean the same).\n"
+        'Its name is the full path, the last part of the path if that is unique, or a short name from the column "also".\n'
+        "`bullet config FILE` prints the resolved configuration.\n\n" + settings_table()
     )
