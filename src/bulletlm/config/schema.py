@@ -38,6 +38,11 @@ class Source(Section):
         "auto", description='Language code of the text, for example "mr"; "auto" detects it for each document from its script.'
     )
     text: str = Field("text", min_length=1, description="Name of the text column in Parquet, datasets and .jsonl.")
+    documents: Literal["auto", "file", "blank_line", "form_feed", "heading"] = Field(
+        "auto",
+        description="What separates the documents of a text file: nothing (one document a file), an empty line, a form feed, or each "
+        "heading begins one; auto decides for each file and says what it chose.",
+    )
     weight: float = Field(
         1.0, ge=0, le=100, description="How often each document is used in the training stream; 0.5 uses every second document."
     )

@@ -16,6 +16,7 @@ SHOWN_CHARACTERS = 500
 """Of a rejected row, so much text goes into rejected.jsonl."""
 
 CHANGES = {
+    "unwrapped": "the lines of a paragraph that was wrapped at a fixed width joined",
     "entities": "HTML entities decoded",
     "mojibake": "UTF-8 that was read as another code page put back",
     "markup": "HTML tags, wiki and Markdown marks removed",
@@ -44,6 +45,7 @@ REJECTIONS = {
     "prompt_without_response": "a prompt or instruction needs a response or output, as text",
     "no_text_or_messages": "rows without text, messages, prompt or instruction",
     "not_two_columns": "lines of a .tsv that are not two filled columns",
+    "gutenberg": "header, credits and licence of Project Gutenberg",
     "broken_unicode": "U+FFFD, half of a surrogate pair, or an old code page's control character in a word: letters were lost before",
     "garbled": "mojibake that cannot be put back",
     "private_letters": "letters of private use, which only one font can show",
@@ -77,7 +79,7 @@ REJECTIONS = {
 """The rules that reject, in the order they are applied."""
 
 SETTINGS = {
-    **{rule: rule for rule in CHANGES if rule != "unanswered"},
+    **{rule: rule for rule in CHANGES if rule not in ("unwrapped", "unanswered")},
     "broken_unicode": "broken_unicode",
     "garbled": "mojibake",
     "private_letters": "private_use",
