@@ -7,8 +7,10 @@
 The marks are single tokens and cannot be written as text. Needs neither torch nor pydantic.
 """
 
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
-from typing import Any
+from itertools import accumulate
+from typing import Any, NamedTuple
 
 from bulletlm.errors import DataError
 from bulletlm.text.documents import Document, Message, texts_of
@@ -130,6 +132,100 @@ def encode_prompt(tokenizer: Tokenizer, messages: Sequence[Mapping[str, object]]
     for turn, text in zip(turns, tokenizer.encode_batch([turn["content"] for turn in turns]), strict=True):
         ids += [ROLES[turn["role"]], *text, END]
     return [*ids, ASSISTANT]
+
+
+class FittedPrompt(NamedTuple):
+    """A prompt that was made to fit.
+
+    Attributes:
+        ids: token ids.
+        omitted: number of messages at the beginning of the conversation that were left out.
+    """
+
+    ids: list[int]
+    omitted: int
+
+
+class _Turn(NamedTuple):
+    """Messages of one role in a row: their text, and how many messages they are."""
+
+    role: str
+    text: str
+    messages: int
+
+
+def fit_prompt(tokenizer: Tokenizer, messages: Sequence[Mapping[str, object]], room: int) -> FittedPrompt:
+    """Token ids of a conversation as programs send it; the oldest turns are left out if it has more than `room` tokens.
+
+    A conversation that `encode_prompt` accepts gives the same ids. In addition:
+
+    - Messages without text are left out, except the last one if it is the user's.
+    - The conversation may begin with an answer.
+    - If it ends with text of the assistant, the model continues that text.
+    - The role "developer" means "system". Without a message of the user, the system text takes its place.
+
+    System text and the last turn of the user are always kept, so the result may have more than `room` tokens.
+
+    Raises:
+        DataError: an unknown role, no text at all, or an empty last message of the user.
+    """
+    system, turns = _open_turns(messages)
+    texts = tokenizer.encode_batch([turn.text for turn in turns])
+    sizes = [len(ids) + 2 for ids in texts]  # the mark before it, and <|end|>
+    sizes[-1] += 1 if turns[-1].role == "user" else -1  # <|assistant|> follows, or no <|end|>
+    remaining = [*accumulate(reversed(sizes))][::-1]  # tokens from each turn to the end
+    users = [number for number, turn in enumerate(turns) if turn.role == "user"]
+
+    def first_of_user(start: int) -> int:
+        return next((number for number in users if number >= start), -1)
+
+    def with_system(number: int) -> list[int]:
+        return tokenizer.encode(f"{system}\n\n{turns[number].text}") if system else texts[number]
+
+    def fits(start: int) -> bool:
+        user = first_of_user(start)
+        longer = len(with_system(user)) - len(texts[user]) if system else 0
+        return 1 + remaining[start] + longer <= room
+
+    starts = [0, *(number for number in users if number > 0)]
+    start = starts[min(bisect_left(starts, True, key=fits), len(starts) - 1)]
+    user = first_of_user(start)
+    ids = [BOS]
+    for number in range(start, len(turns)):
+        ids += [ROLES[turns[number].role], *(with_system(number) if number == user else texts[number]), END]
+    omitted = sum(turn.messages for turn in turns[:start])
+    return FittedPrompt([*ids, ASSISTANT] if turns[-1].role == "user" else ids[:-1], omitted)
+
+
+def _open_turns(messages: Sequence[Mapping[str, object]]) -> tuple[str, list[_Turn]]:
+    """The normalised system text, and the turns of user and assistant, at least one: see `fit_prompt`."""
+    system, turns = list[str](), list[_Turn]()
+    skipped = 0  # messages without text, which count with the turn that follows
+    for number, message in enumerate(messages, 1):
+        role, content = message.get("role"), message.get("content")
+        if role not in ("system", "developer", *ROLES):
+            raise DataError(f"message {number} has the role {role!r}: use system, user or assistant")
+        text = normalize(content) if isinstance(content, str) else ""
+        if role in ("system", "developer"):
+            system += [text] if text else []
+        elif not text:
+            if role == "user" and number == len(messages):
+                raise DataError(f"message {number} is empty: write something")
+            skipped += 1
+        elif turns and turns[-1].role == role:
+            turns[-1] = _Turn(str(role), f"{turns[-1].text}\n{text}", turns[-1].messages + skipped + 1)
+            skipped = 0
+        else:
+            turns.append(_Turn(str(role), text, skipped + 1))
+            skipped = 0
+    text = "\n".join(system)
+    if any(turn.role == "user" for turn in turns):
+        return text, turns
+    if text:
+        return "", [_Turn("user", text, 0), *turns]
+    if turns:
+        return "", turns
+    raise DataError("the conversation has no text: add a message of the user")
 
 
 def render(messages: Sequence[Mapping[str, object]]) -> str:
