@@ -44,7 +44,7 @@ from bulletlm.formats.npy import read_npy, write_npy
 from bulletlm.progress import SilentProgress
 from bulletlm.quant import gptq
 from bulletlm.quant.bq4 import Quantized, pack_bq4, quantize_bq4
-from bulletlm.quant.calibrate import dequantize, quantize
+from bulletlm.quant.calibrate import QuantizeOptions, dequantize, quantize
 from bulletlm.quant.types import tensor_bytes, weight_types
 from bulletlm.runtime import Model, NumpyEngine, Sampling
 from bulletlm.shape import ModelShape
@@ -168,7 +168,7 @@ def calibrate_alone(folder: Path, count: int) -> tuple[int, int, float]:
     shape, tensors, _, _ = read_npy(folder)
     windows = np.random.default_rng(1).integers(0, shape.vocab_size, (count // shape.max_seq_len, shape.max_seq_len))
     with threadpool_limits(1, user_api="blas"):
-        quantize(shape, tensors, weight_types(shape), "gptq", windows, SilentProgress())
+        quantize(shape, tensors, QuantizeOptions(types=weight_types(shape), method="gptq", windows=windows), SilentProgress())
     return empty, peak_memory(), time.process_time()
 
 
@@ -213,7 +213,9 @@ def ours(shape: ModelShape, tensors: Tensors, counts: list[int], windows: Callab
     usual, first_layer, eight = weight_types(shape), weight_types(shape, keep=["layers.0.*=BQ8"]), weight_types(shape, "BQ8")
 
     def rounded(types: dict[str, str], method: str, count: int = 0) -> Rounded:
-        done = quantize(shape, tensors, types, method, windows(count) if count else None, SilentProgress())
+        done = quantize(
+            shape, tensors, QuantizeOptions(types=types, method=method, windows=windows(count) if count else None), SilentProgress()
+        )
         check_grid(done.tensors)
         return Rounded({name: dequantize(tensor) for name, tensor in done.tensors.items()}, size_of(shape, types))
 
@@ -237,7 +239,7 @@ def damped(shape: ModelShape, tensors: Tensors, shares: list[float], windows: Ca
     def rounded(share: float) -> Rounded:
         usual, gptq.DAMPING = gptq.DAMPING, share
         try:
-            done = quantize(shape, tensors, types, "gptq", windows(40_000), SilentProgress())
+            done = quantize(shape, tensors, QuantizeOptions(types=types, method="gptq", windows=windows(40_000)), SilentProgress())
         finally:
             gptq.DAMPING = usual
         return Rounded({name: dequantize(tensor) for name, tensor in done.tensors.items()}, size_of(shape, types))

@@ -31,7 +31,7 @@ import bulletlm
 from bulletlm.evaluate.llama_cpp import LlamaCpp, find_llama_cpp
 from bulletlm.evaluate.speed import whole_process
 from bulletlm.formats.bullet.reader import BulletFile, open_bullet
-from bulletlm.formats.bullet.writer import write_bullet
+from bulletlm.formats.bullet.writer import ModelContents, write_bullet
 from bulletlm.formats.gguf import write_gguf
 from bulletlm.formats.stored import StoredModel
 from bulletlm.progress import SilentProgress
@@ -59,7 +59,17 @@ def random_model(folder: Path) -> Path:
     texts = [line for file in sorted(SAMPLE.glob("*.*")) for line in file.read_text(encoding="utf-8").splitlines()]
     proto = train_tokenizer(texts, SEED_SHAPE.vocab_size, 0, SilentProgress())
     path = folder / "seed-shape.bullet"
-    write_bullet(path, SEED_SHAPE, weights, standard_types(SEED_SHAPE), proto, Tokenizer(proto).pieces(), {})
+    write_bullet(
+        path,
+        ModelContents(
+            shape=SEED_SHAPE,
+            tensors=weights,
+            types=standard_types(SEED_SHAPE),
+            tokenizer_proto=proto,
+            pieces=Tokenizer(proto).pieces(),
+            metadata={},
+        ),
+    )
     return path
 
 

@@ -29,7 +29,7 @@ import numpy as np
 import psutil
 
 import bulletlm
-from bulletlm.formats.bullet.writer import write_bullet
+from bulletlm.formats.bullet.writer import ModelContents, write_bullet
 from bulletlm.progress import SilentProgress
 from bulletlm.quant.types import standard_types
 from bulletlm.shape import ModelShape
@@ -57,7 +57,17 @@ def random_model(path: Path) -> Path:
         name: (rng.standard_normal(size) * 2 / size[-1] ** 0.5 if len(size) == 2 else np.ones(size)).astype(np.float32)
         for name, size in shape.tensors().items()
     }
-    write_bullet(path, shape, tensors, standard_types(shape), tokenizer.proto, tokenizer.pieces(), {})
+    write_bullet(
+        path,
+        ModelContents(
+            shape=shape,
+            tensors=tensors,
+            types=standard_types(shape),
+            tokenizer_proto=tokenizer.proto,
+            pieces=tokenizer.pieces(),
+            metadata={},
+        ),
+    )
     return path
 
 

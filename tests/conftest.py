@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, settings
 
 from bulletlm.config.loader import load_config
 from bulletlm.config.schema import Config
-from bulletlm.formats.bullet.writer import write_bullet
+from bulletlm.formats.bullet.writer import ModelContents, write_bullet
 from bulletlm.pipeline.stages import run_stages
 from bulletlm.progress import SilentProgress
 from bulletlm.quant.types import standard_types
@@ -57,7 +57,17 @@ def bullet_path(tmp_path_factory: pytest.TempPathFactory, tokenizer: Tokenizer) 
     shape = ModelShape(tokenizer.vocab_size, 64, 2, 4, 2, 96, 32)
     path = tmp_path_factory.mktemp("model") / "tiny.bullet"
     metadata = {"license": "CC0-1.0", "sampling": {"temperature": 0.9, "top_k": 12, "max_tokens": 7}}
-    write_bullet(path, shape, random_tensors(shape), standard_types(shape), tokenizer.proto, tokenizer.pieces(), metadata)
+    write_bullet(
+        path,
+        ModelContents(
+            shape=shape,
+            tensors=random_tensors(shape),
+            types=standard_types(shape),
+            tokenizer_proto=tokenizer.proto,
+            pieces=tokenizer.pieces(),
+            metadata=metadata,
+        ),
+    )
     return path
 
 

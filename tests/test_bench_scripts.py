@@ -45,7 +45,7 @@ def test_quantization_is_judged_by_the_rows_that_there_are(monkeypatch: pytest.M
 
 
 def test_a_file_says_whether_qat_changed_it(micro_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from bulletlm.formats.bullet.writer import write_bullet
+    from bulletlm.formats.bullet.writer import ModelContents, write_bullet
     from bulletlm.quant.types import standard_types
     from bulletlm.text.tokenizer import Tokenizer
 
@@ -54,7 +54,17 @@ def test_a_file_says_whether_qat_changed_it(micro_run: Path, tmp_path: Path, mon
 
     def labelled(**metadata: Any) -> tuple[str, bool]:
         path = tmp_path / "model.bullet"
-        write_bullet(path, shape, tensors, standard_types(shape), proto, Tokenizer(proto).pieces(), metadata)
+        write_bullet(
+            path,
+            ModelContents(
+                shape=shape,
+                tensors=tensors,
+                types=standard_types(shape),
+                tokenizer_proto=proto,
+                pieces=Tokenizer(proto).pieces(),
+                metadata=metadata,
+            ),
+        )
         label, make, qat = file_row(path, shape)
         assert make().weights.keys() == tensors.keys()
         return label, qat

@@ -20,7 +20,7 @@ import pytest
 from bulletlm.cli.chat import Conversation, _command
 from bulletlm.cli.generate import HARMLESS
 from bulletlm.errors import BulletError
-from bulletlm.formats.bullet.writer import write_bullet
+from bulletlm.formats.bullet.writer import ModelContents, write_bullet
 from bulletlm.quant.types import standard_types
 from bulletlm.runtime import Model, Sampling, Session, load
 from bulletlm.shape import ModelShape
@@ -36,7 +36,17 @@ def chat_path(tmp_path_factory: pytest.TempPathFactory, tokenizer: Tokenizer) ->
     weights = random_tensors(shape)
     weights["token_embedding.weight"][[END, EOS]] = 0
     path = tmp_path_factory.mktemp("chat") / "tiny.bullet"
-    write_bullet(path, shape, weights, standard_types(shape), tokenizer.proto, tokenizer.pieces(), {"name": "tiny"})
+    write_bullet(
+        path,
+        ModelContents(
+            shape=shape,
+            tensors=weights,
+            types=standard_types(shape),
+            tokenizer_proto=tokenizer.proto,
+            pieces=tokenizer.pieces(),
+            metadata={"name": "tiny"},
+        ),
+    )
     return path
 
 
@@ -207,7 +217,17 @@ def test_a_terminal_gets_no_control_characters_of_the_model(chat_path: Path) -> 
 def test_settings_of_a_file_that_says_1(tmp_path: Path, tokenizer: Tokenizer) -> None:
     shape = ModelShape(tokenizer.vocab_size, 32, 1, 2, 1, 32, 32)
     metadata = {"sampling": {"temperature": 1, "top_p": 1, "top_k": 3}}
-    write_bullet(tmp_path / "m.bullet", shape, random_tensors(shape), standard_types(shape), tokenizer.proto, tokenizer.pieces(), metadata)
+    write_bullet(
+        tmp_path / "m.bullet",
+        ModelContents(
+            shape=shape,
+            tensors=random_tensors(shape),
+            types=standard_types(shape),
+            tokenizer_proto=tokenizer.proto,
+            pieces=tokenizer.pieces(),
+            metadata=metadata,
+        ),
+    )
     conversation = Conversation(load(tmp_path / "m.bullet"), load(tmp_path / "m.bullet").sampling)
     assert _command("/set temperature 0.5", conversation) == "temperature 0.5"
     assert (conversation.sampling.temperature, conversation.sampling.top_p, conversation.sampling.top_k) == (0.5, 1.0, 3)

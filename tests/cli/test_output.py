@@ -9,7 +9,7 @@ import pytest
 
 from bulletlm.cli.output import print_info
 from bulletlm.formats.bullet.reader import open_bullet
-from bulletlm.formats.bullet.writer import write_bullet
+from bulletlm.formats.bullet.writer import ModelContents, write_bullet
 from bulletlm.quant.types import standard_types
 
 
@@ -64,7 +64,17 @@ def test_a_file_may_say_anything(micro_run: Path, tmp_path: Path, capsys: pytest
     file = open_bullet(micro_run / "model.bullet")
     zeros = {name: np.zeros(extents, np.float32) for name, extents in file.shape.tensors().items()}
     tokenizer = file.tokenizer()
-    write_bullet(tmp_path / "odd.bullet", file.shape, zeros, standard_types(file.shape), tokenizer.proto, tokenizer.pieces(), metadata)
+    write_bullet(
+        tmp_path / "odd.bullet",
+        ModelContents(
+            shape=file.shape,
+            tensors=zeros,
+            types=standard_types(file.shape),
+            tokenizer_proto=tokenizer.proto,
+            pieces=tokenizer.pieces(),
+            metadata=metadata,
+        ),
+    )
     shown = card(tmp_path / "odd.bullet", capsys)
     assert shown["parameters"] == f"{file.shape.n_parameters:,}"
     assert math.isfinite(float(shown["BQ8"].split()[-3]))

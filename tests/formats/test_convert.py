@@ -1,10 +1,12 @@
 """bullet convert: formats recognised, nothing replaced by accident, one line for every mistake."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ import pytest
 from bulletlm.errors import BulletError, ConfigError, FormatError
 from bulletlm.evaluate.compare import compare
 from bulletlm.formats.bullet.reader import open_bullet
-from bulletlm.formats.convert import convert, read_model
+from bulletlm.formats.convert import ConvertOptions, convert, read_model
 from bulletlm.formats.npy import read_npy
 from bulletlm.progress import SilentProgress
 from bulletlm.runtime import load
@@ -46,7 +48,7 @@ def test_all_ways_round(bullet: Path, tmp_path: Path) -> None:
         result = convert(path, tmp_path / target)
         assert result.target_kind == kind and not result.notes
         path = tmp_path / target
-    convert(path, tmp_path / "g.bullet", quant="F32")
+    convert(path, tmp_path / "g.bullet", ConvertOptions(quant="F32"))
     last = open_bullet(tmp_path / "g.bullet")
     assert last.metadata == first.metadata and last.shape == first.shape and last.pieces == first.pieces
     for name in first.tensors:
@@ -65,7 +67,7 @@ def test_the_npy_folder_is_the_one_of_a_run(micro_run: Path, tmp_path: Path) -> 
     ("quant", "layers", "embedding"), [(None, "BQ4", "BQ8"), ("BQ8", "BQ8", "BQ8"), ("F16", "F16", "F16"), ("F32", "F32", "F32")]
 )
 def test_float_sources_are_rounded_for_a_bullet(micro_run: Path, tmp_path: Path, quant: str | None, layers: str, embedding: str) -> None:
-    result = convert(micro_run / "export" / "npy", tmp_path / "a.bullet", quant=quant)
+    result = convert(micro_run / "export" / "npy", tmp_path / "a.bullet", ConvertOptions(quant=quant))
     file = open_bullet(tmp_path / "a.bullet")
     file.verify()
     assert file.type("layers.1.mlp.up_proj.weight") == layers and file.type("token_embedding.weight") == embedding
@@ -73,15 +75,17 @@ def test_float_sources_are_rounded_for_a_bullet(micro_run: Path, tmp_path: Path,
 
 
 def test_rounding_again_is_said(bullet: Path, tmp_path: Path) -> None:
-    notes = convert(bullet, tmp_path / "a.gguf", quant="BQ8").notes
+    notes = convert(bullet, tmp_path / "a.gguf", ConvertOptions(quant="BQ8")).notes
     assert "tensors had been rounded to another grid before" in notes[0]
-    assert {type for name, type in convert(bullet, tmp_path / "b.gguf", quant="F16").types.items() if "norm" not in name} == {"F16"}
+    assert {
+        type for name, type in convert(bullet, tmp_path / "b.gguf", ConvertOptions(quant="F16")).types.items() if "norm" not in name
+    } == {"F16"}
 
 
 def test_version_1_is_worth_what_it_says(micro_run: Path, tmp_path: Path) -> None:
     """The shape of the micro model does not fit version 1; the error says so and leaves nothing."""
     with pytest.raises(FormatError, match="version 1 cannot hold this model: n_kv_heads"):
-        convert(micro_run / "model.bullet", tmp_path / "old.bullet", version=1)
+        convert(micro_run / "model.bullet", tmp_path / "old.bullet", ConvertOptions(version=1))
     assert not list(tmp_path.iterdir())
 
 
@@ -110,40 +114,80 @@ def test_a_converted_model_is_as_good(bullet: Path, micro_run: Path, tmp_path: P
 )
 def test_arguments_that_do_not_fit(bullet: Path, tmp_path: Path, target: str, arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        convert(bullet, tmp_path / target, **arguments)
+        convert(bullet, tmp_path / target, ConvertOptions(**arguments))
     assert not list(tmp_path.iterdir())
 
 
 def test_a_tokenizer_for_a_file_that_is_no_model(bullet: Path, tmp_path: Path) -> None:
     (tmp_path / "old.bq4").write_bytes(b"BQ4f" + bytes(100))
     with pytest.raises(FormatError, match=r"old.bq4: this is not a .bullet file"):
-        convert(tmp_path / "old.bq4", tmp_path / "new.bullet", like=bullet)
+        convert(tmp_path / "old.bq4", tmp_path / "new.bullet", ConvertOptions(like=bullet))
 
 
 def test_to_says_it_where_the_name_does_not(bullet: Path, tmp_path: Path) -> None:
-    assert convert(bullet, tmp_path / "model", to="hf").target_kind == "hf"
+    assert convert(bullet, tmp_path / "model", ConvertOptions(to="hf")).target_kind == "hf"
     assert read_model(tmp_path / "model")[0] == "hf"
-    assert convert(bullet, tmp_path / "weights.dat", to="gguf").target_kind == "gguf"
+    assert convert(bullet, tmp_path / "weights.dat", ConvertOptions(to="gguf")).target_kind == "gguf"
     assert read_model(tmp_path / "weights.dat")[0] == "gguf", "by its content"
 
 
 def test_nothing_strange_is_replaced(bullet: Path, tmp_path: Path) -> None:
     for kind in ("hf", "npy"):
         convert(bullet, tmp_path / kind)
-        convert(bullet, tmp_path / kind)  # an earlier export is
+        convert(bullet, tmp_path / kind, ConvertOptions(force=True))  # an earlier export is
         (tmp_path / kind / "thesis.doc").write_text("years of work")
         with pytest.raises(ConfigError, match=r"holds other files \(thesis.doc\): name a new folder"):
-            convert(bullet, tmp_path / kind)
+            convert(bullet, tmp_path / kind, ConvertOptions(force=True))
         assert (tmp_path / kind / "thesis.doc").exists()
     (tmp_path / "file-hf").write_text("x")
     with pytest.raises(ConfigError, match="is a file: name a folder"):
-        convert(bullet, tmp_path / "file-hf")
+        convert(bullet, tmp_path / "file-hf", ConvertOptions(force=True))
     (tmp_path / "folder.gguf").mkdir()
     with pytest.raises(ConfigError, match="is a folder: name a file"):
-        convert(bullet, tmp_path / "folder.gguf")
+        convert(bullet, tmp_path / "folder.gguf", ConvertOptions(force=True))
     shutil.copy(bullet, tmp_path / "same.bullet")
     with pytest.raises(ConfigError, match="is the source itself"):
-        convert(tmp_path / "same.bullet", tmp_path / "." / "same.bullet", quant="F16")
+        convert(tmp_path / "same.bullet", tmp_path / "." / "same.bullet", ConvertOptions(quant="F16", force=True))
+
+
+@pytest.mark.parametrize(
+    ("existing", "target", "named"),
+    [
+        ("a.bullet", "a.bullet", "a.bullet"),
+        ("a.gguf", "a.gguf", "a.gguf"),
+        ("a.Modelfile", "a.gguf", "a.Modelfile"),
+        ("weights.dat.Modelfile", "weights.dat", "weights.dat.Modelfile"),
+    ],
+)
+def test_an_existing_file_is_replaced_only_with_force(bullet: Path, tmp_path: Path, existing: str, target: str, named: str) -> None:
+    options = ConvertOptions(to="bullet" if target.endswith(".bullet") else "gguf")
+    (tmp_path / existing).write_text("years of work")
+    with pytest.raises(ConfigError, match=rf"{re.escape(named)} exists: choose another name, or replace it with --force$"):
+        convert(bullet, tmp_path / target, options)
+    assert [path.name for path in tmp_path.iterdir()] == [existing] and (tmp_path / existing).read_text() == "years of work"
+    convert(bullet, tmp_path / target, replace(options, force=True))
+    assert read_model(tmp_path / target)[0] == options.to and (tmp_path / existing).read_bytes() != b"years of work"
+
+
+@pytest.mark.parametrize("kind", ["hf", "npy"])
+def test_an_earlier_export_is_replaced_only_with_force(bullet: Path, tmp_path: Path, kind: str) -> None:
+    convert(bullet, tmp_path / kind)
+    written = {path.name: path.stat().st_mtime_ns for path in (tmp_path / kind).iterdir()}
+    with pytest.raises(ConfigError, match=rf"{kind} exists: choose another name, or replace it with --force"):
+        convert(bullet, tmp_path / kind)
+    assert {path.name: path.stat().st_mtime_ns for path in (tmp_path / kind).iterdir()} == written
+    convert(bullet, tmp_path / kind, ConvertOptions(force=True))
+
+
+def test_a_target_that_is_no_regular_file(bullet: Path, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "link").symlink_to(bullet)
+    for name in ("pipe", "dangling", "link"):
+        for force in (False, True):
+            with pytest.raises(ConfigError, match=name):
+                convert(bullet, tmp_path / name, ConvertOptions(to="gguf", force=force))
+        assert (tmp_path / name).is_symlink() or (tmp_path / name).is_fifo()
 
 
 @pytest.mark.parametrize(
@@ -157,13 +201,14 @@ def test_nothing_strange_is_replaced(bullet: Path, tmp_path: Path) -> None:
         ("hf", "model.safetensors", b"years of work"),
     ],
 )
-def test_only_our_own_exports_are_replaced(bullet: Path, tmp_path: Path, kind: str, name: str, content: bytes) -> None:
-    """The names alone say nothing: these are files that anybody has."""
+@pytest.mark.parametrize("force", [False, True])
+def test_only_our_own_exports_are_replaced(bullet: Path, tmp_path: Path, kind: str, name: str, content: bytes, force: bool) -> None:
+    """A file with the name of one of ours need not be ours."""
     target = tmp_path / f"my-{kind}"
     target.mkdir()
     (target / name).write_bytes(content)
     with pytest.raises(ConfigError, match=rf"holds other files \({re.escape(name)}\): name a new folder"):
-        convert(bullet, target)
+        convert(bullet, target, ConvertOptions(force=force))
     assert (target / name).read_bytes() == content and len(list(target.iterdir())) == 1
 
 
@@ -171,7 +216,7 @@ def test_an_array_beside_an_export_is_kept(bullet: Path, tmp_path: Path) -> None
     convert(bullet, tmp_path / "npy")
     (tmp_path / "npy" / "precious.npy").write_bytes(b"years of work")
     with pytest.raises(ConfigError, match=r"holds other files \(precious.npy\)"):
-        convert(bullet, tmp_path / "npy")
+        convert(bullet, tmp_path / "npy", ConvertOptions(force=True))
     assert (tmp_path / "npy" / "precious.npy").read_bytes() == b"years of work"
     (tmp_path / "empty-npy").mkdir()
     assert convert(bullet, tmp_path / "empty-npy").target_kind == "npy"
@@ -218,7 +263,7 @@ def test_a_full_disk_leaves_the_old_file(bullet: Path, tmp_path: Path, monkeypat
 
     monkeypatch.setattr(gguf.GGUFWriter, "write_tensors_to_file", full)
     with pytest.raises(BulletError, match="No space left on device"):
-        convert(bullet, target, quant="F32")
+        convert(bullet, target, ConvertOptions(quant="F32", force=True))
     assert target.read_bytes() == old and sorted(file.name for file in tmp_path.iterdir()) == ["a.Modelfile", "a.gguf"]
 
 
@@ -243,7 +288,7 @@ def test_it_needs_no_torch(bullet: Path, tmp_path: Path) -> None:
     code = f"""
 import json, sys
 from pathlib import Path
-from bulletlm.formats.convert import convert
+from bulletlm.formats.convert import ConvertOptions, convert
 folder = Path({str(tmp_path)!r})
 convert(Path({str(bullet)!r}), folder / "hf")
 convert(folder / "hf", folder / "a.gguf")

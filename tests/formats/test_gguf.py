@@ -20,7 +20,7 @@ from raw_gguf import ARRAY, BOOL, F16, F32, FLOAT32, Q4_0, STRING, UINT32, UINT6
 from small_model import METADATA, assert_same, small_model
 
 from bulletlm.errors import BulletError, ConfigError, FormatError
-from bulletlm.formats.convert import convert, read_model
+from bulletlm.formats.convert import ConvertOptions, convert, read_model
 from bulletlm.formats.gguf import gguf_name, read_gguf, write_gguf
 from bulletlm.formats.stored import StoredModel, as_floats, type_of
 from bulletlm.runtime.engine import NumpyEngine
@@ -160,7 +160,7 @@ def their_log_probabilities(ask: Callable[[str, dict[str, Any]], Any], ids: list
 @pytest.mark.parametrize(("quant", "tolerance", "agreement"), [(None, 0.1, 0.95), ("F32", 1e-4, 1.0)])
 def test_llama_cpp_computes_the_same(micro_run: Path, tmp_path: Path, quant: str | None, tolerance: float, agreement: float) -> None:
     """It rounds activations to 8 bits before a product with 4-bit weights; with float32 weights it rounds nothing."""
-    convert(micro_run / "model.bullet", tmp_path / "m.gguf", quant=quant)
+    convert(micro_run / "model.bullet", tmp_path / "m.gguf", ConvertOptions(quant=quant))
     _, model = read_model(tmp_path / "m.gguf")
     tokens = np.fromfile(micro_run / "tokens" / "val.bin", "<u2").astype(int)
     pairs = []

@@ -18,7 +18,7 @@ import numpy as np
 from bulletlm.errors import BulletError
 from bulletlm.formats.bullet.layout import HEADER_END
 from bulletlm.formats.bullet.reader import open_bullet
-from bulletlm.formats.bullet.writer import write_bullet
+from bulletlm.formats.bullet.writer import ModelContents, write_bullet
 from bulletlm.quant.types import standard_types
 from bulletlm.runtime import Session, load, native
 from bulletlm.runtime.random import seeded
@@ -44,12 +44,14 @@ def seeds(folder: Path) -> list[bytes]:
     for types in (usual, every):
         write_bullet(
             folder / "seed.bullet",
-            shape,
-            weights,
-            types,
-            b"proto",
-            pieces,
-            {"license": "CC0-1.0", "sampling": {"temperature": 1, "top_k": 5}},
+            ModelContents(
+                shape=shape,
+                tensors=weights,
+                types=types,
+                tokenizer_proto=b"proto",
+                pieces=pieces,
+                metadata={"license": "CC0-1.0", "sampling": {"temperature": 1, "top_k": 5}},
+            ),
         )
         files.append((folder / "seed.bullet").read_bytes())
     return files

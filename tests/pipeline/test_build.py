@@ -15,7 +15,7 @@ from bulletlm.data.tokens import TokenFile, open_tokens
 from bulletlm.evaluate.compare import compare
 from bulletlm.files import read_json
 from bulletlm.formats.bullet.reader import open_bullet
-from bulletlm.formats.convert import convert, read_model
+from bulletlm.formats.convert import ConvertOptions, convert, read_model
 from bulletlm.formats.npy import read_npy, write_npy
 from bulletlm.formats.stored import as_floats
 from bulletlm.pipeline.build import build_bullet
@@ -196,7 +196,7 @@ def test_version_1_is_calibrated_too(tmp_path: Path, capsys: pytest.CaptureFixtu
     exact = Model(NumpyEngine(shape, tensors), Tokenizer(proto), shape, Sampling(), {})
     again = compare(exact, model, _as_token_file(tmp_path / "val.bin", 400), SilentProgress())
     assert said["embedding"] == "BQ4" and said["kl"] == pytest.approx(again.kl.mean, rel=1e-4)
-    convert(tmp_path / "npy", tmp_path / "plain.bullet", version=1)
+    convert(tmp_path / "npy", tmp_path / "plain.bullet", ConvertOptions(version=1))
     plain = {name: as_floats(tensor) for name, tensor in read_model(tmp_path / "plain.bullet")[1].tensors.items()}
     uncalibrated = Model(NumpyEngine(back.shape, plain), model.tokenizer, back.shape, Sampling(), {})
     assert again.kl.mean < 0.8 * compare(exact, uncalibrated, _as_token_file(tmp_path / "val.bin", 400), SilentProgress()).kl.mean

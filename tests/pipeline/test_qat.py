@@ -31,7 +31,7 @@ from bulletlm.hardware import inspect_machine
 from bulletlm.pipeline.build import build_bullet
 from bulletlm.pipeline.stages import finish_run, run_stages
 from bulletlm.progress import SilentProgress
-from bulletlm.quant.calibrate import dequantize, quantize
+from bulletlm.quant.calibrate import QuantizeOptions, dequantize, quantize
 from bulletlm.quant.fake_quant import FakeQuant
 from bulletlm.quant.types import weight_types
 from bulletlm.runtime import load
@@ -94,7 +94,7 @@ def sharp(micro_run: Path) -> Callable[..., Distilled]:
     windows = text.tokens[: 2048 // 32 * 32].astype(np.int64).reshape(-1, 32)
 
     def work(folder: Path, method: str = "gptq", steps: int = 40, progress: Any = None, threads: int = 1) -> Distilled:
-        start = quantize(shape, tensors, types, method, windows, SilentProgress()).tensors
+        start = quantize(shape, tensors, QuantizeOptions(types=types, method=method, windows=windows), SilentProgress()).tensors
         config = QatConfig(steps=steps, tokens_per_step=512, learning_rate_share=0.03)
         train = TrainConfig(learning_rate=1e-2, batch_size_per_device=8, threads=threads, precision="fp32", compile="off")
         keep = method != "none"

@@ -17,7 +17,7 @@ from bulletlm.pipeline.build import calibration_windows
 from bulletlm.progress import SilentProgress
 from bulletlm.quant import forward
 from bulletlm.quant.bq4 import Quantized, quantize_bq4, quantize_bq8
-from bulletlm.quant.calibrate import Calibrated, dequantize, quantize
+from bulletlm.quant.calibrate import Calibrated, QuantizeOptions, dequantize, quantize
 from bulletlm.quant.types import standard_types, weight_types
 from bulletlm.runtime import Model, NumpyEngine
 from bulletlm.runtime.sampling import Sampling
@@ -43,7 +43,9 @@ def random_windows(shape: ModelShape, count: int = 80, seed: int = 2) -> np.ndar
 
 def run(method: str, tensors: dict[str, np.ndarray], shape: ModelShape = SHAPE, **changes: object) -> Calibrated:
     arguments = {"types": standard_types(shape), "windows": random_windows(shape), **changes}
-    return quantize(shape, tensors, arguments["types"], method, arguments["windows"], SilentProgress())
+    return quantize(
+        shape, tensors, QuantizeOptions(types=arguments["types"], method=method, windows=arguments["windows"]), SilentProgress()
+    )
 
 
 def blocks(done: Calibrated) -> dict[str, bytes]:

@@ -7,15 +7,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny_model import random_tensors
 
 from bulletlm.errors import BulletError, ConfigError
-from bulletlm.formats.bullet.writer import write_bullet
+from bulletlm.formats.bullet.writer import ModelContents, write_bullet
 from bulletlm.quant.types import standard_types
 from bulletlm.runtime import Model, Sampling, Session, Token, load
 from bulletlm.runtime.native import Unavailable, library
 from bulletlm.shape import ModelShape
 from bulletlm.text.tokenizer import BOS, END, EOS, FIRST_BYTE, USER, Tokenizer
+from tiny_model import random_tensors
 
 GREEDY = Sampling(temperature=0, repetition_penalty=1, max_tokens=12)
 HOT = Sampling(temperature=1.5, top_k=0, top_p=1, min_p=0, repetition_penalty=1.2, max_tokens=24, seed=3)
@@ -85,7 +85,17 @@ def test_reading_in_parts_gives_the_same_bits(tmp_path: Path, tokenizer: Tokeniz
         except Unavailable as error:
             pytest.skip(str(error))
     shape = ModelShape(tokenizer.vocab_size, 64, 1, 4, 2, 96, 2048)
-    write_bullet(tmp_path / "m.bullet", shape, random_tensors(shape), standard_types(shape), tokenizer.proto, tokenizer.pieces(), {})
+    write_bullet(
+        tmp_path / "m.bullet",
+        ModelContents(
+            shape=shape,
+            tensors=random_tensors(shape),
+            types=standard_types(shape),
+            tokenizer_proto=tokenizer.proto,
+            pieces=tokenizer.pieces(),
+            metadata={},
+        ),
+    )
     model = load(tmp_path / "m.bullet", engine=engine, threads=threads)
     prompt = np.random.default_rng(0).integers(10, shape.vocab_size, 1600).tolist()
     in_parts, at_once, parts = Session(model), Session(model), 0
@@ -234,7 +244,12 @@ def test_both_engines_say_the_same(tmp_path: Path, tokenizer: Tokenizer) -> None
         pytest.skip(str(error))
     shape = ModelShape(tokenizer.vocab_size, 64, 2, 4, 2, 96, 32)
     types = dict.fromkeys(shape.tensors(), "F32")
-    write_bullet(tmp_path / "f32.bullet", shape, random_tensors(shape), types, tokenizer.proto, tokenizer.pieces(), {})
+    write_bullet(
+        tmp_path / "f32.bullet",
+        ModelContents(
+            shape=shape, tensors=random_tensors(shape), types=types, tokenizer_proto=tokenizer.proto, pieces=tokenizer.pieces(), metadata={}
+        ),
+    )
     engines = [load(tmp_path / "f32.bullet", engine=name) for name in ("numpy", "native")]
     for sampling in (replace(GREEDY, max_tokens=80), HOT, replace(HOT, seed=9, presence_penalty=0.5, logit_bias={301: 2.0})):
         sessions = [Session(model) for model in engines]

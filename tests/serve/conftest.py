@@ -9,7 +9,7 @@ import pytest
 from openai import OpenAI
 from running_server import Server, running
 
-from bulletlm.formats.bullet.writer import write_bullet
+from bulletlm.formats.bullet.writer import ModelContents, write_bullet
 from bulletlm.progress import SilentProgress
 from bulletlm.quant.types import standard_types
 from bulletlm.runtime import Model, load
@@ -31,7 +31,17 @@ def write_model(path: Path, *extents: int) -> Path:
         for name, size in shape.tensors().items()
     }
     metadata = {"sampling": {"temperature": 0.8, "top_k": 50, "max_tokens": 24}}
-    write_bullet(path, shape, tensors, standard_types(shape), tokenizer.proto, tokenizer.pieces(), metadata)
+    write_bullet(
+        path,
+        ModelContents(
+            shape=shape,
+            tensors=tensors,
+            types=standard_types(shape),
+            tokenizer_proto=tokenizer.proto,
+            pieces=tokenizer.pieces(),
+            metadata=metadata,
+        ),
+    )
     return path
 
 

@@ -366,14 +366,16 @@ def convert(
         Parameter(help="Weight type of the matrices. Default: unchanged, but FP32 sources become BQ4 in a .bullet file."),
     ] = None,
     like: Annotated[Path | None, Parameter(help="For version 1: a model of the same shape whose tokenizer to use.")] = None,
+    force: Annotated[bool, Parameter(help="Replace an existing target, and the NAME.Modelfile of a GGUF.", negative="")] = False,
 ) -> None:
     """Convert a model to another format: for llama.cpp, Ollama or transformers, and back.
 
     Example: bullet convert runs/demo/model.bullet demo.gguf
     """
+    from bulletlm.formats.convert import ConvertOptions
     from bulletlm.formats.convert import convert as convert_model
 
-    result = convert_model(source, target, to, int(format[1]), quant, like)
+    result = convert_model(source, target, ConvertOptions(to=to, version=int(format[1]), quant=quant, like=like, force=force))
     for note in result.notes:
         print(f"note: {note}", file=sys.stderr)
     print(f"{source} ({result.source_kind}) -> {target} ({result.target_kind})")

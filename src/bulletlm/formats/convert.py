@@ -1,7 +1,9 @@
 """From one model format to another: .bullet (versions 1 and 2), GGUF, Hugging Face folder, folder of .npy tensors."""
 
+import os
 import re
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,8 +13,8 @@ from bulletlm.errors import BulletError, ConfigError, FormatError
 from bulletlm.formats.bullet.header import parse_json
 from bulletlm.formats.bullet.reader import PICKLE, open_bullet
 from bulletlm.formats.bullet.version1 import check_v1, is_v1, read_v1, write_v1
-from bulletlm.formats.bullet.writer import write_bullet
-from bulletlm.formats.gguf import read_gguf, write_gguf
+from bulletlm.formats.bullet.writer import ModelContents, write_bullet
+from bulletlm.formats.gguf import modelfile_path, read_gguf, write_gguf
 from bulletlm.formats.hf import FILES as HF_FILES
 from bulletlm.formats.hf import METADATA as HF_METADATA
 from bulletlm.formats.hf import read_hf, write_hf
@@ -22,6 +24,7 @@ from bulletlm.formats.stored import EncodedTensor, StoredModel, as_floats, check
 from bulletlm.quant.bq4 import Quantized, quantize_bq4, quantize_bq8
 from bulletlm.quant.types import standard_types
 from bulletlm.shape import ModelShape
+from bulletlm.terminal import printable
 
 KINDS = ("bullet", "gguf", "hf", "npy")
 
@@ -35,26 +38,35 @@ class Conversion(NamedTuple):
     notes: list[str]
 
 
-def convert(
-    source: Path,
-    target: Path,
-    to: str | None = None,
-    version: int = 2,
-    quant: str | None = None,
-    like: Path | None = None,
-) -> Conversion:
+@dataclass(frozen=True, kw_only=True)
+class ConvertOptions:
+    """How a model is converted.
+
+    Attributes:
+        to: the format to write, one of KINDS; by default it follows from the target's name.
+        version: version of the .bullet to write, 1 or 2.
+        quant: weight type of the matrices to write; by default they keep theirs.
+        like: a model of the same shape whose tokenizer is given to a version 1 file.
+        force: replace an existing target.
+    """
+
+    to: str | None = None
+    version: int = 2
+    quant: str | None = None
+    like: Path | None = None
+    force: bool = False
+
+
+def convert(source: Path, target: Path, options: ConvertOptions | None = None) -> Conversion:
     """Read the model at `source` and write it at `target`. Nothing is written unless all of it can be.
 
     Numbers stay as they are wherever the target can hold them. A source that only has float32 (.npy, Hugging Face) is
-    rounded for a .bullet, by default to BQ4 without calibration; `bullet-builder` does that better.
+    rounded for a .bullet, by default to BQ4 without calibration; `bullet-builder` gives a better model.
 
     Args:
         source: a .bullet of version 1 or 2, a .gguf, a Hugging Face folder, or a folder of .npy tensors.
-        target: what to write; the kind is `to`, or follows from the name.
-        to: one of KINDS.
-        version: of the .bullet to be written, 1 or 2.
-        quant: the weight type of the matrices to be written; default: as they are.
-        like: a model of the same shape whose tokenizer a version 1 file gets.
+        target: what to write.
+        options: the format and how to write it; by default the format follows from the target's name.
 
     Raises:
         ConfigError: the arguments do not fit each other.
@@ -62,7 +74,9 @@ def convert(
         BulletError: there is nothing at `source`, or `target` cannot be written.
     """
     source, target = Path(source), Path(target)
-    kind = to or _kind_by_name(target)
+    options = options or ConvertOptions()
+    version, quant = options.version, options.quant
+    kind = options.to or _kind_by_name(target)
     if version == 1 and kind != "bullet":
         raise ConfigError(f"--format v1 is a kind of .bullet, but {target} is to be {kind}: leave one of them out")
     if quant and (kind in ("hf", "npy") or (version == 1 and quant != "BQ4")):
@@ -70,10 +84,10 @@ def convert(
         raise ConfigError(f"--quant {quant} has no meaning for {what}: leave it out")
     if target.exists() and source.exists() and target.samefile(source):
         raise ConfigError(f"{target} is the source itself: choose another name")
-    _check_target(target, kind)
-    source_kind, model = read_model(source, like)
+    _check_target(target, kind, options.force)
+    source_kind, model = read_model(source, options.like)
     notes = list(model.notes)
-    model = _rounded(model, source_kind, kind, version, quant, notes)
+    model = _rounded(model, source_kind, kind, options, notes)
     _write(target, kind, version, model)
     if version == 1:
         notes.append("version 1 has four bits for every tensor, the embedding too, which costs a small model more than 1 % perplexity")
@@ -171,19 +185,30 @@ def _kind_by_name(target: Path) -> str:
     raise ConfigError(f"{target}: end the name in .bullet or .gguf, or say which folder it is to be with --to hf or --to npy")
 
 
-def _check_target(target: Path, kind: str) -> None:
-    """A folder that holds anything but an earlier export is not replaced."""
-    if kind in ("bullet", "gguf"):
-        if target.is_dir():
-            raise ConfigError(f"{target} is a folder: name a file for {kind}")
-        return
-    if target.exists() and not target.is_dir():
-        raise ConfigError(f"{target} is a file: name a folder for {kind}")
-    if target.is_dir():
-        known = _hf_export(target) if kind == "hf" else _npy_export(target)
-        strange = sorted(file.name for file in target.iterdir() if file.name not in known)
-        if strange:
-            raise ConfigError(f"{target} holds other files ({strange[0]}): name a new folder")
+def _check_target(target: Path, kind: str, force: bool) -> None:
+    """Refuse a target that would replace something; with `force`, only what can never be an export of ours."""
+    is_folder = kind in ("hf", "npy")
+    for path in (target, modelfile_path(target)) if kind == "gguf" else (target,):
+        if not os.path.lexists(path):
+            continue
+        if path.is_symlink():
+            raise ConfigError(f"{path} is a symbolic link: name a path that is not one")
+        if path.is_dir() and not is_folder:
+            raise ConfigError(f"{path} is a folder: name a file for {kind}")
+        if not path.is_dir() and is_folder:
+            raise ConfigError(f"{path} is a file: name a folder for {kind}")
+        if not path.is_dir() and not path.is_file():
+            raise ConfigError(f"{path} is not a regular file: choose another name")
+        if is_folder:
+            known = _hf_export(target) if kind == "hf" else _npy_export(target)
+            names = sorted(file.name for file in target.iterdir())
+            others = [name for name in names if name not in known]
+            if others:
+                raise ConfigError(f"{target} holds other files ({printable(others[0])}): name a new folder")
+            if not names:
+                continue
+        if not force:
+            raise ConfigError(f"{path} exists: choose another name, or replace it with --force")
 
 
 def _hf_export(folder: Path) -> Collection[str]:
@@ -203,9 +228,10 @@ def _npy_export(folder: Path) -> Collection[str]:
     return {MANIFEST, TOKENIZER, *(f"{name}.npy" for name in tensors)}
 
 
-def _rounded(model: StoredModel, source_kind: str, kind: str, version: int, quant: str | None, notes: list[str]) -> StoredModel:
+def _rounded(model: StoredModel, source_kind: str, kind: str, options: ConvertOptions, notes: list[str]) -> StoredModel:
     """The model with its matrices in the types that the target is to have."""
-    if kind in ("hf", "npy") or version == 1:
+    quant = options.quant
+    if kind in ("hf", "npy") or options.version == 1:
         return model
     floats_only = source_kind in ("hf", "npy", "bullet v1") and kind == "bullet"
     if not quant and not floats_only:
@@ -251,4 +277,14 @@ def _write(target: Path, kind: str, version: int, model: StoredModel) -> None:
         tokenizer = check_tokenizer(model.tokenizer_proto, model.shape.vocab_size, "the tokenizer")
         types = {name: type_of(tensor) for name, tensor in model.tensors.items()}
         tensors = {name: tensor if isinstance(tensor, Quantized) else as_floats(tensor) for name, tensor in model.tensors.items()}
-        write_bullet(target, model.shape, tensors, types, tokenizer.proto, tokenizer.pieces(), model.metadata)
+        write_bullet(
+            target,
+            ModelContents(
+                shape=model.shape,
+                tensors=tensors,
+                types=types,
+                tokenizer_proto=tokenizer.proto,
+                pieces=tokenizer.pieces(),
+                metadata=model.metadata,
+            ),
+        )

@@ -20,7 +20,7 @@ from bulletlm.errors import BulletError, ConfigError, FormatError
 from bulletlm.files import atomic_file, write_text
 from bulletlm.formats.bullet.cursor import Cursor
 from bulletlm.formats.bullet.header import SHAPE_LIMITS, check_metadata, parse_json
-from bulletlm.formats.stored import EncodedTensor, StoredModel, check_finite, check_tokenizer, printable, type_of, view_tensor
+from bulletlm.formats.stored import EncodedTensor, StoredModel, brief, check_finite, check_tokenizer, type_of, view_tensor
 from bulletlm.quant.bq4 import Quantized
 from bulletlm.quant.types import tensor_bytes
 from bulletlm.sampling_limits import PENALTY_WINDOW
@@ -214,7 +214,7 @@ def _read(data: mmap.mmap) -> StoredModel:
     values, infos, start = _parse(data)
     architecture = _text(values, "general.architecture")
     if architecture != "llama":
-        raise FormatError(f'general.architecture is "{printable(architecture)}": only "llama" is supported')
+        raise FormatError(f'general.architecture is "{brief(architecture)}": only "llama" is supported')
     _check_keys(values)
     shape = _shape(values, infos)
     tensors = _tensors(data, infos, start, shape)
@@ -277,14 +277,14 @@ def _parse(data: mmap.mmap) -> tuple[dict[str, Any], dict[str, _Info], int]:
     for _ in range(key_count):
         key = _string(cursor, "the name of a key", _LONGEST_NAME)
         if key in values:
-            raise FormatError(f"the key {printable(key)} is given twice")
-        values[key] = _value(cursor, printable(key))
+            raise FormatError(f"the key {brief(key)} is given twice")
+        values[key] = _value(cursor, brief(key))
     infos: dict[str, _Info] = {}
     for _ in range(tensor_count):
         name = _string(cursor, "the name of a tensor", _LONGEST_NAME)
-        where = f"the entry of tensor {printable(name)}"
+        where = f"the entry of tensor {brief(name)}"
         if name in infos:
-            raise FormatError(f"the tensor {printable(name)} is given twice")
+            raise FormatError(f"the tensor {brief(name)} is given twice")
         rank = cursor.number("<I", where)
         if rank > 4:
             raise FormatError(f"{where} has {rank} dimensions: at most 4 are allowed")
@@ -292,7 +292,7 @@ def _parse(data: mmap.mmap) -> tuple[dict[str, Any], dict[str, _Info], int]:
         infos[name] = _Info(cursor.number("<I", where), extents[::-1], cursor.number("<Q", where))
     alignment = values.get("general.alignment", 32)
     if type(alignment) is not int or alignment < 8 or alignment > 1 << 16 or alignment & (alignment - 1):
-        raise FormatError(f"general.alignment is {printable(str(alignment))}: it must be a power of two from 8 to 65536")
+        raise FormatError(f"general.alignment is {brief(str(alignment))}: it must be a power of two from 8 to 65536")
     return values, infos, -(-cursor.at // alignment) * alignment
 
 
@@ -308,7 +308,7 @@ def _whole(values: Mapping[str, Any], key: str, limit: int, default: int | None 
     if value is None:
         raise FormatError(f"{key} is missing")
     if type(value) is not int or not 1 <= value <= limit:
-        raise FormatError(f"{key} is {printable(str(value))}: it must be a whole number from 1 to {limit}")
+        raise FormatError(f"{key} is {brief(str(value))}: it must be a whole number from 1 to {limit}")
     return value
 
 
@@ -317,7 +317,7 @@ def _real(values: Mapping[str, Any], key: str, default: float | None = None) -> 
     if value is None:
         raise FormatError(f"{key} is missing")
     if not isinstance(value, float) or not math.isfinite(value) or value <= 0:
-        raise FormatError(f"{key} is {printable(str(value))}: it must be a number above 0")
+        raise FormatError(f"{key} is {brief(str(value))}: it must be a number above 0")
     # Stored as binary32: the shortest number that reads the same, so that 1e-05 comes back as 1e-05.
     return float(str(np.float32(value)))
 
@@ -354,9 +354,9 @@ def _check_keys(values: Mapping[str, Any]) -> None:
             continue
         wanted = (head_dim,) if key in _HEAD_DIM_KEYS else _HARMLESS.get(key)
         if wanted is None:
-            raise FormatError(f"the key {printable(key)} is not supported: only plain Llama models are")
+            raise FormatError(f"the key {brief(key)} is not supported: only plain Llama models are")
         if isinstance(value, (list, np.ndarray)) or value not in wanted:
-            raise FormatError(f"{key} is {printable(str(value))}: only {' or '.join(map(str, wanted))} is supported")
+            raise FormatError(f"{key} is {brief(str(value))}: only {' or '.join(map(str, wanted))} is supported")
 
 
 def _shape(values: Mapping[str, Any], infos: Mapping[str, _Info]) -> ModelShape:
@@ -388,7 +388,7 @@ def _tensors(data: mmap.mmap, infos: Mapping[str, _Info], start: int, shape: Mod
     names = {gguf_name(name): name for name in shape.tensors()}
     for name in infos:
         if name not in names:
-            raise FormatError(f"the tensor {printable(name)} is unknown: only plain Llama models of this shape are supported")
+            raise FormatError(f"the tensor {brief(name)} is unknown: only plain Llama models of this shape are supported")
     known = {number: kind for kind, number in GGML_TYPES.items()}
     tensors: dict[str, EncodedTensor] = {}
     places: list[tuple[int, int, str]] = []
@@ -421,7 +421,7 @@ def _tokenizer(values: Mapping[str, Any], shape: ModelShape) -> bytes:
     where = "tokenizer.ggml"
     kind = _text(values, f"{where}.model")
     if kind != "llama":
-        raise FormatError(f'{where}.model is "{printable(kind)}": only "llama" (sentencepiece) is supported')
+        raise FormatError(f'{where}.model is "{brief(kind)}": only "llama" (sentencepiece) is supported')
     for key, wanted in (("add_space_prefix", False), ("remove_extra_whitespaces", False)):
         # llama.cpp's own defaults are true and false.
         if values.get(f"{where}.{key}", key == "add_space_prefix") is not wanted:
@@ -454,7 +454,7 @@ def _compare(tokenizer: Tokenizer, tokens: list[str], where: str) -> None:
     for i, piece in enumerate(tokenizer.pieces()):
         if piece.text != tokens[i]:
             raise FormatError(
-                f'{where}: token {i} is "{printable(tokens[i])}", but must be "{piece.text}": only our own tokenizers are supported'
+                f'{where}: token {i} is "{brief(tokens[i])}", but must be "{piece.text}": only our own tokenizers are supported'
             )
 
 

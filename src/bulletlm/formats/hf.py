@@ -15,7 +15,7 @@ from bulletlm.errors import BulletError, FormatError
 from bulletlm.files import atomic_folder, write_json, write_text
 from bulletlm.formats.bullet.header import check_metadata, parse_json, read_shape, show
 from bulletlm.formats.gguf import size_label
-from bulletlm.formats.stored import EncodedTensor, Floats, StoredModel, as_floats, check_finite, check_tokenizer, printable
+from bulletlm.formats.stored import EncodedTensor, Floats, StoredModel, as_floats, brief, check_finite, check_tokenizer
 from bulletlm.shape import ModelShape
 from bulletlm.text.chat import CHAT_TEMPLATE
 from bulletlm.text.tokenizer import BOS, END, EOS, SPECIAL_TOKENS, UNK
@@ -316,7 +316,7 @@ def _weights(folder: Path, shape: ModelShape) -> dict[str, EncodedTensor]:
             name = names.get(theirs)
             if name is None and (theirs.endswith("rotary_emb.inv_freq") or theirs == "lm_head.weight"):
                 continue  # follow from the configuration; a tied lm_head is the embedding
-            where = f"{path}: {printable(theirs)}"
+            where = f"{path}: {brief(theirs)}"
             if name is None:
                 raise FormatError(f"{where} is unknown: only plain Llama models are supported")
             if tuple(tensor.shape) != shape.tensors()[name]:
@@ -341,7 +341,7 @@ def _shards(folder: Path) -> list[Path]:
     pickles = sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth", "*.ckpt") for path in folder.glob(pattern))
     if pickles:
         raise FormatError(
-            f"{folder} has its weights only as Python pickles ({printable(pickles[0])}): loading one can run any program, so it is "
+            f"{folder} has its weights only as Python pickles ({brief(pickles[0])}): loading one can run any program, so it is "
             f"refused; save the model with safe_serialization"
         )
     raise FormatError(f"{folder} has no {WEIGHTS}: only safetensors weights are supported")
@@ -359,7 +359,7 @@ def _read_safetensors(path: Path) -> dict[str, Floats]:
     try:
         entries = safetensors.deserialize(_read(path))  # type: ignore[no-untyped-call]
     except safetensors.SafetensorError as error:
-        raise FormatError(f"{path} is not a whole safetensors file ({printable(str(error))})") from None
+        raise FormatError(f"{path} is not a whole safetensors file ({brief(str(error))})") from None
     tensors = {}
     for name, entry in entries:
         kind, data = entry["dtype"], entry["data"]
@@ -369,6 +369,6 @@ def _read_safetensors(path: Path) -> dict[str, Floats]:
         elif kind in ("F32", "F16"):
             flat = np.frombuffer(data, "<f4" if kind == "F32" else "<f2").astype(np.float32, copy=False)
         else:
-            raise FormatError(f"{path}: {printable(name)} is of type {printable(kind)}: only F32, F16 and BF16 are supported")
+            raise FormatError(f"{path}: {brief(name)} is of type {brief(kind)}: only F32, F16 and BF16 are supported")
         tensors[name] = flat.reshape(entry["shape"])
     return tensors

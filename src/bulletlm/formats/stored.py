@@ -10,6 +10,7 @@ from bulletlm.errors import FormatError
 from bulletlm.quant.bq4 import Quantized, scales_of
 from bulletlm.quant.types import WEIGHT_TYPES
 from bulletlm.shape import ModelShape
+from bulletlm.terminal import printable
 from bulletlm.text.tokenizer import Tokenizer
 
 Floats = npt.NDArray[np.float32]
@@ -85,6 +86,6 @@ def check_tokenizer(proto: bytes, vocab_size: int, where: str) -> Tokenizer:
     return tokenizer
 
 
-def printable(text: str) -> str:
-    """Text of a file as it may appear in a message: one short line."""
-    return "".join(c if c.isprintable() else "?" for c in text)[:200]
+def brief(text: str) -> str:
+    """Text of a file as a message may show it: one line of at most 200 characters."""
+    return printable(text, limit=200)

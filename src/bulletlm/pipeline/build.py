@@ -19,12 +19,12 @@ from bulletlm.evaluate.compare import compare
 from bulletlm.files import write_json
 from bulletlm.formats.bullet.reader import open_bullet
 from bulletlm.formats.bullet.version1 import fold_gains, write_v1
-from bulletlm.formats.bullet.writer import write_bullet
+from bulletlm.formats.bullet.writer import ModelContents, write_bullet
 from bulletlm.formats.npy import read_npy
 from bulletlm.formats.stored import StoredModel
 from bulletlm.progress import Progress
 from bulletlm.quant.bq4 import Quantized
-from bulletlm.quant.calibrate import Calibrated, Floats, dequantize, quantize, tensor_report
+from bulletlm.quant.calibrate import Calibrated, Floats, QuantizeOptions, dequantize, quantize, tensor_report
 from bulletlm.quant.sensitivity import sensitivity
 from bulletlm.quant.types import METHOD_WORDS, weight_types
 from bulletlm.runtime import Model, NumpyEngine
@@ -112,7 +112,10 @@ def build_bullet(
     if version == 1:
         write_v1(path, StoredModel(shape, done.tensors, proto, named))
     else:
-        write_bullet(path, shape, done.tensors, types, proto, tokenizer.pieces(), named)
+        write_bullet(
+            path,
+            ModelContents(shape=shape, tensors=done.tensors, types=types, tokenizer_proto=proto, pieces=tokenizer.pieces(), metadata=named),
+        )
     if report:
         by_matrix, by_part = costs
         rows = {name: {**row.to_dict(), "kl": by_matrix.get(name)} for name, row in done.report.items()}
@@ -143,7 +146,7 @@ def fit_to_text(
         chosen = seed if config.seed is None else config.seed
         windows = calibration_windows(calibration, tokenizer, config.calibration_tokens, shape.max_seq_len, chosen)
     with threadpool_limits(1, user_api="blas"):
-        return quantize(shape, tensors, types, method, windows, progress), method
+        return quantize(shape, tensors, QuantizeOptions(types=types, method=method, windows=windows), progress), method
 
 
 def _trained(path: Path, exact: dict[str, Floats], types: dict[str, str]) -> tuple[Calibrated, str, dict[str, Any]]:

@@ -16,7 +16,7 @@ from typing import Any
 from bulletlm.config.schema import Config
 from bulletlm.data.tokens import TokenFile
 from bulletlm.files import sha256_of_file, sha256_of_json, write_json
-from bulletlm.formats.bullet.writer import write_bullet
+from bulletlm.formats.bullet.writer import ModelContents, write_bullet
 from bulletlm.formats.npy import read_npy
 from bulletlm.pipeline.build import fingerprint, fit_to_text
 from bulletlm.progress import Progress
@@ -69,7 +69,15 @@ def train_on_grid(run: Path, config: Config, text: TokenFile, held_out: TokenFil
         "seconds": round(time.monotonic() - started, 1),
     }
     write_bullet(
-        folder / "model.bullet", shape, result.tensors, types, proto, Tokenizer(proto).pieces(), {**metadata, "qat": facts(report)}
+        folder / "model.bullet",
+        ModelContents(
+            shape=shape,
+            tensors=result.tensors,
+            types=types,
+            tokenizer_proto=proto,
+            pieces=Tokenizer(proto).pieces(),
+            metadata={**metadata, "qat": facts(report)},
+        ),
     )
     write_json(folder / "report.json", report)
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)

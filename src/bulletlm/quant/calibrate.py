@@ -133,30 +133,38 @@ def _product(a: Floats, b: Floats) -> Floats:
     return a @ b
 
 
-def quantize(
-    shape: ModelShape,
-    tensors: Mapping[str, Floats],
-    types: Mapping[str, str],
-    method: str,
-    windows: npt.NDArray[np.integer] | None,
-    progress: Progress,
-) -> Calibrated:
-    """Bring every tensor to its type.
+@dataclass(frozen=True, kw_only=True)
+class QuantizeOptions:
+    """How a model is quantized.
 
-    The same inputs give the same bits, however many processor cores there are.
+    Attributes:
+        types: "BQ4", "BQ8", "F16" or "F32" for every tensor.
+        method: one of METHODS. It applies to BQ4 matrices of the layers and an untied output matrix; the embedding and all
+            other types are rounded to nearest.
+        windows: calibration text, token ids int[count, length]; not needed for the method "none" or without BQ4 matrices.
+    """
+
+    types: Mapping[str, str]
+    method: str
+    windows: npt.NDArray[np.integer] | None = None
+
+
+def quantize(shape: ModelShape, tensors: Mapping[str, Floats], options: QuantizeOptions, progress: Progress) -> Calibrated:
+    """Convert every tensor to its weight type.
+
+    The same inputs give the same bits with any number of processor cores.
 
     Args:
         shape: the model's shape.
         tensors: float32 arrays; they may be memory-mapped, and are not changed.
-        types: "BQ4", "BQ8", "F16" or "F32" for every tensor.
-        method: one of METHODS. It decides BQ4 matrices that have inputs; the embedding and all other types are rounded to nearest.
-        windows: calibration text, token ids int[count, length]; not needed for the method "none" or without BQ4 matrices.
+        options: weight types, method and calibration text.
         progress: shows the bar.
 
     Raises:
         DataError: a token of `windows` is not in the vocabulary, or there are none.
         BulletError: a tensor holds a number that is NaN, infinite or too large for its type.
     """
+    types, method, windows = options.types, options.method, options.windows
     if method not in METHODS:
         raise ValueError(f"unknown method {method!r}")
     for name in shape.tensors():
@@ -179,7 +187,7 @@ def quantize(
             # BLAS threads spin while they wait for each other: with one other busy program they make this ten times slower.
             # Two threads of ours gain as much on an idle machine.
             with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(2) as pool:
-                for row in _calibrate(shape, tensors, types, method, windows, pool, progress):
+                for row in _calibrate(_Network(shape, tensors, types, method), windows, pool, progress):
                     finish(*row)
         for name in shape.tensors():
             if name not in done.tensors:
@@ -215,16 +223,18 @@ def round_plainly(tensor: Floats, type: str) -> Tensor:
 Row = tuple[str, Tensor, TensorReport | None]
 
 
-def _calibrate(
-    shape: ModelShape,
-    tensors: Mapping[str, Floats],
-    types: Mapping[str, str],
-    method: str,
-    windows: npt.NDArray[np.integer],
-    pool: ThreadPoolExecutor,
-    progress: Progress,
-) -> Iterator[Row]:
-    """Embedding, then each layer in order, then the output matrix if it is one of its own."""
+class _Network(NamedTuple):
+    """The FP32 model and what its tensors are to become."""
+
+    shape: ModelShape
+    tensors: Mapping[str, Floats]
+    types: Mapping[str, str]
+    method: str
+
+
+def _calibrate(network: _Network, windows: npt.NDArray[np.integer], pool: ThreadPoolExecutor, progress: Progress) -> Iterator[Row]:
+    """The embedding, then each layer in order, then the output matrix if it is not tied."""
+    shape, tensors, types, method = network
     curvature: dict[str, Floats] = {}
     if method == "gptq":
         curvature = output_curvature(shape, tensors, windows[: max(1, CURVATURE_TOKENS // windows.shape[1])], progress)
@@ -251,7 +261,7 @@ def _calibrate(
                 return y, b
 
             moments = Moments.of(map(flow, chunks), pool)
-            for name, tensor, report in _group(prefix, group.matrices, tensors, types, method, moments, curvature):
+            for name, tensor, report in _group(network, prefix, group.matrices, moments, curvature):
                 yield name, tensor, report
                 after[name.removeprefix(prefix)] = dequantize(tensor)
             if group.adds:
@@ -263,19 +273,12 @@ def _calibrate(
     if not shape.tied_embeddings:
         gain, head = tensors["final_norm.weight"], tensors["lm_head.weight"]
         last = ((forward.head_input(exact[c], gain, shape) @ head.T, forward.head_input(quantized[c], gain, shape)) for c in chunks)
-        yield from _group("", ("lm_head.weight",), tensors, types, method, Moments.of(last, pool), curvature)
+        yield from _group(network, "", ("lm_head.weight",), Moments.of(last, pool), curvature)
 
 
-def _group(
-    prefix: str,
-    matrices: tuple[str, ...],
-    tensors: Mapping[str, Floats],
-    types: Mapping[str, str],
-    method: str,
-    moments: Moments,
-    curvature: Mapping[str, Floats],
-) -> Iterator[Row]:
-    """Quantise matrices that share their input. `moments` are those of all of them, one below the other."""
+def _group(network: _Network, prefix: str, matrices: tuple[str, ...], moments: Moments, curvature: Mapping[str, Floats]) -> Iterator[Row]:
+    """Quantize matrices that share their input. `moments` are those of all their rows, in order."""
+    _, tensors, types, method = network
     at = 0
     for matrix in matrices:
         name = prefix + matrix

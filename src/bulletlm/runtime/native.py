@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from bulletlm.errors import BulletError
 from bulletlm.runtime import probe
 from bulletlm.runtime.random import State
-from bulletlm.runtime.sampling import Sampling
+from bulletlm.runtime.sampling import LetterRules, Sampling
 from bulletlm.sampling_limits import PENALTY_WINDOW
 from bulletlm.shape import ModelShape
 
@@ -384,25 +384,18 @@ class NativeSampler:
         sampling: the settings.
         random: state of the generator.
         history: the tokens before; the last 64 are penalised.
-        vocab_size: length of the logits to come.
-        akshara_rules: what each token must come after and what it ends in, see text.akshara; or None.
-        before: what the text so far ends in.
+        vocab_size: length of the logits.
+        letters: where tokens may stand, for Sampling.whole_letters; or None.
     """
 
     def __init__(
-        self,
-        sampling: Sampling,
-        random: State,
-        history: Sequence[int],
-        vocab_size: int,
-        akshara_rules: tuple[bytes, bytes] | None = None,
-        before: int = 0,
+        self, sampling: Sampling, random: State, history: Sequence[int], vocab_size: int, letters: LetterRules | None = None
     ) -> None:
         self._bias = (ctypes.c_float * vocab_size)() if sampling.logit_bias else None
         for token, bias in sampling.logit_bias.items():
             self._bias[token] = bias  # type: ignore[index]
         recent = history[-PENALTY_WINDOW:]
-        self._akshara_rules = akshara_rules  # the memory must stay
+        self._letters = letters  # C reads its memory
         (state, step), low = random, 0xFFFF_FFFF_FFFF_FFFF
         self._fields = _CSampler(
             **{
@@ -415,9 +408,9 @@ class NativeSampler:
             step_high=step >> 64,
             step_low=step & low,
             recent_count=len(recent),
-            before=before,
-            after=akshara_rules[0] if akshara_rules else None,
-            ends=akshara_rules[1] if akshara_rules else None,
+            before=letters.before if letters else 0,
+            after=letters.after if letters else None,
+            ends=letters.ends if letters else None,
         )
         self._fields.recent[: len(recent)] = recent
         self.pointer = ctypes.byref(self._fields)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from bulletlm.errors import BulletError, ConfigError
 from bulletlm.sampling_limits import PENALTY_WINDOW, SAMPLING_LIMITS
@@ -64,6 +64,20 @@ class Sampling:
                 raise ConfigError(f"logit_bias has {token}: {bias}: it must be a token id and a number")
 
 
+class LetterRules(NamedTuple):
+    """Where tokens may stand so that every Devanagari sign belongs to a letter; the bits are those of text.akshara.
+
+    Attributes:
+        after: for each token, what it must come after (a set of bits); 0 for anything. uint8[vocab_size].
+        ends: for each token, what it ends in. uint8[vocab_size].
+        before: what the text so far ends in.
+    """
+
+    after: bytes
+    ends: bytes
+    before: int
+
+
 def sample(logits: npt.NDArray[np.float32], history: Sequence[int], sampling: Sampling, rng: np.random.Generator) -> int:
     """Draw one token.
 
@@ -71,7 +85,7 @@ def sample(logits: npt.NDArray[np.float32], history: Sequence[int], sampling: Sa
     top_k left, at temperature 1), temperature, draw. Tokens of equal logits count as ordered by their ids.
     At least one token always remains.
 
-    `whole_letters` is not looked at here, since it depends on what the tokens mean (see text.akshara).
+    `whole_letters` is not applied here, since it depends on the text of the tokens (see text.akshara).
 
     Args:
         logits: float32[vocab_size].

@@ -11,8 +11,8 @@ from bulletlm.errors import BulletError, ConfigError
 from bulletlm.runtime.model import Model
 from bulletlm.runtime.native import NativeEngine, NativeSampler
 from bulletlm.runtime.random import seeded
-from bulletlm.runtime.sampling import Sampling, sample
-from bulletlm.text.akshara import OTHER, akshara_rules
+from bulletlm.runtime.sampling import LetterRules, Sampling, sample
+from bulletlm.text.akshara import akshara_rules
 from bulletlm.text.stream import TextStream
 from bulletlm.text.tokenizer import END, EOS
 
@@ -49,6 +49,15 @@ class Token(NamedTuple):
     text: str
     logprob: float | None = None
     top: tuple[tuple[int, float], ...] = ()
+
+
+class _Limits(NamedTuple):
+    """When an answer ends, and how many tokens at the beginning of its prompt stay when the context is full."""
+
+    max_tokens: int
+    stop: Sequence[str]
+    stop_ids: Collection[int]
+    keep: int
 
 
 class Session:
@@ -129,7 +138,7 @@ class Session:
         self.finish_reason, self.prompt_tokens, self.completion_tokens = None, len(prompt), 0
         context = self._shortened(list(prompt), keep)
         self.reused, self.ahead, self._to_read = self._in_common(context), 0, context
-        return self._answer(context, draw, sampling.max_tokens, stop, stop_ids, keep)
+        return self._answer(context, draw, _Limits(sampling.max_tokens, stop, stop_ids, keep))
 
     def read(self) -> bool:
         """Read a part of the prompt that `generate` was given, before its first token is asked for; whether more parts are left.
@@ -144,9 +153,8 @@ class Session:
             self.model.engine.prefill(unread[:part], self._cache)
         return len(unread) > 2 * part
 
-    def _answer(
-        self, context: list[int], draw: Draw, left: int, stop: Sequence[str], stop_ids: Collection[int], keep: int
-    ) -> Iterator[Token]:
+    def _answer(self, context: list[int], draw: Draw, limits: _Limits) -> Iterator[Token]:
+        left, stop, stop_ids, keep = limits
         self._to_read = []
         text = TextStream(self.model.tokenizer, stop)
         last: Token | None = None  # waits until it is known whether it is the last one, and gets what is held back
@@ -226,31 +234,32 @@ def _drawing(model: Model, sampling: Sampling, prompt: Sequence[int], stop_ids: 
     if highest >= vocabulary:
         raise ConfigError(f"logit_bias names token {highest}, but the vocabulary ends at {vocabulary - 1}")
     history = [token for token in prompt if token not in stop_ids]  # or a chat would unlearn to end its turns
-    rules = akshara_rules(model.tokenizer) if sampling.whole_letters else None
-    before = rules[1][prompt[-1]] if rules else OTHER
+    letters = None
+    if sampling.whole_letters:
+        after, ends = akshara_rules(model.tokenizer)
+        letters = LetterRules(after, ends, ends[prompt[-1]])
     if isinstance(engine, NativeEngine) and logprobs is None:
-        sampler = NativeSampler(sampling, seeded([sampling.seed, RANDOM_STREAM]), history, vocabulary, rules, before)
+        sampler = NativeSampler(sampling, seeded([sampling.seed, RANDOM_STREAM]), history, vocabulary, letters)
         return lambda unread, cache, count: (engine.generate(unread, cache, sampler, stop_ids, count), None)
-    return _drawing_one(engine, sampling, history, rules, before, logprobs)
+    return _drawing_one(engine, sampling, history, letters, logprobs)
 
 
-def _drawing_one(
-    engine: Engine[Any], sampling: Sampling, history: list[int], rules: tuple[bytes, bytes] | None, before: int, logprobs: int | None
-) -> Draw:
+def _drawing_one(engine: Engine[Any], sampling: Sampling, history: list[int], letters: LetterRules | None, logprobs: int | None) -> Draw:
     import numpy as np
 
     rng = np.random.default_rng([sampling.seed, RANDOM_STREAM])
-    after, ends = (np.frombuffer(table, np.uint8) for table in rules or (b"", b""))
+    after, ends = (np.frombuffer(table, np.uint8) for table in (letters[:2] if letters else (b"", b"")))
+    before = letters.before if letters else 0
 
     def draw_one(unread: list[int], cache: Any, count: int) -> tuple[list[int], list[Score] | None]:
         nonlocal before
         logits = engine.prefill(unread, cache)
         allowed = logits
-        if rules:
+        if letters:
             allowed = np.where((after == 0) | (after & before != 0), logits, np.float32(-np.inf))
         token = sample(allowed, history, sampling, rng)
         history.append(token)
-        if rules:
+        if letters:
             before = int(ends[token])
         return [token], None if logprobs is None else [_score(logits, token, logprobs)]
 

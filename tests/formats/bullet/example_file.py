@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bulletlm.formats.bullet.writer import write_bullet
+from bulletlm.formats.bullet.writer import ModelContents, write_bullet
 from bulletlm.quant.types import standard_types
 from bulletlm.shape import ModelShape
 from bulletlm.text.pieces import Piece
@@ -64,7 +64,12 @@ def tensors() -> dict[str, np.ndarray]:
 
 def write(path: Path) -> bytes:
     """Write the example and return its bytes."""
-    write_bullet(path, SHAPE, tensors(), standard_types(SHAPE), proto(), PIECES, METADATA)
+    write_bullet(
+        path,
+        ModelContents(
+            shape=SHAPE, tensors=tensors(), types=standard_types(SHAPE), tokenizer_proto=proto(), pieces=PIECES, metadata=METADATA
+        ),
+    )
     return path.read_bytes()
 
 

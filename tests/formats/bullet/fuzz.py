@@ -30,7 +30,7 @@ from bulletlm.errors import BulletError, FormatError
 from bulletlm.formats.bullet.layout import HEADER_END
 from bulletlm.formats.bullet.reader import open_bullet
 from bulletlm.formats.bullet.version1 import write_v1
-from bulletlm.formats.convert import convert, read_model
+from bulletlm.formats.convert import ConvertOptions, convert, read_model
 from bulletlm.formats.gguf import read_gguf, write_gguf
 from bulletlm.formats.hf import INDEX, METADATA, TOKENIZER, WEIGHTS, hf_name, write_hf
 from bulletlm.formats.npy import write_npy
@@ -98,7 +98,7 @@ def converter(folder: Path, like: Path | None = None) -> Reader:
         )
         target = folder / "converted"
         try:
-            convert(path, target, to, int(version), quant or None, like)
+            convert(path, target, ConvertOptions(to=to, version=int(version), quant=quant or None, like=like, force=True))
         finally:
             shutil.rmtree(target) if target.is_dir() else target.unlink(missing_ok=True)
 

@@ -12,7 +12,7 @@ import pytest
 from bulletlm.errors import BulletError, FormatError
 from bulletlm.formats.bullet.layout import aligned, decode_pieces, encode_pieces
 from bulletlm.formats.bullet.reader import open_bullet
-from bulletlm.formats.bullet.writer import write_bullet
+from bulletlm.formats.bullet.writer import ModelContents, write_bullet
 from bulletlm.quant.bq4 import Quantized, dequantize_bq4, dequantize_bq8, quantize_bq4, quantize_bq8
 from bulletlm.quant.types import standard_types, tensor_bytes
 from bulletlm.shape import ModelShape
@@ -145,7 +145,17 @@ def test_every_weight_type_and_an_untied_head(tmp_path: Path, quant: str) -> Non
     rng = np.random.default_rng(0)
     weights = {name: rng.standard_normal(s, dtype=np.float32) for name, s in shape.tensors().items()}
     path = tmp_path / "m.bullet"
-    write_bullet(path, shape, weights, standard_types(shape, quant), example_file.proto(), example_file.PIECES, {})
+    write_bullet(
+        path,
+        ModelContents(
+            shape=shape,
+            tensors=weights,
+            types=standard_types(shape, quant),
+            tokenizer_proto=example_file.proto(),
+            pieces=example_file.PIECES,
+            metadata={},
+        ),
+    )
     file = open_bullet(path)
     file.verify()
     assert file.shape == shape
@@ -169,13 +179,43 @@ def test_tensors_that_are_on_their_grid_are_kept_bit_for_bit(tmp_path: Path) -> 
     tensors["token_embedding.weight"] = Quantized("BQ8", quantize_bq8(example_file.tensors()["token_embedding.weight"]))
     path = tmp_path / "m.bullet"
     types = standard_types(example_file.SHAPE)
-    write_bullet(path, example_file.SHAPE, tensors, types, example_file.proto(), example_file.PIECES, {})
+    write_bullet(
+        path,
+        ModelContents(
+            shape=example_file.SHAPE,
+            tensors=tensors,
+            types=types,
+            tokenizer_proto=example_file.proto(),
+            pieces=example_file.PIECES,
+            metadata={},
+        ),
+    )
     np.testing.assert_array_equal(open_bullet(path).read_blocks(name).blocks, blocks)
     with pytest.raises(FormatError, match=r"up_proj\.weight is already BQ4"):
-        write_bullet(path, example_file.SHAPE, tensors, types | {name: "BQ8"}, example_file.proto(), example_file.PIECES, {})
+        write_bullet(
+            path,
+            ModelContents(
+                shape=example_file.SHAPE,
+                tensors=tensors,
+                types=types | {name: "BQ8"},
+                tokenizer_proto=example_file.proto(),
+                pieces=example_file.PIECES,
+                metadata={},
+            ),
+        )
     blocks[3, 0, :2] = (0, 0x7C)
     with pytest.raises(FormatError, match=r"up_proj\.weight cannot be written: a BQ4 scale is NaN or infinite"):
-        write_bullet(path, example_file.SHAPE, tensors, types, example_file.proto(), example_file.PIECES, {})
+        write_bullet(
+            path,
+            ModelContents(
+                shape=example_file.SHAPE,
+                tensors=tensors,
+                types=types,
+                tokenizer_proto=example_file.proto(),
+                pieces=example_file.PIECES,
+                metadata={},
+            ),
+        )
 
 
 def test_the_same_inputs_give_the_same_bytes(tmp_path: Path) -> None:
@@ -192,7 +232,17 @@ def test_unknown_keys_are_kept(tmp_path: Path) -> None:
     path = tmp_path / "m.bullet"
     extra = {"शेरा": "एक नवी कळ", "report": {"perplexity": [22.1, 22.2]}, "empty": []}
     types = standard_types(example_file.SHAPE)
-    write_bullet(path, example_file.SHAPE, example_file.tensors(), types, example_file.proto(), example_file.PIECES, extra)
+    write_bullet(
+        path,
+        ModelContents(
+            shape=example_file.SHAPE,
+            tensors=example_file.tensors(),
+            types=types,
+            tokenizer_proto=example_file.proto(),
+            pieces=example_file.PIECES,
+            metadata=extra,
+        ),
+    )
     assert open_bullet(path).metadata == extra
 
 
@@ -211,7 +261,17 @@ def test_unknown_keys_are_kept(tmp_path: Path) -> None:
 def test_metadata_that_cannot_be_written(tmp_path: Path, metadata: dict, message: str) -> None:
     types = standard_types(example_file.SHAPE)
     with pytest.raises(FormatError, match=message):
-        write_bullet(tmp_path / "m", example_file.SHAPE, example_file.tensors(), types, example_file.proto(), example_file.PIECES, metadata)
+        write_bullet(
+            tmp_path / "m",
+            ModelContents(
+                shape=example_file.SHAPE,
+                tensors=example_file.tensors(),
+                types=types,
+                tokenizer_proto=example_file.proto(),
+                pieces=example_file.PIECES,
+                metadata=metadata,
+            ),
+        )
     assert list(tmp_path.iterdir()) == []
 
 
@@ -225,7 +285,17 @@ def test_weights_that_cannot_be_written(example: Path, quant: str, bad: float) -
     tensors["layers.0.mlp.down_proj.weight"][31, 7] = bad
     with pytest.raises(FormatError, match=r"^the tensor layers\.0\.mlp\.down_proj\.weight cannot be written: .*") as caught:
         types = standard_types(example_file.SHAPE, quant)
-        write_bullet(example, example_file.SHAPE, tensors, types, example_file.proto(), example_file.PIECES, {})
+        write_bullet(
+            example,
+            ModelContents(
+                shape=example_file.SHAPE,
+                tensors=tensors,
+                types=types,
+                tokenizer_proto=example_file.proto(),
+                pieces=example_file.PIECES,
+                metadata={},
+            ),
+        )
     assert "\n" not in str(caught.value)
     assert example.read_bytes() == before and len(list(example.parent.iterdir())) == 1
 
@@ -233,7 +303,17 @@ def test_weights_that_cannot_be_written(example: Path, quant: str, bad: float) -
 def test_tensors_that_do_not_belong(tmp_path: Path) -> None:
     def write(tensors: dict[str, np.ndarray]) -> None:
         types = standard_types(example_file.SHAPE)
-        write_bullet(tmp_path / "m", example_file.SHAPE, tensors, types, example_file.proto(), example_file.PIECES, {})
+        write_bullet(
+            tmp_path / "m",
+            ModelContents(
+                shape=example_file.SHAPE,
+                tensors=tensors,
+                types=types,
+                tokenizer_proto=example_file.proto(),
+                pieces=example_file.PIECES,
+                metadata={},
+            ),
+        )
 
     tensors = example_file.tensors()
     with pytest.raises(FormatError, match=r"tensor extra\.weight does not belong"):
@@ -248,7 +328,17 @@ def test_tensors_that_do_not_belong(tmp_path: Path) -> None:
 def test_a_vocabulary_of_another_size_is_not_written(tmp_path: Path) -> None:
     types = standard_types(example_file.SHAPE)
     with pytest.raises(FormatError, match=r"count is 276, but shape\.vocab_size is 277"):
-        write_bullet(tmp_path / "m", example_file.SHAPE, example_file.tensors(), types, example_file.proto(), example_file.PIECES[:-1], {})
+        write_bullet(
+            tmp_path / "m",
+            ModelContents(
+                shape=example_file.SHAPE,
+                tensors=example_file.tensors(),
+                types=types,
+                tokenizer_proto=example_file.proto(),
+                pieces=example_file.PIECES[:-1],
+                metadata={},
+            ),
+        )
     assert list(tmp_path.iterdir()) == []
 
 

@@ -16,7 +16,7 @@ from version1 import block_a, block_b, file_a, file_b, file_c, fnv, runtime_a, v
 from bulletlm.errors import BulletError, FormatError
 from bulletlm.formats.bullet.reader import open_bullet
 from bulletlm.formats.bullet.version1 import read_v1, write_v1
-from bulletlm.formats.convert import convert, read_model
+from bulletlm.formats.convert import ConvertOptions, convert, read_model
 from bulletlm.formats.stored import StoredModel, as_floats, type_of
 from bulletlm.quant.bq4 import Quantized, quantize_bq4, quantize_bq8
 from bulletlm.quant.types import standard_types
@@ -133,7 +133,7 @@ def test_dialect_c(tmp_path: Path, block_size: int) -> None:
     with pytest.raises(FormatError, match=r"neither heads nor context nor vocabulary: .* --like MODEL"):
         read_v1(path)
     write_v1(tmp_path / "like.bullet", like)
-    convert(path, tmp_path / "new.bullet", like=tmp_path / "like.bullet")
+    convert(path, tmp_path / "new.bullet", ConvertOptions(like=tmp_path / "like.bullet"))
     open_bullet(tmp_path / "new.bullet").verify()
 
 
@@ -213,7 +213,7 @@ def test_other_zero_points_are_rounded_anew(tmp_path: Path) -> None:
     convert(tmp_path / "a.bullet", tmp_path / "q.bullet")
     file = open_bullet(tmp_path / "q.bullet")
     assert file.type("layers.0.mlp.up_proj.weight") == "BQ4" and file.type("token_embedding.weight") == "BQ8"
-    convert(tmp_path / "a.bullet", tmp_path / "f.bullet", quant="F32")
+    convert(tmp_path / "a.bullet", tmp_path / "f.bullet", ConvertOptions(quant="F32"))
     np.testing.assert_array_equal(
         open_bullet(tmp_path / "f.bullet").dequantize("lm_head.weight"), as_floats(model.tensors["lm_head.weight"])
     )
@@ -266,14 +266,14 @@ def test_there_and_back(tmp_path: Path, quant: str) -> None:
     ours, theirs = engine_of(model).score(ids), engine_of(back).score(ids)
     assert np.corrcoef(ours.ravel(), theirs.ravel())[0, 1] > 0.8
     convert(tmp_path / "a.bullet", tmp_path / "new.bullet")
-    convert(tmp_path / "new.bullet", tmp_path / "again.bullet", version=1)
+    convert(tmp_path / "new.bullet", tmp_path / "again.bullet", ConvertOptions(version=1))
     assert (tmp_path / "again.bullet").read_bytes() == (tmp_path / "a.bullet").read_bytes()
 
 
 def test_a_trained_model(micro_run: Path, tmp_path: Path) -> None:
     """Its shape does not fit; with the fields that version 1 fixes as they must be, it does."""
     with pytest.raises(FormatError, match="version 1 cannot hold this model: n_kv_heads is 2, and must be 4"):
-        convert(micro_run / "model.bullet", tmp_path / "a.bullet", version=1)
+        convert(micro_run / "model.bullet", tmp_path / "a.bullet", ConvertOptions(version=1))
     _, model = read_model(micro_run / "model.bullet")
     shape = ModelShape(**{**model.shape.to_dict(), "n_kv_heads": 4, "hidden_dim": 256, "n_layers": 1})
     long = {"training": {"sources": [{"path": "x" * 100, "vocab_size": 1}] * 90}}

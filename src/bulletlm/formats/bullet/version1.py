@@ -28,7 +28,7 @@ from bulletlm.formats.bullet.cursor import Cursor
 from bulletlm.formats.bullet.header import SHAPE_LIMITS, check_metadata, parse_json, read_shape
 from bulletlm.formats.bullet.layout import END, HEADER_CAP, HEADER_END
 from bulletlm.formats.bullet.reader import FIRST_VERSION, PICKLE
-from bulletlm.formats.stored import EncodedTensor, Floats, StoredModel, as_floats, check_finite, check_tokenizer, printable
+from bulletlm.formats.stored import EncodedTensor, Floats, StoredModel, as_floats, brief, check_finite, check_tokenizer
 from bulletlm.quant.bq4 import Quantized, pack_bq4, quantize_bq4, unpack_bq4
 from bulletlm.shape import BLOCK, ModelShape
 from bulletlm.text.tokenizer import FIRST_BYTE, FIRST_PIECE, SPACE_MARK, SPECIAL_TOKENS, UNK
@@ -148,7 +148,7 @@ def _read_ab(data: mmap.mmap, like: StoredModel | None) -> StoredModel:
     if not isinstance(metadata, dict):
         metadata = {"name": header.get("model_name", "version 1 model")}
     check_metadata(metadata)
-    return _assemble(found, numbers, tokens, metadata, like)
+    return _assemble(_Parsed(found, numbers, tokens, metadata), like)
 
 
 def _find_number(header: Any, keys: Sequence[str]) -> int:
@@ -307,11 +307,11 @@ def _read_c(data: mmap.mmap, like: StoredModel | None) -> StoredModel:
         extents = cursor.numbers(f"<{rank}I", what)
         block, n_blocks, offset = cursor.numbers("<IIQ", what)
         if theirs not in names:
-            raise FormatError(f"{what} is called {printable(theirs)}, which is not known: only Llama-shaped models can be read")
+            raise FormatError(f"{what} is called {brief(theirs)}, which is not known: only Llama-shaped models can be read")
         if names[theirs] in _IGNORED:
             continue
         if names[theirs] in found:
-            raise FormatError(f"{what} ({printable(theirs)}) is given twice")
+            raise FormatError(f"{what} ({brief(theirs)}) is given twice")
         what = f"{what} ({theirs})"
         expected = like.shape.tensors().get(names[theirs], like.shape.tensors()["token_embedding.weight"])
         if extents != expected:
@@ -329,7 +329,7 @@ def _read_c(data: mmap.mmap, like: StoredModel | None) -> StoredModel:
         found[name] = _DecodedTensor(np.ones(like.shape.tensors()[name], dtype=np.float32))
     if missing:
         notes.append(f"the file has no gains for {len(missing)} norms: they were set to 1")
-    return _assemble(found, numbers, [], {"name": "version 1 model"}, like, notes)
+    return _assemble(_Parsed(found, numbers, [], {"name": "version 1 model"}, notes), like)
 
 
 def _decode_c(blocks: Bytes, extents: tuple[int, ...], what: str) -> _DecodedTensor:
@@ -348,16 +348,20 @@ def _decode_c(blocks: Bytes, extents: tuple[int, ...], what: str) -> _DecodedTen
 # --- from tensors and tokens to a model ---------------------------------------------------------------------------------
 
 
-def _assemble(
-    found: dict[str, _DecodedTensor],
-    numbers: Mapping[str, int],
-    tokens: list[tuple[bytes, float]],
-    metadata: dict[str, Any],
-    like: StoredModel | None,
-    notes: Sequence[str] = (),
-) -> StoredModel:
+class _Parsed(NamedTuple):
+    """What a file holds: tensors by our names, numbers of the header, vocabulary (text, score), metadata, and notes for the user."""
+
+    found: dict[str, _DecodedTensor]
+    numbers: Mapping[str, int]
+    tokens: list[tuple[bytes, float]]
+    metadata: dict[str, Any]
+    notes: Sequence[str] = ()
+
+
+def _assemble(parsed: _Parsed, like: StoredModel | None) -> StoredModel:
+    found, numbers, tokens, metadata, _ = parsed
     tensors = {name: tensor.values for name, tensor in found.items()}
-    notes = [*notes]
+    notes = [*parsed.notes]
     if "lm_head.weight" in tensors and _same(tensors["lm_head.weight"], tensors.get("token_embedding.weight")):
         del tensors["lm_head.weight"]
     shape = _shape(tensors, numbers)

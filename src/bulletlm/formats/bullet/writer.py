@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -30,43 +31,51 @@ from bulletlm.shape import ModelShape
 from bulletlm.text.pieces import CONTROL, SPECIAL_PIECES, UNKNOWN
 
 
-def write_bullet(
-    path: Path,
-    shape: ModelShape,
-    tensors: Mapping[str, npt.NDArray[np.float32] | Quantized],
-    types: Mapping[str, str],
-    tokenizer_proto: bytes,
-    pieces: Sequence[tuple[str, float, int]],
-    metadata: Mapping[str, Any],
-) -> None:
-    """Write a model file, atomically.
+@dataclass(frozen=True, kw_only=True)
+class ModelContents:
+    """What a `.bullet` file holds.
 
-    Args:
-        path: where the file appears once it is complete.
-        shape: says which tensors there must be.
-        tensors: float32 arrays, rounded here to their type by ggml's rule, or tensors that are on their grid already.
-        types: the weight type of every tensor; `layout.standard_types` gives the usual ones.
+    Attributes:
+        shape: the model's shape; it says which tensors there must be.
+        tensors: by name: float32 arrays, which are rounded to their type by ggml's rule, or quantized tensors.
+        types: the weight type of every tensor; `quant.types.standard_types` gives the usual ones.
         tokenizer_proto: the sentencepiece model.
         pieces: its vocabulary: (text, score, type) in the order of the ids.
-        metadata: further keys of the header, for people and for the runtime: name, license, languages,
-            chat_template, sampling, training, and whatever else; JSON values.
+        metadata: further keys of the header, JSON values: name, license, languages, chat_template, sampling, training
+            and others.
+    """
+
+    shape: ModelShape
+    tensors: Mapping[str, npt.NDArray[np.float32] | Quantized]
+    types: Mapping[str, str]
+    tokenizer_proto: bytes
+    pieces: Sequence[tuple[str, float, int]]
+    metadata: Mapping[str, Any]
+
+
+def write_bullet(path: Path, model: ModelContents) -> None:
+    """Write a model file, atomically; the same contents give the same bytes.
+
+    Args:
+        path: where the file appears once it is complete; an older file there is replaced.
+        model: what the file is to hold.
 
     Raises:
-        FormatError: a tensor is missing, of the wrong shape or type, or holds numbers that its type cannot;
-            or the metadata is not JSON or takes a name of the format's own.
+        FormatError: a tensor is missing, of the wrong shape or type, or holds numbers that its type cannot store;
+            or the metadata is not JSON or uses a reserved key.
         BulletError: the disk is full or the folder is not writable.
     """
-    _check_tensors(shape, tensors, types)
-    sections = {PIECES_SECTION: encode_pieces(pieces), SENTENCEPIECE_SECTION: tokenizer_proto}
-    text = _header_text(shape, types, pieces, sections, metadata)
+    _check_tensors(model.shape, model.tensors, model.types)
+    sections = {PIECES_SECTION: encode_pieces(model.pieces), SENTENCEPIECE_SECTION: model.tokenizer_proto}
+    text = _header_text(model, sections)
     header = read_header(text)
-    decode_pieces(sections[PIECES_SECTION], shape.vocab_size, header.special)
+    decode_pieces(sections[PIECES_SECTION], model.shape.vocab_size, header.special)
     with atomic_file(path) as file:
         out = _HashedFile(file)
         out.write(text + HEADER_END)
-        for name, region in header.tensors.items():
+        for name, entry in header.tensors.items():
             out.pad()
-            out.write(_encode(name, tensors[name], region.type))
+            out.write(_encode(name, model.tensors[name], entry.type))
         for content in sections.values():
             out.pad()
             out.write(content)
@@ -75,7 +84,7 @@ def write_bullet(
 
 
 class _HashedFile:
-    """A file that remembers its length and the hash of what was written."""
+    """An open file with the length and the SHA-256 of what was written to it."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file, self._hash, self._length = file, hashlib.sha256(), 0
@@ -127,19 +136,14 @@ def _encode(name: str, tensor: npt.NDArray[np.float32] | Quantized, type: str) -
         raise FormatError(f"the tensor {name} cannot be written: {error}") from None
 
 
-def _header_text(
-    shape: ModelShape,
-    types: Mapping[str, str],
-    pieces: Sequence[tuple[str, float, int]],
-    sections: Mapping[str, bytes],
-    metadata: Mapping[str, Any],
-) -> bytes:
-    """The JSON. Offsets count from the start of the file, so its own length decides what it says: repeat until that settles."""
-    for key in metadata:
+def _header_text(model: ModelContents, sections: Mapping[str, bytes]) -> bytes:
+    """The JSON. Offsets count from the start of the file and so depend on the length of the JSON: repeat until it stays the same."""
+    shape, types, pieces = model.shape, model.types, model.pieces
+    for key in model.metadata:
         if key in RESERVED:
-            raise FormatError(f"metadata cannot be called {key}: the header uses that name itself")
+            raise FormatError(f"the metadata has the key {key}, which the header uses itself: choose another name")
     special = {SPECIAL_PIECES[text]: i for i, (text, _, type) in enumerate(pieces) if type in (UNKNOWN, CONTROL) and text in SPECIAL_PIECES}
-    first = {"bullet_version": VERSION, "architecture": ARCHITECTURE, "shape": shape.to_dict(), **metadata}
+    first = {"bullet_version": VERSION, "architecture": ARCHITECTURE, "shape": shape.to_dict(), **model.metadata}
     tokenizer = {"kind": TOKENIZER_KIND, "special": special}
     length = 0
     while True:
@@ -161,7 +165,7 @@ def _header_text(
 
 
 def _readable(header: Mapping[str, Any]) -> bytes:
-    """JSON with one line a key, and one line an entry of a list of objects, so that `head` shows what the file is."""
+    """JSON with one line per key, and one line per entry of a list of objects, so that `head` shows what the file is."""
     lines = []
     try:
         for key, value in header.items():
