@@ -1,4 +1,4 @@
-/* What a path_*.c file includes before it chooses its instructions. */
+/* What a kernels_*.c file includes before it chooses its instructions. */
 
 #include <math.h>
 

@@ -9,9 +9,9 @@
 #pragma GCC target("avx2,fma,f16c")
 #endif
 
-#include "dot_avx2.h"
+#include "simd_avx2.h"
 
-#include "path.h"
+#include "kernels.h"
 
 #if defined(__clang__)
 #pragma clang attribute pop

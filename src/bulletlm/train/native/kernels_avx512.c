@@ -11,7 +11,7 @@
 
 #include "simd_avx512.h"
 
-#include "pass.h"
+#include "kernels.h"
 
 #if defined(__clang__)
 #pragma clang attribute pop

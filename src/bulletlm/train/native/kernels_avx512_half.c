@@ -1,5 +1,5 @@
-/* The code of path_avx_vnni.c with the instruction as processors with AVX-512 know it: so that it can be tested on these too.
- * It is slower there than path_avx512.c, and only taken when it is asked for. */
+/* The code of kernels_avx_vnni.c with the instruction as processors with AVX-512 know it: so that it can be tested on these too.
+ * It is slower there than kernels_avx512.c, and only taken when it is asked for. */
 
 #include "trainer.h"
 
@@ -13,7 +13,7 @@
 #define VPDPBUSD "vpdpbusd"
 #include "simd_avx2.h"
 
-#include "pass.h"
+#include "kernels.h"
 
 #if defined(__clang__)
 #pragma clang attribute pop

@@ -9,9 +9,9 @@
 #pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c,prefer-vector-width=512")
 #endif
 
-#include "dot_avx512.h"
+#include "simd_avx512.h"
 
-#include "path.h"
+#include "kernels.h"
 
 #if defined(__clang__)
 #pragma clang attribute pop

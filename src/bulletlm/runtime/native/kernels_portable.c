@@ -2,9 +2,9 @@
 
 #include "common.h"
 
-#include "dot_portable.h"
+#include "simd_portable.h"
 
-#include "path.h"
+#include "kernels.h"
 
 static bool supported(void) { return true; }
 

@@ -1,11 +1,11 @@
-/* The pass through all layers and back, for one kind of processor: each path_*.c includes this after its vectors. */
+/* The pass through all layers and back, for one kind of processor: each kernels_*.c includes this after its vectors. */
 
 #include <math.h>
 
 #include "trainer.h"
 
 #include "rounding.h"
-#include "product.h"
+#include "matmul.h"
 #include "attention.h"
 
 /* ---- weights, once per optimiser step ---- */

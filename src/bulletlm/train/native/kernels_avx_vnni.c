@@ -14,7 +14,7 @@
 #define VPDPBUSD "%{vex%} vpdpbusd"
 #include "simd_avx2.h"
 
-#include "pass.h"
+#include "kernels.h"
 
 #if defined(__clang__)
 #pragma clang attribute pop

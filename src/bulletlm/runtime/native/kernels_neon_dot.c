@@ -17,9 +17,9 @@
 static inline int32x4_t dot4(int32x4_t acc, int8x16_t w, int8x16_t x) { return vdotq_s32(acc, w, x); }
 #define dot4_lane(acc, w, x, lane) vdotq_laneq_s32(acc, w, x, lane)
 
-#include "dot_neon.h"
+#include "simd_neon.h"
 
-#include "path.h"
+#include "kernels.h"
 
 #if defined(__clang__)
 #pragma clang attribute pop

@@ -12,9 +12,9 @@ static inline int32x4_t dot4(int32x4_t acc, int8x16_t w, int8x16_t x) {
 }
 #define dot4_lane(acc, w, x, lane) dot4(acc, w, vreinterpretq_s8_s32(vdupq_laneq_s32(vreinterpretq_s32_s8(x), lane)))
 
-#include "dot_neon.h"
+#include "simd_neon.h"
 
-#include "path.h"
+#include "kernels.h"
 
 static bool supported(void) { return true; }
 
