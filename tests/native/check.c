@@ -1,8 +1,8 @@
-/* Checks of the native engine without Python: for sanitizers, and for processors that are only emulated here.
+/* Checks of the native engine without Python: for sanitizers, and for processors that are only emulated.
  *
  *     cc -O1 -g -fsanitize=address,undefined -pthread tests/native/check.c src/bulletlm/runtime/native/[a-z]*.c -lm -o check && ./check
  *
- * Every path of the processor, over many shapes and weight types, against a forward pass in double written out in loops. */
+ * All kernels of the processor, with many shapes and weight types, against a forward pass in double written as plain loops. */
 
 #include <math.h>
 #include <stdio.h>
@@ -24,7 +24,7 @@ static double from_half(uint16_t half) {
     return half & 0x8000 ? -magnitude : magnitude;
 }
 
-/* Random weights of a type: the file's bytes, and the numbers they stand for. */
+/* Random weights of a type: the bytes of the file, and the values that they represent. */
 struct weights {
     struct bullet_tensor tensor;
     double *values;
@@ -110,13 +110,13 @@ static void multiply(const double *w, int rows, int cols, const double *x, doubl
     }
 }
 
-static void normalise(const double *x, const double *gain, int n, double eps, double *out) {
+static void rms_norm(const double *x, const double *gain, int n, double eps, double *out) {
     double sum = 0;
     for (int i = 0; i < n; i++) sum += x[i] * x[i];
     for (int i = 0; i < n; i++) out[i] = x[i] / sqrt(sum / n + eps) * gain[i];
 }
 
-static void turn(double *head, int d, int position, double theta) {
+static void rotate(double *head, int d, int position, double theta) {
     for (int i = 0; i < d / 2; i++) {
         double angle = position * pow(theta, -2.0 * i / d), a = head[2 * i], b = head[2 * i + 1];
         head[2 * i] = a * cos(angle) - b * sin(angle);
@@ -127,22 +127,22 @@ static void turn(double *head, int d, int position, double theta) {
 /* docs/bullet-format.md, "The model": logits[n][vocab_size]. */
 static void reference(const struct example *e, const int32_t *tokens, int n, double *logits) {
     const struct bullet_shape s = e->shape;
-    const int d = s.dim / s.n_heads, kv = d * s.n_kv_heads, widest = s.dim > s.hidden_dim ? s.dim : s.hidden_dim;
+    const int d = s.dim / s.n_heads, kv = d * s.n_kv_heads, max_width = s.dim > s.hidden_dim ? s.dim : s.hidden_dim;
     double *keys = malloc(sizeof(double) * (size_t)(s.n_layers * n * kv)), *values = malloc(sizeof(double) * (size_t)(s.n_layers * n * kv));
-    double *x = malloc(sizeof(double) * (size_t)s.dim), *a = malloc(sizeof(double) * (size_t)widest);
-    double *q = malloc(sizeof(double) * (size_t)widest), *up = malloc(sizeof(double) * (size_t)widest);
+    double *x = malloc(sizeof(double) * (size_t)s.dim), *a = malloc(sizeof(double) * (size_t)max_width);
+    double *q = malloc(sizeof(double) * (size_t)max_width), *up = malloc(sizeof(double) * (size_t)max_width);
     double *mixed = malloc(sizeof(double) * (size_t)s.dim), *score = malloc(sizeof(double) * (size_t)n);
     for (int p = 0; p < n; p++) {
         memcpy(x, e->weights[EMBEDDING].values + (size_t)tokens[p] * (size_t)s.dim, sizeof(double) * (size_t)s.dim);
         for (int l = 0; l < s.n_layers; l++) {
             const struct weights *w = e->weights + 1 + l * PER_LAYER;
             double *k = keys + (size_t)(l * n * kv), *v = values + (size_t)(l * n * kv);
-            normalise(x, w[0].values, s.dim, s.norm_eps, a);
+            rms_norm(x, w[0].values, s.dim, s.norm_eps, a);
             multiply(w[1].values, s.dim, s.dim, a, q);
             multiply(w[2].values, kv, s.dim, a, k + p * kv);
             multiply(w[3].values, kv, s.dim, a, v + p * kv);
-            for (int h = 0; h < s.n_heads; h++) turn(q + h * d, d, p, s.rope_theta);
-            for (int h = 0; h < s.n_kv_heads; h++) turn(k + p * kv + h * d, d, p, s.rope_theta);
+            for (int h = 0; h < s.n_heads; h++) rotate(q + h * d, d, p, s.rope_theta);
+            for (int h = 0; h < s.n_kv_heads; h++) rotate(k + p * kv + h * d, d, p, s.rope_theta);
             for (int h = 0; h < s.n_heads; h++) {
                 const int shared = h / (s.n_heads / s.n_kv_heads) * d;
                 double top = -1e300, sum = 0;
@@ -159,61 +159,61 @@ static void reference(const struct example *e, const int32_t *tokens, int n, dou
             }
             multiply(w[4].values, s.dim, s.dim, mixed, a);
             for (int i = 0; i < s.dim; i++) x[i] += a[i];
-            normalise(x, w[5].values, s.dim, s.norm_eps, a);
+            rms_norm(x, w[5].values, s.dim, s.norm_eps, a);
             multiply(w[6].values, s.hidden_dim, s.dim, a, q);
             multiply(w[7].values, s.hidden_dim, s.dim, a, up);
             for (int i = 0; i < s.hidden_dim; i++) q[i] = q[i] / (1 + exp(-q[i])) * up[i];
             multiply(w[8].values, s.dim, s.hidden_dim, q, a);
             for (int i = 0; i < s.dim; i++) x[i] += a[i];
         }
-        normalise(x, e->weights[1 + s.n_layers * PER_LAYER].values, s.dim, s.norm_eps, a);
+        rms_norm(x, e->weights[1 + s.n_layers * PER_LAYER].values, s.dim, s.norm_eps, a);
         multiply(e->weights[s.tied_embeddings ? 0 : e->n - 1].values, s.vocab_size, s.dim, a, logits + (size_t)p * (size_t)s.vocab_size);
     }
     free(keys), free(values), free(x), free(a), free(q), free(up), free(mixed), free(score);
 }
 
-static double furthest(const float *ours, const double *expected, size_t n) {
+static double max_error(const float *ours, const double *expected, size_t n) {
     double most = 0;
     for (size_t i = 0; i < n; i++) {
         double off = fabs((double)ours[i] - expected[i]);
-        if (!(off <= most)) most = off; /* NaN too */
+        if (!(off <= most)) most = off; /* true for NaN too */
     }
     return most;
 }
 
-static void check_example(const struct example *e, const char *path, int turbo, const double *expected, const int32_t *tokens, int n,
+static void check_example(const struct example *e, const char *kernels, int turbo, const double *expected, const int32_t *tokens, int n,
                           const char *name) {
     const size_t vocab = (size_t)e->shape.vocab_size, all = (size_t)n * vocab;
     float *logits = malloc(all * 4), *again = malloc(all * 8);
     struct bullet_model *model;
     struct bullet_cache *cache;
-    int32_t result = bullet_model_new(&e->shape, e->tensors, e->n, path, turbo, &model);
-    CHECK(result == 0, "%s %s: model %d", path, name, result);
+    int32_t result = bullet_model_new(&e->shape, e->tensors, e->n, kernels, turbo, &model);
+    CHECK(result == 0, "%s %s: model %d", kernels, name, result);
     CHECK(bullet_cache_new(model, n, &cache) == 0, "cache");
     CHECK(bullet_forward(cache, tokens, n, 1, 1, logits) == 0, "forward");
-    double error = furthest(logits, expected, all);
-    CHECK(error < (turbo ? 2 : 0.005), "%s %s turbo=%d: logits are off by %g", path, name, turbo, error);
+    double error = max_error(logits, expected, all);
+    CHECK(error < (turbo ? 2 : 0.005), "%s %s turbo=%d: logits are off by %g", kernels, name, turbo, error);
 
     CHECK(bullet_forward(cache, tokens, 1, 0, 1, again) == BULLET_FULL, "a full cache");
     CHECK(bullet_cache_truncate(cache, 0) == 0, "truncate");
     for (int i = 0; i < n; i++) CHECK(bullet_forward(cache, tokens + i, 1, 0, 1, again + (size_t)i * vocab) == 0, "decode");
-    CHECK(memcmp(logits, again, all * 4) == 0, "%s %s turbo=%d: decoding differs from prefill", path, name, turbo);
+    CHECK(memcmp(logits, again, all * 4) == 0, "%s %s turbo=%d: decoding differs from prefill", kernels, name, turbo);
 
     CHECK(bullet_cache_truncate(cache, n / 3) == 0, "truncate");
     CHECK(bullet_forward(cache, tokens + n / 3, n - n / 3, 1, 3, again) == 0, "threads");
-    CHECK(memcmp(logits + (size_t)(n / 3) * vocab, again, (size_t)(n - n / 3) * vocab * 4) == 0, "%s %s: threads differ", path, name);
+    CHECK(memcmp(logits + (size_t)(n / 3) * vocab, again, (size_t)(n - n / 3) * vocab * 4) == 0, "%s %s: threads differ", kernels, name);
 
     int32_t *twice = malloc(sizeof(int32_t) * 2 * (size_t)n);
     memcpy(twice, tokens, sizeof(int32_t) * (size_t)n);
     memcpy(twice + n, tokens, sizeof(int32_t) * (size_t)n);
     CHECK(bullet_score(model, twice, 2, n, 2, again) == 0, "score");
-    CHECK(memcmp(logits, again, all * 4) == 0 && memcmp(logits, again + all, all * 4) == 0, "%s %s: scores differ", path, name);
+    CHECK(memcmp(logits, again, all * 4) == 0 && memcmp(logits, again + all, all * 4) == 0, "%s %s: scores differ", kernels, name);
 
     struct bullet_sampler sampler = {.temperature = turbo ? 1 : 0, .top_p = 0.9, .min_p = 0.01, .repetition_penalty = 1.1, .top_k = 40,
                                      .state_low = 5, .step_low = 3};
     bullet_cache_truncate(cache, 0);
     int64_t written = bullet_generate(cache, tokens, 1, &sampler, tokens, 0, 1, twice, 2 * n);
-    CHECK(written == n && bullet_cache_length(cache) == n, "%s %s: generated %d of %d", path, name, (int)written, n);
+    CHECK(written == n && bullet_cache_length(cache) == n, "%s %s: generated %d of %d", kernels, name, (int)written, n);
     for (int64_t i = 0; i < written; i++) CHECK(twice[i] >= 0 && twice[i] < e->shape.vocab_size, "an id outside the vocabulary");
     free(twice), free(logits), free(again);
     bullet_cache_free(cache);
@@ -225,7 +225,7 @@ static void check_refusals(void) {
     struct example e = example_of(shape, 5);
     struct bullet_model *model;
     struct bullet_cache *cache;
-    CHECK(bullet_model_new(&shape, e.tensors, e.n, "nothing", 0, &model) == BULLET_ARGUMENT && !model, "an unknown path");
+    CHECK(bullet_model_new(&shape, e.tensors, e.n, "nothing", 0, &model) == BULLET_ARGUMENT && !model, "unknown kernels");
     CHECK(bullet_model_new(&shape, e.tensors, e.n - 1, "portable", 0, &model) == BULLET_ARGUMENT, "too few tensors");
     struct bullet_shape other = shape;
     int32_t *fields[] = {&other.vocab_size, &other.dim, &other.n_layers, &other.n_heads, &other.n_kv_heads, &other.hidden_dim, &other.max_seq_len};
@@ -288,15 +288,15 @@ int main(void) {
             reference(&e, tokens, n, expected);
             char name[64];
             snprintf(name, sizeof name, "shape %d, %s", (int)i, types[type]);
-            for (int32_t p = 0; bullet_path(p); p++)
-                for (int turbo = 0; turbo < 2; turbo++) check_example(&e, bullet_path(p), turbo, expected, tokens, n, name);
+            for (int32_t p = 0; bullet_kernels(p); p++)
+                for (int turbo = 0; turbo < 2; turbo++) check_example(&e, bullet_kernels(p), turbo, expected, tokens, n, name);
             free(tokens), free(expected);
             example_free(&e);
         }
     }
     check_refusals();
-    printf("paths:");
-    for (int32_t p = 0; bullet_path(p); p++) printf(" %s", bullet_path(p));
+    printf("kernels:");
+    for (int32_t p = 0; bullet_kernels(p); p++) printf(" %s", bullet_kernels(p));
     printf("\n%d passed, %d failed\n", passed, failed);
     return failed != 0;
 }

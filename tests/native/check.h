@@ -1,4 +1,4 @@
-/* What the checks of C code share: counting, and numbers that look random but are the same every time. */
+/* Shared by the checks of C code: counters, and pseudo-random numbers that are the same in every run. */
 
 #include <stdint.h>
 #include <stdio.h>

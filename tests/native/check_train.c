@@ -1,9 +1,10 @@
-/* The native training pass without Python, for sanitizers. Whether its gradients are right, tests/train/test_native_pass.py says.
+/* Checks of the training library without Python, for sanitizers:
  *
  *     make sanitize
  *
- * Shapes whose sizes fit no vector, in memory of exactly their size: everything stays inside, numbers stay finite, the loss of a
- * model that knows nothing is log(vocabulary), any number of threads gives the same bytes, and wrong arguments are refused. */
+ * Shapes that are not multiples of any vector, in memory of exactly their size: no access outside, finite numbers, a loss of
+ * log(vocabulary) for a random model, the same bytes with any number of threads, and errors for invalid arguments.
+ * tests/train/test_native_pass.py compares the gradients with those of autograd. */
 
 #include <math.h>
 #include <stdint.h>
@@ -11,20 +12,12 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "../../src/bulletlm/runtime/native/bullet.h"
+#include "../../src/bulletlm/train/native/train.h"
 #include "check.h"
 
-struct trainer;
-const char *bullet_train_path(int32_t i);
-int32_t bullet_trainer_new(const struct bullet_shape *shape, const char *path, struct trainer **out);
-void bullet_trainer_free(struct trainer *trainer);
-int32_t bullet_trainer_refresh(struct trainer *trainer, float *const *weights, int32_t threads);
-int32_t bullet_trainer_pass(struct trainer *trainer, const int32_t *tokens, const int32_t *targets, int64_t sequences, int64_t length,
-                            double scale, float *const *gradients, int32_t threads, double *loss);
+enum { MAX_TENSORS = 64 };
 
-enum { OK = 0, ARGUMENT = -2, TOKEN = -3, MOST_TENSORS = 64 };
-
-/* How many numbers each tensor has, in the order of the file; returns how many tensors there are. */
+/* The number of elements of each tensor, in the order of the file; returns the number of tensors. */
 static int sizes_of(const struct bullet_shape *s, size_t *sizes) {
     const size_t dim = (size_t)s->dim, hidden = (size_t)s->hidden_dim, vocabulary = (size_t)s->vocab_size;
     const size_t kv_dim = dim / (size_t)s->n_heads * (size_t)s->n_kv_heads;
@@ -45,11 +38,11 @@ static int32_t *ids(size_t n, int32_t vocabulary, double ignored) {
     return out;
 }
 
-static void check(const char *path, struct bullet_shape shape, int64_t sequences, int64_t length) {
-    size_t sizes[MOST_TENSORS];
+static void check(const char *kernels, struct bullet_shape shape, int64_t sequences, int64_t length) {
+    size_t sizes[MAX_TENSORS];
     const int n = sizes_of(&shape, sizes);
     const size_t count = (size_t)(sequences * length);
-    float *weights[MOST_TENSORS], *gradients[2][MOST_TENSORS];
+    float *weights[MAX_TENSORS], *gradients[2][MAX_TENSORS];
     for (int i = 0; i < n; i++) {
         weights[i] = malloc(sizes[i] * 4);
         const int is_norm = sizes[i] == (size_t)shape.dim;
@@ -61,13 +54,13 @@ static void check(const char *path, struct bullet_shape shape, int64_t sequences
     for (size_t i = 0; i < count; i++) counted += targets[i] >= 0;
 
     struct trainer *trainer;
-    CHECK(bullet_trainer_new(&shape, path, &trainer) == OK, "no trainer");
+    CHECK(bullet_trainer_new(&shape, kernels, &trainer) == BULLET_OK, "no trainer");
     const int32_t threads[] = {1, 3};
     double loss[2];
     for (int which = 0; which < 2; which++) {
-        CHECK(bullet_trainer_refresh(trainer, weights, threads[which]) == OK, "refresh");
+        CHECK(bullet_trainer_load_weights(trainer, weights, threads[which]) == BULLET_OK, "refresh");
         const double scale = 1.0 / (double)count;
-        CHECK(bullet_trainer_pass(trainer, tokens, targets, sequences, length, scale, gradients[which], threads[which], loss + which) == OK,
+        CHECK(bullet_trainer_accumulate_gradients(trainer, tokens, targets, sequences, length, scale, gradients[which], threads[which], loss + which) == BULLET_OK,
               "pass");
     }
     const double each = loss[0] / (double)counted;
@@ -77,41 +70,41 @@ static void check(const char *path, struct bullet_shape shape, int64_t sequences
         double norm = 0;
         for (size_t k = 0; k < sizes[i]; k++) norm += (double)gradients[0][i][k] * gradients[0][i][k];
         CHECK(norm > 0 && isfinite(norm), "tensor %d: its gradient has a squared norm of %g", i, norm);
-        CHECK(memcmp(gradients[0][i], gradients[1][i], sizes[i] * 4) == 0, "tensor %d: another gradient with three threads", i);
+        CHECK(memcmp(gradients[0][i], gradients[1][i], sizes[i] * 4) == 0, "tensor %d: the gradient differs with three threads", i);
     }
 
     const int32_t right = tokens[count - 1];
     for (int32_t wrong = -1; wrong <= shape.vocab_size; wrong += shape.vocab_size + 1) {
         tokens[count - 1] = wrong;
-        CHECK(bullet_trainer_pass(trainer, tokens, targets, sequences, length, 1, gradients[0], 1, loss) == TOKEN, "id %d is taken", wrong);
+        CHECK(bullet_trainer_accumulate_gradients(trainer, tokens, targets, sequences, length, 1, gradients[0], 1, loss) == BULLET_TOKEN, "id %d is accepted", wrong);
     }
     tokens[count - 1] = right, targets[0] = -2;
-    CHECK(bullet_trainer_pass(trainer, tokens, targets, sequences, length, 1, gradients[0], 1, loss) == TOKEN, "target -2 is taken");
-    CHECK(bullet_trainer_pass(trainer, tokens, targets, 0, length, 1, gradients[0], 1, loss) == ARGUMENT, "no sequences");
-    CHECK(bullet_trainer_pass(trainer, tokens, targets, 1, shape.max_seq_len + 1, 1, gradients[0], 1, loss) == ARGUMENT, "too long");
-    CHECK(bullet_trainer_pass(trainer, tokens, targets, INT64_MAX / 4, length, 1, gradients[0], 1, loss) == ARGUMENT, "too many");
-    CHECK(bullet_trainer_pass(trainer, tokens, targets, 1, length, 1, gradients[0], 0, loss) == ARGUMENT, "no threads");
+    CHECK(bullet_trainer_accumulate_gradients(trainer, tokens, targets, sequences, length, 1, gradients[0], 1, loss) == BULLET_TOKEN, "target -2 is accepted");
+    CHECK(bullet_trainer_accumulate_gradients(trainer, tokens, targets, 0, length, 1, gradients[0], 1, loss) == BULLET_ARGUMENT, "no sequences");
+    CHECK(bullet_trainer_accumulate_gradients(trainer, tokens, targets, 1, shape.max_seq_len + 1, 1, gradients[0], 1, loss) == BULLET_ARGUMENT, "too long");
+    CHECK(bullet_trainer_accumulate_gradients(trainer, tokens, targets, INT64_MAX / 4, length, 1, gradients[0], 1, loss) == BULLET_ARGUMENT, "too many");
+    CHECK(bullet_trainer_accumulate_gradients(trainer, tokens, targets, 1, length, 1, gradients[0], 0, loss) == BULLET_ARGUMENT, "no threads");
     bullet_trainer_free(trainer);
     free(tokens), free(targets);
     for (int i = 0; i < n; i++) free(weights[i]), free(gradients[0][i]), free(gradients[1][i]);
 }
 
 int main(void) {
-    const char *path;
-    for (int32_t i = 0; (path = bullet_train_path(i)); i++) {
+    const char *kernels;
+    for (int32_t i = 0; (kernels = bullet_train_kernels(i)); i++) {
         /* vocab_size, dim, n_layers, n_heads, n_kv_heads, hidden_dim, max_seq_len, tied_embeddings */
-        check(path, (struct bullet_shape){256, 64, 2, 2, 2, 128, 64, 1, 1e4, 1e-5}, 4, 64);
-        check(path, (struct bullet_shape){301, 96, 3, 8, 2, 160, 45, 0, 1e4, 1e-5}, 3, 45);
-        check(path, (struct bullet_shape){33, 32, 1, 1, 1, 32, 7, 1, 1e4, 1e-5}, 5, 3);
-        check(path, (struct bullet_shape){100, 160, 1, 1, 1, 96, 300, 1, 5e5, 1e-6}, 1, 299);
-        check(path, (struct bullet_shape){70, 96, 2, 16, 4, 64, 40, 0, 1e4, 1e-5}, 2, 2);
+        check(kernels, (struct bullet_shape){256, 64, 2, 2, 2, 128, 64, 1, 1e4, 1e-5}, 4, 64);
+        check(kernels, (struct bullet_shape){301, 96, 3, 8, 2, 160, 45, 0, 1e4, 1e-5}, 3, 45);
+        check(kernels, (struct bullet_shape){33, 32, 1, 1, 1, 32, 7, 1, 1e4, 1e-5}, 5, 3);
+        check(kernels, (struct bullet_shape){100, 160, 1, 1, 1, 96, 300, 1, 5e5, 1e-6}, 1, 299);
+        check(kernels, (struct bullet_shape){70, 96, 2, 16, 4, 64, 40, 0, 1e4, 1e-5}, 2, 2);
         struct trainer *trainer;
         const struct bullet_shape odd = {100, 60, 1, 1, 1, 96, 30, 1, 1e4, 1e-5};
-        CHECK(bullet_trainer_new(&odd, path, &trainer) == ARGUMENT, "a width of 60");
-        CHECK(bullet_trainer_new(&odd, "abacus", &trainer) == ARGUMENT, "another path");
-        printf("%s ", path);
+        CHECK(bullet_trainer_new(&odd, kernels, &trainer) == BULLET_ARGUMENT, "a width of 60");
+        CHECK(bullet_trainer_new(&odd, "abacus", &trainer) == BULLET_ARGUMENT, "unknown kernels");
+        printf("%s ", kernels);
     }
-    if (passed + failed == 0) printf("this processor has no instructions for the training pass: ");
+    if (passed + failed == 0) printf("this processor has no kernels for the training pass: ");
     printf("%d passed, %d failed\n", passed, failed);
     return failed != 0;
 }

@@ -31,9 +31,9 @@ if TYPE_CHECKING:
     Ids = Sequence[int] | npt.NDArray[np.integer]
 
 PART = 192
-"""Tokens of a part for each thread: twice what goes through the layers together (CHUNK in native/model.h)."""
+"""Tokens of a part for each thread: twice what goes through the layers together (CHUNK_TOKENS in native/model.h)."""
 
-ABI = 3
+ABI = 4
 TYPES = {"BQ4": 0, "BQ8": 1, "F16": 2, "F32": 3}
 TOKEN, FULL, MEMORY, ARGUMENT, BUSY, NAN = -1, -2, -3, -4, -5, -6
 
@@ -140,7 +140,7 @@ def library() -> ctypes.CDLL:
     """
     i32, i64, pointer = ctypes.c_int32, ctypes.c_int64, ctypes.c_void_p
     functions: Functions = {
-        "bullet_path": (ctypes.c_char_p, [i32]),
+        "bullet_kernels": (ctypes.c_char_p, [i32]),
         "bullet_model_new": (i32, [pointer, pointer, i32, ctypes.c_char_p, i32, pointer]),
         "bullet_model_free": (None, [pointer]),
         "bullet_model_bytes": (i64, [pointer]),
@@ -174,7 +174,7 @@ def available_paths() -> list[str]:
         Unavailable: see `library`.
     """
     paths: list[str] = []
-    while (name := library().bullet_path(len(paths))) is not None:
+    while (name := library().bullet_kernels(len(paths))) is not None:
         paths.append(name.decode())
     return paths
 

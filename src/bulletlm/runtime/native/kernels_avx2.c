@@ -1,6 +1,8 @@
-/* The path for x86-64 processors with AVX2 (Intel from Haswell, AMD from Zen). */
+/* The kernels for x86-64 processors with AVX2 (Intel from Haswell, AMD from Zen). */
 
-#include "common.h"
+#include <math.h>
+
+#include "model.h"
 
 #if defined(__x86_64__)
 #if defined(__clang__)
@@ -18,7 +20,5 @@
 #endif
 
 /* Every processor with AVX2 has F16C. */
-static bool supported(void) { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
-
-const struct path path_avx2 = {"avx2", supported, 0, forward};
+const struct kernels kernels_avx2 = {"avx2", cpu_has_avx2_fma, 0, forward};
 #endif

@@ -1,6 +1,8 @@
-/* The path for x86-64 processors with AVX-512 VNNI (Intel from Ice Lake, AMD from Zen 4). */
+/* The kernels for x86-64 processors with AVX-512 VNNI (Intel from Ice Lake, AMD from Zen 4). */
 
-#include "common.h"
+#include <math.h>
+
+#include "model.h"
 
 #if defined(__x86_64__)
 #if defined(__clang__)
@@ -17,10 +19,5 @@
 #pragma clang attribute pop
 #endif
 
-static bool supported(void) {
-    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
-           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vnni");
-}
-
-const struct path path_avx512 = {"avx512", supported, 0x80, forward};
+const struct kernels kernels_avx512 = {"avx512", cpu_has_avx512_vnni, 0x80, forward};
 #endif

@@ -1,11 +1,13 @@
-/* The path for 64-bit ARM processors without the dot product instruction (Cortex-A53, A72: Raspberry Pi 3 and 4). */
+/* The kernels for 64-bit ARM processors without the dot product instruction (Cortex-A53, A72: Raspberry Pi 3 and 4). */
 
-#include "common.h"
+#include <math.h>
+
+#include "model.h"
 
 #if defined(__aarch64__)
 #include <arm_neon.h>
 
-/* acc[row] += sum of four products. The products fit into 16 bits (128 * 128), a sum of two would not. */
+/* acc[row] += the sum of four products. A product fits into 16 bits (128 * 128), a sum of two does not. */
 static inline int32x4_t dot4(int32x4_t acc, int8x16_t w, int8x16_t x) {
     int16x8_t first = vmull_s8(vget_low_s8(w), vget_low_s8(x)), second = vmull_high_s8(w, x);
     return vaddq_s32(acc, vpaddq_s32(vpaddlq_s16(first), vpaddlq_s16(second)));
@@ -18,5 +20,5 @@ static inline int32x4_t dot4(int32x4_t acc, int8x16_t w, int8x16_t x) {
 
 static bool supported(void) { return true; }
 
-const struct path path_neon = {"neon", supported, 0, forward};
+const struct kernels kernels_neon = {"neon", supported, 0, forward};
 #endif

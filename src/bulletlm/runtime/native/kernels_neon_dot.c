@@ -1,6 +1,8 @@
-/* The path for 64-bit ARM processors with the dot product instruction (Cortex-A76 and later, Apple, Graviton 2). */
+/* The kernels for 64-bit ARM processors with the dot product instruction (Cortex-A76 and later, Apple, Graviton 2). */
 
-#include "common.h"
+#include <math.h>
+
+#include "model.h"
 
 #if defined(__aarch64__)
 #if defined(__clang__)
@@ -29,11 +31,11 @@ static bool supported(void) {
 #if defined(__linux__)
     return (getauxval(AT_HWCAP) & 1 << 20) != 0; /* HWCAP_ASIMDDP */
 #elif defined(__APPLE__)
-    return true; /* every Apple processor that runs macOS */
+    return true; /* every 64-bit Apple processor that runs macOS has it */
 #else
     return false;
 #endif
 }
 
-const struct path path_neon_dot = {"neon-dot", supported, 0, forward};
+const struct kernels kernels_neon_dot = {"neon-dot", supported, 0, forward};
 #endif

@@ -1,6 +1,8 @@
-/* The path for every processor. */
+/* The kernels for every processor, in plain C. */
 
-#include "common.h"
+#include <math.h>
+
+#include "model.h"
 
 #include "simd_portable.h"
 
@@ -8,4 +10,4 @@
 
 static bool supported(void) { return true; }
 
-const struct path path_portable = {"portable", supported, 0, forward};
+const struct kernels kernels_portable = {"portable", supported, 0, forward};

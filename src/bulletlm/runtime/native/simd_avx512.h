@@ -1,33 +1,33 @@
-/* Dot products with AVX-512 VNNI. One 512-bit vector = sixteen rows x four inputs, and vpdpbusd multiplies unsigned
- * weight bytes by signed activation bytes: 64 products an instruction.
+/* Sixteen-lane vectors and dot products with AVX-512 VNNI. A 512-bit vector holds sixteen rows x four inputs; vpdpbusd multiplies unsigned
+ * weight bytes by signed activation bytes, 64 products in one instruction.
  *
- * A 16-bit activation takes two of them (q = 256 * high + low), still cheaper than widening the weights to 16 bits for
- * vpdpwssd: per 128 weights 2 masks + 4 products against 4 masks and shifts + 4 products. High nibbles are not shifted
- * down either: as unsigned bytes they are 16 * n, and one exact shift of the finished sum takes the 16 out. */
+ * A 16-bit activation takes two of them (q = 256 * high + low). Widening the weights to 16 bits for vpdpwssd would cost more: for 128
+ * weights 4 masks and shifts + 4 products instead of 2 masks + 4 products. High nibbles are not shifted down: as unsigned bytes they are
+ * 16 times too large, and one exact shift of the finished sum corrects that. */
 
 #include <immintrin.h>
 
-typedef __m512 lanes; /* one float a row */
+typedef __m512 f32x16; /* one float for each row */
 
-static inline lanes lanes_zero(void) { return _mm512_setzero_ps(); }
-static inline lanes lanes_load(const float *p) { return _mm512_loadu_ps(p); }
-static inline void lanes_store(float *p, lanes v) { _mm512_storeu_ps(p, v); }
-static inline lanes lanes_add(lanes a, lanes b) { return _mm512_add_ps(a, b); }
-static inline lanes lanes_i16(const int16_t *p) {
+static inline f32x16 f32x16_zero(void) { return _mm512_setzero_ps(); }
+static inline f32x16 f32x16_load(const float *p) { return _mm512_loadu_ps(p); }
+static inline void f32x16_store(float *p, f32x16 v) { _mm512_storeu_ps(p, v); }
+static inline f32x16 f32x16_add(f32x16 a, f32x16 b) { return _mm512_add_ps(a, b); }
+static inline f32x16 f32x16_from_i16(const int16_t *p) {
     return _mm512_cvtepi32_ps(_mm512_cvtepi16_epi32(_mm256_loadu_si256((const __m256i *)(const void *)p)));
 }
-static inline lanes lanes_f16(const uint8_t *p) { return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(const void *)p)); }
-static inline lanes lanes_fma(lanes acc, lanes a, float b) { return _mm512_fmadd_ps(a, _mm512_set1_ps(b), acc); }
+static inline f32x16 f32x16_from_f16(const uint8_t *p) { return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(const void *)p)); }
+static inline f32x16 f32x16_fma(f32x16 acc, f32x16 a, float b) { return _mm512_fmadd_ps(a, _mm512_set1_ps(b), acc); }
 
 static inline __m512i load64(const uint8_t *p) { return _mm512_load_si512((const void *)p); }
-static inline __m512i four(const int8_t *p) { /* four activations, for all rows */
+static inline __m512i broadcast_4(const int8_t *p) { /* four activations, for all rows */
     int32_t word;
     memcpy(&word, p, 4);
     return _mm512_set1_epi32(word);
 }
 
-/* sums + weights * the four activations at p. From the intrinsic and a broadcast gcc makes two instructions of what is one; with
- * fewer of them the processor looks further ahead, and "exact" is as fast as "turbo". */
+/* sums + weights * the four activations at p. Assembler, because gcc emits two instructions for the intrinsic and a broadcast; with one,
+ * "exact" is as fast as "turbo". */
 static ALWAYS_INLINE __m512i dot_four(__m512i sums, __m512i weights, const int8_t *p) {
     typedef struct {
         int8_t x[4];
@@ -36,17 +36,17 @@ static ALWAYS_INLINE __m512i dot_four(__m512i sums, __m512i weights, const int8_
     return sums;
 }
 
-/* acc + weight scales * activation scale * the integer sums. Written once, so that decode and prefill round alike. */
-static inline lanes scaled(lanes acc, __m512i sums, const uint8_t *scales, float scale) {
-    return _mm512_fmadd_ps(_mm512_cvtepi32_ps(sums), _mm512_mul_ps(lanes_f16(scales), _mm512_set1_ps(scale)), acc);
+/* acc + weight scales * activation scale * the integer sums. Decode and prefill both use it, so that they round alike. */
+static inline f32x16 add_scaled(f32x16 acc, __m512i sums, const uint8_t *scales, float scale) {
+    return _mm512_fmadd_ps(_mm512_cvtepi32_ps(sums), _mm512_mul_ps(f32x16_from_f16(scales), _mm512_set1_ps(scale)), acc);
 }
 
-/* A tile of nibbles: four vectors of low ones, four of high ones in place, which are 16 times too large. */
+/* A BQ4 tile: four vectors of low nibbles, and four of high nibbles in their place, which are 16 times too large. */
 struct nibbles {
     __m512i low[4], high[4];
 };
 
-/* once + low nibbles * the first 16 activations at q, times16 + high nibbles * the other 16 */
+/* once += low nibbles * the first 16 activations at q; times16 += high nibbles * the other 16. */
 static ALWAYS_INLINE void dot_nibbles(__m512i *once, __m512i *times16, const struct nibbles *w, const int8_t *q) {
     UNROLL for (int i = 0; i < 4; i++) {
         *once = dot_four(*once, w->low[i], q + 4 * i);
@@ -54,12 +54,12 @@ static ALWAYS_INLINE void dot_nibbles(__m512i *once, __m512i *times16, const str
     }
 }
 
-static ALWAYS_INLINE lanes dot_bq4(const uint8_t *tile, const uint8_t *scales, const struct act *x, int32_t blocks, bool turbo) {
+static ALWAYS_INLINE f32x16 dot_bq4(const uint8_t *tile, const uint8_t *scales, const struct act_block *x, int32_t blocks, bool turbo) {
     const __m512i low_mask = _mm512_set1_epi8(0x0f), high_mask = _mm512_set1_epi8((char)0xf0);
-    lanes acc = lanes_zero();
+    f32x16 acc = f32x16_zero();
     for (int32_t b = 0; b < blocks; b++, tile += 256, scales += 32, x++) {
         struct nibbles w;
-        UNROLL for (int i = 0; i < 4; i++) _mm_prefetch((const char *)tile + PREFETCH + 64 * i, _MM_HINT_T0);
+        UNROLL for (int i = 0; i < 4; i++) _mm_prefetch((const char *)tile + PREFETCH_BYTES + 64 * i, _MM_HINT_T0);
         UNROLL for (int i = 0; i < 4; i++) {
             const __m512i pairs = load64(tile + 64 * i);
             w.low[i] = _mm512_and_si512(pairs, low_mask);
@@ -72,21 +72,21 @@ static ALWAYS_INLINE lanes dot_bq4(const uint8_t *tile, const uint8_t *scales, c
             times16 = _mm512_slli_epi32(times16, 8);
             dot_nibbles(&once, &times16, &w, x->low);
         }
-        __m512i sums = _mm512_add_epi32(_mm512_add_epi32(once, _mm512_set1_epi32(x->minus_8)), _mm512_srai_epi32(times16, 4));
-        acc = scaled(acc, sums, scales, x->scale);
+        __m512i sums = _mm512_add_epi32(_mm512_add_epi32(once, _mm512_set1_epi32(x->offset_bq4)), _mm512_srai_epi32(times16, 4));
+        acc = add_scaled(acc, sums, scales, x->scale);
     }
     return acc;
 }
 
-static ALWAYS_INLINE lanes dot_bq8(const uint8_t *tile, const uint8_t *scales, const struct act *x, int32_t blocks, bool turbo) {
-    lanes acc = lanes_zero();
+static ALWAYS_INLINE f32x16 dot_bq8(const uint8_t *tile, const uint8_t *scales, const struct act_block *x, int32_t blocks, bool turbo) {
+    f32x16 acc = f32x16_zero();
     for (int32_t b = 0; b < blocks; b++, tile += 512, scales += 32, x++) {
         __m512i even = _mm512_setzero_si512(), odd = even;
         for (int i = 0; i < 4; i++) {
             even = dot_four(even, load64(tile + 128 * i), x->high + 8 * i);
             odd = dot_four(odd, load64(tile + 128 * i + 64), x->high + 8 * i + 4);
-            _mm_prefetch((const char *)tile + PREFETCH + 128 * i, _MM_HINT_T0);
-            _mm_prefetch((const char *)tile + PREFETCH + 128 * i + 64, _MM_HINT_T0);
+            _mm_prefetch((const char *)tile + PREFETCH_BYTES + 128 * i, _MM_HINT_T0);
+            _mm_prefetch((const char *)tile + PREFETCH_BYTES + 128 * i + 64, _MM_HINT_T0);
         }
         __m512i sums = _mm512_add_epi32(even, odd);
         if (!turbo) {
@@ -98,14 +98,14 @@ static ALWAYS_INLINE lanes dot_bq8(const uint8_t *tile, const uint8_t *scales, c
             }
             sums = _mm512_add_epi32(even, odd);
         }
-        acc = scaled(acc, _mm512_add_epi32(sums, _mm512_set1_epi32(x->minus_128)), scales, x->scale);
+        acc = add_scaled(acc, _mm512_add_epi32(sums, _mm512_set1_epi32(x->offset_bq8)), scales, x->scale);
     }
     return acc;
 }
 
-/* Prefill: weights as unsigned bytes (a BQ8 tile as it is, or a BQ4 tile unpacked to the same form) against several tokens
- * in one register tile. 6 tokens x 2 row groups: 12 integer and 12 float sums, 2 weights, 2 scales, 1 broadcast of 32. */
-#define DOT_MANY
+/* Prefill: weights as unsigned bytes (a BQ8 tile, or a BQ4 tile unpacked to the same form) times several tokens in one register tile.
+ * 6 tokens x 2 row groups: 12 integer sums, 12 float sums, 2 weights, 2 scales and 1 broadcast, of 32 registers. */
+#define HAVE_DOT_TILE
 enum { TILE_TOKENS = 6, UNPACKED_BYTES = 512 };
 
 static inline void unpack_bq4(uint8_t *out, const uint8_t *tile) {
@@ -119,11 +119,12 @@ static inline void unpack_bq4(uint8_t *out, const uint8_t *tile) {
 
 static inline void unpack_bq8(uint8_t *out, const uint8_t *tile) { memcpy(out, tile, 512); }
 
-/* out[t][g * 16 ...] += the products of `blocks` blocks; weights[g] are unpacked tiles. */
+/* out[t][16 g ...] += the products of `blocks` blocks, for each token t and row group g; weights[g] are unpacked tiles, scales[g] their
+ * float16 scales. */
 static ALWAYS_INLINE void dot_tile(const int tokens, const int groups, const uint8_t *const weights[2], const uint8_t *const scales[2],
-                                   bool bq8, const struct act *x, size_t x_step, int32_t blocks, bool turbo, float *out, size_t out_step) {
-    lanes acc[TILE_TOKENS][2];
-    UNROLL for (int t = 0; t < tokens; t++) UNROLL for (int g = 0; g < groups; g++) acc[t][g] = lanes_load(out + (size_t)t * out_step + 16 * g);
+                                   bool bq8, const struct act_block *x, size_t x_stride, int32_t blocks, bool turbo, float *out, size_t out_stride) {
+    f32x16 acc[TILE_TOKENS][2];
+    UNROLL for (int t = 0; t < tokens; t++) UNROLL for (int g = 0; g < groups; g++) acc[t][g] = f32x16_load(out + (size_t)t * out_stride + 16 * g);
     for (int32_t b = 0; b < blocks; b++) {
         __m512i sums[TILE_TOKENS][2];
         UNROLL for (int t = 0; t < tokens; t++) UNROLL for (int g = 0; g < groups; g++) sums[t][g] = _mm512_setzero_si512();
@@ -131,7 +132,7 @@ static ALWAYS_INLINE void dot_tile(const int tokens, const int groups, const uin
             __m512i w[2];
             UNROLL for (int g = 0; g < groups; g++) w[g] = load64(weights[g] + 512 * (size_t)b + 64 * i);
             UNROLL for (int t = 0; t < tokens; t++) {
-                __m512i a = four(x[(size_t)t * x_step + (size_t)b].high + 4 * i);
+                __m512i a = broadcast_4(x[(size_t)t * x_stride + (size_t)b].high + 4 * i);
                 UNROLL for (int g = 0; g < groups; g++) sums[t][g] = _mm512_dpbusd_epi32(sums[t][g], w[g], a);
             }
         }
@@ -141,17 +142,17 @@ static ALWAYS_INLINE void dot_tile(const int tokens, const int groups, const uin
                 __m512i w[2];
                 UNROLL for (int g = 0; g < groups; g++) w[g] = load64(weights[g] + 512 * (size_t)b + 64 * i);
                 UNROLL for (int t = 0; t < tokens; t++) {
-                    __m512i a = four(x[(size_t)t * x_step + (size_t)b].low + 4 * i);
+                    __m512i a = broadcast_4(x[(size_t)t * x_stride + (size_t)b].low + 4 * i);
                     UNROLL for (int g = 0; g < groups; g++) sums[t][g] = _mm512_dpbusd_epi32(sums[t][g], w[g], a);
                 }
             }
         }
         UNROLL for (int t = 0; t < tokens; t++) {
-            const struct act *at = x + (size_t)t * x_step + b;
-            __m512i offset = _mm512_set1_epi32(bq8 ? at->minus_128 : at->minus_8);
+            const struct act_block *at = x + (size_t)t * x_stride + b;
+            __m512i offset = _mm512_set1_epi32(bq8 ? at->offset_bq8 : at->offset_bq4);
             UNROLL for (int g = 0; g < groups; g++)
-                acc[t][g] = scaled(acc[t][g], _mm512_add_epi32(sums[t][g], offset), scales[g] + 32 * (size_t)b, at->scale);
+                acc[t][g] = add_scaled(acc[t][g], _mm512_add_epi32(sums[t][g], offset), scales[g] + 32 * (size_t)b, at->scale);
         }
     }
-    UNROLL for (int t = 0; t < tokens; t++) UNROLL for (int g = 0; g < groups; g++) lanes_store(out + (size_t)t * out_step + 16 * g, acc[t][g]);
+    UNROLL for (int t = 0; t < tokens; t++) UNROLL for (int g = 0; g < groups; g++) f32x16_store(out + (size_t)t * out_stride + 16 * g, acc[t][g]);
 }

@@ -1,5 +1,5 @@
-/* A team of threads for one call: prompts and evaluation are worth milliseconds, and starting a thread costs 20 us.
- * Nobody spins, nothing is left behind, and a process may fork between two calls. */
+/* A team of threads for one call: calls that use threads take milliseconds, and starting a thread takes 20 us. Threads sleep while they
+ * wait, and none is left between calls, so that the process may fork. */
 
 #include <pthread.h>
 #include <stdlib.h>
@@ -13,11 +13,11 @@ struct barrier {
     uint32_t round;
 };
 
-enum gate { CLOSED, OPEN, CALLED_OFF };
+enum gate { CLOSED, OPEN, CANCELLED };
 
 struct team {
     struct barrier barrier;
-    enum gate gate; /* under the barrier's mutex */
+    enum gate gate; /* protected by the barrier's mutex */
     void (*job)(void *context, int32_t member, struct barrier *barrier);
     void *context;
 };
@@ -28,7 +28,6 @@ struct member {
     pthread_t thread;
 };
 
-/* Wait until all members of the team are here. */
 void barrier_wait(struct barrier *b) {
     if (b == NULL) return;
     pthread_mutex_lock(&b->mutex);
@@ -53,8 +52,6 @@ static void *member_main(void *argument) {
     return NULL;
 }
 
-/* Run job(context, i, barrier) for i = 0 ... n - 1 at the same time, i = 0 on the calling thread. The job may wait at the
- * barrier, so it is all or nothing: false, and nothing was run, if the system does not give that many threads. */
 bool run_team(int32_t n, void (*job)(void *context, int32_t member, struct barrier *barrier), void *context) {
     struct member *members = calloc((size_t)n, sizeof *members);
     if (members == NULL) return false;
@@ -69,7 +66,7 @@ bool run_team(int32_t n, void (*job)(void *context, int32_t member, struct barri
     }
     bool complete = started == n;
     pthread_mutex_lock(&team.barrier.mutex);
-    team.gate = complete ? OPEN : CALLED_OFF;
+    team.gate = complete ? OPEN : CANCELLED;
     pthread_cond_broadcast(&team.barrier.changed);
     pthread_mutex_unlock(&team.barrier.mutex);
     if (complete) job(context, 0, &team.barrier);

@@ -12,21 +12,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bulletlm.errors import BulletError, ConfigError, DataError
-from bulletlm.runtime.native import Functions, Unavailable, c_shape, library_path, open_library
+from bulletlm.runtime.native import MEMORY, TOKEN, Functions, Unavailable, c_shape, library_path, open_library
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from bulletlm.train.model import Transformer
 
-ABI = 2
+ABI = 3
 MOST_TOKENS = 1 << 16
 """That C takes at once, each sequence rounded up to a multiple of 4."""
 
 MOST_IDS = 1 << 17
 """The largest vocabulary: sums over it are int32."""
-
-MEMORY, TOKEN = -1, -3
 
 
 @cache
@@ -38,14 +36,14 @@ def library() -> ctypes.CDLL:
     """
     i32, i64, pointer = ctypes.c_int32, ctypes.c_int64, ctypes.c_void_p
     functions: Functions = {
-        "bullet_train_path": (ctypes.c_char_p, [i32]),
+        "bullet_train_kernels": (ctypes.c_char_p, [i32]),
         "bullet_trainer_new": (i32, [pointer, ctypes.c_char_p, pointer]),
         "bullet_trainer_free": (None, [pointer]),
-        "bullet_trainer_refresh": (i32, [pointer, pointer, i32]),
-        "bullet_trainer_pass": (i32, [pointer, pointer, pointer, i64, i64, ctypes.c_double, pointer, i32, pointer]),
+        "bullet_trainer_load_weights": (i32, [pointer, pointer, i32]),
+        "bullet_trainer_accumulate_gradients": (i32, [pointer, pointer, pointer, i64, i64, ctypes.c_double, pointer, i32, pointer]),
     }
     lib = open_library(library_path(Path(__file__).parents[1]), "bullet_train_abi", ABI, functions)
-    if lib.bullet_train_path(0) is None:
+    if lib.bullet_train_kernels(0) is None:
         raise Unavailable("this processor has no VNNI, or none that the compiler knew when bulletlm was installed")
     return lib
 
@@ -57,7 +55,7 @@ def paths() -> list[str]:
         Unavailable: see `library`.
     """
     found: list[str] = []
-    while name := library().bullet_train_path(len(found)):
+    while name := library().bullet_train_kernels(len(found)):
         found.append(name.decode())
     return found
 
@@ -104,7 +102,7 @@ class Trainer:
         """Take over the weights as they are now: before the first `accumulate_gradients`, and whenever they have changed."""
         # Those tensors are read until the next time, also when the model has got others meanwhile.
         self._taken = [weight.data for weight in self._weights]
-        self._check(library().bullet_trainer_refresh(self._handle, _addresses(self._taken), self._threads))
+        self._check(library().bullet_trainer_load_weights(self._handle, _addresses(self._taken), self._threads))
 
     def accumulate_gradients(self, tokens: Tensor, targets: Tensor, count: float) -> float:
         """Add the gradients of (summed loss / count) to those of the weights.
@@ -127,7 +125,7 @@ class Trainer:
         loss, total = ctypes.c_double(), 0.0
         for first in range(0, len(tokens), at_once):
             ids, answers = (each[first : first + at_once].int().contiguous() for each in (tokens, targets))
-            result = library().bullet_trainer_pass(
+            result = library().bullet_trainer_accumulate_gradients(
                 self._handle, ids.data_ptr(), answers.data_ptr(), *ids.shape, 1 / count, gradients, self._threads, ctypes.byref(loss)
             )
             self._check(result)

@@ -1,4 +1,4 @@
-/* The pass for x86-64 processors with AVX-512 VNNI (Intel from Ice Lake, AMD from Zen 4). */
+/* The training pass for x86-64 processors with AVX-512 VNNI (Intel from Ice Lake, AMD from Zen 4). */
 
 #include "trainer.h"
 
@@ -17,10 +17,5 @@
 #pragma clang attribute pop
 #endif
 
-static bool supported(void) {
-    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
-           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vnni");
-}
-
-const struct engine engine_avx512 = {"avx512_vnni", supported, refresh, run};
+const struct kernels kernels_avx512 = {"avx512_vnni", cpu_has_avx512_vnni, load_weights, accumulate_gradients};
 #endif

@@ -1,5 +1,5 @@
-/* The code of kernels_avx_vnni.c with the instruction as processors with AVX-512 know it: so that it can be tested on these too.
- * It is slower there than kernels_avx512.c, and only taken when it is asked for. */
+/* The 256-bit code of kernels_avx_vnni.c with the AVX-512 encoding of its dot product, so that it can be tested on processors that
+ * have AVX-512 but not AVX-VNNI. Slower there than kernels_avx512.c, so it is only used when it is asked for by name. */
 
 #include "trainer.h"
 
@@ -20,9 +20,8 @@
 #endif
 
 static bool supported(void) {
-    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("avx512vl") &&
-           __builtin_cpu_supports("avx512vnni");
+    return cpu_has_avx2_fma() && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni");
 }
 
-const struct engine engine_avx512_half = {"avx512_half", supported, refresh, run};
+const struct kernels kernels_avx512_half = {"avx512_half", supported, load_weights, accumulate_gradients};
 #endif

@@ -1,8 +1,8 @@
-/* The pass for x86-64 processors with AVX-VNNI, which is VNNI without AVX-512 (Intel's Core from the 12th generation on). */
+/* The training pass for x86-64 processors with AVX-VNNI, which is VNNI without AVX-512 (Intel Core from the 12th generation). */
 
 #include "trainer.h"
 
-#if defined(__x86_64__) && KNOWS_AVX_VNNI
+#if defined(__x86_64__) && HAVE_AVX_VNNI
 #include <cpuid.h>
 
 #if defined(__clang__)
@@ -22,8 +22,8 @@
 
 static bool supported(void) {
     unsigned a, b, c, d;
-    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a >> 4 & 1);
+    return cpu_has_avx2_fma() && __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a >> 4 & 1);
 }
 
-const struct engine engine_avx_vnni = {"avx_vnni", supported, refresh, run};
+const struct kernels kernels_avx_vnni = {"avx_vnni", supported, load_weights, accumulate_gradients};
 #endif

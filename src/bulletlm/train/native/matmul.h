@@ -1,67 +1,70 @@
-/* Products of int8 rows with panels of uint8 columns. */
+/* Matrix products of int8 codes, exact in int32: left (rows, k) of signed codes times right (k, columns).
+ *
+ * The dot product instruction takes unsigned bytes on one side, so the right codes are stored with 128 added; each sum starts at
+ * -128 times the sum of its left row, which takes that off again. The right side is stored in panels of PANEL columns, four values of
+ * k together: uint8[columns / PANEL][k / 4][PANEL][4]. "quads" is k / 4. */
 
-/* The left side: rows in groups of ROWS; four numbers of row r of group g lie at data + g * group + r * row + k / 4 * step. */
-struct left {
+/* The left side: rows in groups of TILE_ROWS. Codes 4q ... 4q + 3 of row r of group g are at data + g * group + r * row + q * step. */
+struct left_operand {
     const int8_t *data;
-    int64_t group, row, step;
-    const int32_t *sums;  /* of each row */
-    const float *scales;  /* of each row */
+    int64_t group, row, step; /* bytes */
+    const int32_t *sums;      /* [rows]: of the codes */
+    const float *scales;      /* [rows] */
 };
 
-/* Row after row, `ld` bytes apart. */
-static struct left by_rows(const int8_t *data, int64_t ld, const int32_t *sums, const float *scales) {
-    return (struct left){data, ROWS * ld, ld, 4, sums, scales};
+/* int8[rows][ld]. */
+static struct left_operand left_row_major(const int8_t *data, int64_t ld, const int32_t *sums, const float *scales) {
+    return (struct left_operand){data, TILE_ROWS * ld, ld, 4, sums, scales};
 }
 
-/* As `pack_columns` leaves them: [row / ROWS][k / 4][row % ROWS][k % 4]. */
-static struct left by_columns(const int8_t *data, int64_t quads, const int32_t *sums, const float *scales) {
-    return (struct left){data, ROWS * 4 * quads, 4, ROWS * 4, sums, scales};
+/* int8[rows / TILE_ROWS][quads][TILE_ROWS][4], as quantize_strip writes it. */
+static struct left_operand left_packed(const int8_t *data, int64_t quads, const int32_t *sums, const float *scales) {
+    return (struct left_operand){data, TILE_ROWS * 4 * quads, 4, TILE_ROWS * 4, sums, scales};
 }
 
-/* out (n, columns) = base + factor * left . right, every number times its row's and its column's scale (NULL: 1).
- * `quads` is k / 4, `columns` a multiple of PANEL, `ld` that of out and base; base may be out, or NULL for zeros. */
-static ALWAYS_INLINE void multiply_inlined(struct left a, int64_t n, const uint8_t *panels, int64_t quads, int64_t columns,
-                                           const float *column_scales, float factor, const float *base,
-                                           float *out, int64_t ld) {
-    const int64_t panel_bytes = quads * PANEL * 4, ahead = PANEL * 4 / ((n + ROWS - 1) / ROWS);
+/* out (n, columns) = base + factor * row scale * column scale * (a . panels). `columns` is a multiple of PANEL; column_scales may be
+ * NULL (1); base may be out, or NULL (0). out and base have rows of `ld` floats. */
+static ALWAYS_INLINE void matmul_int8_inlined(struct left_operand a, int64_t n, const uint8_t *panels, int64_t quads, int64_t columns,
+                                              const float *column_scales, float factor, const float *base, float *out, int64_t ld) {
+    const int64_t panel_bytes = quads * PANEL * 4, prefetch_bytes = PANEL * 4 / ((n + TILE_ROWS - 1) / TILE_ROWS);
     for (int64_t column = 0; column < columns; column += PANEL, panels += panel_bytes) {
-        vf left_scale = all(1.0f), right_scale = all(1.0f);
+        vf left_scale = broadcast(1.0f), right_scale = broadcast(1.0f);
         if (column_scales) left_scale = load(column_scales + column), right_scale = load(column_scales + column + LANES);
-        for (int64_t top = 0; top < n; top += ROWS) {
-            const int64_t count = n - top < ROWS ? n - top : ROWS;
-            const int8_t *group = a.data + top / ROWS * a.group, *row[ROWS];
-            vi left[ROWS], right[ROWS];
-            UNROLL for (int r = 0; r < ROWS; r++) {
-                const int64_t real = r < count ? r : count - 1;
-                row[r] = group + real * a.row;
-                left[r] = right[r] = all_int(-128 * a.sums[top + real]);
+        for (int64_t first_row = 0; first_row < n; first_row += TILE_ROWS) {
+            const int64_t count = n - first_row < TILE_ROWS ? n - first_row : TILE_ROWS;
+            const int8_t *group = a.data + first_row / TILE_ROWS * a.group, *row[TILE_ROWS];
+            vi left[TILE_ROWS], right[TILE_ROWS]; /* the two vectors of a panel's columns */
+            UNROLL for (int r = 0; r < TILE_ROWS; r++) {
+                const int64_t valid = r < count ? r : count - 1; /* rows past the end repeat the last one and are not stored */
+                row[r] = group + valid * a.row;
+                left[r] = right[r] = broadcast_i32(-128 * a.sums[first_row + valid]);
             }
             const uint8_t *panel = panels;
-            /* A part of the next panel for each tile of this one: it is there when its turn comes. */
-            const uint8_t *next = panels + panel_bytes + top / ROWS * ahead * quads;
-            int64_t at = 0;
-            for (int64_t part = 0, k = 0; part < ROWS; part++) {
+            /* Each tile of rows prefetches its share of the next panel, so that the panel is in the cache when it is needed. */
+            const uint8_t *next = panels + panel_bytes + first_row / TILE_ROWS * prefetch_bytes * quads;
+            int64_t offset = 0;
+            for (int64_t part = 0, k = 0; part < TILE_ROWS; part++) {
                 if (part < count) {
-                    __builtin_prefetch(out + (top + part) * ld + column, 1);
-                    __builtin_prefetch(out + (top + part) * ld + column + LANES, 1);
+                    __builtin_prefetch(out + (first_row + part) * ld + column, 1);
+                    __builtin_prefetch(out + (first_row + part) * ld + column + LANES, 1);
                 }
-                for (; k < quads * (part + 1) / ROWS; k++, at += a.step, panel += PANEL * 4, next += ahead) {
-                __builtin_prefetch(next);
-                    const vi l = load_int(panel), r_ = load_int(panel + LANES * 4);
-                    UNROLL for (int r = 0; r < ROWS; r++) {
+                for (; k < quads * (part + 1) / TILE_ROWS; k++, offset += a.step, panel += PANEL * 4, next += prefetch_bytes) {
+                    __builtin_prefetch(next);
+                    const vi l = load_i32(panel), r_ = load_i32(panel + LANES * 4);
+                    UNROLL for (int r = 0; r < TILE_ROWS; r++) {
                         int32_t four;
-                        memcpy(&four, row[r] + at, 4);
-                        const vi x = all_int(four);
-                        left[r] = dot(left[r], l, x);
-                        right[r] = dot(right[r], r_, x);
+                        memcpy(&four, row[r] + offset, 4);
+                        const vi x = broadcast_i32(four);
+                        left[r] = dot_u8i8(left[r], l, x);
+                        right[r] = dot_u8i8(right[r], r_, x);
                     }
                 }
             }
-            UNROLL for (int r = 0; r < ROWS; r++) {
+            UNROLL for (int r = 0; r < TILE_ROWS; r++) {
                 if (r >= count) break;
-                const vf scale = all(a.scales[top + r] * factor);
-                const int64_t to = (top + r) * ld + column;
-                vf x = to_float(left[r]) * scale * left_scale, y = to_float(right[r]) * scale * right_scale;
+                const vf scale = broadcast(a.scales[first_row + r] * factor);
+                const int64_t to = (first_row + r) * ld + column;
+                vf x = cvt_f32(left[r]) * scale * left_scale, y = cvt_f32(right[r]) * scale * right_scale;
                 if (base) x += load(base + to), y += load(base + to + LANES);
                 store(out + to, x);
                 store(out + to + LANES, y);
@@ -70,12 +73,15 @@ static ALWAYS_INLINE void multiply_inlined(struct left a, int64_t n, const uint8
     }
 }
 
-static __attribute__((noinline)) void multiply(struct left a, int64_t n, const uint8_t *panels, int64_t quads, int64_t columns,
-                                               const float *column_scales, float *out, int64_t ld) {
-    multiply_inlined(a, n, panels, quads, columns, column_scales, 1.0f, NULL, out, ld);
+/* out (n, columns) = row scale * column scale * (a . panels). */
+static __attribute__((noinline)) void matmul_int8(struct left_operand a, int64_t n, const uint8_t *panels, int64_t quads,
+                                                  int64_t columns, const float *column_scales, float *out, int64_t ld) {
+    matmul_int8_inlined(a, n, panels, quads, columns, column_scales, 1.0f, NULL, out, ld);
 }
 
-static __attribute__((noinline)) void multiply_onto(struct left a, int64_t n, const uint8_t *panels, int64_t quads, int64_t columns,
-                                                    const float *column_scales, float factor, const float *base, float *out, int64_t ld) {
-    multiply_inlined(a, n, panels, quads, columns, column_scales, factor, base, out, ld);
+/* out (n, columns) = base + factor * row scale * column scale * (a . panels). */
+static __attribute__((noinline)) void matmul_int8_add(struct left_operand a, int64_t n, const uint8_t *panels, int64_t quads,
+                                                      int64_t columns, const float *column_scales, float factor, const float *base,
+                                                      float *out, int64_t ld) {
+    matmul_int8_inlined(a, n, panels, quads, columns, column_scales, factor, base, out, ld);
 }

@@ -1,16 +1,6 @@
-/* Forward and backward pass of a Llama over a micro-batch, its matrix products in int8: what all files share.
+/* Data structures that all files of the training library share. docs/training-library.md has the equations and the layout.
  *
- * The arithmetic is that of bulletlm/train/int8.py: in every product both factors are int8 times one scale a row, weights and
- * activations rounded to nearest, gradients so that they are right in the mean; sums are exact. Everything else is float, but for
- * what waits between forward and backward for its second use, which is bfloat16 where it is large.
- *
- * A product multiplies rows of signed bytes with columns of unsigned ones, 128 more than what they mean; each row starts at
- * -128 times its own sum, which takes that away again. Columns are stored in panels of PANEL, four numbers of a column together:
- * [column / PANEL][k / 4][column % PANEL][k % 4].
- *
- * A thread takes whole sequences through the layers, so that what it works on stays in its caches. The gradients of a layer's
- * weights, whose sums go over all sequences, follow when all threads are done with it: while some still go back through the layer
- * below, others begin with them. No sum depends on the number of threads. */
+ * Notation in the comments: N = tokens of the micro-batch, sequences * token_stride; [a][b] is a row-major array. */
 #ifndef TRAINER_H
 #define TRAINER_H
 
@@ -20,122 +10,126 @@
 #include <stdint.h>
 #include <string.h>
 
-#include "../../runtime/native/bullet.h"
+#include "../../runtime/native/common.h"
 #include "../../runtime/native/threads.h"
+#include "train.h"
 
-#define ALWAYS_INLINE inline __attribute__((always_inline))
-#define UNROLL _Pragma("GCC unroll 16")
-
-/* Assemblers of the time of older compilers do not know AVX-VNNI; the rest is built with them too. */
+/* Older compilers come with assemblers that do not have AVX-VNNI; the other kernels are built with them too. */
 #if defined(__clang__)
-#define KNOWS_AVX_VNNI (__clang_major__ >= 12)
+#define HAVE_AVX_VNNI (__clang_major__ >= 12)
 #else
-#define KNOWS_AVX_VNNI (__GNUC__ >= 11)
+#define HAVE_AVX_VNNI (__GNUC__ >= 11)
 #endif
 
 enum {
-    BLOCK_ROWS = 64,   /* tokens that go through a product together */
-    STRIP = 32,        /* columns of a gradient that are stored together */
-    WORK_ROWS = 64,    /* outputs of a weight whose gradients are one piece of work */
-    MOST_QUERIES = 16, /* whose attention is computed together */
-    ALIGN = 64,
+    TOKEN_BLOCK = 64, /* tokens that go through a matrix product together */
+    STRIP = 32,       /* columns of an output gradient that are stored side by side; also the padding of a weight's outputs */
+    GRAD_ROWS = 64,   /* rows of a weight whose gradient is one work item */
+    QUERY_BLOCK = 16, /* queries whose attention is computed together */
 };
 
-/* Weights that are multiplied with the same input, side by side: `inputs` x `outputs`, each part padded to 32 outputs. */
-struct group {
+/* Weights that are multiplied with the same input, side by side as columns of one matrix (inputs, outputs). Each part is padded
+ * with zero columns to a multiple of STRIP. The int8 codes are stored twice, as panels for both directions (matmul.h). */
+struct weight_group {
     int32_t inputs, outputs, parts;
-    int32_t first[3], count[3]; /* of the parts: column, and how many there are */
-    int32_t tensor[3];          /* number of the weight in the order of the file */
+    int32_t first[3], count[3]; /* first column and number of columns of each part, without its padding */
+    int32_t tensor[3];          /* index of each part in the order of the model file */
     float *scales;              /* [outputs] */
-    uint8_t *forward;           /* panels of outputs, k = inputs */
-    uint8_t *backward;          /* panels of inputs, k = outputs */
+    uint8_t *forward;           /* panels of the outputs, k = inputs */
+    uint8_t *backward;          /* panels of the inputs, k = outputs */
 };
 
-/* What the products with a group's weights keep for the gradient of the weights. N = tokens. */
-struct kept {
-    uint8_t *panels; /* the input, rounded: panels of inputs, k = tokens */
+/* The input of a weight group as int8 codes, saved by the forward pass for the gradient of the weights. */
+struct saved_input {
+    uint8_t *panels; /* panels of the inputs, k = tokens */
     float *scales;   /* [N] */
 };
 
+/* The weights of a layer, and what its forward pass saves for the backward pass. */
 struct layer {
-    struct group qkv, output, gate_up, down;
-    int32_t attention_norm, mlp_norm; /* numbers of the tensors */
-    float *input;                     /* [N][dim] */
-    float *middle;                    /* [N][dim], after attention */
-    float *attention_rms, *mlp_rms;   /* [N], 1 / root mean square */
-    float *heads; /* [sequences][n_heads + 2 n_kv_heads][wide][head_room]: queries and keys, rotated, and values */
-    float *log_sums;                  /* [N][n_heads]: of the exponentials of the scores */
-    uint16_t *gates;                  /* [N][2 hidden_dim], bfloat16: gate, up */
-    struct kept attention_in, output_in, mlp_in, down_in;
+    struct weight_group qkv, output, gate_up, down;
+    int32_t attention_norm, mlp_norm; /* tensor indices */
+    float *residual_in;               /* [N][dim]: the residual stream before the layer */
+    float *residual_mid;              /* [N][dim]: after attention */
+    float *attention_rms, *mlp_rms;   /* [N]: 1 / root mean square */
+    float *heads;           /* [sequences][n_heads + 2 n_kv_heads][padded_length][padded_head_dim]: rotated queries and keys; values */
+    float *log_sum_exp;     /* [N][n_heads]: of the scaled attention scores */
+    uint16_t *gate_up_bf16; /* [N][2 hidden_dim]: the gate and up projections */
+    struct saved_input qkv_in, output_in, gate_up_in, down_in;
 };
 
-/* The gradient of what a group puts out, which waits for its product with the group's input. */
-struct slope {
-    uint16_t *strips; /* [outputs / STRIP][N][STRIP], bfloat16 */
-    int64_t largest;  /* where the largest numbers of its columns stand in workspace.largest */
+/* The gradient of a weight group's output, stored until the gradient of the weights is computed from it. */
+struct output_grad {
+    uint16_t *strips;   /* [outputs / STRIP][N][STRIP], bfloat16 */
+    int64_t column_max; /* index of its first column in workspace.column_max */
 };
 
-/* All of a layer. */
-struct slopes {
-    struct slope qkv, output, gate_up, down;
-    float *attention_norm, *mlp_norm; /* [sequences][dim]: what each sequence adds to the gradients of the norms */
+struct layer_grads {
+    struct output_grad qkv, output, gate_up, down;
+    float *attention_norm, *mlp_norm; /* [sequences][dim]: what each sequence adds to the gradients of the norm weights */
 };
 
-/* What a thread works in. */
+/* Scratch memory of one thread. "widest" is the largest row of a layer: max(2 hidden_dim, qkv outputs, dim). */
 struct workspace {
-    float *rows;      /* [BLOCK_ROWS][widest of a layer's inputs and outputs], or [BLOCK_ROWS / 2][vocabulary] */
-    float *more_rows; /* [BLOCK_ROWS][dim] */
-    int8_t *bytes;    /* as rows, but twice where it is the vocabulary */
-    float *line;      /* [widest] */
-    float *heads[2];  /* gradients of queries, keys and values, as layer.heads; of what attention puts out, [n_heads] of that */
-    float *attention; /* [2][wide][head_room], [2][MOST_QUERIES][wide] */
-    int8_t *packed;   /* [WORK_ROWS][N] */
-    float *largest;   /* [outputs of all slopes]: the largest magnitudes in the columns of gradients */
+    float *rows;       /* [TOKEN_BLOCK][widest], or [TOKEN_BLOCK / 2][padded_vocab] */
+    float *dim_rows;   /* [TOKEN_BLOCK][dim] */
+    int8_t *codes;     /* [TOKEN_BLOCK][widest], or [2][TOKEN_BLOCK / 2][padded_vocab] */
+    float *row;        /* [widest] */
+    float *d_heads;    /* gradients of the queries, keys and values of a sequence, in the layout of layer.heads */
+    float *attention;  /* [n_heads][padded_length][padded_head_dim]: the output of attention, or its gradient */
+    float *scratch;    /* [2][padded_length][padded_head_dim], then [2][QUERY_BLOCK][padded_length]: for one head */
+    int8_t *packed;    /* [GRAD_ROWS][N] */
+    float *column_max; /* [n_columns]: the largest |gradient * token scale| of each output column, as seen by this thread */
 };
 
 struct trainer {
-    const struct engine *engine;
+    const struct kernels *kernels;
     struct bullet_shape shape;
-    int32_t head_dim, head_room, vocabulary; /* head_room: rounded up to 16; vocabulary: to 32 */
-    int32_t final_norm; /* number of the tensor */
+    int32_t head_dim;
+    int32_t padded_head_dim; /* head_dim rounded up to 16 */
+    int32_t padded_vocab;    /* vocab_size rounded up to STRIP */
+    int32_t final_norm;      /* tensor index */
     int64_t sequences, length;
-    int64_t padded, wide, tokens; /* length rounded up to 4 and to 16; N = tokens = sequences * padded */
+    int64_t token_stride;  /* length rounded up to 4: tokens from one sequence to the next */
+    int64_t padded_length; /* length rounded up to 16: rows of a head */
+    int64_t tokens;        /* N = sequences * token_stride */
     int32_t threads;
-    const float **weights; /* in the order of the file: what `refresh` was called with last */
+    const float **weights; /* float32, in the order of the model file: the arguments of the last bullet_trainer_load_weights */
     struct layer *layers;
-    struct group head;
-    float *rope; /* [length][2][head_dim]: what a rotation multiplies with: cosines, sines with signs */
+    struct weight_group head; /* the output matrix */
+    float *rope;              /* [length][2][head_dim]: cosines; sines with the sign of their element */
 
-    float *output;    /* [N][dim]: of the last layer */
+    float *output;    /* [N][dim]: the residual stream after the last layer */
     float *final_rms; /* [N] */
-    struct kept head_in;
-    float *gradient[2];     /* [N][dim]: of a layer's output and input */
-    float *middle_gradient; /* [N][dim] */
-    struct slope head_slope;
-    struct slopes slopes[2];   /* of a layer, and of the one above it, whose weights' turn it is at the same time */
-    float *final_norm_parts; /* [sequences][dim], as in slopes */
-    double *losses;          /* [sequences] */
-    int64_t columns;         /* of all slopes */
-    struct workspace *workspaces;
+    struct saved_input head_in;
+    float *residual_grad[2];  /* [N][dim]: the gradients of a layer's output and input, in turns */
+    float *residual_mid_grad; /* [N][dim] */
+    struct output_grad head_grad;
+    struct layer_grads layer_grads[2]; /* two layers in turns: weight gradients of layer n + 1 overlap the backward pass of layer n */
+    float *final_norm_grads;           /* [sequences][dim] */
+    double *losses;                    /* [sequences] */
+    int64_t n_columns;                 /* outputs of all output_grads together */
+    struct workspace *workspaces;      /* [threads] */
 
-    void *memory[2]; /* of the weights; of the rest */
+    void *memory[2]; /* the weights; everything else */
     size_t bytes[2];
 };
 
-/* One call. */
-struct pass {
+/* The arguments of one call, shared by its threads. */
+struct call {
     struct trainer *trainer;
-    const int32_t *tokens, *targets;
+    const int32_t *tokens, *targets; /* [sequences][length] */
     float scale;
-    float *const *gradients;
-    atomic_int *next; /* counters of work that is handed out, one for every phase */
+    float *const *gradients; /* in the order of the model file */
+    atomic_int *next;        /* one counter of work items for each phase */
 };
 
-struct engine {
+/* The computation, compiled for one instruction set. */
+struct kernels {
     const char *name;
     bool (*supported)(void);
-    void (*refresh)(void *pass, int32_t member, struct barrier *barrier);
-    void (*run)(void *pass, int32_t member, struct barrier *barrier);
+    void (*load_weights)(void *call, int32_t member, struct barrier *barrier);
+    void (*accumulate_gradients)(void *call, int32_t member, struct barrier *barrier);
 };
 
 #endif

@@ -1,0 +1,35 @@
+/* The interface of the training library, called from Python through ctypes (train/backend/native.py mirrors it).
+ *
+ * Shapes and error codes are those of bullet.h. Every size, token id and target is checked before it is used. */
+#ifndef TRAIN_H
+#define TRAIN_H
+
+#include "../../runtime/native/bullet.h"
+
+/* Raised whenever a function below changes, so that a stale library is never called. */
+#define BULLET_TRAIN_ABI 3
+
+struct trainer;
+
+BULLET_API int32_t bullet_train_abi(void);
+
+/* The name of the kernels with number `index`, in order of preference; NULL after the last. Only those that run on this processor. */
+BULLET_API const char *bullet_train_kernels(int32_t index);
+
+/* A trainer for models of a shape. `kernels` is one of bullet_train_kernels' names, or NULL for the first.
+ * BULLET_ARGUMENT: the shape is not supported, or this processor does not have these kernels. BULLET_MEMORY: out of memory. */
+BULLET_API int32_t bullet_trainer_new(const struct bullet_shape *shape, const char *kernels, struct trainer **out);
+BULLET_API void bullet_trainer_free(struct trainer *trainer);
+
+/* Quantize the weights: float32, contiguous, in the order of ModelShape.tensors(). Embedding and norms are read from these addresses
+ * in the calls that follow, so the memory must stay valid until the next call of this function. */
+BULLET_API int32_t bullet_trainer_load_weights(struct trainer *trainer, float *const *weights, int32_t threads);
+
+/* Add scale * d(loss) / d(weight) to `gradients` (float32, shapes and order of the weights) and write the loss in nats, summed over
+ * the targets. tokens, targets: int32[sequences][length]; targets of -1 do not count.
+ * The results do not depend on the number of threads. */
+BULLET_API int32_t bullet_trainer_accumulate_gradients(struct trainer *trainer, const int32_t *tokens, const int32_t *targets,
+                                                       int64_t sequences, int64_t length, double scale, float *const *gradients,
+                                                       int32_t threads, double *loss);
+
+#endif
