@@ -29,7 +29,7 @@ def test_the_card_of_a_trained_model(micro_run: Path, capsys: pytest.CaptureFixt
     assert shown["size"].startswith(f"{file.size:,} bytes; {report['model']['bits_per_weight']:.2f} bits per weight")
     assert shown["BQ4"].split()[0] == f"{sum(t.size for t in file.tensors.values() if t.type == 'BQ4'):,}"
     assert shown["trained on"].startswith(f"{file.metadata['training']['tokens_seen']:,} tokens, best at step")
-    assert shown["rounding"] == f"GPTQ on {file.metadata['quantized']['calibration_tokens']:,} tokens"
+    assert shown["rounding"] == f"GPTQ on {file.metadata['quantised']['calibration_tokens']:,} tokens"
     assert shown["FP32"] == f"loss {report['fp32']['loss']:.4f}, perplexity {report['fp32']['perplexity']:.2f}"
     assert shown["this file"] == f"loss {report['bq4']['loss']:.4f}, perplexity {report['bq4']['perplexity']:.2f}"
     both = report["comparison"]

@@ -149,5 +149,5 @@ def test_damaged_weights(run_folder: Path, tokenizer: Tokenizer, tmp_path: Path)
     huge = {**random_tensors(SHAPE, 5), "final_norm.weight": np.full(SHAPE.dim, 3e38, np.float32)}
     write_npy(tmp_path / "huge", SHAPE, huge, tokenizer.proto, {})
     file = open_tokens(run_folder / "tokens", "val")
-    with np.errstate(over="ignore", invalid="ignore"), pytest.raises(BulletError, match="the second model computes infinite"):
+    with np.errstate(over="ignore", invalid="ignore"), pytest.raises(BulletError, match="the second model computes NaN"):
         compare(model, load(tmp_path / "huge"), TokenFile(file.tokens[:100], None, file.info), SilentProgress())

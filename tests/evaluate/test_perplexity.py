@@ -135,5 +135,5 @@ def test_errors(tokenizer: Tokenizer) -> None:
     with pytest.raises(DataError, match="another vocabulary"):
         score(engine, token_file(np.array([1, 5, VOCAB])), tokenizer, SilentProgress())
     engine.table[7] = np.nan
-    with pytest.raises(BulletError, match="infinite or undefined"):
+    with pytest.raises(BulletError, match="computes NaN or infinity"):
         score(engine, token_file(np.array([1, 7, 9])), tokenizer, SilentProgress())

@@ -52,14 +52,14 @@ def test_own_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        (b"", "holds no prompt"),
+        (b"", "has no prompts"),
         (b'{"prompt": "a", "language": "mr", "kind": "x"}\nnot json', "line 2 is not JSON"),
         (b"[" * 100_000, "line 1 is not JSON"),
         (b'["prompt"]', "line 1 must have exactly the keys"),
         (b'{"prompt": "a", "language": "mr"}', "line 1 must have exactly the keys"),
-        (b'{"prompt": 3, "language": "mr", "kind": "x"}', "line 1: prompt must be a text"),
-        (b'{"prompt": " ", "language": "mr", "kind": "x"}', "line 1: prompt must be a text"),
-        (b'{"prompt": "\\ud800", "language": "mr", "kind": "x"}', "line 1: prompt has half of a surrogate pair"),
+        (b'{"prompt": 3, "language": "mr", "kind": "x"}', "line 1: prompt must be a string"),
+        (b'{"prompt": " ", "language": "mr", "kind": "x"}', "line 1: prompt must be a string"),
+        (b'{"prompt": "\\ud800", "language": "mr", "kind": "x"}', "line 1: prompt contains a lone surrogate"),
         (b"\xff\xfe", "it is not UTF-8 text"),
     ],
 )

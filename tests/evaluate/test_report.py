@@ -15,7 +15,8 @@ import pytest
 from bulletlm.config.schema import Config
 from bulletlm.errors import BulletError, DataError
 from bulletlm.evaluate import evaluate_run
-from bulletlm.evaluate.page import duration, percent_change, perplexity, render, size, small
+from bulletlm.evaluate.formatting import duration, percent_change, perplexity, size, small
+from bulletlm.evaluate.page import render
 from bulletlm.evaluate.report import read_training, thin
 from bulletlm.progress import SilentProgress
 
@@ -113,20 +114,20 @@ def test_page_is_whole_and_alone(report: dict[str, Any]) -> None:
         "bullet chat",
         "1,190 were kept (99.2",
         "shorter than data",
-        "What goes into training",
+        "Training mixture",
         "4,449",
         "2,380 passages of training text were compared",
         "and 2 more",
         "data.clean.min_chars",
-        "or are switched off: legacy font.",
+        "or are turned off: legacy font.",
         "back-translation, Marathi",
         "Sentences dropped: chrF too low 12.",
         "तो घरी पोहोचला.",
-        "and 71 that do not occur there at all",
+        "and 71 tokens that do not occur in it",
         "600 (this run)",
         "more than this text can fill",
-        "What each matrix alone costs",
-        "How far the outputs moved",
+        "Effect of each matrix alone",
+        "Error of the outputs",
         "whole layer",
     ):
         assert word in page.text
@@ -167,13 +168,13 @@ def test_nothing_optional(folder: Path, config: Config) -> None:
     report = evaluate_run(folder, config, SilentProgress())
     page = Page((folder / "report.html").read_text(encoding="utf-8"))
     assert report["training"] is None and report["tokenizer"] is None and report["data"] is None
-    assert report["vocabulary_sizes"] is None and "Other sizes" not in page.text
+    assert report["vocabulary_sizes"] is None and "Other vocabulary sizes" not in page.text
     assert "svg" not in page.tags
-    assert "Left out: the learning curves (metrics.jsonl is missing)" in page.text
-    assert "Left out: the tokenizer's fertility" in page.text
-    assert "Left out: what each matrix alone costs (quantization.json is missing)" in page.text
-    assert "What each matrix alone costs" not in page.text and "How far the weights moved" in page.text
-    assert "Left out: what was kept and dropped (data/clean-report.json is missing)" in page.text
+    assert "Not available: the learning curves (metrics.jsonl is missing)" in page.text
+    assert "Not available: the statistics of the tokenizer" in page.text
+    assert "Not available: the effect of each matrix (quantization.json is missing)" in page.text
+    assert "Effect of each matrix alone" not in page.text and "Error of the weights" in page.text
+    assert "Not available: the counts of the cleaning rules (data/clean-report.json is missing)" in page.text
 
 
 @pytest.mark.parametrize("name", ["model.bullet", "export/npy/manifest.json", "tokens/val.bin"])

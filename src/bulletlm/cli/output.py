@@ -5,13 +5,16 @@ import math
 import shlex
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bulletlm.errors import BulletError
 from bulletlm.files import read_json
 from bulletlm.formats.bullet.reader import BulletFile, open_bullet
 from bulletlm.progress import ConsoleProgress
 from bulletlm.quant.types import METHOD_WORDS
+
+if TYPE_CHECKING:
+    from bulletlm.evaluate.report_types import EstimateValues
 
 
 def print_summary(folder: Path) -> None:
@@ -154,7 +157,7 @@ def _quality(loss: float) -> str:
     return f"loss {loss:.4f}, perplexity {math.exp(min(loss, 700)):.2f}"
 
 
-def _estimate(value: dict[str, Any]) -> str:
+def _estimate(value: "EstimateValues") -> str:
     spread = f" +- {value['se']:.5f}" if value["se"] is not None else ""
     return f"{value['mean']:.5f}{spread}"
 

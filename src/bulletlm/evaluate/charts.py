@@ -1,4 +1,4 @@
-"""Learning curves as inline SVG: text stays text, colours come from the page, so they follow its light and dark."""
+"""Learning curves as inline SVG. Labels stay text; colours are the variables of the page, so they follow its light and dark mode."""
 
 import io
 import re
@@ -8,7 +8,7 @@ from typing import Any
 Points = list[list[float]]
 """[step, value] pairs."""
 
-# matplotlib wants colours, the page has names for them; these stand in for the names until the SVG is written.
+# matplotlib needs colour values. These are placeholders, replaced in the SVG by the CSS variables of the page.
 _PALETTE = {"#010101": "var(--ink)", "#010102": "var(--muted)", "#010103": "var(--line)", "#010104": "var(--a)", "#010105": "var(--c)"}
 _INK, _MUTED, _LINE, _A, _C = _PALETTE
 
@@ -44,7 +44,7 @@ _STYLE: Any = {
 
 
 def learning_curves(curves: dict[str, Points], best_step: int | None) -> list[tuple[str, str]]:
-    """One (caption for screen readers, SVG) per chart that has points.
+    """(caption for screen readers, SVG) of every chart that has points.
 
     Args:
         curves: any of train/loss, val/loss, val/loss_ema, val/loss_bq4, lr, tokens_per_s, grad_norm.
@@ -69,7 +69,7 @@ def _loss(curves: dict[str, Points], best_step: int | None) -> str:
             ("train/loss", "training", {"color": _MUTED, "linewidth": 1.0}),
             ("val/loss", "validation", {"color": _A, "marker": "o", "markersize": 3.2}),
             ("val/loss_ema", "validation, averaged weights", {"color": _C, "marker": "o", "markersize": 3.2}),
-            ("val/loss_bq4", "validation, rounded to 4 bits", {"color": _A, "marker": "x", "markersize": 4, "linestyle": ":"}),
+            ("val/loss_bq4", "validation, 4-bit weights", {"color": _A, "marker": "x", "markersize": 4, "linestyle": ":"}),
         ):
             if curves.get(name):
                 axes.plot(*_columns(curves[name]), label=label, **style)
@@ -113,11 +113,11 @@ def _chart(name: str, title: str, draw: Callable[[Any], None]) -> str:
 
 
 def _inline(svg: str, name: str) -> str:
-    """Make a stand-alone SVG fit to stand in a page with others: no XML prologue, no style sheet, ids of its own."""
+    """Prepare an SVG for a page with others: remove the XML prologue and style sheet, make its ids unique."""
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", svg, flags=re.DOTALL)
     svg = re.sub(r'(\bid="|url\(#|xlink:href="#)', rf"\g<1>{re.sub('[^a-z]', '-', name)}-", svg)
     svg = re.sub(r'(<svg[^>]*?) width="[^"]*" height="[^"]*"', r"\1", svg)
-    for stand_in, colour in _PALETTE.items():
-        svg = svg.replace(stand_in, colour)
+    for placeholder, colour in _PALETTE.items():
+        svg = svg.replace(placeholder, colour)
     return svg

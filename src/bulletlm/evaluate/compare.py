@@ -1,12 +1,11 @@
-"""Two models over the same held-out text, token by token: what one loses against the other.
+"""Comparing two models on the same held-out text, token by token.
 
-Both see the same windows, so the differences are paired: their standard errors are those of the difference, which
-is far smaller than the spread of either loss. Tokens of one window depend on each other, so windows are the unit.
+Both models see the same windows, so the differences are paired. The standard errors are those of the differences, which vary far
+less than the losses themselves. Tokens of one window are not independent, so the windows are the unit of the statistics.
 """
 
 import math
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 from bulletlm.data.tokens import TokenFile
 from bulletlm.errors import BulletError
 from bulletlm.evaluate.perplexity import Score, Targets, finite_logits, groups, log_softmax, read_targets, window_batches
+from bulletlm.evaluate.report_types import ComparisonValues, EstimateValues
 from bulletlm.progress import Progress
 from bulletlm.runtime import Model
 from bulletlm.text.tokenizer import Tokenizer
@@ -21,12 +21,12 @@ from bulletlm.text.tokenizer import Tokenizer
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over tokens and its standard error over windows (None where there is one window only)."""
+    """A mean over tokens and its standard error over windows (None if there is only one window)."""
 
     mean: float
     se: float | None
 
-    def to_dict(self) -> dict[str, float | None]:
+    def to_dict(self) -> EstimateValues:
         """Plain values, for JSON."""
         return {"mean": self.mean, "se": self.se}
 
@@ -35,9 +35,14 @@ class Estimate:
 class Comparison:
     """Model B against model A.
 
-    loss_delta: loss of B minus loss of A, nats per token. kl: KL(A || B) of the next-token distributions, nats.
-    top1_agreement: share of positions where both have the same likeliest token. max_logit_difference: largest absolute
-    difference of any logit. by_language: the same for the documents of one language.
+    Attributes:
+        windows: number of windows.
+        a, b: how well each model predicts the text.
+        loss_delta: loss of B minus loss of A, nats per token.
+        kl: KL(A || B) of the next-token distributions, nats per token.
+        top1_agreement: share of positions at which both have the same most likely token.
+        max_logit_difference: largest absolute difference of any logit.
+        by_language, by_source: the same for the documents of one language or source.
     """
 
     windows: int
@@ -52,11 +57,11 @@ class Comparison:
 
     @property
     def perplexity_change(self) -> float:
-        """Relative: 0.01 means that B's perplexity is 1 % higher. Capped with the perplexity."""
+        """Relative change: 0.01 means that B's perplexity is 1 % higher. Capped like the perplexity."""
         return math.exp(min(self.loss_delta.mean, 700.0)) - 1
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON; without the groups."""
+    def to_dict(self) -> ComparisonValues:
+        """Plain values for JSON, without the groups."""
         return {
             "tokens": self.a.tokens,
             "bytes": self.a.bytes,
@@ -72,14 +77,12 @@ class Comparison:
 
 
 def compare(a: Model, b: Model, file: TokenFile, progress: Progress) -> Comparison:
-    """Score both models over the windows of `file` in one pass.
-
-    The windows are as long as the shorter of the two contexts.
+    """Score both models on `file` in one pass, in windows as long as the shorter of the two contexts.
 
     Raises:
-        BulletError: the models do not have the same vocabulary (the message names the first difference), or one of them
-            computes NaN or infinity.
-        DataError: the file has nothing to predict, or was made for another vocabulary.
+        BulletError: the models have different vocabularies (the message names the first difference), or one of them computes NaN
+            or infinity.
+        DataError: the file has no tokens to predict, or was made for another vocabulary.
     """
     check_same_vocabulary(a.tokenizer, b.tokenizer)
     targets = read_targets(file, a.tokenizer, a.shape.vocab_size)
@@ -107,7 +110,7 @@ def compare(a: Model, b: Model, file: TokenFile, progress: Progress) -> Comparis
 
 
 def check_same_vocabulary(a: Tokenizer, b: Tokenizer) -> None:
-    """Raise a BulletError that names the first difference, unless every id means the same in both."""
+    """Raise a BulletError that names the first difference, unless every id stands for the same token in both."""
     if a.proto == b.proto:
         return
     if a.vocab_size != b.vocab_size:
@@ -119,12 +122,12 @@ def check_same_vocabulary(a: Tokenizer, b: Tokenizer) -> None:
                 break
         else:
             return
-    raise BulletError(f"the two models do not have the same tokenizer ({difference}): compare models made with one tokenizer")
+    raise BulletError(f"the two models have different tokenizers ({difference}): compare models that use the same tokenizer")
 
 
 @dataclass(frozen=True)
 class _Columns:
-    """One value a target position, float64[n], and the window it is in, int64[n]."""
+    """One value per target position, float64[n], and the number of its window, int64[n]."""
 
     targets: Targets
     window: NDArray[np.int64]
@@ -155,7 +158,7 @@ class _Columns:
 
 
 def clustered_mean(values: NDArray[np.float64], window: NDArray[np.int64]) -> Estimate:
-    """Mean of float64[n] and its standard error when the values of one window (int64[n] numbers) are not independent.
+    """Mean of `values`, float64[n], and its standard error if values of the same `window`, int64[n], are not independent.
 
     The mean is a ratio of two sums over windows, so this is the linearised error of a ratio estimator
     (Cochran, Sampling Techniques, ch. 6): the residual of a window is its sum minus mean times its size.

@@ -1,11 +1,11 @@
-"""What a model answers to a list of prompts, and what can be checked about an answer without reading it."""
+"""The answers of a model to a list of prompts, and automatic checks of the answers."""
 
 import unicodedata
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Any
 
 from bulletlm.evaluate.prompts import Prompt
+from bulletlm.evaluate.report_types import AnswerValues
 from bulletlm.progress import Progress
 from bulletlm.runtime import Model, generate
 from bulletlm.runtime.sampling import Sampling
@@ -24,15 +24,18 @@ SCRIPTS = {
     "te": "TELUGU",
     "ur": "ARABIC",
 }
-"""Language code -> how the Unicode names of its letters begin."""
+"""Language code -> the first word of the Unicode names of its letters."""
 
 
 @dataclass(frozen=True)
 class Answer:
     """One generation and its checks.
 
-    text: without special tokens. tokens: how many were generated. ended: by itself; False where it was cut at the token
-    limit. distinct_2, longest_repeat, script_share: see the functions of the same names.
+    Attributes:
+        text: the answer without special tokens.
+        tokens: number of generated tokens.
+        ended: whether the model ended the answer itself; False if the token limit did.
+        distinct_2, longest_repeat, script_share: see the functions with these names.
     """
 
     text: str
@@ -42,16 +45,23 @@ class Answer:
     longest_repeat: int
     script_share: float | None
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
-        return asdict(self)
+    def to_dict(self) -> AnswerValues:
+        """Plain values for JSON."""
+        return {
+            "text": self.text,
+            "tokens": self.tokens,
+            "ended": self.ended,
+            "distinct_2": self.distinct_2,
+            "longest_repeat": self.longest_repeat,
+            "script_share": self.script_share,
+        }
 
 
 def answer_prompts(model: Model, prompts: list[Prompt], sampling: Sampling, seed: int, progress: Progress) -> list[Answer]:
-    """Ask every prompt as the first message of a conversation.
+    """Answer every prompt as the first message of a conversation.
 
     Each answer starts from the same seed, so it does not depend on the other prompts, and `bullet generate FILE -p PROMPT
-    --seed SEED` gives it again.
+    --seed SEED` reproduces it.
 
     Raises:
         BulletError: the weights are damaged.
@@ -77,17 +87,17 @@ def answer_prompts(model: Model, prompts: list[Prompt], sampling: Sampling, seed
 
 
 def distinct_2(text: str) -> float | None:
-    """Different pairs of neighbouring words / all of them (Li et al. 2016); 1 without repetition, None below two words."""
+    """Share of distinct pairs of adjacent words (Li et al. 2016): 1 without repetition, None below two words."""
     words = text.split()
     pairs = list(pairwise(words))
     return len(set(pairs)) / len(pairs) if pairs else None
 
 
 def longest_repeat(text: str) -> int:
-    """Length in words of the longest run of words that occurs twice (the two may overlap, as in a loop)."""
+    """Length of the longest sequence of words that occurs twice; the two occurrences may overlap, as in a loop."""
     words = text.split()
     longest = 0
-    # common[j]: length of the common run that ends before word i and before word j, for i < j.
+    # common[j]: length of the common sequence that ends before word i and before word j, for i < j.
     common = [0] * (len(words) + 1)
     for i in range(1, len(words) + 1):
         for j in range(len(words), i, -1):
@@ -97,7 +107,7 @@ def longest_repeat(text: str) -> int:
 
 
 def script_share(text: str, language: str) -> float | None:
-    """Share of the letters and vowel signs that belong to the script of `language`; None without letters or a known script."""
+    """Share of letters and combining marks in the script of `language`; None without letters or if the script is not known."""
     script = SCRIPTS.get(language)
     letters = [c for c in text if unicodedata.category(c)[0] in "LM"]
     if script is None or not letters:
@@ -106,7 +116,7 @@ def script_share(text: str, language: str) -> float | None:
 
 
 def mean_checks(answers: list[Answer]) -> dict[str, float | None]:
-    """Averages over answers; a check that no answer allows is None."""
+    """Means over all answers; None for a check that does not apply to any of them."""
     columns = {
         "ended": [float(answer.ended) for answer in answers],
         "tokens": [float(answer.tokens) for answer in answers],

@@ -1,4 +1,4 @@
-"""llama.cpp, to be measured against: called through its C API, in whatever build there is."""
+"""llama.cpp as a reference for measurements, called through its C API."""
 
 import ctypes
 import importlib.util
@@ -11,7 +11,7 @@ import numpy.typing as npt
 from bulletlm.errors import BulletError
 
 LlamaStruct = ctypes.c_char * 1024
-"""llama.cpp's parameter structs, passed through unseen: they are returned through memory and always the last argument."""
+"""llama.cpp's parameter structs as opaque bytes: they are returned through memory and are always the last argument."""
 
 
 class Parameters(ctypes.Structure):
@@ -32,12 +32,12 @@ class LlamaCpp:
         """`model` is a GGUF file.
 
         Raises:
-            BulletError: the library cannot be opened, or does not take the model.
+            BulletError: the library cannot be opened, or it cannot load the model.
         """
         try:
             self.lib = ctypes.CDLL(library)
         except OSError as error:
-            raise BulletError(f"{library} cannot be opened: {error}") from None
+            raise BulletError(f"cannot load the library {library}: {error}") from None
         log = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)
         self.silence = log(lambda level, text, data: None)
         pointer = ctypes.c_void_p
@@ -74,7 +74,7 @@ class LlamaCpp:
         self.lib.llama_set_n_threads(self.context, n, n)
 
     def clear(self) -> None:
-        """Forget all tokens."""
+        """Clear the KV cache."""
         self.lib.llama_memory_clear(self.lib.llama_get_memory(self.context), False)
 
     def feed(self, ids: npt.NDArray[np.int32]) -> None:
@@ -89,7 +89,7 @@ class LlamaCpp:
 
 
 def find_llama_cpp() -> str:
-    """The library inside the package xllamacpp, which is built for every processor.
+    """Path of the llama.cpp library in the package xllamacpp, which supports every processor.
 
     Raises:
         BulletError: the package is not installed.
@@ -97,5 +97,5 @@ def find_llama_cpp() -> str:
     spec = importlib.util.find_spec("xllamacpp")
     found = sorted(Path(spec.origin).parent.glob("xllamacpp*.so")) if spec and spec.origin else []
     if not found:
-        raise BulletError("llama.cpp is not here: pip install xllamacpp")
+        raise BulletError("llama.cpp is not installed: pip install xllamacpp")
     return str(found[0])

@@ -1,8 +1,8 @@
 """How well a model predicts held-out text: loss, perplexity and bits per byte.
 
-The held-out stream is cut into consecutive windows of `max_seq_len` inputs (window i: inputs tokens[i L : i L + L],
-targets shifted by one; the last, shorter one included), exactly as the training loop validates, so that the two
-agree. Every number is summed in float64 from float32 logits.
+The held-out stream is cut into consecutive windows of L = `max_seq_len` inputs: window i has the inputs tokens[i L : i L + L] and as
+targets the same tokens shifted by one. The last window may be shorter. The training loop validates on the same windows, so both
+give the same loss. Logits are float32, all sums float64.
 """
 
 import math
@@ -15,16 +15,17 @@ from numpy.typing import NDArray
 
 from bulletlm.data.tokens import TokenFile
 from bulletlm.errors import BulletError, DataError
+from bulletlm.evaluate.report_types import Quality
 from bulletlm.progress import Progress
 from bulletlm.shape import ModelShape
 from bulletlm.text.tokenizer import Tokenizer
 
 LOGITS_AT_ONCE = 1 << 22
-"""Windows are batched up to this many logits: 16 MB in float32, 32 MB in float64."""
+"""Largest number of logits in a batch of windows: 16 MB in float32, 32 MB in float64."""
 
 
 class Scorer(Protocol):
-    """What is needed of a model: its shape, and logits float32[batch, n, vocab] for tokens int[batch, n]."""
+    """A model with its shape, and logits float32[batch, n, vocab] for tokens int64[batch, n]."""
 
     @property
     def shape(self) -> ModelShape: ...
@@ -34,7 +35,7 @@ class Scorer(Protocol):
 
 @dataclass(frozen=True)
 class Score:
-    """The prediction of `tokens` tokens that spell `bytes` bytes of text cost `nats` nats in all."""
+    """Sum of -ln p, in nats, over `tokens` tokens that stand for `bytes` bytes of text."""
 
     nats: float
     tokens: int
@@ -47,22 +48,22 @@ class Score:
 
     @property
     def perplexity(self) -> float:
-        """exp(loss): between how many equally likely tokens the model hesitates. Capped at e^700, the largest float."""
+        """exp(loss): the number of equally likely tokens with the same uncertainty. Capped at e^700, near the largest float."""
         return math.exp(min(self.loss, 700.0))
 
     @property
     def bits_per_byte(self) -> float | None:
-        """Bits per UTF-8 byte of text, which compares models of different vocabularies; None without text."""
+        """Bits per UTF-8 byte of text, comparable between vocabularies; None without text."""
         return self.nats / math.log(2) / self.bytes if self.bytes else None
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
+    def to_dict(self) -> Quality:
+        """Plain values for JSON."""
         return {"loss": self.loss, "perplexity": self.perplexity, "bits_per_byte": self.bits_per_byte}
 
 
 @dataclass(frozen=True)
 class Scores:
-    """The score of a file, in all and by what its documents say they are."""
+    """The score of a file, in total and by language and source of its documents."""
 
     total: Score
     by_language: dict[str, Score]
@@ -71,10 +72,13 @@ class Scores:
 
 @dataclass(frozen=True)
 class Targets:
-    """What there is to predict in a file of n + 1 tokens; every array has length n.
+    """The targets in a file of n + 1 tokens; every array has length n.
 
-    ids: int64, the tokens. counted: bool, False where no loss is wanted. bytes: int64, UTF-8 bytes of text that the
-    token spells (0 for special tokens). language, source: labels of the document that holds the token.
+    Attributes:
+        ids: int64, the tokens.
+        counted: bool, False for tokens without loss.
+        bytes: int64, UTF-8 bytes of the token's text (0 for special tokens).
+        language, source: labels of the document that contains the token.
     """
 
     ids: NDArray[np.int64]
@@ -89,9 +93,9 @@ class Targets:
 
 
 def score(engine: Scorer, file: TokenFile, tokenizer: Tokenizer, progress: Progress) -> Scores:
-    """Predict every token of `file` from those before it in its window.
+    """Score every token of `file`, predicted from the tokens before it in its window.
 
-    Memory: a batch of logits (LOGITS_AT_ONCE) and about 50 bytes a token of the file.
+    Memory: a batch of logits (LOGITS_AT_ONCE) and about 50 bytes per token of the file.
 
     Raises:
         DataError: the file has nothing to predict, or was made for another vocabulary.
@@ -112,7 +116,7 @@ def score(engine: Scorer, file: TokenFile, tokenizer: Tokenizer, progress: Progr
 
 
 def read_targets(file: TokenFile, tokenizer: Tokenizer, vocab_size: int) -> Targets:
-    """Describe every token of `file` but the first, which nothing predicts.
+    """The targets of `file`: every token except the first, which has no predecessor.
 
     Raises:
         DataError: the file has nothing to predict, or was made for another vocabulary than `vocab_size`.
@@ -120,7 +124,7 @@ def read_targets(file: TokenFile, tokenizer: Tokenizer, vocab_size: int) -> Targ
     ids = np.asarray(file.tokens[1:], dtype=np.int64)
     counted = np.ones(len(ids), dtype=bool) if file.learn is None else np.asarray(file.learn[1:]) != 0
     if not counted.any():
-        raise DataError("the validation tokens hold nothing to predict: raise data.val_tokens and run the data stage again")
+        raise DataError("the validation tokens have nothing to predict: increase data.val_tokens and run the data stage again")
     if tokenizer.vocab_size != vocab_size or int(ids.max()) >= vocab_size:
         raise DataError(f"the tokens belong to another vocabulary than the model's {vocab_size:,} tokens: run the tokens stage again")
     documents = file.documents
@@ -137,7 +141,7 @@ def read_targets(file: TokenFile, tokenizer: Tokenizer, vocab_size: int) -> Targ
 def window_batches(
     tokens: NDArray[np.unsignedinteger[Any]], length: int, vocab_size: int
 ) -> Iterator[tuple[int, NDArray[np.int64], NDArray[np.int64]]]:
-    """Cut a token stream into windows, several at once.
+    """Cut a token stream into batches of windows.
 
     Yields:
         (start, inputs int64[batch, n], outputs int64[batch, n]): outputs.ravel() is tokens[start + 1 : start + 1 + batch n].
@@ -153,7 +157,7 @@ def window_batches(
 
 
 def groups(labels: NDArray[np.str_], counted: NDArray[np.bool_]) -> Iterator[tuple[str, NDArray[np.bool_]]]:
-    """Each label that has counted positions, in alphabetical order, and where they are."""
+    """Each label with counted positions, in alphabetical order, and the mask of these positions."""
     for label in np.unique(labels[counted]):
         yield str(label), counted & (labels == label)
 
@@ -167,8 +171,8 @@ def log_softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
 
 
 def finite_logits(engine: Scorer, inputs: NDArray[np.int64], which: str) -> NDArray[np.float32]:
-    """Logits after each of int[batch, n] inputs; raises a BulletError that says `which` model gave NaN or infinity."""
+    """Logits after each input, int64[batch, n]; raises a BulletError that names the model (`which`) for NaN or infinity."""
     logits = engine.score(inputs)
     if not np.isfinite(logits).all():
-        raise BulletError(f"{which} computes infinite or undefined numbers: its weights are damaged, so export or build it again")
+        raise BulletError(f"{which} computes NaN or infinity: its weights are damaged; run the export and build stages again")
     return logits

@@ -1,4 +1,4 @@
-"""The questions that every finished model is asked."""
+"""The prompts of the evaluation."""
 
 import json
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ PACKAGED = Path(__file__).with_name("prompts.jsonl")
 class Prompt:
     """One line of a prompt file.
 
-    `language` is that of the answer (a language code such as "mr"); `kind` groups prompts in the report.
+    `language` is the language code of the answer (for example "mr"); `kind` groups prompts in the report.
     """
 
     prompt: str
@@ -24,10 +24,10 @@ class Prompt:
 
 
 def load_prompts(path: str | Path | None = None) -> list[Prompt]:
-    """Read a .jsonl file with one {"prompt", "language", "kind"} a line; None reads the packaged list.
+    """Read a .jsonl file with one {"prompt", "language", "kind"} per line; None reads the list in the package.
 
     Raises:
-        DataError: the file cannot be read, holds no prompt, or a line is not such an object; the message names the line.
+        DataError: the file cannot be read or has no prompt, or a line is not such an object; the message names the line.
     """
     path = PACKAGED if path is None else Path(path)
     try:
@@ -37,14 +37,14 @@ def load_prompts(path: str | Path | None = None) -> list[Prompt]:
         raise DataError(f"cannot read the prompts {path} ({reason}): check evaluate.prompts") from None
     prompts = [_parse(line, f"{path} line {number}") for number, line in enumerate(lines, start=1) if line.strip()]
     if not prompts:
-        raise DataError(f"{path} holds no prompt: add lines such as {_EXAMPLE}")
+        raise DataError(f"{path} has no prompts: add lines such as {_EXAMPLE}")
     return prompts
 
 
 def choose_samples(prompts: list[Prompt], count: int) -> list[int]:
-    """Which prompts stand for the whole list: indices, languages in turn, in the order of the list.
+    """Indices of `count` example prompts: the languages in turn, each in the order of the list.
 
-    With the packaged list and 4: two short questions in Marathi and two in English.
+    With the list of the package and 4: two short questions in Marathi and two in English.
     """
     queues: dict[str, list[int]] = {}
     for index, prompt in enumerate(prompts):
@@ -60,12 +60,12 @@ def _parse(line: str, where: str) -> Prompt:
     try:
         value = json.loads(line)
     except (ValueError, RecursionError):
-        raise DataError(f"{where} is not JSON: write one object a line, such as {_EXAMPLE}") from None
+        raise DataError(f"{where} is not JSON: write one object per line, such as {_EXAMPLE}") from None
     if not isinstance(value, dict) or set(value) != {"prompt", "language", "kind"}:
         raise DataError(f"{where} must have exactly the keys prompt, language and kind, as in {_EXAMPLE}")
     for key, text in value.items():
         if not isinstance(text, str) or not text.strip():
-            raise DataError(f"{where}: {key} must be a text that is not empty, as in {_EXAMPLE}")
+            raise DataError(f"{where}: {key} must be a string that is not empty, as in {_EXAMPLE}")
         if any("\ud800" <= c <= "\udfff" for c in text):
-            raise DataError(f"{where}: {key} has half of a surrogate pair (\\ud800 to \\udfff), which is no character: remove it")
+            raise DataError(f"{where}: {key} contains a lone surrogate (\\ud800 to \\udfff), which is not a character: remove it")
     return Prompt(**value)

@@ -3,6 +3,7 @@
 import json
 import platform
 import shlex
+from dataclasses import dataclass
 from importlib.metadata import version
 from itertools import pairwise
 from pathlib import Path
@@ -16,9 +17,11 @@ from bulletlm.config.schema import Config
 from bulletlm.data.tokens import open_tokens
 from bulletlm.evaluate.charts import Points
 from bulletlm.evaluate.compare import Comparison, compare
+from bulletlm.evaluate.formatting import count, duration, language_name, percent, percent_change, perplexity, size
 from bulletlm.evaluate.generation import Answer, answer_prompts, mean_checks
-from bulletlm.evaluate.page import count, duration, language_name, percent, percent_change, perplexity, render, size
+from bulletlm.evaluate.page import render
 from bulletlm.evaluate.prompts import Prompt, choose_samples, load_prompts
+from bulletlm.evaluate.report_types import Exchange, Generations, Report, TensorRow, Training
 from bulletlm.files import read_json, write_json, write_text
 from bulletlm.formats.bullet.reader import BulletFile, open_bullet
 from bulletlm.formats.npy import read_npy
@@ -31,11 +34,11 @@ CURVES = ("train/loss", "val/loss", "val/loss_ema", "val/loss_bq4", "lr", "token
 POINTS_PER_CURVE = 300
 
 
-def evaluate_run(run_dir: Path, config: Config, progress: Progress) -> dict[str, Any]:
-    """Compare export/npy with model.bullet over the validation windows, ask both the prompts, write the report.
+def evaluate_run(run_dir: Path, config: Config, progress: Progress) -> Report:
+    """Compare export/npy with model.bullet on the validation text, let both answer the prompts, and write the report.
 
     Returns:
-        What report.json holds (docs/evaluation.md).
+        The content of report.json (docs/evaluation.md).
 
     Raises:
         BulletError: a file of the run folder is missing or damaged, or a model computes NaN.
@@ -47,29 +50,40 @@ def evaluate_run(run_dir: Path, config: Config, progress: Progress) -> dict[str,
     comparison = compare(fp32, bq4, file, progress)
     sampling = Sampling(**config.sampling.model_dump(), seed=config.seed)
     answers = [answer_prompts(model, prompts, sampling, config.seed, progress) for model in (fp32, bq4)]
-    return build_report(run_dir, config, comparison, prompts, answers[0], answers[1])
+    return build_report(run_dir, config, Measurements(comparison=comparison, prompts=prompts, fp32=answers[0], bq4=answers[1]))
 
 
-def build_report(
-    run_dir: Path, config: Config, comparison: Comparison, prompts: list[Prompt], fp32_answers: list[Answer], bq4_answers: list[Answer]
-) -> dict[str, Any]:
-    """Put what was measured together with what the run folder holds; write report.json and report.html.
+@dataclass(frozen=True, kw_only=True)
+class Measurements:
+    """The comparison of both models, and the answers of each to every prompt, in the order of `prompts`."""
 
-    The same folder and measurements give the same bytes. Files that only add to the report (metrics.jsonl, clean-report.json,
-    quantization.json, the tokenizer's report.json) may be missing; the report then says so.
+    comparison: Comparison
+    prompts: list[Prompt]
+    fp32: list[Answer]
+    bq4: list[Answer]
+
+
+def build_report(run_dir: Path, config: Config, measured: Measurements) -> Report:
+    """Combine the measurements with the files of the run folder, and write report.json and report.html.
+
+    The same folder and measurements give the same bytes. Optional files (metrics.jsonl, clean-report.json, quantization.json, the
+    tokenizer's report.json) may be missing; the report lists them under "missing".
 
     Raises:
         BulletError: a file that the report needs is missing or damaged, or the disk is full.
     """
     missing: list[str] = []
+    comparison = measured.comparison
     shape, tensors, _, metadata = read_npy(run_dir / "export" / "npy")
     bullet = open_bullet(run_dir / "model.bullet")
-    rounding = _optional(run_dir, "quantization.json", "what each matrix alone costs", missing) or {}
+    rounding = _optional(run_dir, "quantization.json", "the effect of each matrix", missing) or {}
     tensor_rows = _tensor_rows(tensors, bullet, rounding.get("tensors") or {})
     index = read_json(run_dir / "tokens" / "index.json")
-    report: dict[str, Any] = {
+    report: Report = {
         "report_version": REPORT_VERSION,
         "name": config.name,
+        "summary": "",
+        "verdict": [],
         "model": {
             "parameters": shape.n_parameters,
             "shape": shape.to_dict(),
@@ -83,20 +97,20 @@ def build_report(
         "comparison": comparison.to_dict(),
         "by_language": {label: part.to_dict() for label, part in comparison.by_language.items()},
         "by_source": {label: part.to_dict() for label, part in comparison.by_source.items()},
-        "generations": _generations(config, prompts, fp32_answers, bq4_answers),
+        "generations": _generations(config, measured),
         "training": read_training(run_dir / "metrics.jsonl", missing),
-        "data": _optional(run_dir, "data/clean-report.json", "what was kept and dropped", missing),
+        "data": _optional(run_dir, "data/clean-report.json", "the counts of the cleaning rules", missing),
         "tokens": {
             "vocab_size": index["vocab_size"],
             "train": index["train"],
             "val": {**index["val"], "documents": len(index["val"]["documents"])},
         },
-        "tokenizer": _optional(run_dir, "tokenizer/report.json", "the tokenizer's fertility", missing),
+        "tokenizer": _optional(run_dir, "tokenizer/report.json", "the statistics of the tokenizer", missing),
         "vocabulary_sizes": read_json(sizes) if (sizes := run_dir / "tokenizer" / "compare.json").is_file() else None,
         "quantised": bullet.metadata.get("quantised"),
         "tensors": tensor_rows,
         "sensitivity": rounding.get("layers") or {},
-        "commands": _commands(run_dir / "model.bullet", prompts, config.seed),
+        "commands": _commands(run_dir / "model.bullet", measured.prompts, config.seed),
         "settings": config.model_dump(mode="json"),
         "versions": {
             "bulletlm": __version__,
@@ -113,10 +127,10 @@ def build_report(
     return report
 
 
-def read_training(path: Path, missing: list[str]) -> dict[str, Any] | None:
-    """What metrics.jsonl says of the training: totals, best step and thinned curves; None where there is no such file.
+def read_training(path: Path, missing: list[str]) -> Training | None:
+    """Totals, best step and thinned curves of the training from metrics.jsonl; None if there is no such file.
 
-    A resumed run may repeat steps: the last line of a step counts. A line cut by a crash is passed over and reported in `missing`.
+    A resumed run can repeat steps; the last line of a step counts. A line that a crash cut off is skipped and reported in `missing`.
     """
     if not path.exists():
         missing.append(f"the learning curves ({path.name} is missing)")
@@ -134,7 +148,7 @@ def read_training(path: Path, missing: list[str]) -> dict[str, Any] | None:
     train = [by_event["train"][step] for step in sorted(by_event["train"])]
     evaluated = [by_event["eval"][step] for step in sorted(by_event["eval"])]
     if not train:
-        missing.append(f"the learning curves ({path.name} holds no training step)")
+        missing.append(f"the learning curves ({path.name} has no training step)")
         return None
     steps = [
         (event["tokens"] - before, event["tokens_per_s"]) for event, before in zip(train, [0, *(e["tokens"] for e in train)], strict=False)
@@ -154,7 +168,7 @@ def read_training(path: Path, missing: list[str]) -> dict[str, Any] | None:
 
 
 def thin(points: Points) -> Points:
-    """At most POINTS_PER_CURVE points: neighbours are averaged, so that spikes show as bumps and the mean stays."""
+    """At most POINTS_PER_CURVE points: adjacent points are averaged, so that short spikes stay visible and the mean is unchanged."""
     if len(points) <= POINTS_PER_CURVE:
         return points
     return [[group[-1][0], float(np.mean([value for _, value in group]))] for group in _split(points, POINTS_PER_CURVE)]
@@ -180,15 +194,25 @@ def _folder_bytes(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.iterdir())
 
 
-def _tensor_rows(tensors: dict[str, np.ndarray[Any, Any]], bullet: BulletFile, measured: dict[str, Any]) -> list[dict[str, Any]]:
-    """relative_rmse = root mean square of (stored - FP32) / root mean square of FP32; the rest as the build stage measured it."""
-    rows = []
+def _tensor_rows(tensors: dict[str, np.ndarray[Any, Any]], bullet: BulletFile, measured: dict[str, Any]) -> list[TensorRow]:
+    """relative_rmse = root mean square of (stored - FP32) / root mean square of FP32; the other errors come from the build stage."""
+    rows: list[TensorRow] = []
     for name, weight in tensors.items():
         exact = weight.astype(np.float64)
         error, norm = float(np.linalg.norm(bullet.dequantize(name) - exact)), float(np.linalg.norm(exact))
-        row = {"name": name, "type": bullet.type(name), "weights": weight.size, "bytes": bullet.tensors[name].size}
-        rows.append({**row, "relative_rmse": error / norm if norm else error})
-        rows[-1] |= {key: measured.get(name, {}).get(key) for key in ("output_error", "output_error_rtn", "kl")}
+        built = measured.get(name, {})
+        rows.append(
+            {
+                "name": name,
+                "type": bullet.type(name),
+                "weights": weight.size,
+                "bytes": bullet.tensors[name].size,
+                "relative_rmse": error / norm if norm else error,
+                "output_error": built.get("output_error"),
+                "output_error_rtn": built.get("output_error_rtn"),
+                "kl": built.get("kl"),
+            }
+        )
     return rows
 
 
@@ -197,8 +221,9 @@ def _languages(index: dict[str, Any]) -> list[str]:
     return sorted(by_language, key=lambda code: -by_language[code]["bytes"])
 
 
-def _generations(config: Config, prompts: list[Prompt], fp32: list[Answer], bq4: list[Answer]) -> dict[str, Any]:
-    rows = [
+def _generations(config: Config, measured: Measurements) -> Generations:
+    prompts, fp32, bq4 = measured.prompts, measured.fp32, measured.bq4
+    rows: list[Exchange] = [
         {"prompt": prompt.prompt, "language": prompt.language, "kind": prompt.kind, "fp32": a.to_dict(), "bq4": b.to_dict()}
         for prompt, a, b in zip(prompts, fp32, bq4, strict=True)
     ]
@@ -221,43 +246,45 @@ def _commands(path: Path, prompts: list[Prompt], seed: int) -> list[str]:
     ]
 
 
-def _summary(report: dict[str, Any]) -> str:
+def _summary(report: Report) -> str:
     names = [language_name(code) for code in report["model"]["languages"]]
     languages = " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
     weights, text_bytes = report["model"]["parameters"], report["tokens"]["train"]["bytes"]
-    text = f"A language model of {count(weights)} weights that learned {languages} from {size(text_bytes)} of text"
+    text = f"A language model with {count(weights)} parameters for {languages}, trained on {size(text_bytes)} of text"
     if report["training"]:
         text += f" in {duration(report['training']['seconds'])}"
-    return f"{text}, and fits into a file of {size(report['bq4']['bytes'])}."
+    return f"{text}; the model file has {size(report['bq4']['bytes'])}."
 
 
-def _verdict(report: dict[str, Any]) -> list[str]:
-    """What the numbers mean, in words."""
+def _verdict(report: Report) -> list[str]:
+    """The meaning of the main numbers, in sentences."""
     both, fp32, bq4 = report["comparison"], report["fp32"], report["bq4"]
     change, delta, se = both["perplexity_change"], both["loss_delta"]["mean"], both["loss_delta"]["se"]
     smaller = f"The 4-bit file is {fp32['bytes'] / bq4['bytes']:.1f} times smaller than FP32"
     if se is not None and abs(delta) <= 2 * se and abs(change) < 0.05:
         quality = (
-            f"{smaller}, and no loss of quality can be measured: the difference in perplexity ({percent_change(change)}) is within chance."
+            f"{smaller}, without a measurable loss of quality: the difference in perplexity ({percent_change(change)}) is within the "
+            "statistical error."
         )
     elif change <= 0:
-        quality = f"{smaller} and predicts this text no worse: perplexity changes by {percent_change(change)}."
+        quality = f"{smaller} and does not predict this text worse: perplexity changes by {percent_change(change)}."
     elif change < 0.02:
-        quality = f"{smaller} and nearly as good: perplexity rises by {percent_change(change).lstrip('+')}."
+        quality = f"{smaller} and almost as good: perplexity rises by {percent_change(change).lstrip('+')}."
     elif change < 0.05:
-        quality = f"{smaller}, at a price that can be noticed: perplexity rises by {percent_change(change).lstrip('+')}."
+        quality = f"{smaller}, with a noticeable loss of quality: perplexity rises by {percent_change(change).lstrip('+')}."
     else:
         quality = f"{smaller}, but clearly worse: perplexity rises by {percent_change(change).lstrip('+')}."
-    agreement = f"In {percent(both['top1_agreement']['mean'], 0)} of all places both versions hold the same next token for the likeliest."
+    agreement = f"At {percent(both['top1_agreement']['mean'], 0)} of all positions both versions have the same most likely next token."
     meaning = (
-        f"A perplexity of {perplexity(bq4['perplexity'])} means: before each token the model is as unsure as if it had to choose between "
-        f"{max(1, round(bq4['perplexity'])):,} equally likely ones, of {report['tokens']['vocab_size']:,} in its vocabulary."
+        f"A perplexity of {perplexity(bq4['perplexity'])} means that the model is as uncertain about each token as if it chose between "
+        f"{max(1, round(bq4['perplexity'])):,} equally likely tokens of its {report['tokens']['vocab_size']:,}."
     )
     sentences = [f"{quality} {agreement}", meaning]
     training = report["training"]
-    if training and training["best_step"] is not None and training["last_val_loss"] > fp32["loss"] + 0.02:
+    last = training["last_val_loss"] if training else None
+    if training and training["best_step"] is not None and last is not None and last > fp32["loss"] + 0.02:
         sentences.append(
-            f"After step {training['best_step']:,} of {training['steps']:,} the validation loss rose again: the model began to learn "
-            "its text by heart. More or more varied text would help it more than longer training."
+            f"After step {training['best_step']:,} of {training['steps']:,} the validation loss rose again: the model started "
+            "to memorize its training text (overfitting). More text or more varied text helps more than longer training."
         )
     return sentences

@@ -1,0 +1,93 @@
+"""Numbers as text for the report: shares, sizes, durations."""
+
+import math
+
+LANGUAGES = {
+    "mr": "Marathi",
+    "en": "English",
+    "hi": "Hindi",
+    "sa": "Sanskrit",
+    "gu": "Gujarati",
+    "kn": "Kannada",
+    "ta": "Tamil",
+    "te": "Telugu",
+}
+"""Names of language codes, in English."""
+
+
+def language_name(code: str) -> str:
+    """ "Marathi" for "mr"; unknown codes stay as they are."""
+    return LANGUAGES.get(code, code)
+
+
+def decimal(value: float) -> str:
+    """Three decimals."""
+    return f"{value:.3f}"
+
+
+def signed(value: float) -> str:
+    """Three decimals (four for values below 0.01) and a sign."""
+    return f"{value:+.4f}".replace("-", "−") if abs(value) < 0.01 else f"{value:+.3f}".replace("-", "−")
+
+
+def plus_minus(value: float | None, digits: int | None = None) -> str:
+    """ " ± 0.002", or an empty string if the error is not known."""
+    if value is None:
+        return ""
+    return f" ± {small(value) if digits is None else f'{value:.{digits}f}'}"
+
+
+def percent(value: float, digits: int = 1) -> str:
+    """A share as a percentage."""
+    return f"{100 * value:.{digits}f}\u00a0%"
+
+
+def percent_change(value: float) -> str:
+    """A relative change as a percentage with a sign."""
+    return f"{100 * value:+,.2f}\u00a0%".replace("-", "−") if abs(value) < 0.1 else f"{100 * value:+,.0f}\u00a0%".replace("-", "−")
+
+
+def perplexity(value: float) -> str:
+    """About four significant digits."""
+    if value >= 1e6:
+        return scientific(value)
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.1f}" if value >= 100 else f"{value:.2f}"
+
+
+def small(value: float) -> str:
+    """Two significant digits."""
+    if value == 0:
+        return "0"
+    if abs(value) < 1e-5:
+        return scientific(value)
+    digits = max(0, 1 - math.floor(math.log10(abs(value))))
+    return f"{value:.{digits}f}"
+
+
+def scientific(value: float) -> str:
+    """2.3 × 10⁻⁶."""
+    mantissa, exponent = f"{value:.1e}".split("e")
+    return f"{mantissa} × 10{str(int(exponent)).translate(str.maketrans('-0123456789', '⁻⁰¹²³⁴⁵⁶⁷⁸⁹'))}"
+
+
+def size(value: int) -> str:
+    """Bytes in decimal units: 1.4 MB."""
+    amount = float(value)
+    for unit in ("bytes", "KB", "MB", "GB"):
+        if amount < 1000 or unit == "GB":
+            break
+        amount /= 1000
+    return f"{value:,} bytes" if unit == "bytes" else f"{amount:.1f} {unit}" if amount < 100 else f"{amount:.0f} {unit}"
+
+
+def count(value: int) -> str:
+    """1.4 million."""
+    return f"{value / 1e9:.2f} billion" if value >= 1e9 else f"{value / 1e6:.1f} million" if value >= 1e6 else f"{value:,}"
+
+
+def duration(seconds: float) -> str:
+    """2 h 05 min, 3 min 20 s, 12 s."""
+    whole = round(seconds)
+    if whole >= 3600:
+        return f"{whole // 3600} h {whole % 3600 // 60:02} min"
+    return f"{whole // 60} min {whole % 60:02} s" if whole >= 60 else f"{whole} s"
