@@ -25,9 +25,9 @@ from bulletlm.train.backend.autotune import choose_compute
 from bulletlm.train.backend.compute import CPU
 from bulletlm.train.batches import TrainingWindows
 from bulletlm.train.checkpoint import load_checkpoint
-from bulletlm.train.loop import train
-from bulletlm.train.state import TrainState
+from bulletlm.train.state import initial_state
 from bulletlm.train.step import accumulate, clip, update
+from bulletlm.train.training import TrainJob, train
 from bulletlm.train.validation import validate
 
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -89,7 +89,7 @@ def step_costs(config: Config, rounds: int = 12) -> dict[str, float]:
     shape = config.model.shape(config.tokenizer.vocab_size)
     windows = TrainingWindows(open_tokens(config.run_dir / "tokens", "train"), shape.max_seq_len, config.seed)
     taken: dict[str, list[float]] = {"adamw": [], "muon": []}
-    states = {name: TrainState(variant(config, {"optimizer": name}, 1), shape, config.seed, "", CPU) for name in taken}
+    states = {name: initial_state(variant(config, {"optimizer": name}, 1), shape, config.seed, CPU) for name in taken}
     computes = {name: choose_compute(config.train, state.model, 0, config.run_dir, SilentProgress()) for name, state in states.items()}
     for _ in range(rounds):
         for name, state in states.items():
@@ -107,12 +107,14 @@ def train_variant(config: Config, settings: TrainConfig) -> dict[str, Any]:
     tokens = config.run_dir / "tokens"
     with tempfile.TemporaryDirectory() as folder:
         started = time.process_time()
-        result = train(settings, shape, config.seed, tokens, Path(folder), "", SilentProgress())
+        result = train(
+            TrainJob(config=settings, shape=shape, seed=config.seed, tokens_dir=tokens, run_dir=Path(folder), key=""), SilentProgress()
+        )
         seconds = time.process_time() - started
         lines = (Path(folder) / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
         best = load_checkpoint(Path(folder) / "checkpoints/best")
     (measured,) = (event for event in map(json.loads, lines) if event["event"] == "eval")
-    state = TrainState(settings, shape, config.seed, "", CPU)
+    state = initial_state(settings, shape, config.seed, CPU)
     choose_compute(settings, state.model, 0, config.run_dir, SilentProgress())
     state.model.load_state_dict(best.tensors["model"], strict=False)
     nats, count = validate(state.model, open_tokens(tokens, "val"), settings.batch_size_per_device)

@@ -27,8 +27,8 @@ from bulletlm.files import read_json, write_json
 from bulletlm.hardware import inspect_machine, keep_memory
 from bulletlm.pipeline.stages import run_stages
 from bulletlm.progress import ConsoleProgress, SilentProgress
-from bulletlm.train.loop import train
 from bulletlm.train.scaling import LAW_FILE, Point, family, fit, leave_one_out
+from bulletlm.train.training import TrainJob, train
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "scaling.json"
@@ -58,7 +58,8 @@ def one_run(config: Config, tokens_dir: Path, folder: Path, dim: int, tokens: in
     changes = {"total_steps": round(tokens / per_step), "threads": 1, "compile": "off", "tune": "off", "device": "cpu"}
     settings = config.train.model_copy(update=changes)
     started = time.process_time()
-    result = train(settings, shape, seed, tokens_dir, folder, "scaling", SilentProgress())
+    job = TrainJob(config=settings, shape=shape, seed=seed, tokens_dir=tokens_dir, run_dir=folder, key="scaling")
+    result = train(job, SilentProgress())
     info = open_tokens(tokens_dir, "val").info
     nats = result.best_loss
     return {

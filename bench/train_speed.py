@@ -60,7 +60,7 @@ from bulletlm.train.batches import TrainingWindows  # noqa: E402
 from bulletlm.train.ema import EMA  # noqa: E402
 from bulletlm.train.model import Transformer  # noqa: E402
 from bulletlm.train.optimizer import set_learning_rate  # noqa: E402
-from bulletlm.train.state import TrainState  # noqa: E402
+from bulletlm.train.state import initial_state  # noqa: E402
 from bulletlm.train.step import accumulate, clip, update  # noqa: E402
 from bulletlm.train.validation import validate  # noqa: E402
 
@@ -286,7 +286,7 @@ def extras(shape: ModelShape, plan: ComputePlan, rounds: int, clock: Callable[[]
     """Seconds of what comes once per optimiser step, computed as `plan` says."""
     torch.set_num_threads(plan.threads)
     config = TrainConfig()
-    state = TrainState(config, shape, 1, "", torch.device("cpu"))
+    state = initial_state(config, shape, 1, torch.device("cpu"))
     for weight in state.model.parameters():
         weight.grad = torch.full_like(weight, 1e-4)
     average = EMA(state.model, 0.999)
@@ -367,7 +367,7 @@ def compare_losses(steps: int, seeds: int, tokens_dir: Path, shape: ModelShape, 
     results: dict[str, list[list[float]]] = {plan.precision: [] for plan in plans}
     for seed in range(42, 42 + seeds):
         for plan in plans:
-            state = TrainState(config, shape, seed, "", torch.device("cpu"))
+            state = initial_state(config, shape, seed, torch.device("cpu"))
             compute = set_up(dataclasses.replace(plan, micro_batch=8), state.model)
             windows = TrainingWindows(open_tokens(tokens_dir, "train"), shape.max_seq_len, seed)
             losses = []

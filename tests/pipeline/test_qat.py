@@ -39,7 +39,7 @@ from bulletlm.shape import ModelShape
 from bulletlm.train import distil as distil_module
 from bulletlm.train.backend import autotune as tune
 from bulletlm.train.checkpoint import load_checkpoint
-from bulletlm.train.distil import Distilled, _divergences, distil
+from bulletlm.train.distil import DistilJob, Distilled, _divergences, distil
 from bulletlm.train.guard import stopping
 from bulletlm.train.model import Transformer
 from bulletlm.train.validation import validate
@@ -97,10 +97,22 @@ def sharp(micro_run: Path) -> Callable[..., Distilled]:
         start = quantize(shape, tensors, QuantizeOptions(types=types, method=method, windows=windows), SilentProgress()).tensors
         config = QatConfig(steps=steps, tokens_per_step=512, learning_rate_share=0.03)
         train = TrainConfig(learning_rate=1e-2, batch_size_per_device=8, threads=threads, precision="fp32", compile="off")
-        keep = method != "none"
-        return distil(
-            shape, tensors, start, keep, types, config, train, 7, text, held_out, folder / "c", "key", progress or SilentProgress()
+        job = DistilJob(
+            shape=shape,
+            teacher=tensors,
+            start=start,
+            keep_scales=method != "none",
+            types=types,
+            config=config,
+            train=train,
+            seed=7,
+            text=text,
+            held_out=held_out,
+            run_dir=folder,
+            checkpoints=folder / "c",
+            key="key",
         )
+        return distil(job, progress or SilentProgress())
 
     return work
 
@@ -115,8 +127,8 @@ def test_it_comes_nearer_to_the_teacher(sharp: Callable[..., Distilled], tmp_pat
 
 def test_it_compiles_its_own_graph_and_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
     """And where that fails it says so in one line, and goes on without."""
-    master, student = (Transformer(ModelShape(300, 64, 1, 2, 2, 128, 16)) for _ in range(2))
-    master.initialise(1)
+    teacher, student = (Transformer(ModelShape(300, 64, 1, 2, 2, 128, 16)) for _ in range(2))
+    teacher.initialise(1)
     student.initialise(2)
     compiled, said = list[str](), list[str]()
 
@@ -137,7 +149,7 @@ def test_it_compiles_its_own_graph_and_no_other(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(distil_module, "inspect_machine", lambda: machine)
     progress = SilentProgress()
     monkeypatch.setattr(progress, "log", said.append)
-    train, measured = _divergences(master, student, TrainConfig(compile="on", threads=1), 2, 1000, progress)
+    train, measured = _divergences(teacher, student, TrainConfig(compile="on", threads=1), 2, 1000, progress)
     assert compiled == ["run_layer"], "tried, and not to be compiled"
     (line,) = said
     assert line.startswith("QAT in eager mode, which is slower: torch.compile failed (")

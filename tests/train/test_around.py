@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 from psutil import _ntuples as system
-from test_loop import SETTINGS, SHAPE, run
+from test_loop import SHAPE, job, run
 
 from bulletlm.cli.app import main
 from bulletlm.config.schema import TrainConfig
@@ -31,14 +31,13 @@ from bulletlm.text.tokenizer import Tokenizer
 from bulletlm.train import prove
 from bulletlm.train.backend.native import why_not
 from bulletlm.train.checkpoint import list_checkpoints, load_checkpoint
-from bulletlm.train.distributed.group import SINGLE_PROCESS
 from bulletlm.train.guard import stopping
 from bulletlm.train.guard.stopping import disk_is_low, reason_to_wait
 from bulletlm.train.log.diagnostics import activation_rms, copy_matrices, update_ratio
 from bulletlm.train.log.trackers import open_trackers
-from bulletlm.train.loop import train
 from bulletlm.train.model import Transformer
-from bulletlm.train.state import TrainState
+from bulletlm.train.state import initial_state
+from bulletlm.train.training import train
 from bulletlm.train.validation import evaluate
 
 
@@ -67,7 +66,7 @@ class AtStep(SilentProgress):
 
 
 def train_with(progress: Any, tokens: Path, folder: Path, **changes: Any) -> Any:
-    return train(TrainConfig(**{**SETTINGS, **changes}), SHAPE, 42, tokens, folder, "key", progress)
+    return train(job(tokens, folder, **changes), progress)
 
 
 def events(folder: Path, kind: str) -> list[dict[str, Any]]:
@@ -218,8 +217,8 @@ def test_bits_per_byte_are_those_of_the_evaluation(micro_run: Path, tmp_path: Pa
         (tmp_path / f"data/{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     write_tokens(tmp_path / "data", tokenizer, loss_on, tmp_path / "tokens", SilentProgress())
     file, shape = open_tokens(tmp_path / "tokens", "val"), dataclasses.replace(SHAPE, vocab_size=tokenizer.vocab_size)
-    state = TrainState(TrainConfig(ema_decay=0), shape, 3, "key", torch.device("cpu"))
-    measured, _, _ = evaluate(state, file, 4, SINGLE_PROCESS)
+    state = initial_state(TrainConfig(ema_decay=0), shape, 3, torch.device("cpu"))
+    measured = evaluate(state, file, 4).values
     engine = NumpyEngine(shape, {name: weight.detach().numpy() for name, weight in state.model.named_parameters()})
     total = score(engine, file, tokenizer, SilentProgress()).total
     assert measured["val/bpb"] == pytest.approx(total.bits_per_byte, rel=1e-5)
@@ -324,7 +323,7 @@ def test_prove_resume_computes_as_the_long_run_does(
 
 def test_the_proof_sees_differences(tokens_dir: Path, tmp_path: Path) -> None:
     for name, seed in (("a", 42), ("b", 42), ("c", 43)):
-        train(TrainConfig(**{**SETTINGS, "total_steps": 3}), SHAPE, seed, tokens_dir, tmp_path / name, "key", SilentProgress())
+        train(dataclasses.replace(job(tokens_dir, tmp_path / name, total_steps=3), seed=seed), SilentProgress())
     assert prove.find_difference(tmp_path / "a", tmp_path / "b") is None
     assert "line 1 of metrics.jsonl" in str(prove.find_difference(tmp_path / "a", tmp_path / "c"))
     file = next((tmp_path / "b/checkpoints").glob("step-*/ema.safetensors"))

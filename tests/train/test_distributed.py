@@ -21,7 +21,8 @@ from bulletlm.progress import SilentProgress
 from bulletlm.shape import ModelShape
 from bulletlm.train.checkpoint import list_checkpoints
 from bulletlm.train.distributed.group import SINGLE_PROCESS, ProcessGroup, ProcessLost, check_shard
-from bulletlm.train.distributed.launch import Task, run_main
+from bulletlm.train.distributed.launch import run_main
+from bulletlm.train.training import TrainJob
 
 SHAPE = ModelShape(vocab_size=500, dim=32, n_layers=1, n_heads=2, n_kv_heads=2, hidden_dim=64, max_seq_len=16)
 SETTINGS: dict[str, Any] = {
@@ -39,8 +40,8 @@ SETTINGS: dict[str, Any] = {
 }
 
 
-def task(tokens: Path, folder: Path) -> Task:
-    return Task(TrainConfig(**SETTINGS), SHAPE, 42, tokens, folder, "key")
+def task(tokens: Path, folder: Path) -> TrainJob:
+    return TrainJob(config=TrainConfig(**SETTINGS), shape=SHAPE, seed=42, tokens_dir=tokens, run_dir=folder, key="key")
 
 
 def curve(folder: Path) -> list[tuple[str, int, float]]:

@@ -1,6 +1,7 @@
 """The loop: equal gradients, learning, exact resume after stop and kill, damaged checkpoints."""
 
 import contextlib
+import dataclasses
 import errno
 import json
 import os
@@ -31,10 +32,10 @@ from bulletlm.train.backend.plan import ComputePlan
 from bulletlm.train.batches import TrainingWindows
 from bulletlm.train.checkpoint import Checkpoint, list_checkpoints, load_checkpoint, save_checkpoint
 from bulletlm.train.log.metrics import CLOCK
-from bulletlm.train.loop import train
 from bulletlm.train.model import Transformer
-from bulletlm.train.state import Position
+from bulletlm.train.state import TrainPosition
 from bulletlm.train.step import accumulate
+from bulletlm.train.training import TrainJob, train
 from bulletlm.train.validation import validate
 
 SHAPE = ModelShape(vocab_size=500, dim=32, n_layers=1, n_heads=2, n_kv_heads=2, hidden_dim=64, max_seq_len=16)
@@ -87,8 +88,13 @@ class FreezeAfter(SilentProgress):
                 signal.pause()
 
 
+def job(tokens: Path, folder: Path, **changes: Any) -> TrainJob:
+    config = TrainConfig(**{**SETTINGS, **changes})
+    return TrainJob(config=config, shape=SHAPE, seed=42, tokens_dir=tokens, run_dir=folder, key="key")
+
+
 def run(tokens: Path, folder: Path, progress: SilentProgress | None = None, **changes: Any) -> Any:
-    return train(TrainConfig(**{**SETTINGS, **changes}), SHAPE, 42, tokens, folder, "key", progress or SilentProgress())
+    return train(job(tokens, folder, **changes), progress or SilentProgress())
 
 
 def events(folder: Path) -> list[dict[str, Any]]:
@@ -162,7 +168,7 @@ def test_accumulated_gradients_are_those_of_one_batch(tokens_dir: Path) -> None:
 @pytest.mark.parametrize(("when", "optimizer"), [(1, "adamw"), (20, "adamw"), (33, "adamw"), (33, "muon")])
 def test_a_stopped_run_continues_exactly(whole: Path, tokens_dir: Path, tmp_path: Path, when: int, optimizer: str) -> None:
     with pytest.raises(Interrupted, match=f"stopped at step {when} of 60; saved"):
-        train(TrainConfig(**SETTINGS, optimizer=optimizer), SHAPE, 42, tokens_dir, tmp_path / "stopped", "key", StopAt(when))
+        train(job(tokens_dir, tmp_path / "stopped", optimizer=optimizer), StopAt(when))
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
     run(tokens_dir, tmp_path / "stopped", optimizer=optimizer)
     if optimizer != "adamw":
@@ -177,8 +183,8 @@ def test_a_run_that_is_stopped_where_it_goes_onto_the_grid_continues_exactly(tok
     """There the average begins anew: after a step it holds 2/11 of the weights of step 30 and 9/11 of the next ones."""
 
     def on_grid(folder: Path, progress: SilentProgress) -> None:
-        config = TrainConfig(**{**SETTINGS, "ema_decay": 0.999, "save_every_steps": 1, "keep_checkpoints": 60, "total_steps": 60})
-        train(config, SHAPE, 42, tokens_dir, folder, "key", progress, types=weight_types(SHAPE), qat_start=0.5)
+        exact = job(tokens_dir, folder, ema_decay=0.999, save_every_steps=1, keep_checkpoints=60, total_steps=60)
+        train(dataclasses.replace(exact, types=weight_types(SHAPE), qat_start=0.5), progress)
 
     with pytest.raises(Interrupted):
         on_grid(tmp_path / "stopped", StopAt(when))
@@ -251,7 +257,7 @@ def test_a_damaged_checkpoint_is_reported_and_the_one_before_used(whole: Path, t
         def log(self, text: str) -> None:
             said.append(text)
 
-    train(TrainConfig(**SETTINGS), SHAPE, 42, tokens_dir, tmp_path, "key", Listening())
+    train(job(tokens_dir, tmp_path), Listening())
     assert not cut_off.exists()
     assert (tmp_path / "checkpoints/step-000060.damaged").is_dir()
     assert any("optimizer.safetensors is damaged" in text for text in said)
@@ -266,7 +272,7 @@ def test_a_best_model_is_not_replaced_because_all_checkpoints_are_damaged(whole:
     before = hashes(tmp_path / "run")
     for _ in range(2):
         with pytest.raises(
-            BulletError, match=r"no checkpoint in .* is whole \(.*is missing\): put back .* or train anew with --restart"
+            BulletError, match=r"no checkpoint in .* is whole \(.*is missing\): put back .* or train again with --restart"
         ) as stop:
             run(tokens_dir, tmp_path / "run")
         assert "\n" not in str(stop.value)
@@ -278,7 +284,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint with everything that a run's has."""
     folder = tmp_path_factory.mktemp("small") / "step-000020"
     event = {"from_step": 40, "to_step": 20, "skipped_batch": 39, "rate_factor": 0.6, "reason": "the loss jumped"}
-    position = Position(20, 20, 20, 1.25, "ema", 0, [3.5, 1e-05, 2.25], 1, [39], [event])
+    position = TrainPosition(20, 20, 20, 1.25, "ema", 0, [3.5, 1e-05, 2.25], 1, [39], [event])
     tensors = {name: {"weight": torch.arange(4.0)} for name in ("model", "optimizer", "ema")}
     save_checkpoint(folder, Checkpoint(tensors, {"key": "key", "position": position.to_json()}))
     return folder
@@ -329,7 +335,7 @@ def test_a_checkpoint_that_cannot_be_read_is_one_line(small: Path, monkeypatch: 
 def test_other_settings_are_not_mixed_in(whole: Path, tokens_dir: Path, tmp_path: Path) -> None:
     run(tokens_dir, tmp_path, total_steps=2)
     with pytest.raises(BulletError, match="trained with other settings or data"):
-        train(TrainConfig(**SETTINGS), SHAPE, 42, tokens_dir, tmp_path, "other key", SilentProgress())
+        train(dataclasses.replace(job(tokens_dir, tmp_path), key="other key"), SilentProgress())
 
 
 def test_early_stopping_keeps_the_best(tokens_dir: Path, tmp_path: Path) -> None:
@@ -348,7 +354,7 @@ def test_early_stopping_counts_on_after_a_break(tokens_dir: Path, tmp_path: Path
     whole = run(tokens_dir, tmp_path / "whole", **changes)
     for steps in range(whole.best_step + 4, whole.steps, 4):  # between the evaluations that count
         with pytest.raises(Interrupted):
-            train(TrainConfig(**{**SETTINGS, **changes}), SHAPE, 42, tokens_dir, tmp_path / "parts", "key", StopAt(steps))
+            train(job(tokens_dir, tmp_path / "parts", **changes), StopAt(steps))
     assert run(tokens_dir, tmp_path / "parts", **changes) == whole
     assert run(tokens_dir, tmp_path / "parts", **changes) == whole, "a run that stopped early is over"
     assert events(tmp_path / "parts") == events(tmp_path / "whole")
@@ -368,7 +374,7 @@ def test_other_precisions_follow_fp32(precision: str, whole: Path, tokens_dir: P
 def test_a_stopped_run_in_int8_continues_exactly_and_with_other_threads(tokens_dir: Path, tmp_path: Path) -> None:
     settings = {**SETTINGS, "precision": "int8"}
     with pytest.raises(Interrupted):
-        train(TrainConfig(**settings), SHAPE, 42, tokens_dir, tmp_path / "stopped", "key", StopAt(33))
+        train(job(tokens_dir, tmp_path / "stopped", **settings), StopAt(33))
     run(tokens_dir, tmp_path / "stopped", precision="int8", threads=3)
     run(tokens_dir, tmp_path / "whole", precision="int8")
     torch.set_num_threads(1)

@@ -21,12 +21,12 @@ from bulletlm.progress import SilentProgress
 from bulletlm.shape import ModelShape
 from bulletlm.train import loop
 from bulletlm.train.batches import TrainingWindows
-from bulletlm.train.checkpoint import list_checkpoints, load_checkpoint
-from bulletlm.train.distributed.launch import Task, run_main
-from bulletlm.train.guard.rollback import find_trouble, last_good_step, prune_checkpoints
+from bulletlm.train.checkpoint import list_checkpoints, load_checkpoint, prune_checkpoints
+from bulletlm.train.distributed.launch import run_main
+from bulletlm.train.guard.rollback import find_trouble, last_good_step, may_roll_back_to
 from bulletlm.train.log.metrics import CLOCK
-from bulletlm.train.loop import train
-from bulletlm.train.state import Position, TrainState
+from bulletlm.train.state import TrainPosition, TrainState
+from bulletlm.train.training import TrainJob, train
 
 SHAPE = ModelShape(vocab_size=500, dim=32, n_layers=1, n_heads=2, n_kv_heads=2, hidden_dim=64, max_seq_len=16)
 SEED = 42
@@ -74,8 +74,13 @@ class Listening(SilentProgress):
         return Bar()
 
 
+def job(tokens: Path, folder: Path, **changes: Any) -> TrainJob:
+    config = TrainConfig(**{**SETTINGS, **changes})
+    return TrainJob(config=config, shape=SHAPE, seed=SEED, tokens_dir=tokens, run_dir=folder, key="key")
+
+
 def run(tokens: Path, folder: Path, progress: Any = None, **changes: Any) -> Any:
-    return train(TrainConfig(**{**SETTINGS, **changes}), SHAPE, SEED, tokens, folder, "key", progress or SilentProgress())
+    return train(job(tokens, folder, **changes), progress or SilentProgress())
 
 
 def events(folder: Path, kind: str | None = None) -> list[dict[str, Any]]:
@@ -245,7 +250,7 @@ def test_two_processes_go_back_together(clean: Path, spoilt: Path, recovered: Pa
     command = [sys.executable, str(script), str(clean), str(spoilt), str(tmp_path / "two")]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
-    run_main(Task(TrainConfig(**SETTINGS), SHAPE, SEED, spoilt, tmp_path / "whole", "key"), None, 2, SilentProgress())
+    run_main(job(spoilt, tmp_path / "whole"), None, 2, SilentProgress())
     assert result(tmp_path / "two/stopped") == result(tmp_path / "whole")
     (ours,), (theirs,) = (events(folder, "rollback") for folder in (tmp_path / "whole", recovered))
     assert {**ours, "reason": theirs["reason"]} == theirs
@@ -284,12 +289,12 @@ def test_the_last_good_step_is_kept(tmp_path: Path) -> None:
     assert [last_good_step(step, 20) for step in (0, 9, 29, 30, 49, 50)] == [0, 0, 0, 20, 20, 40]
     for step in (0, 7, 15, 20, 25, 40, 41, 42, 43):
         (tmp_path / f"step-{step:06d}").mkdir()
-    prune_checkpoints(tmp_path, 3, 43, 20)
+    prune_checkpoints(tmp_path, 3, lambda step: may_roll_back_to(step, 43, 20))
     assert [step for step, _ in list_checkpoints(tmp_path)] == [20, 40, 41, 42, 43]
 
 
 def test_skipped_batches_are_never_used() -> None:
-    position = Position(skipped=[2, 3, 6])
+    position = TrainPosition(skipped=[2, 3, 6])
     used = []
     for step in range(6):
         position.step = step

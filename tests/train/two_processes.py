@@ -10,19 +10,19 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import test_stability as t
 import torch
 import torch._dynamo  # the optimisers import it late, which would cost every child two seconds
 import torch.distributed as dist
 
-from bulletlm.config.schema import TrainConfig
 from bulletlm.errors import Interrupted
 from bulletlm.progress import Progress, SilentProgress
-from bulletlm.train import loop
+from bulletlm.train import loop, training
 from bulletlm.train.checkpoint import save_checkpoint
 from bulletlm.train.distributed.group import ProcessGroup, join
-from bulletlm.train.state import TrainState
+from bulletlm.train.state import TrainPosition, TrainState, initial_state
 
 
 def both(store: Path, work: Callable[[ProcessGroup], None]) -> None:
@@ -39,20 +39,19 @@ def both(store: Path, work: Callable[[ProcessGroup], None]) -> None:
 
 
 def train(group: ProcessGroup, tokens: Path, folder: Path, progress: Progress) -> None:
-    loop.train(TrainConfig(**t.SETTINGS), t.SHAPE, t.SEED, tokens, folder, "key", progress, group)
+    training.train(t.job(tokens, folder), progress, group)
 
 
 def break_a_weight(group: ProcessGroup, tokens: Path, folder: Path) -> None:
-    states: list[TrainState] = []
+    states: list[TrainState[TrainPosition]] = []
     broken: list[int] = []
     update = loop.update
 
-    class Kept(TrainState):
-        def __init__(self, *arguments: object) -> None:
-            super().__init__(*arguments)  # type: ignore[arg-type]
-            states.append(self)
+    def initial_and_kept(*arguments: Any) -> TrainState[TrainPosition]:
+        states.append(initial_state(*arguments))
+        return states[0]
 
-    def update_and_break(state: TrainState) -> None:
+    def update_and_break(state: TrainState[TrainPosition]) -> None:
         update(state)
         step = state.position.step
         if group.rank == 1 and step in (34, 75) and step not in broken:
@@ -60,7 +59,7 @@ def break_a_weight(group: ProcessGroup, tokens: Path, folder: Path) -> None:
             with torch.no_grad():
                 state.model.final_norm.weight[3] = float("nan")
 
-    loop.TrainState, loop.update = Kept, update_and_break  # type: ignore[attr-defined, misc]
+    training.initial_state, loop.update = initial_and_kept, update_and_break
     train(group, tokens, folder, SilentProgress())
     save_checkpoint(folder / f"process-{group.rank}", states[0].checkpoint())
 

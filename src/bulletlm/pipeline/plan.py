@@ -35,7 +35,7 @@ from bulletlm.train.backend.compute import denormals_are_zero, pick_device
 from bulletlm.train.batches import TrainingWindows
 from bulletlm.train.scaling import LAW_FILE, Law, effective_tokens, family
 from bulletlm.train.schedule import count_steps
-from bulletlm.train.state import TrainState
+from bulletlm.train.state import initial_state
 from bulletlm.train.step import accumulate, clip, update
 
 MEASURED_WIDTHS = (64, 128, 256)
@@ -159,7 +159,7 @@ def measure(shape: ModelShape, config: TrainConfig, seconds: float, tokens: int 
         tokens: compute as a run of so many would, but for what it would choose by measuring; 0: eagerly in any case.
     """
     settings = config.model_copy(update={"tune": "off", "gradient_accumulation_steps": 1, **({} if tokens else {"compile": "off"})})
-    state = TrainState(settings, shape, 1, "plan", pick_device(config.device))
+    state = initial_state(settings, shape, 1, pick_device(config.device))
     with tempfile.TemporaryDirectory() as folder:
         compute = choose_compute(settings, state.model, tokens, Path(folder), SilentProgress())
     text = np.random.default_rng(1).integers(0, shape.vocab_size, 64 * shape.max_seq_len).astype(np.uint32)

@@ -22,7 +22,7 @@ from bulletlm.pipeline.build import fingerprint, fit_to_text
 from bulletlm.progress import Progress
 from bulletlm.quant.types import weight_types
 from bulletlm.text.tokenizer import Tokenizer
-from bulletlm.train.distil import distil
+from bulletlm.train.distil import DistilJob, distil
 
 
 def train_on_grid(run: Path, config: Config, text: TokenFile, held_out: TokenFile, progress: Progress) -> dict[str, Any]:
@@ -42,21 +42,22 @@ def train_on_grid(run: Path, config: Config, text: TokenFile, held_out: TokenFil
     tokenizer = Tokenizer(proto)
     types = weight_types(shape, config.quant.weights, config.quant.embedding, config.quant.keep)
     done, method = fit_to_text(shape, tensors, types, tokenizer, config.quant, config.seed, text, progress)
-    result = distil(
-        shape,
-        tensors,
-        done.tensors,
-        method != "none",
-        types,
-        config.qat,
-        config.train,
-        config.seed + 1,  # not the order in which the teacher read it
-        text,
-        held_out,
-        folder / "checkpoints",
-        _key(fingerprint(tensors), run, config),
-        progress,
+    job = DistilJob(
+        shape=shape,
+        teacher=tensors,
+        start=done.tensors,
+        keep_scales=method != "none",
+        types=types,
+        config=config.qat,
+        train=config.train,
+        seed=config.seed + 1,  # an order of the text that the teacher has not seen
+        text=text,
+        held_out=held_out,
+        run_dir=run,
+        checkpoints=folder / "checkpoints",
+        key=_key(fingerprint(tensors), run, config),
     )
+    result = distil(job, progress)
     report = {
         "teacher": fingerprint(tensors),
         "steps": config.qat.steps,

@@ -159,18 +159,26 @@ def _train(run: Run) -> None:
     park_idle_threads()
     from bulletlm.evaluate.prompts import choose_samples, load_prompts
     from bulletlm.text.tokenizer import Tokenizer
-    from bulletlm.train.distributed.launch import Task, run_main
+    from bulletlm.train.distributed.launch import run_main
     from bulletlm.train.log.samples import SamplePrompts
+    from bulletlm.train.training import TrainJob
 
     config = run.config
     prompts = load_prompts(config.evaluate.prompts)
     asked = tuple(prompts[n].prompt for n in choose_samples(prompts, config.train.live_samples))
     samples = SamplePrompts(Tokenizer.load(run.folder / "tokenizer" / "tokenizer.model"), asked)
     shape = config.model.shape(config.tokenizer.vocab_size)
-    task = Task(
-        config.train, shape, config.seed, run.folder / "tokens", run.folder, run.fingerprint, config.weight_types(), config.qat.start
+    job = TrainJob(
+        config=config.train,
+        shape=shape,
+        seed=config.seed,
+        tokens_dir=run.folder / "tokens",
+        run_dir=run.folder,
+        key=run.fingerprint,
+        types=config.weight_types(),
+        qat_start=config.qat.start,
     )
-    run_main(task, run.group, config.train.workers or 1, run.progress, samples)
+    run_main(job, run.group, config.train.workers or 1, run.progress, samples)
 
 
 def _export(run: Run) -> None:

@@ -8,6 +8,7 @@ state.json carries the SHA-256 of the other files and of what else is in it. Not
 
 import re
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -97,6 +98,13 @@ def list_checkpoints(checkpoints: Path) -> list[tuple[int, Path]]:
         return []
     found = [(int(match[1]), path) for path in checkpoints.iterdir() if (match := _STEP.fullmatch(path.name))]
     return sorted(found)
+
+
+def prune_checkpoints(checkpoints: Path, keep: int, needed: Callable[[int], bool]) -> None:
+    """Delete all numbered checkpoints except the `keep` newest ones and those for whose step `needed` is true."""
+    for step, folder in list_checkpoints(checkpoints)[:-keep]:
+        if not needed(step):
+            shutil.rmtree(folder)
 
 
 def newest_checkpoint(checkpoints: Path, way_out: str, progress: Progress) -> tuple[Path, Checkpoint] | None:

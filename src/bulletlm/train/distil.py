@@ -1,15 +1,17 @@
-"""Distillation on the grid: the finished model teaches the model with the rounded weights to predict what it predicts itself.
+"""Distillation of the 4-bit model: the finished FP32 model teaches the model with rounded weights to predict what it predicts.
 
-The student computes with fake-quantised weights, the loss is KL(teacher || student) at every position that counts, at
-temperature 1 and without any other term, so nothing is learned but to be the teacher in 4 bits. Its exact ("latent") weights are
-worse than both teacher and rounded student, and only ever leave this module rounded (docs/quantization.md).
+The student computes with fake-quantised weights. The loss is KL(teacher || student) at every position that counts, at
+temperature 1 and without another term, so the student learns nothing except to imitate the teacher. Its exact ("latent")
+weights are worse than the teacher and the rounded student. They leave this module only rounded (docs/quantization.md).
 """
 
-import math
+import contextlib
+import functools
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -18,7 +20,7 @@ from torch.nn import functional as F
 
 from bulletlm.config.schema import QatConfig, TrainConfig
 from bulletlm.data.tokens import TokenFile
-from bulletlm.errors import BulletError, Interrupted
+from bulletlm.errors import BulletError
 from bulletlm.hardware import inspect_machine, keep_memory
 from bulletlm.progress import Progress
 from bulletlm.quant import calibrate
@@ -28,31 +30,79 @@ from bulletlm.shape import ModelShape
 from bulletlm.train.backend.autotune import best_floats, compile_problem, pays_to_compile, run_flops
 from bulletlm.train.backend.compute import compiled, denormals_are_zero, pick_device, run_layer
 from bulletlm.train.batches import TrainingWindows, validation_batches
-from bulletlm.train.checkpoint import Checkpoint, checkpoint_size, list_checkpoints, newest_checkpoint, save_checkpoint, step_folder
-from bulletlm.train.ema import EMA
-from bulletlm.train.guard.stopping import Waiting, be_nice, disk_is_low, stop_requested
+from bulletlm.train.guard.rollback import Diverged, find_trouble
+from bulletlm.train.guard.stopping import be_nice
 from bulletlm.train.int8 import products_are_exact
+from bulletlm.train.loop import Run, StepResult, run_steps
 from bulletlm.train.model import IGNORE, Transformer
-from bulletlm.train.optimizer import build_optimizers, optimizer_tensors, restore_optimizers, set_learning_rate
+from bulletlm.train.state import TrainState
+from bulletlm.train.validation import check_target_count
 
 WARMUP_STEPS = 10
+"""Steps in which the learning rate rises to its peak."""
+
 EMA_DECAY = 0.95
+"""Decay per step of the moving average of the student's weights."""
+
 CLIP_NORM = 1.0
+"""Global norm down to which gradients are clipped, in nats per unit of weight."""
 
 SAVE_EVERY_STEPS = 50
-"""Steps between checkpoints: a minute or two of work."""
+"""Steps between checkpoints. They take a minute or two."""
 
-KEEP = 2
-"""Checkpoints: the last one, and the one before it should that be damaged."""
-
+KEPT_CHECKPOINTS = 2
+"""Number of checkpoints that are kept: the last one, and the one before it in case the last one is damaged."""
 
 Divergence = Callable[[Tensor, Tensor], Tensor]
 """(tokens, targets), int64 (B, T) -> sum of KL(teacher || student) over the positions that count, nats, with the student's gradients."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class DistilJob:
+    """What is distilled, on which text, and where the files are.
+
+    Attributes:
+        shape: shape of the model.
+        teacher: weights of the finished model, float32, by name.
+        start: the same weights rounded to `types`; the student starts there.
+        keep_scales: whether the student keeps the BQ4 scales of `start`; otherwise they follow the largest weight of each block.
+        types: type of every tensor.
+        config: number and size of the steps.
+        train: settings of the training that made the teacher; the student takes optimizer settings, sequences per pass, threads,
+            precision and pauses from it.
+        seed: decides the order of the text.
+        text: training tokens.
+        held_out: tokens on which the KL is measured.
+        run_dir: run folder, in which a file `stop` ends the work.
+        checkpoints: folder for the checkpoints. Those that have the same `key` are continued, others are deleted.
+        key: fingerprint of everything that decides the result.
+    """
+
+    shape: ModelShape
+    teacher: Mapping[str, calibrate.Floats]
+    start: Mapping[str, calibrate.Tensor]
+    keep_scales: bool
+    types: Mapping[str, str]
+    config: QatConfig
+    train: TrainConfig
+    seed: int
+    text: TokenFile
+    held_out: TokenFile
+    run_dir: Path
+    checkpoints: Path
+    key: str
+
+
 @dataclass(frozen=True)
 class Distilled:
-    """`tensors`: what write_bullet takes. `chosen`: "start", "raw" or "ema". `kl`: held-out KL in nats of those tried, by that name."""
+    """The best rounded weights.
+
+    Attributes:
+        tensors: the weights as `write_bullet` takes them, by name.
+        chosen: which weights they are: "start", "raw" (after the last step) or "ema" (their moving average).
+        kl: held-out KL of each of these three, in nats per token.
+        tokens: training tokens of all steps.
+    """
 
     tensors: dict[str, calibrate.Tensor]
     chosen: str
@@ -60,111 +110,178 @@ class Distilled:
     tokens: int
 
 
-@denormals_are_zero()
-def distil(
-    shape: ModelShape,
-    teacher_weights: Mapping[str, calibrate.Floats],
-    start: Mapping[str, calibrate.Tensor],
-    keep_scales: bool,
-    types: Mapping[str, str],
-    config: QatConfig,
-    train: TrainConfig,
-    seed: int,
-    text: TokenFile,
-    held_out: TokenFile,
-    checkpoints: Path,
-    key: str,
-    progress: Progress,
-) -> Distilled:
-    """Train the rounded weights for `config.steps` steps and take the best: those of the start, of the end, or their average.
+@dataclass
+class DistilPosition:
+    """The position of a distillation.
 
-    Args:
-        shape: of the model.
-        teacher_weights: the finished weights, float32.
-        start: the same rounded, where the student starts.
-        keep_scales: the student keeps the BQ4 scales of `start`; otherwise they follow the largest weight of each block.
-        types: the type of every tensor.
-        config: length and size of steps.
-        train: what the teacher was trained with: optimiser settings, sequences at once, threads, precision, when to pause.
-        seed: decides the order of the text.
-        text: training tokens.
-        held_out: tokens on which the KL is measured.
-        checkpoints: a folder in the run folder's; what is there already is continued if it has the same `key`.
-        key: fingerprint of everything that decides the result.
-        progress: shows the bar.
+    Attributes:
+        step: number of completed optimizer steps.
+        kl: held-out KL of the start, in nats per token, under the name "start".
+    """
+
+    step: int = 0
+    kl: dict[str, float] = field(default_factory=dict)
+
+    def batch(self) -> int:
+        """Number of the effective batch that the next step uses."""
+        return self.step
+
+    def to_json(self) -> dict[str, Any]:
+        """The entries of state.json, as JSON values."""
+        return {"step": self.step, "kl": self.kl}
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Self:
+        """The position from the entries of state.json; other entries are ignored."""
+        return cls(int(values["step"]), dict(values["kl"]))
+
+
+@dataclass(frozen=True)
+class TeacherBackend:
+    """A `GradientBackend` whose loss is the KL between teacher and student.
+
+    Attributes:
+        divergence: computes the loss.
+        passes_of: sequences in one forward and backward pass.
+        device: where both models are.
+    """
+
+    divergence: Divergence
+    passes_of: int
+    device: torch.device
+
+    def pass_size(self, sequences: int) -> int:
+        """Sequences in one pass; the last pass may have fewer."""
+        return min(self.passes_of, sequences)
+
+    def load_weights(self) -> None:
+        """torch reads the weights themselves."""
+
+    def accumulate_gradients(self, tokens: Tensor, targets: Tensor, count: float) -> float:
+        """Add the gradients of (summed KL / count) to those of the student; tokens and targets int64 (B, T). Returns nats."""
+        loss = self.divergence(tokens, targets) / count
+        loss.backward()  # type: ignore[no-untyped-call]
+        return float(loss.detach())
+
+
+@dataclass(kw_only=True)
+class Distillation(Run[DistilPosition]):
+    """A distillation.
+
+    Attributes:
+        fake: rounds the weights of the student.
+        learning_rate_hint: a lower value of qat.learning_rate_share for the message when training diverges.
+    """
+
+    fake: FakeQuant
+    learning_rate_hint: float
+
+    title = "Distilling"
+    of_what = " of QAT"
+
+    def begin(self) -> str:
+        """The KL before the first step, in words."""
+        return f"KL {self.state.position.kl['start']:.5f} before"
+
+    def learning_rate_share(self) -> float:
+        """Linear warm-up, then linear to 0 after the last step."""
+        step, steps = self.state.position.step, self.total_steps
+        return min((step + 1) / (WARMUP_STEPS + 1), (steps - step) / steps)
+
+    def step_weights(self) -> contextlib.AbstractContextManager[None]:
+        """The rounded weights."""
+        return self.fake.applied()
+
+    def find_trouble(self, loss: float, grad_norm: float) -> str | None:
+        """NaN or infinity."""
+        return find_trouble(loss, grad_norm, (), 0, self.state.model.shape.vocab_size)
+
+    def recover(self, trouble: Diverged) -> None:
+        """Training cannot go on.
+
+        Raises:
+            BulletError: always.
+        """
+        raise BulletError(
+            f"QAT: {trouble.problem} at step {self.state.position.step:,}: lower its learning rate, "
+            f"for example --learning-rate-share={self.learning_rate_hint:g}"
+        )
+
+    def record(self, result: StepResult) -> str:
+        """The KL of the step, in words."""
+        return f"KL {result.loss:.5f}, {self.begin()}"
+
+
+@denormals_are_zero()
+def distil(job: DistilJob, progress: Progress) -> Distilled:
+    """Train the rounded weights for `job.config.steps` steps and return the best ones: those of the start, of the end, or their average.
 
     Raises:
-        Interrupted: SIGINT, SIGTERM, a file `stop` in the run folder or little room on its disk; a checkpoint was written first.
-        BulletError: the loss is no longer a number, no checkpoint is whole, or the disk is full.
+        Interrupted: SIGINT, SIGTERM, a file `stop` in the run folder or a nearly full disk; a checkpoint was written first.
+        BulletError: the loss is no longer a number, no checkpoint is intact, or the disk is full.
     """
-    be_nice(train.nice)
+    be_nice(job.train.nice)
     keep_memory()
-    device = pick_device(train.device)
-    teacher, student = (_model(shape, teacher_weights, device) for _ in range(2))
+    shape, config = job.shape, job.config
+    device = pick_device(job.train.device)
+    teacher, student = (_model(shape, job.teacher, device) for _ in range(2))
     sequences = max(1, round(config.tokens_per_step / shape.max_seq_len))
-    at_once = min(train.batch_size_per_device, sequences)
-    divergence, measured = _divergences(teacher, student, train, at_once, config.steps * config.tokens_per_step, progress)
-    fake = FakeQuant(student, types, _take_over(student, start) if keep_scales else None)
-    settings = train.model_copy(update={"optimizer": "adamw", "learning_rate": train.learning_rate * config.learning_rate_share})
-    optimizers = build_optimizers(student, settings)
-    average = EMA(student, EMA_DECAY)
-    windows = TrainingWindows(text, shape.max_seq_len, seed)
-    step, kl = 0, dict[str, float]()
-    if found := _resume(checkpoints, key, progress):
-        step, kl = int(found.state["step"]), dict(found.state["kl"])
-        student.load_state_dict(found.tensors["model"])
-        restore_optimizers(optimizers, student, found.tensors["optimizer"], step)
-        average.average = {name: tensor.to(device) for name, tensor in found.tensors["ema"].items()}
-    else:
-        kl["start"] = _measure(measured, fake, held_out, shape.max_seq_len, train.batch_size_per_device)
+    at_once = min(job.train.batch_size_per_device, sequences)
+    divergence, exact_divergence = _divergences(teacher, student, job.train, at_once, config.steps * config.tokens_per_step, progress)
+    fake = FakeQuant(student, job.types, _take_over(student, job.start) if job.keep_scales else None)
 
-    size = checkpoint_size(student)
+    def held_out_kl() -> float:
+        return _measure(exact_divergence, fake, job.held_out, shape.max_seq_len, job.train.batch_size_per_device)
 
-    def save() -> None:
-        tensors = {
-            "model": {name: weight.detach() for name, weight in student.named_parameters()},
-            "optimizer": optimizer_tensors(optimizers, student),
-            "ema": average.average,
-        }
-        save_checkpoint(step_folder(checkpoints, step), Checkpoint(tensors, {"key": key, "step": step, "kl": kl}))
-        for _, folder in list_checkpoints(checkpoints)[:-KEEP]:
-            shutil.rmtree(folder)
-
-    waiting = Waiting(train)
-    with stop_requested(checkpoints.parents[1] / "stop") as stop, progress.task("Distilling", config.steps) as bar:
-        bar.advance(step, f"KL {kl['start']:.5f} before")
-        while step < config.steps:
-            low = disk_is_low(checkpoints.parents[1], size)
-            if stop() or low:
-                save()
-                why = f" ({low}: free some space)" if low else ""
-                raise Interrupted(f"stopped at step {step:,} of {config.steps:,} of QAT{why}; saved: the same command continues from here")
-            if waiting.pause(waiting.reason() is not None, save, progress):
-                continue
-            set_learning_rate(optimizers, _share(step, config.steps))
-            with fake.applied():
-                loss = _accumulate(divergence, windows, step, sequences, at_once)
-            norm = float(torch.nn.utils.clip_grad_norm_(student.parameters(), CLIP_NORM, foreach=True))
-            if not (math.isfinite(loss) and math.isfinite(norm)):
-                raise BulletError(
-                    f"QAT: the loss is no longer a number at step {step:,}: lower its learning rate, "
-                    f"for example --learning-rate-share={config.learning_rate_share / 4:g}"
-                )
-            for optimizer in optimizers:
-                optimizer.step()
-                optimizer.zero_grad(set_to_none=False)
-            step += 1
-            average.update(student, step)
-            bar.advance(1, f"KL {loss:.5f}, {kl['start']:.5f} before")
-            if step % SAVE_EVERY_STEPS == 0 and step < config.steps:
-                save()
-    candidates = {"start": dict(start), "raw": fake.quantized()}
-    kl["raw"] = _measure(measured, fake, held_out, shape.max_seq_len, train.batch_size_per_device)
-    with average.applied(student):
+    settings = _student_settings(job, sequences)
+    state = TrainState(student, settings, DistilPosition(), job.key)
+    if not state.resume(job.checkpoints, f"delete {job.checkpoints} to start QAT again", functools.partial(_discard, progress), progress):
+        state.position.kl["start"] = held_out_kl()
+    run_steps(
+        Distillation(
+            config=settings,
+            total_steps=config.steps,
+            run_dir=job.run_dir,
+            checkpoints=job.checkpoints,
+            state=state,
+            backend=TeacherBackend(divergence, at_once, device),
+            windows=TrainingWindows(job.text, shape.max_seq_len, job.seed),
+            progress=progress,
+            fake=fake,
+            learning_rate_hint=config.learning_rate_share / 4,
+        )
+    )
+    kl = dict(state.position.kl)
+    candidates = {"start": dict(job.start), "raw": fake.quantized()}
+    kl["raw"] = held_out_kl()
+    assert state.ema
+    with state.ema.applied(student):
         candidates["ema"] = fake.quantized()
-        kl["ema"] = _measure(measured, fake, held_out, shape.max_seq_len, train.batch_size_per_device)
+        kl["ema"] = held_out_kl()
     chosen = min(kl, key=lambda name: kl[name])
-    return Distilled(candidates[chosen], chosen, kl, step * sequences * shape.max_seq_len)
+    return Distilled(candidates[chosen], chosen, kl, state.position.step * sequences * shape.max_seq_len)
+
+
+def _student_settings(job: DistilJob, sequences: int) -> TrainConfig:
+    """The settings of the teacher's training, except where the student's steps differ."""
+    return job.train.model_copy(
+        update={
+            "optimizer": "adamw",
+            "learning_rate": job.train.learning_rate * job.config.learning_rate_share,
+            "ema_decay": EMA_DECAY,
+            "clip_grad_norm": CLIP_NORM,
+            "batch_size_per_device": sequences,
+            "gradient_accumulation_steps": 1,
+            "save_every_steps": SAVE_EVERY_STEPS,
+            "keep_checkpoints": KEPT_CHECKPOINTS,
+        }
+    )
+
+
+def _discard(progress: Progress, folder: Path) -> None:
+    """Delete the checkpoints of another distillation."""
+    progress.log(f"starting QAT again: {folder} was trained with other settings or data")
+    shutil.rmtree(folder.parent)
 
 
 def _model(shape: ModelShape, tensors: Mapping[str, calibrate.Floats], device: torch.device) -> Transformer:
@@ -189,11 +306,6 @@ def _take_over(student: Transformer, start: Mapping[str, calibrate.Tensor]) -> d
             scales[name] = torch.from_numpy(scales_of(tensor.blocks).astype(np.float32)).to(weight.device)
             weight.copy_(torch.from_numpy(tensor.dequantize()))
     return scales
-
-
-def _share(step: int, steps: int) -> float:
-    """Learning rate of step 0 ... steps - 1 as a share of its peak: linear warm-up, then linear to 0 after the last step."""
-    return min((step + 1) / (WARMUP_STEPS + 1), (steps - step) / steps)
 
 
 def _divergences(
@@ -245,18 +357,6 @@ def _divergence(teacher: Transformer, student: Transformer, taught: Tensor, hidd
     return (F.kl_div(got, wanted, reduction="none", log_target=True).sum(-1) * counts).sum()
 
 
-def _accumulate(divergence: Divergence, windows: TrainingWindows, step: int, sequences: int, at_once: int) -> float:
-    """Gradients of the mean KL over one effective batch, and that mean."""
-    batches = [windows.batch(step * sequences + n, min(at_once, sequences - n)) for n in range(0, sequences, at_once)]
-    count = max(1, sum(int((targets != IGNORE).sum()) for _, targets in batches))
-    total = 0.0
-    for tokens, targets in batches:
-        loss = divergence(tokens, targets) / count
-        loss.backward()  # type: ignore[no-untyped-call]
-        total += float(loss.detach())
-    return total
-
-
 @torch.no_grad()
 def _measure(divergence: Divergence, fake: FakeQuant, file: TokenFile, max_seq_len: int, at_once: int) -> float:
     """Mean KL over a whole token file, nats a token."""
@@ -265,20 +365,5 @@ def _measure(divergence: Divergence, fake: FakeQuant, file: TokenFile, max_seq_l
         for tokens, targets in validation_batches(file, max_seq_len, at_once):
             total += float(divergence(tokens, targets))
             count += int((targets != IGNORE).sum())
-    if not count:
-        raise BulletError("the validation set has no token to be judged on: raise data.val_tokens")
+    check_target_count(count)
     return total / count
-
-
-def _resume(checkpoints: Path, key: str, progress: Progress) -> Checkpoint | None:
-    """The newest checkpoint if it belongs to this work; those of another one are of no use any more."""
-    found = newest_checkpoint(checkpoints, f"delete {checkpoints} to start QAT anew", progress)
-    if not found:
-        return None
-    folder, checkpoint = found
-    if checkpoint.state["key"] != key:
-        progress.log(f"starting QAT anew: {folder} was trained with other settings or data")
-        shutil.rmtree(checkpoints)
-        return None
-    progress.log(f"resuming from {folder}")
-    return checkpoint

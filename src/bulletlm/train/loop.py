@@ -1,201 +1,197 @@
-"""The training loop, top to bottom.
+"""The training loop. Training on text (training.py) and distillation (distil.py) both run it.
 
-One optimiser step = `gradient_accumulation_steps` forward and backward passes, clipping, the optimiser, EMA.
-Everything that decides the result is a function of the configuration, the seed, the tokens and the step
-number, so a run that was stopped, killed or lost its power continues as if nothing had happened.
+One optimizer step = forward and backward passes over an effective batch, clipping, optimizer update, moving average.
+Everything that decides the result is a function of the configuration, the seed, the tokens and the step number. A run that
+was stopped or killed therefore continues with the same bits as one that was not interrupted.
 """
 
 import contextlib
 import math
 import time
-from collections.abc import Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, ClassVar, Generic
 
 from bulletlm.config.schema import TrainConfig
-from bulletlm.data.tokens import open_tokens
 from bulletlm.errors import Interrupted
 from bulletlm.progress import Progress
-from bulletlm.quant.fake_quant import FakeQuant
-from bulletlm.shape import ModelShape
-from bulletlm.train.backend.autotune import choose_compute
-from bulletlm.train.backend.compute import denormals_are_zero, pick_device
 from bulletlm.train.batches import TrainingWindows
-from bulletlm.train.checkpoint import list_checkpoints
+from bulletlm.train.checkpoint import prune_checkpoints
 from bulletlm.train.distributed.group import SINGLE_PROCESS, ProcessGroup
-from bulletlm.train.guard.rollback import LOSS_HISTORY_STEPS, LR_BACKOFF, find_trouble, prune_checkpoints, roll_back
-from bulletlm.train.guard.stopping import Waiting, be_nice, disk_is_low, stop_requested
-from bulletlm.train.log.diagnostics import UPDATE_RATIO_EVERY_STEPS, copy_matrices, memory_mb, update_ratio
-from bulletlm.train.log.metrics import MetricsLog
-from bulletlm.train.log.samples import SamplePrompts, answers
-from bulletlm.train.log.trackers import open_trackers
+from bulletlm.train.guard.rollback import Diverged
+from bulletlm.train.guard.stopping import Pause, disk_is_low, stop_requested
+from bulletlm.train.log.diagnostics import UPDATE_RATIO_EVERY_STEPS, copy_matrices, update_ratio
 from bulletlm.train.optimizer import set_learning_rate
-from bulletlm.train.schedule import count_steps, learning_rate, warmup_length
-from bulletlm.train.state import TrainState
-from bulletlm.train.step import accumulate, clip, forget_gradients, update
-from bulletlm.train.validation import Grid, evaluate, keep_best
+from bulletlm.train.state import AnyPosition, TrainState
+from bulletlm.train.step import GradientBackend, accumulate, clip, update
 
 
-@dataclass(frozen=True)
-class TrainResult:
-    """What the run folder now holds under checkpoints/best."""
+@dataclass(frozen=True, kw_only=True)
+class StepResult:
+    """What one optimizer step measured.
 
-    steps: int
-    best_step: int
-    best_loss: float
-    best_weights: str
-    tokens_seen: int
-    stopped_early: bool
+    Attributes:
+        loss: mean loss of the effective batch, in nats per token.
+        grad_norm: global norm of its gradient before clipping.
+        update_ratio: norm of the change over the norm of the weights; None in steps that do not measure it.
+        seconds: how long the step took.
+    """
+
+    loss: float
+    grad_norm: float
+    update_ratio: float | None
+    seconds: float
 
 
-@denormals_are_zero()
-def train(
-    config: TrainConfig,
-    shape: ModelShape,
-    seed: int,
-    tokens_dir: Path,
-    run_dir: Path,
-    key: str,
-    progress: Progress,
-    group: ProcessGroup = SINGLE_PROCESS,
-    types: Mapping[str, str] | None = None,
-    qat_start: float | None = None,
-    samples: SamplePrompts | None = None,
-) -> TrainResult:
-    """Train to the end of the schedule, or from the newest good checkpoint on.
+@dataclass(kw_only=True)
+class Run(ABC, Generic[AnyPosition]):
+    """The parts of a training. The methods are what differs between training on text and distillation.
 
-    Args:
-        key: fingerprint of everything that decides the result; checkpoints of another key are refused.
-        group: the processes that share every step; each calls this, and the first writes the files.
-        types: the types of the model file; where there is BQ4 among them, its loss is logged as val/loss_bq4.
-        qat_start: share of the steps after which the weights are fake-quantised to `types`. The best weights are then those
-            that are best when rounded, and kept rounded.
-        samples: prompts that are answered at every evaluation.
+    Attributes:
+        config: settings of the steps, of checkpoints and of pauses.
+        total_steps: length of the run in optimizer steps.
+        run_dir: the run folder, in which a file `stop` ends the run.
+        checkpoints: folder for the checkpoints.
+        state: what changes from step to step.
+        backend: computes the gradients.
+        windows: the training text.
+        progress: shows bar and messages.
+        group: the processes that share every step.
+    """
+
+    config: TrainConfig
+    total_steps: int
+    run_dir: Path
+    checkpoints: Path
+    state: TrainState[AnyPosition]
+    backend: GradientBackend
+    windows: TrainingWindows
+    progress: Progress
+    group: ProcessGroup = SINGLE_PROCESS
+
+    title: ClassVar[str]
+    """Title of the progress bar."""
+    of_what: ClassVar[str] = ""
+    """Follows the number of steps in messages: " of QAT"."""
+
+    @abstractmethod
+    def begin(self) -> str:
+        """Called once before the first step; returns the text beside the progress bar."""
+
+    def evaluate(self) -> bool:
+        """Evaluate if an evaluation is due; returns whether the run is complete.
+
+        Raises:
+            Diverged: the evaluation shows that the weights are damaged.
+        """
+        return self.state.position.step >= self.total_steps
+
+    @abstractmethod
+    def learning_rate_share(self) -> float:
+        """Learning rate of the next step as a share of its peak."""
+
+    @abstractmethod
+    def step_weights(self) -> contextlib.AbstractContextManager[None]:
+        """Context in which the model has the weights with which the next step computes."""
+
+    @abstractmethod
+    def find_trouble(self, loss: float, grad_norm: float) -> str | None:
+        """What is wrong with the loss (nats per token) or the gradient norm of a step, in words; None if nothing is."""
+
+    @abstractmethod
+    def recover(self, trouble: Diverged) -> None:
+        """Return to a sound state, or raise a BulletError."""
+
+    @abstractmethod
+    def record(self, result: StepResult) -> str:
+        """Log the step that was just completed; returns the text beside the progress bar."""
+
+    def keeps(self, step: int) -> bool:
+        """Whether the checkpoint of `step` may still be needed although there are enough newer ones."""
+        return False
+
+    def flush(self) -> None:
+        """Write logs to disk; called before every checkpoint."""
+
+    def save(self) -> None:
+        """Write a checkpoint and delete those that are no longer needed. Only the main process writes.
+
+        Raises:
+            BulletError: the disk is full or not writable.
+        """
+        if self.group.is_main:
+            self.flush()
+            self.state.save(self.checkpoints)
+            prune_checkpoints(self.checkpoints, self.config.keep_checkpoints, self.keeps)
+
+
+def run_steps(run: Run[Any]) -> None:
+    """Take optimizer steps until the run is complete, from wherever its state is.
 
     Raises:
-        Interrupted: SIGINT, SIGTERM, a file `stop` in the run folder or little room on its disk; a checkpoint was written first.
-        BulletError: the data does not fit the model, training does not get stable, the disk is full.
+        Interrupted: SIGINT, SIGTERM, a file `stop` in the run folder or a nearly full disk; a checkpoint was written first.
+        BulletError: training diverges, or the disk is full.
     """
-    train_tokens, val_tokens = open_tokens(tokens_dir, "train"), open_tokens(tokens_dir, "val")
-    windows = TrainingWindows(train_tokens, shape.max_seq_len, seed)
-    total_steps, reason = count_steps(config, windows.count)
-    tokens_per_step = config.batch_size_per_device * config.gradient_accumulation_steps * shape.max_seq_len
-
-    be_nice(config.nice)
-    state = TrainState(config, shape, seed, key, pick_device(config.device))
-    grid = Grid(FakeQuant(state.model, types), qat_start) if types and "BQ4" in types.values() else None
-    on_grid_from = grid.first_step(total_steps) if grid else total_steps
-    checkpoints = run_dir / "checkpoints"
-    if group.is_main:
-        state.resume(checkpoints, progress)
-    state.copy_from_main(group)
-    compute = choose_compute(config, state.model, tokens_per_step * total_steps, checkpoints, progress, group)
-    progress.log(
-        f"{shape.n_parameters / 1e6:.2f}M parameters, {len(train_tokens.tokens):,} training tokens, {reason}, "
-        f"{tokens_per_step:,} tokens a step, {compute.description}{group.description}"
-    )
-    if warmup_length(config, total_steps) < config.warmup_steps:
-        progress.log(f"warm-up cut from {config.warmup_steps:,} to {warmup_length(config, total_steps):,} steps: a fifth of this run")
-
-    trackers = open_trackers(config.track, run_dir) if group.is_main else []
-    metrics = MetricsLog(run_dir / "metrics.jsonl" if group.is_main else None, state.position, trackers)
-    waiting = Waiting(config)
-
-    def save() -> None:
-        if group.is_main:
-            metrics.sync()
-            state.save(checkpoints)
-            prune_checkpoints(checkpoints, config.keep_checkpoints, state.position.step, config.eval_every_steps)
-
-    def recover(problem: str, learnt: bool = False) -> None:
-        step = state.position.step
-        forget_gradients(state)
-        learnt = group.sum(learnt or not state.is_finite())[0] > 0
-        if group.is_main:
-            roll_back(state, checkpoints, problem, learnt, config, progress)
-            metrics.rewind(state.position)
-        state.copy_from_main(group)
-        bar.advance(state.position.step - step)
-
-    note, trained, seconds = "", 0, 0.0
-    with contextlib.closing(metrics), stop_requested(run_dir / "stop") as stop, progress.task("Training", total_steps) as bar:
-        bar.advance(state.position.step)
-        if not list_checkpoints(checkpoints):
-            save()
+    config, state, group = run.config, run.state, run.group
+    pause = Pause(config)
+    with stop_requested(run.run_dir / "stop") as stop, run.progress.task(run.title, run.total_steps) as bar:
+        bar.advance(state.position.step, run.begin())
         while True:
-            position = state.position
-            at_end = position.step >= total_steps
-            if (at_end or (position.step and position.step % config.eval_every_steps == 0)) and position.evaluated_step != position.step:
-                save()
-                measured, weights, val_loss = evaluate(state, val_tokens, config.batch_size_per_device, group, grid)
-                if not all(map(math.isfinite, measured.values())):
-                    recover("the validation loss is no longer a number", learnt=True)
+            step = state.position.step
+            try:
+                if run.evaluate():
+                    break
+                if _stop_or_pause(run, stop, pause):
                     continue
-                best_folder = checkpoints if group.is_main else None
-                better = keep_best(state, val_loss, weights, position.step * tokens_per_step, best_folder, grid)
-                metrics.write("eval", position.step, **measured, best=better, memory_mb=memory_mb())
-                for prompt, answer in answers(state.weights(weights), shape, samples) if samples else ():
-                    metrics.write("sample", position.step, prompt=prompt, answer=answer)
-                    progress.log(f"  step {position.step:,}: {prompt} -> {answer}")
-                note = f"val {val_loss:.3f}  {measured['val/bpb']:.3f} bits/byte"
-                if "val/loss_bq4" in measured:
-                    note = f"4-bit {measured['val/loss_bq4']:.3f}  {note}"
-            stopped_early = bool(config.patience_early_stop) and position.worse_in_a_row >= config.patience_early_stop
-            if at_end or stopped_early:
-                break
-            low, wait = disk_is_low(run_dir, state.size()), waiting.reason()
-            stop_now, pause = (wishes > 0 for wishes in group.sum(bool(stop() or low), bool(wait)))
-            if stop_now:
-                save()
-                why = f" ({low}: free some space)" if low else ""
-                raise Interrupted(f"stopped at step {position.step:,} of {total_steps:,}{why}; saved: the same command continues from here")
-            if waiting.pause(pause, save, progress):
+                started = time.monotonic()
+                set_learning_rate(state.optimizers, run.learning_rate_share())
+                with run.step_weights():
+                    loss = accumulate(config, run.windows, state.position.batch(), run.backend, group)
+                group.sum_gradients(state.model.parameters())
+                grad_norm = clip(state, config.clip_grad_norm)
+                if problem := run.find_trouble(loss, grad_norm):
+                    raise Diverged(problem)
+                ratio = _update_and_measure(state, group)
+            except Diverged as trouble:
+                run.recover(trouble)
+                bar.advance(state.position.step - step)
                 continue
+            result = StepResult(loss=loss, grad_norm=grad_norm, update_ratio=ratio, seconds=time.monotonic() - started)
+            bar.advance(1, run.record(result))
+            if state.position.step % config.save_every_steps == 0:
+                run.save()
 
-            started = time.monotonic()
-            lr = learning_rate(config, position.step, total_steps) * LR_BACKOFF[position.backoff_level]
-            set_learning_rate(state.optimizers, lr / config.learning_rate)
-            on_grid = grid is not None and position.step >= on_grid_from
-            if state.ema:
-                # Weights that knew nothing of the grid would weigh on a slow average for thousands of steps.
-                state.ema.start = on_grid_from if on_grid else 0
-                if position.step == state.ema.start:
-                    state.ema.restart(state.model)
-            with grid.fake.applied() if grid and on_grid else contextlib.nullcontext():
-                loss = accumulate(config, windows, position.batch(), compute, group)
-            group.sum_gradients(state.model.parameters())
-            norm = clip(state, config.clip_grad_norm)
-            if problem := find_trouble(loss, norm, position.recent_losses, config.spike_threshold, shape.vocab_size):
-                recover(problem)
-                continue
-            values = {"train/loss": loss, "lr": lr, "grad_norm": norm}
-            if (position.step + 1) % UPDATE_RATIO_EVERY_STEPS:
-                update(state)
-            else:
-                before = copy_matrices(state.model)
-                update(state)
-                values["update_ratio"] = update_ratio(before, state.model)
-                if group.sum(not math.isfinite(values["update_ratio"]))[0]:
-                    bar.advance(1)
-                    recover("the weights are no longer numbers", learnt=True)
-                    continue
-            position.recent_losses = [*position.recent_losses, loss][-LOSS_HISTORY_STEPS:]
 
-            took = time.monotonic() - started
-            trained, seconds = trained + tokens_per_step, seconds + took
-            speed = {"tokens_per_s": round(tokens_per_step / took, 1), "seconds": round(seconds, 3)}
-            metrics.write("train", position.step, tokens=position.step * tokens_per_step, **values, **speed)
-            bar.advance(1, f"loss {loss:.3f}  {note}  lr {lr:.1e}  {trained / seconds:,.0f} tokens/s  {memory_mb():,.0f} MB")
-            if position.step % config.save_every_steps == 0:
-                save()
-        metrics.write("end", position.step, reason="early stop" if stopped_early else "end of schedule")
-        save()
-    assert position.best_loss is not None
-    return TrainResult(
-        steps=position.step,
-        best_step=position.best_step,
-        best_loss=position.best_loss,
-        best_weights=position.best_weights,
-        tokens_seen=position.step * tokens_per_step,
-        stopped_early=stopped_early,
-    )
+def _stop_or_pause(run: Run[Any], stop: Callable[[], bool], pause: Pause) -> bool:
+    """Stop or wait a second if there is a reason in any process of the group; returns whether it waited.
+
+    Raises:
+        Interrupted: there is a reason to stop; a checkpoint was written first.
+    """
+    low, wait = disk_is_low(run.run_dir, run.state.size()), pause.reason()
+    stop_now, pause_now = (reasons > 0 for reasons in run.group.sum(bool(stop() or low), bool(wait)))
+    if stop_now:
+        run.save()
+        at = f"step {run.state.position.step:,} of {run.total_steps:,}{run.of_what}"
+        why = f" ({low}: free some space)" if low else ""
+        raise Interrupted(f"stopped at {at}{why}; saved: the same command continues from here")
+    return pause.wait(pause_now, run.save, run.progress)
+
+
+def _update_and_measure(state: TrainState[Any], group: ProcessGroup) -> float | None:
+    """`update`, and the update ratio in every step that measures it.
+
+    Raises:
+        Diverged: the weights are no longer numbers in some process of the group.
+    """
+    if (state.position.step + 1) % UPDATE_RATIO_EVERY_STEPS:
+        update(state)
+        return None
+    before = copy_matrices(state.model)
+    update(state)
+    ratio = update_ratio(before, state.model)
+    if group.sum(not math.isfinite(ratio))[0]:
+        raise Diverged("the weights are no longer numbers", in_weights=True)
+    return ratio

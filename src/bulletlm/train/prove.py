@@ -148,13 +148,23 @@ class _KillAt(SilentProgress):
 
 def _main(run_dir: Path, folder: Path, workers: int, kill_at: int) -> None:
     park_idle_threads()
-    from bulletlm.train.distributed.launch import Task, run_main
+    from bulletlm.train.distributed.launch import run_main
+    from bulletlm.train.training import TrainJob
 
     config = load_config(run_dir / "config.json")
     shape = config.model.shape(config.tokenizer.vocab_size)
     _note_choice(config, shape, run_dir, folder, workers)
-    task = Task(_short(config), shape, config.seed, run_dir / "tokens", folder, "proof", config.weight_types(), config.qat.start)
-    run_main(task, None, workers, _KillAt(kill_at) if kill_at else SilentProgress())
+    job = TrainJob(
+        config=_short(config),
+        shape=shape,
+        seed=config.seed,
+        tokens_dir=run_dir / "tokens",
+        run_dir=folder,
+        key="proof",
+        types=config.weight_types(),
+        qat_start=config.qat.start,
+    )
+    run_main(job, None, workers, _KillAt(kill_at) if kill_at else SilentProgress())
 
 
 if __name__ == "__main__":

@@ -5,9 +5,14 @@ import math
 from bulletlm.config.schema import TrainConfig
 
 
+def sequences_per_step(config: TrainConfig) -> int:
+    """Sequences in one effective batch, over all processes."""
+    return config.batch_size_per_device * config.gradient_accumulation_steps
+
+
 def count_steps(config: TrainConfig, n_windows: int) -> tuple[int, str]:
     """Optimiser steps of a run over `n_windows` training sequences, and what decided them, in words."""
-    per_step = config.batch_size_per_device * config.gradient_accumulation_steps
+    per_step = sequences_per_step(config)
     wanted: list[tuple[int, str]] = []
     if config.total_steps is not None:
         wanted.append((config.total_steps, f"total_steps {config.total_steps:,}"))

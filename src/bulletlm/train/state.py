@@ -1,14 +1,14 @@
-"""All that changes during a run: weights, optimiser, average, position. It is what a checkpoint holds."""
+"""Everything that changes during a run: weights, optimizer state, moving average, position. A checkpoint holds exactly this."""
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, Protocol, Self, TypeVar
 
 import torch
 from torch import Tensor
 
 from bulletlm.config.schema import TrainConfig
-from bulletlm.errors import BulletError
 from bulletlm.progress import Progress
 from bulletlm.shape import ModelShape
 from bulletlm.train.checkpoint import Checkpoint, checkpoint_size, newest_checkpoint, save_checkpoint, step_folder
@@ -18,17 +18,44 @@ from bulletlm.train.model import Transformer
 from bulletlm.train.optimizer import build_optimizers, optimizer_tensors, restore_optimizers
 
 
-@dataclass
-class Position:
-    """Where a run is, stored in state.json.
+class Position(Protocol):
+    """How far a run is, and what it has to remember besides tensors.
 
     Attributes:
-        step: optimiser steps done.
-        worse_in_a_row: evaluations since the best one.
-        recent_losses: of the last steps, for telling a jump from noise.
+        step: number of completed optimizer steps.
+    """
+
+    step: int
+
+    def batch(self) -> int:
+        """Number of the effective batch that the next step uses."""
+
+    def to_json(self) -> dict[str, Any]:
+        """The entries of state.json, as JSON values."""
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Self:
+        """The position from the entries of state.json; other entries are ignored."""
+
+
+AnyPosition = TypeVar("AnyPosition", bound=Position)
+
+
+@dataclass
+class TrainPosition:
+    """The position of a training on text.
+
+    Attributes:
+        step: number of completed optimizer steps.
+        evaluated_step: step of the last evaluation; -1 before the first one.
+        best_step: step of the best evaluation; -1 before the first one.
+        best_loss: its loss in nats per token.
+        best_weights: which weights had that loss, "raw" or "ema".
+        worse_in_a_row: number of evaluations since the best one.
+        recent_losses: losses of the last steps in nats per token; they show what a usual loss is.
         backoff_level: index into guard.rollback.LR_BACKOFF; state.json calls it "rung".
-        skipped: numbers of the effective batches that are left out.
-        rollbacks: what went wrong so far, as in metrics.jsonl.
+        skipped: numbers of the effective batches that are left out, ascending.
+        rollbacks: the rollbacks so far, as in metrics.jsonl.
     """
 
     step: int = 0
@@ -43,74 +70,74 @@ class Position:
     rollbacks: list[dict[str, Any]] = field(default_factory=list)
 
     def batch(self, back: int = 0) -> int:
-        """Number of the effective batch that the next step learns from, or that the step `back` before that one did."""
+        """Number of the effective batch that the next step uses, or that the step `back` steps before it used."""
         number = self.step - back
-        for skipped in self.skipped:  # in ascending order
+        for skipped in self.skipped:
             number += skipped <= number
         return number
 
     def to_json(self) -> dict[str, Any]:
-        """As JSON values, under the names that state.json uses."""
+        """The entries of state.json, as JSON values."""
         values = asdict(self)
         values["rung"] = values.pop("backoff_level")
-        return values
+        return {"position": values}
 
     @classmethod
-    def from_json(cls, values: dict[str, Any]) -> "Position":
-        """From what `to_json` returned."""
-        named = dict(values)
+    def from_json(cls, values: dict[str, Any]) -> Self:
+        """The position from the entries of state.json; other entries are ignored."""
+        named = dict(values["position"])
         level = named.pop("rung")
         return cls(**named, backoff_level=level)
 
 
-class TrainState:
+class TrainState(Generic[AnyPosition]):
     """A run at one moment.
 
     Args:
-        config: settings of the optimiser and the average.
-        shape: of the model, which starts from `seed`.
-        key: fingerprint of everything that decides the result; checkpoints of another key are refused.
-        device: where all tensors are.
+        model: already on its device.
+        config: settings of the optimizers and of the moving average.
+        position: where the run starts.
+        key: fingerprint of everything that decides the result. A checkpoint with another key belongs to another run.
     """
 
-    def __init__(self, config: TrainConfig, shape: ModelShape, seed: int, key: str, device: torch.device) -> None:
-        self.key = key
-        self.model = Transformer(shape)
-        self.model.initialise(seed)
-        self.model.to(device)
-        self.optimizers = build_optimizers(self.model, config)
-        self.ema = EMA(self.model, config.ema_decay) if config.ema_decay else None
-        self.position = Position()
+    def __init__(self, model: Transformer, config: TrainConfig, position: AnyPosition, key: str) -> None:
+        self.model, self.position, self.key = model, position, key
+        self.optimizers = build_optimizers(model, config)
+        self.ema = EMA(model, config.ema_decay) if config.ema_decay else None
 
     def weights(self, which: str = "raw") -> dict[str, Tensor]:
-        """The "raw" weights of the model or their moving average, "ema", by name."""
+        """The "raw" weights of the model or their moving average, "ema": float32 tensors by parameter name, not copies."""
         if which == "ema":
             assert self.ema
             return self.ema.average
         return {name: weight.detach() for name, weight in self.model.named_parameters()}
 
     def is_finite(self) -> bool:
-        """Whether every weight is a number."""
+        """Whether no weight is NaN or infinite."""
         return all(bool(torch.isfinite(weight).all()) for weight in self.model.parameters())
 
     def size(self) -> int:
-        """Bytes of a checkpoint."""
+        """Upper bound for the size of a checkpoint in bytes."""
         return checkpoint_size(self.model)
 
     def checkpoint(self) -> Checkpoint:
-        """Everything; the tensors are those of the run, not copies."""
+        """The whole state; the tensors are those of the run, not copies."""
         tensors = {"model": self.weights(), "optimizer": optimizer_tensors(self.optimizers, self.model)}
         if self.ema:
             tensors["ema"] = self.ema.average
-        return Checkpoint(tensors, {"key": self.key, "position": self.position.to_json()})
+        return Checkpoint(tensors, {"key": self.key, **self.position.to_json()})
 
     def save(self, checkpoints: Path) -> None:
-        """Write the checkpoint of this step."""
+        """Write the checkpoint of this step.
+
+        Raises:
+            BulletError: the disk is full or not writable.
+        """
         save_checkpoint(step_folder(checkpoints, self.position.step), self.checkpoint())
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        """Become what `checkpoint` holds."""
-        self.position = Position.from_json(checkpoint.state["position"])
+        """Replace the whole state by the one in `checkpoint`."""
+        self.position = self.position.from_json(checkpoint.state)
         with torch.no_grad():
             for name, weight in self.model.named_parameters():
                 weight.copy_(checkpoint.tensors["model"][name])
@@ -119,33 +146,52 @@ class TrainState:
             self.ema.average = {name: average.to(self.model.rope.device) for name, average in checkpoint.tensors["ema"].items()}
 
     def copy_from_main(self, group: ProcessGroup) -> None:
-        """Become what the first process of the group is.
+        """Replace the whole state by that of the group's main process.
 
         Raises:
-            ProcessLost: another process is gone.
+            ProcessLost: another process has ended or does not answer.
         """
         if group.size == 1:
             return
         own = self.checkpoint()
         sizes = {file: {name: list(tensor.shape) for name, tensor in tensors.items()} for file, tensors in own.tensors.items()}
-        told = group.broadcast_object({"state": own.state, "sizes": sizes})
+        received = group.broadcast_object({"state": own.state, "sizes": sizes})
         tensors: dict[str, dict[str, Tensor]] = {}
-        for file, names in told["sizes"].items():
+        for file, names in received["sizes"].items():
             tensors[file] = {name: own.tensors[file][name].cpu() if group.is_main else torch.empty(size) for name, size in names.items()}
             for tensor in tensors[file].values():
                 group.broadcast(tensor)
         if not group.is_main:
-            self.restore(Checkpoint(tensors, told["state"]))
+            self.restore(Checkpoint(tensors, received["state"]))
 
-    def resume(self, checkpoints: Path, progress: Progress) -> None:
-        """Go to the newest checkpoint that is whole, if there are any; a damaged one is reported and set aside.
+    def resume(self, checkpoints: Path, restart: str, on_other_key: Callable[[Path], None], progress: Progress) -> bool:
+        """Continue from the newest intact checkpoint. Damaged ones are reported and renamed.
+
+        Args:
+            checkpoints: folder with the checkpoints; it may be missing or empty.
+            restart: how the user can start from the beginning, for the error message.
+            on_other_key: receives the folder of a checkpoint of another run; it raises an error, or returns to start from the beginning.
+
+        Returns:
+            whether there was a checkpoint of this run.
 
         Raises:
-            BulletError: the checkpoint was made with other settings or data, or none is whole.
+            BulletError: there are checkpoints, but none is intact.
         """
-        if found := newest_checkpoint(checkpoints, "train anew with --restart", progress):
-            folder, checkpoint = found
-            if checkpoint.state["key"] != self.key:
-                raise BulletError(f"{folder} was trained with other settings or data: choose another --name, or train anew with --restart")
-            self.restore(checkpoint)
-            progress.log(f"resuming from {folder}")
+        found = newest_checkpoint(checkpoints, restart, progress)
+        if found is None:
+            return False
+        folder, checkpoint = found
+        if checkpoint.state["key"] != self.key:
+            on_other_key(folder)
+            return False
+        self.restore(checkpoint)
+        progress.log(f"resuming from {folder}")
+        return True
+
+
+def initial_state(config: TrainConfig, shape: ModelShape, seed: int, device: torch.device, key: str = "") -> TrainState[TrainPosition]:
+    """The state before the first step of a training on text, with random weights that depend on `seed` only."""
+    model = Transformer(shape)
+    model.initialise(seed)
+    return TrainState(model.to(device), config, TrainPosition(), key)

@@ -4,6 +4,7 @@ import contextlib
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -15,49 +16,95 @@ from bulletlm.train.checkpoint import Checkpoint, save_checkpoint
 from bulletlm.train.distributed.group import SINGLE_PROCESS, ProcessGroup
 from bulletlm.train.log.diagnostics import activation_rms
 from bulletlm.train.model import IGNORE, Transformer
-from bulletlm.train.state import TrainState
+from bulletlm.train.state import TrainPosition, TrainState
 
 
 @torch.no_grad()
 def validate(model: Transformer, file: TokenFile, batch_size: int, group: ProcessGroup = SINGLE_PROCESS) -> tuple[float, int]:
-    """Sum of the next-token losses in nats over the whole file, and how many tokens they are of.
+    """Loss of the model over a whole token file. Every process of the group reads its share of the batches.
 
-    Every process of the group takes its share of the batches; all get the sum.
+    Args:
+        model: on its device.
+        file: the tokens.
+        batch_size: sequences in one forward pass.
+
+    Returns:
+        sum of the next-token losses in nats, and the number of targets; both over all processes of the group.
+
+    Raises:
+        BulletError: no token of the file counts as a target.
+        ProcessLost: another process has ended or does not answer.
     """
     nats, count, device = 0.0, 0, model.rope.device
     for tokens, targets in validation_batches(file, model.shape.max_seq_len, batch_size, group.rank, group.size):
         losses = model.loss(tokens.to(device), targets.to(device), reduction="none").cpu()
         nats += float(losses.double().sum())
         count += int((targets != IGNORE).sum())
-    nats, tokens_judged = group.sum(nats, count)
-    if not tokens_judged:
-        raise BulletError("the validation set has no token to be judged on: raise data.val_tokens")
-    return nats, int(tokens_judged)
+    nats, total = group.sum(nats, count)
+    check_target_count(int(total))
+    return nats, int(total)
+
+
+def check_target_count(count: int) -> None:
+    """Refuse a validation set without targets.
+
+    Raises:
+        BulletError: `count` is 0.
+    """
+    if not count:
+        raise BulletError("no token of the validation set counts for the loss: raise data.val_tokens")
 
 
 @dataclass(frozen=True)
 class Grid:
-    """The weights of the model file, and from which share of the run on it is they that are trained; never where None."""
+    """The rounding of the model file.
+
+    Attributes:
+        fake: rounds the weights of the model to the types of the file.
+        start: share of the steps after which the model computes with rounded weights; None if it never does.
+    """
 
     fake: FakeQuant
     start: float | None
 
     def first_step(self, total_steps: int) -> int:
-        """Steps of the run before those that train on the grid."""
+        """Number of the first step, from 0, that computes with rounded weights; `total_steps` if none does."""
         return total_steps if self.start is None else math.ceil(round(self.start * total_steps, 6))
 
 
+@dataclass(frozen=True)
+class Evaluation:
+    """What an evaluation measured.
+
+    Attributes:
+        values: for the "eval" event of metrics.jsonl; losses in nats per token, bpb in bits per byte of the text that counts.
+        best: the weights with the lower loss, "raw" or "ema".
+        loss: their loss in nats per token; with rounded weights if the run exports rounded weights.
+    """
+
+    values: dict[str, float]
+    best: str
+    loss: float
+
+
 def evaluate(
-    state: TrainState, file: TokenFile, batch_size: int, group: ProcessGroup, grid: Grid | None = None
-) -> tuple[dict[str, float], str, float]:
-    """Validate every kind of weights that could be exported.
+    state: TrainState[Any], file: TokenFile, batch_size: int, group: ProcessGroup = SINGLE_PROCESS, grid: Grid | None = None
+) -> Evaluation:
+    """Validate all weights that could be exported: raw and averaged, exact and rounded.
 
-    val/loss_bq4 is the loss of the better ones rounded to nearest, without calibration: with bits that `bullet build` writes where
-    the run trains on the grid or calibration is "none", and a little more than that of the calibrated file otherwise.
+    val/loss_bq4 is the loss of the better weights rounded to nearest, without calibration. `bullet build` writes exactly these
+    weights if the run trains with rounded weights or calibration is "none"; calibrated weights have a slightly lower loss.
 
-    Returns:
-        the values of the "eval" event of metrics.jsonl, losses in nats a token and bpb in bits a byte of the text that counts;
-        which weights, "raw" or "ema", are the better ones; and their loss, rounded if rounded ones are what the run is to export.
+    Args:
+        state: the run; unchanged afterwards.
+        file: the validation tokens.
+        batch_size: sequences in one forward pass.
+        group: the processes that share the work.
+        grid: the rounding of the model file; None if it has no BQ4 weights.
+
+    Raises:
+        BulletError: no token of the file counts as a target.
+        ProcessLost: another process has ended or does not answer.
     """
     exact: dict[str, float] = {}
     rounded: dict[str, float] = {}
@@ -70,14 +117,14 @@ def evaluate(
         losses[which] = nats / count
 
     kinds = ("raw", "ema") if state.ema else ("raw",)
-    on_grid = grid is not None and grid.start is not None
+    exports_rounded = grid is not None and grid.start is not None
     for which in kinds:
         measure(which, exact, contextlib.nullcontext())
-        if grid and on_grid:
+        if grid and exports_rounded:
             measure(which, rounded, grid.fake.applied())
-    deciding = rounded if on_grid else exact
+    deciding = rounded if exports_rounded else exact
     best = min(deciding, key=lambda which: deciding[which])
-    if grid and not on_grid:
+    if grid and not exports_rounded:
         measure(best, rounded, grid.fake.applied())
     values = {"val/loss": exact["raw"]}
     if "ema" in exact:
@@ -87,31 +134,40 @@ def evaluate(
     values["val/bpb"] = deciding[best] * count / math.log(2) / max(1, file.info.get("learned_bytes", file.info["bytes"]))
     tokens, _ = next(validation_batches(file, state.model.shape.max_seq_len, batch_size))
     values["activation_rms"] = activation_rms(state.model, tokens.to(state.model.rope.device))
-    return values, best, deciding[best]
+    return Evaluation(values, best, deciding[best])
 
 
-def keep_best(state: TrainState, loss: float, weights: str, tokens_seen: int, checkpoints: Path | None, grid: Grid | None = None) -> bool:
-    """Note this evaluation in the position; where it is the best so far, write its weights to `checkpoints`/best.
+def keep_best(
+    state: TrainState[TrainPosition], found: Evaluation, tokens_seen: int, checkpoints: Path | None, grid: Grid | None = None
+) -> bool:
+    """Record an evaluation in the position. If it is the best so far, write its weights to `checkpoints`/best.
 
-    A run that trains on the grid keeps them rounded: what they were before rounding is of no use to anybody but its optimiser.
+    A run that trains with rounded weights keeps them rounded, because the exact weights are only of use to its optimizer.
 
     Args:
-        checkpoints: None where another process writes.
+        state: the run that was evaluated.
+        found: the evaluation.
+        tokens_seen: training tokens so far.
+        checkpoints: folder with the checkpoints; None if another process writes.
+        grid: the rounding of the model file; None if it has no BQ4 weights.
 
     Returns:
-        whether it is the best.
+        whether it is the best so far.
+
+    Raises:
+        BulletError: the disk is full or not writable.
     """
     position = state.position
     position.evaluated_step = position.step
-    if position.best_loss is not None and loss >= position.best_loss:
+    if position.best_loss is not None and found.loss >= position.best_loss:
         position.worse_in_a_row += 1
         return False
-    position.best_loss, position.best_step, position.best_weights = loss, position.step, weights
+    position.best_loss, position.best_step, position.best_weights = found.loss, position.step, found.best
     position.worse_in_a_row = 0
     if checkpoints is None:
         return True
-    facts = {"key": state.key, "step": position.step, "val_loss": loss, "weights": weights, "tokens_seen": tokens_seen}
-    tensors = state.weights(weights)
+    facts = {"key": state.key, "step": position.step, "val_loss": found.loss, "weights": found.best, "tokens_seen": tokens_seen}
+    tensors = state.weights(found.best)
     if grid and grid.start is not None:
         facts["qat_start"] = grid.start
         tensors = grid.fake.rounded(tensors)

@@ -45,6 +45,10 @@ class Compute:
     description: str
     device: torch.device = CPU
 
+    def pass_size(self, sequences: int) -> int:
+        """Sequences in one pass: the largest divisor of `sequences` up to `micro_batch`, so that all passes have the same size."""
+        return max(n for n in range(1, self.micro_batch + 1) if sequences % n == 0)
+
 
 def pick_device(wanted: Literal["auto", "cpu", "cuda", "mps"]) -> torch.device:
     """The device of a run: with "auto" a GPU that torch calls cuda, else Apple's mps, else the processor.

@@ -12,57 +12,24 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
-from bulletlm.config.schema import TrainConfig
 from bulletlm.errors import BulletError, Interrupted
 from bulletlm.progress import Progress, SilentProgress
-from bulletlm.shape import ModelShape
 from bulletlm.train.distributed.group import SINGLE_PROCESS, STEP_TIMEOUT, ProcessGroup, ProcessLost, check_shard, join
 from bulletlm.train.log.samples import SamplePrompts
-from bulletlm.train.loop import TrainResult, train
+from bulletlm.train.schedule import sequences_per_step
+from bulletlm.train.training import TrainJob, TrainResult, train
 
 _LOST = 3
 """Exit code of a worker that ends because another one has ended."""
 
 
-@dataclass(frozen=True)
-class Task:
-    """What `train` is to be called with."""
-
-    config: TrainConfig
-    shape: ModelShape
-    seed: int
-    tokens_dir: Path
-    run_dir: Path
-    key: str
-    types: dict[str, str] | None = None
-    qat_start: float | None = None
-
-    def to_json(self) -> dict[str, Any]:
-        """As JSON values."""
-        paths = {"tokens_dir": str(self.tokens_dir.resolve()), "run_dir": str(self.run_dir.resolve())}
-        plain = {"seed": self.seed, "key": self.key, "types": self.types, "qat_start": self.qat_start}
-        return {"config": self.config.model_dump(mode="json"), "shape": self.shape.to_dict(), **plain, **paths}
-
-    @classmethod
-    def from_json(cls, values: dict[str, Any]) -> "Task":
-        """From what `to_json` gave."""
-        config, shape = TrainConfig(**values["config"]), ModelShape(**values["shape"])
-        folders = Path(values["tokens_dir"]), Path(values["run_dir"])
-        return cls(config, shape, values["seed"], *folders, values["key"], values["types"], values["qat_start"])
-
-    def run(self, group: ProcessGroup, progress: Progress, samples: SamplePrompts | None = None) -> TrainResult:
-        """Train, in this process."""
-        work = self.tokens_dir, self.run_dir, self.key, progress, group
-        return train(self.config, self.shape, self.seed, *work, self.types, self.qat_start, samples)
-
-
-def run_main(task: Task, group: ProcessGroup | None, workers: int, progress: Progress, samples: SamplePrompts | None = None) -> TrainResult:
+def run_main(
+    job: TrainJob, group: ProcessGroup | None, workers: int, progress: Progress, samples: SamplePrompts | None = None
+) -> TrainResult:
     """Train as the first process of `group`, or of as many `workers` as are started here for it.
 
     Raises:
@@ -70,11 +37,11 @@ def run_main(task: Task, group: ProcessGroup | None, workers: int, progress: Pro
         ProcessLost: another process has ended.
         BulletError, Interrupted: as `train`.
     """
-    sequences = task.config.batch_size_per_device * task.config.gradient_accumulation_steps
+    sequences = sequences_per_step(job.config)
     with contextlib.nullcontext(group) if group else local_group(workers, sequences) as whole:
         whole.shard(sequences)
-        whole.broadcast_object(task.to_json(), patient=True)
-        return task.run(whole, progress, samples)
+        whole.broadcast_object(job.to_json(), patient=True)
+        return train(job, progress, whole, samples)
 
 
 def run_worker(group: ProcessGroup) -> None:
@@ -84,11 +51,11 @@ def run_worker(group: ProcessGroup) -> None:
         BulletError: as `train`; the message begins with the number of this process.
         Interrupted: the group agreed to stop.
     """
-    task = group.broadcast_object(patient=True)
-    if task is None:
+    job = group.broadcast_object(patient=True)
+    if job is None:
         return
     try:
-        Task.from_json(task).run(group, SilentProgress())
+        train(TrainJob.from_json(job), SilentProgress(), group)
     except (Interrupted, ProcessLost):
         raise
     except BulletError as error:

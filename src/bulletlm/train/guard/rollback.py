@@ -16,7 +16,7 @@ from bulletlm.config.schema import TrainConfig
 from bulletlm.errors import BulletError
 from bulletlm.progress import Progress
 from bulletlm.train.checkpoint import Checkpoint, list_checkpoints, load_checkpoint
-from bulletlm.train.state import TrainState
+from bulletlm.train.state import TrainPosition, TrainState
 
 LR_BACKOFF = (1.0, 0.6, 0.2)
 """Factors of the learning rate, one further down at each rollback: 5e-4, 3e-4, 1e-4."""
@@ -35,6 +35,19 @@ ROLLBACK_MARGIN_STEPS = 10
 
 ROLLBACK_HELPED_AFTER_STEPS = 500
 """Steps without trouble after which the last rollback counts as having helped."""
+
+
+class Diverged(Exception):
+    """Training went wrong in this step. The loop catches it and recovers.
+
+    Attributes:
+        problem: what is wrong, in words.
+        in_weights: whether the weights are known to be damaged already.
+    """
+
+    def __init__(self, problem: str, in_weights: bool = False) -> None:
+        super().__init__(problem)
+        self.problem, self.in_weights = problem, in_weights
 
 
 def find_trouble(loss: float, norm: float, recent: Sequence[float], threshold: float, vocab_size: int) -> str | None:
@@ -70,15 +83,12 @@ def last_good_step(step: int, eval_every: int) -> int:
     return max(0, (step - ROLLBACK_MARGIN_STEPS) // eval_every * eval_every)
 
 
-def prune_checkpoints(checkpoints: Path, keep: int, step: int, eval_every: int) -> None:
-    """Remove all but the `keep` newest checkpoints and those to which trouble from `step` on may lead back."""
-    good = last_good_step(step, eval_every)
-    for old, folder in list_checkpoints(checkpoints)[:-keep]:
-        if old < good or old % eval_every:
-            shutil.rmtree(folder)
+def may_roll_back_to(candidate: int, step: int, eval_every: int) -> bool:
+    """Whether a problem at `step` or later may lead back to the checkpoint of step `candidate`."""
+    return candidate >= last_good_step(step, eval_every) and candidate % eval_every == 0
 
 
-def roll_back(state: TrainState, checkpoints: Path, problem: str, learnt: bool, config: TrainConfig, progress: Progress) -> None:
+def roll_back(state: TrainState[TrainPosition], checkpoints: Path, trouble: Diverged, config: TrainConfig, progress: Progress) -> None:
     """Bring `state` back to the last good step, without the batch that did it and one backoff_level down the ladder; saves that.
 
     What happened is kept in the position.
@@ -93,9 +103,9 @@ def roll_back(state: TrainState, checkpoints: Path, problem: str, learnt: bool, 
     backoff_level = now.backoff_level + 1
     if backoff_level == len(LR_BACKOFF):
         if now.step - now.rollbacks[-1]["from_step"] <= ROLLBACK_HELPED_AFTER_STEPS:
-            raise _hopeless(state, problem, config)
+            raise _hopeless(state, trouble.problem, config)
         backoff_level -= 1
-    skipped = now.batch(back=int(learnt and now.step > 0))
+    skipped = now.batch(back=int(trouble.in_weights and now.step > 0))
     state.restore(_load_good(checkpoints, last_good_step(now.step, config.eval_every_steps), config.eval_every_steps, progress))
     then = state.position
     event = {
@@ -103,7 +113,7 @@ def roll_back(state: TrainState, checkpoints: Path, problem: str, learnt: bool, 
         "to_step": then.step,
         "skipped_batch": skipped,
         "rate_factor": LR_BACKOFF[backoff_level],
-        "reason": problem,
+        "reason": trouble.problem,
     }
     then.backoff_level, then.skipped, then.rollbacks = backoff_level, sorted([*now.skipped, skipped]), [*now.rollbacks, event]
     # Best weights that were found on the way are on disk and remain the best.
@@ -114,7 +124,7 @@ def roll_back(state: TrainState, checkpoints: Path, problem: str, learnt: bool, 
             shutil.rmtree(folder)
     factor = LR_BACKOFF[backoff_level]
     progress.log(
-        f"step {now.step:,}: {problem}; back to step {then.step:,} without batch {skipped:,}, learning rate x {factor:g} "
+        f"step {now.step:,}: {trouble.problem}; back to step {then.step:,} without batch {skipped:,}, learning rate x {factor:g} "
         f"(peak {config.learning_rate * factor:.2g})"
     )
 
@@ -131,7 +141,7 @@ def _load_good(checkpoints: Path, step: int, eval_every: int, progress: Progress
     raise BulletError(f"{checkpoints} holds no whole checkpoint to go back to: train anew with --restart")
 
 
-def _hopeless(state: TrainState, problem: str, config: TrainConfig) -> BulletError:
+def _hopeless(state: TrainState[TrainPosition], problem: str, config: TrainConfig) -> BulletError:
     at = state.position
     kept = f"; the best weights so far, of step {at.best_step:,}, are kept" if at.best_loss is not None else ""
     return BulletError(

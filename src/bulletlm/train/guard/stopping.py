@@ -82,7 +82,7 @@ def reason_to_wait(battery: Any, temperatures: Mapping[str, Sequence[Any]], belo
     return None
 
 
-class Waiting:
+class Pause:
     """Looks at battery and sensors now and then, and pauses."""
 
     def __init__(self, config: TrainConfig) -> None:
@@ -100,7 +100,7 @@ class Waiting:
             self._next = time.monotonic() + SENSOR_INTERVAL_SECONDS
         return self._reason
 
-    def pause(self, wish: bool, save: Callable[[], None], progress: Progress) -> bool:
+    def wait(self, wish: bool, save: Callable[[], None], progress: Progress) -> bool:
         """Sleep for a second if `wish`, which may be another process's; saved is before the first time. Returns `wish`."""
         if wish != self._paused:
             self._paused = wish

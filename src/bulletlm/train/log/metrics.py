@@ -10,7 +10,7 @@ from typing import Any, TextIO
 from bulletlm.errors import BulletError
 from bulletlm.files import write_text
 from bulletlm.train.log.trackers import Tracker
-from bulletlm.train.state import Position
+from bulletlm.train.state import TrainPosition
 
 CLOCK = ("seconds", "tokens_per_s", "memory_mb")
 """Values that depend on the machine; all others of a run are reproducible."""
@@ -28,7 +28,7 @@ class MetricsLog:
         trackers: others who are told the numbers.
     """
 
-    def __init__(self, path: Path | None, position: Position, trackers: Sequence[Tracker] = ()) -> None:
+    def __init__(self, path: Path | None, position: TrainPosition, trackers: Sequence[Tracker] = ()) -> None:
         self._trackers = trackers
         if path is None:
             self._file: TextIO = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - open for the whole run
@@ -37,12 +37,12 @@ class MetricsLog:
         self._path = path
         self._file = self._rewound(position)
 
-    def rewind(self, position: Position) -> None:
+    def rewind(self, position: TrainPosition) -> None:
         """Drop what was written after `position`, and write the rollbacks that are not there yet."""
         self._file.close()
         self._file = self._rewound(position)
 
-    def _rewound(self, position: Position) -> TextIO:
+    def _rewound(self, position: TrainPosition) -> TextIO:
         last = {"train": position.step, "eval": position.evaluated_step, "sample": position.evaluated_step}
         rollbacks = [_line("rollback", event["to_step"], event) for event in position.rollbacks]
         events = [(line, json.loads(line)) for line in _complete_lines(self._path)]

@@ -1,0 +1,283 @@
+"""Training on text: what the loop needs besides the steps, which are evaluation, rollback, metrics and samples."""
+
+import contextlib
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from bulletlm.config.schema import TrainConfig
+from bulletlm.data.tokens import TokenFile, open_tokens
+from bulletlm.errors import BulletError
+from bulletlm.progress import Progress
+from bulletlm.quant.fake_quant import FakeQuant
+from bulletlm.shape import ModelShape
+from bulletlm.train.backend.autotune import choose_compute
+from bulletlm.train.backend.compute import denormals_are_zero, pick_device
+from bulletlm.train.batches import TrainingWindows
+from bulletlm.train.checkpoint import list_checkpoints
+from bulletlm.train.distributed.group import SINGLE_PROCESS, ProcessGroup
+from bulletlm.train.guard.rollback import LOSS_HISTORY_STEPS, LR_BACKOFF, Diverged, find_trouble, may_roll_back_to, roll_back
+from bulletlm.train.guard.stopping import be_nice
+from bulletlm.train.log.diagnostics import memory_mb
+from bulletlm.train.log.metrics import MetricsLog
+from bulletlm.train.log.samples import SamplePrompts, answers
+from bulletlm.train.log.trackers import open_trackers
+from bulletlm.train.loop import Run, StepResult, run_steps
+from bulletlm.train.schedule import count_steps, learning_rate, sequences_per_step, warmup_length
+from bulletlm.train.state import TrainPosition, initial_state
+from bulletlm.train.step import clear_gradients
+from bulletlm.train.validation import Grid, evaluate, keep_best
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainJob:
+    """What is trained, on which text, and where the files are.
+
+    Attributes:
+        config: settings of the training.
+        shape: shape of the model.
+        seed: decides the initial weights and the order of the text.
+        tokens_dir: folder with train.bin, val.bin and index.json.
+        run_dir: run folder; receives checkpoints/ and metrics.jsonl.
+        key: fingerprint of everything that decides the result. A checkpoint with another key is refused.
+        types: type of every tensor in the model file. If BQ4 is among them, evaluations log the loss in those types as val/loss_bq4.
+        qat_start: share of the steps after which the model computes with weights rounded to `types`. The weights that are best
+            when rounded are then kept, rounded. None: the whole run computes with exact weights.
+    """
+
+    config: TrainConfig
+    shape: ModelShape
+    seed: int
+    tokens_dir: Path
+    run_dir: Path
+    key: str
+    types: Mapping[str, str] | None = None
+    qat_start: float | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """The job as JSON values, with absolute paths."""
+        paths = {"tokens_dir": str(self.tokens_dir.resolve()), "run_dir": str(self.run_dir.resolve())}
+        types = None if self.types is None else dict(self.types)
+        plain = {"seed": self.seed, "key": self.key, "types": types, "qat_start": self.qat_start}
+        return {"config": self.config.model_dump(mode="json"), "shape": self.shape.to_dict(), **plain, **paths}
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Self:
+        """The job from what `to_json` returned."""
+        paths = {name: Path(values[name]) for name in ("tokens_dir", "run_dir")}
+        return cls(**{**values, "config": TrainConfig(**values["config"]), "shape": ModelShape(**values["shape"]), **paths})
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a finished run left in checkpoints/best of the run folder.
+
+    Attributes:
+        steps: optimizer steps of the run.
+        best_step: step of the best weights.
+        best_loss: their validation loss in nats per token.
+        best_weights: which weights they are, "raw" or "ema".
+        tokens_seen: training tokens of all steps.
+        stopped_early: whether train.patience_early_stop ended the run.
+    """
+
+    steps: int
+    best_step: int
+    best_loss: float
+    best_weights: str
+    tokens_seen: int
+    stopped_early: bool
+
+
+@denormals_are_zero()
+def train(job: TrainJob, progress: Progress, group: ProcessGroup = SINGLE_PROCESS, samples: SamplePrompts | None = None) -> TrainResult:
+    """Train to the end of the schedule, from the newest checkpoint if the run folder has any.
+
+    Args:
+        job: what is trained.
+        progress: shows bar and messages.
+        group: the processes that share every step. Each of them calls this function; only the main process writes files.
+        samples: prompts that are answered at every evaluation.
+
+    Raises:
+        Interrupted: SIGINT, SIGTERM, a file `stop` in the run folder or a nearly full disk; a checkpoint was written first.
+        BulletError: the data does not fit the model, training keeps diverging, or the disk is full.
+    """
+    config, shape, checkpoints = job.config, job.shape, job.run_dir / "checkpoints"
+    train_tokens, val_tokens = open_tokens(job.tokens_dir, "train"), open_tokens(job.tokens_dir, "val")
+    windows = TrainingWindows(train_tokens, shape.max_seq_len, job.seed)
+    total_steps, reason = count_steps(config, windows.count)
+    tokens_per_step = sequences_per_step(config) * shape.max_seq_len
+
+    be_nice(config.nice)
+    state = initial_state(config, shape, job.seed, pick_device(config.device), job.key)
+    if group.is_main:
+        state.resume(checkpoints, "train again with --restart", _refuse, progress)
+    state.copy_from_main(group)
+    compute = choose_compute(config, state.model, tokens_per_step * total_steps, checkpoints, progress, group)
+    progress.log(
+        f"{shape.n_parameters / 1e6:.2f}M parameters, {len(train_tokens.tokens):,} training tokens, {reason}, "
+        f"{tokens_per_step:,} tokens a step, {compute.description}{group.description}"
+    )
+    if (warmup := warmup_length(config, total_steps)) < config.warmup_steps:
+        progress.log(f"warm-up shortened from {config.warmup_steps:,} to {warmup:,} steps, a fifth of this run")
+
+    trackers = open_trackers(config.track, job.run_dir) if group.is_main else []
+    metrics = MetricsLog(job.run_dir / "metrics.jsonl" if group.is_main else None, state.position, trackers)
+    with contextlib.closing(metrics):
+        run = TextTraining(
+            config=config,
+            total_steps=total_steps,
+            run_dir=job.run_dir,
+            checkpoints=checkpoints,
+            state=state,
+            backend=compute,
+            windows=windows,
+            progress=progress,
+            group=group,
+            val_tokens=val_tokens,
+            tokens_per_step=tokens_per_step,
+            metrics=metrics,
+            grid=Grid(FakeQuant(state.model, job.types), job.qat_start) if job.types and "BQ4" in job.types.values() else None,
+            samples=samples,
+        )
+        run_steps(run)
+    return run.result()
+
+
+def _refuse(folder: Path) -> None:
+    raise BulletError(f"{folder} was trained with other settings or data: choose another --name, or train again with --restart")
+
+
+@dataclass(kw_only=True)
+class TextTraining(Run[TrainPosition]):
+    """A training on text.
+
+    Attributes:
+        val_tokens: the validation text.
+        tokens_per_step: training tokens in one effective batch.
+        metrics: receives every event.
+        grid: rounds the weights to the types of the model file; None if that has no BQ4 weights.
+        samples: prompts that are answered at every evaluation.
+        note: the last evaluation, in words.
+        timed_steps: steps of this process, which took `seconds`.
+        stopped_early: whether train.patience_early_stop ended the run.
+    """
+
+    val_tokens: TokenFile
+    tokens_per_step: int
+    metrics: MetricsLog
+    grid: Grid | None
+    samples: SamplePrompts | None
+    note: str = ""
+    timed_steps: int = 0
+    seconds: float = 0.0
+    stopped_early: bool = False
+
+    title = "Training"
+
+    def begin(self) -> str:
+        """Write a first checkpoint, to which a rollback can return."""
+        if not list_checkpoints(self.checkpoints):
+            self.save()
+        return ""
+
+    def evaluate(self) -> bool:
+        """Validate every train.eval_every_steps steps and after the last one; end the run early when that stops improving."""
+        position, config = self.state.position, self.config
+        at_end = position.step >= self.total_steps
+        due = at_end or (position.step > 0 and position.step % config.eval_every_steps == 0)
+        if due and position.evaluated_step != position.step:
+            self.save()
+            self._validate()
+        self.stopped_early = bool(config.patience_early_stop) and position.worse_in_a_row >= config.patience_early_stop
+        if not (at_end or self.stopped_early):
+            return False
+        self.metrics.write("end", position.step, reason="early stop" if self.stopped_early else "end of schedule")
+        self.save()
+        return True
+
+    def _validate(self) -> None:
+        state, step = self.state, self.state.position.step
+        found = evaluate(state, self.val_tokens, self.config.batch_size_per_device, self.group, self.grid)
+        values = found.values
+        if not all(map(math.isfinite, values.values())):
+            raise Diverged("the validation loss is no longer a number", in_weights=True)
+        better = keep_best(state, found, step * self.tokens_per_step, self.checkpoints if self.group.is_main else None, self.grid)
+        self.metrics.write("eval", step, **values, best=better, memory_mb=memory_mb())
+        for prompt, answer in answers(state.weights(found.best), state.model.shape, self.samples) if self.samples else ():
+            self.metrics.write("sample", step, prompt=prompt, answer=answer)
+            self.progress.log(f"  step {step:,}: {prompt} -> {answer}")
+        self.note = f"val {found.loss:.3f}  {values['val/bpb']:.3f} bits/byte"
+        if "val/loss_bq4" in values:
+            self.note = f"4-bit {values['val/loss_bq4']:.3f}  {self.note}"
+
+    def _learning_rate(self, step: int) -> float:
+        return learning_rate(self.config, step, self.total_steps) * LR_BACKOFF[self.state.position.backoff_level]
+
+    def learning_rate_share(self) -> float:
+        """The schedule, lowered after rollbacks."""
+        return self._learning_rate(self.state.position.step) / self.config.learning_rate
+
+    def step_weights(self) -> contextlib.AbstractContextManager[None]:
+        """The weights of the model; from qat.start on rounded to the types of the model file."""
+        state, grid = self.state, self.grid
+        first = grid.first_step(self.total_steps) if grid else self.total_steps
+        rounded = grid is not None and state.position.step >= first
+        if state.ema:
+            # The average restarts with the rounding: a slow one would keep weights that were trained without it for thousands of steps.
+            state.ema.start = first if rounded else 0
+            if state.position.step == state.ema.start:
+                state.ema.restart(state.model)
+        return grid.fake.applied() if grid and rounded else contextlib.nullcontext()
+
+    def find_trouble(self, loss: float, grad_norm: float) -> str | None:
+        """NaN, infinity, or a jump of the loss."""
+        recent = self.state.position.recent_losses
+        return find_trouble(loss, grad_norm, recent, self.config.spike_threshold, self.state.model.shape.vocab_size)
+
+    def recover(self, trouble: Diverged) -> None:
+        """Return to the last good checkpoint in every process of the group."""
+        clear_gradients(self.state)
+        in_weights = self.group.sum(trouble.in_weights or not self.state.is_finite())[0] > 0
+        if self.group.is_main:
+            roll_back(self.state, self.checkpoints, Diverged(trouble.problem, in_weights), self.config, self.progress)
+            self.metrics.rewind(self.state.position)
+        self.state.copy_from_main(self.group)
+
+    def record(self, result: StepResult) -> str:
+        """Write the event of the step that was just completed."""
+        position, loss = self.state.position, result.loss
+        position.recent_losses = [*position.recent_losses, loss][-LOSS_HISTORY_STEPS:]
+        self.timed_steps, self.seconds = self.timed_steps + 1, self.seconds + result.seconds
+        rate = self._learning_rate(position.step - 1)
+        values = {"train/loss": loss, "lr": rate, "grad_norm": result.grad_norm}
+        if result.update_ratio is not None:
+            values["update_ratio"] = result.update_ratio
+        speed = {"tokens_per_s": round(self.tokens_per_step / result.seconds, 1), "seconds": round(self.seconds, 3)}
+        self.metrics.write("train", position.step, tokens=position.step * self.tokens_per_step, **values, **speed)
+        tokens_per_s = self.timed_steps * self.tokens_per_step / self.seconds
+        return f"loss {loss:.3f}  {self.note}  lr {rate:.1e}  {tokens_per_s:,.0f} tokens/s  {memory_mb():,.0f} MB"
+
+    def keeps(self, step: int) -> bool:
+        """Whether a rollback may return to the checkpoint of `step`."""
+        return may_roll_back_to(step, self.state.position.step, self.config.eval_every_steps)
+
+    def flush(self) -> None:
+        """Write the metrics to disk."""
+        self.metrics.sync()
+
+    def result(self) -> TrainResult:
+        """The result, after the last step."""
+        position = self.state.position
+        assert position.best_loss is not None
+        return TrainResult(
+            steps=position.step,
+            best_step=position.best_step,
+            best_loss=position.best_loss,
+            best_weights=position.best_weights,
+            tokens_seen=position.step * self.tokens_per_step,
+            stopped_early=self.stopped_early,
+        )
