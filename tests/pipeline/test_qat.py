@@ -97,6 +97,7 @@ def sharp(micro_run: Path) -> Callable[..., Distilled]:
         start = quantize(shape, tensors, QuantizeOptions(types=types, method=method, windows=windows), SilentProgress()).tensors
         config = QatConfig(steps=steps, tokens_per_step=512, learning_rate_share=0.03)
         train = TrainConfig(learning_rate=1e-2, batch_size_per_device=8, threads=threads, precision="fp32", compile="off")
+        folder.mkdir(exist_ok=True)
         job = DistilJob(
             shape=shape,
             teacher=tensors,

@@ -73,7 +73,7 @@ class DistilJob:
         seed: decides the order of the text.
         text: training tokens.
         held_out: tokens on which the KL is measured.
-        run_dir: run folder, in which a file `stop` ends the work.
+        run_dir: run folder, which exists; a file `stop` in it ends the work.
         checkpoints: folder for the checkpoints. Those that have the same `key` are continued, others are deleted.
         key: fingerprint of everything that decides the result.
     """
