@@ -78,9 +78,7 @@ class TrainPosition:
 
     def to_json(self) -> dict[str, Any]:
         """The entries of state.json, as JSON values."""
-        values = asdict(self)
-        values["rung"] = values.pop("backoff_level")
-        return {"position": values}
+        return {"position": {"rung" if name == "backoff_level" else name: value for name, value in asdict(self).items()}}
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Self:
