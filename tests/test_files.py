@@ -14,7 +14,17 @@ import pytest
 
 from bulletlm import files
 from bulletlm.errors import BulletError
-from bulletlm.files import atomic_file, atomic_folder, open_regular, read_json, read_regular, sha256_of_file, sha256_of_json, write_json
+from bulletlm.files import (
+    atomic_file,
+    atomic_folder,
+    open_regular,
+    read_json,
+    read_regular,
+    remove_owned,
+    sha256_of_file,
+    sha256_of_json,
+    write_json,
+)
 
 
 def test_file_appears_whole(tmp_path: Path) -> None:
@@ -40,7 +50,7 @@ def test_full_disk_is_one_clear_line_and_keeps_the_old_folder(tmp_path: Path) ->
     folder = tmp_path / "out"
     with atomic_folder(folder) as temporary:
         (temporary / "a").write_text("old")
-    with pytest.raises(BulletError, match="No space left on device; free some space"), atomic_folder(folder) as temporary:
+    with pytest.raises(BulletError, match="No space left on device; free some space"), atomic_folder(folder, ["a"]) as temporary:
         (temporary / "a").write_text("new")
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     assert (folder / "a").read_text() == "old"
@@ -59,7 +69,7 @@ def test_really_full_disk(tmp_path: Path) -> None:
 
 def test_folder_replaces_the_old_one(tmp_path: Path) -> None:
     for content in ("old", "new"):
-        with atomic_folder(tmp_path / "out") as temporary:
+        with atomic_folder(tmp_path / "out", ["old", "new"]) as temporary:
             (temporary / content).write_text(content)
     assert os.listdir(tmp_path / "out") == ["new"]
     assert os.listdir(tmp_path) == ["out"]
@@ -69,7 +79,7 @@ def test_a_folder_beside_it_is_nobody_s_business(tmp_path: Path) -> None:
     for name in ("out", "out.old"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "a").write_text("old")
-    with atomic_folder(tmp_path / "out") as temporary:
+    with atomic_folder(tmp_path / "out", ["a"]) as temporary:
         (temporary / "a").write_text("new")
     assert (tmp_path / "out" / "a").read_text() == "new" and (tmp_path / "out.old" / "a").read_text() == "old"
     assert sorted(os.listdir(tmp_path)) == ["out", "out.old"]
@@ -85,7 +95,7 @@ def test_there_is_no_moment_without_a_folder(tmp_path: Path, monkeypatch: pytest
         pytest.skip("this file system cannot")
     assert os.listdir(tmp_path / "other") == ["old"]
     monkeypatch.setattr(os, "replace", None)
-    with atomic_folder(tmp_path / "other") as temporary:
+    with atomic_folder(tmp_path / "other", ["old"]) as temporary:
         (temporary / "new").touch()
     assert os.listdir(tmp_path / "other") == ["new"] and sorted(os.listdir(tmp_path)) == ["other", "out"]
 
@@ -101,7 +111,7 @@ def test_where_folders_cannot_change_places(tmp_path: Path, monkeypatch: pytest.
         real(source, target)
 
     monkeypatch.setattr(os, "replace", refuse)
-    with pytest.raises(BulletError, match="Input/output error"), atomic_folder(tmp_path / "out") as temporary:
+    with pytest.raises(BulletError, match="Input/output error"), atomic_folder(tmp_path / "out", ["new"]) as temporary:
         (temporary / "newer").touch()
     assert os.listdir(tmp_path / "out") == ["new"] and os.listdir(tmp_path) == ["out"]
 
@@ -189,3 +199,105 @@ def test_regular_files_are_opened_through_links_and_read_up_to_a_limit(tmp_path:
         read_regular(tmp_path / "a", 4)
     with open_regular(tmp_path / "a") as file:
         assert file.read(2) == b"12"
+
+
+FOREIGN = ("notes.txt", "texts/मराठी.txt", "texts/deep/er/a.bin", "a.npy")
+
+
+def put_foreign(folder: Path) -> None:
+    """Files of all kinds that a user could have in a folder that a run writes."""
+    for name in FOREIGN:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(name.encode())
+    (folder / "empty").mkdir()
+    (folder / "dangling").symlink_to("nowhere")
+    (folder / "linked").symlink_to(folder.parent, target_is_directory=True)
+
+
+def check_foreign(folder: Path) -> None:
+    for name in FOREIGN:
+        assert (folder / name).read_bytes() == name.encode(), name
+    assert (folder / "empty").is_dir()
+    assert (folder / "dangling").readlink() == Path("nowhere") and (folder / "linked").is_symlink()
+
+
+@pytest.mark.parametrize("exchange", [True, False])
+@pytest.mark.parametrize("links", [True, False])
+def test_other_files_of_a_replaced_folder_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exchange: bool, links: bool) -> None:
+    if not exchange:
+        monkeypatch.setattr(files, "_exchange", lambda a, b: False)
+    if not links:
+        monkeypatch.setattr(os, "link", lambda *_, **__: (_ for _ in ()).throw(OSError(errno.EPERM, "no links here")))
+    out = tmp_path / "out"
+    for content in ("old", "new"):
+        with atomic_folder(out, ["train.*", "stale"]) as temporary:
+            (temporary / "train.jsonl").write_text(content)
+            if content == "old":
+                (temporary / "stale").touch()
+        if content == "old":
+            put_foreign(out)
+    check_foreign(out)
+    assert (out / "train.jsonl").read_text() == "new" and not (out / "stale").exists()
+    assert os.listdir(tmp_path) == ["out"]
+
+
+def test_a_file_in_the_way_is_not_overwritten(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "report.json").write_text("mine")
+    with pytest.raises(BulletError, match=r"out/report.json was not written by this program"), atomic_folder(out) as temporary:
+        (temporary / "report.json").write_text("new")
+    assert (out / "report.json").read_text() == "mine" and os.listdir(tmp_path) == ["out"]
+    with pytest.raises(BulletError, match=r"report.json is a file, but a folder must be written there"), atomic_folder(out / "report.json"):
+        pass
+    assert (out / "report.json").read_text() == "mine"
+
+
+def test_a_linked_folder_stays_linked(tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "out").symlink_to("disk", target_is_directory=True)
+    with atomic_folder(tmp_path / "out") as temporary:
+        (temporary / "a").touch()
+    assert (tmp_path / "out").is_symlink() and os.listdir(tmp_path / "disk") == ["a"]
+
+
+KILLED_AFTER_THE_EXCHANGE = """
+import os, signal, sys
+from pathlib import Path
+from bulletlm import files
+real = files._exchange
+def exchange(a, b):
+    done = real(a, b)
+    os.kill(os.getpid(), signal.SIGKILL)
+files._exchange = exchange
+with files.atomic_folder(Path(sys.argv[1]), ["a"]) as temporary:
+    (temporary / "a").write_text("new")
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="folders can only be exchanged on Linux")
+def test_a_kill_after_the_exchange_loses_no_other_file(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with atomic_folder(out) as temporary:
+        (temporary / "a").write_text("old")
+    put_foreign(out)
+    subprocess.run([sys.executable, "-c", KILLED_AFTER_THE_EXCHANGE, str(out)], check=False)
+    check_foreign(out)
+    with atomic_folder(out, ["a"]) as temporary:
+        (temporary / "a").write_text("newer")
+    check_foreign(out)
+    assert (out / "a").read_text() == "newer" and os.listdir(tmp_path) == ["out"]
+
+
+def test_only_owned_files_are_removed(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    for name in ("step-1/model.bin", "step-1/state.json", "step-2/model.bin"):
+        (out / name).parent.mkdir(parents=True, exist_ok=True)
+        (out / name).touch()
+    owned = ["step-*/model.bin", "step-*/state.json"]
+    (out / "step-2" / "mine.txt").touch()
+    assert remove_owned(out, owned) == ["step-2/mine.txt"]
+    assert sorted(path.relative_to(out).as_posix() for path in out.rglob("*")) == ["step-2", "step-2/mine.txt"]
+    (out / "step-2" / "mine.txt").unlink()
+    assert remove_owned(tmp_path / "missing", owned) == []

@@ -8,12 +8,14 @@ import os
 import shutil
 import stat
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from fnmatch import fnmatchcase
 from io import BufferedReader
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from bulletlm.errors import BulletError
+from bulletlm.terminal import printable
 
 _TEMPORARY = ".partial"
 
@@ -93,38 +95,109 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
 
 
 @contextlib.contextmanager
-def atomic_folder(path: Path) -> Iterator[Path]:
+def atomic_folder(path: Path, owned: Collection[str] = ()) -> Iterator[Path]:
     """Yield an empty temporary folder that replaces `path` once every file in it is on disk.
 
-    On Linux the two change places in one step, on most file systems. Elsewhere it takes two renames; should the program be killed
-    between these, the next call for the same `path` begins by moving the older folder back.
+    Files of an older folder at `path` are only removed if their name is in `owned`; all others stay in the folder, at every moment.
+    Where folders can be exchanged in one step (most file systems on Linux), that is done. Elsewhere it takes two renames; if the
+    program is killed between them, the next call for the same `path` begins by moving the older folder back.
+
+    Args:
+        path: the folder; a symbolic link to a folder stays, and the folder that it points to is replaced.
+        owned: names of the files that this program writes into the folder, as `fnmatch` patterns of paths relative to it.
 
     Raises:
-        BulletError: the disk is full or the folder is not writable.
+        BulletError: the disk is full or the folder is not writable; or a file that is not in `owned` has the name of a new file.
     """
     path = Path(path)
+    if path.is_symlink():
+        path = path.resolve()
     partial = path.with_name(path.name + _TEMPORARY)
     replaced = path.with_name(path.name + ".replaced" + _TEMPORARY)
     try:
         if replaced.exists() and not path.exists():
             os.replace(replaced, path)
+        if path.exists() and not path.is_dir():
+            raise BulletError(f"{path} is a file, but a folder must be written there: move it to another place, then run again")
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         yield partial
         for file in sorted(partial.rglob("*")):
             if file.is_file():
                 _sync(file)
+        if path.exists():
+            _carry_over(path, partial, owned)
         _sync_folder(partial)
         if not path.exists():
             os.replace(partial, path)
-        elif not _exchange(partial, path):
+        elif _exchange(partial, path):
+            _carry_over(partial, path, owned, again=True)  # what was added to the older folder in the meantime
+        else:
             _replace_in_two_steps(partial, path, replaced)
+            _carry_over(replaced, path, owned, again=True)
         _sync_folder(path.parent)
         shutil.rmtree(replaced, ignore_errors=True)
     except OSError as error:
         raise BulletError(_explain(error, path)) from error
     finally:
-        shutil.rmtree(partial, ignore_errors=True)  # the older folder, where they have changed places
+        shutil.rmtree(partial, ignore_errors=True)  # after an exchange, this is the older folder
+
+
+def _carry_over(old: Path, new: Path, owned: Collection[str], again: bool = False) -> None:
+    """Add to `new` every file and folder of `old` that is not in `owned`, as hard links, or as copies where links are not possible.
+
+    Raises:
+        BulletError: `new` already has a file of that name, unless this is done `again` to find what was added since the first time.
+    """
+    for source, name in foreign_files(old, owned):
+        target = new / name
+        if source.is_dir() and not source.is_symlink():
+            target.mkdir(parents=True, exist_ok=True)
+            continue
+        if target.exists() or target.is_symlink():
+            if again:
+                continue
+            raise BulletError(f"{old / name} was not written by this program and has the name of a file that must be written: move it away")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            os.link(source, target, follow_symlinks=False)
+        except (OSError, NotImplementedError):
+            shutil.copy2(source, target, follow_symlinks=False)
+
+
+def foreign_files(folder: Path, owned: Collection[str]) -> list[tuple[Path, str]]:
+    """Files and empty folders in `folder` that are not in `owned` (`fnmatch` patterns): their paths, and names relative to it."""
+    found: list[tuple[Path, str]] = []
+    for parent, folders, names in os.walk(folder, onerror=_raise):
+        relative = Path(parent).relative_to(folder)
+        links = [name for name in folders if (Path(parent) / name).is_symlink()]
+        for name in sorted([*names, *links]):
+            inside = (relative / name).as_posix()
+            if not any(fnmatchcase(inside, pattern) for pattern in owned):
+                found.append((Path(parent) / name, inside))
+        if not folders and not names and relative != Path():
+            found.append((Path(parent), relative.as_posix()))
+    return found
+
+
+def _raise(error: OSError) -> None:
+    raise error
+
+
+def remove_owned(folder: Path, owned: Collection[str]) -> list[str]:
+    """Remove the files of `folder` that are in `owned`, then every folder that is empty; returns the names of the files that stay."""
+    if not folder.exists():
+        return []
+    for parent, folders, names in os.walk(folder, topdown=False, onerror=_raise):
+        for name in names:
+            path = Path(parent) / name
+            inside = path.relative_to(folder).as_posix()
+            if any(fnmatchcase(inside, pattern) for pattern in owned):
+                path.unlink()
+        emptied = bool(names or folders) or Path(parent) == folder
+        if emptied and not os.listdir(parent):
+            Path(parent).rmdir()
+    return [name for _, name in foreign_files(folder, ())] if folder.exists() else []
 
 
 def _exchange(a: Path, b: Path) -> bool:
@@ -208,4 +281,9 @@ def _sync_folder(path: Path) -> None:
 
 def _explain(error: OSError, path: Path) -> str:
     reason = error.strerror or str(error)
-    return f"cannot write {path}: {reason}; free some space or choose another folder, then run again"
+    source = error.filename
+    if isinstance(source, (str, bytes, os.PathLike)) and not str(os.fsdecode(source)).startswith(str(path)):
+        return f"{printable(os.fsdecode(source))}: {reason}"  # a file that is read while this one is written
+    if error.errno in (errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", None)):
+        return f"cannot write {path}: {reason}; free some space or choose another folder, then run again"
+    return f"cannot write {path}: {reason}; check the permissions of the folder or choose another one, then run again"
