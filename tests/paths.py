@@ -6,3 +6,4 @@ ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 SAMPLE_CORPUS = ROOT / "src" / "bulletlm" / "data" / "sample"
 SHARED_DATA = ROOT.parent / "shared" / "data"
+CASES = ROOT.parent / "shared" / "cases"

@@ -15,9 +15,10 @@ import numpy as np
 import pytest
 
 from bulletlm.config.schema import DataConfig
-from bulletlm.data import clean_corpus, reading
+from bulletlm.data import clean_corpus
 from bulletlm.data import prepare as prepare_module
 from bulletlm.data.prepare import prepare_data
+from bulletlm.data.readers import lines
 from bulletlm.errors import DataError
 from bulletlm.progress import SilentProgress
 from bulletlm.text.documents import Document, read_documents, texts_of
@@ -136,7 +137,7 @@ def test_every_fault_of_the_corpus_is_found(run: tuple[Path, dict[str, Any]]) ->
         "invalid_utf8": 1,
         "not_json": 1,
         "prompt_without_response": 1,
-        "not_two_columns": 1,
+        "wrong_number_of_columns": 1,
         "broken_unicode": 1,
         "too_short": 1,
         "no_letters": 1,
@@ -318,14 +319,14 @@ def test_any_number_of_processes_gives_the_same_bytes(corpus: Path, tmp_path: Pa
     folder = tmp_path / "corpus"
     shutil.copytree(corpus, folder)
     (folder / "copy.txt").write_bytes((corpus / "stories.txt").read_bytes().replace("पाऊस".encode(), "वादळ".encode()))
-    monkeypatch.setattr(reading, "BLOCK_BYTES", 20_000)
+    monkeypatch.setattr(lines, "BLOCK_BYTES", 20_000)
     for module in (clean_corpus, prepare_module):
         monkeypatch.setattr(module, "PARALLEL_FROM_BYTES", 0)
     prepare(tmp_path / "one" / "data", folder, workers=1)
     prepare(tmp_path / "two" / "data", folder, workers=2)
     for name in FILES:
         assert (tmp_path / "one" / "data" / name).read_bytes() == (tmp_path / "two" / "data" / name).read_bytes(), name
-    monkeypatch.setattr(reading, "BLOCK_BYTES", 1 << 20)
+    monkeypatch.setattr(lines, "BLOCK_BYTES", 1 << 20)
     prepare(tmp_path / "big" / "data", folder, workers=1)
     assert (tmp_path / "big" / "data" / "train.jsonl").read_bytes() == (tmp_path / "one" / "data" / "train.jsonl").read_bytes()
 
@@ -394,9 +395,9 @@ def test_every_broken_file_of_a_folder_is_listed(corpus: Path, tmp_path: Path) -
     (folder / "notes.docx").write_bytes(b"PK")
     report = prepare(tmp_path / "out", folder)
     reasons = {item["file"].removeprefix("corpus/"): item["reason"] for item in report["skipped_files"]}
-    assert set(reasons) == {"cut.txt.gz", "picture.txt", "utf16.txt", "table.parquet", "half.parquet", "notes.docx"}
+    assert set(reasons) == {"cut.txt.gz", "picture.txt", "table.parquet", "half.parquet", "notes.docx"}
     assert reasons["cut.txt.gz"].startswith("the packed file is cut off; used up to line ")
-    assert reasons["utf16.txt"] == "the text is UTF-16: save it as UTF-8"
+    assert next(item["rows_out"] for item in report["sources"] if item["source"] == "corpus/utf16.txt") == 1
     assert "there is no column text, messages or prompt (it has id)" in reasons["table.parquet"]
     assert "damaged" in reasons["half.parquet"]
     assert all("\n" not in reason for reason in reasons.values())

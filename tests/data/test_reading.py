@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from bulletlm.data import reading
+from bulletlm.data.readers import lines, opened
+from bulletlm.data.readers import text as text_reader
 from bulletlm.data.reading import BadRow, Block, RawDocument, blocks, read_documents
 from bulletlm.data.sources import SourceFile, _kind
 from bulletlm.errors import DataError
@@ -57,7 +58,7 @@ def test_text_that_runs_on_is_cut(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text(f"{line}\n" * 200, encoding="utf-8")
     found = documents(tmp_path / "a.txt")
     assert sum(len(d.paragraphs) for d in found) == 200
-    assert all(sum(map(len, d.paragraphs)) <= reading.DOCUMENT_CHARACTERS + 2 * len(line) for d in found)
+    assert all(sum(map(len, d.paragraphs)) <= text_reader.DOCUMENT_CHARACTERS + 2 * len(line) for d in found)
     assert len(found) > 5
 
 
@@ -68,7 +69,7 @@ def test_invalid_utf8_rejects_the_line_only(tmp_path: Path) -> None:
 
 
 def test_an_endless_line_is_rejected_without_being_read_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reading, "LINE_BYTES", 1000)
+    monkeypatch.setattr(lines, "LINE_BYTES", 1000)
     (tmp_path / "a.txt").write_bytes(b"short\n" + b"x" * 5000 + b"\nend\n" + b"y" * 1500)
     assert bad(tmp_path / "a.txt") == [(2, "longer_than_16_MB"), (4, "longer_than_16_MB")]
     assert [d.paragraphs for d in documents(tmp_path / "a.txt")] == [["short", "end"]]
@@ -88,7 +89,7 @@ def test_parallel_text_becomes_requests_in_both_directions(tmp_path: Path) -> No
         assert (request["role"], answer["role"]) == ("user", "assistant")
         assert request["content"].endswith(asked) and answer["content"] == given
         assert document.group == english and document.line == number // 2 + 1
-        assert document.language == ("auto" if number % 2 == 0 else "en")
+        assert document.language == ("mr" if number % 2 == 0 else "en")
     assert len({d.messages[0]["content"].split(" ")[0] for d in found}) >= 6, "several wordings"
     other_seed = [item for item in read(tmp_path / "a.tsv", seed=2) if isinstance(item, RawDocument)]
     assert [d.messages for d in other_seed] != [d.messages for d in found]
@@ -106,7 +107,7 @@ def test_marathi_with_many_latin_names_is_still_parallel(tmp_path: Path) -> None
 
 def test_wrong_column_counts_are_rejected(tmp_path: Path) -> None:
     (tmp_path / "a.tsv").write_text("one\nHi.\tनमस्कार\nHi.\tनमस्कार\tCC-BY\nHi.\t\n\n", encoding="utf-8")
-    assert bad(tmp_path / "a.tsv") == [(1, "not_two_columns"), (3, "not_two_columns"), (4, "not_two_columns")]
+    assert bad(tmp_path / "a.tsv") == [(1, "wrong_number_of_columns"), (3, "wrong_number_of_columns"), (4, "empty_cell")]
     assert len(documents(tmp_path / "a.tsv")) == 2
 
 
@@ -140,13 +141,13 @@ def test_bad_json_rows_are_counted_with_their_line(tmp_path: Path) -> None:
         '{"text": ',
         "[1, 2]",
         {"prompt": "q"},
-        {"messages": [{"role": "bot", "content": "a"}]},
+        {"messages": [{"role": "owner", "content": "a"}]},
         {"messages": []},
         {"title": "x"},
         {"text": 5},
         "[" * 100_000,
     )
-    reasons = ["not_json", "not_a_json_object", "prompt_without_response", "messages_without_role_and_content"]
+    reasons = ["not_json", "messages_without_role_and_content", "prompt_without_response", "messages_without_role_and_content"]
     reasons += ["messages_without_role_and_content", "no_text_or_messages", "no_text_or_messages", "not_json"]
     assert bad(path) == list(enumerate(reasons, 2))
     assert len(documents(path)) == 1
@@ -157,7 +158,6 @@ def test_bad_json_rows_are_counted_with_their_line(tmp_path: Path) -> None:
     [
         ("a.txt", b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 40, "binary file, not text"),
         ("a.jsonl", bytes(5000), "binary file, not text"),
-        ("a.txt", "मराठी".encode("utf-16"), "UTF-16"),
         ("a.txt.gz", b"plain text\n", "packed file is damaged"),
         ("a.txt.gz", gzip.compress(TEXT.encode() * 5000)[:-200], "cut off"),
         ("a.txt.xz", lzma.compress(TEXT.encode() * 5000)[:-40], "cut off"),
@@ -200,16 +200,16 @@ def test_blocks_hold_whole_documents(tmp_path: Path, monkeypatch: pytest.MonkeyP
     data = text.replace("\n", ends).encode()
     (tmp_path / name).write_bytes(gzip.compress(data) if name.endswith(".gz") else data)
     whole = read(tmp_path / name)
-    monkeypatch.setattr(reading, "BLOCK_BYTES", 200)
+    monkeypatch.setattr(lines, "BLOCK_BYTES", 200)
     for piece in (1, 7, 64):
-        monkeypatch.setattr(reading, "_LOOK_AT", piece)
+        monkeypatch.setattr(opened, "PIECE_BYTES", piece)
         assert len(block_list(tmp_path / name)) > 20
         assert read(tmp_path / name) == whole
 
 
 def test_a_long_document_is_cut_between_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reading, "BLOCK_BYTES", 1000)
-    monkeypatch.setattr(reading, "_LOOK_AT", 64)
+    monkeypatch.setattr(lines, "BLOCK_BYTES", 1000)
+    monkeypatch.setattr(opened, "PIECE_BYTES", 64)
     (tmp_path / "a.txt").write_text("".join(f"ओळ {n} आहे\n" for n in range(500)), encoding="utf-8")
     found = documents(tmp_path / "a.txt")
     assert [line for d in found for line in d.lines] == list(range(1, 501))
@@ -217,9 +217,9 @@ def test_a_long_document_is_cut_between_blocks(tmp_path: Path, monkeypatch: pyte
 
 
 def test_an_endless_line_is_passed_over_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reading, "LINE_BYTES", 3000)
-    monkeypatch.setattr(reading, "BLOCK_BYTES", 500)
-    monkeypatch.setattr(reading, "_LOOK_AT", 100)
+    monkeypatch.setattr(lines, "LINE_BYTES", 3000)
+    monkeypatch.setattr(lines, "BLOCK_BYTES", 500)
+    monkeypatch.setattr(opened, "PIECE_BYTES", 100)
     (tmp_path / "a.txt").write_bytes(b"short\n" + b"x" * 50_000 + b"\nnext\n\nend\n" + b"y" * 9_000)
     assert bad(tmp_path / "a.txt") == [(2, "longer_than_16_MB"), (6, "longer_than_16_MB")]
     assert [item.text[:9] for item in read(tmp_path / "a.txt") if isinstance(item, BadRow)] == ["xxxxxxxxx", "yyyyyyyyy"]

@@ -38,6 +38,11 @@ class Source(Section):
         "auto", description='Language code of the text, for example "mr"; "auto" detects it for each document from its script.'
     )
     text: str = Field("text", min_length=1, description="Name of the text column in Parquet, datasets and .jsonl.")
+    columns: dict[str, str | int] = Field(
+        default_factory=dict,
+        description='Columns of a layout that is not recognized: {"user": "q", "assistant": "a"}, {"text": "body"}, or languages, '
+        '{"en": 1, "mr": 3}; by name or by number.',
+    )
     documents: Literal["auto", "file", "blank_line", "form_feed", "heading"] = Field(
         "auto",
         description="What separates the documents of a text file: nothing (one document a file), an empty line, a form feed, or each "
@@ -47,6 +52,15 @@ class Source(Section):
         1.0, ge=0, le=100, description="How often each document is used in the training stream; 0.5 uses every second document."
     )
     tokens: int | None = Field(None, ge=1, description="Use at most about this many tokens of the source; default: all.")
+
+    @field_validator("columns")
+    @classmethod
+    def _known_roles(cls, value: dict[str, str | int]) -> dict[str, str | int]:
+        roles = ("user", "assistant", "system", "text", "messages", "role", "content")
+        for role in value:
+            if role not in roles and not re.fullmatch("[a-z]{2,3}", role):
+                raise ValueError(f"columns: {role!r} is neither one of {', '.join(roles)} nor a language code such as mr")
+        return value
 
 
 class CleanConfig(Section):
@@ -86,7 +100,10 @@ class CleanConfig(Section):
     legacy_font: bool = Field(
         True, description="Reject Devanagari text in legacy font encodings stored as Latin letters (Kruti Dev, Shivaji, DVB-TT)."
     )
-    languages: list[str] = Field(["mr", "en"], description="Languages to keep, detected from script and words; [] keeps all.")
+    languages: list[str] = Field(
+        default_factory=list,
+        description='Keep only documents in these languages, such as ["mr", "en"]; [] keeps all. The language of each is detected.',
+    )
     repeated_characters: float = Field(
         0.3,
         ge=0,

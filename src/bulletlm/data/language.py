@@ -1,39 +1,58 @@
-"""Which language a text is in: its script first, then its commonest little words.
+"""Which language a text is in: its script first, then its commonest little words, then py3langid.
 
-Texts here are in few languages that share little, so that counting is right more often than a library for all languages
-(`python bench/data.py --languages`), and needs no model.
+Marathi, Hindi and English share few words, so that counting them is right more often than a library for all languages
+(`python bench/data.py --languages`). py3langid decides among the other languages of a script.
 """
 
+import copy
+import functools
 import re
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from bulletlm.data.language_names import ENGLISH_NAMES, SCRIPT_OF
+
+if TYPE_CHECKING:
+    from py3langid.langid import LanguageIdentifier
 
 CHARACTERS_LOOKED_AT = 1_000
 """Characters from the beginning of a text that decide."""
 
 _SCRIPTS = {
-    "deva": "\u0900-\u097f",
-    "latn": "A-Za-z\u00c0-\u024f",
-    "bn": "\u0980-\u09ff",
-    "pa": "\u0a00-\u0a7f",
-    "gu": "\u0a80-\u0aff",
-    "or": "\u0b00-\u0b7f",
-    "ta": "\u0b80-\u0bff",
-    "te": "\u0c00-\u0c7f",
-    "kn": "\u0c80-\u0cff",
-    "ml": "\u0d00-\u0d7f",
-    "ar": "\u0600-\u06ff",
-    "ru": "\u0400-\u04ff",
-    "el": "\u0370-\u03ff",
-    "he": "\u0590-\u05ff",
-    "zh": "\u4e00-\u9fff\u3040-\u30ff",
-    "ko": "\uac00-\ud7af",
+    "deva": "\u0900-\u097f\ua8e0-\ua8ff",
+    "latn": "A-Za-z\u00c0-\u024f\u1e00-\u1eff",
+    "beng": "\u0980-\u09ff",
+    "guru": "\u0a00-\u0a7f",
+    "gujr": "\u0a80-\u0aff",
+    "orya": "\u0b00-\u0b7f",
+    "taml": "\u0b80-\u0bff",
+    "telu": "\u0c00-\u0c7f",
+    "knda": "\u0c80-\u0cff",
+    "mlym": "\u0d00-\u0d7f",
+    "sinh": "\u0d80-\u0dff",
+    "thai": "\u0e00-\u0e7f",
+    "laoo": "\u0e80-\u0eff",
+    "mymr": "\u1000-\u109f",
+    "geor": "\u10a0-\u10ff",
+    "ethi": "\u1200-\u139f",
+    "khmr": "\u1780-\u17ff",
+    "arab": "\u0600-\u06ff\u0750-\u077f\ufb50-\ufdff\ufe70-\ufeff",
+    "cyrl": "\u0400-\u052f",
+    "grek": "\u0370-\u03ff\u1f00-\u1fff",
+    "armn": "\u0530-\u058f",
+    "hebr": "\u0590-\u05ff",
+    "hani": "\u4e00-\u9fff\u3400-\u4dbf\u3040-\u30ff",
+    "hang": "\uac00-\ud7af\u1100-\u11ff",
 }
-_SCRIPT_OF = dict.fromkeys(("mr", "hi", "ne", "sa", "kok", "gom", "mai", "bho"), "deva") | dict.fromkeys(
-    ("en", "de", "fr", "es", "it", "pt", "nl", "id", "sw", "tr", "vi", "pl"), "latn"
-)
+_LANGUAGE_OF_SCRIPT = {script: code for code, script in reversed(SCRIPT_OF.items())}
+_SEVERAL_LANGUAGES = {"latn", "beng", "arab", "cyrl", "hebr"}
+"""Scripts in which words or py3langid must decide."""
+
 _ONE_SCRIPT = {name: re.compile(f"[{letters}]+") for name, letters in _SCRIPTS.items()}
 _OTHERS = {name: letters for name, letters in _SCRIPTS.items() if name not in ("deva", "latn")}
 _ANY_OTHER_SCRIPT = re.compile("[" + "".join(_OTHERS.values()) + "]")
+_KANA = re.compile("[\u3040-\u30ff]")
+_ASSAMESE = re.compile("[ৰৱ]")
 _PUNCTUATION = ".,;:!?'\"()[]“”‘’-–—।॥"
 
 _MARATHI = """
@@ -70,10 +89,24 @@ _MARATHI_SIGNS = re.compile("ळ|ऱ|ॲ|\u0930\u094d\u200d|(?:च्या|स�
 """Letters and endings that Hindi does not have."""
 
 
-def detect(text: str) -> str:
-    """Language code of `text`: "mr", "hi", "en" by words; other scripts by their main language; "und" without letters.
+_SURELY_ENGLISH = 0.4
+"""Share of English little words from which on py3langid is not asked. English text has 0.35 to 0.5, Dutch up to 0.25."""
 
-    Text in Latin letters counts as English, and Devanagari as Marathi unless its words are Hindi.
+_ENOUGH_ENGLISH = 0.2
+
+_SHORT_WORDS = 3
+"""Fewer words in Latin letters are names as often as they are text."""
+
+_OTHER_DEVANAGARI_CHARACTERS = 60
+_FEW_WORDS = 0.1
+"""Devanagari of this length with fewer Marathi and Hindi words may be Nepali."""
+
+
+def detect(text: str) -> str:
+    """ISO 639 code of the language of `text`; "und" without letters.
+
+    Devanagari is Marathi unless its words are Hindi, or it has no Marathi words and py3langid is sure of Nepali. Two words
+    in Latin letters count as English: they are names as often as not.
     """
     text = text[:CHARACTERS_LOOKED_AT]
     devanagari, latin = _letters(text, "deva"), _letters(text, "latn")
@@ -81,16 +114,82 @@ def detect(text: str) -> str:
         others = {name: _letters(text, name) for name in _OTHERS}
         best = max(others, key=lambda name: others[name])
         if others[best] > devanagari + latin:
-            return best
+            return _in_script(text, best)
     if devanagari + latin == 0:
         return "und"
     # A Devanagari sentence full of Latin product names is still Marathi.
     if devanagari < 0.4 * (devanagari + latin):
-        return "en"
+        return _in_latin(text)
     words = [word.strip(_PUNCTUATION) for word in text.split()]
     marathi = sum(word in _MARATHI_WORDS for word in words) + len(_MARATHI_SIGNS.findall(text))
     hindi = sum(word in _HINDI_WORDS for word in words)
+    if max(marathi, hindi) < _FEW_WORDS * len(words) and devanagari >= _OTHER_DEVANAGARI_CHARACTERS:
+        code, sure = _classify(text, "deva")
+        if code == "ne" and sure > _SURE:  # old Marathi verse looks like Sanskrit to py3langid
+            return "ne"
     return "hi" if hindi > marathi and (hindi > 1 or hindi >= _HINDI_SHARE * len(words)) else "mr"
+
+
+def identify(text: str) -> str:
+    """ISO 639 code of the language of `text` by py3langid alone, among all languages."""
+    return _classifier("").classify(text)[0] if text.strip() else "und"
+
+
+_SURE = 0.5
+
+
+def _in_script(text: str, script: str) -> str:
+    if script == "hani":
+        return "ja" if len(_KANA.findall(text)) > 0.05 * _letters(text, "hani") else "zh"
+    if script == "beng":
+        return "as" if _ASSAMESE.search(text) else "bn"
+    if script in _SEVERAL_LANGUAGES:
+        return _classify(text, script)[0]
+    return _LANGUAGE_OF_SCRIPT[script]
+
+
+def _in_latin(text: str) -> str:
+    words = [word.strip(_PUNCTUATION).lower() for word in text.split()]
+    words = [word for word in words if word and not word.isdigit()]
+    english = sum(word in ENGLISH_WORDS for word in words)
+    if english >= _SURELY_ENGLISH * len(words) and english > 1:
+        return "en"
+    if len(words) < _SHORT_WORDS and text.isascii():
+        return "en"
+    ranked = dict(_classifier("latn").rank(text))
+    code = next(iter(ranked))
+    nearly = _NEARLY_WITH_WORDS if english >= _ENOUGH_ENGLISH * len(words) else _NEARLY
+    if ranked["en"] > nearly * ranked[code] or (text.isascii() and ranked[code] < _LATIN_SURE):
+        return "en"
+    return "nb" if code == "no" else code
+
+
+_NEARLY = 0.6
+_NEARLY_WITH_WORDS = 0.1
+"""A text counts as English if py3langid gives English this share of the probability of its first choice."""
+_LATIN_SURE = 0.2
+
+
+def _classify(text: str, script: str) -> tuple[str, float]:
+    """The likeliest language that is written in `script`, and its probability."""
+    code, probability = _classifier(script).classify(text)
+    return ("nb" if code == "no" else code), float(probability)
+
+
+@functools.cache
+def _model() -> "LanguageIdentifier":
+    from py3langid.langid import MODEL_FILE, LanguageIdentifier
+
+    return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
+
+
+@functools.cache
+def _classifier(script: str) -> "LanguageIdentifier":
+    """py3langid limited to the languages of a script; "" for all that have a name here."""
+    classifier = copy.copy(_model())
+    named = {code for code in ENGLISH_NAMES if not script or SCRIPT_OF[code] == script}
+    classifier.set_languages(sorted(named & set(classifier.labels)))
+    return classifier
 
 
 def is_in_other_script(text: str, languages: Sequence[str]) -> bool:
@@ -98,7 +197,7 @@ def is_in_other_script(text: str, languages: Sequence[str]) -> bool:
 
     A code without a known script allows every script.
     """
-    allowed = {_SCRIPT_OF.get(language, language) for language in languages}
+    allowed = {{"jpan": "hani"}.get(SCRIPT_OF.get(language, language), SCRIPT_OF.get(language, language)) for language in languages}
     if not allowed <= _ONE_SCRIPT.keys():
         return False
     both = "deva" in allowed and "latn" in allowed
@@ -106,6 +205,19 @@ def is_in_other_script(text: str, languages: Sequence[str]) -> bool:
         return False
     counts = {name: _letters(text, name) for name in _ONE_SCRIPT}
     return sum(count for name, count in counts.items() if name in allowed) < 0.5 * sum(counts.values())
+
+
+def has_script(text: str, script: str) -> bool:
+    """Whether `text` has a letter of a script of `SCRIPT_OF`."""
+    pattern = _ONE_SCRIPT.get("hani" if script == "jpan" else script)
+    return pattern is not None and any(character.isalpha() for letters in pattern.findall(text) for character in letters)
+
+
+def main_script(text: str) -> str:
+    """The script of most letters of `text`, as in `SCRIPT_OF`; "" without letters."""
+    counts = {name: _letters(text, name) for name in _ONE_SCRIPT}
+    best = max(counts, key=lambda name: counts[name])
+    return best if counts[best] else ""
 
 
 def _letters(text: str, script: str) -> int:

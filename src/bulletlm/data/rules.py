@@ -16,7 +16,7 @@ from bulletlm.data.letters import broken_words, is_suspect, mend_letters
 from bulletlm.data.log import Log, Rejected
 from bulletlm.data.markup import decode_entities, remove_markup, shorten_rulers
 from bulletlm.data.privacy import has_long_number, mask_emails, mask_numbers, mask_phones
-from bulletlm.data.reading import RawDocument
+from bulletlm.data.readers.raw import RawDocument
 from bulletlm.errors import DataError
 from bulletlm.text.chat import arrange
 from bulletlm.text.documents import Message

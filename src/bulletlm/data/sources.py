@@ -3,7 +3,8 @@
 import difflib
 import glob
 import importlib.resources
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl
@@ -18,7 +19,7 @@ SAMPLE = "sample"
 
 HUGGING_FACE = "hf://"
 
-KINDS = (".txt", ".jsonl", ".tsv", ".parquet")
+KINDS = (".txt", ".jsonl", ".json", ".tsv", ".csv", ".parquet")
 PACKINGS = (".gz", ".xz")
 _KINDS_SAID = "a .txt, .jsonl, .tsv or .parquet file"
 
@@ -36,6 +37,8 @@ class SourceFile:
         named: the configuration names this very file, so damage in it is an error and not a note.
         text: name of the column that holds text.
         source: number of its entry in data.sources.
+        columns: what its columns hold, as `data.sources[].columns` has it.
+        member: name of the member, where `path` is a .zip; else "".
     """
 
     path: Path
@@ -45,6 +48,8 @@ class SourceFile:
     named: bool
     text: str = "text"
     source: int = 0
+    columns: Mapping[str, str | int] = field(default_factory=dict)
+    member: str = ""
 
 
 @dataclass(frozen=True)
@@ -83,7 +88,7 @@ def find_files(config: "DataConfig") -> tuple[list[SourceFile], list[Skipped]]:
                 copies += 1
                 name = f"{file.name} ({copies})"
             names.add(name)
-            files[file.path.resolve()] = replace(file, name=name, text=source.text, source=number)
+            files[file.path.resolve()] = replace(file, name=name, text=source.text, source=number, columns=source.columns)
         for item in left_out:
             skipped.setdefault(item.name, item)
     return list(files.values()), list(skipped.values())

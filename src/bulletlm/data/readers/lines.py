@@ -1,0 +1,80 @@
+"""Text files line by line, in blocks of about a megabyte that can be handed to other processes.
+
+Memory stays bounded whatever the size of a file or a line. Where a block ends depends on the file alone, so that the
+result does not depend on who reads it.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+from bulletlm.data.readers.opened import DAMAGE, pieces
+from bulletlm.data.readers.raw import BadRow, Block, Listener
+from bulletlm.data.sources import SourceFile
+
+BLOCK_BYTES = 1 << 20
+
+LINE_BYTES = 16 << 20
+"""A longer line is not text that a person wrote; it is rejected without being read into memory whole."""
+
+_SHOWN_BYTES = 2_000
+
+
+def line_blocks(file: SourceFile, encoding: str, listener: Listener, border: bytes = b"\n", plan: Any = None) -> Iterator[Block | BadRow]:
+    """Whole lines of a file, whichever of \\n, \\r\\n and \\r it uses.
+
+    Args:
+        border: blocks end after these bytes, an empty line for example, except where there is none for two blocks.
+    """
+    number, rest, skipping = 1, b"", False
+    stream = pieces(file, encoding, listener.advance)
+    while True:
+        try:
+            piece = next(stream, None)
+        except DAMAGE:
+            end = rest.rfind(b"\n") + 1
+            if end:  # what follows is the beginning of a line that is lost
+                yield _block(file, number, rest[:end], plan)
+            raise
+        if piece is None:
+            break
+        if skipping:
+            end = piece.find(b"\n") + 1
+            if not end:
+                continue
+            piece, number, skipping = piece[end:], number + 1, False
+        rest += piece
+        if len(rest) < BLOCK_BYTES:
+            continue
+        end = rest.rfind(border) + len(border)
+        if end < len(border):
+            end = rest.rfind(b"\n") + 1 if len(rest) >= 2 * BLOCK_BYTES else 0
+        if end:
+            yield (block := _block(file, number, rest[:end], plan))
+            number = block.last + 1
+            rest = rest[end:]
+        elif len(rest) > LINE_BYTES:
+            yield endless(file, number, rest)
+            rest, skipping = b"", True
+    if rest:
+        yield _block(file, number, rest, plan)
+
+
+def lines_of(block: Block) -> Iterator[tuple[int, str] | BadRow]:
+    """Numbered lines without their ends."""
+    for number, line in enumerate(block.data.removesuffix(b"\n").split(b"\n"), block.first):
+        if len(line) > LINE_BYTES:
+            yield endless(block.file, number, line)
+            continue
+        try:
+            yield number, line.decode("utf-8")
+        except UnicodeDecodeError:
+            yield BadRow(block.file.name, number, "invalid_utf8", line.decode("utf-8", errors="replace"))
+
+
+def _block(file: SourceFile, first: int, data: bytes, plan: Any) -> Block:
+    return Block(file, first, first + data.count(b"\n") - data.endswith(b"\n"), data, plan)
+
+
+def endless(file: SourceFile, number: int, line: bytes) -> BadRow:
+    """A line that is too long, with its beginning."""
+    return BadRow(file.name, number, "longer_than_16_MB", line[:_SHOWN_BYTES].decode("utf-8", "replace").rstrip("\ufffd"))

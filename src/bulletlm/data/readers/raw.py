@@ -1,0 +1,81 @@
+"""What readers pass on: blocks of a file, the documents in them, and rows that are no documents."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from bulletlm.data.sources import SourceFile
+from bulletlm.text.documents import Message
+
+
+@dataclass
+class RawDocument:
+    """A document as it stands in its file: either `paragraphs` or `messages`.
+
+    Attributes:
+        line: number of its first line or row, from 1; `lines` has one number for each paragraph.
+        group: documents of one group go to the same side of the validation split; "" for a group of its own.
+        language: known language code, or "auto".
+    """
+
+    source: str
+    line: int
+    language: str
+    paragraphs: list[str] = field(default_factory=list)
+    lines: list[int] = field(default_factory=list)
+    messages: list[Message] = field(default_factory=list)
+    group: str = ""
+
+
+@dataclass(frozen=True)
+class BadRow:
+    """A line or row that is not a document."""
+
+    source: str
+    line: int
+    reason: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Block:
+    """A part of a file that holds whole documents.
+
+    Attributes:
+        first, last: numbers of its first and last line, row or page.
+        data: the lines as UTF-8, or rows of a table in Arrow's format.
+        plan: what the reader found out about the whole file; None where the reader needs nothing.
+    """
+
+    file: SourceFile
+    first: int
+    last: int
+    data: bytes
+    plan: Any = None
+
+
+def ignore(_: str) -> None:
+    """Do nothing with a sentence."""
+
+
+@dataclass(frozen=True)
+class Listener:
+    """Where a reader reports.
+
+    Attributes:
+        advance: called with the bytes of the file that have been passed.
+        note: called with a sentence when part of the file, or all of it, cannot be read.
+        taken_for: called once with what the file was taken for, such as "text in cp1252".
+    """
+
+    advance: Callable[[int], None]
+    note: Callable[[str], None]
+    taken_for: Callable[[str], None] = ignore
+
+
+class NotReadError(Exception):
+    """The file holds something that is not read; the message says what it is and what to do."""
+
+
+class NoColumnError(NotReadError):
+    """Rows or a table without a known layout; the message names the setting that maps them."""
