@@ -21,7 +21,7 @@ from bulletlm.config.schema import Config, TrainConfig
 from bulletlm.data.tokens import open_tokens
 from bulletlm.pipeline.stages import run_stages
 from bulletlm.progress import ConsoleProgress, SilentProgress
-from bulletlm.train.backend.autotune import choose_compute
+from bulletlm.train.backend.choose import choose_compute
 from bulletlm.train.backend.compute import CPU
 from bulletlm.train.batches import TrainingWindows
 from bulletlm.train.checkpoint import load_checkpoint

@@ -1,6 +1,5 @@
 """Training on the 4-bit grid: the stage, the command, the main run with qat.start, and that latent weights stay inside."""
 
-import dataclasses
 import json
 import os
 import shutil
@@ -27,7 +26,6 @@ from bulletlm.files import read_json, sha256_of_file
 from bulletlm.formats.bullet.reader import open_bullet
 from bulletlm.formats.convert import convert
 from bulletlm.formats.npy import read_npy
-from bulletlm.hardware import inspect_machine
 from bulletlm.pipeline.build import build_bullet
 from bulletlm.pipeline.stages import finish_run, run_stages
 from bulletlm.progress import SilentProgress
@@ -37,12 +35,12 @@ from bulletlm.quant.types import weight_types
 from bulletlm.runtime import load
 from bulletlm.shape import ModelShape
 from bulletlm.train import distil as distil_module
-from bulletlm.train.backend import autotune as tune
 from bulletlm.train.checkpoint import load_checkpoint
 from bulletlm.train.distil import DistilJob, Distilled, _divergences, distil
 from bulletlm.train.guard import stopping
 from bulletlm.train.model import Transformer
 from bulletlm.train.validation import validate
+from machines import MACHINES, capabilities
 from micro_model import write_micro_config
 
 STEPS = ("--qat.steps=12", "--qat.tokens_per_step=256")
@@ -145,12 +143,11 @@ def test_it_compiles_its_own_graph_and_no_other(monkeypatch: pytest.MonkeyPatch)
         return compile
 
     monkeypatch.setattr(distil_module, "compiled", lambda function: untraceable(function.__name__, function))
-    monkeypatch.setattr(tune, "_pass", lambda *arguments: pytest.fail("the graph of the training"))
-    machine = dataclasses.replace(inspect_machine(), compiler="g++", instruction_sets=("avx512_vnni",))
-    monkeypatch.setattr(distil_module, "inspect_machine", lambda: machine)
     progress = SilentProgress()
     monkeypatch.setattr(progress, "log", said.append)
-    train, measured = _divergences(teacher, student, TrainConfig(compile="on", threads=1), 2, 1000, progress)
+    train, measured = _divergences(
+        teacher, student, TrainConfig(compile="on", threads=1), 2, 1000, progress, capabilities(MACHINES["vnni"])
+    )
     assert compiled == ["run_layer"], "tried, and not to be compiled"
     (line,) = said
     assert line.startswith("QAT in eager mode, which is slower: torch.compile failed (")

@@ -1,4 +1,4 @@
-"""Ways to do the arithmetic: all give the gradients of the plain one; the choice among them is kept and survives damage."""
+"""Compute plans: all give the gradients of the eager FP32 plan; the plan of a run is decided once, saved, and survives damage."""
 
 import dataclasses
 import json
@@ -15,24 +15,36 @@ import torch
 
 from bulletlm.config.schema import TrainConfig
 from bulletlm.errors import ConfigError
-from bulletlm.hardware import inspect_machine
+from bulletlm.hardware import Machine, inspect_machine
 from bulletlm.progress import SilentProgress
 from bulletlm.shape import ModelShape
-from bulletlm.train.backend import autotune as tune
-from bulletlm.train.backend.autotune import autotune, choose_compute, default_plan
+from bulletlm.train.backend import autotune as autotune_module
+from bulletlm.train.backend import choose, plan
+from bulletlm.train.backend.autotune import autotune
+from bulletlm.train.backend.choose import choose_compute, measured
 from bulletlm.train.backend.compute import Compute, compiled, denormals_are_zero, pick_device, set_up
-from bulletlm.train.backend.native import why_not
-from bulletlm.train.backend.plan import ComputePlan, cached_plan_file, cached_plans, parse_plan, read_plan, write_plan
+from bulletlm.train.backend.native import NO_INT8, why_not
+from bulletlm.train.backend.plan import (
+    ComputePlan,
+    cached_plan_file,
+    cached_plans,
+    default_plan,
+    inspect_capabilities,
+    parse_plan,
+    read_plan,
+    write_plan,
+)
 from bulletlm.train.distributed.group import ProcessGroup
 from bulletlm.train.model import IGNORE, Layer, Transformer, attend
-from machines import MACHINES
+from machines import MACHINES, capabilities, machine
 
 SHAPE = ModelShape(vocab_size=300, dim=64, n_layers=2, n_heads=2, n_kv_heads=1, hidden_dim=128, max_seq_len=16)
+PLAIN = capabilities(MACHINES["no-avx512"])
 EAGER = ComputePlan(compiled=False, precision="fp32", threads=1, micro_batch=4)
 
 
 class Said(SilentProgress):
-    """Remembers what a user would read."""
+    """Keeps the lines that a user would read."""
 
     def __init__(self) -> None:
         self.lines: list[str] = []
@@ -109,9 +121,9 @@ def test_a_process_may_compile_for_many_shapes() -> None:
         assert torch.equal(double(torch.ones(length)), 2 * torch.ones(length))
 
 
-@pytest.mark.skipif(not torch.set_flush_denormal(False), reason="this processor keeps them")
+@pytest.mark.skipif(not torch.set_flush_denormal(False), reason="this CPU cannot treat denormal numbers as zero")
 def test_denormal_numbers_count_as_zero_in_training_alone() -> None:
-    many = torch.full((10,), 1e-20)  # so few that this thread does it all
+    many = torch.full((10,), 1e-20)  # few enough for one thread
     with denormals_are_zero():
         assert not (many * many).any()
     assert (many * many).all()
@@ -140,7 +152,8 @@ print(all(parts_that_keep()), torch.get_num_threads())
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux" or not torch.set_flush_denormal(False), reason="GNU's OpenMP, and processors that can")
+@pytest.mark.skipif(sys.platform != "linux", reason="only on Linux does torch use GNU's OpenMP")
+@pytest.mark.skipif(not torch.set_flush_denormal(False), reason="this CPU cannot treat denormal numbers as zero")
 def test_denormal_numbers_count_as_zero_in_every_thread() -> None:
     def run(*how: str) -> tuple[str, str]:
         done = subprocess.run([sys.executable, "-c", THREADS, *how], capture_output=True, text=True, timeout=120)
@@ -149,7 +162,7 @@ def test_denormal_numbers_count_as_zero_in_every_thread() -> None:
     assert run() == ("False True 2", "")
     assert run("early") == ("True False True 2", ""), "threads that were there before"
     shown, error = run("early", "stay")
-    assert shown == "True" and "BulletWarning: torch's worker threads do not count denormal numbers as zero here" in error
+    assert shown == "True" and "BulletWarning: torch's worker threads do not treat denormal numbers as zero here" in error
 
 
 def test_a_device_that_is_not_there_is_one_line() -> None:
@@ -159,39 +172,86 @@ def test_a_device_that_is_not_there_is_one_line() -> None:
             pick_device("cuda")
 
 
-@pytest.mark.parametrize(
-    ("instruction_sets", "missing", "expected"),
-    [((), None, "int8"), (("avx512_bf16",), None, "int8"), (("avx512_bf16",), "no compiler", "bf16"), (("avx2",), "no compiler", "fp32")],
-)
+each_machine = pytest.mark.parametrize("computer", MACHINES.values(), ids=MACHINES)
+
+
+@each_machine
+@pytest.mark.parametrize("library_problem", [None, "the native training library cannot be used (it was not built)"])
+def test_capabilities_of_a_machine(computer: Machine, library_problem: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plan, "why_not", lambda: library_problem)
+    found = inspect_capabilities("cpu", computer)
+    assert found.int8_problem == (library_problem if "avx512_vnni" in computer.instruction_sets else NO_INT8)
+    assert found.best_float == ("bf16" if {"avx512_bf16", "bf16"} & set(computer.instruction_sets) else "fp32")
+    apple = inspect_capabilities("mps", computer)
+    assert (apple.best_float, apple.int8_problem) == ("fp32", "int8 training runs on the CPU, not on mps")
+
+
+def test_without_a_list_of_instruction_sets_the_library_decides(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only Linux has such a list."""
+    for problem in (None, NO_INT8):
+        monkeypatch.setattr(plan, "why_not", lambda problem=problem: problem)
+        assert inspect_capabilities("cpu", machine()).int8_problem == problem
+
+
+PRECISIONS = {"no-avx512": "fp32", "vnni": "int8", "bf16": "bf16", "vnni-bf16": "int8", "arm": "bf16"}
+
+
+@pytest.mark.parametrize("name", MACHINES)
 @pytest.mark.parametrize("flops", [1e10, 1e15])
-def test_the_precision_that_suits_a_processor(
-    instruction_sets: tuple[str, ...], missing: str | None, expected: str, flops: float, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(tune, "why_not", lambda: missing)
-    machine = dataclasses.replace(inspect_machine(), instruction_sets=instruction_sets, compiler="g++ 12")
-    choice = default_plan(TrainConfig(), machine, "cpu", flops)
-    assert choice.precision == expected
-    assert choice.compiled == (expected != "int8" and flops == 1e15), "so short a run is not compiled, and int8 need not be"
-    assert default_plan(TrainConfig(precision="bf16"), machine, "cpu", flops).precision == "bf16"
-    assert default_plan(TrainConfig(), machine, "mps", flops).precision == "fp32"
+def test_the_default_plan_suits_the_machine(name: str, flops: float) -> None:
+    found = capabilities(MACHINES[name])
+    default = default_plan(TrainConfig(), found, flops)
+    assert default.precision == PRECISIONS[name]
+    assert default.compiled == (PRECISIONS[name] != "int8" and flops == 1e15), "short runs are not compiled, and int8 never is"
+    assert default.threads == 2 and default_plan(TrainConfig(), found, flops, processes=2).threads == 1
+    assert default_plan(TrainConfig(precision="bf16"), found, flops).precision == "bf16"
+    assert default_plan(TrainConfig(), capabilities(MACHINES[name], "mps"), flops).precision in ("fp32", "int8")
+    without_library = dataclasses.replace(found, int8_problem="it was not built")
+    assert default_plan(TrainConfig(), without_library, flops).precision == found.best_float
 
 
-def test_measuring_chooses_the_fastest_and_is_done_once(model: Transformer, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = TrainConfig(batch_size_per_device=2, gradient_accumulation_steps=4, threads=1)
-    plain, measured = ComputePlan(False, "fp32", 1, 2), []
+@pytest.mark.parametrize("name", MACHINES)
+@pytest.mark.parametrize("cores", [1, 2, 64])
+def test_the_default_micro_batch_gives_each_thread_a_sequence(name: str, cores: int) -> None:
+    found = capabilities(dataclasses.replace(MACHINES[name], cores=cores))
+    config = TrainConfig(batch_size_per_device=2, gradient_accumulation_steps=8)
+    default = default_plan(config, found, 1e10)
+    assert default.threads == cores
+    assert default.micro_batch == (min(16, max(2, 2 * cores)) if default.precision == "int8" else 2)
 
-    def pretend(ways: list[ComputePlan], model: Transformer) -> tuple[ComputePlan, float]:
-        measured.append(ways)
-        return ways[-1], 1234.0
 
-    monkeypatch.setattr(tune, "_fastest", pretend)
-    said, computer = Said(), MACHINES["no AVX-512"]
-    assert autotune(plain, config, model, computer, said) == ComputePlan(False, "fp32", 1, 8)
-    assert measured == [[plain, ComputePlan(False, "fp32", 1, 4), ComputePlan(False, "fp32", 1, 8)]]
-    assert said.lines == ["measured on this machine: fp32, eager, 1 thread, 8 sequences a pass is fastest, about 1,234 tokens/s"]
-    assert autotune(plain, config, model, computer, said) == ComputePlan(False, "fp32", 1, 8)
-    assert len(measured) == len(said.lines) == 1
-    assert cached_plans(computer.processor) == ["0.1M x 16: fp32, eager, 1 thread, 8 sequences a pass, 1,234 tokens/s"]
+MEASURED = {
+    "no-avx512": ("fp32, eager", [["fp32"]]),
+    "vnni": ("int8, native", [["int8"]]),
+    "bf16": ("fp32, eager", [["bf16", "fp32"], ["fp32"]]),
+    "vnni-bf16": ("bf16, eager", [["int8", "bf16"], ["bf16"]]),
+    "arm": ("fp32, eager", [["bf16", "fp32"], ["fp32"]]),
+}
+"""By machine: the plan that is chosen if the last one of every comparison is the fastest, and the precisions in the comparisons."""
+
+
+@pytest.mark.parametrize("name", MACHINES)
+def test_measuring_chooses_the_fastest_and_is_done_once(name: str, model: Transformer, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = TrainConfig(batch_size_per_device=2, gradient_accumulation_steps=4, threads=1, compile="off")
+    found = capabilities(MACHINES[name])
+    comparisons: list[list[ComputePlan]] = []
+
+    def pretend(plans: list[ComputePlan], model: Transformer) -> tuple[ComputePlan, float]:
+        comparisons.append(plans)
+        return plans[-1], 1234.0
+
+    monkeypatch.setattr(autotune_module, "_fastest", pretend)
+    default, said = default_plan(config, found, 1e10), Said()
+    description, precisions = MEASURED[name]
+    best = measured(default, config, model, found, said)
+    assert str(best) == f"{description}, 1 thread, 8 sequences a pass"
+    assert [list(dict.fromkeys(each.precision for each in plans)) for plans in comparisons] == precisions
+    assert [each.micro_batch for each in comparisons[-1]] == [2, 4, 8]
+    assert said.lines == [f"measured on this machine: {best} is fastest, about 1,234 tokens/s"]
+    assert measured(default, config, model, found, said) == best
+    assert len(comparisons) == len(precisions) and len(said.lines) == 1
+    assert cached_plans("a test CPU") == [f"0.1M x 16: {best}, 1,234 tokens/s"]
+    assert cached_plans("another CPU") == []
 
 
 @pytest.mark.parametrize(
@@ -202,20 +262,20 @@ def test_measuring_chooses_the_fastest_and_is_done_once(model: Transformer, monk
         "[]",
         '{"choice": 1}',
         '{"choice": {"compiled": 1, "precision": "fp32", "threads": 1, "micro_batch": 2}}',
-        # As it was when torch computed in int8.
+        # An earlier version of the program wrote this when torch computed in int8.
         '{"choice": {"compiled": true, "precision": "int8", "threads": 1, "micro_batch": 2}}',
     ],
 )
 def test_a_damaged_cache_is_measured_again(model: Transformer, monkeypatch: pytest.MonkeyPatch, damage: str) -> None:
     config = TrainConfig(batch_size_per_device=2, gradient_accumulation_steps=4, threads=1)
-    plain = ComputePlan(False, "fp32", 1, 2)
-    file = cached_plan_file(tune._question(plain, config, SHAPE, inspect_machine()))
+    simple = ComputePlan(False, "fp32", 1, 2)
+    file = cached_plan_file(choose._question(simple, config, SHAPE, PLAIN))
     file.parent.mkdir(parents=True)
     file.write_text(damage)
-    monkeypatch.setattr(tune, "_fastest", lambda ways, model: (ways[0], 1.0))
-    assert cached_plans(inspect_machine().processor) == []
-    assert autotune(plain, config, model, inspect_machine(), SilentProgress()) == plain
-    assert read_plan(file) == plain
+    monkeypatch.setattr(autotune_module, "_fastest", lambda plans, model: (plans[0], 1.0))
+    assert cached_plans("a test CPU") == []
+    assert measured(simple, config, model, PLAIN, SilentProgress()) == simple
+    assert read_plan(file) == simple
 
 
 @pytest.mark.parametrize(
@@ -224,69 +284,98 @@ def test_a_damaged_cache_is_measured_again(model: Transformer, monkeypatch: pyte
 def test_measuring_really_runs_and_leaves_the_model_alone(model: Transformer, precision: Any) -> None:
     before = [weight.detach().clone() for weight in model.parameters()]
     config = TrainConfig(batch_size_per_device=2, gradient_accumulation_steps=2, threads=1, compile="off")
-    choice = autotune(ComputePlan(False, precision, 1, 2), config, model, inspect_machine(), SilentProgress())
-    assert choice.micro_batch in (2, 4)
+    best, tokens_per_s = autotune(ComputePlan(False, precision, 1, 2), config, model, PLAIN, SilentProgress())
+    assert best.micro_batch in (2, 4) and tokens_per_s and tokens_per_s > 0
     assert all(torch.equal(weight, old) and weight.grad is None for weight, old in zip(model.parameters(), before, strict=True))
 
 
-def test_a_resumed_run_keeps_its_choice_unless_told(model: Transformer, tmp_path: Path) -> None:
+@each_machine
+@pytest.mark.parametrize("tokens", [1000, 10**12])
+def test_a_plan_is_decided_once_in_order(
+    computer: Machine, tokens: int, model: Transformer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a new run and in one that is resumed."""
+    steps: list[str] = []
+
+    def recorded(name: str) -> Any:
+        function = getattr(choose, name)
+
+        def record(*arguments: Any, **named: Any) -> Any:
+            steps.append(name)
+            return function(*arguments, **named)
+
+        return record
+
+    for name in ("default_plan", "overridden", "supported", "measured"):
+        monkeypatch.setattr(choose, name, recorded(name))
+    monkeypatch.setattr(autotune_module, "_fastest", lambda plans, model: (plans[0], 1.0))
+    monkeypatch.setattr(choose, "set_up", lambda plan, model: plan)
+    config = TrainConfig(batch_size_per_device=2, gradient_accumulation_steps=4, compile="off")
+    new: Any = choose_compute(config, model, tokens, tmp_path, SilentProgress(), capabilities=capabilities(computer))
+    assert steps == ["default_plan", "supported", *["measured"] * (tokens > 1000)]
+    steps.clear()
+    assert choose_compute(config, model, tokens, tmp_path, SilentProgress(), capabilities=capabilities(computer)) == new
+    assert steps == ["default_plan", "overridden", "supported"]
+
+
+def test_a_resumed_run_keeps_its_plan_except_for_explicit_settings(model: Transformer, tmp_path: Path) -> None:
     write_plan(tmp_path / "compute.json", ComputePlan(False, "fp32", 1, 4))
     config = TrainConfig(batch_size_per_device=2, gradient_accumulation_steps=2, compile="off")
-    assert choose_compute(config, model, 1000, tmp_path, SilentProgress()).micro_batch == 4
-    pinned = config.model_copy(update={"threads": 2})
-    assert "2 threads, 4 sequences" in choose_compute(pinned, model, 1000, tmp_path, SilentProgress()).description
+    assert choose_compute(config, model, 1000, tmp_path, SilentProgress(), capabilities=PLAIN).micro_batch == 4
+    explicit = config.model_copy(update={"threads": 2})
+    assert "2 threads, 4 sequences" in choose_compute(explicit, model, 1000, tmp_path, SilentProgress(), capabilities=PLAIN).description
     assert parse_plan(json.loads((tmp_path / "compute.json").read_text())["choice"]) == ComputePlan(False, "fp32", 2, 4)
     torch.set_num_threads(1)
 
 
-def test_a_run_is_not_continued_in_int8_where_there_is_none(model: Transformer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tune, "why_not", lambda: "no compiler")
+@pytest.mark.parametrize("name", ["no-avx512", "bf16", "arm"])
+def test_a_run_is_not_continued_in_int8_on_a_cpu_without_it(name: str, model: Transformer, tmp_path: Path) -> None:
     write_plan(tmp_path / "compute.json", ComputePlan(False, "int8", 1, 4))
-    said = Said()
-    machine = dataclasses.replace(inspect_machine(), instruction_sets=())
-    monkeypatch.setattr(tune, "inspect_machine", lambda: machine)
-    compute = choose_compute(TrainConfig(threads=1, compile="off"), model, 1000, tmp_path, said)
-    assert compute.description == "fp32, eager, 1 thread, 4 sequences a pass"
-    assert said.lines == ["training in fp32 instead of int8: no compiler"]
-    assert read_plan(tmp_path / "compute.json") == ComputePlan(False, "fp32", 1, 4)
-    with pytest.raises(
-        ConfigError, match=r"^train.precision: int8 is not to be had here: no compiler. Take fp32, or auto for what fits best$"
-    ):
-        choose_compute(TrainConfig(precision="int8"), model, 1000, tmp_path, said)
+    said, found = Said(), capabilities(MACHINES[name])
+    compute = choose_compute(TrainConfig(threads=1, compile="off"), model, 1000, tmp_path, said, capabilities=found)
+    assert compute.description == f"{found.best_float}, eager, 1 thread, 4 sequences a pass"
+    assert said.lines == [
+        f"training in {found.best_float} instead of int8: int8 training needs AVX-512 VNNI or AVX-VNNI; this CPU has neither"
+    ]
+    assert read_plan(tmp_path / "compute.json") == ComputePlan(False, found.best_float, 1, 4)
+    expected = (
+        "train.precision: int8 training needs AVX-512 VNNI or AVX-VNNI; this CPU has neither; "
+        "set fp32, or auto for the fastest precision that is available"
+    )
+    with pytest.raises(ConfigError, match=f"^{expected}$"):
+        choose_compute(TrainConfig(precision="int8"), model, 1000, tmp_path, said, capabilities=found)
 
 
-def test_a_run_in_floats_goes_on_in_floats(model: Transformer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tune, "why_not", lambda: None)
+@each_machine
+def test_a_run_in_fp32_continues_in_fp32(computer: Machine, model: Transformer, tmp_path: Path) -> None:
     write_plan(tmp_path / "compute.json", ComputePlan(False, "fp32", 1, 4))
-    compute = choose_compute(TrainConfig(threads=1), model, 1000, tmp_path, SilentProgress())
+    compute = choose_compute(TrainConfig(threads=1), model, 1000, tmp_path, SilentProgress(), capabilities=capabilities(computer))
     assert compute.description == "fp32, eager, 1 thread, 4 sequences a pass"
 
 
-def follower(choice: ComputePlan) -> ProcessGroup:
-    """The second of two processes, whose leader takes `choice`; no processes are needed to be told it."""
+def worker(plan: ComputePlan) -> ProcessGroup:
+    """The second of two processes, whose main process uses `plan`; the other process is not needed to receive it."""
     group = ProcessGroup()
     group.rank = 1
-    group.broadcast_object = lambda value=None, patient=False: choice.as_dict()  # type: ignore[method-assign]
+    group.broadcast_object = lambda value=None, patient=False: plan.as_dict()  # type: ignore[method-assign]
     return group
 
 
-def test_all_of_a_team_compute_alike_or_not_at_all(model: Transformer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tune, "why_not", lambda: "no compiler")
+def test_all_processes_of_a_group_use_one_precision(model: Transformer, tmp_path: Path) -> None:
     config = TrainConfig(threads=1, compile="off")
-    with pytest.raises(ConfigError, match=r"cannot compute in int8 as the others of its group do: train with --precision=fp32"):
-        choose_compute(config, model, 1000, tmp_path, SilentProgress(), follower(ComputePlan(False, "int8", 1, 4)))
-    choose_compute(config, model, 1000, tmp_path, SilentProgress(), follower(ComputePlan(False, "bf16", 1, 4)))
+    with pytest.raises(ConfigError, match=r"does not support int8, in which the other processes of its group train: train with --pre"):
+        choose_compute(config, model, 1000, tmp_path, SilentProgress(), worker(ComputePlan(False, "int8", 1, 4)), PLAIN)
+    choose_compute(config, model, 1000, tmp_path, SilentProgress(), worker(ComputePlan(False, "bf16", 1, 4)), PLAIN)
     assert model.precision == "bf16"
 
 
-def test_without_a_compiler_nothing_is_compiled(model: Transformer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tune, "inspect_machine", lambda: dataclasses.replace(inspect_machine(), compiler=None))
-    said = Said()
+def test_without_a_compiler_nothing_is_compiled(model: Transformer, tmp_path: Path) -> None:
+    said, found = Said(), capabilities(machine(compiler=None))
     config = TrainConfig(threads=1, precision="fp32", compile="on")
-    assert choose_compute(config, model, 1000, tmp_path, said).description.startswith("fp32, eager")
+    assert choose_compute(config, model, 1000, tmp_path, said, capabilities=found).description.startswith("fp32, eager")
     assert said.lines == ["training in eager mode, which is slower: torch.compile needs a C++ compiler (install g++ or clang++)"]
-    choice = read_plan(tmp_path / "compute.json")
-    assert choice and not choice.compiled
+    saved = read_plan(tmp_path / "compute.json")
+    assert saved and not saved.compiled
 
 
 @pytest.mark.parametrize(
@@ -301,7 +390,7 @@ def test_without_a_compiler_nothing_is_compiled(model: Transformer, tmp_path: Pa
     ],
 )
 @pytest.mark.parametrize("problem", [None, "torch.compile failed (so)"])
-def test_ways_that_make_sense_are_compared(
+def test_only_sensible_plans_are_compared(
     model: Transformer,
     monkeypatch: pytest.MonkeyPatch,
     plain: tuple[bool, Any],
@@ -312,30 +401,29 @@ def test_ways_that_make_sense_are_compared(
     compared: list[list[tuple[bool, str]]] = []
     tried = []
 
-    def pretend(ways: list[ComputePlan], model: Transformer) -> tuple[ComputePlan, float]:
-        compared.append([(way.compiled, way.precision) for way in ways])
-        return ways[0], 1.0
+    def pretend(plans: list[ComputePlan], model: Transformer) -> tuple[ComputePlan, float]:
+        compared.append([(plan.compiled, plan.precision) for plan in plans])
+        return plans[0], 1.0
 
-    monkeypatch.setattr(tune, "_fastest", pretend)
-    monkeypatch.setattr(tune, "_pass", lambda model, way: tried.append(way))
-    monkeypatch.setattr(tune, "compile_problem", lambda *arguments: problem)
-    machine = dataclasses.replace(inspect_machine(), instruction_sets=("avx512_bf16",))
+    monkeypatch.setattr(autotune_module, "_fastest", pretend)
+    monkeypatch.setattr(autotune_module, "gradient_pass", lambda plan, model: tried.append(plan))
+    monkeypatch.setattr(autotune_module, "compile_problem", lambda *arguments: problem)
     said = Said()
     config = TrainConfig(batch_size_per_device=2, gradient_accumulation_steps=1, threads=1, **settings)
-    autotune(ComputePlan(*plain, 1, 2), config, model, machine, said)
+    autotune(ComputePlan(*plain, 1, 2), config, model, capabilities(MACHINES["vnni-bf16"]), said)
     assert bool(tried) == (not plain[0] and any(graph for graph, _ in expected)), "what is compiled already is not tried again"
     if tried and problem:
         expected = [(graph, precision) for graph, precision in expected if not graph]
-        assert said.lines[0] == f"comparing without compiled ways: {problem}"
+        assert said.lines[0] == f"comparing eager mode only: {problem}"
     assert compared == [expected] * (len(expected) > 1)
 
 
 def test_int8_is_not_compared_with_fp32(model: Transformer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It would be compiled for nothing: int8 is several times as fast."""
-    monkeypatch.setattr(tune, "_pass", None)
-    machine = dataclasses.replace(inspect_machine(), instruction_sets=())
+    """FP32 would be compiled for nothing: int8 is several times as fast."""
+    monkeypatch.setattr(autotune_module, "gradient_pass", None)
     config = TrainConfig(batch_size_per_device=2, gradient_accumulation_steps=1, threads=1)
-    assert autotune(ComputePlan(False, "int8", 1, 2), config, model, machine, SilentProgress()) == ComputePlan(False, "int8", 1, 2)
+    int8 = ComputePlan(False, "int8", 1, 2)
+    assert autotune(int8, config, model, capabilities(MACHINES["vnni"]), SilentProgress()) == (int8, None)
 
 
 BROKEN = """
@@ -345,15 +433,15 @@ import torch
 from bulletlm.config.schema import TrainConfig
 from bulletlm.train.model import Transformer
 from bulletlm.shape import ModelShape
-from bulletlm.train.backend import autotune as tune
+from bulletlm.train.backend import choose
 import test_compute as t
 
-tune.TUNE_FROM_FLOPS = 0.0  # with what is measured before
+choose.TUNE_FROM_FLOPS = 0.0  # so that it measures
 model = Transformer(t.SHAPE)
 model.initialise(5)
 said = t.Said()
 config = TrainConfig(threads=1, batch_size_per_device=2, gradient_accumulation_steps=2, precision='fp32')
-compute = tune.choose_compute(config, model, 10**15, Path(sys.argv[1]), said)
+compute = choose.choose_compute(config, model, 10**15, Path(sys.argv[1]), said, capabilities=t.PLAIN)
 compute.load_weights()
 compute.accumulate_gradients(*t.batch(), 60)
 print("\\n".join(said.lines))
@@ -361,9 +449,8 @@ print("\\n".join(said.lines))
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(inspect_machine().compiler is None, reason="no C++ compiler")
 def test_a_compiler_that_fails_is_announced(tmp_path: Path) -> None:
-    """A real one: it ends with 1 whatever it is asked to compile, and nothing is in the cache."""
+    """The compiler is a real program: it ends with 1 whatever it should compile. The cache is empty."""
     path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
     environment = {**os.environ, "PYTHONPATH": path, "CXX": "/bin/false"}
     command = [sys.executable, "-c", BROKEN, str(tmp_path)]
@@ -371,22 +458,22 @@ def test_a_compiler_that_fails_is_announced(tmp_path: Path) -> None:
     assert result.returncode == 0, result.stderr
     lines = result.stdout.splitlines()
     assert re.match(r"training in eager mode, which is slower: torch.compile failed \(.+\)$", lines[0])
-    assert "compile" not in "".join(lines[1:]), "eager ways alone are measured"
-    choice = read_plan(tmp_path / "compute.json")
-    assert choice and not choice.compiled
+    assert "compile" not in "".join(lines[1:]), "only eager plans are measured"
+    saved = read_plan(tmp_path / "compute.json")
+    assert saved and not saved.compiled
 
 
 def test_a_model_that_cannot_be_traced_is_announced(model: Transformer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The tracer's own exceptions are no relatives of the compiler's."""
+    """The tracer raises other exceptions than the compiler."""
 
     def untraceable(layer: Layer, x: torch.Tensor, rope: torch.Tensor) -> torch.Tensor:
         torch._dynamo.graph_break()
         return layer(x, rope)  # type: ignore[no-any-return]
 
     monkeypatch.setattr("bulletlm.train.backend.compute.run_layer", untraceable)
-    monkeypatch.setattr(tune, "inspect_machine", lambda: dataclasses.replace(inspect_machine(), compiler="g++"))
     said = Said()
-    compute = choose_compute(TrainConfig(compile="on", threads=1, precision="fp32"), model, 1000, tmp_path, said)
+    config = TrainConfig(compile="on", threads=1, precision="fp32")
+    compute = choose_compute(config, model, 1000, tmp_path, said, capabilities=PLAIN)
     assert compute.description.startswith("fp32, eager")
     (line,) = said.lines
     assert line.startswith("training in eager mode, which is slower: torch.compile failed (")

@@ -360,7 +360,7 @@ def test_early_stopping_counts_on_after_a_break(tokens_dir: Path, tmp_path: Path
     assert events(tmp_path / "parts") == events(tmp_path / "whole")
 
 
-needs_int8 = pytest.mark.skipif(why_not() is not None, reason=f"no native training pass: {why_not()}")
+needs_int8 = pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
 
 
 @pytest.mark.parametrize("precision", ["bf16", pytest.param("int8", marks=needs_int8)])

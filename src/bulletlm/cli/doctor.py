@@ -10,8 +10,7 @@ from typing import Any
 
 from bulletlm.hardware import Machine, inspect_machine
 from bulletlm.runtime.native import summary
-from bulletlm.train.backend.native import why_not
-from bulletlm.train.backend.plan import cached_plans
+from bulletlm.train.backend.plan import Capabilities, cached_plans, inspect_capabilities
 
 GB = 1e9
 NEEDED_DISK = 2 * GB
@@ -21,13 +20,14 @@ NEEDED_MEMORY = 1.5 * GB
 def examine(folder: Path) -> dict[str, Any]:
     """Facts about machine and installation; `advice` holds one sentence for each thing that is missing."""
     machine = inspect_machine()
+    capabilities = inspect_capabilities("cpu", machine)
     free = shutil.disk_usage(folder).free
     advice = list(_advice(machine, free))
     return {
         **asdict(machine),
-        "bf16": machine.has_bf16,
-        "int8": why_not() is None,
-        "training": _arithmetic(machine),
+        "bf16": capabilities.bf16,
+        "int8": capabilities.int8_problem is None,
+        "training": _arithmetic(capabilities),
         "disk_free": free,
         "python": sys.version.split()[0],
         "torch": _installed("torch"),
@@ -65,11 +65,12 @@ def print_doctor(as_json: bool) -> None:
         print("Nothing is missing. Start with: bullet run recipes/demo.jsonc")
 
 
-def _arithmetic(machine: Machine) -> str:
-    reason = why_not()
-    fast = ["int8"] * (reason is None) + ["bf16"] * machine.has_bf16
-    ways = f"{', '.join(fast)} or fp32" if fast else "fp32"
-    return f"{ways}, since int8 is not available: {reason}" if reason else ways
+def _arithmetic(capabilities: Capabilities) -> str:
+    """The precisions that train fast here, and why int8 is missing if it is."""
+    problem = capabilities.int8_problem
+    fast = ["int8"] * (problem is None) + ["bf16"] * capabilities.bf16
+    precisions = f"{', '.join(fast)} or fp32" if fast else "fp32"
+    return f"{precisions} ({problem})" if problem else precisions
 
 
 def _advice(machine: Machine, free: float) -> list[str]:

@@ -30,7 +30,7 @@ from bulletlm.hardware import largest_size
 from bulletlm.progress import Progress, SilentProgress
 from bulletlm.quant.types import tensor_bytes, weight_types
 from bulletlm.shape import ModelShape
-from bulletlm.train.backend.autotune import choose_compute
+from bulletlm.train.backend.choose import choose_compute
 from bulletlm.train.backend.compute import denormals_are_zero, pick_device
 from bulletlm.train.batches import TrainingWindows
 from bulletlm.train.scaling import LAW_FILE, Law, effective_tokens, family

@@ -21,14 +21,14 @@ from torch.nn import functional as F
 from bulletlm.config.schema import QatConfig, TrainConfig
 from bulletlm.data.tokens import TokenFile
 from bulletlm.errors import BulletError
-from bulletlm.hardware import inspect_machine, keep_memory
+from bulletlm.hardware import keep_memory
 from bulletlm.progress import Progress
 from bulletlm.quant import calibrate
 from bulletlm.quant.bq4 import Quantized, scales_of
 from bulletlm.quant.fake_quant import FakeQuant
 from bulletlm.shape import ModelShape
-from bulletlm.train.backend.autotune import best_floats, compile_problem, pays_to_compile, run_flops
-from bulletlm.train.backend.compute import compiled, denormals_are_zero, pick_device, run_layer
+from bulletlm.train.backend.compute import compile_problem, compiled, denormals_are_zero, pick_device, run_layer
+from bulletlm.train.backend.plan import Capabilities, inspect_capabilities, pays_to_compile, run_flops
 from bulletlm.train.batches import TrainingWindows, validation_batches
 from bulletlm.train.guard.rollback import Diverged, find_trouble
 from bulletlm.train.guard.stopping import be_nice
@@ -309,27 +309,34 @@ def _take_over(student: Transformer, start: Mapping[str, calibrate.Tensor]) -> d
 
 
 def _divergences(
-    teacher: Transformer, student: Transformer, train: TrainConfig, at_once: int, tokens: int, progress: Progress
+    teacher: Transformer,
+    student: Transformer,
+    train: TrainConfig,
+    at_once: int,
+    tokens: int,
+    progress: Progress,
+    capabilities: Capabilities | None = None,
 ) -> tuple[Divergence, Divergence]:
     """The loss to train with, `at_once` sequences a pass, compiled where `tokens` are worth it; and the one to measure with.
 
     Predictions are never made in int8: its own noise is as large as what a 4-bit model has left to learn. In the gradients it
     is lost in that of the text. Rounding them saves time only where it is compiled.
     """
-    machine, device, shape = inspect_machine(), teacher.rope.device.type, teacher.shape
-    torch.set_num_threads(train.threads or machine.cores)
-    floats = best_floats(machine, device) if train.precision == "auto" else "bf16" if train.precision == "bf16" else "fp32"
+    capabilities, shape = capabilities or inspect_capabilities(teacher.rope.device.type), teacher.shape
+    torch.set_num_threads(train.threads or capabilities.machine.cores)
+    floats = capabilities.best_float if train.precision == "auto" else "bf16" if train.precision == "bf16" else "fp32"
     teacher.compute_in(floats)
     student.compute_in(floats)
     eager = _divergence_with(teacher, student, run_layer, _divergence)
     # The teacher's pass comes to the three (one forward, two backward) of training.
-    if not pays_to_compile(train, device, 4 / 3 * run_flops(shape, tokens)):
+    if not pays_to_compile(train, capabilities.device, 4 / 3 * run_flops(shape, tokens)):
         return eager, eager
-    if train.precision in ("auto", "int8") and floats == "fp32" and device == "cpu" and machine.has_int8 and products_are_exact():
+    int8_pays = floats == "fp32" and capabilities.device == "cpu" and capabilities.machine.has_int8 and products_are_exact()
+    if train.precision in ("auto", "int8") and int8_pays:
         student.compute_in("int8-gradients")
     graph = _divergence_with(teacher, student, compiled(run_layer), compiled(_divergence))
     trial = torch.arange(at_once * shape.max_seq_len).remainder(shape.vocab_size).view(at_once, -1)
-    if problem := compile_problem(lambda: graph(trial, trial).backward(), student, machine):  # type: ignore[no-untyped-call]
+    if problem := compile_problem(lambda: graph(trial, trial).backward(), student, capabilities):  # type: ignore[no-untyped-call]
         progress.log(f"QAT in eager mode, which is slower: {problem}")
         student.compute_in(floats)
         return eager, eager

@@ -22,10 +22,10 @@ from bulletlm.config.loader import load_config
 from bulletlm.config.schema import Config, TrainConfig
 from bulletlm.errors import BulletError
 from bulletlm.files import sha256_of_file
-from bulletlm.hardware import inspect_machine, park_idle_threads
+from bulletlm.hardware import park_idle_threads
 from bulletlm.progress import Progress, SilentProgress
 from bulletlm.shape import ModelShape
-from bulletlm.train.backend.plan import plan_file_name, read_plan, write_plan
+from bulletlm.train.backend.plan import default_plan, inspect_capabilities, plan_file_name, read_plan, run_flops, write_plan
 
 STEPS = 12
 """Of each training; every third is followed by an evaluation, every second by a checkpoint."""
@@ -113,7 +113,6 @@ def _short(config: Config) -> TrainConfig:
 def _note_choice(config: Config, shape: ModelShape, run_dir: Path, folder: Path, workers: int) -> None:
     """Let the training in `folder` compute as the run itself did or would, which so short a training would not choose."""
     from bulletlm.data.tokens import open_tokens
-    from bulletlm.train.backend.autotune import default_plan, run_flops
     from bulletlm.train.backend.compute import pick_device
     from bulletlm.train.batches import TrainingWindows
     from bulletlm.train.schedule import count_steps
@@ -125,7 +124,7 @@ def _note_choice(config: Config, shape: ModelShape, run_dir: Path, folder: Path,
         windows = TrainingWindows(open_tokens(run_dir / "tokens", "train"), shape.max_seq_len, config.seed)
         steps, _ = count_steps(config.train, windows.count)
         flops = run_flops(shape, steps * sequences * shape.max_seq_len)
-        plan = default_plan(config.train, inspect_machine(), pick_device(config.train.device).type, flops, workers)
+        plan = default_plan(config.train, inspect_capabilities(pick_device(config.train.device).type), flops, workers)
     note.parent.mkdir(parents=True, exist_ok=True)
     write_plan(note, plan)
 

@@ -13,7 +13,7 @@ from bulletlm.errors import BulletError
 from bulletlm.progress import Progress
 from bulletlm.quant.fake_quant import FakeQuant
 from bulletlm.shape import ModelShape
-from bulletlm.train.backend.autotune import choose_compute
+from bulletlm.train.backend.choose import choose_compute
 from bulletlm.train.backend.compute import denormals_are_zero, pick_device
 from bulletlm.train.batches import TrainingWindows
 from bulletlm.train.checkpoint import list_checkpoints

@@ -1,4 +1,4 @@
-"""How the arithmetic of a run is done: device, threads, precision, compiled or not. Chosen once, at the start (train/tune.py)."""
+"""Executes a compute plan: device, threads, precision, compiled or not."""
 
 import contextlib
 import ctypes
@@ -16,7 +16,7 @@ from torch import Tensor
 from bulletlm.errors import BulletWarning, ConfigError
 from bulletlm.hardware import cache_folder
 from bulletlm.train.backend.native import Trainer
-from bulletlm.train.backend.plan import ComputePlan
+from bulletlm.train.backend.plan import Capabilities, ComputePlan
 from bulletlm.train.model import Layer, Transformer
 
 CPU = torch.device("cpu")
@@ -28,14 +28,15 @@ AccumulateGradients = Callable[[Tensor, Tensor, float], float]
 
 @dataclass(frozen=True)
 class Compute:
-    """The choices, in the form in which the loop uses them.
+    """A compute plan in the form in which the training loop uses it.
 
     Attributes:
-        accumulate_gradients: (tokens, targets, count), int64 (B, T) on the model's device -> their summed loss / count, in nats;
-            its gradients are added to those of the weights.
-        load_weights: to be called before `accumulate_gradients` whenever the weights have changed.
-        micro_batch: sequences in one forward and backward pass.
-        description: all of it in words.
+        accumulate_gradients: takes (tokens, targets, count): int64 (B, T) on the model's device, targets of IGNORE do not count,
+            and the number by which the loss is divided. Returns the summed loss / count in nats; the gradients of that are
+            added to the gradients of the weights, float32.
+        load_weights: must be called before `accumulate_gradients` whenever the weights have changed.
+        micro_batch: number of sequences in one forward and backward pass.
+        description: the whole plan in words.
         device: where the model is.
     """
 
@@ -51,10 +52,10 @@ class Compute:
 
 
 def pick_device(wanted: Literal["auto", "cpu", "cuda", "mps"]) -> torch.device:
-    """The device of a run: with "auto" a GPU that torch calls cuda, else Apple's mps, else the processor.
+    """The device of a run. "auto" takes a GPU that torch calls cuda, otherwise Apple's mps, otherwise the CPU.
 
     Raises:
-        ConfigError: a device was asked for that is not there.
+        ConfigError: the device that is configured does not exist.
     """
     present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if wanted == "auto":
@@ -66,17 +67,18 @@ def pick_device(wanted: Literal["auto", "cpu", "cuda", "mps"]) -> torch.device:
 
 @contextlib.contextmanager
 def denormals_are_zero() -> Iterator[None]:
-    """Inside, numbers nearer to 0 than 1e-38 count as 0.
+    """Treat denormal numbers (magnitude below 1.2e-38) as 0 within the block.
 
-    The attention of a trained model is full of them, and processors take a hundred times as long for each. Threads take this over
-    from the one that starts them and nobody can tell them later, so torch's begin anew, here and at the end.
+    The attention weights of a trained model contain many of them, and processors take about a hundred times as long for each.
+    A thread inherits this mode from the thread that starts it and it cannot be changed from outside later. Therefore torch's
+    worker threads are ended, and started again with the next operation, at the begin and at the end of the block.
     """
     possible = torch.set_flush_denormal(True)
     end_worker_threads()
     try:
         if possible and platform.machine().lower() in ("x86_64", "amd64") and _keeps_denormals():
             warnings.warn(
-                "torch's worker threads do not count denormal numbers as zero here, which slows training down as the model learns: "
+                "torch's worker threads do not treat denormal numbers as zero here, which slows training down as the model learns: "
                 "compare with train.threads=1",
                 BulletWarning,
                 stacklevel=3,
@@ -88,9 +90,10 @@ def denormals_are_zero() -> Iterator[None]:
 
 
 def end_worker_threads() -> None:
-    """End the threads with which torch computes for this one; its next operation starts others. (`torch.set_num_threads` does not.)
+    """End the threads with which torch computes for the calling thread; the next operation starts new ones.
 
-    Only GNU's OpenMP, which torch has on Linux, is asked: LLVM's would also forget how many there were to be.
+    `torch.set_num_threads` does not do this. Only GNU's OpenMP, which torch uses on Linux, is asked: LLVM's OpenMP would also
+    forget how many threads were set.
     """
     if sys.platform == "linux":
         loaded = ctypes.CDLL(None)
@@ -99,32 +102,72 @@ def end_worker_threads() -> None:
 
 
 def _keeps_denormals() -> bool:
-    """Whether any of the threads that share a long operation does."""
+    """Whether any of the threads that share a long operation keeps denormal numbers."""
     smallest = torch.ones(torch.get_num_threads() << 16, dtype=torch.int32).view(torch.float32)
     return bool((smallest * 2).view(torch.int32).any())
 
 
-def set_up(choice: ComputePlan, model: Transformer) -> Compute:
-    """Put `choice` into force, in this process and for `model`."""
+def set_up(plan: ComputePlan, model: Transformer) -> Compute:
+    """Apply `plan` to this process and to `model`.
+
+    Raises:
+        Unavailable, ConfigError, BulletError: as `Trainer`, in int8.
+    """
     device = model.rope.device
-    activate(choice, model)
-    if choice.precision == "int8":
-        trainer = Trainer(model, choice.threads)
-        return Compute(trainer.accumulate_gradients, trainer.load_weights, choice.micro_batch, str(choice))
-    accumulate = _autograd(compiled_loss(model) if choice.compiled else model.loss)
-    description = str(choice) if device.type == "cpu" else f"{choice}, on {device.type}"
-    return Compute(accumulate, _nothing, choice.micro_batch, description, device)
+    activate(plan, model)
+    if plan.precision == "int8":
+        trainer = Trainer(model, plan.threads)
+        return Compute(trainer.accumulate_gradients, trainer.load_weights, plan.micro_batch, str(plan))
+    accumulate = _autograd(compiled_loss(model) if plan.compiled else model.loss)
+    description = str(plan) if device.type == "cpu" else f"{plan}, on {device.type}"
+    return Compute(accumulate, _nothing, plan.micro_batch, description, device)
 
 
-def activate(choice: ComputePlan, model: Transformer) -> None:
-    """The part of `set_up` that can be changed between two passes."""
-    torch.set_num_threads(choice.threads)
-    # What the native pass does not compute, such as validation, is FP32.
-    model.compute_in("fp32" if choice.precision == "int8" else choice.precision)
+def activate(plan: ComputePlan, model: Transformer) -> None:
+    """Apply only the number of threads and the precision, which may change between two passes."""
+    torch.set_num_threads(plan.threads)
+    # What the native library does not compute, such as validation, is FP32.
+    model.compute_in("fp32" if plan.precision == "int8" else plan.precision)
+
+
+def gradient_pass(plan: ComputePlan, model: Transformer) -> Callable[[], None]:
+    """A function that runs forward and backward over one micro-batch, to try or to time `plan`; it leaves no gradients behind."""
+    compute = set_up(plan, model)
+    compute.load_weights()
+    tokens = torch.arange(plan.micro_batch * model.shape.max_seq_len, device=model.rope.device).remainder(model.shape.vocab_size)
+    tokens = tokens.view(plan.micro_batch, -1)
+
+    def run() -> None:
+        activate(plan, model)
+        compute.accumulate_gradients(tokens, tokens, tokens.numel())
+        model.zero_grad(set_to_none=True)
+
+    return run
+
+
+def compile_problem(run: Callable[[], object], model: Transformer, capabilities: Capabilities) -> str | None:
+    """Compile what `run` calls by calling it once.
+
+    The gradients of `model` are set to None.
+
+    Returns:
+        What went wrong, as one line; None if it works.
+    """
+    if capabilities.device == "cpu" and capabilities.machine.compiler is None:
+        return "torch.compile needs a C++ compiler (install g++ or clang++)"
+    try:
+        run()
+    # Tracer, code generator, compiler and cache raise exceptions of many types. A fault of the model itself shows again in eager mode.
+    except Exception as error:
+        cause = getattr(error, "inner_exception", error)
+        return f"torch.compile failed ({next(iter(str(cause).splitlines()), type(cause).__name__)})"
+    finally:
+        model.zero_grad(set_to_none=True)
+    return None
 
 
 def _autograd(loss_of: LossOf) -> AccumulateGradients:
-    """torch's way: `loss_of` and autograd."""
+    """`Compute.accumulate_gradients` by torch: `loss_of` and autograd."""
 
     def accumulate_gradients(tokens: Tensor, targets: Tensor, count: float) -> float:
         loss = loss_of(tokens, targets) / count
@@ -135,13 +178,13 @@ def _autograd(loss_of: LossOf) -> AccumulateGradients:
 
 
 def _nothing() -> None:
-    """torch reads the weights themselves."""
+    """torch reads the weights themselves, so there is nothing to load."""
 
 
 def compiled_loss(model: Transformer) -> LossOf:
-    """`model.loss` with the layers, and what comes after them, compiled.
+    """`model.loss` with compiled layers and a compiled head: int64 (B, T) tokens and targets -> float32 scalar, nats.
 
-    One graph serves all layers: a graph of the whole model runs no faster, and takes ten times as long to compile.
+    One graph serves all layers: a graph of the whole model is not faster and takes ten times as long to compile.
     """
     layer = compiled(run_layer)
     head = compiled(_run_head)
@@ -153,15 +196,18 @@ def compiled_loss(model: Transformer) -> LossOf:
 
 
 def compiled(function: Callable[Arguments, Tensor]) -> Callable[Arguments, Tensor]:
-    """`function`, compiled when it is first called with arguments of some shape; what was compiled is kept in the user's cache folder."""
+    """`function`, compiled at the first call with arguments of each shape.
+
+    Compiled code is kept in the user's cache folder, or where TORCHINDUCTOR_CACHE_DIR points.
+    """
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "compiled"))
-    # Every precision, micro-batch and shape is a graph of its own; after the 8 of the default, torch would refuse the next.
+    # Every precision, micro-batch and shape has its own graph; with the default limit torch would refuse the ninth.
     torch._dynamo.config.recompile_limit = 100
     return torch.compile(function, dynamic=False, fullgraph=True)
 
 
 def run_layer(layer: Layer, x: Tensor, rope: Tensor) -> Tensor:
-    """A call of a layer, as `Transformer.hidden` takes it."""
+    """Call `layer`, as `Transformer.hidden` needs it: x (B, T, dim) and the table of `rope_table` -> (B, T, dim)."""
     return layer(x, rope)  # type: ignore[no-any-return]
 
 

@@ -1,7 +1,7 @@
-"""The native training pass: the C library under native/ computes the gradients of a micro-batch, its matrix products in int8.
+"""The native training pass: the C library in train/native computes the gradients of a micro-batch with int8 matrix products.
 
-It does what `Transformer.loss` and autograd do, and like the engine's library it is optional: `library` says why it cannot be used, if so.
-torch is needed by the tensors alone, which come from outside.
+It computes what `Transformer.loss` and autograd compute, and like the library of the engine it is optional: `why_not` says why it
+cannot be used. This module does not import torch; it only reads and writes the memory of tensors that it receives.
 """
 
 from __future__ import annotations
@@ -20,11 +20,13 @@ if TYPE_CHECKING:
     from bulletlm.train.model import Transformer
 
 ABI = 3
-MOST_TOKENS = 1 << 16
-"""That C takes at once, each sequence rounded up to a multiple of 4."""
+MAX_TOKENS = 1 << 16
+"""Largest number of tokens in one call of the C library, each sequence rounded up to a multiple of 4."""
 
-MOST_IDS = 1 << 17
-"""The largest vocabulary: sums over it are int32."""
+MAX_VOCABULARY = 1 << 17
+"""Largest vocabulary: with more ids a sum of products over the vocabulary would overflow int32."""
+
+NO_INT8 = "int8 training needs AVX-512 VNNI or AVX-VNNI; this CPU has neither"
 
 
 @cache
@@ -32,7 +34,8 @@ def library() -> ctypes.CDLL:
     """The C library, with the types of its functions declared.
 
     Raises:
-        Unavailable: it was not built, is of another version, cannot be opened, or this processor is not one of those it is for.
+        Unavailable: it was not built, has another version, cannot be opened, or this CPU has no instruction set for it. The
+            message is a clause.
     """
     i32, i64, pointer = ctypes.c_int32, ctypes.c_int64, ctypes.c_void_p
     functions: Functions = {
@@ -42,14 +45,17 @@ def library() -> ctypes.CDLL:
         "bullet_trainer_load_weights": (i32, [pointer, pointer, i32]),
         "bullet_trainer_accumulate_gradients": (i32, [pointer, pointer, pointer, i64, i64, ctypes.c_double, pointer, i32, pointer]),
     }
-    lib = open_library(library_path(Path(__file__).parents[1]), "bullet_train_abi", ABI, functions)
+    try:
+        lib = open_library(library_path(Path(__file__).parents[1]), "bullet_train_abi", ABI, functions)
+    except Unavailable as error:
+        raise Unavailable(f"the native training library cannot be used ({error})") from None
     if lib.bullet_train_kernels(0) is None:
-        raise Unavailable("this processor has no VNNI, or none that the compiler knew when bulletlm was installed")
+        raise Unavailable(f"{NO_INT8}, or the compiler that built bulletlm does not know them")
     return lib
 
 
 def paths() -> list[str]:
-    """What the library can compute with on this processor, the fastest first.
+    """Names of the instruction sets that the library can use on this CPU, the fastest first.
 
     Raises:
         Unavailable: see `library`.
@@ -61,7 +67,7 @@ def paths() -> list[str]:
 
 
 def why_not() -> str | None:
-    """Why the library cannot be used here; None where it can."""
+    """Why the library cannot be used here, as a clause; None if it can."""
     try:
         library()
     except Unavailable as error:
@@ -70,12 +76,12 @@ def why_not() -> str | None:
 
 
 class Trainer:
-    """Computes gradients of a model on the processor. For one thread at a time.
+    """Computes the gradients of a model on the CPU. Not thread-safe: one call at a time.
 
     Args:
-        model: its weights are contiguous float32, and stay the model's; what they are replaced by is seen by `load_weights`.
-        threads: how many share the work; results do not depend on it.
-        path: one of `paths()`, or None for the first. They round sums of floats differently.
+        model: its weights are contiguous float32. They remain the model's; `load_weights` reads their current values.
+        threads: number of threads that share the work. The results do not depend on it.
+        path: one of `paths()`; None is the first. Different instruction sets round sums of floats differently.
 
     Raises:
         Unavailable: see `library`.
@@ -85,10 +91,10 @@ class Trainer:
 
     def __init__(self, model: Transformer, threads: int, path: str | None = None) -> None:
         self._handle = ctypes.c_void_p()
-        self._free = library().bullet_trainer_free  # when Python ends, `library` may be gone before this is
+        self._free = library().bullet_trainer_free  # at the exit of Python `library` may be gone before this object
         self._threads, self._shape = threads, model.shape
-        if model.shape.vocab_size > MOST_IDS:
-            raise ConfigError(f"train.precision: int8 is for vocabularies of up to {MOST_IDS:,} tokens; train with --precision=fp32")
+        if model.shape.vocab_size > MAX_VOCABULARY:
+            raise ConfigError(f"train.precision: int8 is for vocabularies of up to {MAX_VOCABULARY:,} tokens; train with --precision=fp32")
         named = dict(model.named_parameters())
         self._weights = [named[name] for name in model.shape.tensors()]
         name = path.encode() if path else None
@@ -99,29 +105,34 @@ class Trainer:
             self._free(self._handle)
 
     def load_weights(self) -> None:
-        """Take over the weights as they are now: before the first `accumulate_gradients`, and whenever they have changed."""
-        # Those tensors are read until the next time, also when the model has got others meanwhile.
-        self._taken = [weight.data for weight in self._weights]
-        self._check(library().bullet_trainer_load_weights(self._handle, _addresses(self._taken), self._threads))
-
-    def accumulate_gradients(self, tokens: Tensor, targets: Tensor, count: float) -> float:
-        """Add the gradients of (summed loss / count) to those of the weights.
-
-        Args:
-            tokens, targets: int64 (B, T), T <= max_seq_len; targets of -1 do not count.
-
-        Returns:
-            Summed loss / count in nats, of the weights that `load_weights` took.
+        """Read the current weights; needed before the first `accumulate_gradients` and whenever they have changed.
 
         Raises:
-            DataError: an id is outside of the vocabulary.
+            BulletError: out of memory.
+        """
+        # C reads these tensors until the next call, even if the model has received other tensors since then.
+        self._loaded = [weight.data for weight in self._weights]
+        self._check(library().bullet_trainer_load_weights(self._handle, _addresses(self._loaded), self._threads))
+
+    def accumulate_gradients(self, tokens: Tensor, targets: Tensor, count: float) -> float:
+        """Add the gradients of (summed loss / count) to the gradients of the weights, float32.
+
+        Args:
+            tokens, targets: int64 (B, T), T <= max_seq_len; positions with the target -1 do not count.
+            count: number by which the summed loss is divided.
+
+        Returns:
+            Summed loss / count in nats, for the weights that `load_weights` read.
+
+        Raises:
+            DataError: an id is outside the vocabulary.
             BulletError: out of memory.
         """
         for weight in self._weights:
             if weight.grad is None:
                 weight.grad = weight.new_zeros(weight.shape)
         gradients = _addresses([weight.grad for weight in self._weights if weight.grad is not None])
-        at_once = max(1, MOST_TOKENS // (tokens.shape[1] + 3))
+        at_once = max(1, MAX_TOKENS // (tokens.shape[1] + 3))
         loss, total = ctypes.c_double(), 0.0
         for first in range(0, len(tokens), at_once):
             ids, answers = (each[first : first + at_once].int().contiguous() for each in (tokens, targets))
@@ -134,14 +145,14 @@ class Trainer:
 
     def _check(self, result: int) -> None:
         if result == MEMORY:
-            raise BulletError("there is not enough memory for this model and so many sequences a pass: lower train.batch_size_per_device")
+            raise BulletError("there is not enough memory for this model and micro-batch: lower train.batch_size_per_device")
         if result == TOKEN:
-            raise DataError(f"a token id is outside of the vocabulary of {self._shape.vocab_size:,}: delete the folder tokens/ of the run")
+            raise DataError(f"a token id is outside the vocabulary of {self._shape.vocab_size:,}: delete the folder tokens/ of the run")
         if result:
-            raise RuntimeError(f"the native training pass refused its arguments ({result})")
+            raise RuntimeError(f"the native training library rejected its arguments ({result})")
 
 
 def _addresses(tensors: list[Tensor]) -> ctypes.Array[ctypes.c_void_p]:
-    """float *[n] of contiguous float32 tensors."""
+    """The addresses of n contiguous float32 tensors, as C's float *[n]."""
     assert all(tensor.is_contiguous() and tensor.dtype.itemsize == 4 for tensor in tensors)
     return (ctypes.c_void_p * len(tensors))(*(tensor.data_ptr() for tensor in tensors))
