@@ -21,7 +21,7 @@ def cleaned(folder: Path, files: dict[str, str], **clean: Any) -> tuple[Cleaned,
     (folder / "texts").mkdir(exist_ok=True)
     for name, text in files.items():
         (folder / "texts" / name).write_text(text, encoding="utf-8")
-    config = DataConfig(sources=[str(folder / "texts")], clean=clean)  # type: ignore[list-item, arg-type]
+    config = DataConfig(sources=[{"path": str(folder / "texts"), "documents": "blank_line"}], clean=clean)  # type: ignore[list-item, arg-type]
     return clean_files(find_files(config)[0], config.clean, 1, folder / "cleaned", 1, SilentProgress()), config
 
 

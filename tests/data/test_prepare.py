@@ -60,7 +60,9 @@ def turns(*contents: str) -> list[dict[str, str]]:
 
 
 def prepare(out: Path, *paths: object, seed: int = 3, **settings: Any) -> dict[str, Any]:
-    config = DataConfig(sources=[str(path) for path in paths], val_tokens=settings.pop("val_tokens", 700), **settings)  # type: ignore[arg-type]
+    config = DataConfig(
+        sources=[{"path": str(path), "documents": "blank_line"} for path in paths], val_tokens=settings.pop("val_tokens", 700), **settings
+    )  # type: ignore[arg-type]
     return prepare_data(config, seed, out, SilentProgress())
 
 

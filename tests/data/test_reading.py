@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from bulletlm.data import structure
 from bulletlm.data.readers import lines, opened
-from bulletlm.data.readers import text as text_reader
 from bulletlm.data.reading import BadRow, Block, RawDocument, blocks, read_documents
 from bulletlm.data.sources import SourceFile, _kind
 from bulletlm.errors import DataError
@@ -17,7 +17,7 @@ from bulletlm.errors import DataError
 def source(path: Path, named: bool = True, text: str = "text") -> SourceFile:
     kind = _kind(path)
     assert kind is not None
-    return SourceFile(path, path.name, kind, "auto", named, text)
+    return SourceFile(path, path.name, kind, "auto", named, text, documents="blank_line")
 
 
 def read(path: Path, seed: int = 1, named: bool = True, notes: list[str] | None = None, text: str = "text") -> list[RawDocument | BadRow]:
@@ -58,7 +58,7 @@ def test_text_that_runs_on_is_cut(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text(f"{line}\n" * 200, encoding="utf-8")
     found = documents(tmp_path / "a.txt")
     assert sum(len(d.paragraphs) for d in found) == 200
-    assert all(sum(map(len, d.paragraphs)) <= text_reader.DOCUMENT_CHARACTERS + 2 * len(line) for d in found)
+    assert all(sum(map(len, d.paragraphs)) <= structure.DOCUMENT_CHARACTERS + 2 * len(line) for d in found)
     assert len(found) > 5
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl
 
+from bulletlm.data.structure import Documents
 from bulletlm.errors import DataError
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ class SourceFile:
         source: number of its entry in data.sources.
         columns: what its columns hold, as `data.sources[].columns` has it.
         member: name of the member, where `path` is a .zip; else "".
+        documents: what separates the documents of a text file, as `data.sources[].documents` has it.
     """
 
     path: Path
@@ -50,6 +52,7 @@ class SourceFile:
     source: int = 0
     columns: Mapping[str, str | int] = field(default_factory=dict)
     member: str = ""
+    documents: Documents = "auto"
 
 
 @dataclass(frozen=True)
@@ -80,6 +83,7 @@ def find_files(config: "DataConfig") -> tuple[list[SourceFile], list[Skipped]]:
     names: set[str] = set()
     for number, source in enumerate(config.sources):
         found, left_out = _find(source)
+        documents = "blank_line" if source.path == SAMPLE else source.documents
         for file in found:
             if file.path.resolve() in files:
                 continue
@@ -88,7 +92,9 @@ def find_files(config: "DataConfig") -> tuple[list[SourceFile], list[Skipped]]:
                 copies += 1
                 name = f"{file.name} ({copies})"
             names.add(name)
-            files[file.path.resolve()] = replace(file, name=name, text=source.text, source=number, columns=source.columns)
+            files[file.path.resolve()] = replace(
+                file, name=name, text=source.text, source=number, columns=source.columns, documents=documents
+            )
         for item in left_out:
             skipped.setdefault(item.name, item)
     return list(files.values()), list(skipped.values())

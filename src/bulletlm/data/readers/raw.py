@@ -1,5 +1,6 @@
 """What readers pass on: blocks of a file, the documents in them, and rows that are no documents."""
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,6 +17,8 @@ class RawDocument:
         line: number of its first line or row, from 1; `lines` has one number for each paragraph.
         group: documents of one group go to the same side of the validation split; "" for a group of its own.
         language: known language code, or "auto".
+        changed: per rule of the log, the characters that the file has and the text has not, because reading changed it; negative
+            where reading added characters.
     """
 
     source: str
@@ -25,16 +28,18 @@ class RawDocument:
     lines: list[int] = field(default_factory=list)
     messages: list[Message] = field(default_factory=list)
     group: str = ""
+    changed: Counter[str] = field(default_factory=Counter)
 
 
 @dataclass(frozen=True)
 class BadRow:
-    """A line or row that is not a document."""
+    """A line or row that is not a document; `characters` where `text` is only its beginning."""
 
     source: str
     line: int
     reason: str
     text: str
+    characters: int = -1
 
 
 @dataclass(frozen=True)

@@ -1,40 +1,38 @@
-""".txt: an empty line separates documents, each line is a paragraph."""
+""".txt: paragraphs, cut into documents as the file's structure has it (bulletlm.data.structure)."""
 
 from collections.abc import Iterator
 
 from bulletlm.data.readers.lines import line_blocks, lines_of
+from bulletlm.data.readers.opened import beginning_as_text
 from bulletlm.data.readers.raw import BadRow, Block, Listener, RawDocument
 from bulletlm.data.sources import SourceFile
+from bulletlm.data.structure import Dropped, TextDocument, choose_structure, split_documents
 
-DOCUMENT_CHARACTERS = 8_000
-"""Text that runs on without an empty line is cut after the paragraph that passes this size."""
+_BORDERS = {"form_feed": b"\f"}
+"""What ends a block; an empty line where nothing is said."""
 
 
 def blocks(file: SourceFile, encoding: str, listener: Listener) -> Iterator[Block | BadRow]:
-    """The text in blocks of whole documents, except where a document is very long."""
-    listener.taken_for("text")
-    yield from line_blocks(file, encoding, listener, border=b"\n\n")
+    """The text in blocks of whole documents, except where a document is longer than a block."""
+    sample = beginning_as_text(file, encoding)
+    structure = choose_structure(sample.split("\n"), file.documents)
+    listener.taken_for(f"text, {structure.describe()}" if structure.chosen or structure.width or structure.gutenberg else "text")
+    yield from line_blocks(file, encoding, listener, border=_BORDERS.get(structure.documents, b"\n\n"), plan=structure)
 
 
 def documents(block: Block, seed: int) -> Iterator[RawDocument | BadRow]:
-    """The documents of a block."""
-    file = block.file
-    document, size = RawDocument(file.name, 1, file.language), 0
+    """The documents of a block; lines that cannot be decoded come first."""
+    lines = list[tuple[int, str]]()
     for item in lines_of(block):
         if isinstance(item, BadRow):
             yield item
-            continue
-        number, line = item
-        empty = not line or line.isspace()
-        if document.paragraphs and (empty or size > DOCUMENT_CHARACTERS):
-            yield document
-            document, size = RawDocument(file.name, number, file.language), 0
-        if empty:
-            continue
-        if not document.paragraphs:
-            document.line = number
-        document.paragraphs.append(line)
-        document.lines.append(number)
-        size += len(line)
-    if document.paragraphs:
-        yield document
+        else:
+            lines.append(item)
+    for document in split_documents(lines, block.plan):
+        yield _raw(block.file, document)
+
+
+def _raw(file: SourceFile, item: TextDocument | Dropped) -> RawDocument | BadRow:
+    if isinstance(item, Dropped):
+        return BadRow(file.name, item.line, item.reason, item.text)
+    return RawDocument(file.name, item.line, file.language, item.paragraphs, item.lines, changed=item.changed)
