@@ -111,10 +111,11 @@ static void add_in_place(float *x, const float *y, int32_t n) {
 /* out[head_dim] = the cosines, then the sines, of a position. */
 static void rope_at(const struct model *m, int64_t position, float *out) {
     int32_t half = m->head_dim / 2;
-    const double *rope_fine = m->rope_fine + position % m->rope_fine_count * m->head_dim, *rope_coarse = m->rope_coarse + position / m->rope_fine_count * m->head_dim;
+    const double *fine = m->rope_fine + position % m->rope_fine_count * m->head_dim;
+    const double *coarse = m->rope_coarse + position / m->rope_fine_count * m->head_dim;
     for (int32_t i = 0; i < half; i++) {
-        out[i] = (float)(rope_fine[2 * i] * rope_coarse[2 * i] - rope_fine[2 * i + 1] * rope_coarse[2 * i + 1]);
-        out[half + i] = (float)(rope_fine[2 * i] * rope_coarse[2 * i + 1] + rope_fine[2 * i + 1] * rope_coarse[2 * i]);
+        out[i] = (float)(fine[2 * i] * coarse[2 * i] - fine[2 * i + 1] * coarse[2 * i + 1]);
+        out[half + i] = (float)(fine[2 * i] * coarse[2 * i + 1] + fine[2 * i + 1] * coarse[2 * i]);
     }
 }
 

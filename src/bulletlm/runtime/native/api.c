@@ -79,7 +79,8 @@ static int32_t load_tensors(struct model *m, const struct bullet_tensor *tensors
     }
     if (result == BULLET_OK) {
         m->arena_bytes = total + 8192; /* room for prefetching beyond the last weights */
-        if (m->arena_bytes > HUGE_PAGE_BYTES) m->arena_bytes = ROUND_UP(m->arena_bytes, HUGE_PAGE_BYTES); /* only full huge pages are mapped as such */
+        /* Only full huge pages are mapped as such. */
+        if (m->arena_bytes > HUGE_PAGE_BYTES) m->arena_bytes = ROUND_UP(m->arena_bytes, HUGE_PAGE_BYTES);
         m->arena = alloc_aligned(m->arena_bytes);
         if (m->arena == NULL) result = BULLET_MEMORY;
     }
@@ -259,10 +260,17 @@ static int32_t append(struct cache *c, const int32_t *tokens, int64_t n, bool al
         for (int64_t at = 0; at < step; at += share, n_slices++) {
             const int32_t count = (int32_t)(step - at < share ? step - at : share);
             const bool last = done + at + count == n;
-            slices[n_slices] = (struct slice){.model = m, .cache = c, .workspace = workspaces[n_slices], .tokens = tokens + done + at,
-                                             .first_position = c->length + done + at, .n = count, .n_outputs = all ? count : last ? 1 : 0,
-                                             .logits = all && logits ? logits + (size_t)(done + at) * (size_t)m->shape.vocab_size : logits,
-                                             .hidden = hidden ? hidden + (size_t)(done + at) * (size_t)m->shape.dim : NULL};
+            slices[n_slices] = (struct slice){
+                .model = m,
+                .cache = c,
+                .workspace = workspaces[n_slices],
+                .tokens = tokens + done + at,
+                .first_position = c->length + done + at,
+                .n = count,
+                .n_outputs = all ? count : (int32_t)last,
+                .logits = all && logits ? logits + (size_t)(done + at) * (size_t)m->shape.vocab_size : logits,
+                .hidden = hidden ? hidden + (size_t)(done + at) * (size_t)m->shape.dim : NULL,
+            };
         }
         if (n_slices == 1) {
             run_slice(slices, 0, NULL);

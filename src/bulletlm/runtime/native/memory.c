@@ -31,12 +31,24 @@ static size_t place_arrays(struct workspace *w, const struct model *m, uint8_t *
     size_t at = 0, tokens = (size_t)w->tokens;
     size_t dim = (size_t)m->shape.dim, hidden = (size_t)m->shape.hidden_dim, padded_head_dim = (size_t)m->padded_head_dim;
     size_t kv = ROUND_UP((size_t)m->head_dim * (size_t)m->shape.n_kv_heads, ROWS);
-    float **const arrays[] = {&w->residual, &w->normed, &w->query, &w->key, &w->value, &w->attention_out, &w->gate, &w->up, &w->accumulator, &w->rope};
-    const size_t floats[] = {tokens * dim, tokens * dim, tokens * dim,    tokens * kv,           tokens * kv,
-                             tokens * dim, tokens * hidden, tokens * BLOCK,  dim > padded_head_dim ? dim : padded_head_dim, tokens * (size_t)m->head_dim};
+    const struct {
+        float **array;
+        size_t floats;
+    } arrays[] = {
+        {&w->residual, tokens * dim},
+        {&w->normed, tokens * dim},
+        {&w->query, tokens * dim},
+        {&w->key, tokens * kv},
+        {&w->value, tokens * kv},
+        {&w->attention_out, tokens * dim},
+        {&w->gate, tokens * hidden},
+        {&w->up, tokens * BLOCK},
+        {&w->accumulator, dim > padded_head_dim ? dim : padded_head_dim},
+        {&w->rope, tokens * (size_t)m->head_dim},
+    };
     for (size_t i = 0; i < sizeof arrays / sizeof *arrays; i++) {
-        if (memory) *arrays[i] = (float *)(void *)(memory + at);
-        at = ROUND_UP(at + floats[i] * sizeof(float), ALIGN_BYTES);
+        if (memory) *arrays[i].array = (float *)(void *)(memory + at);
+        at = ROUND_UP(at + arrays[i].floats * sizeof(float), ALIGN_BYTES);
     }
     if (memory) w->act = (struct act_block *)(void *)(memory + at);
     at = ROUND_UP(at + tokens * (dim / BLOCK) * sizeof(struct act_block), ALIGN_BYTES);

@@ -45,7 +45,8 @@ void mask_logits(float *logits, int32_t vocab_size, const struct bullet_sampler 
 static bool ranks_before(struct candidate a, struct candidate b) { return a.value > b.value || (a.value == b.value && a.id < b.id); }
 
 static int compare_rank(const void *a, const void *b) {
-    return ranks_before(*(const struct candidate *)a, *(const struct candidate *)b) ? -1 : 1; /* ids differ, so no two candidates are equal */
+    /* Ids differ, so no two candidates are equal. */
+    return ranks_before(*(const struct candidate *)a, *(const struct candidate *)b) ? -1 : 1;
 }
 
 /* Restore a heap with the lowest-ranked candidate at its root, after a change of the root. */

@@ -65,8 +65,9 @@ static ALWAYS_INLINE f32x16 dot_bq4(const uint8_t *tile, const uint8_t *scales, 
     for (int32_t b = 0; b < blocks; b++, tile += 256, scales += 32, x++) {
         UNROLL for (int i = 0; i < 4; i++) _mm_prefetch((const char *)tile + PREFETCH_BYTES + 64 * i, _MM_HINT_T0);
         __m256i offset = _mm256_set1_epi32(x->offset_bq4);
-        __m256i a = _mm256_add_epi32(dot_8_rows_bq4(tile, x, turbo), offset), b8 = _mm256_add_epi32(dot_8_rows_bq4(tile + 32, x, turbo), offset);
-        acc = add_scaled(acc, a, b8, scales, x->scale);
+        __m256i sums_a = _mm256_add_epi32(dot_8_rows_bq4(tile, x, turbo), offset);
+        __m256i sums_b = _mm256_add_epi32(dot_8_rows_bq4(tile + 32, x, turbo), offset);
+        acc = add_scaled(acc, sums_a, sums_b, scales, x->scale);
     }
     return acc;
 }
@@ -78,7 +79,8 @@ static ALWAYS_INLINE __m256i dot_8_rows_bq8(const uint8_t *tile, const struct ac
     UNROLL for (int i = 0; i < 8; i++) {
         __m256i p = load32(tile + 64 * i);
         __m256i broadcast = _mm256_broadcastq_epi64(_mm_loadl_epi64((const __m128i *)(const void *)(x->q16 + 4 * i)));
-        __m256i even = _mm256_shuffle_epi8(broadcast, _mm256_set1_epi32(0x05040100)), odd = _mm256_shuffle_epi8(broadcast, _mm256_set1_epi32(0x07060302));
+        __m256i even = _mm256_shuffle_epi8(broadcast, _mm256_set1_epi32(0x05040100));
+        __m256i odd = _mm256_shuffle_epi8(broadcast, _mm256_set1_epi32(0x07060302));
         sums = _mm256_add_epi32(sums, _mm256_madd_epi16(_mm256_srai_epi16(_mm256_slli_epi16(p, 8), 8), even));
         sums = _mm256_add_epi32(sums, _mm256_madd_epi16(_mm256_srai_epi16(p, 8), odd));
     }

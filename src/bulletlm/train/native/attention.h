@@ -26,9 +26,8 @@ static ALWAYS_INLINE vf exp_approx(vf x) {
 static ALWAYS_INLINE void matmul_f32_tile(int rows, int vectors, float *c, int64_t c_row, const float *a, int64_t a_row, int64_t a_step,
                                           const float *b, int64_t b_row, int64_t depth, bool add) {
     vf sum[F32_TILE_ROWS][F32_TILE_VECTORS];
-    UNROLL for (int r = 0; r < rows; r++) {
-        UNROLL for (int v = 0; v < vectors; v++) sum[r][v] = add ? load(c + r * c_row + v * LANES) : zero_f32();
-    }
+    UNROLL for (int r = 0; r < rows; r++) UNROLL for (int v = 0; v < vectors; v++)
+        sum[r][v] = add ? load(c + r * c_row + v * LANES) : zero_f32();
     for (int64_t k = 0; k < depth; k++, a += a_step, b += b_row) {
         vf right[F32_TILE_VECTORS];
         UNROLL for (int v = 0; v < vectors; v++) right[v] = load(b + v * LANES);
@@ -37,9 +36,7 @@ static ALWAYS_INLINE void matmul_f32_tile(int rows, int vectors, float *c, int64
             UNROLL for (int v = 0; v < vectors; v++) sum[r][v] = fmadd(left, right[v], sum[r][v]);
         }
     }
-    UNROLL for (int r = 0; r < rows; r++) {
-        UNROLL for (int v = 0; v < vectors; v++) store(c + r * c_row + v * LANES, sum[r][v]);
-    }
+    UNROLL for (int r = 0; r < rows; r++) UNROLL for (int v = 0; v < vectors; v++) store(c + r * c_row + v * LANES, sum[r][v]);
 }
 
 /* `rows` rows of matmul_f32. */
@@ -80,8 +77,8 @@ static ALWAYS_INLINE float exp_row(float *x, int64_t n, int64_t padded_n, float 
     int64_t i = 0;
     for (; i < n; i += LANES) {
         vf y = fmadd(load(x + i), broadcast(scale), broadcast(-offset));
-        if (n - i < LANES)
-            y = exp_approx(min_f32(zero_f32(), y)) * lane_mask(n - i); /* scores of later keys may be larger than the maximum: no overflow */
+        if (n - i < LANES) /* the limit: scores behind the end may be larger than the maximum and overflow */
+            y = exp_approx(min_f32(zero_f32(), y)) * lane_mask(n - i);
         else
             y = exp_approx(y);
         total += y;
@@ -100,7 +97,8 @@ static void attention_forward(const float *q, const float *k, const float *v, in
     const float scale = 1.0f / sqrtf((float)head_dim);
     transpose_matrix(k, padded_length, head_stride, keys_t);
     for (int64_t first = 0; first < n; first += QUERY_BLOCK) {
-        const int64_t queries = n - first < QUERY_BLOCK ? n - first : QUERY_BLOCK, keys = first + queries, padded_keys = ROUND_UP(keys, LANES);
+        const int64_t queries = n - first < QUERY_BLOCK ? n - first : QUERY_BLOCK;
+        const int64_t keys = first + queries, padded_keys = ROUND_UP(keys, LANES);
         matmul_f32(queries, padded_keys, head_dim, scores, padded_length, q + first * head_stride, head_stride, 1, keys_t, padded_length, false);
         for (int64_t r = 0; r < queries; r++) {
             float *row = scores + r * padded_length, max = row[0];
@@ -133,7 +131,8 @@ static void attention_backward(const float *q, const float *k, const float *v, i
     transpose_matrix(k, padded_length, head_stride, keys_t);
     transpose_matrix(v, padded_length, head_stride, values_t);
     for (int64_t first = 0; first < n; first += QUERY_BLOCK) {
-        const int64_t queries = n - first < QUERY_BLOCK ? n - first : QUERY_BLOCK, keys = first + queries, padded_keys = ROUND_UP(keys, LANES);
+        const int64_t queries = n - first < QUERY_BLOCK ? n - first : QUERY_BLOCK;
+        const int64_t keys = first + queries, padded_keys = ROUND_UP(keys, LANES);
         matmul_f32(queries, padded_keys, head_dim, scores, padded_length, q + first * head_stride, head_stride, 1, keys_t, padded_length, false);
         matmul_f32(queries, padded_keys, head_dim, d_scores, padded_length, d_out + first * head_stride, head_stride, 1, values_t, padded_length,
                    false);

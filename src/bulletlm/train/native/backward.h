@@ -68,7 +68,7 @@ static void layer_backward(struct trainer *t, struct layer *l, struct workspace 
     float *d_heads = w->d_heads;
     memset(heads_part(t, d_heads, 1), 0, (size_t)(2 * s->n_kv_heads * t->padded_length * t->padded_head_dim) * 4);
     for (int64_t h = 0; h < s->n_heads; h++) {
-        const int64_t kv = h / (s->n_heads / s->n_kv_heads) * t->padded_length * t->padded_head_dim, q = h * t->padded_length * t->padded_head_dim;
+        const int64_t q = h * head_size(t), kv = h / (s->n_heads / s->n_kv_heads) * head_size(t);
         attention_backward(heads + q, heads_part(t, heads, 1) + kv, heads_part(t, heads, 2) + kv, length, t->head_dim, t->padded_head_dim,
                            w->attention + q, l->log_sum_exp + first_token * s->n_heads + h, s->n_heads, d_heads + q,
                            heads_part(t, d_heads, 1) + kv, heads_part(t, d_heads, 2) + kv, w->scratch);

@@ -69,21 +69,20 @@ static void rotate_row(const struct trainer *t, const struct weight_group *qkv, 
 
 static int64_t n_heads_in(const struct trainer *t, int part) { return part ? t->shape.n_kv_heads : t->shape.n_heads; }
 
-/* Floats of the heads of one sequence. */
-static int64_t heads_size(const struct trainer *t) {
-    return (t->shape.n_heads + 2 * t->shape.n_kv_heads) * t->padded_length * t->padded_head_dim;
-}
+/* Floats of one head, and of all heads of a sequence. */
+static int64_t head_size(const struct trainer *t) { return t->padded_length * t->padded_head_dim; }
+static int64_t heads_size(const struct trainer *t) { return (t->shape.n_heads + 2 * t->shape.n_kv_heads) * head_size(t); }
 
 /* The first head of a part. */
 static ALWAYS_INLINE float *heads_part(const struct trainer *t, const float *heads, int part) {
     const int64_t before = part ? t->shape.n_heads + (part - 1) * t->shape.n_kv_heads : 0;
-    return (float *)heads + before * t->padded_length * t->padded_head_dim;
+    return (float *)heads + before * head_size(t);
 }
 
 /* Copy between n heads side by side in a row, [n][head_dim], and row `position` of n heads, [n][padded_length][padded_head_dim]. */
 static void copy_heads(const struct trainer *t, float *row, float *heads, int64_t position, int64_t n, bool from_row) {
     float *head = heads + position * t->padded_head_dim;
-    for (int64_t h = 0; h < n; h++, row += t->head_dim, head += t->padded_length * t->padded_head_dim)
+    for (int64_t h = 0; h < n; h++, row += t->head_dim, head += head_size(t))
         memcpy(from_row ? head : row, from_row ? row : head, (size_t)t->head_dim * 4);
 }
 
