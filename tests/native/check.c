@@ -209,8 +209,8 @@ static void check_example(const struct example *e, const char *kernels, int turb
     CHECK(bullet_score(model, twice, 2, n, 2, again) == 0, "score");
     CHECK(memcmp(logits, again, all * 4) == 0 && memcmp(logits, again + all, all * 4) == 0, "%s %s: scores differ", kernels, name);
 
-    struct bullet_sampler sampler = {.temperature = turbo ? 1 : 0, .top_p = 0.9, .min_p = 0.01, .repetition_penalty = 1.1, .top_k = 40,
-                                     .state_low = 5, .step_low = 3};
+    struct bullet_sampler sampler = {
+        .temperature = turbo ? 1 : 0, .top_p = 0.9, .min_p = 0.01, .repetition_penalty = 1.1, .top_k = 40, .state_low = 5, .step_low = 3};
     bullet_cache_truncate(cache, 0);
     int64_t written = bullet_generate(cache, tokens, 1, &sampler, tokens, 0, 1, twice, 2 * n);
     CHECK(written == n && bullet_cache_length(cache) == n, "%s %s: generated %d of %d", kernels, name, (int)written, n);
@@ -228,7 +228,8 @@ static void check_refusals(void) {
     CHECK(bullet_model_new(&shape, e.tensors, e.n, "nothing", 0, &model) == BULLET_ARGUMENT && !model, "unknown kernels");
     CHECK(bullet_model_new(&shape, e.tensors, e.n - 1, "portable", 0, &model) == BULLET_ARGUMENT, "too few tensors");
     struct bullet_shape other = shape;
-    int32_t *fields[] = {&other.vocab_size, &other.dim, &other.n_layers, &other.n_heads, &other.n_kv_heads, &other.hidden_dim, &other.max_seq_len};
+    int32_t *fields[] = {&other.vocab_size, &other.dim,        &other.n_layers,   &other.n_heads,
+                         &other.n_kv_heads, &other.hidden_dim, &other.max_seq_len};
     const int32_t bad[] = {0, -1, INT32_MIN, INT32_MAX};
     for (size_t f = 0; f < sizeof fields / sizeof *fields; f++)
         for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
@@ -251,7 +252,8 @@ static void check_refusals(void) {
     float logits[61 * 2];
     const int32_t ids[] = {1, 61, -1, INT32_MIN, INT32_MAX};
     for (int i = 1; i < 5; i++) CHECK(bullet_forward(cache, ids + i, 1, 0, 1, logits) == BULLET_TOKEN, "id %d", ids[i]);
-    CHECK(bullet_forward(cache, ids, 0, 0, 1, logits) == BULLET_TOKEN && bullet_forward(cache, ids, -5, 0, 1, logits) == BULLET_TOKEN, "count");
+    CHECK(bullet_forward(cache, ids, 0, 0, 1, logits) == BULLET_TOKEN && bullet_forward(cache, ids, -5, 0, 1, logits) == BULLET_TOKEN,
+          "count");
     CHECK(bullet_score(model, ids, 1, 25, 1, logits) == BULLET_FULL && bullet_score(model, ids, 0, 1, 1, logits) == BULLET_TOKEN, "batch");
     CHECK(bullet_score(model, ids, INT64_MAX, 2, 1, logits) == BULLET_ARGUMENT, "an overflow");
     CHECK(bullet_cache_truncate(cache, 1) == BULLET_ARGUMENT && bullet_cache_truncate(cache, -1) == BULLET_ARGUMENT, "truncate");
@@ -273,7 +275,7 @@ static void check_refusals(void) {
 int main(void) {
     static const struct bullet_shape shapes[] = {
         /* vocab dim layers heads kv hidden context tied theta eps */
-        {50, 32, 1, 1, 1, 32, 24, 1, 1e4, 1e-5},    {33, 32, 2, 16, 4, 32, 70, 1, 500, 1e-5}, {70, 96, 2, 16, 1, 64, 40, 0, 1e4, 1e-3},
+        {50, 32, 1, 1, 1, 32, 24, 1, 1e4, 1e-5},     {33, 32, 2, 16, 4, 32, 70, 1, 500, 1e-5},  {70, 96, 2, 16, 1, 64, 40, 0, 1e4, 1e-3},
         {100, 128, 1, 1, 1, 288, 140, 1, 1e6, 1e-6}, {17, 32, 1, 2, 2, 1120, 30, 0, 1e4, 1e-5}, {1, 32, 1, 1, 1, 32, 20, 1, 1e4, 1e-5},
         {40, 160, 1, 1, 1, 64, 33, 1, 1e4, 1e-5},
     };

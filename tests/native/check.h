@@ -5,16 +5,16 @@
 
 static int passed, failed;
 
-#define CHECK(condition, ...)                            \
-    do {                                                 \
-        if (condition) {                                 \
-            passed++;                                    \
-        } else {                                         \
-            failed++;                                    \
-            printf("%s:%d: ", __FILE__, __LINE__);       \
-            printf(__VA_ARGS__);                         \
-            printf("\n");                                \
-        }                                                \
+#define CHECK(condition, ...)                      \
+    do {                                           \
+        if (condition) {                           \
+            passed++;                              \
+        } else {                                   \
+            failed++;                              \
+            printf("%s:%d: ", __FILE__, __LINE__); \
+            printf(__VA_ARGS__);                   \
+            printf("\n");                          \
+        }                                          \
     } while (0)
 
 static uint64_t seed = 88172645463325252u;

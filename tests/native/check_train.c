@@ -60,7 +60,8 @@ static void check(const char *kernels, struct bullet_shape shape, int64_t sequen
     for (int which = 0; which < 2; which++) {
         CHECK(bullet_trainer_load_weights(trainer, weights, threads[which]) == BULLET_OK, "refresh");
         const double scale = 1.0 / (double)count;
-        CHECK(bullet_trainer_accumulate_gradients(trainer, tokens, targets, sequences, length, scale, gradients[which], threads[which], loss + which) == BULLET_OK,
+        CHECK(bullet_trainer_accumulate_gradients(trainer, tokens, targets, sequences, length, scale, gradients[which], threads[which],
+                                                  loss + which) == BULLET_OK,
               "pass");
     }
     const double each = loss[0] / (double)counted;
@@ -76,14 +77,21 @@ static void check(const char *kernels, struct bullet_shape shape, int64_t sequen
     const int32_t right = tokens[count - 1];
     for (int32_t wrong = -1; wrong <= shape.vocab_size; wrong += shape.vocab_size + 1) {
         tokens[count - 1] = wrong;
-        CHECK(bullet_trainer_accumulate_gradients(trainer, tokens, targets, sequences, length, 1, gradients[0], 1, loss) == BULLET_TOKEN, "id %d is accepted", wrong);
+        CHECK(bullet_trainer_accumulate_gradients(trainer, tokens, targets, sequences, length, 1, gradients[0], 1, loss) == BULLET_TOKEN,
+              "id %d is accepted", wrong);
     }
     tokens[count - 1] = right, targets[0] = -2;
-    CHECK(bullet_trainer_accumulate_gradients(trainer, tokens, targets, sequences, length, 1, gradients[0], 1, loss) == BULLET_TOKEN, "target -2 is accepted");
-    CHECK(bullet_trainer_accumulate_gradients(trainer, tokens, targets, 0, length, 1, gradients[0], 1, loss) == BULLET_ARGUMENT, "no sequences");
-    CHECK(bullet_trainer_accumulate_gradients(trainer, tokens, targets, 1, shape.max_seq_len + 1, 1, gradients[0], 1, loss) == BULLET_ARGUMENT, "too long");
-    CHECK(bullet_trainer_accumulate_gradients(trainer, tokens, targets, INT64_MAX / 4, length, 1, gradients[0], 1, loss) == BULLET_ARGUMENT, "too many");
-    CHECK(bullet_trainer_accumulate_gradients(trainer, tokens, targets, 1, length, 1, gradients[0], 0, loss) == BULLET_ARGUMENT, "no threads");
+    CHECK(bullet_trainer_accumulate_gradients(trainer, tokens, targets, sequences, length, 1, gradients[0], 1, loss) == BULLET_TOKEN,
+          "target -2 is accepted");
+    CHECK(bullet_trainer_accumulate_gradients(trainer, tokens, targets, 0, length, 1, gradients[0], 1, loss) == BULLET_ARGUMENT,
+          "no sequences");
+    CHECK(bullet_trainer_accumulate_gradients(trainer, tokens, targets, 1, shape.max_seq_len + 1, 1, gradients[0], 1, loss) ==
+              BULLET_ARGUMENT,
+          "too long");
+    CHECK(bullet_trainer_accumulate_gradients(trainer, tokens, targets, INT64_MAX / 4, length, 1, gradients[0], 1, loss) == BULLET_ARGUMENT,
+          "too many");
+    CHECK(bullet_trainer_accumulate_gradients(trainer, tokens, targets, 1, length, 1, gradients[0], 0, loss) == BULLET_ARGUMENT,
+          "no threads");
     bullet_trainer_free(trainer);
     free(tokens), free(targets);
     for (int i = 0; i < n; i++) free(weights[i]), free(gradients[0][i]), free(gradients[1][i]);

@@ -74,8 +74,11 @@ static int32_t load_tensors(struct model *m, const struct bullet_tensor *tensors
     size_t total = 0;
     for (int32_t i = 0; result == BULLET_OK && i < n_tensors; i++) {
         const struct tensor_slot *p = &slots[i];
-        if (!tensor_fits(&tensors[i], p->rows, p->cols) || (p->norm && tensors[i].type != BULLET_F32)) result = BULLET_ARGUMENT;
-        else total += p->norm ? ROUND_UP((size_t)p->cols * 4, ALIGN_BYTES) : matrix_bytes((enum bullet_type)tensors[i].type, p->rows, p->cols);
+        if (!tensor_fits(&tensors[i], p->rows, p->cols) || (p->norm && tensors[i].type != BULLET_F32))
+            result = BULLET_ARGUMENT;
+        else
+            total += p->norm ? ROUND_UP((size_t)p->cols * 4, ALIGN_BYTES)
+                             : matrix_bytes((enum bullet_type)tensors[i].type, p->rows, p->cols);
     }
     if (result == BULLET_OK) {
         m->arena_bytes = total + 8192; /* room for prefetching beyond the last weights */
@@ -153,8 +156,10 @@ int32_t bullet_model_new(const struct bullet_shape *shape, const struct bullet_t
     m->layers = calloc((size_t)shape->n_layers, sizeof *m->layers);
     int32_t result = m->layers ? load_tensors(m, tensors, n_tensors) : BULLET_MEMORY;
     if (result == BULLET_OK) result = make_rope_tables(m);
-    if (result == BULLET_OK) *out = (struct bullet_model *)m;
-    else bullet_model_free((struct bullet_model *)m);
+    if (result == BULLET_OK)
+        *out = (struct bullet_model *)m;
+    else
+        bullet_model_free((struct bullet_model *)m);
     return result;
 }
 
@@ -344,8 +349,8 @@ int32_t bullet_score(const struct bullet_model *model, const int32_t *tokens, in
 }
 
 static bool sampler_is_valid(const struct bullet_sampler *s) {
-    return s->temperature >= 0 && s->top_p >= 0 && s->min_p >= 0 && s->min_p <= 1 && s->repetition_penalty > 0 && isfinite(s->presence_penalty) && s->top_k >= 0 &&
-           s->recent_count >= 0 && s->recent_count <= BULLET_RECENT;
+    return s->temperature >= 0 && s->top_p >= 0 && s->min_p >= 0 && s->min_p <= 1 && s->repetition_penalty > 0 &&
+           isfinite(s->presence_penalty) && s->top_k >= 0 && s->recent_count >= 0 && s->recent_count <= BULLET_RECENT;
 }
 
 int64_t bullet_generate(struct bullet_cache *cache, const int32_t *tokens, int64_t n, struct bullet_sampler *sampler, const int32_t *stops,

@@ -19,13 +19,15 @@ static ALWAYS_INLINE void score_tiles(const float *query, const int16_t *keys, i
     const size_t tile = (size_t)head_dim * ROWS;
     for (int32_t d = 0; d < head_dim; d += 2, keys += 2 * ROWS) {
         UNROLL for (int i = 0; i < tiles; i++) even[i] = f32x16_fma(even[i], f32x16_from_i16(keys + (size_t)i * tile), query[d]);
-        UNROLL for (int i = 0; i < tiles; i++) odd[i] = f32x16_fma(odd[i], f32x16_from_i16(keys + (size_t)i * tile + ROWS), query[d + 1]);
+        UNROLL for (int i = 0; i < tiles; i++)
+            odd[i] = f32x16_fma(odd[i], f32x16_from_i16(keys + (size_t)i * tile + ROWS), query[d + 1]);
     }
     UNROLL for (int i = 0; i < tiles; i++) f32x16_store(out + i * ROWS, f32x16_add(even[i], odd[i]));
 }
 
 /* out[16 * vectors] += the sum over `count` positions of weight * value; values: rows of `stride` int16. */
-static ALWAYS_INLINE void accumulate_values(const float *weights, const int16_t *values, int32_t count, size_t stride, const int vectors, float *out) {
+static ALWAYS_INLINE void accumulate_values(const float *weights, const int16_t *values, int32_t count, size_t stride, const int vectors,
+                                            float *out) {
     f32x16 acc[4];
     UNROLL for (int v = 0; v < vectors; v++) acc[v] = f32x16_load(out + ROWS * v);
     for (int32_t t = 0; t < count; t++, values += stride)
@@ -36,8 +38,8 @@ static ALWAYS_INLINE void accumulate_values(const float *weights, const int16_t 
 /* One query head over n_positions: out[head_dim] = softmax(query . keys) values. The query is already multiplied by 1 / sqrt(head_dim).
  * Page by page with a running maximum (Milakov and Gimelshein 2018, arXiv:1805.02867), so no buffer grows with the context.
  * accumulator: scratch, [padded_head_dim]. */
-static void attend_head(const struct model *m, uint8_t *const *pages, int32_t layer, int32_t kv_head, const float *query, int64_t n_positions,
-                   float *accumulator, float *out) {
+static void attend_head(const struct model *m, uint8_t *const *pages, int32_t layer, int32_t kv_head, const float *query,
+                        int64_t n_positions, float *accumulator, float *out) {
     float max_score = -INFINITY, sum = 0.0f;
     memset(accumulator, 0, (size_t)m->padded_head_dim * sizeof *accumulator);
     for (int64_t start = 0; start < n_positions; start += PAGE_POSITIONS) {
@@ -80,8 +82,10 @@ static void attend_head(const struct model *m, uint8_t *const *pages, int32_t la
         for (int32_t t = 0; t < padded_count; t++) scores[t] *= value_scales[t];
         const int16_t *values = (const int16_t *)(const void *)(memory + m->values_offset);
         int32_t d = 0;
-        for (; d + 64 <= m->padded_head_dim; d += 64) accumulate_values(scores, values + d, count, (size_t)m->padded_head_dim, 4, accumulator + d);
-        for (; d < m->padded_head_dim; d += ROWS) accumulate_values(scores, values + d, count, (size_t)m->padded_head_dim, 1, accumulator + d);
+        for (; d + 64 <= m->padded_head_dim; d += 64)
+            accumulate_values(scores, values + d, count, (size_t)m->padded_head_dim, 4, accumulator + d);
+        for (; d < m->padded_head_dim; d += ROWS)
+            accumulate_values(scores, values + d, count, (size_t)m->padded_head_dim, 1, accumulator + d);
     }
     for (int32_t d = 0; d < m->head_dim; d++) out[d] = accumulator[d] / sum;
 }

@@ -28,7 +28,8 @@ static void gate_and_up(const struct slice *s, int32_t from, const struct layer 
     const float *in = w->normed + first * dim;
     const struct act_block *act = w->act + first * (dim / BLOCK);
     for (size_t row = 0; row < hidden; row += BLOCK) {
-        matmul_rows(&layer->gate, (int32_t)row, in, dim, act, dim / BLOCK, s->n - from, m->turbo, w->panel, w->gate + first * hidden + row, hidden);
+        matmul_rows(&layer->gate, (int32_t)row, in, dim, act, dim / BLOCK, s->n - from, m->turbo, w->panel, w->gate + first * hidden + row,
+                    hidden);
         matmul_rows(&layer->up, (int32_t)row, in, dim, act, dim / BLOCK, s->n - from, m->turbo, w->panel, w->up, BLOCK);
         for (size_t t = first; t < (size_t)s->n; t++) {
             float *gate = w->gate + t * hidden + row;
@@ -57,8 +58,8 @@ static void keys_and_values(const struct slice *s, int32_t layer) {
         for (int32_t h = 0; h < m->shape.n_kv_heads; h++) {
             float *key = w->key + t * padded_kv_dim + (size_t)h * head_dim;
             apply_rope(key, rope, half);
-            store_key_value(m, head_in_page(m, s->cache->pages[position / PAGE_POSITIONS], layer, h), (int32_t)(position % PAGE_POSITIONS), key,
-                            w->value + t * padded_kv_dim + (size_t)h * head_dim);
+            store_key_value(m, head_in_page(m, s->cache->pages[position / PAGE_POSITIONS], layer, h), (int32_t)(position % PAGE_POSITIONS),
+                            key, w->value + t * padded_kv_dim + (size_t)h * head_dim);
         }
     }
 }
@@ -90,8 +91,8 @@ static void forward(const struct slice *s) {
 
         for (size_t t = (size_t)from; t < (size_t)s->n; t++) {
             for (int32_t h = 0; h < shape->n_heads; h++)
-                attend_head(m, s->cache->pages, n, h / group, w->query + t * dim + (size_t)h * head_dim, s->first_position + (int64_t)t + 1, w->accumulator,
-                       w->attention_out + t * dim + (size_t)h * head_dim);
+                attend_head(m, s->cache->pages, n, h / group, w->query + t * dim + (size_t)h * head_dim, s->first_position + (int64_t)t + 1,
+                            w->accumulator, w->attention_out + t * dim + (size_t)h * head_dim);
             quantize_blocks(w->attention_out + t * dim, w->act + t * (dim / BLOCK), shape->dim, m->turbo);
         }
         project(s, from, &layer->output, w->attention_out, w->act, w->normed);
@@ -109,6 +110,6 @@ static void forward(const struct slice *s) {
         memcpy(s->hidden, w->normed + (size_t)from * dim, (size_t)s->n_outputs * dim * sizeof *s->hidden);
         return;
     }
-    matmul(&m->head, w->normed + (size_t)from * dim, dim, w->act + (size_t)from * (dim / BLOCK), dim / BLOCK, s->n_outputs, m->turbo, w->panel,
-           s->logits, (size_t)shape->vocab_size);
+    matmul(&m->head, w->normed + (size_t)from * dim, dim, w->act + (size_t)from * (dim / BLOCK), dim / BLOCK, s->n_outputs, m->turbo,
+           w->panel, s->logits, (size_t)shape->vocab_size);
 }

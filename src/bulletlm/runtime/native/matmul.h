@@ -16,7 +16,8 @@ static ALWAYS_INLINE f32x16 dot_rows_float(const uint8_t *w, const float *x, int
 }
 
 /* The outputs of one row group for one token. */
-static ALWAYS_INLINE f32x16 dot_row_group(const struct matrix *m, const uint8_t *group, const float *x_f32, const struct act_block *act, bool turbo) {
+static ALWAYS_INLINE f32x16 dot_row_group(const struct matrix *m, const uint8_t *group, const float *x_f32, const struct act_block *act,
+                                          bool turbo) {
     switch (m->type) {
         case BULLET_BQ4:
             return turbo ? dot_bq4(group, group + m->scales_offset, act, m->cols / BLOCK, true)
@@ -46,7 +47,7 @@ static inline void store_rows(float *out, f32x16 sums, int32_t rows) {
 /* Up to 32 rows from first_row on of a BQ4 or BQ8 matrix for n <= CHUNK_TOKENS tokens: out[t][rows], rows of out_stride floats.
  * panel: scratch, [PANEL_BYTES]. */
 static void dot_row_groups(const struct matrix *m, int32_t first_row, const struct act_block *act, size_t act_stride, int32_t n, bool turbo,
-                       uint8_t *panel, float *out, size_t out_stride) {
+                           uint8_t *panel, float *out, size_t out_stride) {
     const bool bq8 = m->type == BULLET_BQ8;
     const size_t tile_bytes = bq8 ? 512 : 256;
     const int32_t blocks = m->cols / BLOCK, rows = m->rows - first_row < 2 * ROWS ? m->rows - first_row : 2 * ROWS;
@@ -75,16 +76,16 @@ static void dot_row_groups(const struct matrix *m, int32_t first_row, const stru
         for (; t < n; t += TILE_TOKENS) {
             const struct act_block *x = act + (size_t)t * act_stride + start;
             /* The counts are constants in each call, so that the compiler keeps the sums in registers. */
-#define TILE(count)                                                                                                        \
-    do {                                                                                                                   \
-        if (turbo && groups == 2)                                                                                          \
-            dot_tile(count, 2, weights, scales, bq8, x, act_stride, n_blocks, true, sums[t], 2 * ROWS);                          \
-        else if (turbo)                                                                                                    \
-            dot_tile(count, 1, weights, scales, bq8, x, act_stride, n_blocks, true, sums[t], 2 * ROWS);                          \
-        else if (groups == 2)                                                                                              \
-            dot_tile(count, 2, weights, scales, bq8, x, act_stride, n_blocks, false, sums[t], 2 * ROWS);                         \
-        else                                                                                                               \
-            dot_tile(count, 1, weights, scales, bq8, x, act_stride, n_blocks, false, sums[t], 2 * ROWS);                         \
+#define TILE(count)                                                                                      \
+    do {                                                                                                 \
+        if (turbo && groups == 2)                                                                        \
+            dot_tile(count, 2, weights, scales, bq8, x, act_stride, n_blocks, true, sums[t], 2 * ROWS);  \
+        else if (turbo)                                                                                  \
+            dot_tile(count, 1, weights, scales, bq8, x, act_stride, n_blocks, true, sums[t], 2 * ROWS);  \
+        else if (groups == 2)                                                                            \
+            dot_tile(count, 2, weights, scales, bq8, x, act_stride, n_blocks, false, sums[t], 2 * ROWS); \
+        else                                                                                             \
+            dot_tile(count, 1, weights, scales, bq8, x, act_stride, n_blocks, false, sums[t], 2 * ROWS); \
     } while (0)
             if (n - t >= TILE_TOKENS) {
                 TILE(TILE_TOKENS);
@@ -115,8 +116,8 @@ static ALWAYS_INLINE void matmul_rows(const struct matrix *m, int32_t row, const
     for (int32_t end = row + 2 * ROWS; row < end && row < m->rows; row += ROWS, out += ROWS) {
         const uint8_t *group = m->data + (size_t)(row / ROWS) * m->group_bytes;
         for (int32_t t = 0; t < n; t++)
-            store_rows(out + (size_t)t * out_stride, dot_row_group(m, group, x_f32 + (size_t)t * x_stride, act + (size_t)t * act_stride, turbo),
-                       m->rows - row);
+            store_rows(out + (size_t)t * out_stride,
+                       dot_row_group(m, group, x_f32 + (size_t)t * x_stride, act + (size_t)t * act_stride, turbo), m->rows - row);
     }
 }
 

@@ -85,7 +85,9 @@ int32_t chunk_tokens(const struct model *model) {
 }
 
 /* Pages of the cache that are allocated together: enough to fill a huge page. */
-static int64_t pages_per_allocation(const struct model *model) { return (int64_t)((HUGE_PAGE_BYTES + model->page_bytes - 1) / model->page_bytes); }
+static int64_t pages_per_allocation(const struct model *model) {
+    return (int64_t)((HUGE_PAGE_BYTES + model->page_bytes - 1) / model->page_bytes);
+}
 
 /* Allocate the pages for `positions` more positions; false if out of memory. */
 bool cache_reserve(struct cache *cache, int64_t positions) {

@@ -67,8 +67,8 @@ static double penalize(double value, const struct bullet_sampler *s) {
 
 /* heap[n_kept] = the highest-ranked candidates, best first. A heap of the best so far with the worst of them at its root: most of the
  * vocabulary is rejected by one comparison in float32. `penalized`: replacements for some logits, by id. */
-static void select_top(const float *logits, int32_t vocab_size, const struct candidate *penalized, size_t n_penalized, struct candidate *heap,
-                      size_t n_kept) {
+static void select_top(const float *logits, int32_t vocab_size, const struct candidate *penalized, size_t n_penalized,
+                       struct candidate *heap, size_t n_kept) {
     size_t n = 0, next = 0;
     float threshold = -INFINITY;
     for (int32_t id = 0; id < vocab_size; id++) {

@@ -39,7 +39,7 @@ static inline f32x16 add_scaled(f32x16 acc, __m256i sums_a, __m256i sums_b, cons
     f32x16 s = f32x16_from_f16(scales);
     __m256 broadcast = _mm256_set1_ps(scale);
     return (f32x16){_mm256_fmadd_ps(_mm256_cvtepi32_ps(sums_a), _mm256_mul_ps(s.a, broadcast), acc.a),
-                   _mm256_fmadd_ps(_mm256_cvtepi32_ps(sums_b), _mm256_mul_ps(s.b, broadcast), acc.b)};
+                    _mm256_fmadd_ps(_mm256_cvtepi32_ps(sums_b), _mm256_mul_ps(s.b, broadcast), acc.b)};
 }
 
 /* The integer sums of eight rows of a BQ4 tile, without the offset. */
@@ -132,7 +132,8 @@ static inline void unpack_bq8(uint8_t *out, const uint8_t *tile) {
 /* out[t][16 g ...] += the products of `blocks` blocks, for each token t and row group g; weights[g] are unpacked tiles, scales[g] their
  * float16 scales. */
 static ALWAYS_INLINE void dot_tile(const int tokens, const int groups, const uint8_t *const weights[2], const uint8_t *const scales[2],
-                                   bool bq8, const struct act_block *x, size_t x_stride, int32_t blocks, bool turbo, float *out, size_t out_stride) {
+                                   bool bq8, const struct act_block *x, size_t x_stride, int32_t blocks, bool turbo, float *out,
+                                   size_t out_stride) {
     (void)turbo;
     for (int g = 0; g < groups; g++) {
         for (int32_t b = 0; b < blocks; b++) {
@@ -152,7 +153,7 @@ static ALWAYS_INLINE void dot_tile(const int tokens, const int groups, const uin
                 __m256i offset = _mm256_set1_epi32(bq8 ? 0 : at->offset_bq4);
                 float *o = out + (size_t)t * out_stride + 16 * g;
                 f32x16_store(o, add_scaled(f32x16_load(o), _mm256_add_epi32(sums[t][0], offset), _mm256_add_epi32(sums[t][1], offset),
-                                      scales[g] + 32 * (size_t)b, at->scale));
+                                           scales[g] + 32 * (size_t)b, at->scale));
             }
         }
     }

@@ -122,9 +122,11 @@ static inline void unpack_bq8(uint8_t *out, const uint8_t *tile) { memcpy(out, t
 /* out[t][16 g ...] += the products of `blocks` blocks, for each token t and row group g; weights[g] are unpacked tiles, scales[g] their
  * float16 scales. */
 static ALWAYS_INLINE void dot_tile(const int tokens, const int groups, const uint8_t *const weights[2], const uint8_t *const scales[2],
-                                   bool bq8, const struct act_block *x, size_t x_stride, int32_t blocks, bool turbo, float *out, size_t out_stride) {
+                                   bool bq8, const struct act_block *x, size_t x_stride, int32_t blocks, bool turbo, float *out,
+                                   size_t out_stride) {
     f32x16 acc[TILE_TOKENS][2];
-    UNROLL for (int t = 0; t < tokens; t++) UNROLL for (int g = 0; g < groups; g++) acc[t][g] = f32x16_load(out + (size_t)t * out_stride + 16 * g);
+    UNROLL for (int t = 0; t < tokens; t++) UNROLL for (int g = 0; g < groups; g++)
+        acc[t][g] = f32x16_load(out + (size_t)t * out_stride + 16 * g);
     for (int32_t b = 0; b < blocks; b++) {
         __m512i sums[TILE_TOKENS][2];
         UNROLL for (int t = 0; t < tokens; t++) UNROLL for (int g = 0; g < groups; g++) sums[t][g] = _mm512_setzero_si512();
@@ -137,7 +139,8 @@ static ALWAYS_INLINE void dot_tile(const int tokens, const int groups, const uin
             }
         }
         if (!turbo) {
-            UNROLL for (int t = 0; t < tokens; t++) UNROLL for (int g = 0; g < groups; g++) sums[t][g] = _mm512_slli_epi32(sums[t][g], 8);
+            UNROLL for (int t = 0; t < tokens; t++) UNROLL for (int g = 0; g < groups; g++)
+                sums[t][g] = _mm512_slli_epi32(sums[t][g], 8);
             for (int i = 0; i < 8; i++) {
                 __m512i w[2];
                 UNROLL for (int g = 0; g < groups; g++) w[g] = load64(weights[g] + 512 * (size_t)b + 64 * i);
@@ -154,5 +157,6 @@ static ALWAYS_INLINE void dot_tile(const int tokens, const int groups, const uin
                 acc[t][g] = add_scaled(acc[t][g], _mm512_add_epi32(sums[t][g], offset), scales[g] + 32 * (size_t)b, at->scale);
         }
     }
-    UNROLL for (int t = 0; t < tokens; t++) UNROLL for (int g = 0; g < groups; g++) f32x16_store(out + (size_t)t * out_stride + 16 * g, acc[t][g]);
+    UNROLL for (int t = 0; t < tokens; t++) UNROLL for (int g = 0; g < groups; g++)
+        f32x16_store(out + (size_t)t * out_stride + 16 * g, acc[t][g]);
 }

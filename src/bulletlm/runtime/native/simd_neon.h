@@ -112,17 +112,17 @@ static inline void unpack_bq4(uint8_t *out, const uint8_t *tile) {
 static inline void unpack_bq8(uint8_t *out, const uint8_t *tile) { memcpy(out, tile, 512); }
 
 /* sums[t] += a block of weights times the high or the low bytes of token t; tokens are `stride` bytes apart. */
-static ALWAYS_INLINE void dot_bytes(int32x4_t sums[TILE_TOKENS][4], const int tokens, const uint8_t *w, const int8_t *bytes, size_t stride) {
+static ALWAYS_INLINE void dot_bytes(int32x4_t sums[TILE_TOKENS][4], const int tokens, const uint8_t *w, const int8_t *bytes,
+                                    size_t stride) {
     for (int half = 0; half < 2; half++, w += 256, bytes += 16) {
         int8x16_t x[TILE_TOKENS], rows[4];
         UNROLL for (int t = 0; t < tokens; t++) x[t] = vld1q_s8(bytes + (size_t)t * stride);
         /* The empty asm keeps gcc from loading all weights first, which would leave no registers for the sums. */
-#define FOUR_INPUTS(i)                                                       \
-    do {                                                                     \
-        __asm__ volatile("" ::: "memory");                                   \
-        EACH_VECTOR rows[j] = vreinterpretq_s8_u8(vld1q_u8(w + 64 * (i) + 16 * j)); \
-        UNROLL for (int t = 0; t < tokens; t++)                              \
-            EACH_VECTOR sums[t][j] = dot4_lane(sums[t][j], rows[j], x[t], i);       \
+#define FOUR_INPUTS(i)                                                                                            \
+    do {                                                                                                          \
+        __asm__ volatile("" ::: "memory");                                                                        \
+        EACH_VECTOR rows[j] = vreinterpretq_s8_u8(vld1q_u8(w + 64 * (i) + 16 * j));                               \
+        UNROLL for (int t = 0; t < tokens; t++) EACH_VECTOR sums[t][j] = dot4_lane(sums[t][j], rows[j], x[t], i); \
     } while (0)
         FOUR_INPUTS(0);
         FOUR_INPUTS(1);
@@ -135,7 +135,8 @@ static ALWAYS_INLINE void dot_bytes(int32x4_t sums[TILE_TOKENS][4], const int to
 /* out[t][16 g ...] += the products of `blocks` blocks, for each token t and row group g; weights[g] are unpacked tiles, scales[g] their
  * float16 scales. */
 static ALWAYS_INLINE void dot_tile(const int tokens, const int groups, const uint8_t *const weights[2], const uint8_t *const scales[2],
-                                   bool bq8, const struct act_block *x, size_t x_stride, int32_t blocks, bool turbo, float *out, size_t out_stride) {
+                                   bool bq8, const struct act_block *x, size_t x_stride, int32_t blocks, bool turbo, float *out,
+                                   size_t out_stride) {
     for (int g = 0; g < groups; g++) {
         for (int32_t b = 0; b < blocks; b++) {
             const uint8_t *w = weights[g] + (size_t)b * UNPACKED_BYTES;

@@ -19,7 +19,8 @@ static const struct kernels *const all_kernels[] = {
 #if HAVE_AVX_VNNI
     &kernels_avx_vnni,
 #endif
-    &kernels_avx512_half, NULL,
+    &kernels_avx512_half,
+    NULL,
 };
 #else
 static const struct kernels *const all_kernels[] = {NULL};

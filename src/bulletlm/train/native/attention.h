@@ -50,8 +50,8 @@ static ALWAYS_INLINE void matmul_f32_rows(int rows, int64_t n, float *c, int64_t
 
 /* c (m, n) = a (m, depth) b (depth, n), or c += a b; n is a multiple of LANES. c_row, a_row, b_row: floats from row to row;
  * a_step: floats from column to column of a, so that a may be a transposed matrix. */
-static __attribute__((noinline)) void matmul_f32(int64_t m, int64_t n, int64_t depth, float *c, int64_t c_row, const float *a, int64_t a_row,
-                                                 int64_t a_step, const float *b, int64_t b_row, bool add) {
+static __attribute__((noinline)) void matmul_f32(int64_t m, int64_t n, int64_t depth, float *c, int64_t c_row, const float *a,
+                                                 int64_t a_row, int64_t a_step, const float *b, int64_t b_row, bool add) {
     int64_t r = 0;
     for (; r + F32_TILE_ROWS <= m; r += F32_TILE_ROWS)
         matmul_f32_rows(F32_TILE_ROWS, n, c + r * c_row, c_row, a + r * a_row, a_row, a_step, b, b_row, depth, add);
@@ -99,7 +99,8 @@ static void attention_forward(const float *q, const float *k, const float *v, in
     for (int64_t first = 0; first < n; first += QUERY_BLOCK) {
         const int64_t queries = n - first < QUERY_BLOCK ? n - first : QUERY_BLOCK;
         const int64_t keys = first + queries, padded_keys = ROUND_UP(keys, LANES);
-        matmul_f32(queries, padded_keys, head_dim, scores, padded_length, q + first * head_stride, head_stride, 1, keys_t, padded_length, false);
+        matmul_f32(queries, padded_keys, head_dim, scores, padded_length, q + first * head_stride, head_stride, 1, keys_t, padded_length,
+                   false);
         for (int64_t r = 0; r < queries; r++) {
             float *row = scores + r * padded_length, max = row[0];
             const int64_t visible = first + r + 1;
@@ -133,9 +134,10 @@ static void attention_backward(const float *q, const float *k, const float *v, i
     for (int64_t first = 0; first < n; first += QUERY_BLOCK) {
         const int64_t queries = n - first < QUERY_BLOCK ? n - first : QUERY_BLOCK;
         const int64_t keys = first + queries, padded_keys = ROUND_UP(keys, LANES);
-        matmul_f32(queries, padded_keys, head_dim, scores, padded_length, q + first * head_stride, head_stride, 1, keys_t, padded_length, false);
-        matmul_f32(queries, padded_keys, head_dim, d_scores, padded_length, d_out + first * head_stride, head_stride, 1, values_t, padded_length,
+        matmul_f32(queries, padded_keys, head_dim, scores, padded_length, q + first * head_stride, head_stride, 1, keys_t, padded_length,
                    false);
+        matmul_f32(queries, padded_keys, head_dim, d_scores, padded_length, d_out + first * head_stride, head_stride, 1, values_t,
+                   padded_length, false);
         for (int64_t r = 0; r < queries; r++) {
             float *p = scores + r * padded_length, *ds = d_scores + r * padded_length;
             exp_row(p, first + r + 1, padded_keys, scale, log_sum_exp[(first + r) * lse_stride]);

@@ -4,8 +4,9 @@
 /* The gradient d_out (n, outputs) of a weight group's output, for n tokens from `token` on, in two forms:
  * codes (n, outputs) in w->codes, times the scales of the weights, for the gradient of the group's input, with scales[n] and sums[n];
  * bfloat16 in `stored`, for the gradient of the weights. */
-static void quantize_output_grad(const struct trainer *t, const struct weight_group *g, const struct saved_input *in, const float *d_out, int64_t n,
-                                 int64_t token, const struct output_grad *stored, struct workspace *w, float *scales, int32_t *sums) {
+static void quantize_output_grad(const struct trainer *t, const struct weight_group *g, const struct saved_input *in, const float *d_out,
+                                 int64_t n, int64_t token, const struct output_grad *stored, struct workspace *w, float *scales,
+                                 int32_t *sums) {
     const int64_t width = g->outputs;
     for (int64_t r = 0; r < n; r++, d_out += width) {
         const vf token_scale = broadcast(in->scales[token + r]);

@@ -8,8 +8,10 @@ static void layer_forward(struct trainer *t, struct layer *l, struct workspace *
     int32_t sums[TOKEN_BLOCK];
     for (int64_t start = 0; start < length; start += TOKEN_BLOCK) {
         const int64_t n = length - start < TOKEN_BLOCK ? length - start : TOKEN_BLOCK, token = first_token + start;
-        norm_forward(t, l->residual_in + token * dim, n, t->weights[l->attention_norm], l->attention_rms, &l->qkv_in, token, w->codes, w->row, sums);
-        matmul_int8(left_row_major(w->codes, dim, sums, l->qkv_in.scales + token), n, l->qkv.forward, dim / 4, width, l->qkv.scales, w->rows, width);
+        norm_forward(t, l->residual_in + token * dim, n, t->weights[l->attention_norm], l->attention_rms, &l->qkv_in, token, w->codes,
+                     w->row, sums);
+        matmul_int8(left_row_major(w->codes, dim, sums, l->qkv_in.scales + token), n, l->qkv.forward, dim / 4, width, l->qkv.scales,
+                    w->rows, width);
         for (int64_t r = 0; r < n; r++) {
             float *row = w->rows + r * width;
             rotate_row(t, &l->qkv, row, start + r, 1.0f);
@@ -29,12 +31,12 @@ static void layer_forward(struct trainer *t, struct layer *l, struct workspace *
             quantize_nearest(w->row, dim, w->codes + r * dim, l->output_in.scales + token + r, sums + r);
         }
         save_input(w->codes, dim, n, dim, &l->output_in, token, t->tokens);
-        matmul_int8_add(left_row_major(w->codes, dim, sums, l->output_in.scales + token), n, l->output.forward, dim / 4, dim, l->output.scales, 1.0f,
-                        l->residual_in + token * dim, residual_mid, dim);
+        matmul_int8_add(left_row_major(w->codes, dim, sums, l->output_in.scales + token), n, l->output.forward, dim / 4, dim,
+                        l->output.scales, 1.0f, l->residual_in + token * dim, residual_mid, dim);
 
         norm_forward(t, residual_mid, n, t->weights[l->mlp_norm], l->mlp_rms, &l->gate_up_in, token, w->codes, w->row, sums);
-        matmul_int8(left_row_major(w->codes, dim, sums, l->gate_up_in.scales + token), n, l->gate_up.forward, dim / 4, 2 * hidden, l->gate_up.scales,
-                    w->rows, 2 * hidden);
+        matmul_int8(left_row_major(w->codes, dim, sums, l->gate_up_in.scales + token), n, l->gate_up.forward, dim / 4, 2 * hidden,
+                    l->gate_up.scales, w->rows, 2 * hidden);
         for (int64_t r = 0; r < n; r++) {
             const float *gate = w->rows + r * 2 * hidden, *up = gate + hidden;
             uint16_t *saved = l->gate_up_bf16 + (token + r) * 2 * hidden;
@@ -47,8 +49,8 @@ static void layer_forward(struct trainer *t, struct layer *l, struct workspace *
             quantize_nearest(w->row, hidden, w->codes + r * hidden, l->down_in.scales + token + r, sums + r);
         }
         save_input(w->codes, hidden, n, hidden, &l->down_in, token, t->tokens);
-        matmul_int8_add(left_row_major(w->codes, hidden, sums, l->down_in.scales + token), n, l->down.forward, hidden / 4, dim, l->down.scales, 1.0f,
-                        residual_mid, out + token * dim, dim);
+        matmul_int8_add(left_row_major(w->codes, hidden, sums, l->down_in.scales + token), n, l->down.forward, hidden / 4, dim,
+                        l->down.scales, 1.0f, residual_mid, out + token * dim, dim);
     }
 }
 
@@ -67,8 +69,8 @@ static double head_forward(struct trainer *t, struct call *call, struct workspac
     for (int64_t start = 0; start < length; start += TOKEN_BLOCK / 2) {
         const int64_t n = length - start < TOKEN_BLOCK / 2 ? length - start : TOKEN_BLOCK / 2, token = first_token + start;
         norm_forward(t, t->output + token * dim, n, norm_weight, t->final_rms, &t->head_in, token, w->codes, w->row, sums);
-        matmul_int8(left_row_major(w->codes, dim, sums, t->head_in.scales + token), n, t->head.forward, dim / 4, padded_vocab, t->head.scales, w->rows,
-                    padded_vocab);
+        matmul_int8(left_row_major(w->codes, dim, sums, t->head_in.scales + token), n, t->head.forward, dim / 4, padded_vocab,
+                    t->head.scales, w->rows, padded_vocab);
         for (int64_t r = 0; r < n; r++) {
             float *logits = w->rows + r * padded_vocab;
             const int32_t target = targets[start + r];
@@ -98,13 +100,16 @@ static double head_forward(struct trainer *t, struct call *call, struct workspac
                 store(logits + i, scaled);
             }
             int32_t high_low_sums[2];
-            quantize_high_low(logits, padded_vocab, row_max, w->codes + r * padded_vocab, low_codes + r * padded_vocab, scales + r, high_low_sums);
+            quantize_high_low(logits, padded_vocab, row_max, w->codes + r * padded_vocab, low_codes + r * padded_vocab, scales + r,
+                              high_low_sums);
             sums[r] = high_low_sums[0], low_sums[r] = high_low_sums[1];
         }
-        matmul_int8(left_row_major(w->codes, padded_vocab, sums, scales), n, t->head.backward, padded_vocab / 4, dim, NULL, w->dim_rows, dim);
+        matmul_int8(left_row_major(w->codes, padded_vocab, sums, scales), n, t->head.backward, padded_vocab / 4, dim, NULL, w->dim_rows,
+                    dim);
         matmul_int8_add(left_row_major(low_codes, padded_vocab, low_sums, scales), n, t->head.backward, padded_vocab / 4, dim, NULL,
                         1.0f / LOW_BYTE_STEPS, w->dim_rows, w->dim_rows, dim);
-        norm_backward(dim, t->output + token * dim, n, norm_weight, t->final_rms + token, w->dim_rows, NULL, t->residual_grad[0] + token * dim, d_norm);
+        norm_backward(dim, t->output + token * dim, n, norm_weight, t->final_rms + token, w->dim_rows, NULL,
+                      t->residual_grad[0] + token * dim, d_norm);
     }
     return loss;
 }
@@ -115,7 +120,8 @@ static void sequence_forward(struct trainer *t, struct call *call, struct worksp
     const int32_t layers = t->shape.n_layers;
     for (int64_t i = 0; i < t->length; i++)
         memcpy(t->layers[0].residual_in + (first_token + i) * dim, t->weights[0] + call->tokens[s * t->length + i] * dim, (size_t)dim * 4);
-    for (int32_t n = 0; n < layers; n++) layer_forward(t, t->layers + n, w, first_token, n + 1 < layers ? t->layers[n + 1].residual_in : t->output);
+    for (int32_t n = 0; n < layers; n++)
+        layer_forward(t, t->layers + n, w, first_token, n + 1 < layers ? t->layers[n + 1].residual_in : t->output);
     memset(t->final_norm_grads + s * dim, 0, (size_t)dim * 4);
     t->losses[s] = head_forward(t, call, w, first_token, call->targets + s * t->length, t->final_norm_grads + s * dim);
 }

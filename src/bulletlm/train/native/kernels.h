@@ -52,7 +52,8 @@ static void accumulate_gradients(void *context, int32_t member, struct barrier *
         const float *d_out = t->residual_grad[(layers - 1 - n) % 2];
         float *d_in = t->residual_grad[(layers - n) % 2];
         barrier_wait(barrier);
-        if (n + 2 < layers) memset(w->column_max + grads->qkv.column_max, 0, (size_t)(grads->down.column_max - grads->qkv.column_max + dim) * 4);
+        if (n + 2 < layers)
+            memset(w->column_max + grads->qkv.column_max, 0, (size_t)(grads->down.column_max - grads->qkv.column_max + dim) * 4);
         next++;
         for (int64_t s; (s = atomic_fetch_add(next, 1)) < sequences;) {
             memset(grads->mlp_norm + s * dim, 0, (size_t)dim * 4);

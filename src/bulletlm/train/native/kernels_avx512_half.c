@@ -19,9 +19,7 @@
 #pragma clang attribute pop
 #endif
 
-static bool supported(void) {
-    return cpu_has_avx2_fma() && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni");
-}
+static bool supported(void) { return cpu_has_avx2_fma() && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni"); }
 
 const struct kernels kernels_avx512_half = {"avx512_half", supported, load_weights, accumulate_gradients};
 #endif

@@ -74,8 +74,8 @@ static ALWAYS_INLINE void matmul_int8_inlined(struct left_operand a, int64_t n, 
 }
 
 /* out (n, columns) = row scale * column scale * (a . panels). */
-static __attribute__((noinline)) void matmul_int8(struct left_operand a, int64_t n, const uint8_t *panels, int64_t quads,
-                                                  int64_t columns, const float *column_scales, float *out, int64_t ld) {
+static __attribute__((noinline)) void matmul_int8(struct left_operand a, int64_t n, const uint8_t *panels, int64_t quads, int64_t columns,
+                                                  const float *column_scales, float *out, int64_t ld) {
     matmul_int8_inlined(a, n, panels, quads, columns, column_scales, 1.0f, NULL, out, ld);
 }
 

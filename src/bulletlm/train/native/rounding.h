@@ -61,8 +61,7 @@ static void quantize_stochastic(const float *x, int64_t n, vi max_bits, int8_t *
 
 /* x[n] ~ scale * (high + low / LOW_BYTE_STEPS): the high byte to nearest, the low byte with stochastic rounding.
  * sums[2]: of the high and of the low codes. */
-static void quantize_high_low(const float *x, int64_t n, vi max_bits, int8_t *high_codes, int8_t *low_codes, float *scale,
-                              int32_t *sums) {
+static void quantize_high_low(const float *x, int64_t n, vi max_bits, int8_t *high_codes, int8_t *low_codes, float *scale, int32_t *sums) {
     const float row_max = row_max_from_bits(max_bits);
     const vf inverse = broadcast(MAX_CODE / row_max);
     vi high_total = zero_i32(), low_total = zero_i32();
@@ -96,8 +95,7 @@ static void pack_four_rows(const int8_t *rows, int64_t ld, int64_t n, uint8_t *p
 
 /* The codes of n tokens (n, width), `ld` bytes apart, into `saved`, from `first_token` on, which is a multiple of 4. If n is not,
  * the rows up to the next multiple are set to zero and stored too. */
-static void save_input(int8_t *rows, int64_t ld, int64_t n, int64_t width, struct saved_input *saved, int64_t first_token,
-                       int64_t tokens) {
+static void save_input(int8_t *rows, int64_t ld, int64_t n, int64_t width, struct saved_input *saved, int64_t first_token, int64_t tokens) {
     if (n % 4) memset(rows + n * ld, 0, (size_t)((4 - n % 4) * ld));
     for (int64_t t = 0; t < n; t += 4) pack_four_rows(rows + t * ld, ld, width, saved->panels, tokens / 4, (first_token + t) / 4);
 }

@@ -10,8 +10,8 @@ static void merge_column_max(const struct trainer *t, int64_t first, int64_t n, 
 }
 
 /* GRAD_ROWS rows of the gradient of part p of a group, from `row` on: d_weight (rows, inputs) += output gradient^T . input. */
-static void weight_gradient(struct trainer *t, struct call *call, const struct weight_group *g, const struct saved_input *in, int p, int64_t row,
-                            const struct output_grad *grad, struct workspace *w) {
+static void weight_gradient(struct trainer *t, struct call *call, const struct weight_group *g, const struct saved_input *in, int p,
+                            int64_t row, const struct output_grad *grad, struct workspace *w) {
     const int64_t n = g->count[p] - row < GRAD_ROWS ? g->count[p] - row : GRAD_ROWS, quads = t->tokens / 4;
     float column_max[STRIP], scales[GRAD_ROWS];
     int32_t sums[GRAD_ROWS];
@@ -19,9 +19,11 @@ static void weight_gradient(struct trainer *t, struct call *call, const struct w
     for (int64_t i = 0; i < n; i += STRIP) {
         const int64_t column = g->first[p] + row + i;
         merge_column_max(t, grad->column_max + column, STRIP, column_max);
-        quantize_strip(strip_at(grad->strips, t->tokens, 0, column), t->tokens, in->scales, column_max, w->packed + i * t->tokens, scales + i, sums + i);
+        quantize_strip(strip_at(grad->strips, t->tokens, 0, column), t->tokens, in->scales, column_max, w->packed + i * t->tokens,
+                       scales + i, sums + i);
     }
-    matmul_int8_add(left_packed(w->packed, quads, sums, scales), n, in->panels, quads, g->inputs, NULL, 1.0f, d_weight, d_weight, g->inputs);
+    matmul_int8_add(left_packed(w->packed, quads, sums, scales), n, in->panels, quads, g->inputs, NULL, 1.0f, d_weight, d_weight,
+                    g->inputs);
 }
 
 /* Work items of a weight with this number of outputs. */
