@@ -13,17 +13,20 @@ demo: $(VENV)/.run
 test: $(VENV)/.dev
 	@$(BIN)/pytest --numprocesses auto
 
+C_FILES = $(wildcard src/bulletlm/*/native/*.[ch] tests/native/*.[ch])
+
 lint: $(VENV)/.dev
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
+	@$(BIN)/clang-format --dry-run --Werror $(C_FILES)
 
 # Do the benches work? Small and quick; each script says on top how it is run in earnest.
 bench: $(VENV)/.dev
 	@$(BIN)/python bench/train_speed.py --quick
 	@$(BIN)/python bench/runtime.py --quick
 
-# The C code under AddressSanitizer and UBSan: all shapes and types, then mutated files. Under two minutes.
+# The C code under AddressSanitizer and UBSan: many shapes and all weight types, then mutated files. Takes less than two minutes.
 NATIVE := src/bulletlm/runtime/native
 TRAIN := src/bulletlm/train/native
 SANITIZE := -std=gnu11 -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer -pthread

@@ -1,7 +1,7 @@
-"""The C code, built where there is a compiler; everything else stands in pyproject.toml.
+"""Builds the C libraries; everything else is in pyproject.toml.
 
-Without a compiler (or with one that fails) the installation goes on: models then run in numpy and are trained by torch alone,
-and `bullet doctor` says so.
+The libraries are optional. Without a C compiler, or if compilation fails, the installation succeeds without them: models then run in
+numpy, training uses torch, and `bullet doctor` says so.
 """
 
 import os
@@ -13,26 +13,26 @@ from setuptools import Extension, setup
 PACKAGE = Path("src/bulletlm")
 
 
-def native(package: str, *borrowed: str) -> Extension:
-    """The C files of `package`, and others, as its module `_native`: a shared library that Python opens with ctypes.
+def native(package: str, *shared: str) -> Extension:
+    """The shared library `_native` of `package`, which Python opens with ctypes: its own C files, and `shared` files of other packages.
 
-    For gcc and clang; Python's headers are not needed.
+    For gcc and clang. Python's headers are not needed.
     """
     own = PACKAGE / package / "native"
     return Extension(
         f"bulletlm.{package}._native",
-        sources=sorted(str(path) for path in [*own.glob("*.c"), *(PACKAGE / name for name in borrowed)]),
+        sources=sorted(str(path) for path in [*own.glob("*.c"), *(PACKAGE / name for name in shared)]),
         depends=sorted(str(path) for path in PACKAGE.glob("*/native/*.h")),
         extra_compile_args=[
             "-std=gnu11",
             "-O3",
             "-fvisibility=hidden",
-            # errno and floating-point traps are nobody's business here, and stand in the way of vectors. Nothing that changes
-            # results: the same sums are rounded in the same order everywhere.
+            # errno and floating-point traps are not used, and prevent vectorization. No flag changes results: the order of sums and
+            # their rounding are the same with every compiler.
             "-fno-math-errno",
             "-fno-trapping-math",
             "-ffp-contract=off",
-            "-fno-wrapv",  # Python's own flag; it costs 5 % here
+            "-fno-wrapv",  # -fwrapv comes from Python's build and makes the kernels 5 % slower
             "-pthread",
         ],
         extra_link_args=["-pthread"],
