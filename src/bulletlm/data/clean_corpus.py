@@ -39,6 +39,9 @@ from bulletlm.text.documents import Document, to_line
 if TYPE_CHECKING:
     from bulletlm.config.schema import CleanConfig
 
+FILES = ("documents.jsonl", "documents.bin", "paragraphs.bin", "whole.bin", "parts.bin", "rejected.jsonl")
+"""The files that cleaning writes, in the order in which their sizes are recorded; summary.json comes last."""
+
 DOCUMENT = np.dtype(
     [
         ("offset", "<i8"),
@@ -136,7 +139,7 @@ def clean_files(files: list[SourceFile], config: "CleanConfig", seed: int, folde
     settings = {**config.model_dump(mode="json", exclude=_SECOND_HALF), "signatures": config.near_duplicates > 0}
     key = sha256_of_json({"version": __version__, "settings": settings, "seed": seed, "files": hashes})
     if not _is_complete(folder, key):
-        with atomic_folder(folder) as fresh:
+        with atomic_folder(folder, (*FILES, "summary.json")) as fresh:
             _clean(files, config, seed, fresh, workers, progress, key)
     else:
         progress.log("data: cleaning is up to date")
@@ -151,8 +154,7 @@ def _clean(files: list[SourceFile], config: "CleanConfig", seed: int, folder: Pa
     rows, characters = Counter[str](), Counter[str]()
     offset = n_documents = n_paragraphs = 0
     log = Log()
-    names = ("documents.jsonl", "documents.bin", "paragraphs.bin", "whole.bin", "parts.bin", "rejected.jsonl")
-    outputs = {name: open(folder / name, "wb") for name in names}  # noqa: SIM115
+    outputs = {name: open(folder / name, "wb") for name in FILES}  # noqa: SIM115
     try:
         log.write = outputs["rejected.jsonl"].write
         with progress.task("data: cleaning", sum(sizes.values())) as task:
@@ -185,7 +187,7 @@ def _clean(files: list[SourceFile], config: "CleanConfig", seed: int, folder: Pa
             output.close()
     summary = {
         "key": key,
-        "sizes": {name: (folder / name).stat().st_size for name in names},
+        "sizes": {name: (folder / name).stat().st_size for name in FILES},
         "rows": rows,
         "characters": characters,
         "counts": log.counts,

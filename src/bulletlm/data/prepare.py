@@ -38,6 +38,9 @@ CLEANED = "cleaned"
 SMALLEST_VALIDATION_TOKENS = 500
 """Less says nothing about a model."""
 
+FILES = ("train.jsonl", "val.jsonl", "rejected.jsonl", "clean-report.json")
+"""The files that `prepare_data` writes."""
+
 AUGMENT_CACHE = "augment-cache"
 """Folder beside the stage's own that keeps the answers of models."""
 
@@ -66,7 +69,7 @@ def prepare_data(
     files, skipped = find_files(config)
     cleaned = clean_files(files, config.clean, seed, out_dir.with_name(CLEANED), config.workers, progress)
     log = Log(cleaned.counts, cleaned.examples)
-    with atomic_folder(out_dir) as folder, _Store(cleaned, folder) as store, open(folder / "rejected.jsonl", "wb") as rejected:
+    with atomic_folder(out_dir, FILES) as folder, _Store(cleaned, folder) as store, open(folder / "rejected.jsonl", "wb") as rejected:
         with open(cleaned.folder / "rejected.jsonl", "rb") as earlier:
             for block in iter(lambda: earlier.read(_BLOCK_BYTES), b""):
                 rejected.write(block)

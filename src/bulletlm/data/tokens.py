@@ -23,6 +23,10 @@ from bulletlm.text.documents import Document, read_documents, texts_of
 from bulletlm.text.tokenizer import Tokenizer
 
 SPLITS = ("train", "val")
+
+FILES = (*(f"{split}{suffix}" for split in SPLITS for suffix in (".bin", ".learn.bin", ".sources.bin")), "index.json")
+"""The files of a tokens folder; not every split has all of them."""
+
 _DOCUMENTS_AT_ONCE = 512
 
 
@@ -105,7 +109,7 @@ def write_tokens(data_dir: Path, tokenizer: Tokenizer, loss_on: str, out_dir: Pa
     answers_only = loss_on == "answers"
     paths = {split: Path(data_dir) / f"{split}.jsonl" for split in SPLITS}
     total = sum(path.stat().st_size for path in paths.values() if path.exists())
-    with atomic_folder(out_dir) as folder, progress.task("tokens", total) as task:
+    with atomic_folder(out_dir, FILES) as folder, progress.task("tokens", total) as task:
         train, val = (_write_split(path, tokenizer, dtype, answers_only, folder / split, task) for split, path in paths.items())
         index: TokenIndex = {"dtype": dtype.name, "vocab_size": tokenizer.vocab_size, "loss_on": loss_on, "train": train, "val": val}
         write_json(folder / "index.json", index)

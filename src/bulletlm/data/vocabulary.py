@@ -29,6 +29,9 @@ With 2,000,000 characters of Marathi and 200,000 of English this costs Marathi 4
 SMALLEST_SHARE = 0.05
 """A language with less of the text than this does not make the others give way."""
 
+FILES = ("tokenizer.model", "report.json", "compare.json")
+"""The files of a tokenizer folder; compare.json comes from `bullet tokenizer --compare`."""
+
 RARE = 20
 _COUNTED_CHARACTERS = 5_000_000
 
@@ -51,7 +54,7 @@ def prepare_tokenizer(config: "TokenizerConfig", seed: int, data_dir: Path, out_
         **_rarest(tokenizer, training_texts(train)),
         "trained_on_share": {language: round(share, 4) for language, share in shares.items()},
     }
-    with atomic_folder(out_dir) as folder:
+    with atomic_folder(out_dir, FILES) as folder:
         (folder / "tokenizer.model").write_bytes(tokenizer.proto)
         write_json(folder / "report.json", report)
     return report

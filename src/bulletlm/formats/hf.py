@@ -22,6 +22,7 @@ from bulletlm.text.tokenizer import BOS, END, EOS, SPECIAL_TOKENS, UNK
 
 WEIGHTS, INDEX, TOKENIZER = "model.safetensors", "model.safetensors.index.json", "tokenizer.model"
 METADATA = "bullet_metadata.json"
+
 FILES = (
     "config.json",
     "generation_config.json",
@@ -72,7 +73,7 @@ def write_hf(folder: Path, model: StoredModel) -> None:
     shape, metadata = model.shape, dict(model.metadata)
     check_tokenizer(model.tokenizer_proto, shape.vocab_size, "the tokenizer")
     weights = {hf_name(name): _halves(name, as_floats(model.tensors[name]), shape) for name in shape.tensors()}
-    with atomic_folder(folder) as partial:
+    with atomic_folder(folder, FILES) as partial:
         save_file(weights, partial / WEIGHTS, metadata={"format": "pt"})
         (partial / TOKENIZER).write_bytes(model.tokenizer_proto)
         write_json(partial / "config.json", _config(shape))

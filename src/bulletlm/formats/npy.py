@@ -22,6 +22,16 @@ VERSION = 1
 MANIFEST = "manifest.json"
 TOKENIZER = "tokenizer.model"
 
+FILES = (
+    MANIFEST,
+    TOKENIZER,
+    "token_embedding.weight.npy",
+    "layers.*.weight.npy",
+    "final_norm.weight.npy",
+    "lm_head.weight.npy",
+)
+"""Names of the files that `write_npy` writes, as patterns."""
+
 Floats = npt.NDArray[np.float32]
 
 
@@ -52,7 +62,7 @@ def write_npy(folder: Path, shape: ModelShape, tensors: Mapping[str, Floats], to
         "tensors": {name: list(extents) for name, extents in shape.tensors().items()},
         "metadata": dict(metadata),
     }
-    with atomic_folder(folder) as partial:
+    with atomic_folder(folder, FILES) as partial:
         for name in shape.tensors():
             np.save(partial / f"{name}.npy", np.ascontiguousarray(tensors[name], dtype="<f4"), allow_pickle=False)
         (partial / TOKENIZER).write_bytes(tokenizer_proto)

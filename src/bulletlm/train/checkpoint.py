@@ -24,6 +24,9 @@ from bulletlm.progress import Progress
 _STEP = re.compile(r"step-(\d{6,})")
 _STATE = "state.json"
 
+CHECKPOINT_FILES = ("model.safetensors", "optimizer.safetensors", "ema.safetensors", _STATE)
+"""The files of a checkpoint folder."""
+
 
 @dataclass
 class Checkpoint:
@@ -49,7 +52,7 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
     Raises:
         BulletError: the disk is full or not writable; an older folder of that name is untouched.
     """
-    with atomic_folder(folder) as temporary:
+    with atomic_folder(folder, CHECKPOINT_FILES) as temporary:
         hashes = {}
         for name, tensors in checkpoint.tensors.items():
             path = temporary / f"{name}.safetensors"
