@@ -42,7 +42,7 @@ class Listening(SilentProgress):
 def again(config: Config, *flags: str, restart: bool = False) -> list[str]:
     progress = Listening()
     path = config.run_dir / "config.json"
-    run_stages(load_config(path, flags), "evaluate", progress, restart)
+    run_stages(load_config(path, flags), "evaluate", progress, restart=restart)
     return progress.said
 
 
@@ -161,10 +161,10 @@ def test_a_trained_model_is_not_overwritten_by_other_settings(copy: Config) -> N
 
 
 def test_restart_trains_anew_where_nothing_was_changed(copy: Config, micro_run: Path) -> None:
-    """The way out of a run none of whose checkpoints is whole."""
+    """The way out of a run without an intact checkpoint."""
     for file in (copy.run_dir / "checkpoints").glob("*/model.safetensors"):
         file.write_bytes(file.read_bytes()[:-1])
-    with pytest.raises(BulletError, match=r"no checkpoint in .* is whole"):
+    with pytest.raises(BulletError, match=r"no checkpoint in .* is intact"):
         run_stages(copy, "train", Listening())
     run_stages(copy, "train", Listening(), restart=True)
     best = "checkpoints/best/model.safetensors"

@@ -192,7 +192,7 @@ def test_a_damaged_checkpoint_is_not_used(sharp: Callable[..., Distilled], tmp_p
         path.write_bytes(path.read_bytes()[:-1])
     assert sharp(tmp_path, steps=4).kl == sharp(tmp_path / "other", steps=4).kl
     with pytest.raises(
-        BulletError, match=r"no checkpoint in .*/all/c is whole \(.*\): put back a copy of one, or delete .*/all/c to start"
+        BulletError, match=r"no checkpoint in .*/all/c is intact \(.*\): restore one from a copy, or delete .*/all/c to start"
     ):
         sharp(tmp_path / "all", steps=4)
 
@@ -297,7 +297,7 @@ def test_what_is_no_finished_run_is_one_line(copy: Path, tmp_path: Path) -> None
     with pytest.raises(ConfigError, match=r"qat.steps.*greater than or equal to 0"):
         finish_run(copy, ("--qat.steps=-1",), SilentProgress())
     (copy / "checkpoints/best/state.json").unlink()
-    with pytest.raises(BulletError, match="holds no trained model: the stage train is not done, or changed"):
+    with pytest.raises(BulletError, match="holds no trained model: the stage train is missing or changed"):
         finish_run(copy, STEPS, SilentProgress())
 
 

@@ -272,7 +272,7 @@ def test_a_best_model_is_not_replaced_because_all_checkpoints_are_damaged(whole:
     before = hashes(tmp_path / "run")
     for _ in range(2):
         with pytest.raises(
-            BulletError, match=r"no checkpoint in .* is whole \(.*is missing\): put back .* or train again with --restart"
+            BulletError, match=r"no checkpoint in .* is intact \(.*is missing\): restore .* or train again with --restart"
         ) as stop:
             run(tokens_dir, tmp_path / "run")
         assert "\n" not in str(stop.value)

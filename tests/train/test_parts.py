@@ -15,7 +15,7 @@ from bulletlm.shape import ModelShape
 from bulletlm.train.batches import TrainingWindows, validation_batches, window
 from bulletlm.train.ema import EMA
 from bulletlm.train.model import IGNORE, Transformer
-from bulletlm.train.muon import Muon, orthogonalise
+from bulletlm.train.muon import Muon, orthogonalize
 from bulletlm.train.optimizer import build_optimizers, optimizer_tensors, restore_optimizers
 from bulletlm.train.schedule import count_steps, learning_rate, warmup_length
 
@@ -153,7 +153,7 @@ def test_adamw_is_the_papers_formula_and_its_state_can_be_carried_over() -> None
 def test_muon_updates_are_orthogonal_and_of_adamws_size() -> None:
     """Against the singular value decomposition, which Newton-Schulz approximates."""
     gradient = torch.randn(3, 24, 64, generator=torch.Generator().manual_seed(4))
-    updates = orthogonalise(gradient)
+    updates = orthogonalize(gradient)
     u, _, v = torch.linalg.svd(gradient, full_matrices=False)
     assert torch.nn.functional.cosine_similarity(updates.flatten(1), (u @ v).flatten(1)).min() > 0.97
     singular = torch.linalg.svdvals(updates)
@@ -242,7 +242,7 @@ def test_validation_covers_the_file_exactly_once(tokens_dir: Path) -> None:
 
 
 def test_too_little_text_is_one_clear_line(tokens_dir: Path) -> None:
-    with pytest.raises(DataError, match=r"6,000 tokens, less than two windows of 5000"):
+    with pytest.raises(DataError, match=r"6,000 tokens, which is less than two windows of 5000"):
         TrainingWindows(open_tokens(tokens_dir, "train"), 5000, 1)
 
 

@@ -434,7 +434,7 @@ def _stages(config: Path, settings: tuple[str, ...], until: str, restart: bool) 
     from bulletlm.progress import ConsoleProgress
 
     with _process_group() as group:
-        return run_stages(load_config(config, settings), until, ConsoleProgress(), restart, group).folder
+        return run_stages(load_config(config, settings), until, ConsoleProgress(), restart=restart, group=group).folder
 
 
 @contextlib.contextmanager

@@ -1,11 +1,11 @@
-"""The QAT stage: from the finished FP32 model to weights that were trained on their 4-bit grid.
+"""The QAT stage: from the finished FP32 model to 4-bit weights that were trained in their rounded form.
 
 qat/model.bullet  the trained weights, in the types and with the rounding that they were trained with
-qat/report.json   what was done, and the KL from FP32 on the validation text before and after
-qat/checkpoints/  while it runs
+qat/report.json   settings, and the KL from FP32 on the validation text before and after
+qat/checkpoints/  only while the stage runs
 
-No file but the checkpoint holds the exact weights of the student: they are worse than both the FP32 model and the rounded
-student. FP32 is always export/npy.
+Only the checkpoints hold the exact weights of the student, which are worse than the FP32 model and the rounded student. The
+FP32 weights are always in export/npy.
 """
 
 import shutil
@@ -26,12 +26,19 @@ from bulletlm.train.distil import DistilJob, distil
 
 
 def train_on_grid(run: Path, config: Config, text: TokenFile, held_out: TokenFile, progress: Progress) -> dict[str, Any]:
-    """Calibrate the tensors of `run`/export/npy, go on from there by distillation, write `run`/qat; returns the report.
+    """Calibrate the tensors of `run`/export/npy, improve them by distillation, write `run`/qat; returns the report.
 
-    Stopped or killed, the same call continues to the same bits.
+    After an interruption the same call continues and writes the same bits.
+
+    Args:
+        run: the run folder.
+        config: its configuration.
+        text: training tokens.
+        held_out: validation tokens, on which the KL is measured.
+        progress: shows bars and messages.
 
     Raises:
-        Interrupted: SIGINT or SIGTERM; a checkpoint was written first.
+        Interrupted: SIGINT, SIGTERM, a file `stop` in the run folder or a nearly full disk; a checkpoint was written first.
         DataError: the text does not belong to the model, or is too short.
         BulletError: an input is damaged, the loss is no longer a number, or the disk is full.
     """
@@ -86,16 +93,20 @@ def train_on_grid(run: Path, config: Config, text: TokenFile, held_out: TokenFil
 
 
 def describe(report: dict[str, Any]) -> str:
-    """One line on a report."""
+    """A report in one line."""
     kl = report["kl"]
     before = f"KL from FP32 {kl['start']:.5f} before"
     trained = f"{kl['raw']:.5f} after {report['steps']:,} steps, {kl['ema']:.5f} averaged"
-    taken = {"start": "no better, so the weights from before are kept", "raw": "the last weights are taken", "ema": "the average is taken"}
+    taken = {
+        "start": "not better, so the calibrated weights are kept",
+        "raw": "the last weights are the best",
+        "ema": "the averaged weights are the best",
+    }
     return f"{before}, {trained}: {taken[report['chosen']]}"
 
 
 def facts(report: dict[str, Any]) -> dict[str, Any]:
-    """What model files say of the stage: the report without what differs from one time to the next."""
+    """The report without the values that depend on the machine, for the model file."""
     return {name: value for name, value in report.items() if name != "seconds"}
 
 

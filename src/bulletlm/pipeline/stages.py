@@ -1,8 +1,7 @@
 """The stages in order: text -> clean -> tokenizer -> tokens -> train -> export -> qat -> build -> evaluate.
 
-Each stage reads files of the run folder and writes files of the run folder. What a stage was made from
-and the SHA-256 of what it wrote are noted in stages.json; a stage whose inputs and outputs are unchanged
-is not run again.
+Each stage reads files of the run folder and writes files of the run folder. stages.json records a hash of the settings and
+inputs of each stage, and the SHA-256 of its outputs. A stage whose settings, inputs and outputs are unchanged does not run again.
 """
 
 import contextlib
@@ -29,7 +28,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Run:
-    """What every stage is given."""
+    """What every stage receives.
+
+    Attributes:
+        config: the configuration of the run.
+        fingerprint: SHA-256 of everything that decides the trained weights.
+        sources: path, size in bytes and SHA-256 of every source file.
+        augmentation: what decides the added training text; None if there is none.
+        progress: shows bars and messages.
+        group: processes that wait to take part in training.
+    """
 
     config: Config
     fingerprint: str
@@ -46,13 +54,14 @@ class Run:
 
 @dataclass(frozen=True)
 class Stage:
-    """One arrow of the pipeline.
+    """One stage of the pipeline.
 
     Attributes:
-        settings: the part of the configuration that decides the outputs.
+        title: name in messages.
+        settings: the part of the configuration that decides the outputs, as JSON values.
         inputs: earlier stages whose outputs this one reads.
-        outputs: files it writes, relative to the run folder.
-        work: does it.
+        outputs: files that it writes, relative to the run folder; a name with a slash at the end is a folder.
+        work: writes the outputs.
     """
 
     title: str
@@ -63,36 +72,43 @@ class Stage:
 
 
 def run_stages(
-    config: Config, until: str, progress: Progress, restart: bool = False, group: "ProcessGroup | None" = None, since: str | None = None
+    config: Config,
+    until: str,
+    progress: Progress,
+    *,
+    restart: bool = False,
+    group: "ProcessGroup | None" = None,
+    since: str | None = None,
 ) -> Run:
     """Bring every stage up to and including `until` up to date.
 
     Args:
-        restart: throw away the checkpoints, whatever they were trained with.
+        config: the configuration of the run.
+        until: name of the last stage to run.
+        progress: shows bars and messages.
+        restart: delete the checkpoints and train from the beginning.
         group: processes that wait to take part in training; this one leads them.
-        since: take everything before this stage from the run folder as it is, even where its sources are gone or changed.
+        since: do not check or run the stages before this one; their sources may be missing or changed.
 
     Raises:
         ConfigError: the run folder holds a model trained with other settings, or another process is using it.
-        BulletError: a stage failed; what earlier stages wrote stays.
+        BulletError: a stage failed; the outputs of earlier stages remain.
     """
     run = _finished_run(config, progress) if since else _new_run(config, progress, group)
     _make_folder(run.folder)
     with _only_process(run.folder):
         _protect_trained_model(run, restart)
         write_json(run.folder / "config.json", _record(run))
-        done = _load_notes(run.folder)
+        done = _load_records(run.folder)
         given = list(STAGES)[: list(STAGES).index(since)] if since else []
         for name, stage in STAGES.items():
             key = sha256_of_json({"settings": stage.settings(run), "inputs": [done[i]["outputs"] for i in stage.inputs]})
-            note = done.get(name)
-            unchanged = note and _outputs(run.folder, stage) == note["outputs"]
+            record = done.get(name)
+            unchanged = record and _outputs(run.folder, stage) == record["outputs"]
             if name in given:
                 if not unchanged:
-                    raise BulletError(
-                        f"{run.folder} holds no trained model: the stage {name} is not done, or changed; run its configuration"
-                    )
-            elif note and unchanged and note["key"] == key:
+                    raise BulletError(f"{run.folder} holds no trained model: the stage {name} is missing or changed; run its configuration")
+            elif record and unchanged and record["key"] == key:
                 progress.log(f"{stage.title}: up to date")
             else:
                 done = {earlier: done[earlier] for earlier in list(STAGES)[: list(STAGES).index(name)]}
@@ -106,16 +122,18 @@ def run_stages(
 
 
 def finish_run(folder: Path, settings: Sequence[str], progress: Progress) -> Run:
-    """Do again what comes after training, with other settings, in the folder of a trained run.
+    """Run the stages after training again, with other settings, in the folder of a trained run.
 
     Args:
-        settings: as on the command line: "--qat.steps=300".
+        folder: the run folder.
+        settings: options as on the command line, such as "--qat.steps=300".
+        progress: shows bars and messages.
 
     Raises:
-        BulletError: as `run_stages`; or `folder` is no run.
+        BulletError: see `run_stages`; or `folder` is not a run folder.
     """
     if not (folder / "config.json").is_file():
-        raise BulletError(f"{folder} is no run folder: it has no config.json; name one like runs/demo")
+        raise BulletError(f"{folder} is no run folder, because it has no config.json: name a folder like runs/demo")
     place = folder if folder.name else folder.resolve()
     config = load_config(folder / "config.json", [f"--name={place.name}", f"--runs-dir={place.parent}", *settings])
     return run_stages(config, "evaluate", progress, since="export")
@@ -128,10 +146,10 @@ def _new_run(config: Config, progress: Progress, group: "ProcessGroup | None") -
 
 
 def _finished_run(config: Config, progress: Progress) -> Run:
-    """The run in the folder of `config`, with the sources that it had."""
+    """The run in the folder of `config`, with the sources that config.json recorded."""
     recorded = read_json(config.run_dir / "config.json").get(RECORD_KEY, {})
     if not {"fingerprint", "sources"} <= set(recorded):
-        raise BulletError(f"{config.run_dir / 'config.json'} was not written by a run: bullet run its configuration")
+        raise BulletError(f"{config.run_dir / 'config.json'} was not written by a run: run its configuration with `bullet run`")
     return Run(config, recorded["fingerprint"], recorded["sources"], None, progress)
 
 
@@ -216,7 +234,7 @@ def _qat(run: Run) -> None:
 
 
 def _has_qat(config: Config) -> bool:
-    """Whether there are steps to do, weights on a 4-bit grid, and the main run does not train on it itself."""
+    """Whether the stage has work: steps, BQ4 weights, and a main run that does not train with rounded weights itself."""
     return config.qat.steps > 0 and config.qat.start is None and "BQ4" in config.weight_types().values()
 
 
@@ -246,8 +264,8 @@ def _evaluate(run: Run) -> None:
     evaluate_run(run.folder, run.config, run.progress)
 
 
-def _grid(config: Config) -> list[Any]:
-    """What decides the trained weights if the main run trains on the 4-bit grid; nothing if not."""
+def _rounding(config: Config) -> list[Any]:
+    """What decides the trained weights besides other settings, if the main run trains with rounded weights; otherwise nothing."""
     return [] if config.qat.start is None else [config.qat.start, config.weight_types()]
 
 
@@ -292,7 +310,7 @@ STAGES: dict[str, Stage] = {
             run.config.model.model_dump(mode="json"),
             run.config.train.reproducibility_fields(),
             run.config.seed,
-            *_grid(run.config),
+            *_rounding(run.config),
         ],
         ("tokens",),
         ("checkpoints/best/model.safetensors", "checkpoints/best/state.json"),
@@ -338,12 +356,12 @@ def _fingerprint(config: Config, sources: list[dict[str, Any]], augmentation: di
     parts = config.model_dump(mode="json", include={"seed", "tokenizer", "model"})
     data = config.data.model_dump(mode="json", exclude={"workers"})
     texts = {"sources": [source["sha256"] for source in sources], "augmentation": augmentation}
-    grid = {"grid": found} if (found := _grid(config)) else {}
+    grid = {"grid": found} if (found := _rounding(config)) else {}
     return sha256_of_json({**parts, "data": data, "train": config.train.reproducibility_fields(), **texts, **grid})
 
 
 def _record(run: Run) -> dict[str, Any]:
-    """config.json: the resolved configuration, and what it met."""
+    """The contents of config.json: the complete configuration, versions of the software, and the sources."""
     from importlib.metadata import version
 
     packages = {name: version(name) for name in ("torch", "numpy", "sentencepiece", "safetensors")}
@@ -359,7 +377,11 @@ def _record(run: Run) -> dict[str, Any]:
 
 
 def _protect_trained_model(run: Run, restart: bool) -> None:
-    """A changed setting must not silently replace a model that took a night to train."""
+    """Refuse to overwrite a model that was trained with other settings.
+
+    Raises:
+        ConfigError: there is one, and `restart` is false.
+    """
     checkpoints = run.folder / "checkpoints"
     if not (run.folder / "config.json").exists() or not checkpoints.exists():
         return
@@ -373,7 +395,7 @@ def _protect_trained_model(run: Run, restart: bool) -> None:
     changed = list(_differences(old, new)) or ["the source files"]
     raise ConfigError(
         f"{run.folder} holds a model trained with other settings ({'; '.join(changed[:3])}): "
-        f"give this run another name (--name={run.config.name}-2), or train it anew with --restart"
+        f"give this run another name (--name={run.config.name}-2), or train again with --restart"
     )
 
 
@@ -387,7 +409,7 @@ def _differences(old: Any, new: Any, path: str = "") -> Iterator[str]:
 
 
 def _outputs(folder: Path, stage: Stage) -> dict[str, str | None]:
-    """SHA-256 of every output file (of each one in a folder, where the name ends in a slash); None where it is missing."""
+    """SHA-256 of every output file, and of every file in a folder whose name ends in a slash; None for missing files."""
     files: dict[str, str | None] = {}
     for name in stage.outputs:
         path = folder / name
@@ -401,10 +423,10 @@ def _outputs(folder: Path, stage: Stage) -> dict[str, str | None]:
     return files
 
 
-def _load_notes(folder: Path) -> dict[str, Any]:
+def _load_records(folder: Path) -> dict[str, Any]:
     path = folder / "stages.json"
-    notes = read_json(path) if path.exists() else {}
-    return notes if isinstance(notes, dict) else {}
+    records = read_json(path) if path.exists() else {}
+    return records if isinstance(records, dict) else {}
 
 
 def _make_folder(folder: Path) -> None:
@@ -416,12 +438,12 @@ def _make_folder(folder: Path) -> None:
 
 @contextlib.contextmanager
 def _only_process(folder: Path) -> Iterator[None]:
-    """Two processes in one run folder would spoil each other's files; the system frees the lock when a process dies."""
+    """Lock the run folder, because two processes would overwrite each other's files. The system frees the lock of a dead process."""
     import fcntl
 
     with open(folder / ".lock", "w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise ConfigError(f"another process is working in {folder}: wait for it, or give this run another --name") from None
+            raise ConfigError(f"another process is working in {folder}: wait until it ends, or give this run another --name") from None
         yield

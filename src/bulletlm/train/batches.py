@@ -1,4 +1,4 @@
-"""Which tokens are in which batch: a pure function of (seed, step), so resuming needs no cursor."""
+"""Which tokens are in which batch. It is a pure function of seed and step, so that a checkpoint needs no reading position."""
 
 from collections.abc import Iterator
 
@@ -17,25 +17,29 @@ class TrainingWindows:
 
     Args:
         file: the training tokens.
-        length: context length L; a window is L inputs and their L next tokens.
+        length: context length L; a window is L input tokens and, as targets, the L tokens that follow them.
         seed: decides offsets and order.
 
+    Attributes:
+        count: windows in one epoch.
+
     Raises:
-        DataError: there is less than one window of text.
+        DataError: the text is shorter than one window plus the largest offset, which is 2 L tokens.
     """
 
     def __init__(self, file: TokenFile, length: int, seed: int) -> None:
         self.count = (len(file.tokens) - length) // length
         if self.count < 1:
             raise DataError(
-                f"the training set has {len(file.tokens):,} tokens, less than two windows of {length}: add text or lower max_seq_len"
+                f"the training set has {len(file.tokens):,} tokens, which is less than two windows of {length}: "
+                "add text or lower max_seq_len"
             )
         self._file, self._length, self._seed = file, length, seed
         self._epoch = -1
         self._starts: NDArray[np.int64] = np.empty(0, np.int64)
 
     def batch(self, first: int, size: int) -> tuple[Tensor, Tensor]:
-        """Windows number first ... first + size - 1 of the endless stream: tokens and targets, int64 (size, L)."""
+        """Windows number first ... first + size - 1, counted over all epochs: tokens and targets, both int64 (size, L)."""
         pairs = [self._window(n) for n in range(first, first + size)]
         return torch.from_numpy(np.stack([x for x, _ in pairs])), torch.from_numpy(np.stack([y for _, y in pairs]))
 
@@ -49,7 +53,7 @@ class TrainingWindows:
 
 
 def window(file: TokenFile, start: int, length: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Up to `length` inputs from `start` and their targets; positions without loss have target IGNORE."""
+    """Up to `length` input tokens from position `start` and their targets, both int64 (n,); targets that do not count are IGNORE."""
     stop = min(start + length, len(file.tokens) - 1)
     tokens = file.tokens[start:stop].astype(np.int64)
     targets = file.tokens[start + 1 : stop + 1].astype(np.int64)
@@ -59,10 +63,16 @@ def window(file: TokenFile, start: int, length: int) -> tuple[NDArray[np.int64],
 
 
 def validation_batches(file: TokenFile, length: int, size: int, part: int = 0, parts: int = 1) -> Iterator[tuple[Tensor, Tensor]]:
-    """The whole file once, in order, in windows of `length`; the last one is filled up with IGNORE targets.
+    """The whole file once, in order, in windows of `length` tokens. The last window is filled up with targets IGNORE.
 
     Args:
-        part, parts: give every `parts`-th batch only, from number `part` on.
+        file: the tokens.
+        length: tokens in a window.
+        size: windows in a batch.
+        part, parts: yield only batches part, part + parts, part + 2 parts, ...
+
+    Yields:
+        tokens and targets, both int64 (windows, length); the last batch may have fewer windows than `size`.
     """
     for first in range(part * length * size, len(file.tokens) - 1, parts * length * size):
         starts = range(first, min(first + length * size, len(file.tokens) - 1), length)

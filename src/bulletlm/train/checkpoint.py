@@ -1,9 +1,9 @@
-"""Checkpoints: a folder a step, written whole or not at all, checked before it is used.
+"""Checkpoints: one folder per step, written completely or not at all, and checked before it is used.
 
     checkpoints/step-002500/  model.safetensors  optimizer.safetensors  ema.safetensors  state.json
     checkpoints/best/         model.safetensors  state.json     (the weights that will be exported)
 
-state.json carries the SHA-256 of the other files and of what else is in it. Nothing is ever unpickled.
+state.json holds the SHA-256 of the other files and of its own other entries. No file is ever unpickled.
 """
 
 import re
@@ -30,19 +30,24 @@ CHECKPOINT_FILES = ("model.safetensors", "optimizer.safetensors", "ema.safetenso
 
 @dataclass
 class Checkpoint:
-    """Named tensors by file, and plain values."""
+    """The contents of a checkpoint.
+
+    Attributes:
+        tensors: by file ("model", "optimizer", "ema"), the tensors by name.
+        state: JSON values for state.json.
+    """
 
     tensors: dict[str, dict[str, Tensor]]
     state: dict[str, Any]
 
 
 def step_folder(checkpoints: Path, step: int) -> Path:
-    """Where the checkpoint of `step` lives."""
+    """Folder of the checkpoint of `step`."""
     return checkpoints / f"step-{step:06d}"
 
 
 def checkpoint_size(model: nn.Module) -> int:
-    """Bytes at the most: weights, two moments each, average."""
+    """Upper bound for the size of a checkpoint in bytes: weights, two optimizer moments per weight, moving average."""
     return sum(4 * weight.nbytes for weight in model.parameters())
 
 
@@ -50,7 +55,7 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
     """Write a checkpoint folder atomically.
 
     Raises:
-        BulletError: the disk is full or not writable; an older folder of that name is untouched.
+        BulletError: the disk is full or not writable; an older folder of that name is unchanged then.
     """
     with atomic_folder(folder, CHECKPOINT_FILES) as temporary:
         hashes = {}
@@ -66,13 +71,13 @@ def load_checkpoint(folder: Path) -> Checkpoint:
     """Read a checkpoint folder after checking every file's SHA-256.
 
     Raises:
-        BulletError: something is missing, cut, changed or cannot be read; the message names the file.
+        BulletError: a file is missing, truncated, changed or unreadable; the message names it.
     """
     try:
         return _load(folder)
     except OSError as error:
         raise BulletError(f"cannot read {error.filename or folder}: {error.strerror or error}") from None
-    except ValueError as error:  # a number that JSON cannot hold, half a character
+    except ValueError as error:  # a number that JSON cannot hold, or an incomplete UTF-8 character
         raise BulletError(f"{folder / _STATE} is damaged: {error}") from None
 
 
@@ -80,7 +85,7 @@ def _load(folder: Path) -> Checkpoint:
     state = read_json(folder / _STATE)
     hashes = state.pop("sha256", None) if isinstance(state, dict) else None
     if not isinstance(hashes, dict) or hashes.pop(_STATE, None) != sha256_of_json([state, hashes]):
-        raise BulletError(f"{folder / _STATE} is damaged: its SHA-256 is not the one that it states")
+        raise BulletError(f"{folder / _STATE} is damaged: its contents do not have the SHA-256 that it contains")
     tensors = {}
     for name, expected in hashes.items():
         path = folder / name
@@ -96,7 +101,7 @@ def _load(folder: Path) -> Checkpoint:
 
 
 def list_checkpoints(checkpoints: Path) -> list[tuple[int, Path]]:
-    """(step, folder) of the numbered checkpoints, oldest first."""
+    """(step, folder) of every numbered checkpoint, oldest first; empty if the folder does not exist."""
     if not checkpoints.is_dir():
         return []
     found = [(int(match[1]), path) for path in checkpoints.iterdir() if (match := _STEP.fullmatch(path.name))]
@@ -110,16 +115,17 @@ def prune_checkpoints(checkpoints: Path, keep: int, needed: Callable[[int], bool
             shutil.rmtree(folder)
 
 
-def newest_checkpoint(checkpoints: Path, way_out: str, progress: Progress) -> tuple[Path, Checkpoint] | None:
-    """The newest numbered checkpoint that is whole; None where there is none at all. What a kill left behind is removed.
+def newest_checkpoint(checkpoints: Path, restart: str, progress: Progress) -> tuple[Path, Checkpoint] | None:
+    """The newest numbered checkpoint that is intact; None if there are no checkpoints.
 
-    Newer ones, which are damaged, are reported and renamed to "step-N.damaged".
+    Newer ones are damaged: they are reported and renamed to "step-N.damaged". Folders that a killed process left incomplete
+    are deleted.
 
     Args:
-        way_out: what the user can do where all are damaged, for the message.
+        restart: how the user can start from the beginning, for the error message.
 
     Raises:
-        BulletError: none is whole.
+        BulletError: there are checkpoints, but none is intact.
     """
     for leftover in checkpoints.glob("step-*.partial"):
         shutil.rmtree(leftover)
@@ -132,10 +138,10 @@ def newest_checkpoint(checkpoints: Path, way_out: str, progress: Progress) -> tu
             continue
         for other, problem in damaged:
             kept = other.with_name(f"{other.name}.damaged")
-            progress.log(f"{problem}; falling back to the checkpoint before it (the damaged one is now {kept.name})")
+            progress.log(f"{problem}; continuing from the checkpoint before it (the damaged one is now {kept.name})")
             shutil.rmtree(kept, ignore_errors=True)
             other.rename(kept)
         return folder, found
     if damaged:
-        raise BulletError(f"no checkpoint in {checkpoints} is whole ({damaged[0][1]}): put back a copy of one, or {way_out}")
+        raise BulletError(f"no checkpoint in {checkpoints} is intact ({damaged[0][1]}): restore one from a copy, or {restart}")
     return None

@@ -294,10 +294,11 @@ def _model(shape: ModelShape, tensors: Mapping[str, calibrate.Floats], device: t
 
 @torch.no_grad()
 def _take_over(student: Transformer, start: Mapping[str, calibrate.Tensor]) -> dict[str, Tensor]:
-    """Give the student the BQ4 weights of `start` as its exact ones; returns their scales.
+    """Set the exact BQ4 weights of the student to those of `start`; returns their scales, float32 (..., n // 32) by name.
 
-    In the middle of its step a weight needs a lasting push to be rounded otherwise. From where FP32 has it, often far from what
-    calibration chose, the first noise would undo that choice: on the demo's model that start ended worse than calibration alone.
+    A weight in the middle of its rounding interval changes its rounded value only after many gradients in one direction. The
+    FP32 weight is often near the edge of the interval that calibration chose, or outside of it. From there the first noise
+    would undo the calibration: on the demo's model that start ended worse than calibration alone.
     """
     scales = {}
     for name, weight in student.named_parameters():
@@ -317,10 +318,11 @@ def _divergences(
     progress: Progress,
     capabilities: Capabilities | None = None,
 ) -> tuple[Divergence, Divergence]:
-    """The loss to train with, `at_once` sequences a pass, compiled where `tokens` are worth it; and the one to measure with.
+    """The loss for training, with passes of `at_once` sequences, and the loss for measuring.
 
-    Predictions are never made in int8: its own noise is as large as what a 4-bit model has left to learn. In the gradients it
-    is lost in that of the text. Rounding them saves time only where it is compiled.
+    The former is compiled if a run over `tokens` tokens is long enough for that to pay. Predictions are never computed in
+    int8, whose noise is as large as the error that a 4-bit model can still lose. Gradients can be: the noise of the text is
+    larger there. Rounding them saves time only in compiled code.
     """
     capabilities, shape = capabilities or inspect_capabilities(teacher.rope.device.type), teacher.shape
     torch.set_num_threads(train.threads or capabilities.machine.cores)
@@ -328,7 +330,7 @@ def _divergences(
     teacher.compute_in(floats)
     student.compute_in(floats)
     eager = _divergence_with(teacher, student, run_layer, _divergence)
-    # The teacher's pass comes to the three (one forward, two backward) of training.
+    # Training costs three passes (one forward, two backward); the teacher's forward pass is a fourth.
     if not pays_to_compile(train, capabilities.device, 4 / 3 * run_flops(shape, tokens)):
         return eager, eager
     int8_pays = floats == "fp32" and capabilities.device == "cpu" and capabilities.machine.has_int8 and products_are_exact()
@@ -340,7 +342,7 @@ def _divergences(
         progress.log(f"QAT in eager mode, which is slower: {problem}")
         student.compute_in(floats)
         return eager, eager
-    # Compiling for the last, smaller batch of the held-out text would take longer than reading all of it.
+    # Compiling for the smaller last batch of the held-out text would take longer than measuring all of it in eager mode.
     return graph, eager
 
 
@@ -357,7 +359,12 @@ def _divergence_with(teacher: Transformer, student: Transformer, layer: Callable
 
 
 def _divergence(teacher: Transformer, student: Transformer, taught: Tensor, hidden: Tensor, counts: Tensor) -> Tensor:
-    """Sum over the positions that count of KL(teacher || student), nats, from what the last layer of both leaves."""
+    """Sum of KL(teacher || student) over the positions that count, in nats.
+
+    Args:
+        taught, hidden: output of the last layer of teacher and student, float (B, T, dim).
+        counts: which positions count, bool (B, T).
+    """
     with torch.no_grad():
         wanted = F.log_softmax(teacher.logits(taught).float(), dim=-1)
     got = F.log_softmax(student.logits(hidden).float(), dim=-1)
@@ -366,7 +373,7 @@ def _divergence(teacher: Transformer, student: Transformer, taught: Tensor, hidd
 
 @torch.no_grad()
 def _measure(divergence: Divergence, fake: FakeQuant, file: TokenFile, max_seq_len: int, at_once: int) -> float:
-    """Mean KL over a whole token file, nats a token."""
+    """Mean KL over a whole token file, in nats per token."""
     total, count = 0.0, 0
     with fake.applied():
         for tokens, targets in validation_batches(file, max_seq_len, at_once):

@@ -1,4 +1,4 @@
-"""Exponential moving average of the weights: often the better model, always the smoother one."""
+"""Exponential moving average of the weights. It is often the better model, and its loss varies less from step to step."""
 
 import contextlib
 from collections.abc import Iterator
@@ -10,10 +10,15 @@ from torch import Tensor, nn
 class EMA:
     """Keeps `average = d * average + (1 - d) * weight` for every parameter, in float32.
 
-    The first steps use d = min(decay, (1 + t) / (10 + t)), so that the random start is forgotten soon.
+    The first steps use d = min(decay, (1 + t) / (10 + t)), so that the random initial weights have little influence soon.
+
+    Args:
+        model: starts the average.
+        decay: the largest d, per step.
 
     Attributes:
-        start: number of the step from which t is counted.
+        start: number of the step from which t counts.
+        average: float32 tensors by parameter name, each of the shape of its parameter.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
@@ -23,13 +28,13 @@ class EMA:
 
     @torch.no_grad()
     def restart(self, model: nn.Module) -> None:
-        """Forget all weights but the present ones."""
+        """Replace the average by the present weights."""
         for name, weight in model.named_parameters():
             self.average[name].copy_(weight)
 
     @torch.no_grad()
     def update(self, model: nn.Module, step: int) -> None:
-        """Take in the weights after optimiser step number `step` (the first is 1)."""
+        """Add the weights after optimizer step number `step` to the average; the first step is 1."""
         since = step - self.start
         decay = min(self.decay, (1 + since) / (10 + since))
         averages, weights = [], []
@@ -40,7 +45,7 @@ class EMA:
 
     @contextlib.contextmanager
     def applied(self, model: nn.Module) -> Iterator[None]:
-        """Inside the block the model has the averaged weights; afterwards its own again, bit for bit."""
+        """Context in which the model has the averaged weights; afterwards it has its own again, bit for bit."""
         own: dict[str, Tensor] = {}
         with torch.no_grad():
             for name, weight in model.named_parameters():

@@ -1,11 +1,11 @@
-"""Muon: momentum, orthogonalised (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/).
+"""Muon: orthogonalized momentum (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/).
 
 The update of a matrix is its momentum with all singular values pushed towards 1, so that rare directions move as far as
-common ones. It reaches a given loss in fewer steps than AdamW for the matrices of the layers; embeddings and
-norm gains stay with AdamW.
+common ones. For the matrices of the layers it reaches a given loss in fewer steps than AdamW; embeddings and norm gains
+stay with AdamW.
 
-torch.optim.Muon does the same one matrix at a time in bfloat16, which processors without bf16 arithmetic only emulate. Here
-matrices of one shape are one batch, in float32.
+torch.optim.Muon computes the same for one matrix at a time in bfloat16, which CPUs without bf16 instructions emulate. Here
+all matrices of one shape are one batch, in float32.
 """
 
 import math
@@ -16,19 +16,19 @@ import torch
 from torch import Tensor
 
 _COEFFICIENTS = (3.4445, -4.7750, 2.0315)
-"""Of the quintic iteration x -> a x + b x^3 + c x^5 on the singular values (Jordan et al. 2024)."""
+"""Coefficients a, b, c of the iteration x -> a x + b x^3 + c x^5 on the singular values (Jordan et al. 2024)."""
 
 
 class Muon(torch.optim.Optimizer):
-    """Nesterov momentum, orthogonalised, with decoupled weight decay.
+    """Orthogonalised Nesterov momentum with decoupled weight decay.
 
-    An update has the root mean square of 0.2 that AdamW's typically have (Liu et al. 2025, arXiv:2502.16982), so the
-    learning rate and the weight decay are on AdamW's scale.
+    The elements of an update have a root mean square of 0.2, as AdamW's typically have (Liu et al. 2025, arXiv:2502.16982).
+    Learning rate and weight decay are therefore on AdamW's scale.
 
     Args:
-        params: matrices (outputs, inputs).
+        params: float32 matrices (outputs, inputs).
         lr: learning rate.
-        weight_decay: share of the weight, times lr, that is taken away each step.
+        weight_decay: every step subtracts lr * weight_decay * weight.
         momentum: decay of the running mean of the gradients.
     """
 
@@ -38,7 +38,7 @@ class Muon(torch.optim.Optimizer):
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
         """Update every matrix from its gradient."""
-        assert closure is None, "Muon evaluates no closure"
+        assert closure is None, "Muon does not support a closure"
         for group in self.param_groups:
             by_shape: dict[tuple[int, int], list[tuple[Tensor, Tensor]]] = {}
             for weight in group["params"]:
@@ -49,7 +49,7 @@ class Muon(torch.optim.Optimizer):
                 wide = update if rows <= columns else update.T
                 by_shape.setdefault((min(rows, columns), max(rows, columns)), []).append((weight, wide))
             for (_, longer), pairs in by_shape.items():
-                updates = orthogonalise(torch.stack([wide for _, wide in pairs]))
+                updates = orthogonalize(torch.stack([wide for _, wide in pairs]))
                 for (weight, _), update in zip(pairs, updates, strict=True):
                     weight.mul_(1 - group["lr"] * group["weight_decay"])
                     step = update if update.shape == weight.shape else update.T
@@ -62,10 +62,16 @@ class Muon(torch.optim.Optimizer):
         return state
 
 
-def orthogonalise(matrices: Tensor) -> Tensor:
-    """float32 (n, rows <= columns, columns) -> the same singular vectors with all singular values near 1.
+def orthogonalize(matrices: Tensor) -> Tensor:
+    """Matrices with the same singular vectors and all singular values near 1.
 
-    Five Newton-Schulz steps; singular values end between about 0.7 and 1.2, which is as good as 1 here.
+    Five Newton-Schulz steps leave singular values between about 0.7 and 1.2, which is close enough to 1 for training.
+
+    Args:
+        matrices: float32 (n, rows, columns) with rows <= columns.
+
+    Returns:
+        float32 (n, rows, columns).
     """
     a, b, c = _COEFFICIENTS
     x: Tensor = matrices / (matrices.norm(dim=(1, 2), keepdim=True) + 1e-7)

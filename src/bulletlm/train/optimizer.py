@@ -1,4 +1,4 @@
-"""The optimisers of a run, their learning rates, and their state as named tensors."""
+"""The optimizers of a run, their learning rates, and their state as named tensors."""
 
 from collections.abc import Sequence
 
@@ -10,9 +10,9 @@ from bulletlm.train.muon import Muon
 
 
 def build_optimizers(model: nn.Module, config: TrainConfig) -> list[torch.optim.Optimizer]:
-    """AdamW (arXiv:1711.05101) for everything, or with "muon" for all but the matrices of the layers.
+    """AdamW (arXiv:1711.05101) for all parameters; with "muon", Muon for the matrices of the layers and AdamW for the others.
 
-    Matrices are decayed, norm gains (vectors) are not.
+    Weight decay applies to matrices, not to norm gains (vectors).
     """
     named = dict(model.named_parameters())
     by_muon = {name for name, weight in named.items() if config.optimizer == "muon" and weight.dim() == 2 and name.startswith("layers.")}
@@ -32,14 +32,17 @@ def build_optimizers(model: nn.Module, config: TrainConfig) -> list[torch.optim.
 
 
 def set_learning_rate(optimizers: Sequence[torch.optim.Optimizer], share: float) -> None:
-    """From the next step on, use `share` of every peak learning rate."""
+    """Set every learning rate to `share` times its peak, from the next step on."""
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["lr"] = group["peak_lr"] * share
 
 
 def optimizer_tensors(optimizers: Sequence[torch.optim.Optimizer], model: nn.Module) -> dict[str, Tensor]:
-    """The state under `PARAMETER.exp_avg`, `PARAMETER.exp_avg_sq` (AdamW) and `PARAMETER.momentum` (Muon); empty before the first step."""
+    """The optimizer state as float32 tensors, each of the shape of its parameter; empty before the first step.
+
+    Names are `PARAMETER.exp_avg` and `PARAMETER.exp_avg_sq` (AdamW) or `PARAMETER.momentum` (Muon).
+    """
     return {
         f"{name}.{part}": tensor
         for optimizer in optimizers
@@ -51,7 +54,7 @@ def optimizer_tensors(optimizers: Sequence[torch.optim.Optimizer], model: nn.Mod
 
 
 def restore_optimizers(optimizers: Sequence[torch.optim.Optimizer], model: nn.Module, tensors: dict[str, Tensor], step: int) -> None:
-    """Put back what `optimizer_tensors` returned after optimiser step number `step`."""
+    """Replace the optimizer state by what `optimizer_tensors` returned after optimizer step number `step`."""
     for optimizer in optimizers:
         optimizer.state.clear()
     named = dict(model.named_parameters())

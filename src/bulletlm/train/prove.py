@@ -1,8 +1,8 @@
-"""Shows on a user's own configuration that a killed run continues exactly: `bullet train CONFIG --prove-resume`.
+"""Shows with a user's configuration that a killed run continues exactly: `bullet train CONFIG --prove-resume`.
 
-Two short trainings in processes of their own, in a folder beside the run: one is left alone, one kills itself with SIGKILL after a
-random step and is started again. Afterwards their metrics and their weights have to be the same, byte for byte. With
-`train.workers` each is a group of so many processes, whose first one is killed.
+It runs two short trainings in processes of their own, in a folder beside the run. One runs without interruption. The other
+one kills itself with SIGKILL after a random step and is started again. Afterwards their metrics and weights have to be
+equal, byte for byte. With `train.workers` each is a group of that many processes, whose main process is killed.
 """
 
 import contextlib
@@ -28,49 +28,51 @@ from bulletlm.shape import ModelShape
 from bulletlm.train.backend.plan import default_plan, inspect_capabilities, plan_file_name, read_plan, run_flops, write_plan
 
 STEPS = 12
-"""Of each training; every third is followed by an evaluation, every second by a checkpoint."""
+"""Optimizer steps of each training. An evaluation follows every third step, a checkpoint every second one."""
 
 NAMES = "whole", "killed"
 
 
 def prove_resume(run_dir: Path, workers: int, progress: Progress) -> str:
-    """Do both trainings with the configuration and the tokens of a run folder; the verdict in one line.
+    """Run both trainings with the configuration and the tokens of a run folder; returns the result in one line.
 
     Args:
-        workers: how many processes share every step, which no run folder notes.
+        run_dir: the run folder.
+        workers: number of processes that share every step; run folders do not record it.
+        progress: shows what happens.
 
     Raises:
-        BulletError: the two differ, with the first difference; or a training failed, with its message.
+        BulletError: the trainings differ, or one of them failed; the message says how.
     """
     kill_at = random.SystemRandom().randrange(1, STEPS)
     folder = Path(tempfile.mkdtemp(prefix=f"{run_dir.name}.prove-", dir=run_dir.parent))
     try:
         whole, killed = (folder / name for name in NAMES)
         group = f" as {workers} processes" if workers > 1 else ""
-        progress.log(f"training {STEPS} steps{group} without a break")
+        progress.log(f"training {STEPS} steps{group} without interruption")
         _train_in_process(run_dir, whole, workers, None)
         progress.log(f"training {STEPS} steps{group}, killed after step {kill_at}")
         _train_in_process(run_dir, killed, workers, kill_at)
-        progress.log("training on from what the kill left")
+        progress.log("continuing the killed training")
         _train_in_process(run_dir, killed, workers, None)
         difference = find_difference(whole, killed)
         if difference:
-            raise BulletError(f"killed after step {kill_at} and continued, the run differs from one that was not: {difference}")
+            raise BulletError(f"killed after step {kill_at} and continued, the run differs from an uninterrupted one: {difference}")
         files = _weights(whole)
         size = sum(path.stat().st_size for path in files.values())
         lines = len(_events(whole))
         plan = read_plan(whole / "checkpoints" / plan_file_name(workers))
         return (
             f"killed after step {kill_at} of {STEPS} and continued{group}: all {lines} lines of metrics and all {len(files)} files of "
-            f"weights ({size / 1e6:.1f} MB) are the same, byte for byte, as those of a run that was left alone; "
-            f"computed as the whole run is: {plan}"
+            f"weights ({size / 1e6:.1f} MB) are the same, byte for byte, as those of an uninterrupted run; "
+            f"computed like the whole run: {plan}"
         )
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
 def find_difference(whole: Path, killed: Path) -> str | None:
-    """The first difference between two run folders, in words; None where metrics and weights are the same."""
+    """The first difference between two run folders, in words; None if metrics and weights are equal."""
     ours, theirs = _events(whole), _events(killed)
     for number, (a, b) in enumerate(zip(ours, theirs, strict=False), 1):
         if a != b:
@@ -99,38 +101,37 @@ def _train_in_process(run_dir: Path, folder: Path, workers: int, kill_at: int | 
     command = [sys.executable, "-m", __name__, str(run_dir), str(folder), str(workers), str(kill_at or 0)]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     if result.returncode != (-signal.SIGKILL if kill_at else 0):
-        said = result.stderr.strip().splitlines() or [f"it ended with code {result.returncode}"]
-        raise BulletError(f"the training of the proof failed: {said[-1].removeprefix('bullet: ')}")
+        lines = result.stderr.strip().splitlines() or [f"it ended with code {result.returncode}"]
+        raise BulletError(f"a training of the proof failed: {lines[-1].removeprefix('bullet: ')}")
 
 
 def _short(config: Config) -> TrainConfig:
-    """The user's settings, except for length and how often is saved and evaluated."""
+    """The user's settings, except the number of steps and how often the training saves and evaluates."""
     length: dict[str, Any] = {"total_steps": STEPS, "epochs": None, "patience_early_stop": 0}
     often = {"eval_every_steps": 3, "save_every_steps": 2}
     return TrainConfig(**{**config.train.model_dump(), **length, **often, "track": []})
 
 
-def _note_choice(config: Config, shape: ModelShape, run_dir: Path, folder: Path, workers: int) -> None:
-    """Let the training in `folder` compute as the run itself did or would, which so short a training would not choose."""
+def _keep_plan(config: Config, shape: ModelShape, run_dir: Path, folder: Path, workers: int) -> None:
+    """Make the training in `folder` compute like the whole run, for which a plan other than that of a short training may be faster."""
     from bulletlm.data.tokens import open_tokens
     from bulletlm.train.backend.compute import pick_device
     from bulletlm.train.batches import TrainingWindows
-    from bulletlm.train.schedule import count_steps
+    from bulletlm.train.schedule import count_steps, sequences_per_step
 
-    own, note = (each / "checkpoints" / plan_file_name(workers) for each in (run_dir, folder))
-    plan = read_plan(note) or read_plan(own)
+    of_run, of_proof = (each / "checkpoints" / plan_file_name(workers) for each in (run_dir, folder))
+    plan = read_plan(of_proof) or read_plan(of_run)
     if plan is None:
-        sequences = config.train.batch_size_per_device * config.train.gradient_accumulation_steps
         windows = TrainingWindows(open_tokens(run_dir / "tokens", "train"), shape.max_seq_len, config.seed)
         steps, _ = count_steps(config.train, windows.count)
-        flops = run_flops(shape, steps * sequences * shape.max_seq_len)
+        flops = run_flops(shape, steps * sequences_per_step(config.train) * shape.max_seq_len)
         plan = default_plan(config.train, inspect_capabilities(pick_device(config.train.device).type), flops, workers)
-    note.parent.mkdir(parents=True, exist_ok=True)
-    write_plan(note, plan)
+    of_proof.parent.mkdir(parents=True, exist_ok=True)
+    write_plan(of_proof, plan)
 
 
 class _KillAt(SilentProgress):
-    """Kills this process when the bar has moved so many steps."""
+    """Kills this process when the bar has moved by `step` steps."""
 
     def __init__(self, step: int) -> None:
         self.left = step
@@ -152,7 +153,7 @@ def _main(run_dir: Path, folder: Path, workers: int, kill_at: int) -> None:
 
     config = load_config(run_dir / "config.json")
     shape = config.model.shape(config.tokenizer.vocab_size)
-    _note_choice(config, shape, run_dir, folder, workers)
+    _keep_plan(config, shape, run_dir, folder, workers)
     job = TrainJob(
         config=_short(config),
         shape=shape,

@@ -1,4 +1,4 @@
-"""The learning rate at every step, and how many steps there are."""
+"""The learning rate of every step, and the number of steps."""
 
 import math
 
@@ -11,7 +11,7 @@ def sequences_per_step(config: TrainConfig) -> int:
 
 
 def count_steps(config: TrainConfig, n_windows: int) -> tuple[int, str]:
-    """Optimiser steps of a run over `n_windows` training sequences, and what decided them, in words."""
+    """Number of optimizer steps of a run over `n_windows` training sequences, and the setting that decided it, in words."""
     per_step = sequences_per_step(config)
     wanted: list[tuple[int, str]] = []
     if config.total_steps is not None:
@@ -26,7 +26,7 @@ def count_steps(config: TrainConfig, n_windows: int) -> tuple[int, str]:
 
 
 def warmup_length(config: TrainConfig, total_steps: int) -> int:
-    """Warm-up steps: as configured, but at most a fifth of the run, so that short runs reach the peak at all."""
+    """Warm-up steps: train.warmup_steps, but at most a fifth of the run, so that short runs reach the peak."""
     return min(config.warmup_steps, total_steps // 5)
 
 
@@ -35,9 +35,9 @@ def learning_rate(config: TrainConfig, step: int, total_steps: int) -> float:
 
     "cosine": half a cosine down to min_learning_rate at the last step (arXiv:1608.03983).
     "constant": the peak.
-    "noam": peak * sqrt(warm-up / step), the inverse square root of the first transformer (arXiv:1706.03762).
-    "wsd": the peak, and over the last decay_share of all steps down to min_learning_rate as 1 - sqrt(progress), the best of
-        the shapes in arXiv:2405.18392.
+    "noam": peak * sqrt(warm-up / step), the inverse square root schedule of arXiv:1706.03762.
+    "wsd": the peak until the last decay_share of all steps, which go down to min_learning_rate as 1 - sqrt(progress). This
+        shape is the best one in arXiv:2405.18392.
     """
     warmup, peak = warmup_length(config, total_steps), config.learning_rate
     low = min(config.min_learning_rate, peak)

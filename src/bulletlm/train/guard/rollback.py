@@ -1,8 +1,8 @@
-"""When training goes wrong: notice it, go back to the last good state, leave the batch out, learn more slowly.
+"""Rollback: notice that training diverges, return to the last good state, skip the batch, lower the learning rate.
 
-The last good state is the newest checkpoint that an evaluation was made of and that is at least ROLLBACK_MARGIN_STEPS steps old when the
-trouble shows. All of it depends on step numbers and losses only, and is stored in the checkpoints: a run that was
-interrupted anywhere makes the same decisions.
+The last good state is the newest checkpoint of an evaluated step that is at least ROLLBACK_MARGIN_STEPS before the problem.
+All decisions depend on step numbers and losses only, and checkpoints store these. A run that was interrupted anywhere
+therefore makes the same decisions.
 """
 
 import math
@@ -19,22 +19,22 @@ from bulletlm.train.checkpoint import Checkpoint, list_checkpoints, load_checkpo
 from bulletlm.train.state import TrainPosition, TrainState
 
 LR_BACKOFF = (1.0, 0.6, 0.2)
-"""Factors of the learning rate, one further down at each rollback: 5e-4, 3e-4, 1e-4."""
+"""Factors of the learning rate. Every rollback takes the next one: 5e-4, 3e-4, 1e-4."""
 
 LOSS_HISTORY_STEPS = 100
-"""A loss is judged by so many before it."""
+"""Number of preceding losses that a loss is compared with."""
 
 LEVEL_STEPS = 10
-"""The median of so many is what the loss is now."""
+"""Number of preceding losses whose median is the present level of the loss."""
 
 MIN_HISTORY_STEPS = 20
-"""Fewer losses than these say nothing about what is usual."""
+"""Number of preceding losses below which a loss is not compared with them."""
 
 ROLLBACK_MARGIN_STEPS = 10
-"""Weights can be spoilt some steps before the loss shows it."""
+"""Number of steps before a problem in which the weights may be damaged already."""
 
 ROLLBACK_HELPED_AFTER_STEPS = 500
-"""Steps without trouble after which the last rollback counts as having helped."""
+"""Number of steps without a problem after which the last rollback counts as successful."""
 
 
 class Diverged(Exception):
@@ -51,15 +51,15 @@ class Diverged(Exception):
 
 
 def find_trouble(loss: float, norm: float, recent: Sequence[float], threshold: float, vocab_size: int) -> str | None:
-    """What is wrong with a step, in words; None where nothing is.
+    """What is wrong with a step, in words; None if nothing is.
 
     Args:
-        loss: mean loss of the batch in nats a token.
+        loss: mean loss of the batch in nats per token.
         norm: global norm of its gradient.
-        recent: the losses before it, at most LOSS_HISTORY_STEPS.
-        threshold: how far above its level, in robust standard deviations of its noise, a loss may be; 0 looks for NaN and
-            infinity only. Sound runs stay below 5.
-        vocab_size: a model that knows nothing has a loss of log(vocab_size).
+        recent: the losses of the steps before, at most LOSS_HISTORY_STEPS.
+        threshold: how far above its level a loss may be, in robust standard deviations of its noise. Normal runs stay below 5.
+            With 0 only NaN and infinity are problems.
+        vocab_size: an untrained model has a loss of about log(vocab_size).
     """
     if not math.isfinite(loss):
         return "the loss is no longer a number"
@@ -70,7 +70,7 @@ def find_trouble(loss: float, norm: float, recent: Sequence[float], threshold: f
     if loss > math.log(vocab_size) + 2:
         return f"the loss of {loss:.2f} is worse than guessing"
     if len(recent) >= MIN_HISTORY_STEPS:
-        # Noise from the differences of neighbours, level from the last few: a loss that still falls hides neither.
+        # Differences of neighbours give the noise and the last few losses the level; both are right while the loss is still falling.
         level = statistics.median(recent[-LEVEL_STEPS:])
         noise = 1.4826 * statistics.median(abs(b - a) for a, b in pairwise(recent)) / math.sqrt(2)
         if loss > level + threshold * max(noise, 0.01):
@@ -79,7 +79,7 @@ def find_trouble(loss: float, norm: float, recent: Sequence[float], threshold: f
 
 
 def last_good_step(step: int, eval_every: int) -> int:
-    """The step to which trouble at `step` leads back."""
+    """The step to which a problem at `step` leads back."""
     return max(0, (step - ROLLBACK_MARGIN_STEPS) // eval_every * eval_every)
 
 
@@ -89,15 +89,19 @@ def may_roll_back_to(candidate: int, step: int, eval_every: int) -> bool:
 
 
 def roll_back(state: TrainState[TrainPosition], checkpoints: Path, trouble: Diverged, config: TrainConfig, progress: Progress) -> None:
-    """Bring `state` back to the last good step, without the batch that did it and one backoff_level down the ladder; saves that.
+    """Return `state` to the last good step, skip the batch that caused the problem, lower the learning rate, and save.
 
-    What happened is kept in the position.
+    The position records the rollback. Later checkpoints are deleted.
 
     Args:
-        learnt: whether the damage is in the weights already: then it is the batch before the one at hand that is left out.
+        state: the run; changed.
+        checkpoints: folder with its checkpoints.
+        trouble: the problem. If it is in the weights already, the batch of the step before is skipped instead of the present one.
+        config: settings of the run.
+        progress: shows what happened.
 
     Raises:
-        BulletError: the bottom of the ladder is reached and training still goes wrong.
+        BulletError: training diverges at the lowest learning rate too, no checkpoint is intact, or the disk is full.
     """
     now = state.position
     backoff_level = now.backoff_level + 1
@@ -116,7 +120,7 @@ def roll_back(state: TrainState[TrainPosition], checkpoints: Path, trouble: Dive
         "reason": trouble.problem,
     }
     then.backoff_level, then.skipped, then.rollbacks = backoff_level, sorted([*now.skipped, skipped]), [*now.rollbacks, event]
-    # Best weights that were found on the way are on disk and remain the best.
+    # The best weights are on disk and remain the best ones, also if a step after the checkpoint found them.
     then.best_loss, then.best_step, then.best_weights = now.best_loss, now.best_step, now.best_weights
     state.save(checkpoints)
     for step, folder in list_checkpoints(checkpoints):
@@ -130,15 +134,15 @@ def roll_back(state: TrainState[TrainPosition], checkpoints: Path, trouble: Dive
 
 
 def _load_good(checkpoints: Path, step: int, eval_every: int, progress: Progress) -> Checkpoint:
-    """The evaluated checkpoint of `step`, or where that is damaged the newest whole one before it."""
+    """The checkpoint of the evaluated step `step`, or if that is damaged, the newest intact one before it."""
     for found, folder in reversed(list_checkpoints(checkpoints)):
         if found > step or found % eval_every:
             continue
         try:
             return load_checkpoint(folder)
         except BulletError as error:
-            progress.log(f"{error}; going back further")
-    raise BulletError(f"{checkpoints} holds no whole checkpoint to go back to: train anew with --restart")
+            progress.log(f"{error}; trying an earlier checkpoint")
+    raise BulletError(f"{checkpoints} has no intact checkpoint to return to: train again with --restart")
 
 
 def _hopeless(state: TrainState[TrainPosition], problem: str, config: TrainConfig) -> BulletError:
@@ -147,5 +151,5 @@ def _hopeless(state: TrainState[TrainPosition], problem: str, config: TrainConfi
     return BulletError(
         f"step {at.step:,}: {problem}, also at {LR_BACKOFF[at.backoff_level]:g} of the learning rate and after "
         f"{len(at.rollbacks)} rollbacks{kept}; "
-        f"look for damaged text in the data, or start anew with a lower rate: --lr={config.learning_rate / 10:.1g} --restart"
+        f"look for damaged text in the data, or start again with a lower rate: --lr={config.learning_rate / 10:.1g} --restart"
     )

@@ -1,4 +1,4 @@
-"""Requests from outside to stop a run, and reasons to wait."""
+"""Requests to stop a run, and reasons to pause it."""
 
 import contextlib
 import os
@@ -15,20 +15,20 @@ from bulletlm.config.schema import TrainConfig
 from bulletlm.progress import Progress
 
 SENSOR_INTERVAL_SECONDS = 20.0
-"""Between two looks at battery and sensors."""
+"""Seconds between two readings of battery and sensors."""
 
 NEAR_CRITICAL_DEGREES = 3.0
-"""Degrees below the temperature that a sensor calls critical."""
+"""Degrees Celsius below the critical temperature of a sensor at which training pauses."""
 
 SPARE_DISK_BYTES = 32 << 20
-"""Room on the disk for everything but checkpoints."""
+"""Disk space in bytes for everything except checkpoints."""
 
 
 @contextlib.contextmanager
 def stop_requested(stop_file: Path) -> Iterator[Callable[[], bool]]:
-    """Turn the first SIGINT or SIGTERM, or a file of that name, into a flag that the loop reads between steps.
+    """Context that yields a function which says whether to stop: after SIGINT or SIGTERM, or while `stop_file` exists.
 
-    A second signal stops at once. The file is removed at the end of the block.
+    A second signal stops the process at once. The file is deleted at the end.
     """
     received: list[int] = []
     previous: dict[signal.Signals, Any] = {}
@@ -48,34 +48,34 @@ def stop_requested(stop_file: Path) -> Iterator[Callable[[], bool]]:
 
 
 def disk_is_low(folder: Path, checkpoint_bytes: int) -> str | None:
-    """In words, when the disk has no room for two more checkpoints (a run needs one, and the best weights); None otherwise."""
+    """What is wrong, in words, if the disk has no space for two checkpoints (the next one and the best weights); None otherwise."""
     free = shutil.disk_usage(folder).free
     if free >= 2 * checkpoint_bytes + SPARE_DISK_BYTES:
         return None
-    return f"only {free / 1e6:,.0f} MB are free on the disk of {folder}, and a checkpoint has {checkpoint_bytes / 1e6:,.1f}"
+    return f"only {free / 1e6:,.0f} MB are free on the disk of {folder}, and a checkpoint needs {checkpoint_bytes / 1e6:,.1f} MB"
 
 
 def be_nice(level: int) -> None:
-    """Let other programs go first: raise the nice level of this process to `level` (it never gets lower)."""
+    """Give priority to other programs: raise the nice level of this process to `level`; it is never lowered."""
     if level > os.getpriority(os.PRIO_PROCESS, 0):
         os.setpriority(os.PRIO_PROCESS, 0, level)
 
 
 def reason_to_wait(battery: Any, temperatures: Mapping[str, Sequence[Any]], below_percent: float, on_heat: bool) -> str | None:
-    """Why training should pause, in words; None where it should go on.
+    """Why training should pause, in words; None if it should go on.
 
     Args:
-        battery: as psutil.sensors_battery() gives it; None where there is none.
-        temperatures: as psutil.sensors_temperatures() gives them, in degrees Celsius.
-        below_percent: pause on battery with less left than this; 100 even with a full one, 0 never.
-        on_heat: whether to pause where a sensor is near what it calls critical.
+        battery: result of psutil.sensors_battery(); None without a battery.
+        temperatures: result of psutil.sensors_temperatures(), in degrees Celsius.
+        below_percent: on battery, pause below this charge in percent; 100: always, 0: never.
+        on_heat: whether to pause near the critical temperature of a sensor.
     """
     if battery is not None and battery.power_plugged is False and (battery.percent < below_percent or below_percent == 100):
         return f"on battery with {battery.percent:.0f} % left (train.pause_on_battery)"
     if on_heat:
         for chip, sensors in temperatures.items():
             for sensor in sensors:
-                # Some sensors report nonsense for a limit: 0, or thousands.
+                # Some sensors report a meaningless limit: 0, or thousands.
                 if sensor.critical and 60 <= sensor.critical <= 130 and sensor.current >= sensor.critical - NEAR_CRITICAL_DEGREES:
                     name = " ".join(part for part in (chip, sensor.label) if part)
                     return f"{name} is at {sensor.current:.0f} of at most {sensor.critical:.0f} degrees (train.pause_on_heat)"
@@ -83,7 +83,7 @@ def reason_to_wait(battery: Any, temperatures: Mapping[str, Sequence[Any]], belo
 
 
 class Pause:
-    """Looks at battery and sensors now and then, and pauses."""
+    """Reads battery and sensors from time to time, and pauses training."""
 
     def __init__(self, config: TrainConfig) -> None:
         self._config, self._next = config, 0.0
@@ -91,9 +91,9 @@ class Pause:
         self._paused = False
 
     def reason(self) -> str | None:
-        """Why training should pause at this moment, in words; None where it should go on."""
+        """Why training should pause now, in words; None if it should go on."""
         if time.monotonic() >= self._next:
-            # Neither function exists on every system.
+            # psutil has these functions on some systems only.
             battery = getattr(psutil, "sensors_battery", lambda: None)()
             temperatures: Mapping[str, Sequence[Any]] = getattr(psutil, "sensors_temperatures", dict)()
             self._reason = reason_to_wait(battery, temperatures, self._config.pause_on_battery, self._config.pause_on_heat)
@@ -101,12 +101,12 @@ class Pause:
         return self._reason
 
     def wait(self, wish: bool, save: Callable[[], None], progress: Progress) -> bool:
-        """Sleep for a second if `wish`, which may be another process's; saved is before the first time. Returns `wish`."""
+        """Wait one second if `wish`, and call `save` before the first time. Returns `wish`, which may come from another process."""
         if wish != self._paused:
             self._paused = wish
             if wish:
                 save()
-            progress.log(f"paused: {self._reason or 'another process waits'}; everything is saved" if wish else "going on")
+            progress.log(f"paused: {self._reason or 'another process of the group pauses'}; everything is saved" if wish else "going on")
         if wish:
             time.sleep(1.0)
         return wish

@@ -1,4 +1,4 @@
-"""What is measured on the way besides losses, to see trouble coming."""
+"""Measurements besides losses that show early when training starts to diverge."""
 
 import math
 from collections.abc import Iterator
@@ -10,18 +10,22 @@ from torch import Tensor, nn
 from bulletlm.train.model import Transformer
 
 UPDATE_RATIO_EVERY_STEPS = 25
-"""Steps between two measurements of `update_ratio`, which needs a copy of the weights."""
+"""Number of steps between two measurements of `update_ratio`, which needs a copy of the weights."""
 
 
 @torch.no_grad()
 def copy_matrices(model: nn.Module) -> list[Tensor]:
-    """The matrices of the model as they are now."""
+    """Copies of all matrices of the model, in the order of its parameters."""
     return [weight.detach().clone() for weight in _matrices(model)]
 
 
 @torch.no_grad()
 def update_ratio(before: list[Tensor], model: nn.Module) -> float:
-    """Norm of what a step changed over the norm of the weights, all matrices together; about 1e-3 is usual at the peak rate."""
+    """Norm of the change since `before` over the norm of `before`, of all matrices together; about 1e-3 is usual at the peak learning rate.
+
+    Args:
+        before: what `copy_matrices` returned.
+    """
     now = list(_matrices(model))
     moved = sum(float((new - old).pow(2).sum()) for new, old in zip(now, before, strict=True))
     return math.sqrt(moved / max(1e-30, sum(float(old.pow(2).sum()) for old in before)))
@@ -29,7 +33,7 @@ def update_ratio(before: list[Tensor], model: nn.Module) -> float:
 
 @torch.no_grad()
 def activation_rms(model: Transformer, tokens: Tensor) -> float:
-    """Root mean square of the residual stream before the final norm, over token ids (B, T)."""
+    """Root mean square of the residual stream before the final norm, for token ids int64 (B, T) on the device of the model."""
     seen: list[float] = []
     hook = model.final_norm.register_forward_pre_hook(lambda _, inputs: seen.append(float(inputs[0].float().pow(2).mean().sqrt())))
     try:
@@ -40,7 +44,7 @@ def activation_rms(model: Transformer, tokens: Tensor) -> float:
 
 
 def memory_mb() -> float:
-    """Resident memory of this process in megabytes."""
+    """Resident memory of this process in MB (1e6 bytes)."""
     return round(float(psutil.Process().memory_info().rss) / 1e6, 1)
 
 

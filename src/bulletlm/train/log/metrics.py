@@ -1,4 +1,4 @@
-"""metrics.jsonl: one JSON object a line, one line an event; safe to tail while training."""
+"""metrics.jsonl: one JSON object per line, one line per event. Other programs can read it during training."""
 
 import contextlib
 import json
@@ -13,19 +13,19 @@ from bulletlm.train.log.trackers import Tracker
 from bulletlm.train.state import TrainPosition
 
 CLOCK = ("seconds", "tokens_per_s", "memory_mb")
-"""Values that depend on the machine; all others of a run are reproducible."""
+"""Names of the values that depend on the machine. All other values of a run are reproducible."""
 
 
 class MetricsLog:
     """Appends events.
 
-    A run that goes on, or back, to a checkpoint first drops what was written after it: every event is there once. So it is
-    with the trackers.
+    When a run continues from a checkpoint or returns to one, events after that checkpoint are removed from the file and from
+    the trackers, so that every event is there once.
 
     Args:
-        path: the file, made when missing; None where another process writes it.
-        position: of the checkpoint.
-        trackers: others who are told the numbers.
+        path: the file, which is created if missing; None if another process writes it.
+        position: where the run is.
+        trackers: receive the numbers of every event too.
     """
 
     def __init__(self, path: Path | None, position: TrainPosition, trackers: Sequence[Tracker] = ()) -> None:
@@ -38,7 +38,7 @@ class MetricsLog:
         self._file = self._rewound(position)
 
     def rewind(self, position: TrainPosition) -> None:
-        """Drop what was written after `position`, and write the rollbacks that are not there yet."""
+        """Remove all events after `position`, and write its rollbacks that are not in the file yet."""
         self._file.close()
         self._file = self._rewound(position)
 
@@ -49,13 +49,13 @@ class MetricsLog:
         kept = [(line, event) for line, event in events if line in rollbacks or event["step"] <= last.get(event["event"], -1)]
         lines = [line for line, _ in kept]
         write_text(self._path, "".join(line + "\n" for line in [*lines, *(line for line in rollbacks if line not in lines)]))
-        told = [(event["step"], numbers) for _, event in kept if event["event"] != "rollback" and (numbers := _numbers(event))]
+        numbers_so_far = [(event["step"], numbers) for _, event in kept if event["event"] != "rollback" and (numbers := _numbers(event))]
         for tracker in self._trackers:
-            tracker.rewind(position.step, told)
+            tracker.rewind(position.step, numbers_so_far)
         return open(self._path, "a", encoding="utf-8")
 
     def write(self, event: str, step: int, **values: Any) -> None:
-        """Append one event; the line is handed to the system at once.
+        """Append one event; the operating system has the line when this returns.
 
         Raises:
             BulletError: the disk is full.
@@ -70,14 +70,14 @@ class MetricsLog:
                 tracker.write(step, numbers)
 
     def sync(self) -> None:
-        """Make everything written so far survive a power cut (called with every checkpoint)."""
+        """Write all events to the disk, so that they survive a power cut; called before every checkpoint."""
         os.fsync(self._file.fileno())
         for tracker in self._trackers:
             tracker.flush()
 
     def close(self) -> None:
-        """End the log and those of the trackers."""
-        with contextlib.suppress(OSError):  # of a full disk, which `write` has reported
+        """Close the file and the trackers."""
+        with contextlib.suppress(OSError):  # a full disk, which `write` has reported
             self._file.close()
         for tracker in self._trackers:
             tracker.close()
@@ -88,12 +88,12 @@ def _line(event: str, step: int, values: dict[str, Any]) -> str:
 
 
 def _numbers(values: dict[str, Any]) -> dict[str, float]:
-    """What trackers are told of an event."""
+    """The numbers of an event, which trackers receive."""
     return {name: float(value) for name, value in values.items() if name != "step" and isinstance(value, (int, float))}
 
 
 def _complete_lines(path: Path) -> list[str]:
-    """Lines of an earlier run; a last line cut by a crash is dropped."""
+    """The lines of an earlier run, without incomplete ones that a crash left."""
     if not path.exists():
         return []
     lines = path.read_bytes().split(b"\n")[:-1]

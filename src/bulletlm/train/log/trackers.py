@@ -1,4 +1,4 @@
-"""The metrics for other programs: TensorBoard and trackio, both on this computer."""
+"""Metrics for TensorBoard and trackio, in files on this computer."""
 
 import contextlib
 import functools
@@ -11,27 +11,27 @@ from typing import Any, Protocol, TextIO
 from bulletlm.errors import BulletError
 
 Event = tuple[int, Mapping[str, float]]
-"""Step, and numbers by name."""
+"""(step, numbers by name)"""
 
 
 class Tracker(Protocol):
-    """Whoever is told the numbers of every event."""
+    """Receives the numbers of every event."""
 
     def rewind(self, step: int, events: Sequence[Event]) -> None:
-        """Begin, or go back to `step`: from now on, nothing holds but `events`, which are all up to it, in their order."""
+        """Begin, or return to `step`: replace everything written so far by `events`, which are all events up to `step`, in order."""
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        """Numbers of one event by name."""
+        """Add the numbers of one event."""
 
     def flush(self) -> None:
-        """Let what was written survive the end of this process."""
+        """Write everything to the disk."""
 
     def close(self) -> None:
-        """End of the run, or of this part of it."""
+        """End this part of the run."""
 
 
 def open_trackers(names: Sequence[str], run_dir: Path) -> list[Tracker]:
-    """The trackers of these names, "tensorboard" (in RUN/tensorboard) and "trackio" (in RUN/trackio); `rewind` begins.
+    """Open the named trackers: "tensorboard" writes to RUN/tensorboard, "trackio" to RUN/trackio. `rewind` begins a run.
 
     Raises:
         BulletError: the package is not installed.
@@ -47,7 +47,7 @@ def open_trackers(names: Sequence[str], run_dir: Path) -> list[Tracker]:
 
 
 class _TensorBoard:
-    """`tensorboard --logdir RUN/tensorboard` shows it."""
+    """`tensorboard --logdir RUN/tensorboard` shows the metrics."""
 
     def __init__(self, run_dir: Path) -> None:
         from torch.utils.tensorboard import SummaryWriter
@@ -57,7 +57,7 @@ class _TensorBoard:
 
     def rewind(self, step: int, events: Sequence[Event]) -> None:
         self.close()
-        # TensorBoard drops what earlier files have from this step on; of that, the events of the step itself are still true.
+        # TensorBoard drops everything from this step on, also the events of the step itself, which are still valid.
         self._writer = self._open(purge_step=step)
         for at, values in events:
             if at == step:
@@ -76,7 +76,7 @@ class _TensorBoard:
 
 
 class _Trackio:
-    """`TRACKIO_DIR=RUN/trackio trackio show` shows it."""
+    """`TRACKIO_DIR=RUN/trackio trackio show` shows the metrics."""
 
     def __init__(self, run_dir: Path) -> None:
         os.environ.setdefault("TRACKIO_DIR", str((run_dir / "trackio").resolve()))
@@ -85,9 +85,9 @@ class _Trackio:
         self._trackio, self._name, self._open = trackio, run_dir.name, False
 
     def rewind(self, step: int, events: Sequence[Event]) -> None:
-        """trackio cannot forget single steps: the run is written again."""
+        """trackio cannot delete single steps, so the whole run is written again."""
         self.close()
-        with contextlib.suppress(ValueError):  # no run was written here yet
+        with contextlib.suppress(ValueError):  # there is no run yet
             for run in self._trackio.Api().runs("bulletlm"):
                 if run.name == self._name:
                     run.delete()
@@ -101,7 +101,7 @@ class _Trackio:
         self._trackio.log(dict(values), step=step)
 
     def flush(self) -> None:
-        """It writes by itself, twice a second; what a kill takes away is written again by `rewind`."""
+        """trackio writes twice a second by itself. `rewind` writes again what a kill lost."""
 
     def close(self) -> None:
         if self._open:
@@ -111,5 +111,5 @@ class _Trackio:
 
 
 def _to_stderr() -> contextlib.redirect_stdout[TextIO]:
-    """trackio prints; standard output is for results."""
+    """trackio prints messages, but standard output is for results."""
     return contextlib.redirect_stdout(sys.stderr)
