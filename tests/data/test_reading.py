@@ -8,14 +8,15 @@ from pathlib import Path
 import pytest
 
 from bulletlm.data import structure
+from bulletlm.data.kinds import kind_of_name
 from bulletlm.data.readers import lines, opened
 from bulletlm.data.reading import BadRow, Block, RawDocument, blocks, read_documents
-from bulletlm.data.sources import SourceFile, _kind
+from bulletlm.data.sources import SourceFile
 from bulletlm.errors import DataError
 
 
 def source(path: Path, named: bool = True, text: str = "text") -> SourceFile:
-    kind = _kind(path)
+    kind = kind_of_name(path)
     assert kind is not None
     return SourceFile(path, path.name, kind, "auto", named, text, documents="blank_line")
 

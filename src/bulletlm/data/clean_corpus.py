@@ -24,12 +24,13 @@ import numpy as np
 import numpy.typing as npt
 
 from bulletlm import __version__
+from bulletlm.data.kinds import PACKINGS
 from bulletlm.data.log import Log, Rejected
 from bulletlm.data.reading import BadRow, Block, RawDocument, blocks, documents
 from bulletlm.data.rules import REPEAT_CHARACTERS, Clean, clean_document
 from bulletlm.data.shingles import SIGNATURE
 from bulletlm.data.signals import judge, sign
-from bulletlm.data.sources import PACKINGS, Skipped, SourceFile
+from bulletlm.data.sources import Skipped, SourceFile
 from bulletlm.data.workers import cores, ordered_map
 from bulletlm.errors import BulletError
 from bulletlm.files import atomic_folder, read_json, sha256_of_file, sha256_of_json, write_json
@@ -135,7 +136,11 @@ def clean_files(files: list[SourceFile], config: "CleanConfig", seed: int, folde
     Raises:
         DataError: a file that the configuration names is damaged. BulletError: the disk is full, a process died.
     """
-    hashes = [[file.name, file.kind, file.language, file.text, file.named, sha256_of_file(file.path)] for file in files]
+    contents = {path: sha256_of_file(path) for path in {file.path for file in files}}
+    hashes = [
+        [file.name, file.kind, file.language, file.text, dict(file.columns), file.documents, file.member, file.named, contents[file.path]]
+        for file in files
+    ]
     settings = {**config.model_dump(mode="json", exclude=_SECOND_HALF), "signatures": config.near_duplicates > 0}
     key = sha256_of_json({"version": __version__, "settings": settings, "seed": seed, "files": hashes})
     if not _is_complete(folder, key):
@@ -147,8 +152,8 @@ def clean_files(files: list[SourceFile], config: "CleanConfig", seed: int, folde
 
 
 def _clean(files: list[SourceFile], config: "CleanConfig", seed: int, folder: Path, workers: int, progress: Progress, key: str) -> None:
-    sizes = {file.name: file.path.stat().st_size for file in files}
-    unpacked = sum(sizes[file.name] * (_PACKED_TIMES if file.path.suffix.lower() in PACKINGS else 1) for file in files)
+    sizes = {file.name: file.bytes_on_disk for file in files}
+    unpacked = sum(sizes[file.name] * (_PACKED_TIMES if file.member or file.path.suffix.lower() in PACKINGS else 1) for file in files)
     workers = (workers or cores()) if unpacked >= PARALLEL_FROM_BYTES else 1
     skipped: list[Skipped] = []
     rows, characters = Counter[str](), Counter[str]()

@@ -3,14 +3,19 @@
 import difflib
 import glob
 import importlib.resources
-from collections.abc import Mapping
+import os
+import zipfile
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl
 
+from bulletlm.data.kinds import ARCHIVE, SAID, endings, kind_of_beginning, kind_of_name, why_not_read
 from bulletlm.data.structure import Documents
 from bulletlm.errors import DataError
+from bulletlm.files import open_regular
+from bulletlm.terminal import printable
 
 if TYPE_CHECKING:
     from bulletlm.config.schema import DataConfig, Source
@@ -20,11 +25,8 @@ SAMPLE = "sample"
 
 HUGGING_FACE = "hf://"
 
-KINDS = (".txt", ".jsonl", ".json", ".tsv", ".csv", ".parquet")
-PACKINGS = (".gz", ".xz")
-_KINDS_SAID = "a .txt, .jsonl, .tsv or .parquet file"
-
-_NOT_DATA = ("credits", "licence", "license", "readme")
+_LOOKED_AT = 4_096
+_MOST_MEMBERS = 100_000
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,7 @@ class SourceFile:
         text: name of the column that holds text.
         source: number of its entry in data.sources.
         columns: what its columns hold, as `data.sources[].columns` has it.
-        member: name of the member, where `path` is a .zip; else "".
+        member: name of the member, where `path` is a .zip; else "". `member_bytes`: its packed size.
         documents: what separates the documents of a text file, as `data.sources[].documents` has it.
     """
 
@@ -52,7 +54,13 @@ class SourceFile:
     source: int = 0
     columns: Mapping[str, str | int] = field(default_factory=dict)
     member: str = ""
+    member_bytes: int = 0
     documents: Documents = "auto"
+
+    @property
+    def bytes_on_disk(self) -> int:
+        """Size of the file or member as it is stored."""
+        return self.member_bytes if self.member else self.path.stat().st_size
 
 
 @dataclass(frozen=True)
@@ -69,7 +77,7 @@ def source_files(config: "DataConfig") -> list[Path]:
     Raises:
         DataError: as `find_files`.
     """
-    return [file.path for file in find_files(config)[0]]
+    return list(dict.fromkeys(file.path for file in find_files(config)[0]))
 
 
 def find_files(config: "DataConfig") -> tuple[list[SourceFile], list[Skipped]]:
@@ -78,23 +86,26 @@ def find_files(config: "DataConfig") -> tuple[list[SourceFile], list[Skipped]]:
     Raises:
         DataError: a path does not exist (with the nearest name that does), holds nothing to read, or is of unknown kind.
     """
-    files: dict[Path, SourceFile] = {}
+    files: dict[tuple[Path, str], SourceFile] = {}
     skipped: dict[str, Skipped] = {}
     names: set[str] = set()
     for number, source in enumerate(config.sources):
-        found, left_out = _find(source)
-        documents = "blank_line" if source.path == SAMPLE else source.documents
+        try:
+            found, left_out = _find(source)
+        except (OSError, RuntimeError, ValueError) as error:  # a folder that cannot be entered, ~nobody, a name with \0
+            reason = getattr(error, "strerror", None) or str(error)
+            raise DataError(f"data.sources: {printable(source.path)} cannot be read ({printable(reason)}): name another path") from None
+        documents: Documents = "blank_line" if source.path == SAMPLE else source.documents
         for file in found:
-            if file.path.resolve() in files:
+            key = (file.path.resolve(), file.member)
+            if key in files:
                 continue
             name, copies = file.name, 1
             while name in names:
                 copies += 1
                 name = f"{file.name} ({copies})"
             names.add(name)
-            files[file.path.resolve()] = replace(
-                file, name=name, text=source.text, source=number, columns=source.columns, documents=documents
-            )
+            files[key] = replace(file, name=name, text=source.text, source=number, columns=source.columns, documents=documents)
         for item in left_out:
             skipped.setdefault(item.name, item)
     return list(files.values()), list(skipped.values())
@@ -104,59 +115,141 @@ def _find(source: "Source") -> tuple[list[SourceFile], list[Skipped]]:
     text, language = source.path, source.language
     if text == SAMPLE:
         folder = Path(str(importlib.resources.files("bulletlm.data"))) / "sample"
-        return _in_folder(folder, folder, SAMPLE, language)
+        return _in_folder(folder, SAMPLE, language)[0], []
     if text.startswith(HUGGING_FACE):
         return _of_dataset(text, language), []
     path = Path(text).expanduser()
     if path.is_dir():
-        return _in_folder(path, path, path.resolve().name, language)
-    if path.is_file():
-        kind = _kind(path)
-        if kind is None:
-            endings = ", ".join(KINDS)
-            raise DataError(f"data.sources: {text} is of no known kind: its name must end in one of {endings} (also packed as .gz or .xz)")
-        return [SourceFile(path, path.name, kind, language, named=True)], []
+        return _in_folder(path, path.resolve().name, language)
+    if path.exists() or path.is_symlink():
+        found, skipped = _read_or_skip(path, printable(path.name), language, named=True)
+        if not found:
+            raise DataError(f"data.sources: {printable(text)}: {skipped[0].reason}")
+        return found, skipped
     if glob.has_magic(text):
         return _matching(text, language)
-    raise DataError(f"data.sources: {text} does not exist{_suggestion(path)}")
+    raise DataError(f"data.sources: {printable(text)} does not exist{_suggestion(path)}")
 
 
-def _in_folder(folder: Path, top: Path, name: str, language: str) -> tuple[list[SourceFile], list[Skipped]]:
-    files, skipped = [], []
-    for path in sorted(folder.rglob("*")):
-        inside = path.relative_to(top)
-        if not path.is_file() or any(part.startswith(".") for part in inside.parts):
+def _in_folder(folder: Path, name: str, language: str) -> tuple[list[SourceFile], list[Skipped]]:
+    files: list[SourceFile] = []
+    skipped: list[Skipped] = []
+    top = folder.resolve()
+    for path, problem in sorted(_walk(folder)):
+        shown = printable(f"{name}/{path.relative_to(folder).as_posix()}")
+        if problem:
+            skipped.append(Skipped(shown, problem))
             continue
-        kind, shown = _kind(path), f"{name}/{inside.as_posix()}"
-        if kind is None:
-            skipped.append(Skipped(shown, f"not {_KINDS_SAID}"))
-        elif any(word in path.name.lower() for word in _NOT_DATA):
-            skipped.append(Skipped(shown, "named as credits, licence or readme"))
-        else:
-            files.append(SourceFile(path, shown, kind, language, named=False))
+        found, left_out = _read_or_skip(path, shown, language, named=False, top=top)
+        files += found
+        skipped += left_out
     if not files:
-        raise DataError(f"data.sources: there is no {_KINDS_SAID[2:]} in the folder {folder}: name another folder")
+        raise DataError(f"data.sources: {_nothing_to_read(skipped)} in the folder {printable(str(folder))}: name another folder")
     return files, skipped
+
+
+def _walk(folder: Path) -> Iterator[tuple[Path, str]]:
+    """Everything in a folder and the folders in it that is not a folder; with the reason where it cannot or must not be read."""
+    try:
+        with os.scandir(folder) as entries:
+            found = list(entries)
+    except OSError as error:
+        yield folder, f"the folder cannot be read ({error.strerror})"
+        return
+    for entry in found:
+        path = folder / entry.name
+        if entry.name.startswith("."):
+            yield path, "hidden: its name begins with a point"
+        elif entry.is_dir(follow_symlinks=False):
+            yield from _walk(path)
+        elif entry.is_symlink() and path.is_dir():
+            yield path, "a link to a folder, which is not followed: name that folder in data.sources"
+        else:
+            yield path, ""
+
+
+def _read_or_skip(path: Path, shown: str, language: str, named: bool, top: Path | None = None) -> tuple[list[SourceFile], list[Skipped]]:
+    """A file as one source file, a .zip as its members, or the reason why it is not read.
+
+    Args:
+        top: a link that leads out of this folder is not followed.
+    """
+    if path.is_symlink():
+        if not path.exists():
+            return [], [Skipped(shown, "a link to a file that does not exist")]
+        if top and not path.resolve().is_relative_to(top):
+            return [], [Skipped(shown, "a link to a file outside of the folder, which is not followed: name that file in data.sources")]
+    try:
+        with open_regular(path) as file:
+            beginning = file.read(_LOOKED_AT)
+    except OSError as error:
+        return [], [Skipped(shown, f"cannot be read ({error.strerror})")]
+    if endings(path)[-1:] == [ARCHIVE]:
+        return _members(path, shown, language)
+    kind = kind_of_name(path) or (kind_of_beginning(beginning) if not endings(path) or path.suffix == ".bz2" else None)
+    if kind is None:
+        return [], [Skipped(shown, why_not_read(path))]
+    return [SourceFile(path, shown, kind, language, named)], []
+
+
+def _members(path: Path, shown: str, language: str) -> tuple[list[SourceFile], list[Skipped]]:
+    """The members of a .zip that are read."""
+    files: dict[str, SourceFile] = {}
+    skipped: list[Skipped] = []
+    try:
+        with open_regular(path) as opened, zipfile.ZipFile(opened) as archive:
+            entries = sorted(archive.infolist(), key=lambda entry: entry.filename)
+    except (OSError, zipfile.BadZipFile, NotImplementedError, ValueError, EOFError) as error:
+        return [], [Skipped(shown, f"the .zip is damaged ({printable(str(error))[:100]})")]
+    if len(entries) > _MOST_MEMBERS:
+        return [], [Skipped(shown, f"a .zip of {len(entries):,} files; {_MOST_MEMBERS:,} are read at most: unpack it")]
+    for entry in entries:
+        name = PurePosixPath(entry.filename.replace("\\", "/"))
+        inside = printable(f"{shown}/{name}")
+        if entry.is_dir() or entry.filename in files:
+            continue
+        if any((part.startswith(".") and part != "..") or part == "__MACOSX" for part in name.parts):
+            skipped.append(Skipped(inside, "hidden: its name begins with a point"))
+        elif endings(name)[-1:] == [ARCHIVE]:
+            skipped.append(Skipped(inside, "a .zip inside a .zip: unpack it"))
+        elif entry.flag_bits & 1:
+            skipped.append(Skipped(inside, "protected by a password: unpack it first"))
+        elif (kind := kind_of_name(name)) is None or kind == ".parquet":
+            skipped.append(Skipped(inside, "unpack it: Parquet files are not read out of a .zip" if kind else why_not_read(name)))
+        else:
+            files[entry.filename] = SourceFile(path, inside, kind, language, False, member=entry.filename, member_bytes=entry.compress_size)
+    if not files:
+        reasons = "".join(f": {item.name.removeprefix(shown)[1:]} is {item.reason}" for item in skipped[:1])
+        return [], [Skipped(shown, f"a .zip without a file that is read{reasons}")]
+    return list(files.values()), skipped
 
 
 def _matching(pattern: str, language: str) -> tuple[list[SourceFile], list[Skipped]]:
     # Path.glob takes no absolute patterns.
-    matches = [Path(match) for match in sorted(glob.glob(str(Path(pattern).expanduser()), recursive=True))]  # noqa: PTH207
+    expanded = Path(pattern).expanduser()
+    matches = [Path(match) for match in sorted(glob.glob(str(expanded), recursive=True))]  # noqa: PTH207
     if not matches:
-        raise DataError(f"data.sources: nothing matches {pattern}: check the pattern, or name a file or folder")
+        raise DataError(f"data.sources: nothing matches {printable(pattern)}: check the pattern, or name a file or folder")
+    top = expanded
+    while glob.has_magic(str(top)):
+        top = top.parent
     files: list[SourceFile] = []
     skipped: list[Skipped] = []
     for match in matches:
         if match.is_dir():
             continue
-        kind = _kind(match)
-        if kind is None:
-            skipped.append(Skipped(match.name, f"not {_KINDS_SAID}"))
-        else:
-            files.append(SourceFile(match, match.name, kind, language, named=False))
+        found, left_out = _read_or_skip(match, printable(match.name), language, named=False, top=top.resolve())
+        files += found
+        skipped += left_out
     if not files:
-        raise DataError(f"data.sources: no {_KINDS_SAID[2:]} matches {pattern}: name another pattern")
+        raise DataError(f"data.sources: {_nothing_to_read(skipped)} among what matches {printable(pattern)}: name another pattern")
     return files, skipped
+
+
+def _nothing_to_read(skipped: list[Skipped]) -> str:
+    """What is said where no file can be read, with the first reasons."""
+    shown = "; ".join(f"{item.name}: {item.reason}" for item in skipped[:2])
+    return f"there is no file that is read ({SAID})" + (f", but {shown}," if shown else "")
 
 
 def _of_dataset(text: str, language: str) -> list[SourceFile]:
@@ -190,13 +283,6 @@ def _of_dataset(text: str, language: str) -> list[SourceFile]:
     return [SourceFile(path, f"hf/{shown}/{split}/{number}", ".arrow", language, named=True) for number, path in enumerate(paths)]
 
 
-def _kind(path: Path) -> str | None:
-    endings = [ending.lower() for ending in path.suffixes]
-    if endings and endings[-1] in PACKINGS:
-        endings.pop()
-    return endings[-1] if endings and endings[-1] in KINDS else None
-
-
 def _suggestion(path: Path) -> str:
     """The nearest thing that does exist, for a path that does not."""
     parent = path.parent
@@ -204,5 +290,5 @@ def _suggestion(path: Path) -> str:
         path, parent = parent, parent.parent
     near = difflib.get_close_matches(path.name, [entry.name for entry in parent.iterdir()], n=1, cutoff=0.6)
     if near:
-        return f": did you mean {parent / near[0]}?"
-    return f": there is nothing of that name in {parent.resolve()}"
+        return f": did you mean {printable(str(parent / near[0]))}?"
+    return f": there is nothing of that name in {printable(str(parent.resolve()))}"

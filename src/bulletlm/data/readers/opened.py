@@ -5,18 +5,18 @@ import codecs
 import gzip
 import lzma
 import os
-import stat
 import zipfile
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import IO, cast
 
 from bulletlm.data.code_pages import is_iscii, marked_encoding, old_encoding, wide_encoding
 from bulletlm.data.readers.raw import NotReadError
 from bulletlm.data.sources import SourceFile
+from bulletlm.files import open_regular
 
 PIECE_BYTES = 1 << 16
 """Bytes read at a time."""
@@ -56,15 +56,6 @@ def explain(error: Exception) -> str:
 def one_line(error: Exception) -> str:
     """A library's message, which may have several lines and characters that a terminal must not see."""
     return " ".join("".join(c if c.isprintable() else " " for c in str(error)).split())[:100].rstrip(" .:")
-
-
-def open_regular(path: Path) -> IO[bytes]:
-    """Open a regular file; anything else (a pipe, a device, a socket) is refused and never waited for."""
-    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise NotReadError("this is not a regular file")
-    return os.fdopen(descriptor, "rb")
 
 
 class _Bounded:

@@ -10,11 +10,12 @@ from typing import Any
 
 from bulletlm.data.readers.chat import USED_NAMES
 from bulletlm.data.readers.lines import LINE_BYTES
-from bulletlm.data.readers.opened import one_line, open_regular
+from bulletlm.data.readers.opened import one_line
 from bulletlm.data.readers.raw import BadRow, Block, Listener, NoColumnError, NotReadError, RawDocument
 from bulletlm.data.readers.rows import row_documents
 from bulletlm.data.sources import SourceFile
 from bulletlm.errors import DataError
+from bulletlm.files import open_regular
 
 ROWS_AT_ONCE = 1_000
 _NESTED_ROWS_AT_ONCE = 64
