@@ -30,7 +30,7 @@ def main() -> None:
     torch.set_num_threads(1)
     for name, shape in SHAPES.items():
         model = Transformer(shape)
-        model.initialise(1)
+        model.initialize(1)
         optimizers = build_optimizers(model, TrainConfig())
         fake = FakeQuant(model, weight_types(shape))
         tokens, targets = torch.randint(shape.vocab_size, (2, SEQUENCES, shape.max_seq_len))

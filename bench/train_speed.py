@@ -103,7 +103,7 @@ def check_against_transformers(shape: ModelShape, plans: list[ComputePlan]) -> N
     from transformers import LlamaForCausalLM
 
     model = Transformer(shape)
-    model.initialise(3)
+    model.initialize(3)
     peer = LlamaForCausalLM(peer_config(shape, "eager"))
     with torch.no_grad():
         theirs = dict(peer.named_parameters())
@@ -161,7 +161,7 @@ class Run:
 
 def our_job(shape: ModelShape, plan: ComputePlan, run: Run) -> Job:
     model = Transformer(shape)
-    model.initialise(1)
+    model.initialize(1)
     run.fill(model, shape, theirs=False)
     compute = set_up(plan, model)
     compute.load_weights()  # once per step: see extras

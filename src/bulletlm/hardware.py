@@ -1,4 +1,4 @@
-"""What this computer has: processor, memory, compiler, disk. Read from the system, never assumed."""
+"""What this computer has: CPU, memory, compiler. All values are read from the system."""
 
 import ctypes
 import os
@@ -7,12 +7,22 @@ from dataclasses import dataclass
 from pathlib import Path
 
 INSTRUCTION_SETS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_bf16", "asimd", "asimddp", "bf16", "i8mm")
-"""The extensions that decide speed here, x86-64 first, then ARM; spelled as Linux spells them."""
+"""The instruction sets on which the speed of this program depends, x86-64 first, then ARM; the names are those of Linux."""
 
 
 @dataclass(frozen=True)
 class Machine:
-    """A snapshot of the computer; memory in bytes."""
+    """The state of the computer at one moment.
+
+    Attributes:
+        processor: name of the CPU.
+        cores: number of cores that this process may use.
+        instruction_sets: those of INSTRUCTION_SETS that the CPU has; always empty on systems other than Linux.
+        memory: in bytes.
+        memory_available: bytes that programs can still allocate without swapping.
+        compiler: first line of the version of the C++ compiler; None if there is none.
+        system: name and release of the operating system.
+    """
 
     processor: str
     cores: int
@@ -29,12 +39,12 @@ class Machine:
 
     @property
     def has_int8(self) -> bool:
-        """Whether 8-bit integers are multiplied and summed by one instruction (VNNI): several times faster than FP32."""
+        """Whether one instruction multiplies and sums 8-bit integers (VNNI), which is several times faster than FP32."""
         return any(name in self.instruction_sets for name in ("avx512_vnni", "avx_vnni"))
 
 
 def inspect_machine() -> Machine:
-    """Look at the computer; takes a few milliseconds."""
+    """Read the properties of this computer; takes a few milliseconds."""
     import platform
 
     import psutil
@@ -53,14 +63,14 @@ def inspect_machine() -> Machine:
 
 
 def available_cores() -> int:
-    """Cores this process may use (a container or `taskset` may allow fewer than the machine has)."""
+    """Number of cores that this process may use; a container or `taskset` may allow fewer than the machine has."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def cache_folder() -> Path:
-    """Where what can be made again is kept for the next run of this user; it need not exist yet."""
+    """The user's folder for files that can be made again; it may not exist yet."""
     if sys.platform == "win32":
         base = os.environ.get("LOCALAPPDATA") or str(Path.home() / "AppData" / "Local")
     elif sys.platform == "darwin":
@@ -71,7 +81,7 @@ def cache_folder() -> Path:
 
 
 def largest_size(process: int | str = "self") -> int | None:
-    """Bytes that a process has filled at the most so far; None where the system does not tell (Linux does) or it has ended."""
+    """Peak memory of a process so far (resident set size), in bytes; None if it has ended or the system is not Linux."""
     try:
         lines = Path(f"/proc/{process}/status").read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -80,10 +90,10 @@ def largest_size(process: int | str = "self") -> int | None:
 
 
 def keep_memory() -> bool:
-    """Ask glibc to keep freed memory instead of returning it each step; worth 10-20 % of training speed.
+    """Ask glibc to keep freed memory instead of returning it to the system at each step; training is 10-20 % faster.
 
     Returns:
-        Whether the C library took the advice (false where it is not glibc).
+        Whether the C library accepted this; False if it is not glibc.
     """
     try:
         library = ctypes.CDLL(None)
@@ -95,16 +105,21 @@ def keep_memory() -> bool:
 
 
 def park_idle_threads() -> None:
-    """Let OpenMP threads spin only for a moment before they sleep while they wait for each other; call it before torch is imported.
+    """Let OpenMP threads that wait for each other spin only briefly before they sleep. Call this before torch is imported.
 
-    By default they spin for milliseconds, which beside another busy program is time spent waiting for a partner that is not
-    running. Measured on two cores (tokens/s, two runs each): alone 12,500-12,900 by default, 11,400-14,000 so, 9,200-10,100
-    when they sleep at once; beside one busy program 700-4,700, 2,400-5,700 and 2,600-7,000.
+    By default they spin for milliseconds. If another program is busy, that time is spent waiting for a thread that is not running.
+    Measured on two cores, tokens/s, two runs each:
+
+    | | default | with this | threads sleep at once |
+    |---|---|---|---|
+    | nothing else runs | 12,500-12,900 | 11,400-14,000 | 9,200-10,100 |
+    | one busy program | 700-4,700 | 2,400-5,700 | 2,600-7,000 |
     """
     os.environ.setdefault("GOMP_SPINCOUNT", "3000")
 
 
 def _processor() -> tuple[str, set[str]]:
+    """Name of the CPU and Linux's names of its features; the features are empty on other systems."""
     import platform
 
     info = Path("/proc/cpuinfo")
@@ -121,7 +136,7 @@ def _processor() -> tuple[str, set[str]]:
 
 
 def _compiler() -> str | None:
-    """First line of the C++ compiler's version; torch.compile needs one."""
+    """First line of the C++ compiler's version; None if there is none. torch.compile needs a compiler."""
     import shutil
     import subprocess
 

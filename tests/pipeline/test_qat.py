@@ -127,8 +127,8 @@ def test_it_comes_nearer_to_the_teacher(sharp: Callable[..., Distilled], tmp_pat
 def test_it_compiles_its_own_graph_and_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
     """And where that fails it says so in one line, and goes on without."""
     teacher, student = (Transformer(ModelShape(300, 64, 1, 2, 2, 128, 16)) for _ in range(2))
-    teacher.initialise(1)
-    student.initialise(2)
+    teacher.initialize(1)
+    student.initialize(2)
     compiled, said = list[str](), list[str]()
 
     def untraceable(name: str, function: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:

@@ -163,7 +163,7 @@ def test_nice_is_raised_and_never_lowered() -> None:
 
 def test_what_is_observed_is_what_it_says(tokens_dir: Path, tmp_path: Path) -> None:
     model = Transformer(SHAPE)
-    model.initialise(1)
+    model.initialize(1)
     before = copy_matrices(model)
     with torch.no_grad():
         for weight in model.parameters():

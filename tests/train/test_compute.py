@@ -62,7 +62,7 @@ def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def model() -> Transformer:
     model = Transformer(SHAPE)
-    model.initialise(5)
+    model.initialize(5)
     return model
 
 
@@ -438,7 +438,7 @@ import test_compute as t
 
 choose.TUNE_FROM_FLOPS = 0.0  # so that it measures
 model = Transformer(t.SHAPE)
-model.initialise(5)
+model.initialize(5)
 said = t.Said()
 config = TrainConfig(threads=1, batch_size_per_device=2, gradient_accumulation_steps=2, precision='fp32')
 compute = choose.choose_compute(config, model, 10**15, Path(sys.argv[1]), said, capabilities=t.PLAIN)

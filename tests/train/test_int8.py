@@ -1,4 +1,4 @@
-"""Gradients in int8: near those of float64, right on average, the same each time; and a model learns with them."""
+"""Gradients in int8: near those of float64, unbiased, the same each time; and a model learns with them."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from bulletlm.shape import ModelShape
 from bulletlm.train import int8
 from bulletlm.train.model import Transformer
 
-pytestmark = pytest.mark.skipif(not int8.products_are_exact(), reason="int8 products saturate on this processor")
+pytestmark = pytest.mark.skipif(not int8.products_are_exact(), reason="torch's int8 products saturate on this CPU")
 
 SHAPE = ModelShape(vocab_size=300, dim=64, n_layers=2, n_heads=2, n_kv_heads=1, hidden_dim=128, max_seq_len=16)
 
@@ -45,34 +45,45 @@ def test_products_are_near_those_of_float64() -> None:
         assert error(got, expected) < 0.02
 
 
-def test_small_gradients_beside_a_large_one_are_right_on_average() -> None:
-    """As those of logits: the large one alone would leave nothing of the others if they were rounded to nearest."""
+def test_small_gradients_beside_a_large_one_are_unbiased() -> None:
+    """The gradients of logits are like this; rounded to nearest, all the small ones would become 0."""
     weight = random(64, 32, seed=4)
     gradient = 1e-3 * random(2000, 64, seed=5).abs()
     gradient[:, 0] = -1
     case = random(2000, 32, seed=3), weight, gradient
     small = gradient[:, 1:].double() @ weight[1:].double()
-    # The large one's part is known exactly; what is left of the result is that of the small ones.
+    # The contribution of the large one is known exactly; the rest of the result is that of the small ones.
     large = -(weight[0] / weight[0].abs().max() * 127).round().double() * weight[0].abs().max() / 127
-    one_digit, two_bytes = products(*case)[0] - large, products(*case, two_bytes=True)[0] - large
-    assert error(one_digit.mean(0), small.mean(0)) < 0.1
-    assert error(two_bytes, small) < 0.1 < 1 < error(one_digit, small)
+    one_byte, two_bytes = products(*case)[0] - large, products(*case, two_bytes=True)[0] - large
+    assert error(one_byte.mean(0), small.mean(0)) < 0.1
+    assert error(two_bytes, small) < 0.1 < 1 < error(one_byte, small)
 
 
 @pytest.mark.parametrize("end", [-int8.LARGEST, int8.LARGEST])
-def test_the_largest_stays_itself(end: int) -> None:
-    """One number in 200,000 has a noise so near to a half that 127 would become 128, and 128 as int8 is -128."""
-    steps = torch.full((4_000_000,), float(end))
-    assert (int8._round_stochastically(steps, random(4_000_000, seed=1)) == end).all()
+def test_the_largest_code_stays_itself(end: int) -> None:
+    """For one number in 200,000 the noise is near enough to a half to make 128 of 127, and 128 as int8 is -128."""
+    exact = torch.full((4_000_000,), float(end))
+    assert (int8._round_stochastically(exact, random(4_000_000, seed=1)) == end).all()
 
 
 @given(st.integers(0, 2**32 - 1), st.floats(-127, 127, width=32))
-def test_what_is_rounded_is_one_of_its_two_neighbours(seed: int, at: float) -> None:
-    steps = torch.full((4096,), at)
-    rounded = int8._round_stochastically(steps, random(4096, seed=seed)).float()
-    assert ((rounded - at).abs() < 1 + 1e-4).all()
-    # The mean of 4,096 has a standard error of at most 1/128.
-    assert abs(float(rounded.mean()) - at) < 6 / 128
+def test_a_number_is_rounded_to_one_of_its_two_neighbours(seed: int, value: float) -> None:
+    rounded = int8._round_stochastically(torch.full((4096,), value), random(4096, seed=seed)).float()
+    assert ((rounded - value).abs() < 1 + 1e-4).all()
+    # The mean of 4,096 numbers has a standard error of at most 1/128.
+    assert abs(float(rounded.mean()) - value) < 6 / 128
+
+
+@given(st.integers(0, 2**32 - 1), st.sampled_from([1, 7, 300]), st.floats(-30, 30))
+def test_the_error_of_every_factor_is_within_its_bound(seed: int, columns: int, exponent: float) -> None:
+    """The bounds that the module states, as shares of the scale of a row: 1/2 to nearest, 1 stochastically, 1/254 in two bytes."""
+    x = random(5, columns, seed=seed) * 2.0**exponent
+    codes, scale = int8._round_to_nearest(x)
+    assert ((codes * scale.double() - x.double()).abs() <= (0.5 + 1e-4) * scale.double()).all()
+    for two_bytes, bound in ((False, 1), (True, 1 / int8.LOW_CODES)):
+        # Multiplied with the identity a product is its first factor after rounding.
+        rounded = int8._product(x, torch.eye(columns, dtype=torch.int8), two_bytes)
+        assert ((rounded.double() - x.double()).abs() <= (bound + 1e-4) * scale.double()).all()
 
 
 @pytest.mark.parametrize("value", [0.0, 1e-38, 1e30])
@@ -82,7 +93,7 @@ def test_numbers_at_the_ends_of_the_range(value: float) -> None:
         assert torch.allclose(got.double(), expected, rtol=0.02, atol=1e-37)
 
 
-def test_what_is_no_number_is_not_hidden() -> None:
+def test_nan_is_not_hidden() -> None:
     x = random(8, 32)
     x[3, 5] = float("nan")
     _, dw = products(x, random(16, 32, seed=1), random(8, 16, seed=2))
@@ -99,7 +110,7 @@ def test_a_model_learns_as_in_fp32() -> None:
     losses = {}
     for precision in ("fp32", "int8-gradients"):
         model = Transformer(SHAPE)
-        model.initialise(5)
+        model.initialize(5)
         model.compute_in(precision)
         optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
         curve = []
@@ -112,5 +123,5 @@ def test_a_model_learns_as_in_fp32() -> None:
         losses[precision] = np.array(curve)
     exact, rounded = losses.values()
     assert exact[-1] < 3
-    assert exact[0] == rounded[0], "only its gradients are rounded"
+    assert exact[0] == rounded[0], "only gradients are rounded"
     assert 0 < np.abs(rounded - exact).max() < 0.05

@@ -154,7 +154,7 @@ def test_accumulated_gradients_are_those_of_one_batch(tokens_dir: Path) -> None:
     gradients = []
     for size, passes in ((8, 1), (2, 4), (1, 8)):
         model = Transformer(SHAPE)
-        model.initialise(3)
+        model.initialize(3)
         windows = TrainingWindows(open_tokens(tokens_dir, "train"), 16, 9)
         config = TrainConfig(batch_size_per_device=size, gradient_accumulation_steps=passes)
         counts = {int((windows.batch(i, 1)[1] >= 0).sum()) for i in range(24, 32)}

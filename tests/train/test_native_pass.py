@@ -47,7 +47,7 @@ SHAPES = {
 
 def made(shape: ModelShape) -> Transformer:
     model = Transformer(shape)
-    model.initialise(5)
+    model.initialize(5)
     return model
 
 

@@ -75,7 +75,7 @@ def test_the_shorter_of_epochs_and_steps_counts(steps: int | None, epochs: float
 
 def test_ema_is_the_recurrence_and_gives_the_weights_back() -> None:
     model = Transformer(SHAPE)
-    model.initialise(1)
+    model.initialize(1)
     ema = EMA(model, 0.9)
     name, weight = next(iter(model.named_parameters()))
     expected = weight.detach().clone()
@@ -94,7 +94,7 @@ def test_ema_is_the_recurrence_and_gives_the_weights_back() -> None:
 
 def test_an_average_that_starts_anew_holds_nothing_from_before() -> None:
     model = Transformer(SHAPE)
-    model.initialise(1)
+    model.initialize(1)
     ema, (name, weight) = EMA(model, 0.999), next(iter(model.named_parameters()))
     with torch.no_grad():
         weight.fill_(1000.0)
@@ -109,7 +109,7 @@ def test_an_average_that_starts_anew_holds_nothing_from_before() -> None:
 
 def test_only_matrices_decay() -> None:
     model = Transformer(SHAPE)
-    model.initialise(1)
+    model.initialize(1)
     (optimizer,) = build_optimizers(model, TrainConfig(weight_decay=0.5, learning_rate=0.1))
     start = {name: weight.detach().clone() for name, weight in model.named_parameters()}
     for weight in model.parameters():
@@ -123,8 +123,8 @@ def test_only_matrices_decay() -> None:
 def test_adamw_is_the_papers_formula_and_its_state_can_be_carried_over() -> None:
     config = TrainConfig(learning_rate=1e-2, weight_decay=0.1)
     model, twin = Transformer(SHAPE), Transformer(SHAPE)
-    model.initialise(3)
-    twin.initialise(3)
+    model.initialize(3)
+    twin.initialize(3)
     (optimizer,), (other,) = build_optimizers(model, config), build_optimizers(twin, config)
     name = "layers.1.mlp.up_proj.weight"
     weight = dict(model.named_parameters())[name]
@@ -190,7 +190,7 @@ def test_muon_is_torchs(monkeypatch: pytest.MonkeyPatch, exact: bool) -> None:
 def test_muon_takes_the_layers_matrices_only_and_its_state_can_be_carried_over() -> None:
     config = TrainConfig(optimizer="muon")
     model, twin = Transformer(SHAPE), Transformer(SHAPE)
-    model.initialise(3)
+    model.initialize(3)
     optimizers, others = build_optimizers(model, config), build_optimizers(twin, config)
     assert sum(len(group["params"]) for group in optimizers[1].param_groups) == 7 * SHAPE.n_layers
     random = torch.Generator().manual_seed(0)
@@ -248,6 +248,6 @@ def test_too_little_text_is_one_clear_line(tokens_dir: Path) -> None:
 
 def test_initial_loss_is_that_of_a_uniform_guess() -> None:
     model = Transformer(SHAPE)
-    model.initialise(1)
+    model.initialize(1)
     tokens = torch.randint(0, 500, (8, 16), generator=torch.Generator().manual_seed(2))
     assert float(model.loss(tokens, tokens.roll(1, 1)).detach()) / tokens.numel() == pytest.approx(math.log(500), abs=0.05)

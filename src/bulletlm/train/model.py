@@ -1,12 +1,15 @@
-"""The network: a Llama-shaped decoder, readable in one sitting.
+"""The network in torch: a Llama-shaped decoder.
 
-RMSNorm before each block, interleaved rotary positions, causal attention with optional grouped
-key/value heads, SwiGLU, no biases, output matrix tied to the embedding by default. The same shapes
-and names as in `.bullet` files and the numpy engine (`bulletlm.shape`).
+RMSNorm before each block, interleaved rotary positions, causal attention with optional grouped key/value heads, SwiGLU, no biases;
+the output matrix is tied to the embedding by default. Shapes and names are those of `.bullet` files and of the numpy engine
+(`bulletlm.shape`).
 
-Weights are FP32. With `Transformer.compute_in("bf16")` they are rounded at every use, so that matrix products run in bfloat16
-while gradients are summed, and weights updated, in FP32; norms, rotations, softmax and loss are FP32 always. With
-"int8-gradients" what it predicts is FP32, and the gradients of the products with weights are those of `bulletlm.train.int8`.
+Weights and their gradients are float32. `Transformer.compute_in` sets the precision of matrix products:
+
+* "fp32": everything is float32.
+* "bf16": weights are rounded to bfloat16 at every use, which is a relative error of at most 2^-9, and activations between layers
+  are bfloat16. Norms, rotations, softmax, loss, sums of gradients and updates stay float32.
+* "int8-gradients": predictions are float32; the gradients of products with weights are computed as `bulletlm.train.int8` says.
 
 B = sequences in the batch, T = positions, H = heads, D = head_dim.
 """
@@ -23,25 +26,28 @@ from bulletlm.shape import ModelShape
 from bulletlm.train import int8
 
 IGNORE = -1
-"""Target id of positions that carry no loss."""
-
+"""Target id of positions that do not count in the loss."""
 
 QUERIES = 128
-"""Positions whose attention is computed together. At a context of 1024, 128 takes 0.6 times as long as all at once."""
+"""Number of query positions whose attention is computed together. At a context of 1024, 128 takes 0.6 times as long as all at once."""
 
 MatmulPrecision = Literal["fp32", "bf16", "int8-gradients"]
-"""Of matrix products."""
+"""Precision of matrix products; the text at the top of this file explains the values."""
 
 
 def product(x: Tensor, weight: Tensor, precision: MatmulPrecision, two_bytes: bool = False) -> Tensor:
-    """x W^T in the type of x (`bulletlm.train.int8` says what `two_bytes` is)."""
+    """x W^T: x float (..., inputs), weight float32 (outputs, inputs) -> (..., outputs) in the type of x.
+
+    Args:
+        two_bytes: with "int8-gradients", as in `int8.linear`; ignored otherwise.
+    """
     if precision == "int8-gradients" and torch.is_grad_enabled():
         return int8.linear(x, weight, two_bytes)
     return F.linear(x, weight.to(x.dtype))
 
 
 class Linear(nn.Linear):
-    """x W^T in the type of x; the weight's gradient has the type of the weight."""
+    """x W^T: (..., inputs) -> (..., outputs) in the type of x. The weight, float32 (outputs, inputs), gets a float32 gradient."""
 
     precision: MatmulPrecision = "fp32"
 
@@ -53,7 +59,10 @@ class Linear(nn.Linear):
 
 
 class RMSNorm(nn.Module):
-    """x / sqrt(mean(x^2) + eps) * weight (Zhang & Sennrich 2019, arXiv:1910.07467)."""
+    """x / sqrt(mean(x^2) + eps) * weight (Zhang & Sennrich 2019, arXiv:1910.07467).
+
+    (..., dim) -> (..., dim) in the type of x, computed in float32; the weight is float32 (dim,).
+    """
 
     def __init__(self, dim: int, eps: float) -> None:
         super().__init__()
@@ -67,24 +76,38 @@ class RMSNorm(nn.Module):
 
 
 def rope_table(head_dim: int, length: int, theta: float) -> Tensor:
-    """Angles' cosine and sine, float32 (2, length, head_dim / 2) (Su et al. 2021, arXiv:2104.09864)."""
+    """Cosine and sine of the angles of rotary positions, float32 (2, length, head_dim / 2) (Su et al. 2021, arXiv:2104.09864)."""
     frequencies = theta ** (-torch.arange(0, head_dim, 2, dtype=torch.float64) / head_dim)
     angles = torch.outer(torch.arange(length, dtype=torch.float64), frequencies)
     return torch.stack((angles.cos(), angles.sin())).float()
 
 
 def rotate(x: Tensor, table: Tensor) -> Tensor:
-    """Rotate the pairs (2i, 2i+1) of x (B, T, H, D) by their position's angles."""
+    """Rotate the pairs (2i, 2i + 1) of x by the angles of their positions.
+
+    Args:
+        x: float (B, T, H, D).
+        table: float32 (2, at least T, D / 2), from `rope_table`.
+
+    Returns:
+        (B, T, H, D) in the type of x, computed in float32.
+    """
     even, odd = x.float().reshape(*x.shape[:-1], -1, 2).unbind(-1)
     cos, sin = table[0, : x.shape[1], None], table[1, : x.shape[1], None]
     return torch.stack((even * cos - odd * sin, even * sin + odd * cos), -1).flatten(-2).to(x.dtype)
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Causal softmax(q k^T / sqrt(D)) v, all of them (B, H, T, D) (Vaswani et al. 2017, arXiv:1706.03762).
+    """Causal softmax(q k^T / sqrt(D)) v (Vaswani et al. 2017, arXiv:1706.03762).
 
-    Written out: compiled, this is faster than the CPU's fused kernel. Some queries at a time: the keys after the last of them are
-    left out, and their scores stay in the cache.
+    It is written out because this is faster, when compiled, than torch's fused kernel on the CPU. It computes QUERIES queries at a
+    time, so that later keys are skipped and the scores stay in the cache.
+
+    Args:
+        q, k, v: float (B, H, T, D), all of one type.
+
+    Returns:
+        (B, H, T, D) in the type of q; the softmax is float32.
     """
     parts = []
     for first in range(0, q.shape[2], QUERIES):
@@ -97,7 +120,10 @@ def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 class Attention(nn.Module):
-    """Causal multi-head attention; key/value heads may be fewer than query heads (arXiv:2305.13245)."""
+    """Causal multi-head attention with as many key/value heads as query heads, or fewer (Ainslie et al. 2023, arXiv:2305.13245).
+
+    x (B, T, dim) and the table of `rope_table` -> (B, T, dim) in the type of x.
+    """
 
     def __init__(self, shape: ModelShape) -> None:
         super().__init__()
@@ -119,7 +145,7 @@ class Attention(nn.Module):
 
 
 class SwiGLU(nn.Module):
-    """down(silu(gate(x)) * up(x)) (Shazeer 2020, arXiv:2002.05202)."""
+    """down(silu(gate(x)) * up(x)) (Shazeer 2020, arXiv:2002.05202): (..., dim) -> (..., dim) in the type of x."""
 
     def __init__(self, shape: ModelShape) -> None:
         super().__init__()
@@ -132,7 +158,7 @@ class SwiGLU(nn.Module):
 
 
 class Layer(nn.Module):
-    """One transformer layer with residual connections."""
+    """One layer with residual connections: x (B, T, dim) and the table of `rope_table` -> (B, T, dim) in the type of x."""
 
     def __init__(self, shape: ModelShape) -> None:
         super().__init__()
@@ -147,7 +173,7 @@ class Layer(nn.Module):
 
 
 class Transformer(nn.Module):
-    """The whole model. Parameter names equal `ModelShape.tensors()`."""
+    """The whole model: int64 token ids (B, T) -> logits (B, T, vocab_size). Parameters are named as in `ModelShape.tensors()`."""
 
     rope: Tensor
     precision: MatmulPrecision = "fp32"
@@ -162,7 +188,7 @@ class Transformer(nn.Module):
             self.lm_head = Linear(shape.dim, shape.vocab_size)
         self.register_buffer("rope", rope_table(shape.head_dim, shape.max_seq_len, shape.rope_theta), persistent=False)
 
-    def initialise(self, seed: int) -> None:
+    def initialize(self, seed: int) -> None:
         """Normal(0, 0.02) matrices, scaled down by sqrt(2 n_layers) where they write to the residual (GPT-2)."""
         generator = torch.Generator().manual_seed(seed)
         for name, weight in self.named_parameters():
@@ -174,38 +200,42 @@ class Transformer(nn.Module):
             nn.init.normal_(weight, std=std, generator=generator)
 
     def compute_in(self, precision: MatmulPrecision) -> None:
-        """Choose the type of matrix products, and with "bf16" of what flows between layers."""
+        """Set the precision of matrix products, and with "bf16" also the type of activations between layers."""
         self.precision = precision
         for module in self.modules():
             if isinstance(module, Linear):
                 module.precision = precision
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Token ids (B, T), T <= max_seq_len -> logits (B, T, vocab_size)."""
+        """int64 token ids (B, T), T <= max_seq_len -> logits (B, T, vocab_size), bfloat16 with "bf16" and float32 otherwise."""
         return self.logits(self.hidden(tokens))
 
     def hidden(self, tokens: Tensor, run: Callable[[Layer, Tensor, Tensor], Tensor] = nn.Module.__call__) -> Tensor:
-        """Token ids (B, T) -> what the last layer leaves, (B, T, dim); run(layer, x, rope) is how a layer is called."""
+        """int64 token ids (B, T) -> output of the last layer, (B, T, dim), bfloat16 with "bf16" and float32 otherwise.
+
+        Args:
+            run: calls a layer as run(layer, x, rope); a compiled function, for example.
+        """
         x = self.token_embedding(tokens).to(torch.bfloat16 if self.precision == "bf16" else torch.float32)
         for layer in self.layers:
             x = run(layer, x, self.rope)  # type: ignore[arg-type]
         return x  # type: ignore[no-any-return]
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """(B, T, dim) -> (B, T, vocab_size)."""
+        """What `hidden` returned, (B, T, dim) -> logits (B, T, vocab_size) of the same type."""
         head = self.token_embedding.weight if self.shape.tied_embeddings else self.lm_head.weight
         return product(self.final_norm(hidden), head, self.precision, two_bytes=True)
 
     def loss(self, tokens: Tensor, targets: Tensor, reduction: str = "sum") -> Tensor:
-        """Cross-entropy in nats; positions whose target is IGNORE do not count.
+        """Cross-entropy in nats, float32. Positions whose target is IGNORE do not count.
 
         Args:
             tokens, targets: int64 (B, T).
-            reduction: "sum" over positions, or "none" for (B * T,).
+            reduction: "sum" returns a scalar; "none" returns (B * T,), with 0 where the target is IGNORE.
         """
         return self.loss_of_hidden(self.hidden(tokens), targets, reduction)
 
     def loss_of_hidden(self, hidden: Tensor, targets: Tensor, reduction: str = "sum") -> Tensor:
-        """The same from what `hidden` returned."""
+        """As `loss`, from what `hidden` returned, (B, T, dim), and int64 targets (B, T)."""
         logits = self.logits(hidden).float().flatten(0, 1)
         return F.cross_entropy(logits, targets.flatten(), ignore_index=IGNORE, reduction=reduction)

@@ -191,5 +191,5 @@ class TrainState(Generic[AnyPosition]):
 def initial_state(config: TrainConfig, shape: ModelShape, seed: int, device: torch.device, key: str = "") -> TrainState[TrainPosition]:
     """The state before the first step of a training on text, with random weights that depend on `seed` only."""
     model = Transformer(shape)
-    model.initialise(seed)
+    model.initialize(seed)
     return TrainState(model.to(device), config, TrainPosition(), key)
