@@ -60,7 +60,7 @@ def test_full_disk_is_one_clear_line_and_keeps_the_old_folder(tmp_path: Path) ->
 def test_really_full_disk(tmp_path: Path) -> None:
     """/dev/full refuses every byte, as a full disk does."""
     if not Path("/dev/full").exists():
-        pytest.skip("no /dev/full on this system")
+        pytest.skip("this system has no /dev/full")
     (tmp_path / "a.bin.partial").symlink_to("/dev/full")
     with pytest.raises(BulletError, match="No space left"), atomic_file(tmp_path / "a.bin") as file:
         file.write(b"x" * 100_000)
@@ -85,14 +85,14 @@ def test_a_folder_beside_it_is_nobody_s_business(tmp_path: Path) -> None:
     assert sorted(os.listdir(tmp_path)) == ["out", "out.old"]
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux can let two folders change places")
+@pytest.mark.skipif(sys.platform != "linux", reason="folders can only be exchanged on Linux")
 def test_there_is_no_moment_without_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With nothing but the exchange allowed: a plain rename would have to take the older folder away first."""
     with atomic_folder(tmp_path / "out") as temporary:
         (temporary / "old").touch()
     (tmp_path / "other").mkdir()
     if not files._exchange(tmp_path / "out", tmp_path / "other"):
-        pytest.skip("this file system cannot")
+        pytest.skip("this file system cannot exchange two folders in one step")
     assert os.listdir(tmp_path / "other") == ["old"]
     monkeypatch.setattr(os, "replace", None)
     with atomic_folder(tmp_path / "other", ["old"]) as temporary:
@@ -131,7 +131,7 @@ with files.atomic_folder(Path(sys.argv[1])) as temporary:
 """
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL")
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGKILL")
 def test_killed_between_the_renames_the_old_folder_comes_back(tmp_path: Path) -> None:
     path = tmp_path / "out"
     path.mkdir()

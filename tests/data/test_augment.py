@@ -436,7 +436,7 @@ def test_a_damaged_cache_is_one_clear_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.real_data
-@pytest.mark.skipif(not SHARED_DATA.is_dir(), reason="../shared/data is not there")
+@pytest.mark.skipif(not SHARED_DATA.is_dir(), reason="../shared is absent")
 @pytest.mark.parametrize("language", ["mr", "en"])
 def test_thresholds_suit_real_paraphrases(language: str) -> None:
     """Most sentences that mean the same pass; hardly any two of the same length that do not."""

@@ -220,7 +220,7 @@ def test_the_settings_name_the_same_roles() -> None:
 
 def test_the_common_layouts_of_the_shared_cases() -> None:
     if not CASES.is_dir():
-        pytest.skip("no shared cases here")
+        pytest.skip("../shared is absent")
     found = read(CASES / "chat-shapes.jsonl")
     assert not [item for item in found if isinstance(item, BadRow)]
     assert sum(bool(item.messages) for item in found if isinstance(item, RawDocument)) == len(found) - 1

@@ -11,12 +11,13 @@ def lines(name: str) -> list[str]:
     return [line for line in (SAMPLE_CORPUS / name).read_text(encoding="utf-8").splitlines() if line]
 
 
-@pytest.mark.parametrize("table", ["latin-1", "cp1252"])
-@pytest.mark.parametrize("text", ["caf\u00e9 and \u201cquotes\u201d \u2013 na\u00efve", "it\u2019s here", "\U0001f600 smile"])
+TEXTS = ["caf\u00e9 and \u201cquotes\u201d \u2013 na\u00efve", "it\u2019s here", "\U0001f600 smile"]
+
+
+# Windows-1252 has no character for the bytes 0x81, 0x8d, 0x8f, 0x90 and 0x9d.
+@pytest.mark.parametrize(("text", "table"), [*((text, "latin-1") for text in TEXTS), *((text, "cp1252") for text in TEXTS[1:])])
 def test_mojibake_is_put_back(text: str, table: str) -> None:
-    garbled = text.encode().decode(table, errors="replace")
-    if "\ufffd" in garbled:
-        pytest.skip("this table cannot hold it")
+    garbled = text.encode().decode(table)
     assert has_mojibake(garbled)
     assert mend_mojibake(garbled) == text
 

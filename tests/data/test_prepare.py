@@ -300,7 +300,7 @@ def test_the_embedded_corpus(tmp_path: Path) -> None:
 
 
 @pytest.mark.real_data
-@pytest.mark.skipif(not SHARED_DATA.exists(), reason="needs ../shared/data")
+@pytest.mark.skipif(not SHARED_DATA.exists(), reason="../shared is absent")
 def test_real_text(tmp_path: Path) -> None:
     report = prepare(
         tmp_path / "out",

@@ -181,7 +181,7 @@ def test_rows_that_do_not_fit_are_counted(tmp_path: Path) -> None:
 
 def test_a_sheet_as_spreadsheets_write_it() -> None:
     if not CASES.is_dir():
-        pytest.skip("no shared cases here")
+        pytest.skip("../shared is absent")
     found = read(CASES / "sheet.tsv")
     assert not [item for item in found if isinstance(item, BadRow)]
     said = "\n".join(message["content"] for item in found if isinstance(item, RawDocument) for message in item.messages)

@@ -203,7 +203,7 @@ def test_llama_cpp_gives_the_same_tokens(micro_run: Path, tmp_path: Path) -> Non
 
 
 @pytest.mark.real_data
-@pytest.mark.skipif(not QUICK.exists(), reason="no ../shared/data")
+@pytest.mark.skipif(not QUICK.exists(), reason="../shared is absent")
 def test_llama_cpp_gives_the_same_tokens_on_real_lines(micro_run: Path, tmp_path: Path) -> None:
     convert(micro_run / "model.bullet", tmp_path / "m.gguf")
     tokenizer = Tokenizer(read_gguf(tmp_path / "m.gguf").tokenizer_proto)

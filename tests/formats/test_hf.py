@@ -107,7 +107,7 @@ def test_transformers_gives_the_same_tokens(micro_run: Path, tmp_path: Path) -> 
 
 
 @pytest.mark.real_data
-@pytest.mark.skipif(not QUICK.exists(), reason="no ../shared/data")
+@pytest.mark.skipif(not QUICK.exists(), reason="../shared is absent")
 def test_transformers_gives_the_same_tokens_on_real_lines(micro_run: Path, tmp_path: Path) -> None:
     convert(micro_run / "model.bullet", tmp_path / "hf")
     theirs, ours = transformers.AutoTokenizer.from_pretrained(tmp_path / "hf"), Tokenizer.load(tmp_path / "hf" / "tokenizer.model")

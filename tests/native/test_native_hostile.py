@@ -22,7 +22,7 @@ def test_mutated_files() -> None:
     assert 0.1 < ran / tried < 0.9  # both kinds of ends are tried
 
 
-@pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler")
+@pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler is installed")
 def test_checks_in_c(tmp_path: Path) -> None:
     sources = [Path(__file__).with_name("check.c"), *sorted(NATIVE.glob("*.c"))]
     subprocess.run(["cc", "-std=gnu11", "-O2", "-pthread", *sources, "-lm", "-o", tmp_path / "check"], check=True, timeout=120)
@@ -31,7 +31,7 @@ def test_checks_in_c(tmp_path: Path) -> None:
     assert done.stdout.splitlines()[0].split()[1:] == PATHS
 
 
-@pytest.mark.skipif(shutil.which("nm") is None, reason="no nm")
+@pytest.mark.skipif(shutil.which("nm") is None, reason="nm is not installed")
 def test_the_library_exports_its_api_only() -> None:
     names = subprocess.run(["nm", "-D", "--defined-only", library_path()], capture_output=True, text=True, check=True, timeout=30).stdout
     assert all(line.split()[-1].startswith(("bullet_", "_")) for line in names.splitlines()), names

@@ -209,7 +209,7 @@ def test_stopping_at_any_moment_loses_nothing(micro_run: Path, texts: Path, tmp_
     assert not list((tmp_path / "runs").rglob("*.partial"))
 
 
-@pytest.mark.skipif(os.name != "posix", reason="resource limits are POSIX")
+@pytest.mark.skipif(os.name != "posix", reason="this system has no POSIX resource limits")
 def test_a_full_disk_is_one_clear_line_and_the_run_goes_on_later(texts: Path, micro_run: Path, tmp_path: Path) -> None:
     """A limit on file sizes stops every write at 100 KB, as a full disk would: at a different file each time."""
     config = write_micro_config(tmp_path, texts)

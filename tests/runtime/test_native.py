@@ -353,7 +353,7 @@ def test_loading(bullet_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         load(bullet_path, engine="native")
 
 
-@pytest.mark.skipif(len(PATHS) < 2, reason="one path only")
+@pytest.mark.skipif(len(PATHS) < 2, reason="this CPU supports only one kind of kernels")
 def test_a_path_that_fails_leaves_its_place_to_the_next(bullet_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tried, real = list[tuple[str, bool]](), native.self_test
 

@@ -14,7 +14,7 @@ from paths import DOCS
 PAGE = (DOCS / "serving.md").read_text(encoding="utf-8")
 
 
-@pytest.mark.skipif(not shutil.which("curl"), reason="the examples use curl")
+@pytest.mark.skipif(not shutil.which("curl"), reason="curl is not installed")
 def test_the_examples_work(bullet_file: Path, tmp_path: Path) -> None:
     examples = re.findall(r"^```(sh|python)\n(.*?)^```", PAGE, re.M | re.S)
     assert len(examples) == 3

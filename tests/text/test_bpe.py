@@ -3,12 +3,12 @@
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_model import ENGLISH, MARATHI
 
 from bulletlm.errors import DataError, FormatError
 from bulletlm.text.bpe import Vocabulary
 from bulletlm.text.tokenizer import Tokenizer
 from paths import SHARED_DATA
+from tiny_model import ENGLISH, MARATHI
 
 REAL = SHARED_DATA / "quick"
 
@@ -62,7 +62,7 @@ def test_errors(tokenizer: Tokenizer, vocabulary: Vocabulary) -> None:
 
 
 @pytest.mark.real_data
-@pytest.mark.skipif(not REAL.exists(), reason="shared data is not here")
+@pytest.mark.skipif(not REAL.exists(), reason="../shared is absent")
 def test_real_text(vocabulary: Vocabulary, tokenizer: Tokenizer) -> None:
     for file in sorted(REAL.glob("*.txt")):
         lines = file.read_text(encoding="utf-8").splitlines()[:300]

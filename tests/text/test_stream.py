@@ -156,7 +156,7 @@ def test_every_prompt_of_evaluation(tokenizer: Tokenizer) -> None:
 
 
 @pytest.mark.real_data
-@pytest.mark.skipif(not REAL_MARATHI.exists(), reason="shared data is not here")
+@pytest.mark.skipif(not REAL_MARATHI.exists(), reason="../shared is absent")
 def test_streaming_real_marathi(tokenizer: Tokenizer) -> None:
     lines = [line for line in REAL_MARATHI.read_text(encoding="utf-8").splitlines() if line][:400]
     for line in lines:

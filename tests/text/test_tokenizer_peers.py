@@ -20,7 +20,7 @@ from paths import SHARED_DATA
 pytestmark = [
     pytest.mark.real_data,
     pytest.mark.slow,
-    pytest.mark.skipif(not SHARED_DATA.is_dir(), reason="../shared/data is not there"),
+    pytest.mark.skipif(not SHARED_DATA.is_dir(), reason="../shared is absent"),
 ]
 
 FILES = ("quick/mr.txt", "quick/en.txt", "quick/en-mr.tsv", "mono/mr-wiki.txt", "mono/mr-poetry.txt")

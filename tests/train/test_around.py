@@ -86,7 +86,7 @@ def test_little_room_on_the_disk_stops_while_there_is_some(tokens_dir: Path, tmp
     disk = tmp_path / "disk"
     disk.mkdir()
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=40m", "tmpfs", str(disk)], capture_output=True, check=False).returncode:
-        pytest.skip("only root can mount a disk")
+        pytest.skip("mounting a disk needs root")
     try:
         with pytest.raises(Interrupted, match=r"stopped at step 8 of 60 \(only \d\d MB are free .*: free some space\); saved"):
             train_with(AtStep(8, lambda: (disk / "film").write_bytes(bytes(20_000_000))), tokens_dir, disk / "run")

@@ -107,14 +107,14 @@ def test_bf16_has_fp32_gradients_close_to_those_of_fp32(model: Transformer) -> N
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(inspect_machine().compiler is None, reason="no C++ compiler")
+@pytest.mark.skipif(inspect_machine().compiler is None, reason="torch.compile needs a C++ compiler")
 def test_compiled_gradients_are_those_of_eager_mode(model: Transformer) -> None:
     exact = gradients(model, set_up(EAGER, model))
     assert distance(gradients(model, set_up(ComputePlan(True, "fp32", 1, 4), model)), exact) < 1e-5
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(inspect_machine().compiler is None, reason="no C++ compiler")
+@pytest.mark.skipif(inspect_machine().compiler is None, reason="torch.compile needs a C++ compiler")
 def test_a_process_may_compile_for_many_shapes() -> None:
     double = compiled(lambda x: 2 * x)
     for length in range(1, 10):

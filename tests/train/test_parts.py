@@ -165,7 +165,7 @@ def test_muon_updates_are_orthogonal_and_of_adamws_size() -> None:
         assert float(weight.detach().pow(2).mean().sqrt()) == pytest.approx(0.5 * 0.2, rel=0.2)
 
 
-@pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="this torch has no Muon")
+@pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="this version of torch has no Muon")
 @pytest.mark.parametrize("exact", [True, False])
 def test_muon_is_torchs(monkeypatch: pytest.MonkeyPatch, exact: bool) -> None:
     """To rounding: that of bfloat16, in which torch's iterates, and that of float32 when it is made to use that."""
