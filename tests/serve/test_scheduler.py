@@ -11,7 +11,7 @@ import pytest
 
 from bulletlm.runtime import Model, Sampling, Session, Token, load
 from bulletlm.runtime.native import PART, NativeEngine
-from bulletlm.serve.answers import CompletionSpec, RequestRun
+from bulletlm.serve.answers import CompletionSpec, RequestRun, Usage
 from bulletlm.serve.errors import ApiError
 from bulletlm.serve.metrics import Metrics
 from bulletlm.serve.scheduler import Finish, Job, Scheduler
@@ -251,7 +251,7 @@ def test_the_deadline_before_the_first_token(endless: Model, log: list[str]) -> 
 
     async def ask(scheduler: Scheduler, arrived: float) -> None:
         metrics = Metrics(scheduler.running, scheduler.waiting)
-        run = RequestRun(scheduler, metrics, "b", [CompletionSpec([BOS], endless.sampling)], 1, arrived, 0.05)
+        run = RequestRun(scheduler, metrics, "b", [CompletionSpec([BOS], endless.sampling)], Usage(1), arrived, 0.05)
         async for _ in run.batches(asyncio.Event().wait):  # type: ignore[arg-type]
             pass
 

@@ -318,6 +318,10 @@ def serve(
     cors: Annotated[
         tuple[str, ...], Parameter(help="Origin of a web page that may send requests, such as http://localhost:3000; can be repeated.")
     ] = (),
+    allowed_host: Annotated[
+        tuple[str, ...],
+        Parameter(help="Further name that clients may use for this computer, such as host.docker.internal; can be repeated."),
+    ] = (),
     name: Annotated[str | None, Parameter(help="The model's name for clients; by default the one in the file.")] = None,
     threads: Annotated[int | None, Parameter(help="Threads that compute; by default one per core.")] = None,
     turbo: Annotated[bool, Parameter(help="8-bit activations in the native engine: faster, slightly less exact.", negative="")] = False,
@@ -327,6 +331,10 @@ def serve(
     max_request_bytes: Annotated[int, Parameter(help="Largest size of a request.")] = 1_000_000,
     max_prompt_tokens: Annotated[int | None, Parameter(help="Longest prompt; by default the model's context length.")] = None,
     connections: Annotated[int, Parameter(help="Connections open at once; more are refused (503).")] = 256,
+    overflow: Annotated[
+        Literal["drop", "error"],
+        Parameter(help="A conversation longer than the context: leave out its oldest messages, or answer with an error."),
+    ] = "drop",
 ) -> None:
     """Serve a model over HTTP with OpenAI's interface; by default to programs on this computer only.
 
@@ -340,6 +348,7 @@ def serve(
         port=port,
         api_key=api_key,
         cors=cors,
+        allowed_hosts=allowed_host,
         name=name,
         threads=threads,
         turbo=turbo,
@@ -349,6 +358,7 @@ def serve(
         max_request_bytes=max_request_bytes,
         max_prompt_tokens=max_prompt_tokens,
         connections=connections,
+        overflow=overflow,
     )
     run_server(file, options)
 

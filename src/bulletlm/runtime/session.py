@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from itertools import repeat
@@ -24,6 +25,9 @@ RANDOM_STREAM = 5
 
 STREAM_SECONDS = 0.01
 """The native engine draws as many tokens in one call as fit into this time: a call costs a microsecond or two."""
+
+MAX_LOGITS = 1 << 22
+"""Logits in memory at the same time when a prompt is scored: 16 MiB."""
 
 Score = tuple[float | None, tuple[tuple[int, float], ...]]
 """Log-probability of a token, and the likeliest ones with theirs."""
@@ -152,6 +156,49 @@ class Session:
         if len(unread) > part:
             self.model.engine.prefill(unread[:part], self._cache)
         return len(unread) > 2 * part
+
+    def score(self, prompt: Sequence[int], top: int) -> Iterator[list[Token]]:
+        """The log-probability of each token of `prompt` after those before it, one part of the prompt after the other.
+
+        The first token has none, because nothing comes before it. The session has then read the prompt except its last token, so
+        `generate` with the same prompt reads one token.
+
+        Args:
+            prompt: token ids, at least one and at most the model's context length.
+            top: also give the likeliest tokens in each place, this many.
+
+        Raises:
+            BulletError: the prompt is empty or too long, or has ids outside the vocabulary.
+            ConfigError: `top` is out of range.
+
+        Reading the parts raises BulletError if the weights are damaged.
+        """
+        vocabulary, window = self.model.shape.vocab_size, self.model.shape.max_seq_len
+        if not 1 <= len(prompt) <= window or not 0 <= min(prompt) <= max(prompt) < vocabulary:
+            raise BulletError(f"a prompt must have 1 to {window} tokens with ids from 0 to {vocabulary - 1}")
+        if not 0 <= top <= vocabulary:
+            raise ConfigError(f"logprobs is {top}: it must be from 0 to {vocabulary}")
+        return self._score(list(prompt), top)
+
+    def _score(self, prompt: list[int], top: int) -> Iterator[list[Token]]:
+        text, engine = TextStream(self.model.tokenizer, ()), self.model.engine
+        size = max(1, min(engine.part, MAX_LOGITS // self.model.shape.vocab_size))
+        self._cache.length, self._read = 0, prompt
+        scores = [NO_SCORE]
+        for at in range(0, len(prompt), size):
+            unread = prompt[at : min(at + size, len(prompt) - 1)]
+            if unread:
+                logits = engine.forward(unread, self._cache)
+                if not all(math.isfinite(row.max()) for row in logits):
+                    raise BulletError("the model's output is not a number: its weights are damaged; run `bullet verify` on the file")
+                following = prompt[at + 1 : at + 1 + len(unread)]
+                scores += [_score(row, token, top) for row, token in zip(logits, following, strict=True)]
+            ids = prompt[at : at + size]
+            tokens = [Token(token, text.add(token), *score) for token, score in zip(ids, scores, strict=False)]
+            del scores[: len(ids)]
+            if at + size >= len(prompt):
+                tokens[-1] = tokens[-1]._replace(text=tokens[-1].text + text.finish())
+            yield tokens
 
     def _answer(self, context: list[int], draw: Draw, limits: _Limits) -> Iterator[Token]:
         left, stop, stop_ids, keep = limits

@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 from starlette.requests import Request
@@ -26,12 +26,16 @@ class CompletionSpec:
         sampling: how to choose tokens.
         stop: strings that end the answer.
         logprobs: number of likeliest tokens to report with each token; None reports no log-probabilities.
+        score_prompt: report the tokens of the prompt with their log-probabilities first.
+        generate: whether to generate an answer.
     """
 
     prompt: Sequence[int]
     sampling: Sampling
     stop: Sequence[str] = ()
     logprobs: int | None = None
+    score_prompt: bool = False
+    generate: bool = True
 
 
 @dataclass(frozen=True)
@@ -46,7 +50,7 @@ class DeadlineReached:
 
 @dataclass(frozen=True)
 class TokenBatch:
-    """Event: new tokens of choice `index`, and its Finish if they are the last."""
+    """Event: new tokens of choice `index` (first those of a scored prompt), and its Finish if they are the last."""
 
     index: int
     tokens: Sequence[Token]
@@ -65,9 +69,17 @@ class Choice(NamedTuple):
 
 @dataclass
 class Usage:
-    """Numbers of tokens of a request: in its prompts, of those the ones from the cache, and in its completions."""
+    """What a request has used.
+
+    Attributes:
+        prompt: tokens of its prompts, each counted once.
+        omitted: messages that were left out of its prompt.
+        cached: tokens of its prompts that came from the cache.
+        completion: generated tokens.
+    """
 
     prompt: int
+    omitted: int = 0
     cached: int = 0
     completion: int = 0
 
@@ -108,7 +120,7 @@ class RequestRun:
 
     Attributes:
         specs: one for each choice.
-        prompt_tokens: of all prompts, each counted once.
+        usage: what the request has used so far.
         arrived: when the request arrived, by time.monotonic().
         timeout: seconds from `arrived` after which the completions end where they are (finish_reason "length"), or the request is
             refused if none has begun.
@@ -118,13 +130,9 @@ class RequestRun:
     metrics: Metrics
     client: str
     specs: Sequence[CompletionSpec]
-    prompt_tokens: int
+    usage: Usage
     arrived: float
     timeout: float
-    usage: Usage = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.usage = Usage(self.prompt_tokens)
 
     async def batches(self, receive: Receive) -> AsyncIterator[TokenBatch]:
         """The new tokens of all choices as they are generated, until all have ended. Leaving the loop cancels what still runs.
@@ -138,9 +146,19 @@ class RequestRun:
             raise too_late(self.timeout)
         events: asyncio.Queue[Event] = asyncio.Queue()
         jobs = [
-            Job(self.client, spec.prompt, spec.sampling, spec.stop, spec.logprobs, _sender(loop, events, index))
+            Job(
+                self.client,
+                spec.prompt,
+                spec.sampling,
+                spec.stop,
+                spec.logprobs,
+                _sender(loop, events, index),
+                spec.score_prompt,
+                spec.generate,
+            )
             for index, spec in enumerate(self.specs)
         ]
+        unscored = [len(spec.prompt) if spec.score_prompt else 0 for spec in self.specs]
         self.scheduler.submit(jobs)
         watcher = asyncio.create_task(_report_disconnect(receive, events))
         timer = loop.call_later(seconds_left, events.put_nowait, DeadlineReached())
@@ -152,7 +170,7 @@ class RequestRun:
                     self.metrics.abandoned.inc()
                     raise ClientDisconnected
                 if isinstance(event, DeadlineReached):
-                    if not begun:
+                    if not begun or any(unscored):  # half of a scored prompt is worth nothing
                         raise too_late(self.timeout)
                     for job in jobs:
                         self.scheduler.cancel(job)
@@ -165,7 +183,9 @@ class RequestRun:
                     if event.finish.error:
                         raise event.finish.error
                     self.usage.cached = min(self.usage.cached + event.finish.reused, self.usage.prompt)
-                self.usage.completion += len(event.tokens)
+                scored = min(unscored[event.index], len(event.tokens))
+                unscored[event.index] -= scored
+                self.usage.completion += len(event.tokens) - scored
                 yield event
         finally:
             timer.cancel()

@@ -22,21 +22,8 @@ TYPES = {
 }
 """HTTP status -> error type. Every other 4xx is an invalid_request_error, every other 5xx a server_error."""
 
-UNSUPPORTED = {
-    "audio": "this model writes text only",
-    "best_of": "only 1 is supported: ask for n completions and choose one",
-    "frequency_penalty": "only 0 is supported: use presence_penalty or repetition_penalty",
-    "function_call": "this model cannot call functions",
-    "functions": "this model cannot call functions",
-    "modalities": "this model writes text only",
-    "response_format": "only plain text is supported",
-    "suffix": "this model cannot insert text before a suffix",
-    "tool_calls": "this model cannot call tools",
-    "tool_choice": "this model cannot call tools",
-    "tools": "this model cannot call tools",
-    "web_search_options": "this model cannot search the web",
-}
-"""Field -> why it is refused unless it has its neutral value: it asks for something that a small text model does not do."""
+OLLAMA_PREFIX = "/api/"
+"""Where Ollama's interface is; its clients expect {"error": "message"}."""
 
 
 class ApiError(Exception):
@@ -62,12 +49,13 @@ class ApiError(Exception):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request with this error."""
-        await self.response()(scope, receive, send)
+        await self.response(scope["path"])(scope, receive, send)
 
-    def response(self) -> Response:
-        """This error as an HTTP response."""
+    def response(self, path: str = "") -> Response:
+        """This error as an HTTP response to a request for `path`, whose interface decides the form."""
+        body = {"error": self.message} if path.startswith(OLLAMA_PREFIX) else self.body()
         # json.dumps escapes everything outside ASCII: a message may quote half of a surrogate pair from the request.
-        return Response(json.dumps(self.body()), self.status, self.headers, media_type="application/json")
+        return Response(json.dumps(body), self.status, self.headers, media_type="application/json")
 
 
 INTERNAL = ApiError(500, "internal server error: the server's output has the details", code="internal_error")
@@ -79,26 +67,26 @@ def install_handlers(app: FastAPI) -> None:
 
     def api_error(request: Request, error: Exception) -> Response:
         assert isinstance(error, ApiError)
-        return error.response()
+        return error.response(request.url.path)
 
     def bullet_error(request: Request, error: Exception) -> Response:
-        return ApiError(400, str(error)).response()
+        return ApiError(400, str(error)).response(request.url.path)
 
     def invalid(request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)
-        return explain(error.errors()).response()
+        return explain(error.errors()).response(request.url.path)
 
     def http_error(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
+        path, headers = request.url.path, error.headers or {}
         message = {
-            404: f"there is nothing at {request.url.path}",
-            405: f"{request.url.path} does not accept {request.method}",
+            404: f"there is nothing at {path}: see {request.base_url} for what there is",
+            405: f"{path} accepts {headers.get('Allow')} only",
         }.get(error.status_code, str(error.detail) or HTTPStatus(error.status_code).phrase)
-        headers = {name.replace("-", "_"): value for name, value in (error.headers or {}).items()}
-        return ApiError(error.status_code, message, **headers).response()
+        return ApiError(error.status_code, message, **{name.replace("-", "_"): value for name, value in headers.items()}).response(path)
 
     def bug(request: Request, error: Exception) -> Response:
-        return INTERNAL.response()  # uvicorn prints the traceback
+        return INTERNAL.response(request.url.path)  # uvicorn prints the traceback
 
     app.add_exception_handler(Exception, bug)
     app.add_exception_handler(ApiError, api_error)
@@ -113,14 +101,16 @@ def queue_full() -> ApiError:
 
 
 def explain(errors: Sequence[Mapping[str, Any]]) -> ApiError:
-    """The first of pydantic's errors in one line.
+    """The first wrong field of pydantic's errors in one line.
 
-    Where a value may have one of several types, pydantic reports an error for each of them; the one that goes deepest counts.
+    Where a value may have one of several types, pydantic reports an error for each of them. The one that says most counts: rather
+    a wrong value than a wrong type, and rather deep inside the value than at its surface.
     """
-    first = max(errors, key=lambda error: len(error["loc"]) if error["loc"][:2] == errors[0]["loc"][:2] else 0)
+    field_errors = [error for error in errors if error["loc"][:2] == errors[0]["loc"][:2]]
+    first = max(field_errors, key=lambda error: (not error["type"].endswith("_type"), len(error["loc"])))
     path = [part for part in first["loc"] if part != "body" and not _is_branch(part)]
     param = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).lstrip(".") or None
-    kind, field = first["type"], path[-1] if path else None
+    kind = first["type"]
     if kind == "json_invalid":
         return ApiError(400, f"the body is not JSON: {first['ctx']['error']} at character {first['loc'][-1]}", code="invalid_json")
     message = first["msg"].removeprefix("Value error, ").removeprefix("Input ")
@@ -128,13 +118,16 @@ def explain(errors: Sequence[Mapping[str, Any]]) -> ApiError:
         return ApiError(400, message, code="invalid_value")
     if not path:
         return ApiError(400, "the body must be a JSON object, with the header Content-Type: application/json", code="invalid_json")
-    if path[0] in UNSUPPORTED or field in UNSUPPORTED:
-        name = str(path[0] if path[0] in UNSUPPORTED else field)
-        return ApiError(400, f"{name}: {UNSUPPORTED[name]}", name, "unsupported_value")
+    if kind == "unsupported_value":
+        return ApiError(400, f"{param}: {message}", param, "unsupported_value")
     if kind == "extra_forbidden":
         return ApiError(400, f"Unrecognized request argument supplied: {param}", param, "unknown_parameter")
     if kind == "missing":
         return ApiError(400, f"Missing required parameter: '{param}'.", param, "missing_required_parameter")
+    if kind in ("too_long", "too_short"):
+        context = first["ctx"]
+        limit = f"at most {context['max_length']} are allowed" if kind == "too_long" else f"at least {context['min_length']} is needed"
+        message = f"it has {context['actual_length']} items: {limit}"
     return ApiError(400, f"Invalid value for '{param}': {message}", param, "invalid_value")
 
 

@@ -9,12 +9,14 @@ import time
 from collections.abc import Collection
 
 from starlette.datastructures import Headers
+from starlette.middleware.cors import CORSMiddleware
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from bulletlm.serve.errors import ApiError
 
-OPEN_PATHS = frozenset(["/health"])
-"""Paths that need no key: they reveal nothing, and load balancers have no key."""
+OPEN_PATHS = frozenset(["/", "/health"])
+"""Paths that need no key: they reveal nothing, and browsers and load balancers have no key."""
 
 BODY_SECONDS = 30.0
 """Seconds within which the whole body of a request must arrive."""
@@ -42,7 +44,7 @@ class Guard:
 
     def __init__(self, app: ASGIApp, *, key: str | None, hosts: Collection[str], origins: Collection[str], max_bytes: int) -> None:
         self.app = app
-        self.expected = None if key is None else f"Bearer {key}".encode()
+        self.key = None if key is None else key.encode()
         self.hosts, self.origins, self.max_bytes = frozenset(hosts), frozenset(origins), max_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -79,7 +81,9 @@ class Guard:
             ApiError: the Host header has a wrong name (400), the web page is not allowed (403), or the key is missing or wrong (401).
         """
         if self.hosts and _hostname(headers.get("host", "")) not in self.hosts:
-            raise ApiError(400, "the Host header names another computer: use 127.0.0.1 or localhost", code="invalid_host")
+            name = _hostname(headers.get("host", ""))
+            message = f"the Host header names {name!r}: use 127.0.0.1 or localhost, or start `bullet serve` with --allowed-host {name}"
+            raise ApiError(400, message, code="invalid_host")
         origin = headers.get("origin")
         if origin is not None and "*" not in self.origins and origin not in self.origins:
             raise ApiError(
@@ -87,14 +91,34 @@ class Guard:
                 "this web page may not use this server: start `bullet serve` with --cors and the page's origin",
                 code="origin_not_allowed",
             )
-        if self.expected is None or path in OPEN_PATHS:
+        if self.key is None or path in OPEN_PATHS:
             return
         given = headers.get("authorization")
         if given is None:
             message = "no API key: send the header Authorization: Bearer KEY"
             raise ApiError(401, message, code="missing_api_key", WWW_Authenticate="Bearer")
-        if not hmac.compare_digest(given.encode("latin-1"), self.expected):
+        scheme, _, sent = given.partition(" ")
+        if scheme.lower() != "bearer":
+            message = "the Authorization header has another form: send Authorization: Bearer KEY"
+            raise ApiError(401, message, code="invalid_api_key", WWW_Authenticate="Bearer")
+        if not hmac.compare_digest(sent.strip().encode("latin-1"), self.key):
             raise ApiError(401, "wrong API key", code="invalid_api_key", WWW_Authenticate="Bearer")
+
+
+class Cors(CORSMiddleware):
+    """Lets the web pages of `origins` send requests and read the answers.
+
+    Before a page of the internet may do so on a computer in a private network, browsers ask for that too.
+    """
+
+    def __init__(self, app: ASGIApp, *, origins: Collection[str]) -> None:
+        super().__init__(app, allow_origins=list(origins), allow_methods=["*"], allow_headers=["*"], allow_private_network=True)
+
+    def preflight_response(self, request_headers: Headers) -> Response:
+        response = super().preflight_response(request_headers)
+        if response.status_code != 200 and "Access-Control-Allow-Private-Network" in response.headers:
+            del response.headers["Access-Control-Allow-Private-Network"]
+        return response
 
 
 class ClientDisconnected(Exception):

@@ -35,11 +35,12 @@ class ErrorResponse(BaseModel):
     error: ErrorDetail
 
 
-def errors(*statuses: int) -> Responses:
-    """The documented error answers with these statuses."""
-    return {status: {"model": ErrorResponse, "description": _TEXTS[status]} for status in statuses}
+def errors(*statuses: int, model: type[BaseModel] = ErrorResponse) -> Responses:
+    """The documented error answers with these statuses; `model` is their form."""
+    return {status: {"model": model, "description": _TEXTS[status]} for status in statuses}
 
 
 def also(media_type: str) -> Responses:
-    """A successful answer that may also be text of `media_type`."""
-    return {200: {"content": {media_type: {"schema": {"type": "string"}}}}}
+    """A successful answer that may also be of `media_type`."""
+    # OpenAPI 3.1 cannot describe the events of a stream.
+    return {200: {"content": {media_type: {"schema": {} if media_type == "text/event-stream" else {"type": "string"}}}}}

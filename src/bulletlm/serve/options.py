@@ -3,6 +3,7 @@
 import ipaddress
 from collections.abc import Collection
 from dataclasses import dataclass
+from typing import Literal
 
 from bulletlm.errors import ConfigError
 from bulletlm.runtime.model import MOST_THREADS
@@ -30,6 +31,7 @@ class ServeOptions:
         port: TCP port; 0 takes a free one.
         api_key: what a request must carry as `Authorization: Bearer KEY`; None accepts requests without a key.
         cors: origins of web pages that may send requests, such as "http://localhost:3000"; "*" allows all.
+        allowed_hosts: further names that the Host header may have, besides those of this computer; for containers and proxies.
         name: the model's name in answers; None takes the name in the file.
         threads: threads that compute; None takes one per core.
         turbo: 8-bit activations: faster and slightly less exact.
@@ -39,6 +41,8 @@ class ServeOptions:
         max_request_bytes: largest size of a request's body in bytes.
         max_prompt_tokens: longest prompt in tokens; None takes the model's context length.
         connections: connections that may be open at the same time.
+        overflow: what happens to a conversation that is longer than the context: "drop" leaves out its oldest messages, "error"
+            refuses it.
 
     Raises:
         ConfigError: an option is out of range, or the key has characters that a header cannot carry.
@@ -48,6 +52,7 @@ class ServeOptions:
     port: int = 8000
     api_key: str | None = None
     cors: Collection[str] = ()
+    allowed_hosts: Collection[str] = ()
     name: str | None = None
     threads: int | None = None
     turbo: bool = False
@@ -57,6 +62,7 @@ class ServeOptions:
     max_request_bytes: int = 1_000_000
     max_prompt_tokens: int | None = None
     connections: int = 256
+    overflow: Literal["drop", "error"] = "drop"
 
     def __post_init__(self) -> None:
         key = self.api_key

@@ -44,6 +44,9 @@ class Job:
 
     Attributes:
         client: the client's address; jobs of one client wait in one queue, and only they share cached prompts.
+        logprobs: report log-probabilities, and those of this many likeliest tokens.
+        score_prompt: emit the tokens of the prompt with their log-probabilities first; needs `logprobs`.
+        generate: whether to generate an answer.
         emit: called in a worker thread with the tokens of each slice; the last call, and only that one, has a Finish.
             It must not block.
     """
@@ -54,6 +57,8 @@ class Job:
     stop: Sequence[str]
     logprobs: int | None
     emit: Callable[[Sequence[Token], Finish | None], None]
+    score_prompt: bool = False
+    generate: bool = True
     cancelled: bool = field(default=False, init=False)
 
 
@@ -62,16 +67,25 @@ class RunningJob:
     """A job with its session.
 
     Attributes:
-        tokens: the answer as it is generated; None before the first slice.
+        scores: the parts of the prompt as they are scored; None before that begins.
+        scored: whether the whole prompt has been scored.
+        tokens: the answer as it is generated; None before that begins.
         reading: whether more parts of the prompt must be read before the answer begins.
         generated: ids of the answer's tokens so far.
     """
 
     job: Job
     session: Session
+    scores: Iterator[list[Token]] | None = None
+    scored: bool = False
     tokens: Iterator[Token] | None = None
     reading: bool = True
     generated: list[int] = field(default_factory=list)
+
+    @property
+    def reused(self) -> int:
+        """Tokens of the prompt that came from the cache."""
+        return self.session.reused if self.tokens and not self.job.score_prompt else 0
 
 
 class Scheduler:
@@ -238,21 +252,29 @@ class Scheduler:
         job, session, tokens = running.job, running.session, list[Token]()
         finish = None
         try:
-            if running.tokens is None and not job.cancelled:
-                running.tokens = session.generate(job.prompt, job.sampling, stop=job.stop, logprobs=job.logprobs)
             until = time.monotonic() + SLICE
             while finish is None:
                 if job.cancelled:
-                    finish = Finish("length", session.reused if running.tokens else 0)
+                    finish = Finish("length", running.reused)
+                elif job.score_prompt and not running.scored:
+                    running.scores = running.scores or session.score(job.prompt, job.logprobs or 0)
+                    part = next(running.scores, None)
+                    tokens += part or ()
+                    running.scored = part is None
+                elif not job.generate:
+                    finish = Finish("length")
+                elif running.tokens is None:
+                    running.tokens = session.generate(job.prompt, job.sampling, stop=job.stop, logprobs=job.logprobs)
+                    continue  # generate only checks its arguments; a slice does at least one step of work
                 elif running.reading:
                     running.reading = session.read()
-                elif (token := next(running.tokens, None)) is None:  # type: ignore[arg-type]
-                    finish = Finish(session.finish_reason or "length", session.reused)
+                elif (token := next(running.tokens, None)) is None:
+                    finish = Finish(session.finish_reason or "length", running.reused)
                 else:
                     tokens.append(token)
                     running.generated.append(token.id)
                 # Tokens that are already computed are given out even when the slice is over.
-                if not session.ahead and time.monotonic() >= until:
+                if not (running.tokens and session.ahead) and time.monotonic() >= until:
                     break
         except BulletError as error:
             finish = Finish(error=ApiError(500, str(error)))

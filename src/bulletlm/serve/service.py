@@ -1,6 +1,7 @@
 """What all routes share: the model, the scheduler, and the checks of what a request asks for."""
 
 import secrets
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -10,16 +11,17 @@ from fastapi import Depends
 from starlette.requests import Request
 from starlette.responses import Response
 
-from bulletlm.errors import ConfigError
+from bulletlm.errors import BulletError, ConfigError
 from bulletlm.hardware import available_cores
 from bulletlm.runtime import Model, Sampling
-from bulletlm.serve.answers import AnswerFormat, CompletionSpec, RequestRun, StreamedAnswer, plain_answer
+from bulletlm.serve.answers import AnswerFormat, CompletionSpec, RequestRun, StreamedAnswer, Usage, plain_answer
 from bulletlm.serve.embeddings import Embedder
 from bulletlm.serve.errors import ApiError
 from bulletlm.serve.metrics import Metrics
 from bulletlm.serve.options import ServeOptions
 from bulletlm.serve.scheduler import Scheduler
 from bulletlm.serve.sessions import SessionPool
+from bulletlm.text.chat import fit_prompt
 from bulletlm.text.normalize import normalize
 from bulletlm.text.tokenizer import BOS
 
@@ -58,11 +60,6 @@ class Service:
         """End all completions and threads."""
         self.scheduler.close()
 
-    def check_model(self, name: str) -> None:
-        """Raises ApiError 404 unless `name` is the model's name."""
-        if name != self.name:
-            raise ApiError(404, f"The model '{name}' does not exist: this server has '{self.name}'", "model", "model_not_found")
-
     def check_ids(self, ids: Sequence[int], param: str) -> None:
         """Raises ApiError 400 unless all of `ids` are in the vocabulary."""
         if max(ids, default=0) >= self.tokenizer.vocab_size:
@@ -77,6 +74,25 @@ class Service:
             )
             raise ApiError(400, message, param, "context_length_exceeded")
 
+    def chat_prompt(
+        self, messages: Sequence[Mapping[str, object]], sampling: Sampling, param: str, overflow: str | None = None
+    ) -> tuple[list[int], Usage]:
+        """The prompt of a conversation, without its oldest messages if it is too long and `overflow` (or the option) is "drop".
+
+        Raises:
+            ApiError: 400, the conversation cannot be answered, or it is too long.
+        """
+        # As in `bullet chat`, half of the longest answer must fit in the context too.
+        context = self.model.shape.max_seq_len
+        room = min(self.max_prompt_tokens, context - min(sampling.max_tokens, context) // 2)
+        drop = (overflow or self.options.overflow) == "drop"
+        try:
+            fitted = fit_prompt(self.tokenizer, messages, room if drop else sys.maxsize)
+        except BulletError as error:
+            raise ApiError(400, str(error), param, "invalid_value") from None
+        self.check_length(fitted.ids, param)
+        return fitted.ids, Usage(len(fitted.ids), fitted.omitted)
+
     def encode_all(self, texts: str | list[str] | list[int] | list[list[int]], param: str) -> list[list[int]]:
         """Prompts as token ids. A text is normalised and gets <s> before it; tokens are used unchanged."""
         several: list[Any] = [texts] if isinstance(texts, str) or isinstance(texts[0], int) else texts
@@ -88,20 +104,33 @@ class Service:
     def sampling(
         self, settings: Mapping[str, Any], *, max_tokens: int | None, seed: int | None, logit_bias: Mapping[int, float]
     ) -> Sampling:
-        """The model's sampling settings with those of `settings` that are not None, and a random seed if `seed` is None."""
+        """The model's sampling settings with those of `settings` that are not None.
+
+        Args:
+            settings: fields of Sampling.
+            max_tokens: below 0: no limit except the context length; None: as in the model file.
+            seed: any integer; None takes a random one.
+            logit_bias: token id -> number added to its logit.
+
+        Raises:
+            ApiError: 400, `logit_bias` has an id outside the vocabulary.
+        """
         self.check_ids(list(logit_bias), "logit_bias")
         given = {name: value for name, value in settings.items() if value is not None}
+        if given.get("top_k") == -1:
+            given["top_k"] = 0
         if max_tokens is not None:
-            given["max_tokens"] = min(max_tokens, self.model.shape.max_seq_len)
+            context = self.model.shape.max_seq_len
+            given["max_tokens"] = context if max_tokens < 0 else max(1, min(max_tokens, context))
         seed = secrets.randbits(63) if seed is None else seed % (1 << 64)
         return replace(self.model.sampling, **given, logit_bias=logit_bias, seed=seed)
 
     async def answer(
-        self, request: Request, specs: Sequence[CompletionSpec], *, prompt_tokens: int, answer_format: AnswerFormat, stream: bool
+        self, request: Request, specs: Sequence[CompletionSpec], *, usage: Usage, answer_format: AnswerFormat, stream: bool
     ) -> Response:
         """Run the completions of a request, and answer in `answer_format`."""
         client = request.client.host if request.client else ""
-        run = RequestRun(self.scheduler, self.metrics, client, specs, prompt_tokens, request.state.arrived, self.options.timeout)
+        run = RequestRun(self.scheduler, self.metrics, client, specs, usage, request.state.arrived, self.options.timeout)
         return StreamedAnswer(run, answer_format) if stream else await plain_answer(request, run, answer_format)
 
 

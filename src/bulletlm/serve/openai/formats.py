@@ -28,6 +28,17 @@ def token_text(tokenizer: Tokenizer, token: int) -> str:
         return "bytes:" + "".join(f"\\x{byte:02x}" for byte in raw)
 
 
+def logprob_entries(tokenizer: Tokenizer, tokens: Sequence[Token]) -> list[dict[str, Any]]:
+    """The log-probabilities of tokens and of the likeliest ones in their places, as answers to chats have them."""
+
+    def entry(token: int, logprob: float | None) -> dict[str, Any]:
+        assert logprob is not None
+        raw = list(tokenizer.decode_bytes([token]))
+        return {"token": token_text(tokenizer, token), "logprob": max(logprob, MIN_LOGPROB), "bytes": raw}
+
+    return [{**entry(token.id, token.logprob), "top_logprobs": [entry(id, value) for id, value in token.top]} for token in tokens]
+
+
 def server_sent_event(data: dict[str, Any]) -> bytes:
     """One `data:` line of JSON."""
     return f"data: {json.dumps(data, ensure_ascii=False, separators=(',', ':'))}\n\n".encode()
@@ -39,7 +50,7 @@ def usage_object(usage: Usage) -> dict[str, Any]:
         "prompt_tokens": usage.prompt,
         "completion_tokens": usage.completion,
         "total_tokens": usage.prompt + usage.completion,
-        "prompt_tokens_details": {"cached_tokens": usage.cached},
+        "prompt_tokens_details": {"cached_tokens": usage.cached, "omitted_messages": usage.omitted},
     }
 
 
@@ -128,20 +139,15 @@ class ChatFormat(OpenAIFormat):
     def _logprobs(self, tokens: Sequence[Token]) -> dict[str, Any] | None:
         if self.top is None:
             return None
-        content = [
-            {**self._entry(token.id, token.logprob), "top_logprobs": [self._entry(id, value) for id, value in token.top]}
-            for token in tokens
-        ]
-        return {"content": content, "refusal": None}
-
-    def _entry(self, token: int, logprob: float | None) -> dict[str, Any]:
-        assert logprob is not None
-        raw = list(self.tokenizer.decode_bytes([token]))
-        return {"token": token_text(self.tokenizer, token), "logprob": max(logprob, MIN_LOGPROB), "bytes": raw}
+        return {"content": logprob_entries(self.tokenizer, tokens), "refusal": None}
 
 
 class TextFormat(OpenAIFormat):
-    """Answers of /v1/completions; `echo` holds the text before each choice."""
+    """Answers of /v1/completions.
+
+    Args:
+        echo: the text before each choice. It is empty for a scored prompt, whose tokens come with the others.
+    """
 
     id_prefix, object_name, chunk_name = "cmpl", "text_completion", "text_completion"
 
@@ -168,12 +174,15 @@ class TextFormat(OpenAIFormat):
         if self.top is None:
             return None
         texts = [token_text(self.tokenizer, token.id) for token in tokens]
-        values = [max(token.logprob or 0.0, MIN_LOGPROB) for token in tokens]
+        # The first token of a scored prompt has no log-probability.
+        values = [None if token.logprob is None else max(token.logprob, MIN_LOGPROB) for token in tokens]
         likeliest = None
         if self.top:
             # As in OpenAI's answers, the chosen token is always among the likeliest ones.
             likeliest = [
-                {text: value, **{token_text(self.tokenizer, id): max(other, MIN_LOGPROB) for id, other in reversed(token.top)}}
+                None
+                if value is None
+                else {text: value, **{token_text(self.tokenizer, id): max(other, MIN_LOGPROB) for id, other in reversed(token.top)}}
                 for token, text, value in zip(tokens, texts, values, strict=True)
             ]
         return {

@@ -1,22 +1,22 @@
 """The routes of OpenAI's interface: chat completions, completions, embeddings, models."""
 
-from collections.abc import Sequence
 from dataclasses import replace
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Path
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from bulletlm.errors import BulletError
-from bulletlm.serve.answers import AnswerFormat, CompletionSpec
+from bulletlm.runtime import Sampling
+from bulletlm.serve.answers import CompletionSpec, Usage
 from bulletlm.serve.embeddings import to_base64
 from bulletlm.serve.errors import ApiError
 from bulletlm.serve.guard import ClientDisconnected
 from bulletlm.serve.openai.formats import ChatFormat, TextFormat
 from bulletlm.serve.openai.schemas import (
     MAX_CHOICES,
+    NO_TOOLS,
     ChatCompletion,
     ChatRequest,
     Completion,
@@ -26,40 +26,41 @@ from bulletlm.serve.openai.schemas import (
     Generation,
     ModelCard,
     ModelList,
+    OllamaOptions,
+    options_settings,
 )
 from bulletlm.serve.openapi import GENERATE, READ, also, errors
 from bulletlm.serve.service import Service, ServiceOf
-from bulletlm.text.chat import encode_prompt
 
 router = APIRouter(prefix="/v1", tags=["OpenAI"])
 
 STREAM = also("text/event-stream")
 
 
-@router.post("/chat/completions", responses={**STREAM, **errors(404, *GENERATE)}, response_model=ChatCompletion)
+@router.post("/chat/completions", responses={**STREAM, **errors(*GENERATE)}, response_model=ChatCompletion)
 async def chat_completions(request: Request, body: ChatRequest, service: ServiceOf) -> Response:
-    """Answer the last message of a conversation."""
-    service.check_model(body.model)
+    """Answer the last message of a conversation, or continue an answer that has been started."""
     if body.max_tokens is not None and body.max_completion_tokens is not None:
         raise ApiError(400, "max_tokens and max_completion_tokens mean the same: give one of them", "max_tokens", "invalid_value")
     if body.top_logprobs is not None and not body.logprobs:
         raise ApiError(400, "top_logprobs needs logprobs: set it to true", "top_logprobs", "invalid_value")
+    for param, tools, tool_choice in (("tools", body.tools, body.tool_choice), ("functions", body.functions, body.function_call)):
+        if tools and tool_choice != "none":
+            name = "tool_choice" if param == "tools" else "function_call"
+            raise ApiError(400, f'{param}: {NO_TOOLS}: leave them out, or set {name} to "none"', param, "unsupported_value")
     top = (body.top_logprobs or 0) if body.logprobs else None
-    try:
-        ids = await run_in_threadpool(encode_prompt, service.tokenizer, [_template_message(message) for message in body.messages])
-    except BulletError as error:
-        raise ApiError(400, str(error), "messages", "invalid_value") from None
-    service.check_length(ids, "messages")
+    max_tokens = body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens
+    sampling = sampling_of(service, body, max_tokens)
+    messages = [message.to_template() for message in body.messages]
+    ids, usage = await run_in_threadpool(service.chat_prompt, messages, sampling, "messages")
     answer_format = ChatFormat(service.tokenizer, service.name, body.n or 1, top, _include_usage(body))
-    return await _generate(request, service, body, [ids], body.max_completion_tokens or body.max_tokens, top, answer_format)
+    specs = _copies(CompletionSpec(ids, sampling, stops(body), top), body.n)
+    return await service.answer(request, specs, usage=usage, answer_format=answer_format, stream=bool(body.stream))
 
 
-@router.post("/completions", responses={**STREAM, **errors(404, *GENERATE)}, response_model=Completion)
+@router.post("/completions", responses={**STREAM, **errors(*GENERATE)}, response_model=Completion)
 async def completions(request: Request, body: CompletionRequest, service: ServiceOf) -> Response:
-    """Continue one text or several texts."""
-    service.check_model(body.model)
-    if body.echo and body.logprobs is not None:
-        raise ApiError(400, "echo is not supported together with logprobs", "echo", "unsupported_value")
+    """Continue one text or several texts, or score them: `echo` with `logprobs` gives the log-probabilities of the prompt."""
     prompts = await run_in_threadpool(service.encode_all, body.prompt, "prompt")
     choices = len(prompts) * (body.n or 1)
     if choices > MAX_CHOICES:
@@ -67,30 +68,41 @@ async def completions(request: Request, body: CompletionRequest, service: Servic
         raise ApiError(400, message, "n", "invalid_value")
     for ids in prompts:
         service.check_length(ids, "prompt")
-    echo = [service.tokenizer.decode(ids) if body.echo else "" for ids in prompts for _ in range(body.n or 1)]
-    answer_format = TextFormat(service.tokenizer, service.name, echo, body.logprobs, _include_usage(body))
-    return await _generate(request, service, body, prompts, body.max_tokens, body.logprobs, answer_format)
-
-
-async def _generate(
-    request: Request,
-    service: Service,
-    body: Generation,
-    prompts: Sequence[Sequence[int]],
-    max_tokens: int | None,
-    top: int | None,
-    answer_format: AnswerFormat,
-) -> Response:
-    """Answer with `n` completions of each prompt."""
-    settings = {name: getattr(body, name) for name in ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "presence_penalty")}
-    bias = {int(token): value for token, value in (body.logit_bias or {}).items()}
-    sampling = service.sampling(settings, max_tokens=max_tokens, seed=body.seed, logit_bias=bias)
-    stop = [body.stop] if isinstance(body.stop, str) else body.stop or []
+    sampling, score = sampling_of(service, body, body.max_tokens), bool(body.echo) and body.logprobs is not None
     specs = [
-        CompletionSpec(ids, replace(sampling, seed=sampling.seed + number), stop, top) for ids in prompts for number in range(body.n or 1)
+        spec
+        for ids in prompts
+        for spec in _copies(CompletionSpec(ids, sampling, stops(body), body.logprobs, score, body.max_tokens != 0), body.n)
     ]
-    prompt_tokens = sum(map(len, prompts))
-    return await service.answer(request, specs, prompt_tokens=prompt_tokens, answer_format=answer_format, stream=bool(body.stream))
+    echo = [service.tokenizer.decode(spec.prompt) if body.echo and not score else "" for spec in specs]
+    answer_format = TextFormat(service.tokenizer, service.name, echo, body.logprobs, _include_usage(body))
+    usage = Usage(sum(map(len, prompts)))
+    return await service.answer(request, specs, usage=usage, answer_format=answer_format, stream=bool(body.stream))
+
+
+def sampling_of(service: Service, body: Generation, max_tokens: int | None) -> Sampling:
+    """The sampling settings of a request. Its own fields count more than those in `options`."""
+    options = body.options or OllamaOptions()
+    settings = {name: getattr(body, name) for name in ("temperature", "top_k", "top_p", "min_p", "presence_penalty")}
+    settings["repetition_penalty"] = body.repeat_penalty if body.repetition_penalty is None else body.repetition_penalty
+    settings = {name: options_settings(options)[name] if value is None else value for name, value in settings.items()}
+    return service.sampling(
+        settings,
+        max_tokens=options.num_predict if max_tokens is None else max_tokens,
+        seed=options.seed if body.seed is None else body.seed,
+        logit_bias={int(token): value for token, value in (body.logit_bias or {}).items()},
+    )
+
+
+def stops(body: Generation) -> list[str]:
+    """The stop strings of a request."""
+    stop = body.stop if body.stop is not None or body.options is None else body.options.stop
+    return [stop] if isinstance(stop, str) else stop or []
+
+
+def _copies(spec: CompletionSpec, count: int | None) -> list[CompletionSpec]:
+    """`spec` as often as a request wants it, each time with another seed."""
+    return [replace(spec, sampling=replace(spec.sampling, seed=spec.sampling.seed + number)) for number in range(count or 1)]
 
 
 def _include_usage(body: Generation) -> bool:
@@ -99,16 +111,9 @@ def _include_usage(body: Generation) -> bool:
     return bool(body.stream_options and body.stream_options.include_usage)
 
 
-def _template_message(message: Any) -> dict[str, str]:
-    """A message as the chat template needs it: the text of its parts, and the role "system" instead of "developer"."""
-    text = message.content if isinstance(message.content, str) else "\n".join(part.text for part in message.content)
-    return {"role": "system" if message.role == "developer" else message.role, "content": text}
-
-
-@router.post("/embeddings", responses=errors(404, *GENERATE), response_model=EmbeddingList)
+@router.post("/embeddings", responses=errors(*GENERATE), response_model=EmbeddingList)
 async def embeddings(request: Request, body: EmbeddingRequest, service: ServiceOf) -> Response:
     """Texts as vectors of length 1: the mean of the model's last hidden states."""
-    service.check_model(body.model)
     dim = service.model.shape.dim
     if body.dimensions not in (None, dim):
         raise ApiError(400, f"this model's embeddings have {dim} dimensions", "dimensions", "invalid_value")
@@ -136,10 +141,11 @@ async def models(service: ServiceOf) -> ModelList:
     return ModelList(object="list", data=[_card(service)])
 
 
-@router.get("/models/{model}", responses=errors(404, *READ))
+@router.get("/models/{model:path}", responses=errors(404, *READ))
 async def one_model(model: Annotated[str, Path()], service: ServiceOf) -> ModelCard:
     """The model that is served, by its name."""
-    service.check_model(model)
+    if model != service.name:
+        raise ApiError(404, f"The model '{model}' does not exist: this server has '{service.name}'", "model", "model_not_found")
     return _card(service)
 
 

@@ -1,175 +1,205 @@
-"""Requests and answers of OpenAI's interface, as far as a text model has it, and of a few routes of our own.
+"""Requests and answers of OpenAI's interface, as far as a text model has it.
 
-A field of OpenAI's that does not change the text (`user`, `store` ...) is accepted and ignored. A field that asks for something
-unsupported is accepted with its neutral value only. An unknown field is an error, as it is at OpenAI.
+- A field that does not change the text (`user`, `store`, `cache_prompt` ...) is accepted and ignored.
+- A field that asks for something unsupported is accepted with its neutral value only; any other value is an error that names it.
+- An unknown field of a request is an error, as it is at OpenAI. Unknown fields of messages are ignored, because clients send
+  messages back with whatever fields other servers have added to them.
 """
 
-import re
-import unicodedata
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, Field
+
+from bulletlm.serve.fields import (
+    Fraction,
+    Lenient,
+    LogitBias,
+    MaxTokens,
+    Neutral,
+    OneOf,
+    Penalty,
+    RepetitionPenalty,
+    Stop,
+    Stops,
+    Strict,
+    Text,
+    TokenIds,
+    TopK,
+)
 
 MAX_CHOICES = 16
 """Largest number of completions of one request, for all its prompts together."""
 
-MAX_NESTING = 32
-"""How deep objects and lists of a request may be nested; the fields with a meaning need six levels."""
-
-ANY_TOKEN = 0x7FFF_FFFF
-"""Placeholder for the highest token id of the model that is served."""
-
-MAX_COMBINING_MARKS = 30
-"""Combining marks in a row: the limit of Unicode's Stream-Safe Text Format. The time of Python's normalisation grows with the
-square of their number, to minutes for a megabyte."""
-
-_MARKS = re.compile(
-    f"[{''.join(chr(code) for code in range(0x300, 0x1F000) if unicodedata.combining(chr(code)))}]{{{MAX_COMBINING_MARKS + 1}}}"
-)
+NO_TOOLS = "this model cannot call tools"
+NO_JSON = "only plain text is supported, not JSON: leave it out"
 
 
-def _valid_unicode(text: str) -> str:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise ValueError("the text has half of a surrogate pair, which is not Unicode") from None
-    if not text.isascii() and _MARKS.search(text):
-        raise ValueError(f"the text has more than {MAX_COMBINING_MARKS} combining marks in a row")
-    return text
-
-
-def _integral(value: Any, depth: int = 1) -> Any:
-    """Convert numbers such as 1.0 to int: in JSON they are integers."""
-    if isinstance(value, list | dict) and depth > MAX_NESTING:
-        raise ValueError(f"objects and lists are nested more than {MAX_NESTING} deep")
-    if isinstance(value, list):
-        return [_integral(item, depth + 1) for item in value]
-    if isinstance(value, dict):
-        return {key: _integral(item, depth + 1) for key, item in value.items()}
-    return int(value) if isinstance(value, float) and value.is_integer() else value
-
-
-_TOKEN = r"(0|[1-9][0-9]{0,8})"
-_MAX_BIAS = 100
-
-
-def _bias(value: Any) -> Any:
-    """Keep only the first wrong entry of an object, because pydantic would report each of them."""
-    for token, bias in value.items() if isinstance(value, dict) else ():
-        if not re.fullmatch(_TOKEN, token) or type(bias) not in (int, float) or not abs(bias) <= _MAX_BIAS:
-            return {token: bias}
-    return value
-
-
-# fail_fast: each error takes a kilobyte, and a request of a megabyte can have 300,000 wrong numbers. The first error is enough.
-Text = Annotated[str, AfterValidator(_valid_unicode)]
-TokenId = Annotated[int, Field(ge=0, le=ANY_TOKEN)]
-TokenIds = Annotated[list[TokenId], Field(fail_fast=True, min_length=1)]
-Stop = Annotated[str, Field(min_length=1), AfterValidator(_valid_unicode)]
-Nothing = Annotated[list[Any], Field(max_length=0)]
-Zero = Annotated[float, Field(ge=0, le=0)]
-
-
-class Strict(BaseModel):
-    """Values are not converted ("1" is not 1), and the first unknown field is an error."""
-
-    model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _integers(cls, value: Any) -> Any:
-        if not isinstance(value, dict):
-            return value
-        unknown = next((key for key in value if key not in cls.model_fields), None)
-        return {key: _integral(item, 2) for key, item in value.items() if key in cls.model_fields or key == unknown}
-
-
-class StreamOptions(Strict):
+class StreamOptions(Lenient):
     """Options of a streamed answer."""
 
     include_usage: bool | None = None
-    include_obfuscation: Annotated[bool | None, Field(description="Ignored.")] = None
 
 
 class Ignored(Strict):
-    """Fields of OpenAI's interface for billing, storage and speed, which have no meaning here."""
+    """Fields for billing, storage, caching and speed, of OpenAI's interface and of other servers. They do not change the text."""
 
+    add_generation_prompt: Annotated[Any, Neutral("an answer is always begun", True)] = None
+    cache_prompt: Any = None
+    chat_template_kwargs: Any = None
+    id_slot: Any = None
+    keep_alive: Any = None
     metadata: Any = None
-    moderation: None = None
+    moderation: Any = None
     parallel_tool_calls: bool | None = None
     prediction: Any = None
+    priority: Any = None
     prompt_cache_key: str | None = None
     prompt_cache_options: Any = None
     prompt_cache_retention: str | None = None
+    reasoning: Any = None
     reasoning_effort: str | None = None
+    reasoning_format: str | None = None
+    request_id: str | None = None
+    return_progress: Any = None
     safety_identifier: str | None = None
     service_tier: str | None = None
+    skip_special_tokens: Annotated[Any, Neutral("special tokens are never part of the text", True)] = None
     store: bool | None = None
+    think: Any = None
+    timings_per_token: Any = None
     user: str | None = None
     verbosity: str | None = None
 
 
-class Generation(Ignored):
+_SAMPLER = "the server does not have this sampling method: leave it out"
+
+
+class OtherSamplers(Strict):
+    """Sampling settings of other servers that have no counterpart here."""
+
+    best_of: Annotated[Any, Neutral("only 1 is supported: ask for n completions and choose one", 1)] = None
+    dry_multiplier: Annotated[Any, Neutral(_SAMPLER, 0)] = None
+    dynatemp_range: Annotated[Any, Neutral(_SAMPLER, 0)] = None
+    grammar: Annotated[Any, Neutral("the server cannot restrict an answer to a grammar", "")] = None
+    guided_json: Annotated[Any, Neutral(NO_JSON)] = None
+    ignore_eos: Annotated[Any, Neutral("forbid the end tokens with logit_bias instead", False)] = None
+    include_stop_str_in_output: Annotated[Any, Neutral("a stop string is never part of the answer", False)] = None
+    json_schema: Annotated[Any, Neutral(NO_JSON)] = None
+    length_penalty: Annotated[Any, Neutral(_SAMPLER, 1)] = None
+    min_tokens: Annotated[Any, Neutral("a lowest number of tokens is not supported", 0)] = None
+    mirostat: Annotated[Any, Neutral(_SAMPLER, 0)] = None
+    repeat_last_n: Annotated[Any, Neutral("the penalties always look at the last 64 tokens", 64)] = None
+    tfs_z: Annotated[Any, Neutral(_SAMPLER, 1)] = None
+    top_a: Annotated[Any, Neutral(_SAMPLER, 0)] = None
+    typical_p: Annotated[Any, Neutral(_SAMPLER, 1)] = None
+    use_beam_search: Annotated[Any, Neutral(_SAMPLER, False)] = None
+    xtc_probability: Annotated[Any, Neutral(_SAMPLER, 0)] = None
+
+
+class OllamaOptions(OtherSamplers, Lenient):
+    """Sampling settings in an object, with Ollama's names. Unknown ones are ignored: most of them are about memory and speed."""
+
+    temperature: Annotated[float, Field(ge=0, le=10)] | None = None
+    top_k: TopK | None = None
+    top_p: Fraction | None = None
+    min_p: Fraction | None = None
+    repeat_penalty: RepetitionPenalty | None = None
+    presence_penalty: Penalty | None = None
+    frequency_penalty: Penalty | None = None
+    num_predict: Annotated[int, Field(ge=-2, description="-1 or -2: up to the context length.")] | None = None
+    seed: int | None = None
+    stop: Stop | Stops | None = None
+
+
+def options_settings(options: OllamaOptions) -> dict[str, Any]:
+    """The fields of Sampling that `options` has; None where it does not set them."""
+    names = ("temperature", "top_k", "top_p", "min_p", "presence_penalty", "frequency_penalty")
+    return {**{name: getattr(options, name) for name in names}, "repetition_penalty": options.repeat_penalty}
+
+
+class Generation(Ignored, OtherSamplers):
     """How text is generated. Settings that are not given come from the model file."""
 
-    model: Annotated[str, Field(description="The name that /v1/models gives.")]
+    model: Annotated[str | None, Field(description="Any name: the server has one model, whose name is in the answer.")] = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
-    top_p: Annotated[float, Field(ge=0, le=1)] | None = None
-    presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
-    frequency_penalty: Zero | None = None
-    logit_bias: Annotated[
-        dict[Annotated[str, Field(pattern=f"^{_TOKEN}$")], Annotated[float, Field(ge=-_MAX_BIAS, le=_MAX_BIAS)]] | None,
-        BeforeValidator(_bias),
-        Field(description="Token id -> number added to its logit; -100 forbids the token."),
-    ] = None
-    max_tokens: Annotated[int, Field(ge=1)] | None = None
+    top_p: Fraction | None = None
+    presence_penalty: Penalty | None = None
+    frequency_penalty: Penalty | None = None
+    logit_bias: LogitBias | None = None
+    max_tokens: MaxTokens | None = None
     n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
     seed: int | None = None
-    stop: Stop | Annotated[list[Stop], Field(fail_fast=True, max_length=4)] | None = None
+    stop: Stop | Stops | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    top_k: Annotated[int, Field(ge=0, le=1 << 20), Field(description="Not in OpenAI's interface. 0 keeps all.")] | None = None
-    min_p: Annotated[float, Field(ge=0, le=1), Field(description="Not in OpenAI's interface.")] | None = None
-    repetition_penalty: Annotated[float, Field(gt=0, le=10), Field(description="Not in OpenAI's interface.")] | None = None
+    top_k: TopK | None = None
+    min_p: Annotated[Fraction, Field(description="Not in OpenAI's interface.")] | None = None
+    repetition_penalty: RepetitionPenalty | None = None
+    repeat_penalty: Annotated[RepetitionPenalty, Field(description="Another name of repetition_penalty.")] | None = None
+    options: OllamaOptions | None = None
 
 
-class TextPart(Strict):
-    type: Literal["text"]
+class TextPart(Lenient):
+    """A part of a message's content."""
+
+    type: Annotated[str, OneOf("this model reads text only", "text", "input_text", "output_text")]
     text: Text
 
 
-class ChatMessage(Strict):
-    """A message. The fields after `name` are those of OpenAI's answers, so that an answer can be sent back unchanged."""
-
-    role: Literal["system", "developer", "user", "assistant"]
-    content: Text | Annotated[list[TextPart], Field(fail_fast=True, min_length=1)]
-    name: str | None = None
-    annotations: list[Any] | None = None
-    audio: None = None
-    function_call: None = None
-    refusal: str | None = None
-    tool_calls: Nothing | None = None
+Content = Text | Annotated[list[TextPart], Field(fail_fast=True)]
 
 
-class PlainText(Strict):
-    type: Literal["text"]
+_NO_TOOL_ROLE = f"{NO_TOOLS}, so it cannot read messages of this role: leave them out"
+Role = Annotated[
+    str,
+    OneOf(
+        "it must be system, developer, user or assistant",
+        *("system", "developer", "user", "assistant"),
+        refused={"tool": _NO_TOOL_ROLE, "function": _NO_TOOL_ROLE},
+    ),
+]
+
+
+class ChatMessage(Lenient):
+    """A message. Its content may be null or empty, as some clients send answers without text."""
+
+    role: Role
+    content: Content | None = None
+    audio: Annotated[Any, Neutral("this model reads text only")] = None
+    function_call: Annotated[Any, Neutral(NO_TOOLS)] = None
+    tool_calls: Annotated[Any, Neutral(NO_TOOLS, [])] = None
+
+    def to_template(self) -> dict[str, str]:
+        """The message as the chat template needs it, with the texts of its parts joined by line breaks."""
+        return {"role": self.role, "content": content_text(self.content)}
+
+
+def content_text(content: str | list[TextPart] | None) -> str:
+    """The text of a message's content."""
+    return content if isinstance(content, str) else "\n".join(part.text for part in content or ())
+
+
+class ResponseFormat(Lenient):
+    """The form of the answer's text."""
+
+    type: Annotated[str, OneOf(NO_JSON, "text")]
 
 
 class ChatRequest(Generation):
     """POST /v1/chat/completions."""
 
     messages: Annotated[list[ChatMessage], Field(fail_fast=True, min_length=1)]
-    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
+    max_completion_tokens: MaxTokens | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
-    response_format: PlainText | None = None
-    modalities: Annotated[list[Literal["text"]], Field(fail_fast=True, max_length=1)] | None = None
-    audio: None = None
-    web_search_options: None = None
-    tools: Nothing | None = None
-    tool_choice: Literal["none", "auto"] | None = None
-    functions: Nothing | None = None
-    function_call: Literal["none", "auto"] | None = None
+    response_format: ResponseFormat | None = None
+    modalities: Annotated[Any, Neutral("this model writes text only", ["text"])] = None
+    audio: Annotated[Any, Neutral("this model writes text only")] = None
+    web_search_options: Annotated[Any, Neutral("this model cannot search the web")] = None
+    tools: Annotated[list[Any], Field(description='Accepted if empty, or together with tool_choice "none".')] | None = None
+    tool_choice: Annotated[Any, Neutral(f"{NO_TOOLS}: only 'none' and 'auto' are supported", "none", "auto")] = None
+    functions: Annotated[list[Any], Field(description='Accepted if empty, or together with function_call "none".')] | None = None
+    function_call: Annotated[Any, Neutral(f"{NO_TOOLS}: only 'none' and 'auto' are supported", "none", "auto")] = None
 
 
 class CompletionRequest(Generation):
@@ -181,16 +211,16 @@ class CompletionRequest(Generation):
         | Annotated[list[Text], Field(fail_fast=True, min_length=1, max_length=MAX_CHOICES)]
         | Annotated[list[TokenIds], Field(fail_fast=True, min_length=1, max_length=MAX_CHOICES)]
     )
-    echo: Annotated[bool | None, Field(description="Put the prompt before the completion; not supported together with logprobs.")] = None
+    max_tokens: Annotated[int, Field(ge=-1, description="0 generates nothing; -1: up to the context length.")] | None = None
+    echo: Annotated[bool | None, Field(description="Put the prompt before the completion, with log-probabilities if requested.")] = None
     logprobs: Annotated[int, Field(ge=0, le=5)] | None = None
-    best_of: Annotated[int, Field(ge=1, le=1)] | None = None
-    suffix: None = None
+    suffix: Annotated[Any, Neutral("this model cannot insert text before a suffix", "")] = None
 
 
-class EmbeddingRequest(Strict):
+class EmbeddingRequest(Ignored):
     """POST /v1/embeddings."""
 
-    model: str
+    model: str | None = None
     input: (
         Text
         | TokenIds
@@ -199,38 +229,6 @@ class EmbeddingRequest(Strict):
     )
     encoding_format: Literal["float", "base64"] | None = None
     dimensions: Annotated[int | None, Field(description="If given, must be the model's own number.")] = None
-    user: str | None = None
-
-
-class TokenizeRequest(Strict):
-    """POST /tokenize."""
-
-    content: Text
-    add_special: Annotated[bool, Field(description="Put <s> first, as /v1/completions does.")] = False
-    with_pieces: Annotated[bool, Field(description="Also return the text of each token.")] = False
-
-
-class TokenPiece(BaseModel):
-    id: int
-    piece: Annotated[str | list[int], Field(description="The token's text, or its bytes if they are not whole characters.")]
-
-
-class TokenizeResponse(BaseModel):
-    tokens: list[int] | list[TokenPiece]
-
-
-class DetokenizeRequest(Strict):
-    """POST /detokenize."""
-
-    tokens: Annotated[list[TokenId], Field(fail_fast=True, max_length=1_000_000)]
-
-
-class DetokenizeResponse(BaseModel):
-    content: str
-
-
-class Health(BaseModel):
-    status: Literal["ok", "stopping"]
 
 
 class ModelCard(BaseModel):
@@ -248,7 +246,8 @@ class ModelList(BaseModel):
 
 
 class PromptTokensDetails(BaseModel):
-    cached_tokens: int
+    cached_tokens: Annotated[int, Field(description="Tokens that did not have to be read again.")]
+    omitted_messages: Annotated[int, Field(description="Oldest messages that were left out because the context is full.")]
 
 
 class Usage(BaseModel):
@@ -300,9 +299,11 @@ class ChatCompletion(BaseModel):
 
 
 class TextLogprobs(BaseModel):
+    """Of each token; of the first token of an echoed prompt, the log-probabilities are null."""
+
     tokens: list[str]
-    token_logprobs: list[float]
-    top_logprobs: list[dict[str, float]] | None
+    token_logprobs: list[float | None]
+    top_logprobs: list[dict[str, float] | None] | None
     text_offset: list[int]
 
 
