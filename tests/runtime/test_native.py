@@ -272,6 +272,7 @@ samplings = st.builds(
     min_p=st.sampled_from([0.0, 0.05, 0.5, 1.0]),
     repetition_penalty=st.sampled_from([0.5, 1.0, 1.1, 3.0]),
     presence_penalty=st.sampled_from([-2.0, 0.0, 0.0, 0.3]),
+    frequency_penalty=st.sampled_from([-2.0, 0.0, 0.0, 0.1, 0.7]),
     logit_bias=st.sampled_from([{}, {}, {0: 1.5}, {0: float("-inf")}]),
     seed=st.integers(0, 1000),
 )
@@ -298,7 +299,9 @@ def test_sampling_draws_what_numpy_draws(sampling: Sampling, seed: int, vocab_si
 def test_generating_in_one_call_equals_step_by_step(path: str, temperature: float) -> None:
     shape = ModelShape(300, 64, 2, 4, 2, 96, 90)
     engine = NativeEngine(shape, random_weights(shape), path)
-    sampling = Sampling(temperature=temperature, repetition_penalty=1.2, presence_penalty=0.4, logit_bias={9: 2.0, 17: float("-inf")})
+    sampling = Sampling(
+        temperature=temperature, repetition_penalty=1.2, presence_penalty=0.4, frequency_penalty=0.3, logit_bias={9: 2.0, 17: float("-inf")}
+    )
     prompt = [5, 6, 7]
     rng, history, kv = np.random.default_rng(1), list(prompt), engine.new_cache()
     unread = prompt

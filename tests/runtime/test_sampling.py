@@ -168,8 +168,26 @@ def test_values_out_of_range(name: str, value: float) -> None:
 
 
 def test_the_file_format_knows_the_same_settings() -> None:
-    of_a_request = {"seed", "presence_penalty", "logit_bias", "whole_letters"}  # no model has a reason to come with these
+    of_a_request = {
+        "seed",
+        "presence_penalty",
+        "frequency_penalty",
+        "logit_bias",
+        "whole_letters",
+    }  # no model has a reason to come with these
     assert set(SAMPLING_LIMITS) | of_a_request == set(Sampling.__dataclass_fields__)
+
+
+def test_the_frequency_penalty_counts() -> None:
+    logits = np.array([2.0, 1.5, 1.0, -1.0], dtype=np.float32)
+    greedy, rng = Sampling(temperature=0, repetition_penalty=1, frequency_penalty=0.2), np.random.default_rng(0)
+    assert [sample(logits, [0] * count, greedy, rng) for count in range(5)] == [0, 0, 0, 1, 1]
+    assert sample(logits, [0, 0, 0, 1], greedy, rng) == 0  # 2 - 0.6 against 1.5 - 0.2
+    assert sample(logits, [2] * 3, replace(greedy, frequency_penalty=-0.5), rng) == 2
+    assert sample(logits, [0], replace(greedy, presence_penalty=0.4), rng) == 1  # both penalties
+    assert sample(logits, [0] * 64 + [3] * 64, greedy, rng) == 0  # only the last 64 tokens count
+    with pytest.raises(ConfigError, match="frequency_penalty is"):
+        Sampling(frequency_penalty=2.5)
 
 
 def test_presence_penalty_and_bias() -> None:

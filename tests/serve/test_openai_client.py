@@ -153,6 +153,10 @@ def test_logit_bias_presence_penalty_and_top_p(client: OpenAI, model: Model) -> 
     greedy = ask(client, "hello", temperature=0, max_tokens=20).choices[0].message.content
     assert ask(client, "hello", top_p=0, max_tokens=20).choices[0].message.content == greedy
     assert ask(client, "hello", temperature=0, presence_penalty=2, max_tokens=60).choices[0].message.content != greedy
+    penalised = ask(client, "hello", temperature=0, frequency_penalty=1.5, max_tokens=100).choices[0].message.content
+    prompt = encode_prompt(model.tokenizer, [{"role": "user", "content": "hello"}])
+    assert penalised == directly(model, prompt, temperature=0, frequency_penalty=1.5, max_tokens=100)
+    assert penalised != directly(model, prompt, temperature=0, max_tokens=100)
 
 
 def test_the_settings_of_the_file_are_the_defaults(client: OpenAI) -> None:

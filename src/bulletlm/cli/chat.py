@@ -16,7 +16,7 @@ from bulletlm.runtime.session import Session
 from bulletlm.text.chat import encode_prompt
 from bulletlm.text.normalize import normalize
 
-SETTINGS = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "presence_penalty", "max_tokens", "seed")
+SETTINGS = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty", "max_tokens", "seed")
 
 HELP = f"""/reset             start a new conversation
 /save FILE         write the conversation to a file: JSON if its name ends in .json, plain text otherwise

@@ -34,6 +34,7 @@ def generate(
     min_p: float | None = None,
     repetition_penalty: float | None = None,
     presence_penalty: float | None = None,
+    frequency_penalty: float | None = None,
     stop: tuple[str, ...] = (),
     seed: int | None = None,
     whole_letters: bool = False,
@@ -55,6 +56,7 @@ def generate(
         min_p: Drop tokens whose probability is below this share of the most likely token's.
         repetition_penalty: Values above 1 make recent tokens less likely.
         presence_penalty: Subtracted from the logits of recent tokens; values below 0 make them more likely.
+        frequency_penalty: Subtracted from the logits of recent tokens as often as they occur.
         stop: Stop before this text; can be given several times.
         seed: The same seed gives the same text; default: a new seed each time.
         whole_letters: Never start a token with a Devanagari combining mark that has no base letter.
@@ -70,6 +72,7 @@ def generate(
         "min_p": min_p,
         "repetition_penalty": repetition_penalty,
         "presence_penalty": presence_penalty,
+        "frequency_penalty": frequency_penalty,
         "seed": seed,
     }
     sampling = replace(sampling_for(model, given), whole_letters=whole_letters)

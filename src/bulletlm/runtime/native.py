@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 PART = 192
 """Tokens of a part for each thread: twice what goes through the layers together (CHUNK_TOKENS in native/model.h)."""
 
-ABI = 4
+ABI = 5
 TYPES = {"BQ4": 0, "BQ8": 1, "F16": 2, "F32": 3}
 TOKEN, FULL, MEMORY, ARGUMENT, BUSY, NAN = -1, -2, -3, -4, -5, -6
 
@@ -84,7 +84,10 @@ class _CTensor(ctypes.Structure):
 class _CSampler(ctypes.Structure):
     _fields_ = [
         ("bias", ctypes.c_void_p),
-        *((name, ctypes.c_double) for name in ("temperature", "top_p", "min_p", "repetition_penalty", "presence_penalty")),
+        *(
+            (name, ctypes.c_double)
+            for name in ("temperature", "top_p", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty")
+        ),
         *((name, ctypes.c_uint64) for name in ("state_high", "state_low", "step_high", "step_low")),
         ("top_k", ctypes.c_int32),
         ("recent_count", ctypes.c_int32),
@@ -400,7 +403,7 @@ class NativeSampler:
         self._fields = _CSampler(
             **{
                 name: getattr(sampling, name)
-                for name in ("temperature", "top_p", "min_p", "repetition_penalty", "presence_penalty", "top_k")
+                for name in ("temperature", "top_p", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty", "top_k")
             },
             bias=None if self._bias is None else ctypes.addressof(self._bias),
             state_high=state >> 64,

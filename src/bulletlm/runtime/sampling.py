@@ -29,6 +29,7 @@ class Sampling:
         min_p: drop tokens less likely than this share of the likeliest one (Nguyen et al. 2024, arXiv:2407.01082).
         repetition_penalty: above 1 makes recent tokens less likely (Keskar et al. 2019, arXiv:1909.05858).
         presence_penalty: subtracted from the logits of recent tokens, once each, as in OpenAI's API; negative invites them.
+        frequency_penalty: subtracted from the logits of recent tokens as often as they occur, as in OpenAI's API.
         logit_bias: token id -> what is added to its logit first of all; minus infinity forbids it.
         max_tokens: tokens generated at most.
         seed: the same seed gives the same text.
@@ -49,6 +50,7 @@ class Sampling:
     presence_penalty: float = 0.0
     logit_bias: Mapping[int, float] = field(default_factory=dict)
     whole_letters: bool = False
+    frequency_penalty: float = 0.0
 
     def __post_init__(self) -> None:
         for name, (kind, low, high) in SAMPLING_LIMITS.items():
@@ -57,8 +59,9 @@ class Sampling:
                 raise ConfigError(f"{name} is {value}: it must be {'whole, ' if kind is int else ''}from {low:g} to {high:g}")
         if type(self.seed) is not int or self.seed < 0:
             raise ConfigError(f"seed is {self.seed}: it must be a whole number, 0 or more")
-        if not -2 <= self.presence_penalty <= 2:
-            raise ConfigError(f"presence_penalty is {self.presence_penalty}: it must be from -2 to 2")
+        for name in ("presence_penalty", "frequency_penalty"):
+            if not -2 <= getattr(self, name) <= 2:
+                raise ConfigError(f"{name} is {getattr(self, name)}: it must be from -2 to 2")
         for token, bias in self.logit_bias.items():
             if type(token) is not int or token < 0 or not bias < math.inf:
                 raise ConfigError(f"logit_bias has {token}: {bias}: it must be a token id and a number")
@@ -81,7 +84,7 @@ class LetterRules(NamedTuple):
 def sample(logits: npt.NDArray[np.float32], history: Sequence[int], sampling: Sampling, rng: np.random.Generator) -> int:
     """Draw one token.
 
-    In this order: logit bias, repetition penalty, presence penalty, top_k, top_p, min_p (both on the probabilities of what
+    In this order: logit bias, repetition penalty, presence and frequency penalty, top_k, top_p, min_p (both on the probabilities of what
     top_k left, at temperature 1), temperature, draw. Tokens of equal logits count as ordered by their ids.
     At least one token always remains.
 
@@ -100,10 +103,10 @@ def sample(logits: npt.NDArray[np.float32], history: Sequence[int], sampling: Sa
 
     wide = biased(logits, sampling).astype(np.float64)
     if len(history):
-        recent = np.unique(history[-PENALTY_WINDOW:])
+        recent, counts = np.unique(history[-PENALTY_WINDOW:], return_counts=True)
         seen = wide[recent]
         seen = np.where(seen > 0, seen / sampling.repetition_penalty, seen * sampling.repetition_penalty)
-        wide[recent] = seen - sampling.presence_penalty
+        wide[recent] = seen - sampling.presence_penalty - sampling.frequency_penalty * counts
     best = int(wide.argmax())
     if not np.isfinite(wide[best]):
         raise BulletError("the model's output is not a number: its weights are damaged; run `bullet verify` on the file")

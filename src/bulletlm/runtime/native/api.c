@@ -350,7 +350,8 @@ int32_t bullet_score(const struct bullet_model *model, const int32_t *tokens, in
 
 static bool sampler_is_valid(const struct bullet_sampler *s) {
     return s->temperature >= 0 && s->top_p >= 0 && s->min_p >= 0 && s->min_p <= 1 && s->repetition_penalty > 0 &&
-           isfinite(s->presence_penalty) && s->top_k >= 0 && s->recent_count >= 0 && s->recent_count <= BULLET_RECENT;
+           isfinite(s->presence_penalty) && isfinite(s->frequency_penalty) && s->top_k >= 0 && s->recent_count >= 0 &&
+           s->recent_count <= BULLET_RECENT;
 }
 
 int64_t bullet_generate(struct bullet_cache *cache, const int32_t *tokens, int64_t n, struct bullet_sampler *sampler, const int32_t *stops,

@@ -10,7 +10,7 @@
 #define BULLET_API __attribute__((visibility("default")))
 
 /* Raised whenever a struct or function below changes, so that a stale library is never called. */
-#define BULLET_ABI 4
+#define BULLET_ABI 5
 
 /* The results of both libraries; see train/native/train.h for the other one. */
 enum bullet_error {
@@ -43,7 +43,7 @@ struct bullet_tensor {
 /* The settings and the state of sampling; see runtime/sampling.py. */
 struct bullet_sampler {
     const float *bias; /* [vocab_size], added to the logits before everything else by bullet_generate; or NULL */
-    double temperature, top_p, min_p, repetition_penalty, presence_penalty;
+    double temperature, top_p, min_p, repetition_penalty, presence_penalty, frequency_penalty;
     uint64_t state_high, state_low, step_high, step_low; /* PCG64, as numpy's bit_generator.state */
     int32_t top_k;
     int32_t recent_count; /* valid entries of `recent`, oldest first */

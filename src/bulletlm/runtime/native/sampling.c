@@ -60,9 +60,10 @@ static void sift_down(struct candidate *heap, size_t n) {
     }
 }
 
-/* The logit of a recent token after the penalties. */
-static double penalize(double value, const struct bullet_sampler *s) {
-    return (value > 0 ? value / s->repetition_penalty : value * s->repetition_penalty) - s->presence_penalty;
+/* The logit of a recent token that occurs `count` times, after the penalties. */
+static double penalize(double value, int32_t count, const struct bullet_sampler *s) {
+    value = value > 0 ? value / s->repetition_penalty : value * s->repetition_penalty;
+    return value - s->presence_penalty - s->frequency_penalty * count;
 }
 
 /* heap[n_kept] = the highest-ranked candidates, best first. A heap of the best so far with the worst of them at its root: most of the
@@ -99,16 +100,18 @@ static int compare_id(const void *a, const void *b) {
 
 /* out[return value] = the recent tokens, each once, by id, with their logits after the penalties. */
 static size_t penalize_recent(const float *logits, int32_t vocab_size, const struct bullet_sampler *s, struct candidate *out) {
-    if (s->repetition_penalty == 1 && s->presence_penalty == 0) return 0;
+    if (s->repetition_penalty == 1 && s->presence_penalty == 0 && s->frequency_penalty == 0) return 0;
     size_t n = 0;
     for (int32_t i = 0; i < s->recent_count; i++) {
         int32_t id = s->recent[i];
-        if (id >= 0 && id < vocab_size) out[n++] = (struct candidate){penalize((double)logits[id], s), id};
+        if (id >= 0 && id < vocab_size) out[n++] = (struct candidate){(double)logits[id], id};
     }
     qsort(out, n, sizeof *out, compare_id);
     size_t unique = 0;
-    for (size_t i = 0; i < n; i++)
-        if (unique == 0 || out[unique - 1].id != out[i].id) out[unique++] = out[i];
+    for (size_t i = 0, next; i < n; i = next) {
+        for (next = i + 1; next < n && out[next].id == out[i].id;) next++;
+        out[unique++] = (struct candidate){penalize(out[i].value, (int32_t)(next - i), s), out[i].id};
+    }
     return unique;
 }
 

@@ -83,7 +83,7 @@ async def completions(request: Request, body: CompletionRequest, service: Servic
 def sampling_of(service: Service, body: Generation, max_tokens: int | None) -> Sampling:
     """The sampling settings of a request. Its own fields count more than those in `options`."""
     options = body.options or OllamaOptions()
-    settings = {name: getattr(body, name) for name in ("temperature", "top_k", "top_p", "min_p", "presence_penalty")}
+    settings = {name: getattr(body, name) for name in ("temperature", "top_k", "top_p", "min_p", "presence_penalty", "frequency_penalty")}
     settings["repetition_penalty"] = body.repeat_penalty if body.repetition_penalty is None else body.repetition_penalty
     settings = {name: options_settings(options)[name] if value is None else value for name, value in settings.items()}
     return service.sampling(
