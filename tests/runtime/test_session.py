@@ -291,3 +291,34 @@ def test_tokens_that_are_ahead_come_without_computing(bullet_path: Path) -> None
         assert ahead == 0 or session._cache.length == read
         ahead, read = session.ahead, session._cache.length
     assert session.ahead == 0
+
+
+@pytest.mark.parametrize("logits_in_memory", [1 << 22, 5 * 600, 1])
+def test_a_prompt_is_scored_in_parts(model: Model, monkeypatch: pytest.MonkeyPatch, logits_in_memory: int) -> None:
+    monkeypatch.setattr("bulletlm.runtime.session.MAX_LOGITS", logits_in_memory)
+    prompt = [BOS, *model.tokenizer.encode("एका गावात एक शेतकरी राहत होता. Once")][: model.shape.max_seq_len]
+    logits = model.engine.score(np.array([prompt]))[0].astype(float)
+    logs = logits - np.logaddexp.reduce(logits, axis=1, keepdims=True)
+    session = Session(model)
+    list(session.generate([BOS, 300, 301], replace(GREEDY, max_tokens=2)))  # what a session has read before does not matter
+    parts = list(session.score(prompt, 3))
+    tokens = [token for part in parts for token in part]
+    assert len(parts) == (1 if logits_in_memory > 10_000 else -(-len(prompt) // max(1, logits_in_memory // model.shape.vocab_size)))
+    assert ids_of(tokens) == prompt
+    assert "".join(token.text for token in tokens) == model.tokenizer.decode(prompt)
+    assert tokens[0].logprob is None and tokens[0].top == ()
+    for at, token in enumerate(tokens[1:]):
+        assert token.logprob == pytest.approx(logs[at, token.id], abs=1e-3)
+        assert [value for _, value in token.top] == pytest.approx(sorted(logs[at], reverse=True)[:3], abs=1e-3)
+    if len(prompt) < model.shape.max_seq_len:
+        assert ids_of(session.generate(prompt, GREEDY)) == ids_of(Session(model).generate(prompt, GREEDY))
+        assert session.reused == len(prompt) - 1
+
+
+@pytest.mark.parametrize("prompt", [[], [-1], [BOS, 10**6], [BOS] * 10**5])
+def test_prompts_that_cannot_be_scored(model: Model, prompt: list[int]) -> None:
+    with pytest.raises(BulletError, match="tokens with ids from 0 to"):
+        Session(model).score(prompt, 0)
+    with pytest.raises(ConfigError, match="logprobs is -1"):
+        Session(model).score([BOS], -1)
+    assert [token.logprob for part in Session(model).score([BOS], 0) for token in part] == [None]

@@ -503,19 +503,4 @@ def test_metrics_are_prometheus(server: Server) -> None:
     families = {family.name: family for family in text_string_to_metric_families(server.ask("/metrics")[1])}
     assert {"bulletlm_requests", "bulletlm_request_seconds", "bulletlm_tokens", "bulletlm_running", "bulletlm_waiting"} <= set(families)
     routes = {sample.labels["route"] for sample in families["bulletlm_requests"].samples}
-    assert routes <= {
-        "/v1/models",
-        "/v1/models/{model}",
-        "/v1/completions",
-        "/v1/chat/completions",
-        "/v1/embeddings",
-        "/v1/responses",
-        "/api/tags",
-        "/",
-        "/tokenize",
-        "/detokenize",
-        "/health",
-        "/metrics",
-        "/openapi.json",
-        "other",
-    }
+    assert routes <= {*server.ask("/openapi.json")[1]["paths"], "/openapi.json", "other"}

@@ -17,7 +17,7 @@ PAGE = (DOCS / "serving.md").read_text(encoding="utf-8")
 @pytest.mark.skipif(not shutil.which("curl"), reason="curl is not installed")
 def test_the_examples_work(bullet_file: Path, tmp_path: Path) -> None:
     examples = re.findall(r"^```(sh|python)\n(.*?)^```", PAGE, re.M | re.S)
-    assert len(examples) == 3
+    assert len(examples) == 4
     with running(bullet_file, tmp_path / "log", "--name", "demo") as server:
         for language, text in examples:
             text = text.replace("http://127.0.0.1:8000", server.root)
