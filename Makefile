@@ -37,6 +37,9 @@ sanitize: $(VENV)/.dev
 	@build/check
 	$(CC) $(SANITIZE) tests/native/check_train.c $(TRAIN)/*.c $(NATIVE)/threads.c -lm -o build/check_train
 	@build/check_train
+	for library in "" -DTRAIN_AVX512 -DTRAIN_AVX2; do \
+		$(CC) $(SANITIZE) -ffp-contract=off $$library tests/native/check_approx.c -lm -o build/check_approx && build/check_approx || exit 1; \
+	done
 	$(CC) $(SANITIZE) -fPIC -shared $(NATIVE)/*.c -lm -o build/sanitized.so
 	@LD_PRELOAD=$$($(CC) -print-file-name=libasan.so) ASAN_OPTIONS=detect_leaks=0 $(BIN)/python tests/native/mutate.py 20 build/sanitized.so
 

@@ -31,6 +31,15 @@ def test_checks_in_c(tmp_path: Path) -> None:
     assert done.stdout.splitlines()[0].split()[1:] == PATHS
 
 
+@pytest.mark.skipif(shutil.which("cc") is None, reason="cc is not installed")
+@pytest.mark.parametrize("library", [[], ["-DTRAIN_AVX512"], ["-DTRAIN_AVX2"]], ids=["engine", "training, 512 bits", "training, 256 bits"])
+def test_errors_of_approximations(tmp_path: Path, library: list[str]) -> None:
+    command = ["cc", "-std=gnu11", "-O2", "-ffp-contract=off", *library, Path(__file__).with_name("check_approx.c"), "-lm"]
+    subprocess.run([*command, "-o", tmp_path / "check"], check=True, timeout=120)
+    done = subprocess.run([tmp_path / "check"], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stdout
+
+
 @pytest.mark.skipif(shutil.which("nm") is None, reason="nm is not installed")
 def test_the_library_exports_its_api_only() -> None:
     names = subprocess.run(["nm", "-D", "--defined-only", library_path()], capture_output=True, text=True, check=True, timeout=30).stdout

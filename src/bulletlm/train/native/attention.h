@@ -5,8 +5,8 @@
  * q, k, v, out and their gradients: float[padded_length][head_stride], head_stride = head_dim rounded up to 16, with zeros in the
  * padding of q, k and v. */
 
-/* e^x: 2^n times a polynomial of degree 6 on |r| <= ln(2) / 2, relative error below 2e-7. Arguments below -87 count as -87, so that no
- * result is subnormal; arguments above 88 overflow. NaN stays NaN because max_f32 gives its second operand then. */
+/* e^x: 2^n times a polynomial of degree 6 on |r| <= ln(2) / 2, relative error below 2.5e-7. Arguments below -87 count as -87, so that
+ * no result is subnormal; arguments above 88 overflow. NaN stays NaN because max_f32 gives its second operand then. */
 static ALWAYS_INLINE vf exp_approx(vf x) {
     x = max_f32(broadcast(-87.0f), x);
     const vf n = round_f32(x * broadcast(1.44269504f));
