@@ -249,7 +249,7 @@ def test_unknown_keys_are_kept(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("metadata", "message"),
     [
-        ({"tensors": []}, "cannot be called tensors"),
+        ({"tensors": []}, "has the key tensors, which the header uses"),
         ({"loss": float("nan")}, "not JSON"),
         ({"when": object()}, "not JSON"),
         ({"name": "\ud800"}, "not JSON in UTF-8"),
