@@ -70,8 +70,8 @@ def test_a_file_says_whether_qat_changed_it(micro_run: Path, tmp_path: Path, mon
         return label, qat
 
     trained, kept = ({"method": "gptq", "steps": 1500, "chosen": chosen} for chosen in ("ema", "start"))
-    assert labelled(quantized={"method": "gptq", "qat": trained}) == ("model.bullet (gptq, 1,500 steps of QAT)", True)
+    assert labelled(quantised={"method": "gptq", "qat": trained}) == ("model.bullet (gptq, 1,500 steps of QAT)", True)
     assert labelled(qat=trained) == ("model.bullet (gptq, 1,500 steps of QAT)", True), "as the stage writes it"
-    assert labelled(quantized={"method": "gptq", "qat": kept}) == ("model.bullet (gptq)", False), "the calibrated weights were better"
-    assert labelled(quantized={"method": "none"}) == ("model.bullet (none)", False)
+    assert labelled(quantised={"method": "gptq", "qat": kept}) == ("model.bullet (gptq)", False), "the calibrated weights were better"
+    assert labelled(quantised={"method": "none"}) == ("model.bullet (none)", False)
     assert labelled() == ("model.bullet (unknown)", False)
