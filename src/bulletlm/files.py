@@ -122,8 +122,11 @@ def atomic_folder(path: Path, owned: Collection[str] = ()) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         yield partial
+        mode = partial.stat().st_mode & 0o666  # as the umask wants it; some libraries write files that only the owner can read
         for file in sorted(partial.rglob("*")):
             if file.is_file():
+                if file.stat().st_mode & 0o777 != mode:
+                    file.chmod(mode)
                 _sync(file)
         if path.exists():
             _carry_over(path, partial, owned)

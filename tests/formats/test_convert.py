@@ -231,7 +231,11 @@ def test_an_array_beside_an_export_is_kept(bullet: Path, tmp_path: Path) -> None
         ("a.bullet", b"hello", "this is not a .bullet file"),
         ("a.pt", b"PK\x03\x04xx", "zip file, such as torch.save writes"),
         ("a.bin", b"\x80\x02}q\x00.", "Python pickle"),
-        ("model.safetensors", b"\x10\0\0\0\0\0\0\0{}", "has weights only: name the folder"),
+        ("model.safetensors", b"\x10\0\0\0\0\0\0\0{}", "has weights only, and config.json is not beside it"),
+        ("a.bullet", b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "this is a Git LFS pointer"),
+        ("a.gguf", b"<html><body>404</body></html>", "this is a web page"),
+        ("a.gguf", b"../../.git/annex/objects/xX/yY/MD5E-s1", "this is a git-annex pointer"),
+        ("a.bullet", b"<?xml version='1.0'?><Error><Code>AccessDenied</Code></Error>", "this is an XML document"),
         ("a.gguf", b"GGUF", "cut short or damaged"),
     ],
 )

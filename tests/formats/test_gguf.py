@@ -16,15 +16,16 @@ import pytest
 import xllamacpp
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from raw_gguf import ARRAY, BOOL, F16, F32, FLOAT32, Q4_0, STRING, UINT32, UINT64, raw_gguf, small_keys_and_tensors, string
+from raw_gguf import ARRAY, BOOL, F32, FLOAT32, Q4_0, STRING, UINT32, UINT64, raw_gguf, small_keys_and_tensors, string
 from small_model import METADATA, assert_same, small_model
 
 from bulletlm.errors import BulletError, ConfigError, FormatError
+from bulletlm.formats.chat_template import GGUF_TEMPLATE, HF_TEMPLATE
 from bulletlm.formats.convert import ConvertOptions, convert, read_model
 from bulletlm.formats.gguf import gguf_name, read_gguf, write_gguf
 from bulletlm.formats.stored import StoredModel, as_floats, type_of
 from bulletlm.runtime.engine import NumpyEngine
-from bulletlm.text.chat import CHAT_TEMPLATE, encode_prompt
+from bulletlm.text.chat import CHAT_TEMPLATE, encode_prompt, fit_prompt
 from bulletlm.text.tokenizer import Tokenizer
 from paths import SHARED_DATA
 
@@ -93,7 +94,7 @@ def test_the_gguf_package_reads_the_same(tmp_path: Path, quant: str) -> None:
         "tokenizer.ggml.add_bos_token": True,
         "tokenizer.ggml.add_eos_token": False,
         "tokenizer.ggml.add_space_prefix": False,
-        "tokenizer.chat_template": CHAT_TEMPLATE,
+        "tokenizer.chat_template": GGUF_TEMPLATE,
     }
     assert {key: values.get(key) for key in expected} == expected
     assert np.float32(values["llama.attention.layer_norm_rms_epsilon"]) == np.float32(1e-5)
@@ -187,6 +188,34 @@ def test_llama_cpp_uses_the_chat_template(micro_run: Path, tmp_path: Path) -> No
     assert ids == encode_prompt(tokenizer, messages)
 
 
+@pytest.mark.parametrize(
+    "messages",
+    [
+        [{"role": "developer", "content": "S"}, {"role": "user", "content": "hi"}],
+        [{"role": "system", "content": "S"}],
+        [{"role": "system", "content": ""}, {"role": "user", "content": " hi "}],
+        [{"role": "user", "content": [{"type": "text", "text": "one two"}]}],
+        [
+            {"role": "user", "content": "a"},
+            {"role": "user", "content": "b"},
+            {"role": "assistant", "content": ""},
+            {"role": "user", "content": "c"},
+        ],
+    ],
+)
+def test_llama_cpp_renders_what_programs_send(micro_run: Path, tmp_path: Path, messages: list[dict[str, Any]]) -> None:
+    convert(micro_run / "model.bullet", tmp_path / "m.gguf")
+    tokenizer = Tokenizer(read_gguf(tmp_path / "m.gguf").tokenizer_proto)
+    with llama_cpp(tmp_path / "m.gguf") as ask:
+        prompt = ask("/apply-template", {"messages": messages})["prompt"]
+        ids = ask("/tokenize", {"content": prompt, "add_special": True, "parse_special": True})["tokens"]
+    flat = [
+        {**message, "content": content if isinstance(content := message["content"], str) else "".join(part["text"] for part in content)}
+        for message in messages
+    ]
+    assert ids == fit_prompt(tokenizer, flat, 1000).ids
+
+
 HARD_LINES = ["", " ", "  a  b ", "नमस्ते  hi!", "क्ष्मी र्‍य ऱ्या", "१२३ 123\t\n\nx", "👩‍👩‍👧 é e\u0301 \u00a0", "<|user|> </s> <0x41>", "ﬁ Å ℃"]
 
 
@@ -245,6 +274,116 @@ def test_a_file_of_another_program(tmp_path: Path, parts: Parts, version: int) -
     assert_same(read_model(tmp_path / "out.bullet")[1], model)
 
 
+def bf16(floats: np.ndarray) -> np.ndarray:
+    """The upper halves of float32 numbers: uint16 of the same shape."""
+    return (np.ascontiguousarray(floats, "<f4").view("<u4") >> 16).astype("<u2")
+
+
+def test_bf16_tensors_are_read_exactly(tmp_path: Path, parts: Parts) -> None:
+    expected = {}
+    for n, (name, (kind, shape, content)) in enumerate(parts[1].items()):
+        halves = bf16(np.random.default_rng(n).standard_normal(shape, dtype=np.float32))
+        expected[name] = (halves.astype("<u4") << 16).view("<f4")
+        assert kind == F32 and len(content) == 4 * halves.size
+        parts[1][name] = (30, shape, halves.tobytes())
+    (tmp_path / "m.gguf").write_bytes(raw_gguf(*parts))
+    model = read_gguf(tmp_path / "m.gguf")
+    for name in model.shape.tensors():
+        np.testing.assert_array_equal(as_floats(model.tensors[name]), expected[gguf_name(name)])
+    convert(tmp_path / "m.gguf", tmp_path / "out.bullet", ConvertOptions(quant="F32"))
+    parts[1][Q] = (30, (32, 32), bf16(np.full((32, 32), np.inf, np.float32)).tobytes())
+    (tmp_path / "m.gguf").write_bytes(raw_gguf(*parts))
+    with pytest.raises(FormatError, match=r"attn_q\.weight holds a scale or number that is NaN or infinite"):
+        read_gguf(tmp_path / "m.gguf")
+
+
+# --- edited files -------------------------------------------------------------------------------------------------------
+
+
+def edited(path: Path, **values: Any) -> Path:
+    """A copy of a GGUF with some keys set, as gguf_new_metadata.py of llama.cpp makes it; None removes a key."""
+    reader = gguf.GGUFReader(path)
+    target = path.with_name(f"edited-{path.name}")
+    writer = gguf.GGUFWriter(target, "llama")
+    for name, field in reader.fields.items():
+        short = name.rpartition(".")[2]
+        if name == "general.architecture" or name.startswith("GGUF.") or (short in values and values[short] is None):
+            continue
+        content = values.get(short, field.contents())
+        writer.add_key_value(
+            name, content, field.types[0], sub_type=field.types[-1] if field.types[0] == gguf.GGUFValueType.ARRAY else None
+        )
+    for tensor in reader.tensors:
+        writer.add_tensor(tensor.name, tensor.data, raw_dtype=tensor.tensor_type)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return target
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "expected", "note"),
+    [
+        ("name", "renamed", {"name": "renamed"}, "name was changed in the file after the export: renamed"),
+        ("license", "MIT", {"license": "MIT"}, "license was changed in the file after the export: MIT"),
+        ("languages", ["hi"], {"languages": ["hi"]}, r"languages was changed .*: \['hi'\]"),
+        ("temp", 0.5, {"sampling": {**METADATA["sampling"], "temperature": 0.5}}, "sampling was changed"),  # type: ignore[dict-item]
+        ("top_k", 7, {"sampling": {**METADATA["sampling"], "top_k": 7}}, "sampling was changed"),  # type: ignore[dict-item]
+        ("chat_template", "{{ messages }}", {"chat_template": "{{ messages }}"}, "chat template was changed"),
+    ],
+)
+def test_what_an_edited_file_says_counts(tmp_path: Path, key: str, value: Any, expected: dict[str, Any], note: str) -> None:
+    write_gguf(tmp_path / "m.gguf", small_model())
+    model = read_gguf(edited(tmp_path / "m.gguf", **{key: value}))
+    assert model.metadata == {**METADATA, **expected}
+    assert len(model.notes) == 1 and re.search(note, model.notes[0])
+    convert(tmp_path / "edited-m.gguf", tmp_path / "m.bullet")
+    assert read_model(tmp_path / "m.bullet")[1].metadata == {**METADATA, **expected}
+
+
+@pytest.mark.parametrize("template", [CHAT_TEMPLATE, GGUF_TEMPLATE, HF_TEMPLATE])
+def test_an_unchanged_file_has_no_notes(tmp_path: Path, template: str) -> None:
+    """Whatever the metadata says or leaves out, and with the template of an earlier export."""
+    awkward = {"sampling": {"temperature": 0.1234567891, "top_p": 1 / 3, "repetition_penalty": 1}, "chat_template": CHAT_TEMPLATE}
+    for metadata in (METADATA, {}, awkward):
+        write_gguf(tmp_path / "m.gguf", small_model()._replace(metadata=metadata))
+        for path in (tmp_path / "m.gguf", edited(tmp_path / "m.gguf", chat_template=template)):
+            model = read_gguf(path)
+            assert model.metadata == metadata and not model.notes
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_a_split_file_is_named(tmp_path: Path, parts: Parts, first: bool) -> None:
+    """The first part has all keys, the others only those of the split."""
+    keys = parts[0] if first else {}
+    keys |= {"split.count": (UINT32, 3), "split.no": (UINT32, 0 if first else 2), "split.tensors.count": (UINT32, 12)}
+    tensors = {"token_embd.weight": parts[1]["token_embd.weight"]} if first else {}
+    (tmp_path / "m-00001-of-00003.gguf").write_bytes(raw_gguf(keys, tensors))
+    with pytest.raises(FormatError, match=f"this is part {1 if first else 3} of 3 of a split GGUF: join the parts with `llama-gguf-split"):
+        convert(tmp_path / "m-00001-of-00003.gguf", tmp_path / "out.bullet")
+
+
+def test_the_real_blocker_comes_first(tmp_path: Path, parts: Parts) -> None:
+    """Joining parts or another weight type does not help where the architecture or the tokenizer is foreign."""
+    parts[1][Q] = (12, (32, 32), ONES)
+    parts[0]["split.count"] = (UINT32, 2)
+    steps = [
+        (lambda: parts[0].update({"general.architecture": (STRING, "qwen3")}), 'architecture is "qwen3"'),
+        (
+            lambda: parts[0].update({"general.architecture": (STRING, "llama"), "tokenizer.ggml.model": (STRING, "gpt2")}),
+            "tokenizer.ggml.model",
+        ),
+        (lambda: parts[0].update({"tokenizer.ggml.model": (STRING, "llama")}), "split GGUF"),
+        (lambda: parts[0].update({"split.count": (UINT32, 1)}), "is Q4_K"),
+    ]
+    for change, message in steps:
+        change()
+        (tmp_path / "m.gguf").write_bytes(raw_gguf(*parts))
+        with pytest.raises(FormatError, match=message):
+            read_gguf(tmp_path / "m.gguf")
+
+
 def key(name: str, *content: Any) -> Callable[[Parts], object]:
     """Replace a key by a type and a value, or by bytes; nothing removes it."""
 
@@ -274,6 +413,11 @@ def token(i: int, text: str | None = None, score: float | None = None, kind: int
                 parts[0][f"tokenizer.ggml.{name}"][1][i] = new
 
     return damage
+
+
+def fewer_tokens(parts: Parts) -> None:
+    for name in ("tokens", "scores", "token_type"):
+        parts[0][f"tokenizer.ggml.{name}"][1].pop()
 
 
 ONES = np.ones((32, 32), "<f4").tobytes()
@@ -312,20 +456,34 @@ DAMAGE: dict[str, tuple[Callable[[Parts], object], str]] = {
     "a bias": (tensor("blk.0.attn_q.bias", F32, (32,), bytes(128)), r"the tensor blk\.0\.attn_q\.bias is unknown"),
     "another shape": (tensor(Q, F32, (64, 16), ONES), r"attn_q\.weight has shape \[64, 16\]"),
     "five dimensions": (tensor(Q, F32, (32, 32, 1, 1, 1), ONES), "has 5 dimensions"),
-    "another type": (tensor(Q, 12, (32, 32), ONES), r"has ggml type 12: only F32"),
-    "halved gains": (tensor("output_norm.weight", F16, (32,), bytes(64)), r"output_norm\.weight is F16: gains of norms must be F32"),
+    "another type": (tensor(Q, 12, (32, 32), ONES), r"attn_q.weight is Q4_K: only F32, F16, BF16, Q4_0 and Q8_0"),
+    "a type of the future": (tensor(Q, 1000, (32, 32), ONES), r"attn_q.weight is ggml type 1000: only F32"),
+    "rounded gains": (
+        tensor("output_norm.weight", Q4_0, (32,), bytes(18)),
+        r"output_norm\.weight is BQ4: gains of norms must not be quantized",
+    ),
     "not a number": (tensor(Q, F32, (32, 32), NAN), r"attn_q\.weight holds a scale or number that is NaN"),
     "an infinite scale": (tensor(Q, Q4_0, (32, 32), b"\x00\x7c" * 9 * 32), "holds a scale or number that is NaN or infinite"),
-    "another tokenizer": (key("tokenizer.ggml.model", STRING, "gpt2"), 'tokenizer.ggml.model is "gpt2": only "llama"'),
+    "another tokenizer": (key("tokenizer.ggml.model", STRING, "gpt2"), 'tokenizer.ggml.model is "gpt2": only tokenizers of BulletLM'),
     "a space in front": (key("tokenizer.ggml.add_space_prefix"), "add_space_prefix must be false"),
     "spaces removed": (key("tokenizer.ggml.remove_extra_whitespaces", BOOL, True), "remove_extra_whitespaces must be false"),
     "a normaliser": (key("tokenizer.ggml.precompiled_charsmap", UINT32, [1, 2]), "precompiled_charsmap"),
-    "no tokens": (key("tokenizer.ggml.tokens"), "tokenizer.ggml.tokens must be 277 texts"),
-    "few tokens": (key("tokenizer.ggml.tokens", STRING, ["a"]), "tokenizer.ggml.tokens must be 277 texts"),
+    "no tokens": (key("tokenizer.ggml.tokens"), "tokenizer.ggml.tokens must be a list of texts"),
+    "few tokens": (key("tokenizer.ggml.tokens", STRING, ["a"]), 'token 0 is "a", but must be "<unk>"'),
     "few scores": (key("tokenizer.ggml.scores", FLOAT32, [1.0]), "tokenizer.ggml.scores must be 277 numbers"),
     "no types": (key("tokenizer.ggml.token_type"), "tokenizer.ggml.token_type must be 277 numbers"),
     "score is NaN": (token(270, score=float("nan")), "tokenizer.ggml.scores holds a number"),
     "other marks": (token(3, text="<|im_start|>"), r'token 3 is "<\|im_start\|>", but must be "<\|user\|>"'),
+    **{
+        f"mark {i} as user-defined": (
+            token(i, kind=4),
+            rf"token {i} must be of type {3 if i else 2} \(.*\) and not empty, but is of type 4",
+        )
+        for i in range(6)
+    },
+    "a byte as text": (token(6, kind=1), r"token 6 must be of type 6 \(byte\)"),
+    "an unused token": (token(270, kind=5), "token 270 must be of type 1"),
+    "fewer tokens than rows": (fewer_tokens, "tokenizer.ggml.tokens has 276 texts, but the embedding has 277 rows"),
     "another type of token": (token(270, kind=4), "token 270 must be of type 1"),
     "an empty token": (token(270, text=""), "token 270 must be of type 1 .normal. and not empty"),
     "a token twice": (token(270, text="i"), "tokenizer.ggml: "),

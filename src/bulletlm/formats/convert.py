@@ -10,14 +10,18 @@ from typing import NamedTuple
 import numpy as np
 
 from bulletlm.errors import BulletError, ConfigError, FormatError
+from bulletlm.files import open_regular, read_regular
 from bulletlm.formats.bullet.header import parse_json
 from bulletlm.formats.bullet.reader import PICKLE, open_bullet
 from bulletlm.formats.bullet.version1 import check_v1, is_v1, read_v1, write_v1
 from bulletlm.formats.bullet.writer import ModelContents, write_bullet
 from bulletlm.formats.gguf import modelfile_path, read_gguf, write_gguf
 from bulletlm.formats.hf import FILES as HF_FILES
+from bulletlm.formats.hf import INDEX as HF_INDEX
 from bulletlm.formats.hf import METADATA as HF_METADATA
+from bulletlm.formats.hf import WEIGHTS as HF_WEIGHTS
 from bulletlm.formats.hf import read_hf, write_hf
+from bulletlm.formats.not_a_model import what_was_downloaded
 from bulletlm.formats.npy import FORMAT as NPY_FORMAT
 from bulletlm.formats.npy import MANIFEST, TOKENIZER, read_npy, write_npy
 from bulletlm.formats.stored import EncodedTensor, StoredModel, as_floats, check_tokenizer, type_of
@@ -151,16 +155,9 @@ def compatibility(shape: ModelShape, types: Mapping[str, str], version: int) -> 
 
 def _kind_by_content(path: Path) -> str:
     if path.is_dir():
-        if (path / MANIFEST).exists():
-            return "npy"
-        if (path / "config.json").exists() and not (path / "export").exists():
-            return "hf"
-        for inside in ("model.bullet", "export/npy"):
-            if (path / inside).exists():
-                raise ConfigError(f"{path} is a run: name {path / inside}")
-        raise FormatError(f"{path} has neither config.json (Hugging Face) nor {MANIFEST} (.npy tensors): it is no model folder")
+        return _kind_of_folder(path)
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             head = file.read(4096)
     except OSError as error:
         raise BulletError(f"cannot open {path} ({error.strerror}): name a model file or folder") from None
@@ -170,9 +167,39 @@ def _kind_by_content(path: Path) -> str:
         raise FormatError(f"{path}: {PICKLE}")
     if head.startswith(b"PK"):
         raise FormatError(f"{path} is a zip file, such as torch.save writes: pickles inside it can run any program, so it is refused")
+    if found := what_was_downloaded(head):
+        raise FormatError(f"{path}: {found}")
     if path.suffix == ".safetensors":
-        raise FormatError(f"{path} has weights only: name the folder with config.json and tokenizer.model")
+        if (path.parent / "config.json").exists():
+            raise FormatError(f"{path} has weights only: name its folder, {path.parent}")
+        raise FormatError(f"{path} has weights only, and config.json is not beside it: a model needs its configuration and tokenizer too")
     return "bullet v1" if is_v1(head) else "bullet"
+
+
+def _kind_of_folder(folder: Path) -> str:
+    if (folder / MANIFEST).exists():
+        return "npy"
+    for inside in ("model.bullet", "export/npy"):
+        if (folder / inside).exists():
+            raise ConfigError(f"{folder} is a run: name {folder / inside}")
+    if (folder / "adapter_config.json").exists() and not _has_weights(folder):
+        raise FormatError(
+            f"{folder} holds only an adapter (LoRA or another of peft), which changes a base model that is not here: "
+            f"merge the two with peft's merge_and_unload, and save the result"
+        )
+    if (folder / "config.json").exists():
+        return "hf"
+    ggufs = sorted(path.name for path in folder.glob("*.gguf"))
+    if ggufs:
+        raise FormatError(f"{folder} is a folder with GGUF files: name the file, {folder / printable(ggufs[0])}")
+    if _has_weights(folder):
+        raise FormatError(f"{folder} has weights, but no config.json: the download is not complete")
+    raise FormatError(f"{folder} has neither config.json (Hugging Face) nor {MANIFEST} (.npy tensors): it is no model folder")
+
+
+def _has_weights(folder: Path) -> bool:
+    """Whether a folder holds weights of a whole model in the form of transformers."""
+    return any((folder / name).exists() for name in (HF_WEIGHTS, HF_INDEX)) or any(folder.glob("model-*-of-*.safetensors"))
 
 
 def _kind_by_name(target: Path) -> str:
@@ -219,7 +246,7 @@ def _hf_export(folder: Path) -> Collection[str]:
 def _npy_export(folder: Path) -> Collection[str]:
     """The names of the files of an earlier export; none where no manifest of ours lists them."""
     try:
-        manifest = parse_json((folder / MANIFEST).read_bytes(), MANIFEST)
+        manifest = parse_json(read_regular(folder / MANIFEST), MANIFEST)
     except (OSError, FormatError):
         return ()
     tensors = manifest.get("tensors")

@@ -17,20 +17,51 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bulletlm.errors import BulletError, ConfigError, FormatError
-from bulletlm.files import atomic_file, write_text
+from bulletlm.files import atomic_file, open_regular, write_text
 from bulletlm.formats.bullet.cursor import Cursor
 from bulletlm.formats.bullet.header import SHAPE_LIMITS, check_metadata, parse_json
-from bulletlm.formats.stored import EncodedTensor, StoredModel, brief, check_finite, check_tokenizer, type_of, view_tensor
+from bulletlm.formats.chat_template import GGUF_TEMPLATE, exported_template, is_standard
+from bulletlm.formats.not_a_model import what_was_downloaded
+from bulletlm.formats.stored import EncodedTensor, StoredModel, as_floats, brief, check_finite, check_tokenizer, type_of, view_tensor
 from bulletlm.quant.bq4 import Quantized
 from bulletlm.quant.types import tensor_bytes
 from bulletlm.sampling_limits import PENALTY_WINDOW
 from bulletlm.shape import ModelShape
-from bulletlm.text.chat import CHAT_TEMPLATE
-from bulletlm.text.pieces import NORMAL
-from bulletlm.text.tokenizer import BOS, END, EOS, FIRST_PIECE, SPECIAL_TOKENS, UNK, Tokenizer
+from bulletlm.text.sentencepiece_rules import TYPE_NAMES, fixed_text
+from bulletlm.text.tokenizer import BOS, END, EOS, FIRST_PIECE, SPECIAL_TOKENS, UNK, type_of_id
 from bulletlm.text.train_tokenizer import model_of_pieces
 
 GGML_TYPES = {"F32": 0, "F16": 1, "BQ4": 2, "BQ8": 8}
+GGML_BF16 = 30
+"""Read only: a .bullet has no such type, so it becomes float32, exactly."""
+
+OTHER_GGML_TYPES = {
+    3: "Q4_1",
+    6: "Q5_0",
+    7: "Q5_1",
+    9: "Q8_1",
+    10: "Q2_K",
+    11: "Q3_K",
+    12: "Q4_K",
+    13: "Q5_K",
+    14: "Q6_K",
+    15: "Q8_K",
+    16: "IQ2_XXS",
+    17: "IQ2_XS",
+    18: "IQ3_XXS",
+    19: "IQ1_S",
+    20: "IQ4_NL",
+    21: "IQ3_S",
+    22: "IQ2_S",
+    23: "IQ4_XS",
+    28: "F64",
+    29: "IQ1_M",
+    34: "TQ1_0",
+    35: "TQ2_0",
+    39: "MXFP4",
+}
+"""Names of types that cannot be read, for messages."""
+
 FILE_TYPES = {"F32": 0, "F16": 1, "BQ4": 2, "BQ8": 7}
 """general.file_type: what most of the weights are."""
 
@@ -98,7 +129,7 @@ def write_gguf(path: Path, model: StoredModel) -> None:
         writer.add_add_eos_token(False)
         writer.add_add_space_prefix(False)
         writer.add_bool("tokenizer.ggml.remove_extra_whitespaces", False)
-        writer.add_chat_template(model.metadata.get("chat_template", CHAT_TEMPLATE))
+        writer.add_chat_template(exported_template(model.metadata, GGUF_TEMPLATE))
         for name in model.shape.tensors():
             tensor = model.tensors[name]
             data = tensor.blocks.reshape(*tensor.shape[:-1], -1) if isinstance(tensor, Quantized) else tensor
@@ -190,9 +221,10 @@ OLLAMA_TEMPLATE = """\
 
 
 def read_gguf(path: Path) -> StoredModel:
-    """Read a model of the `llama` architecture with Q4_0, Q8_0, F16 or F32 tensors and our tokenizer.
+    """Read a model of the `llama` architecture with Q4_0, Q8_0, F16, BF16 or F32 tensors and our tokenizer.
 
-    The tensors are mapped from the file.
+    The tensors are mapped from the file, except BF16, which become float32. What the standard keys of the file say counts more
+    than the metadata that BulletLM put into it, since other programs edit only the former.
 
     Raises:
         BulletError: the file cannot be opened.
@@ -200,7 +232,7 @@ def read_gguf(path: Path) -> StoredModel:
     """
     path = Path(path)
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     except (OSError, ValueError) as error:
         raise BulletError(f"cannot open {path} ({getattr(error, 'strerror', None) or 'it is empty'}): name a GGUF file") from None
@@ -211,14 +243,32 @@ def read_gguf(path: Path) -> StoredModel:
 
 
 def _read(data: mmap.mmap) -> StoredModel:
+    """Checks come in the order in which a user could do something about them: what no conversion changes is said first."""
     values, infos, start = _parse(data)
+    if "general.architecture" not in values:
+        _refuse_split(values)
     architecture = _text(values, "general.architecture")
     if architecture != "llama":
         raise FormatError(f'general.architecture is "{brief(architecture)}": only "llama" is supported')
+    proto = _tokenizer(values)
     _check_keys(values)
+    _refuse_split(values)
     shape = _shape(values, infos)
+    tokens = values["tokenizer.ggml.tokens"]
+    if len(tokens) != shape.vocab_size:
+        raise FormatError(f"tokenizer.ggml.tokens has {len(tokens)} texts, but the embedding has {shape.vocab_size} rows")
     tensors = _tensors(data, infos, start, shape)
-    return StoredModel(shape, tensors, _tokenizer(values, shape), _metadata(values))
+    notes: list[str] = []
+    return StoredModel(shape, tensors, proto, _metadata(values, notes), tuple(notes))
+
+
+def _refuse_split(values: Mapping[str, Any]) -> None:
+    count, number = values.get("split.count", 0), values.get("split.no", 0)
+    if type(count) is int and count > 1:
+        part = f"part {number + 1} of {count}" if type(number) is int else f"one of {count} parts"
+        raise FormatError(
+            f"this is {part} of a split GGUF: join the parts with `llama-gguf-split --merge FIRST-PART.gguf WHOLE.gguf`, and name that file"
+        )
 
 
 class _Info(NamedTuple):
@@ -265,6 +315,8 @@ def _value(cursor: Cursor, what: str) -> Any:
 def _parse(data: mmap.mmap) -> tuple[dict[str, Any], dict[str, _Info], int]:
     """The keys, the tensors, and where the data section begins."""
     if data[:4] != b"GGUF":
+        if found := what_was_downloaded(data[:1024]):
+            raise FormatError(found)
         raise FormatError('this is not a GGUF file: it does not begin with "GGUF"')
     cursor = Cursor(data, 4)
     version = cursor.number("<I", "the version")
@@ -389,7 +441,7 @@ def _tensors(data: mmap.mmap, infos: Mapping[str, _Info], start: int, shape: Mod
     for name in infos:
         if name not in names:
             raise FormatError(f"the tensor {brief(name)} is unknown: only plain Llama models of this shape are supported")
-    known = {number: kind for kind, number in GGML_TYPES.items()}
+    known = {number: kind for kind, number in GGML_TYPES.items()} | {GGML_BF16: "BF16"}
     tensors: dict[str, EncodedTensor] = {}
     places: list[tuple[int, int, str]] = []
     for theirs, name in names.items():
@@ -399,15 +451,23 @@ def _tensors(data: mmap.mmap, infos: Mapping[str, _Info], start: int, shape: Mod
         if info.extents != extents:
             raise FormatError(f"the tensor {theirs} has shape {list(info.extents)}, but the keys imply {list(extents)}")
         if info.type not in known:
-            raise FormatError(f"the tensor {theirs} has ggml type {info.type}: only F32 (0), F16 (1), Q4_0 (2) and Q8_0 (8) are supported")
+            name_of_type = OTHER_GGML_TYPES.get(info.type, f"ggml type {info.type}")
+            raise FormatError(
+                f"the tensor {theirs} is {name_of_type}: only F32, F16, BF16, Q4_0 and Q8_0 can be read; make the file in one of these"
+            )
         kind = known[info.type]
-        if len(extents) == 1 and kind != "F32":
-            raise FormatError(f"the tensor {theirs} is {kind}: gains of norms must be F32")
-        size, offset = tensor_bytes(kind, extents), start + info.offset
+        if len(extents) == 1 and kind in ("BQ4", "BQ8"):
+            raise FormatError(f"the tensor {theirs} is {kind}: gains of norms must not be quantized")
+        size, offset = tensor_bytes("F16" if kind == "BF16" else kind, extents), start + info.offset
         if offset + size > len(data) or offset % 4:
             raise FormatError(f"the file is cut short or damaged: the tensor {theirs} is said to lie at byte {offset}, {size} bytes long")
         places.append((offset, size, theirs))
-        tensors[name] = view_tensor(np.frombuffer(data, np.uint8, size, offset), kind, extents)
+        stored = np.frombuffer(data, np.uint8, size, offset)
+        if kind == "BF16":
+            tensors[name] = (stored.view("<u2").astype("<u4") << 16).view("<f4").reshape(extents)  # the upper half of a binary32
+        else:
+            tensor = view_tensor(stored, kind, extents)
+            tensors[name] = as_floats(tensor) if len(extents) == 1 else tensor
     places.sort()
     for (offset, size, before), (after, _, theirs) in itertools.pairwise(places):
         if offset + size > after:
@@ -417,60 +477,77 @@ def _tensors(data: mmap.mmap, infos: Mapping[str, _Info], start: int, shape: Mod
     return tensors
 
 
-def _tokenizer(values: Mapping[str, Any], shape: ModelShape) -> bytes:
+def _tokenizer(values: Mapping[str, Any]) -> bytes:
     where = "tokenizer.ggml"
     kind = _text(values, f"{where}.model")
     if kind != "llama":
-        raise FormatError(f'{where}.model is "{brief(kind)}": only "llama" (sentencepiece) is supported')
-    for key, wanted in (("add_space_prefix", False), ("remove_extra_whitespaces", False)):
-        # llama.cpp's own defaults are true and false.
-        if values.get(f"{where}.{key}", key == "add_space_prefix") is not wanted:
-            raise FormatError(f"{where}.{key} must be false: only tokenizers that keep text as it is are supported")
-    if f"{where}.precompiled_charsmap" in values:
-        raise FormatError(f"{where}.precompiled_charsmap: only tokenizers without a normaliser are supported")
+        raise FormatError(f'{where}.model is "{brief(kind)}": only tokenizers of BulletLM ("llama", sentencepiece) are supported')
     tokens, scores, types = (values.get(f"{where}.{key}", 0) for key in ("tokens", "scores", "token_type"))
-    if not isinstance(tokens, list) or len(tokens) != shape.vocab_size:
-        raise FormatError(f"{where}.tokens must be {shape.vocab_size} texts, one for each row of the embedding")
+    if not isinstance(tokens, list) or not tokens:
+        raise FormatError(f"{where}.tokens must be a list of texts, one for each row of the embedding")
+    for i in range(FIRST_PIECE):
+        wanted = fixed_text(i)
+        if i >= len(tokens) or tokens[i] != wanted:
+            found = f'is "{brief(tokens[i])}"' if i < len(tokens) else "is missing"
+            raise FormatError(f'{where}: token {i} {found}, but must be "{wanted}": only tokenizers of BulletLM are supported')
     if not isinstance(scores, np.ndarray) or len(scores) != len(tokens):
         raise FormatError(f"{where}.scores must be {len(tokens)} numbers")
     if not isinstance(types, np.ndarray) or len(types) != len(tokens):
         raise FormatError(f"{where}.token_type must be {len(tokens)} numbers")
     if not np.isfinite(scores).all():
         raise FormatError(f"{where}.scores holds a number that is NaN or infinite")
-    pieces = list(zip(tokens[FIRST_PIECE:], scores[FIRST_PIECE:].tolist(), types[FIRST_PIECE:].tolist(), strict=True))
-    for i, (text, _, kind_number) in enumerate(pieces, FIRST_PIECE):
-        if kind_number != NORMAL or not text:
-            raise FormatError(f"{where}: token {i} must be of type {NORMAL} (normal) and not empty")
-    tokenizer = check_tokenizer(model_of_pieces((text, score) for text, score, _ in pieces), shape.vocab_size, where)
-    _compare(tokenizer, tokens, where)
+    for i, (text, type_number) in enumerate(zip(tokens, types.tolist(), strict=True)):
+        if type_number != type_of_id(i) or not text:
+            name = TYPE_NAMES[type_of_id(i)]
+            raise FormatError(f"{where}: token {i} must be of type {type_of_id(i)} ({name}) and not empty, but is of type {type_number}")
+    for key, allowed in (("add_space_prefix", False), ("remove_extra_whitespaces", False)):
+        # llama.cpp's own defaults are true and false.
+        if values.get(f"{where}.{key}", key == "add_space_prefix") is not allowed:
+            raise FormatError(f"{where}.{key} must be false: only tokenizers that keep text as it is are supported")
+    if f"{where}.precompiled_charsmap" in values:
+        raise FormatError(f"{where}.precompiled_charsmap: only tokenizers without a normaliser are supported")
     for key, wanted_id in (("bos_token_id", BOS), ("eos_token_id", EOS)):
         if values.get(f"{where}.{key}", wanted_id) != wanted_id:
             raise FormatError(f"{where}.{key} must be {wanted_id}")
-    return tokenizer.proto
+    learned = zip(tokens[FIRST_PIECE:], scores[FIRST_PIECE:].tolist(), strict=True)
+    return check_tokenizer(model_of_pieces(learned), len(tokens), where).proto
 
 
-def _compare(tokenizer: Tokenizer, tokens: list[str], where: str) -> None:
-    """The special and byte tokens of the file must be ours, at our ids."""
-    for i, piece in enumerate(tokenizer.pieces()):
-        if piece.text != tokens[i]:
-            raise FormatError(
-                f'{where}: token {i} is "{brief(tokens[i])}", but must be "{piece.text}": only our own tokenizers are supported'
-            )
+_STANDARD_TEXTS = {"name": "general.name", "license": "general.license"}
 
 
-def _metadata(values: Mapping[str, Any]) -> dict[str, Any]:
-    if METADATA_KEY in values:
-        metadata = parse_json(_text(values, METADATA_KEY).encode(), METADATA_KEY)
-    else:
-        metadata = {
-            name: _text(values, key)
-            for name, key in (("name", "general.name"), ("license", "general.license"), ("chat_template", "tokenizer.chat_template"))
-            if key in values
-        }
-        if "general.languages" in values:
-            metadata["languages"] = values["general.languages"]
-        sampling = {name: values[key] for name, key in SAMPLING_KEYS.items() if key in values}
-        if sampling:
-            metadata["sampling"] = {name: float(str(np.float32(v))) if isinstance(v, float) else v for name, v in sampling.items()}
+def _metadata(values: Mapping[str, Any], notes: list[str]) -> dict[str, Any]:
+    """The metadata of the export, with what the standard keys say now; `notes` says what was changed since."""
+    embedded = parse_json(_text(values, METADATA_KEY).encode(), METADATA_KEY) if METADATA_KEY in values else {}
+    check_metadata(embedded)
+    standard = _standard_metadata(values)
+    metadata = dict(embedded)
+    for key, value in standard.items():
+        if key == "sampling":
+            before = embedded.get(key, {})
+            # The file has them as binary32.
+            value = before | {name: v for name, v in value.items() if name not in before or np.float32(v) != np.float32(before[name])}
+        if value == embedded.get(key, type(value)()):  # an export writes an empty text or list where nothing is known
+            continue
+        metadata[key] = value
+        if METADATA_KEY in values:
+            notes.append(f"{key.replace('_', ' ')} was changed in the file after the export: {brief(str(value))}")
     check_metadata(metadata)
     return metadata
+
+
+def _standard_metadata(values: Mapping[str, Any]) -> dict[str, Any]:
+    """What the keys that every program knows say, under our names."""
+    found: dict[str, Any] = {name: _text(values, key) for name, key in _STANDARD_TEXTS.items() if key in values}
+    if "general.languages" in values:
+        languages = values["general.languages"]
+        found["languages"] = languages.tolist() if isinstance(languages, np.ndarray) else languages
+    if "tokenizer.chat_template" in values:
+        template = _text(values, "tokenizer.chat_template")
+        if not is_standard(template):
+            found["chat_template"] = template
+    sampling = {name: values[key] for name, key in SAMPLING_KEYS.items() if key in values}
+    if sampling:
+        # Stored as binary32: the shortest number that reads the same.
+        found["sampling"] = {name: float(str(np.float32(v))) if isinstance(v, float) else v for name, v in sampling.items()}
+    return found

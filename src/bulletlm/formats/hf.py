@@ -5,23 +5,34 @@ neighbours. So the rows of the query and key matrices are reordered, head by hea
 """
 
 import json
+import os
+import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from bulletlm.errors import BulletError, FormatError
-from bulletlm.files import atomic_folder, write_json, write_text
+from bulletlm.files import atomic_folder, read_regular, write_json, write_text
 from bulletlm.formats.bullet.header import check_metadata, parse_json, read_shape, show
+from bulletlm.formats.chat_template import HF_TEMPLATE, exported_template, is_standard
 from bulletlm.formats.gguf import size_label
+from bulletlm.formats.not_a_model import what_was_downloaded
 from bulletlm.formats.stored import EncodedTensor, Floats, StoredModel, as_floats, brief, check_finite, check_tokenizer
+from bulletlm.formats.tokenizer_json import read_tokenizer_json
 from bulletlm.shape import ModelShape
-from bulletlm.text.chat import CHAT_TEMPLATE
-from bulletlm.text.tokenizer import BOS, END, EOS, SPECIAL_TOKENS, UNK
+from bulletlm.text.tokenizer import BOS, END, EOS, FIRST_PIECE, SPECIAL_TOKENS, UNK
+from bulletlm.text.train_tokenizer import model_of_pieces
 
 WEIGHTS, INDEX, TOKENIZER = "model.safetensors", "model.safetensors.index.json", "tokenizer.model"
+TOKENIZER_JSON, TEMPLATE = "tokenizer.json", "chat_template.jinja"
 METADATA = "bullet_metadata.json"
+"""Name, licence and other metadata, for people; transformers does not copy this file."""
+
+CONFIG_METADATA = "bullet_metadata"
+"""The key of config.json with the same, which transformers keeps when it saves a model."""
 
 FILES = (
     "config.json",
@@ -29,11 +40,14 @@ FILES = (
     WEIGHTS,
     TOKENIZER,
     "tokenizer_config.json",
-    "chat_template.jinja",
+    TEMPLATE,
     METADATA,
     "README.md",
 )
 """What a folder of ours holds."""
+
+PAD = UNK
+"""The token that fills batches. No text encodes to <unk>, whereas with </s> the ends of documents would count as padding."""
 
 _LAYER_NAMES = {
     "attention_norm": "input_layernorm",
@@ -76,10 +90,10 @@ def write_hf(folder: Path, model: StoredModel) -> None:
     with atomic_folder(folder, FILES) as partial:
         save_file(weights, partial / WEIGHTS, metadata={"format": "pt"})
         (partial / TOKENIZER).write_bytes(model.tokenizer_proto)
-        write_json(partial / "config.json", _config(shape))
+        write_json(partial / "config.json", {**_config(shape), CONFIG_METADATA: metadata})
         write_json(partial / "generation_config.json", _generation(metadata.get("sampling", {})))
         write_json(partial / "tokenizer_config.json", _tokenizer_config(shape))
-        write_text(partial / "chat_template.jinja", metadata.get("chat_template", CHAT_TEMPLATE))
+        write_text(partial / TEMPLATE, exported_template(metadata, HF_TEMPLATE))
         write_json(partial / METADATA, metadata)
         write_text(partial / "README.md", model_card(model))
 
@@ -121,21 +135,30 @@ def _config(shape: ModelShape) -> dict[str, Any]:
         "tie_word_embeddings": shape.tied_embeddings,
         "bos_token_id": BOS,
         "eos_token_id": EOS,
+        "pad_token_id": PAD,
         "torch_dtype": "float32",
         "dtype": "float32",
     }
 
 
 def _generation(sampling: Mapping[str, Any]) -> dict[str, Any]:
-    config: dict[str, Any] = {"bos_token_id": BOS, "eos_token_id": [EOS, END], "pad_token_id": EOS}
+    config: dict[str, Any] = {"bos_token_id": BOS, "eos_token_id": [EOS, END], "pad_token_id": PAD}
     config["do_sample"] = sampling.get("temperature", 1.0) > 0
-    names = ("temperature", "top_k", "top_p", "min_p") if config["do_sample"] else ()
-    config |= {name: sampling[name] for name in names if name in sampling}
-    if "repetition_penalty" in sampling:
-        config["repetition_penalty"] = sampling["repetition_penalty"]
-    if "max_tokens" in sampling:
-        config["max_new_tokens"] = sampling["max_tokens"]
-    return config
+    only_when_sampling = () if config["do_sample"] else ("temperature", "top_k", "top_p", "min_p")
+    return config | {
+        theirs: sampling[name] for name, theirs in _SAMPLING_NAMES.items() if name in sampling and name not in only_when_sampling
+    }
+
+
+_SAMPLING_NAMES = {
+    "temperature": "temperature",
+    "top_k": "top_k",
+    "top_p": "top_p",
+    "min_p": "min_p",
+    "repetition_penalty": "repetition_penalty",
+    "max_tokens": "max_new_tokens",
+}
+"""Our names of the settings -> those of generation_config.json."""
 
 
 def _tokenizer_config(shape: ModelShape) -> dict[str, Any]:
@@ -149,6 +172,7 @@ def _tokenizer_config(shape: ModelShape) -> dict[str, Any]:
         "unk_token": SPECIAL_TOKENS[UNK],
         "bos_token": SPECIAL_TOKENS[BOS],
         "eos_token": SPECIAL_TOKENS[EOS],
+        "pad_token": SPECIAL_TOKENS[PAD],
         "additional_special_tokens": list(SPECIAL_TOKENS[EOS + 1 :]),
         "add_bos_token": True,
         "add_eos_token": False,
@@ -248,24 +272,110 @@ def read_hf(folder: Path) -> StoredModel:
     if not folder.is_dir():
         raise BulletError(f"there is no folder {folder}: name a folder with config.json and model.safetensors")
     where = folder / "config.json"
-    shape = _shape(parse_json(_read(where), str(where)), str(where))
-    metadata = parse_json(_read(folder / METADATA), METADATA) if (folder / METADATA).exists() else {}
+    config = parse_json(_read(where), str(where))
+    shape = _shape(config, str(where))
+    proto = _tokenizer(folder, shape)
+    notes: list[str] = []
+    metadata = _metadata(folder, config, notes)
+    tensors = _weights(folder, shape)
+    if shape.tied_embeddings and "lm_head.weight" in tensors:
+        if np.array_equal(tensors["lm_head.weight"], tensors["token_embedding.weight"]):  # type: ignore[arg-type]
+            del tensors["lm_head.weight"]
+        else:
+            shape = replace(shape, tied_embeddings=False)
+            notes.append("config.json ties the output matrix to the embedding, but lm_head.weight differs from it: both were kept")
+    return StoredModel(shape, tensors, proto, metadata, tuple(notes))
+
+
+def _read(path: Path, max_bytes: int | None = None) -> bytes:
+    try:
+        content = read_regular(path, max_bytes)
+    except OSError as error:
+        raise FormatError(f"cannot read {path} ({error.strerror})") from None
+    if found := what_was_downloaded(content[:1024]):
+        raise FormatError(f"{path}: {found}")
+    return content
+
+
+def _exists(path: Path) -> bool:
+    return os.path.lexists(path)
+
+
+# --- metadata -----------------------------------------------------------------------------------------------------------
+
+
+def _metadata(folder: Path, config: Mapping[str, Any], notes: list[str]) -> dict[str, Any]:
+    """Ours, changed by what the files that transformers reads say."""
+    if _exists(folder / METADATA):
+        where, metadata = str(folder / METADATA), parse_json(_read(folder / METADATA), str(folder / METADATA))
+    else:
+        where, metadata = f"{folder / 'config.json'}: {CONFIG_METADATA}", config.get(CONFIG_METADATA, {})
+        if not isinstance(metadata, dict):
+            raise FormatError(f"{where} is {show(metadata)}: it must be an object")
+    _check(metadata, where)
+    found = dict(metadata)
+    template = _template(folder)
+    if template is not None and not is_standard(template) and template != metadata.get("chat_template"):
+        found["chat_template"] = template
+        if metadata:
+            notes.append("its chat template was changed after the export: the new one was taken")
+    sampling = _sampling(folder)
+    changed = [name for name, value in sampling.items() if metadata.get("sampling", {}).get(name) != value]
+    if changed:
+        found["sampling"] = {**metadata.get("sampling", {}), **sampling}
+        if metadata:
+            notes.append(f"generation_config.json has other settings than the metadata ({', '.join(changed)}): those were taken")
+    _check(found, str(folder))
+    return found
+
+
+def _check(metadata: dict[str, Any], where: str) -> None:
     try:
         check_metadata(metadata)
     except FormatError as error:
-        raise FormatError(f"{folder / METADATA}: {error}") from None
-    if not (folder / TOKENIZER).exists():
-        raise FormatError(f"{folder / TOKENIZER} is missing: only models with a sentencepiece tokenizer are supported")
-    proto = _read(folder / TOKENIZER)
-    check_tokenizer(proto, shape.vocab_size, str(folder / TOKENIZER))
-    return StoredModel(shape, _weights(folder, shape), proto, metadata)
+        raise FormatError(f"{where}: {error}") from None
 
 
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise FormatError(f"cannot read {path} ({error.strerror})") from None
+def _template(folder: Path) -> str | None:
+    """The chat template, from the place where transformers looks first."""
+    if _exists(folder / TEMPLATE):
+        try:
+            return _read(folder / TEMPLATE).decode().removesuffix("\n")
+        except UnicodeDecodeError:
+            raise FormatError(f"{folder / TEMPLATE} is not UTF-8 text") from None
+    path = folder / "tokenizer_config.json"
+    template = parse_json(_read(path), str(path)).get("chat_template") if _exists(path) else None
+    return template if isinstance(template, str) else None
+
+
+def _sampling(folder: Path) -> dict[str, Any]:
+    """The settings of generation_config.json under our names."""
+    path = folder / "generation_config.json"
+    if not _exists(path):
+        return {}
+    config = parse_json(_read(path), str(path))
+    sampling = {name: config[theirs] for name, theirs in _SAMPLING_NAMES.items() if config.get(theirs) is not None}
+    if config.get("do_sample") is False:
+        sampling["temperature"] = 0.0
+    return sampling
+
+
+# --- the tokenizer ------------------------------------------------------------------------------------------------------
+
+
+def _tokenizer(folder: Path, shape: ModelShape) -> bytes:
+    """The sentencepiece model: from tokenizer.model, or made from tokenizer.json."""
+    model, as_json = folder / TOKENIZER, folder / TOKENIZER_JSON
+    if not _exists(model) and not _exists(as_json):
+        raise FormatError(f"{folder} has neither {TOKENIZER} nor {TOKENIZER_JSON}: without its tokenizer a model cannot be used")
+    pieces = read_tokenizer_json(_read(as_json), str(as_json)) if _exists(as_json) else None
+    if not _exists(model):
+        assert pieces is not None
+        return check_tokenizer(model_of_pieces(pieces), shape.vocab_size, str(as_json)).proto
+    tokenizer = check_tokenizer(_read(model), shape.vocab_size, str(model))
+    if pieces is not None and [text for text, _ in pieces] != [piece.text for piece in tokenizer.pieces()[FIRST_PIECE:]]:
+        raise FormatError(f"{model} and {TOKENIZER_JSON} hold different vocabularies: delete the one that does not belong to the weights")
+    return tokenizer.proto
 
 
 _SETTLED: dict[str, tuple[Any, ...]] = {
@@ -310,42 +420,57 @@ def _shape(config: Mapping[str, Any], where: str) -> ModelShape:
 
 
 def _weights(folder: Path, shape: ModelShape) -> dict[str, EncodedTensor]:
-    names = {hf_name(name): name for name in shape.tensors()}
+    extents = {"lm_head.weight": (shape.vocab_size, shape.dim), **shape.tensors()}  # also where config.json says tied
+    names = {hf_name(name): name for name in extents}
     tensors: dict[str, EncodedTensor] = {}
     for path in _shards(folder):
         for theirs, tensor in _read_safetensors(path).items():
             name = names.get(theirs)
-            if name is None and (theirs.endswith("rotary_emb.inv_freq") or theirs == "lm_head.weight"):
-                continue  # follow from the configuration; a tied lm_head is the embedding
+            if name is None and theirs.endswith("rotary_emb.inv_freq"):
+                continue  # follows from the configuration
             where = f"{path}: {brief(theirs)}"
             if name is None:
                 raise FormatError(f"{where} is unknown: only plain Llama models are supported")
-            if tuple(tensor.shape) != shape.tensors()[name]:
-                raise FormatError(f"{where} has shape {list(tensor.shape)}, but config.json implies {list(shape.tensors()[name])}")
+            if tuple(tensor.shape) != extents[name]:
+                raise FormatError(f"{where} has shape {list(tensor.shape)}, but config.json implies {list(extents[name])}")
             check_finite(tensor, where)
             tensors[name] = _neighbours(name, tensor, shape)
-    for theirs, name in names.items():
+    for name in shape.tensors():
         if name not in tensors:
-            raise FormatError(f"{folder}: the tensor {theirs} is missing")
+            raise FormatError(f"{folder}: the tensor {hf_name(name)} is missing")
     return tensors
 
 
 def _shards(folder: Path) -> list[Path]:
-    if (folder / WEIGHTS).exists():
+    if _exists(folder / WEIGHTS):
         return [folder / WEIGHTS]
-    if (folder / INDEX).exists():
+    if _exists(folder / INDEX):
         where = str(folder / INDEX)
         files = parse_json(_read(folder / INDEX), where).get("weight_map")
         if not isinstance(files, dict) or not all(_is_file_name(file) for file in files.values()):
             raise FormatError(f"{where}: weight_map must give the file in this folder for each tensor")
         return [folder / file for file in sorted(set(files.values()))]
-    pickles = sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth", "*.ckpt") for path in folder.glob(pattern))
-    if pickles:
-        raise FormatError(
-            f"{folder} has its weights only as Python pickles ({brief(pickles[0])}): loading one can run any program, so it is "
-            f"refused; save the model with safe_serialization"
+    raise FormatError(f"{folder} {_what_weights(folder)}")
+
+
+def _what_weights(folder: Path) -> str:
+    """What a folder without safetensors weights has instead, and what to do about it."""
+    names = sorted(path.name for path in folder.iterdir())
+
+    def first(*endings: str) -> str:
+        return next((brief(name) for name in names if name.endswith(endings)), "")
+
+    if found := first(".bin", ".pt", ".pth", ".ckpt"):
+        return (
+            f"has its weights only as Python pickles ({found}): loading one can run any program, so it is refused; "
+            f"save the model with safe_serialization"
         )
-    raise FormatError(f"{folder} has no {WEIGHTS}: only safetensors weights are supported")
+    if found := next((brief(name) for name in names if _SHARD.fullmatch(name)), ""):
+        return f"has only shards of the weights ({found}), and no {INDEX}, which lists them: download the missing file"
+    return f"has no {WEIGHTS}: the weights of the model are missing"
+
+
+_SHARD = re.compile(r"model-\d+-of-\d+\.safetensors")
 
 
 def _is_file_name(value: Any) -> bool:

@@ -17,9 +17,6 @@ Floats = npt.NDArray[np.float32]
 EncodedTensor = npt.NDArray[np.floating] | Quantized
 """float32 or float16 of the tensor's own shape, or blocks of BQ4 or BQ8."""
 
-GENTLE_TEXT = " नमस्ते,  A\u00a0ﬁ 1२\n\tक्ष्मी <|user|></s> "
-"""Comes back changed from a tokenizer that adds, removes or normalises anything, or takes text for special tokens."""
-
 
 class StoredModel(NamedTuple):
     """What every format holds in its own way.
@@ -69,11 +66,10 @@ def check_finite(tensor: EncodedTensor, where: str) -> None:
 
 
 def check_tokenizer(proto: bytes, vocab_size: int, where: str) -> Tokenizer:
-    """The tokenizer of a file that somebody else may have written.
+    """The tokenizer of a file of unknown origin.
 
     Raises:
-        FormatError: not a sentencepiece model, not with our special tokens, of another size than the embedding, or
-            one that changes text before encoding it, which a .bullet cannot express.
+        FormatError: not a sentencepiece model, not one of BulletLM's, or of another size than the embedding; `where` names it.
     """
     try:
         tokenizer = Tokenizer(proto)
@@ -81,8 +77,6 @@ def check_tokenizer(proto: bytes, vocab_size: int, where: str) -> Tokenizer:
         raise FormatError(f"{where}: {error}") from None
     if tokenizer.vocab_size != vocab_size:
         raise FormatError(f"{where}: it has {tokenizer.vocab_size} tokens, but the embedding has {vocab_size} rows")
-    if tokenizer.decode(tokenizer.encode(GENTLE_TEXT)) != GENTLE_TEXT:
-        raise FormatError(f"{where}: it changes text (a space in front, a normaliser): only tokenizers that keep text are supported")
     return tokenizer
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from bulletlm.errors import BulletError, DataError, FormatError
+from bulletlm.terminal import printable
 from bulletlm.text.pieces import BYTE, CONTROL, NORMAL, UNKNOWN, Piece
 
 UNK, BOS, EOS, USER, ASSISTANT, END = range(6)
@@ -27,28 +28,29 @@ class Tokenizer:
     """Encodes and decodes with a trained vocabulary.
 
     Raises:
-        FormatError: the bytes are not a sentencepiece model of ours.
+        FormatError: the bytes are not a sentencepiece model, or not one that keeps text as BulletLM's do.
     """
 
     def __init__(self, model_proto: bytes) -> None:
         import sentencepiece
 
+        from bulletlm.text.sentencepiece_rules import read_model_file
+
         self.proto = model_proto
+        try:
+            pieces = read_model_file(model_proto)
+        except FormatError as error:
+            raise FormatError(f"the tokenizer is not one of BulletLM: {error}") from None
         self._model = sentencepiece.SentencePieceProcessor()
         try:
             self._model.LoadFromSerializedProto(model_proto)
             self.vocab_size: int = self._model.vocab_size()
             texts: list[str] = [self._model.id_to_piece(i) for i in range(self.vocab_size)]
         except (RuntimeError, UnicodeDecodeError) as error:
-            # The library's messages quote the file, which may hold control characters, and a lot of them.
-            reason = "".join(c if c.isprintable() else "?" for c in str(error)[:200])
-            raise FormatError(f"the tokenizer is not a sentencepiece model ({reason}): train it again") from None
-        expected = [*SPECIAL_TOKENS, *(f"<0x{byte:02X}>" for byte in range(256))]
-        found = texts[:FIRST_PIECE]
-        if found != expected:
-            wrong = next((i for i, (a, b) in enumerate(zip(found, expected, strict=False)) if a != b), len(found))
+            raise FormatError(f"the tokenizer is not a sentencepiece model: {printable(str(error), limit=200)}") from None
+        if texts != [piece.text for piece in pieces]:
             raise FormatError(
-                f"the tokenizer is not one of BulletLM: token {wrong} should be {expected[wrong]}; train it with `bullet tokenizer`"
+                "the tokenizer is not a sentencepiece model of BulletLM: the sentencepiece library reads other pieces from it"
             )
         self._bytes = [token_bytes(i, text) for i, text in enumerate(texts)]
         self._space_mark = [FIRST_BYTE + byte for byte in SPACE_MARK.encode()]
@@ -109,18 +111,19 @@ class Tokenizer:
 
     def pieces(self) -> list[Piece]:
         """The vocabulary in the order of its ids."""
-        return [Piece(self._model.id_to_piece(i), self._model.get_score(i), _type_of(i)) for i in range(self.vocab_size)]
+        return [Piece(self._model.id_to_piece(i), self._model.get_score(i), type_of_id(i)) for i in range(self.vocab_size)]
 
 
 def token_bytes(i: int, text: str) -> bytes:
     """The UTF-8 bytes that token `i`, the piece `text`, stands for."""
-    kind = _type_of(i)
+    kind = type_of_id(i)
     if kind == BYTE:
         return bytes([i - FIRST_BYTE])
     return text.replace(SPACE_MARK, " ").encode() if kind == NORMAL else b""
 
 
-def _type_of(i: int) -> int:
+def type_of_id(i: int) -> int:
+    """The piece type of token `i`, which is the same in every vocabulary."""
     if i == UNK:
         return UNKNOWN
     if i < FIRST_BYTE:

@@ -6,6 +6,7 @@
 import hashlib
 import struct
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -34,22 +35,25 @@ METADATA = {
 }
 
 
-def proto() -> bytes:
+def varint(value: int) -> bytes:
+    return bytes([value]) if value < 128 else bytes([value & 127 | 128]) + varint(value >> 7)
+
+
+def field(number: int, wire: int, content: bytes) -> bytes:
+    """A field of a protocol buffer; wire type 0 is a number, 2 is bytes, 5 is four bytes."""
+    return varint(number << 3 | wire) + (varint(len(content)) if wire == 2 else b"") + content
+
+
+TRAINER = field(3, 0, b"\2") + field(4, 0, varint(len(PIECES))) + field(35, 0, b"\1")  # BPE, vocab_size, byte_fallback
+NORMALIZER = field(1, 2, b"identity") + field(3, 0, b"\0") + field(4, 0, b"\0")  # no dummy prefix, spaces kept
+
+
+def proto(pieces: Sequence[Piece] = PIECES, trainer: bytes = TRAINER, normalizer: bytes = NORMALIZER) -> bytes:
     """The vocabulary as a sentencepiece model (a protocol buffer; see sentencepiece_model.proto)."""
-
-    def field(number: int, wire: int, content: bytes) -> bytes:
-        return bytes([number << 3 | wire]) + (varint(len(content)) if wire == 2 else b"") + content
-
-    def varint(value: int) -> bytes:
-        return bytes([value]) if value < 128 else bytes([value & 127 | 128]) + varint(value >> 7)
-
     rows = b"".join(
         field(1, 2, field(1, 2, text.encode()) + field(2, 5, struct.pack("<f", score)) + field(3, 0, varint(kind)))
-        for text, score, kind in PIECES
+        for text, score, kind in pieces
     )
-    byte_fallback = varint(35 << 3) + b"\1"
-    trainer = field(3, 0, b"\2") + field(4, 0, varint(len(PIECES))) + byte_fallback  # BPE
-    normalizer = field(1, 2, b"identity") + field(3, 0, b"\0") + field(4, 0, b"\0")  # no dummy prefix, spaces kept
     return rows + field(2, 2, trainer) + field(3, 2, normalizer)
 
 

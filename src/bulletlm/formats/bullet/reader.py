@@ -27,6 +27,7 @@ from bulletlm.formats.bullet.layout import (
 )
 from bulletlm.shape import ModelShape
 from bulletlm.text.pieces import Piece
+from bulletlm.text.sentencepiece_rules import check_model_file
 
 if TYPE_CHECKING:
     import numpy as np
@@ -73,6 +74,7 @@ class BulletFile:
         metadata: the keys of the header that are not the format's own: license, languages, sampling, training ...
         special: name -> id of the special tokens: unk, bos, eos and, in chat models, user, assistant, end.
         pieces: the vocabulary, (text, score, type) in the order of the ids.
+        tokenizer_proto: the sentencepiece model; it has been checked against `pieces`.
         size: bytes of the whole file.
     """
 
@@ -86,6 +88,11 @@ class BulletFile:
         self.special: dict[str, int] = self._header.special
         self.metadata = {key: value for key, value in self.header.items() if key not in RESERVED}
         self.pieces: list[Piece] = decode_pieces(self._section(PIECES_SECTION), self.shape.vocab_size, self.special)
+        self.tokenizer_proto: bytes = self._section(SENTENCEPIECE_SECTION)
+        try:
+            check_model_file(self.tokenizer_proto, self.pieces)
+        except FormatError as error:
+            raise FormatError(f"section {SENTENCEPIECE_SECTION}: {error}") from None
 
     @property
     def tensors(self) -> Mapping[str, TensorEntry]:
@@ -129,30 +136,18 @@ class BulletFile:
 
         return as_floats(self.read_blocks(name))
 
-    @property
-    def tokenizer_proto(self) -> bytes:
-        """The sentencepiece model, not checked."""
-        return self._section(SENTENCEPIECE_SECTION)
-
     def tokenizer(self) -> Tokenizer:
-        """The tokenizer of the file.
+        """The tokenizer of the file, with the sentencepiece library.
 
         Raises:
-            FormatError: the sentencepiece model is damaged, or is not the one of the vocabulary.
+            FormatError: the library cannot read the sentencepiece model.
         """
         from bulletlm.text.tokenizer import Tokenizer
 
         try:
-            tokenizer = Tokenizer(self._section(SENTENCEPIECE_SECTION))
-            other = tokenizer.pieces()
-        except (FormatError, UnicodeDecodeError) as error:
+            return Tokenizer(self.tokenizer_proto)
+        except FormatError as error:
             raise FormatError(f"{self.path}: section {SENTENCEPIECE_SECTION}: {error}") from None
-        if len(other) != len(self.pieces):
-            raise FormatError(f"{self.path}: section {SENTENCEPIECE_SECTION} has {len(other)} pieces, not {len(self.pieces)}")
-        for i, (ours, theirs) in enumerate(zip(self.pieces, other, strict=True)):
-            if tuple(ours) != tuple(theirs):
-                raise FormatError(f"{self.path}: sections {PIECES_SECTION} and {SENTENCEPIECE_SECTION} differ in piece {i}")
-        return tokenizer
 
     def verify(self) -> None:
         """Check what opening does not: the SHA-256, every number of every tensor, and the tokenizer.
