@@ -4,16 +4,19 @@
 alone, so that the result does not depend on who reads it. docs/reading.md lists the kinds.
 """
 
+import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
-from bulletlm.data.readers import parquet, rows, tables, text
+from bulletlm.data.readers import documents as document_parts
+from bulletlm.data.readers import isolated, parquet, questions, rows, subtitles, tables, text, whatsapp, wiki
+from bulletlm.data.readers.isolated import DocumentProcess
 from bulletlm.data.readers.opened import DAMAGE, explain, find_encoding
 from bulletlm.data.readers.raw import BadRow, Block, Listener, NoColumnError, RawDocument, ignore
 from bulletlm.data.sources import SourceFile
 from bulletlm.errors import DataError
 
-__all__ = ["BadRow", "Block", "RawDocument", "blocks", "documents", "read_documents"]
+__all__ = ["BadRow", "Block", "DocumentProcess", "RawDocument", "blocks", "documents", "read_documents"]
 
 _TEXT_READERS: dict[str, Callable[[SourceFile, str, Listener], Iterator[Block | BadRow]]] = {
     ".txt": text.blocks,
@@ -21,6 +24,9 @@ _TEXT_READERS: dict[str, Callable[[SourceFile, str, Listener], Iterator[Block | 
     ".json": rows.json_blocks,
     ".tsv": tables.blocks,
     ".csv": tables.blocks,
+    ".srt": subtitles.blocks,
+    ".wiki": wiki.extracted_blocks,
+    ".xml": wiki.dump_blocks,
 }
 """Kinds of text files -> what makes blocks of them, given their encoding."""
 
@@ -28,6 +34,8 @@ _OTHER_READERS: dict[str, Callable[[SourceFile, Listener], Iterator[Block | BadR
     ".parquet": parquet.blocks,
     ".arrow": parquet.blocks,
 }
+
+DOCUMENT_KINDS = (".docx", ".pdf", ".epub", ".html", ".md")
 
 _DOCUMENTS: dict[str, Callable[[Block, int], Iterator[RawDocument | BadRow]]] = {
     ".txt": text.documents,
@@ -37,6 +45,12 @@ _DOCUMENTS: dict[str, Callable[[Block, int], Iterator[RawDocument | BadRow]]] = 
     ".csv": tables.documents,
     ".parquet": parquet.documents,
     ".arrow": parquet.documents,
+    ".srt": subtitles.documents,
+    ".wiki": wiki.extracted_documents,
+    ".xml": wiki.dump_documents,
+    "whatsapp": whatsapp.documents,
+    "questions": questions.documents,
+    **dict.fromkeys(DOCUMENT_KINDS, document_parts.documents),
 }
 """Kinds of files -> what reads the documents of a block."""
 
@@ -53,7 +67,11 @@ def read_documents(
 
 
 def blocks(
-    file: SourceFile, advance: Callable[[int], None], note: Callable[[str], None], taken_for: Callable[[str], None] = ignore
+    file: SourceFile,
+    advance: Callable[[int], None],
+    note: Callable[[str], None],
+    taken_for: Callable[[str], None] = ignore,
+    process: DocumentProcess | None = None,
 ) -> Iterator[Block | BadRow]:
     """The file in pieces that hold whole documents, and the lines that are too long.
 
@@ -61,13 +79,14 @@ def blocks(
         advance: called with the bytes of the file that have been passed.
         note: called with a sentence when the file turns out to be damaged; what comes before the damage is kept.
         taken_for: called with what the file was taken for, such as "text in cp1252".
+        process: the process for documents; without it, one is started for this file where it is needed.
 
     Raises:
         DataError: the file, named in the configuration itself, is damaged or is not what its name says.
     """
     passed = 0
     try:
-        for block in _blocks(file, Listener(advance, note, taken_for)):
+        for block in _blocks(file, Listener(advance, note, taken_for), process):
             yield block
             passed = block.last if isinstance(block, Block) else block.line
     except DAMAGE as error:
@@ -86,14 +105,19 @@ def documents(block: Block, seed: int) -> Iterator[RawDocument | BadRow]:
     Args:
         seed: chooses the wording of translation requests.
     """
-    return _DOCUMENTS[block.file.kind](block, seed)
+    return _DOCUMENTS[block.kind or block.file.kind](block, seed)
 
 
-def _blocks(file: SourceFile, listener: Listener) -> Iterator[Block | BadRow]:
+def _blocks(file: SourceFile, listener: Listener, process: DocumentProcess | None) -> Iterator[Block | BadRow]:
+    if file.kind in DOCUMENT_KINDS:
+        with contextlib.ExitStack() as stack:
+            yield from isolated.blocks(file, listener, process or stack.enter_context(DocumentProcess()))
+        return
     if file.kind in _OTHER_READERS:
-        return _OTHER_READERS[file.kind](file, listener)
+        yield from _OTHER_READERS[file.kind](file, listener)
+        return
     encoding = find_encoding(file)
     if encoding != "utf-8":
         report = listener.taken_for
         listener = replace(listener, taken_for=lambda what: report(f"{what} in {encoding}"))
-    return _TEXT_READERS[file.kind](file, encoding, listener)
+    yield from _TEXT_READERS[file.kind](file, encoding, listener)

@@ -19,7 +19,9 @@ LINE_BYTES = 16 << 20
 _SHOWN_BYTES = 2_000
 
 
-def line_blocks(file: SourceFile, encoding: str, listener: Listener, border: bytes = b"\n", plan: Any = None) -> Iterator[Block | BadRow]:
+def line_blocks(
+    file: SourceFile, encoding: str, listener: Listener, *, border: bytes = b"\n", plan: Any = None, kind: str = ""
+) -> Iterator[Block | BadRow]:
     """Whole lines of a file, whichever of \\n, \\r\\n and \\r it uses.
 
     Args:
@@ -33,7 +35,7 @@ def line_blocks(file: SourceFile, encoding: str, listener: Listener, border: byt
         except DAMAGE:
             end = rest.rfind(b"\n") + 1
             if end:  # what follows is the beginning of a line that is lost
-                yield _block(file, number, rest[:end], plan)
+                yield _block(file, number, rest[:end], plan, kind)
             raise
         if piece is None:
             break
@@ -49,14 +51,14 @@ def line_blocks(file: SourceFile, encoding: str, listener: Listener, border: byt
         if end < len(border):
             end = rest.rfind(b"\n") + 1 if len(rest) >= 2 * BLOCK_BYTES else 0
         if end:
-            yield (block := _block(file, number, rest[:end], plan))
+            yield (block := _block(file, number, rest[:end], plan, kind))
             number = block.last + 1
             rest = rest[end:]
         elif len(rest) > LINE_BYTES:
             yield endless(file, number, rest)
             rest, skipping = b"", True
     if rest:
-        yield _block(file, number, rest, plan)
+        yield _block(file, number, rest, plan, kind)
 
 
 def lines_of(block: Block) -> Iterator[tuple[int, str] | BadRow]:
@@ -71,8 +73,8 @@ def lines_of(block: Block) -> Iterator[tuple[int, str] | BadRow]:
             yield BadRow(block.file.name, number, "invalid_utf8", line.decode("utf-8", errors="replace"))
 
 
-def _block(file: SourceFile, first: int, data: bytes, plan: Any) -> Block:
-    return Block(file, first, first + data.count(b"\n") - data.endswith(b"\n"), data, plan)
+def _block(file: SourceFile, first: int, data: bytes, plan: Any, kind: str) -> Block:
+    return Block(file, first, first + data.count(b"\n") - data.endswith(b"\n"), data, plan, kind)
 
 
 def endless(file: SourceFile, number: int, line: bytes) -> BadRow:

@@ -50,6 +50,7 @@ class Block:
         first, last: numbers of its first and last line, row or page.
         data: the lines as UTF-8, or rows of a table in Arrow's format.
         plan: what the reader found out about the whole file; None where the reader needs nothing.
+        kind: what reads the documents of the block; "" for the kind of the file.
     """
 
     file: SourceFile
@@ -57,6 +58,7 @@ class Block:
     last: int
     data: bytes
     plan: Any = None
+    kind: str = ""
 
 
 def ignore(_: str) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from bulletlm.data.readers import questions, whatsapp, wiki
 from bulletlm.data.readers.lines import line_blocks, lines_of
 from bulletlm.data.readers.opened import beginning_as_text
 from bulletlm.data.readers.raw import BadRow, Block, Listener, RawDocument
@@ -15,6 +16,16 @@ _BORDERS = {"form_feed": b"\f"}
 def blocks(file: SourceFile, encoding: str, listener: Listener) -> Iterator[Block | BadRow]:
     """The text in blocks of whole documents, except where a document is longer than a block."""
     sample = beginning_as_text(file, encoding)
+    if whatsapp.recognize(sample):
+        yield from whatsapp.blocks(file, encoding, listener)
+        return
+    labels = questions.recognize(sample)
+    if labels is not None:
+        yield from questions.blocks(file, encoding, listener, labels)
+        return
+    if sample.startswith("<doc "):
+        yield from wiki.extracted_blocks(file, encoding, listener)
+        return
     structure = choose_structure(sample.split("\n"), file.documents)
     listener.taken_for(f"text, {structure.describe()}" if structure.chosen or structure.width or structure.gutenberg else "text")
     yield from line_blocks(file, encoding, listener, border=_BORDERS.get(structure.documents, b"\n\n"), plan=structure)

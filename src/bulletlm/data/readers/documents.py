@@ -1,0 +1,12 @@
+"""Word documents, PDF, books, web pages and Markdown as documents: what isolated.py has taken apart."""
+
+import json
+from collections.abc import Iterator
+
+from bulletlm.data.readers.raw import BadRow, Block, RawDocument
+
+
+def documents(block: Block, seed: int) -> Iterator[RawDocument | BadRow]:
+    """A part of a document as one document; most documents have one part."""
+    part = json.loads(block.data)
+    yield RawDocument(block.file.name, block.first, block.file.language, [text for _, text in part], [page for page, _ in part])

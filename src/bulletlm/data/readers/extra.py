@@ -1,0 +1,15 @@
+"""Libraries that are only needed for some kinds of documents."""
+
+import importlib.util
+
+from bulletlm.errors import DataError
+
+
+def needs_extra(module: str, what: str) -> None:
+    """Check that a library of the extra `documents` is installed.
+
+    Raises:
+        DataError: it is not; the message has the command that installs it.
+    """
+    if importlib.util.find_spec(module) is None:
+        raise DataError(f"reading {what} needs the {module} package: pip install 'bulletlm[documents]'")

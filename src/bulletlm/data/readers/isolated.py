@@ -1,0 +1,223 @@
+"""Documents are taken apart in a process of their own, with bounds on its memory and time, which ends with it if a library fails.
+
+The process reads requests from its standard input and writes answers to its standard output, a line of JSON each:
+
+    {"path", "member", "kind"}
+    {"alive"}; {"paragraphs": [[page, text], ...]}, as often as needed; {"left_out": [[reason, page, text], ...]}; {"note"}
+    {"end"} or {"error": why it is not read}
+"""
+
+import contextlib
+import json
+import os
+import queue
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+from bulletlm.data.readers.extra import needs_extra
+from bulletlm.data.readers.opened import DAMAGE, explain, read_whole
+from bulletlm.data.readers.raw import BadRow, Block, Listener, NotReadError
+from bulletlm.data.sources import SourceFile
+
+SILENT_SECONDS = 120.0
+"""A document is given up after this time without a page or a part of it."""
+
+MEMORY_BYTES = 4 << 30
+_MOST_BYTES = 512 << 20
+_PART_CHARACTERS = 1_000_000
+_LIBRARIES = {
+    ".docx": ("defusedxml", "Word documents"),
+    ".epub": ("selectolax", "EPUB books"),
+    ".html": ("selectolax", "HTML"),
+    ".md": ("markdown_it", "Markdown"),
+    ".pdf": ("pypdf", "PDF"),
+}
+_SAID = {".docx": "Word document", ".epub": "book (EPUB)", ".html": "web page", ".md": "Markdown", ".pdf": "PDF, its text layer"}
+
+
+class DocumentProcess:
+    """The process that takes documents apart; it is started for the first document, and again after it has ended."""
+
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[bytes] | None = None
+        self._answers: queue.Queue[bytes] = queue.Queue(maxsize=64)
+
+    def __enter__(self) -> "DocumentProcess":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """End the process."""
+        if self._process:
+            self._process.kill()
+            self._process.wait()
+            for pipe in (self._process.stdin, self._process.stdout):
+                if pipe:
+                    with contextlib.suppress(OSError):
+                        pipe.close()
+            self._process = None
+
+    def read(self, file: SourceFile) -> Iterator[dict[str, Any]]:
+        """The answers for one file.
+
+        Raises:
+            NotReadError: the process gave up, ended or was silent for too long.
+        """
+        process = self._process or self._start()
+        request = {"path": os.fsencode(file.path.absolute()).hex(), "member": file.member, "kind": file.kind}
+        finished = False
+        try:
+            if process.stdin is None:
+                raise NotReadError("the process that reads documents could not be started")
+            process.stdin.write(json.dumps(request).encode() + b"\n")
+            process.stdin.flush()
+            while True:
+                line = self._answers.get(timeout=SILENT_SECONDS)
+                if not line:
+                    raise NotReadError("the library that reads it failed, or needed too much memory: convert it to another format")
+                answer: dict[str, Any] = json.loads(line)
+                if "error" in answer or "end" in answer:
+                    finished = True
+                if "error" in answer:
+                    raise NotReadError(answer["error"])
+                if "end" in answer:
+                    return
+                yield answer
+        except queue.Empty:
+            raise NotReadError(
+                f"it was given up after {SILENT_SECONDS:.0f} seconds without a result: convert it to another format"
+            ) from None
+        except BrokenPipeError:
+            raise NotReadError("the library that reads it failed: convert it to another format") from None
+        finally:
+            if not finished:
+                self.stop()
+
+    def _start(self) -> "subprocess.Popen[bytes]":
+        command = [sys.executable, "-m", "bulletlm.data.readers.isolated"]
+        self._process = process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        )
+        self._answers = answers = queue.Queue(maxsize=64)
+        threading.Thread(target=_receive, args=(process.stdout, answers), daemon=True).start()
+        return process
+
+
+def _receive(pipe: IO[bytes], answers: "queue.Queue[bytes]") -> None:
+    with contextlib.suppress(ValueError, OSError):  # closed by `stop`
+        for line in pipe:
+            answers.put(line)
+    answers.put(b"")
+
+
+def blocks(file: SourceFile, listener: Listener, process: DocumentProcess) -> Iterator[Block | BadRow]:
+    """The document as blocks of lines of JSON: [[page, paragraph], ...].
+
+    Raises:
+        DataError: the library that reads it is not installed.
+    """
+    needs_extra(*_LIBRARIES[file.kind])
+    listener.taken_for(_SAID[file.kind])
+    for answer in process.read(file):
+        if "note" in answer:
+            listener.note(answer["note"])
+        for reason, page, text in answer.get("left_out", ()):
+            yield BadRow(file.name, page, reason, text)
+        part = answer.get("paragraphs")
+        if part:
+            yield Block(file, part[0][0], part[-1][0], json.dumps(part, ensure_ascii=False).encode("utf-8", "replace"))
+    listener.advance(file.bytes_on_disk)
+
+
+def main() -> None:
+    """Answer requests until standard input ends."""
+    _limit_memory()
+    answers = os.fdopen(os.dup(1), "wb")
+    with open(os.devnull, "wb") as nothing:
+        os.dup2(nothing.fileno(), 1)  # what a library prints is no answer
+
+    def send(answer: dict[str, Any]) -> None:
+        answers.write(json.dumps(answer).encode() + b"\n")
+        answers.flush()
+
+    for line in sys.stdin.buffer:
+        request = json.loads(line)
+        path = Path(os.fsdecode(bytes.fromhex(request["path"])))
+        file = SourceFile(path, "", request["kind"], "auto", False, member=request["member"])
+        try:
+            _answer(file, send)
+        except DAMAGE as error:
+            send({"error": explain(error)})
+        except MemoryError:
+            send({"error": "it needs too much memory: split it"})
+        except Exception as error:  # whatever a library raises on a file that was made to break it
+            send({"error": f"the library that reads it failed ({type(error).__name__}): convert it to another format"})
+        else:
+            send({"end": True})
+
+
+def _limit_memory() -> None:
+    with contextlib.suppress(ImportError, ValueError, OSError):
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def _answer(file: SourceFile, send: Any) -> None:
+    data = read_whole(file, _MOST_BYTES)
+    if file.kind == ".pdf":
+        from bulletlm.data.readers.pdf import pdf_paragraphs
+
+        paragraphs, furniture, note = pdf_paragraphs(data, lambda: send({"alive": True}))
+        if note:
+            send({"note": note})
+        send({"left_out": [("page_furniture", page, text) for page, text in furniture]})
+        _send_parts(iter(paragraphs), send)
+        return
+    _send_parts(((number, text) for number, text in enumerate(_paragraphs(file.kind, data), 1)), send)
+
+
+def _paragraphs(kind: str, data: bytes) -> Iterator[str]:
+    if kind == ".docx":
+        from bulletlm.data.readers.office import docx_paragraphs
+
+        return docx_paragraphs(data)
+    if kind == ".epub":
+        from bulletlm.data.readers.office import epub_paragraphs
+
+        return epub_paragraphs(data)
+    if kind == ".md":
+        from bulletlm.data.readers.markdown import markdown_paragraphs
+
+        return markdown_paragraphs(data.decode("utf-8", "replace").replace("\r\n", "\n"))
+    from bulletlm.data.readers.pages import decode_html, html_paragraphs
+
+    return html_paragraphs(decode_html(data))
+
+
+def _send_parts(paragraphs: Iterator[tuple[int, str]], send: Any) -> None:
+    """Paragraphs in parts of bounded size."""
+    part: list[tuple[int, str]] = []
+    size = 0
+    for number, text in paragraphs:
+        part.append((number, text))
+        size += len(text)
+        if size >= _PART_CHARACTERS:
+            send({"paragraphs": part})
+            part, size = [], 0
+    if part:
+        send({"paragraphs": part})
+
+
+if __name__ == "__main__":
+    main()

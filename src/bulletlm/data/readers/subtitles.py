@@ -1,0 +1,53 @@
+""".srt and .vtt: what is said, without numbers, times and marks of style; lines of one sentence are joined."""
+
+import re
+from collections.abc import Iterator
+
+from bulletlm.data.readers.lines import line_blocks, lines_of
+from bulletlm.data.readers.raw import BadRow, Block, Listener, RawDocument
+from bulletlm.data.sources import SourceFile
+
+_TIME = re.compile(r"^\s*(?:\d+:)?\d{1,2}:\d{2}[,.]\d{1,3}\s*-->")
+_STYLE = re.compile(r"</?(?:[ibuc]|v|font|ruby|rt|lang|\d\d:\d\d)(?:[ .:][^>]*)?>|<\d[\d:.]*>|\{\\[^}]*\}")
+_SENTENCE_END = re.compile(r"[.!?…।॥。！？؟۔♪\])][\"”’'»]*$")
+_NOT_SPOKEN = ("WEBVTT", "NOTE", "STYLE", "REGION", "X-TIMESTAMP-MAP")
+
+
+def blocks(file: SourceFile, encoding: str, listener: Listener) -> Iterator[Block | BadRow]:
+    """The file in blocks of whole cues."""
+    listener.taken_for("subtitles")
+    yield from line_blocks(file, encoding, listener, border=b"\n\n")
+
+
+def documents(block: Block, seed: int) -> Iterator[RawDocument | BadRow]:
+    """The block as one document."""
+    document = RawDocument(block.file.name, block.first, block.file.language)
+    cue: list[str] = []
+    spoken = False
+    before = ""
+    for item in lines_of(block):
+        if isinstance(item, BadRow):
+            yield item
+            continue
+        number, line = item
+        line = line.removeprefix("\ufeff")
+        if not line.strip():
+            cue, spoken = [], False
+        elif not spoken:
+            # Up to the line of times, there is the number of the cue, or a comment.
+            spoken = _TIME.match(line) is not None
+            if not spoken and not line.strip().isdigit() and not cue and not line.startswith(_NOT_SPOKEN):
+                cue.append(line)
+        else:
+            text = _STYLE.sub("", line).strip()
+            if not text or text == before:  # automatic subtitles repeat the line above
+                continue
+            before = text
+            if document.paragraphs and not _SENTENCE_END.search(document.paragraphs[-1]) and not text.startswith(("-", "–", "—", "♪")):
+                document.paragraphs[-1] += f" {text}"
+            else:
+                document.paragraphs.append(text)
+                document.lines.append(number)
+    if document.paragraphs:
+        document.line = document.lines[0]
+        yield document
