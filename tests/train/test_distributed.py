@@ -1,4 +1,4 @@
-"""Several processes train what one trains: same curve, one writer, no orphans, no hanging. Real processes on this machine."""
+"""Several processes train as one does: same curve, one writer, no process left over, no hanging. The processes are real."""
 
 import json
 import os
@@ -45,7 +45,7 @@ def task(tokens: Path, folder: Path) -> TrainJob:
 
 
 def curve(folder: Path) -> list[tuple[str, int, float]]:
-    """(event, step, loss); each event once."""
+    """(event, step, loss) of every event, and a check that no event is there twice."""
     events = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     found = [(e["event"], e["step"], e.get("train/loss", e.get("val/loss"))) for e in events if e["event"] in ("train", "eval")]
     assert len({(event, step) for event, step, _ in found}) == len(found)
@@ -76,7 +76,7 @@ class AtStep(SilentProgress):
 
 
 def workers() -> list[psutil.Process]:
-    """Training processes that this one has started; another test's server may be a child too."""
+    """Training processes that this process has started; it may also have started a server for another test."""
     return [child for child in psutil.Process().children() if "bulletlm.train.distributed.launch" in child.cmdline()]
 
 
@@ -89,14 +89,14 @@ def signal_worker(number: int) -> Callable[[], None]:
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 4, 6, 12])
-def test_shares_are_equal_and_cover_the_step(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_shards_are_equal_and_cover_the_step(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ProcessGroup, "__init__", lambda self, rank, size: self.__dict__.update(rank=rank, size=size))
     shares = [list(ProcessGroup(rank, size).shard(12)) for rank in range(size)]
     assert [sequence for share in shares for sequence in share] == list(range(12))
     assert len({len(share) for share in shares}) == 1
 
 
-def test_what_cannot_be_shared_is_refused_with_what_can(tmp_path: Path) -> None:
+def test_a_number_of_processes_that_does_not_divide_the_step_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"^5 processes cannot share the 12 sequences of a step .* equally: 1, 2, 3, 4, 6 or 12 can$"):
         check_shard(5, 12)
     with pytest.raises(ConfigError, match="5 processes cannot share"):
@@ -104,15 +104,15 @@ def test_what_cannot_be_shared_is_refused_with_what_can(tmp_path: Path) -> None:
     assert not workers()
 
 
-def test_alone_costs_nothing_and_changes_nothing() -> None:
+def test_a_single_process_gets_its_own_values() -> None:
     assert SINGLE_PROCESS.sum(1.5, 2) == [1.5, 2]
     assert SINGLE_PROCESS.broadcast_object({"a": 1}) == {"a": 1}
     assert SINGLE_PROCESS.shard(7) == range(7)
 
 
 @pytest.mark.slow
-def test_begun_alone_gone_on_by_two_stopped_killed_and_gone_on_alone(tokens_dir: Path, tmp_path: Path) -> None:
-    """Targets are unevenly spread (loss on answers only), so each process has another number of them."""
+def test_started_by_one_continued_by_two_stopped_killed_and_continued_by_one(tokens_dir: Path, tmp_path: Path) -> None:
+    """The loss counts on answers only, so the processes have different numbers of targets."""
     run_main(task(tokens_dir, tmp_path / "one"), None, 1, SilentProgress())
     both = task(tokens_dir, tmp_path / "two")
     with pytest.raises(Interrupted, match="stopped at step 7 of 60; saved"):
@@ -133,14 +133,14 @@ def test_workers_end_with_the_process_that_started_them(tokens_dir: Path, tmp_pa
         "import sys; from pathlib import Path; sys.path.insert(0, sys.argv[3]); import test_distributed as t; "
         "t.SETTINGS['total_steps'] = 10**6; t.run_main(t.task(Path(sys.argv[1]), Path(sys.argv[2])), None, 2, t.SilentProgress())"
     )
-    leader = subprocess.Popen([sys.executable, "-c", script, str(tokens_dir), str(tmp_path), str(Path(__file__).parent)])
+    main_process = subprocess.Popen([sys.executable, "-c", script, str(tokens_dir), str(tmp_path), str(Path(__file__).parent)])
     try:
-        wait_for(lambda: (tmp_path / "metrics.jsonl").exists() and "train" in (tmp_path / "metrics.jsonl").read_text(), leader)
-        (worker,) = psutil.Process(leader.pid).children()
-        assert os.getpgid(worker.pid) != os.getpgid(leader.pid), "Ctrl-C in the terminal reaches the leader alone, which speaks for all"
+        wait_for(lambda: (tmp_path / "metrics.jsonl").exists() and "train" in (tmp_path / "metrics.jsonl").read_text(), main_process)
+        (worker,) = psutil.Process(main_process.pid).children()
+        assert os.getpgid(worker.pid) != os.getpgid(main_process.pid), "Ctrl-C in the terminal must reach the main process only"
     finally:
-        leader.kill()
-        leader.wait()
+        main_process.kill()
+        main_process.wait()
     assert not psutil.wait_procs([worker], timeout=240)[1]
 
 
@@ -154,7 +154,7 @@ def wait_for(done: Callable[[], bool], process: "subprocess.Popen[bytes]") -> No
 
 @pytest.mark.slow
 def test_torchrun(micro_run: Path, micro_config: Config, tmp_path: Path) -> None:
-    """The whole command: one process finds the earlier stages up to date, all train."""
+    """The whole command: one process finds the earlier stages up to date, and all train."""
     folder = tmp_path / "runs" / micro_config.name
     for part in ("data", "tokenizer", "tokens", "stages.json"):
         copy = shutil.copytree if (micro_run / part).is_dir() else shutil.copy

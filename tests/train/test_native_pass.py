@@ -1,4 +1,4 @@
-"""The native training pass beside autograd in FP32: every gradient, at odd shapes too; and what makes training with it exact to resume."""
+"""The native training pass against autograd in FP32: every gradient, also of unusual shapes; and that equal inputs give equal bytes."""
 
 import dataclasses
 import functools
@@ -29,7 +29,7 @@ needs_library = pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
 
 @pytest.fixture(autouse=True, params=[None] if why_not() else native.paths())
 def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every kind of instructions that this processor has."""
+    """Run every test with every instruction set that this CPU supports."""
     monkeypatch.setattr(compute, "Trainer", functools.partial(Trainer, path=request.param))
 
 
@@ -88,7 +88,7 @@ def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
 
 @pytest.mark.skipif(shutil.which("gcc") is None, reason="gcc is not installed")
 @pytest.mark.skipif(not inspect_machine().has_int8, reason="this CPU has neither AVX-512 VNNI nor AVX-VNNI")
-def test_it_is_there_where_it_can_be() -> None:
+def test_the_library_works_on_a_cpu_that_has_the_instructions() -> None:
     assert why_not() is None
     if "avx512_vnni" in inspect_machine().instruction_sets:
         assert native.paths()[0] == "avx512_vnni" and "avx512_half" in native.paths()
@@ -106,7 +106,7 @@ def test_without_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @needs_library
-def test_a_vocabulary_whose_sums_would_not_fit() -> None:
+def test_a_vocabulary_whose_sums_would_overflow_is_refused() -> None:
     with pytest.raises(
         ConfigError, match=r"^train.precision: int8 is for vocabularies of up to 131,072 tokens; train with --precision=fp32$"
     ):
@@ -127,12 +127,12 @@ def test_gradients_are_near_those_of_fp32(shape: ModelShape) -> None:
     model = made(shape)
     exact, rounded = (learn(model, precision, batch(shape)) for precision in ("fp32", "int8"))
     assert_near(rounded, exact)
-    assert error(rounded["layers.0.mlp.up_proj.weight"], exact["layers.0.mlp.up_proj.weight"]) > 1e-4, "it does round"
+    assert error(rounded["layers.0.mlp.up_proj.weight"], exact["layers.0.mlp.up_proj.weight"]) > 1e-4, "it must round"
 
 
 @needs_library
 def test_gradients_of_a_model_that_has_learned_are_near_those_of_fp32() -> None:
-    """Its activations and attention are uneven, those of a random one are not."""
+    """Its activations and attention are uneven; those of a random model are not."""
     model, (tokens, targets) = made(SHAPE), batch(SHAPE)
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     for _ in range(60):
@@ -141,7 +141,7 @@ def test_gradients_of_a_model_that_has_learned_are_near_those_of_fp32() -> None:
         loss.backward()
         optimizer.step()
     assert loss.detach() / (targets != IGNORE).sum() < 3
-    other = batch(SHAPE, seed=2)  # of what it knows by heart there is next to nothing to learn
+    other = batch(SHAPE, seed=2)  # text that it knows by heart has almost no gradient
     assert_near(learn(model, "int8", other), learn(model, "fp32", other))
 
 
@@ -156,7 +156,7 @@ def test_a_part_of_the_context(length: int) -> None:
 
 @needs_library
 def test_two_micro_batches_are_one() -> None:
-    """And other shapes of a batch in between leave nothing behind."""
+    """Batches of other shapes in between have no effect."""
     model, (tokens, targets) = made(SHAPE), batch(SHAPE)
     whole = learn(model, "int8", (tokens, targets))
     halves = learn(model, "int8", (tokens[:2], targets[:2]), (tokens[2:], targets[2:]))
@@ -200,7 +200,7 @@ def test_gradients_are_added_to_what_is_there() -> None:
 
 
 @needs_library
-def test_targets_that_do_not_count_give_nothing() -> None:
+def test_ignored_targets_have_no_gradient() -> None:
     tokens, targets = batch(SHAPE)
     found = learn(made(SHAPE), "int8", (tokens, torch.full_like(targets, IGNORE)), (tokens[:1], targets[:1]))
     assert_near(found, learn(made(SHAPE), "fp32", (tokens[:1], targets[:1])))
@@ -212,7 +212,7 @@ def test_targets_that_do_not_count_give_nothing() -> None:
 
 
 @needs_library
-def test_changed_weights_count_from_refresh_on() -> None:
+def test_changed_weights_count_after_they_are_loaded() -> None:
     model, (tokens, targets) = made(SHAPE), batch(SHAPE)
     trainer = compute.Trainer(model, 1)
     trainer.load_weights()
@@ -229,7 +229,7 @@ def test_changed_weights_count_from_refresh_on() -> None:
 
 @needs_library
 def test_weights_on_the_grid_are_what_it_computes_with(tokens_dir: Path) -> None:
-    """`accumulate` refreshes, and fake quantisation swaps the memory of the weights."""
+    """`accumulate` loads the weights, and fake quantization replaces their memory."""
     config = TrainConfig(batch_size_per_device=4, gradient_accumulation_steps=2)
     windows = TrainingWindows(TokenFile(np.arange(5000, dtype=np.uint16) % 300, None, {}), SHAPE.max_seq_len, 1)
     results = []
@@ -255,7 +255,7 @@ def test_weights_on_the_grid_are_what_it_computes_with(tokens_dir: Path) -> None
 @needs_library
 @pytest.mark.parametrize("which", [0, 1])
 @pytest.mark.parametrize("wrong", [300, 10**6, -2])
-def test_an_id_outside_of_the_vocabulary_is_one_line(which: int, wrong: int) -> None:
+def test_an_id_outside_the_vocabulary_is_one_line(which: int, wrong: int) -> None:
     pair = batch(SHAPE)
     pair[which][5, 31] = wrong
     with pytest.raises(DataError, match="a token id is outside the vocabulary of 300"):
@@ -265,7 +265,7 @@ def test_an_id_outside_of_the_vocabulary_is_one_line(which: int, wrong: int) -> 
 @needs_library
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 @pytest.mark.parametrize("name", SHAPE.tensors())
-def test_a_weight_that_is_no_number_is_seen(name: str, value: float) -> None:
+def test_a_weight_that_is_not_finite_shows_in_the_loss(name: str, value: float) -> None:
     model = made(SHAPE)
     with torch.no_grad():
         model.get_parameter(name).view(-1)[70 % model.get_parameter(name).numel()] = value
@@ -274,7 +274,7 @@ def test_a_weight_that_is_no_number_is_seen(name: str, value: float) -> None:
 
 @needs_library
 def test_scores_and_gates_beyond_what_an_exponential_holds() -> None:
-    """Of a key behind a query too: there e^x was infinite, and 0 times that is no number."""
+    """Also for a key after the query: e^x was infinite there, and 0 times infinity is NaN."""
     model = made(dataclasses.replace(SHAPE, max_seq_len=45))
     with torch.no_grad():
         for name, weight in model.named_parameters():
