@@ -41,7 +41,7 @@ from bulletlm.train.validation import evaluate
 
 
 class AtStep(SilentProgress):
-    """Calls `action` when the bar has moved so many steps; keeps what is said."""
+    """Calls `action` when the bar has moved by `step` steps; keeps all messages."""
 
     def __init__(self, step: int, action: Any) -> None:
         self.left, self.action, self.said = step, action, list[str]()

@@ -31,6 +31,7 @@ from bulletlm.train.backend.native import why_not
 from bulletlm.train.backend.plan import ComputePlan
 from bulletlm.train.batches import TrainingWindows
 from bulletlm.train.checkpoint import Checkpoint, list_checkpoints, load_checkpoint, save_checkpoint
+from bulletlm.train.distil import TeacherBackend
 from bulletlm.train.log.metrics import CLOCK
 from bulletlm.train.model import Transformer
 from bulletlm.train.state import TrainPosition
@@ -165,6 +166,23 @@ def test_accumulated_gradients_are_those_of_one_batch(tokens_dir: Path) -> None:
         torch.testing.assert_close(other, gradients[0], rtol=1e-4, atol=1e-7)
 
 
+@pytest.mark.parametrize("per_pass", [1, 3, 5, 8])
+def test_passes_of_any_size_give_the_gradients_of_one_batch(tokens_dir: Path, per_pass: int) -> None:
+    """Also where the last pass has fewer sequences than the others, as distillation allows."""
+    config = TrainConfig(batch_size_per_device=8, gradient_accumulation_steps=1)
+    windows = TrainingWindows(open_tokens(tokens_dir, "train"), 16, 9)
+    gradients, losses = [], []
+    for size in (8, per_pass):
+        model = Transformer(SHAPE)
+        model.initialize(3)
+        backend = TeacherBackend(model.loss, size, torch.device("cpu"))
+        assert backend.pass_size(8) == size
+        losses.append(accumulate(config, windows, 3, backend))
+        gradients.append([weight.grad for weight in model.parameters()])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-4, atol=1e-7)
+
+
 @pytest.mark.parametrize(("when", "optimizer"), [(1, "adamw"), (20, "adamw"), (33, "adamw"), (33, "muon")])
 def test_a_stopped_run_continues_exactly(whole: Path, tokens_dir: Path, tmp_path: Path, when: int, optimizer: str) -> None:
     with pytest.raises(Interrupted, match=f"stopped at step {when} of 60; saved"):
@@ -180,7 +198,7 @@ def test_a_stopped_run_continues_exactly(whole: Path, tokens_dir: Path, tmp_path
 
 @pytest.mark.parametrize("when", [29, 30, 31])
 def test_a_run_that_is_stopped_where_it_goes_onto_the_grid_continues_exactly(tokens_dir: Path, tmp_path: Path, when: int) -> None:
-    """There the average begins anew: after a step it holds 2/11 of the weights of step 30 and 9/11 of the next ones."""
+    """The average restarts there: after one step it holds 2/11 of the weights of step 30 and 9/11 of the next ones."""
 
     def on_grid(folder: Path, progress: SilentProgress) -> None:
         exact = job(tokens_dir, folder, ema_decay=0.999, save_every_steps=1, keep_checkpoints=60, total_steps=60)
@@ -286,8 +304,35 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     event = {"from_step": 40, "to_step": 20, "skipped_batch": 39, "rate_factor": 0.6, "reason": "the loss jumped"}
     position = TrainPosition(20, 20, 20, 1.25, "ema", 0, [3.5, 1e-05, 2.25], 1, [39], [event])
     tensors = {name: {"weight": torch.arange(4.0)} for name in ("model", "optimizer", "ema")}
-    save_checkpoint(folder, Checkpoint(tensors, {"key": "key", "position": position.to_json()}))
+    save_checkpoint(folder, Checkpoint(tensors, {"key": "key", **position.to_json()}))
     return folder
+
+
+def test_the_position_in_a_checkpoint_keeps_its_names(small: Path) -> None:
+    """Checkpoints of earlier versions stay readable, and those versions can read these."""
+    state = json.loads((small / "state.json").read_text(encoding="utf-8"))
+    names = "step evaluated_step best_step best_loss best_weights worse_in_a_row recent_losses rung skipped rollbacks"
+    assert list(state["position"]) == names.split() and state["position"]["rung"] == 1
+    position = TrainPosition.from_json(state)
+    assert position.backoff_level == 1
+    assert position.to_json()["position"] == state["position"]
+
+
+@given(
+    changes=st.fixed_dictionaries(
+        {},
+        optional={
+            "seed": st.integers(0, 2**32),
+            "types": st.none() | st.just(weight_types(SHAPE)),
+            "qat_start": st.none() | st.floats(0, 0.99),
+            "key": st.text(),
+            "config": st.builds(TrainConfig, learning_rate=st.floats(1e-5, 1.0), track=st.just(["tensorboard"])),
+        },
+    )
+)
+def test_a_job_survives_its_way_to_the_workers(changes: dict[str, Any]) -> None:
+    sent = dataclasses.replace(job(Path("/tokens"), Path("/run")), **changes)
+    assert TrainJob.from_json(json.loads(json.dumps(sent.to_json()))) == sent
 
 
 @settings(max_examples=300, deadline=None)

@@ -142,17 +142,17 @@ class TeacherBackend:
 
     Attributes:
         divergence: computes the loss.
-        passes_of: sequences in one forward and backward pass.
+        sequences_per_pass: sequences in one forward and backward pass.
         device: where both models are.
     """
 
     divergence: Divergence
-    passes_of: int
+    sequences_per_pass: int
     device: torch.device
 
     def pass_size(self, sequences: int) -> int:
         """Sequences in one pass; the last pass may have fewer."""
-        return min(self.passes_of, sequences)
+        return min(self.sequences_per_pass, sequences)
 
     def load_weights(self) -> None:
         """torch reads the weights themselves."""
