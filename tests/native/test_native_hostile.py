@@ -31,7 +31,7 @@ def test_checks_in_c(tmp_path: Path) -> None:
     assert done.stdout.splitlines()[0].split()[1:] == PATHS
 
 
-@pytest.mark.skipif(shutil.which("cc") is None, reason="cc is not installed")
+@pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler is installed")
 @pytest.mark.parametrize("library", [[], ["-DTRAIN_AVX512"], ["-DTRAIN_AVX2"]], ids=["engine", "training, 512 bits", "training, 256 bits"])
 def test_errors_of_approximations(tmp_path: Path, library: list[str]) -> None:
     command = ["cc", "-std=gnu11", "-O2", "-ffp-contract=off", *library, Path(__file__).with_name("check_approx.c"), "-lm"]

@@ -87,7 +87,8 @@ static void select_top(const float *logits, int32_t vocab_size, const struct can
             heap[0] = c;
             sift_down(heap, n);
         }
-        if (n == n_kept) threshold = (float)heap[0].value; /* rounding up would reject a candidate that is better: */
+        /* Rounded down, because a threshold that is too high would reject a better candidate. */
+        if (n == n_kept) threshold = (float)heap[0].value;
         if (n == n_kept && (double)threshold > heap[0].value) threshold = nextafterf(threshold, -INFINITY);
     }
     qsort(heap, n, sizeof *heap, compare_rank);
