@@ -117,7 +117,7 @@ DAMAGE = {
     "cut in the numbers": (cut(4000), r"is not a whole \.npy file"),
     "asks for too much": (asks_for_too_much, r"is not a whole \.npy file"),
     "text instead": (lambda folder: (folder / f"{GATE}.npy").write_text("hello"), r"is not a whole \.npy file"),
-    "a folder instead": (lambda folder: [(folder / f"{GATE}.npy").unlink(), (folder / f"{GATE}.npy").mkdir()], "is not a whole"),
+    "a folder instead": (lambda folder: [(folder / f"{GATE}.npy").unlink(), (folder / f"{GATE}.npy").mkdir()], "it is a folder"),
 }
 
 
@@ -164,7 +164,7 @@ def test_what_cannot_be_written(folder: Path) -> None:
     assert [file.name for file in folder.parent.iterdir()] == ["npy"]
 
 
-def test_an_older_folder_is_replaced(folder: Path) -> None:
+def test_an_older_folder_is_replaced_and_files_of_others_stay(folder: Path) -> None:
     (folder / "stray.txt").write_text("old")
     write_npy(folder, SHAPE, weights(), b"another", {})
-    assert read_npy(folder)[2] == b"another" and not (folder / "stray.txt").exists()
+    assert read_npy(folder)[2] == b"another" and (folder / "stray.txt").read_text() == "old"

@@ -11,6 +11,7 @@ from cyclopts import App, CycloptsError, Parameter
 
 from bulletlm import __version__
 from bulletlm.errors import BulletError, ConfigError, DataError
+from bulletlm.files import open_regular
 from bulletlm.formats.npy import MANIFEST
 from bulletlm.quant.types import WeightType
 
@@ -145,7 +146,8 @@ def _trained(run: Path, config: "QuantConfig") -> Path | None:
 def _read_tokens(path: Path, vocab_size: int) -> npt.NDArray[np.unsignedinteger[Any]]:
     dtype = np.dtype("<u2" if vocab_size <= 1 << 16 else "<u4")
     try:
-        size = path.stat().st_size
+        with open_regular(path):
+            size = path.stat().st_size
         if not size or size % dtype.itemsize:
             raise DataError(
                 f"{path} has {size:,} bytes, which is not a whole number of {dtype.name} tokens: use the format of tokens/train.bin"

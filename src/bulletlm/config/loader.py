@@ -16,6 +16,7 @@ from pydantic import BaseModel, ValidationError
 
 from bulletlm.config.schema import Also, Config, FullNameOnly, Section
 from bulletlm.errors import ConfigError
+from bulletlm.files import read_regular
 
 RECORD_KEY = "recorded"
 """Key of config.json under which a run records versions and data hashes; ignored when the file is read as a configuration."""
@@ -78,13 +79,15 @@ def _validate(values: dict[str, Any], where: str) -> Config:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_regular(path).decode("utf-8-sig")
     except FileNotFoundError:
         raise ConfigError(f"there is no configuration file {path}: write one with `bullet init`, or use one from recipes/") from None
     except IsADirectoryError:
         raise ConfigError(f"{path} is a folder: give the configuration file in it, for example {path}/config.json") from None
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot read {path} as UTF-8 text ({error}): is it a JSON configuration?") from None
+        raise ConfigError(
+            f"cannot read {path} as UTF-8 text ({error.strerror if isinstance(error, OSError) else error}): is it a JSON configuration?"
+        ) from None
     try:
         value = json5.loads(text, allow_duplicate_keys=False)
     except (ValueError, RecursionError) as error:

@@ -6,6 +6,7 @@ from itertools import zip_longest
 from pathlib import Path
 
 from bulletlm.errors import DataError
+from bulletlm.files import read_regular
 
 PACKAGED = Path(__file__).with_name("prompts.jsonl")
 """15 short questions (10 Marathi, 5 English), 10 long philosophical ones, and 5 translations from English to Marathi."""
@@ -31,7 +32,7 @@ def load_prompts(path: str | Path | None = None) -> list[Prompt]:
     """
     path = PACKAGED if path is None else Path(path)
     try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
+        lines = read_regular(path).decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise DataError(f"cannot read the prompts {path} ({reason}): check evaluate.prompts") from None

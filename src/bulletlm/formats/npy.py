@@ -13,9 +13,10 @@ import numpy as np
 import numpy.typing as npt
 
 from bulletlm.errors import BulletError, FormatError
-from bulletlm.files import atomic_folder, write_json
+from bulletlm.files import atomic_folder, open_regular, read_regular, write_json
 from bulletlm.formats.bullet.header import check_metadata, parse_json, read_shape, show
 from bulletlm.shape import ModelShape
+from bulletlm.terminal import printable
 
 FORMAT = "bulletlm-npy"
 VERSION = 1
@@ -100,19 +101,22 @@ def read_npy(folder: Path) -> tuple[ModelShape, dict[str, Floats], bytes, dict[s
 
 def _read(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        return read_regular(path)
     except OSError as error:
         raise FormatError(f"cannot read {path} ({error.strerror}): export the model again") from None
 
 
 def _array(path: Path, extents: tuple[int, ...]) -> Floats:
     try:
-        # Mapped rather than read: a damaged header could ask for any amount of memory.
-        array = np.lib.format.open_memmap(path, mode="r")
+        with open_regular(path):
+            # Mapped rather than read: a damaged header could ask for any amount of memory.
+            array = np.lib.format.open_memmap(path, mode="r")
     except FileNotFoundError:
         raise FormatError(f"{path} is missing: export the model again") from None
+    except OSError as error:
+        raise FormatError(f"cannot read {path} ({error.strerror}): export the model again") from None
     except Exception as error:  # numpy's header parser raises whatever it stumbles over
-        reason = "".join(c if c.isprintable() else " " for c in str(error))[:120] or type(error).__name__
+        reason = printable(str(error), limit=120) or type(error).__name__
         raise FormatError(f"{path} is not a whole .npy file ({reason}): export the model again") from None
     _check(array, extents, str(path))
     return np.asarray(array)

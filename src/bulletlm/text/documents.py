@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import NotRequired, TypedDict
 
 from bulletlm.errors import BulletError
+from bulletlm.files import open_regular
 
 
 class Message(TypedDict):
@@ -44,7 +45,7 @@ def read_documents(path: Path, advance: Callable[[int], None] | None = None) -> 
         BulletError: the file is missing or damaged.
     """
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             for number, line in enumerate(file, 1):
                 try:
                     document: Document = json.loads(line)
@@ -55,3 +56,5 @@ def read_documents(path: Path, advance: Callable[[int], None] | None = None) -> 
                     advance(len(line))
     except FileNotFoundError:
         raise BulletError(f"{path} is missing: run `bullet data` first") from None
+    except OSError as error:
+        raise BulletError(f"cannot read {path} ({error.strerror}): run `bullet data` again") from None

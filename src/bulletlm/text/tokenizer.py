@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from bulletlm.errors import BulletError, DataError, FormatError
+from bulletlm.files import read_regular
 from bulletlm.terminal import printable
 from bulletlm.text.pieces import BYTE, CONTROL, NORMAL, UNKNOWN, Piece
 
@@ -63,7 +64,7 @@ class Tokenizer:
             BulletError: no such file. FormatError: not a model of ours.
         """
         try:
-            proto = Path(path).read_bytes()
+            proto = read_regular(path)
         except OSError as error:
             raise BulletError(f"cannot read the tokenizer {path} ({error.strerror}): run `bullet tokenizer` first") from None
         try:

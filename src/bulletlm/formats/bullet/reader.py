@@ -8,12 +8,12 @@ from __future__ import annotations
 import mmap
 import os
 import re
-import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bulletlm.errors import BulletError, FormatError
+from bulletlm.files import open_regular
 from bulletlm.formats.bullet.header import RESERVED, Header, SectionEntry, TensorEntry, read_header
 from bulletlm.formats.bullet.layout import (
     END,
@@ -25,6 +25,7 @@ from bulletlm.formats.bullet.layout import (
     aligned,
     decode_pieces,
 )
+from bulletlm.formats.not_a_model import what_was_downloaded
 from bulletlm.shape import ModelShape
 from bulletlm.text.pieces import Piece
 from bulletlm.text.sentencepiece_rules import check_model_file
@@ -49,11 +50,8 @@ def open_bullet(path: Path) -> BulletFile:
         FormatError: the file breaks a rule of docs/bullet-format.md; the message names the field.
     """
     try:
-        with open(path, "rb") as file:
-            status = os.fstat(file.fileno())
-            if not stat.S_ISREG(status.st_mode):
-                raise BulletError(f"{path} is not a file: name a .bullet file")
-            if status.st_size == 0:
+        with open_regular(path) as file:
+            if os.fstat(file.fileno()).st_size == 0:
                 raise FormatError(f"{path}: the file is empty")
             data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)  # a view must be writable for ctypes to take its address
     except OSError as error:
@@ -199,6 +197,8 @@ def _check_padding(data: mmap.mmap, start: int, end: int) -> None:
 def _what_it_is(data: mmap.mmap) -> str:
     """One sentence about a file that is not a `.bullet` of version 2."""
     head = data[:4096]
+    if found := what_was_downloaded(head):
+        return found
     if head.startswith(b"\x80"):
         return PICKLE
     if head.startswith(b"BQ4F"):

@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bulletlm.errors import BulletError, FormatError
-from bulletlm.files import atomic_file
+from bulletlm.files import atomic_file, open_regular
 from bulletlm.formats.bullet.cursor import Cursor
 from bulletlm.formats.bullet.header import SHAPE_LIMITS, check_metadata, parse_json, read_shape
 from bulletlm.formats.bullet.layout import END, HEADER_CAP, HEADER_END
@@ -113,7 +113,7 @@ def read_v1(path: Path, like: StoredModel | None = None) -> StoredModel:
         FormatError: it is damaged, a pickle, or a model that a .bullet cannot hold; the message says what.
     """
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     except (OSError, ValueError) as error:
         raise BulletError(f"cannot open {path} ({getattr(error, 'strerror', None) or 'it is empty'}): name a .bullet file") from None
