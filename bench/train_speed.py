@@ -49,9 +49,9 @@ from torch.nn import functional as F  # noqa: E402
 
 from bulletlm.config.schema import TrainConfig  # noqa: E402
 from bulletlm.data.tokens import open_tokens  # noqa: E402
-from bulletlm.formats.bullet.layout import standard_types  # noqa: E402
 from bulletlm.formats.hf import _halves, hf_name  # noqa: E402
 from bulletlm.formats.npy import read_npy  # noqa: E402
+from bulletlm.quant.types import standard_types  # noqa: E402
 from bulletlm.shape import ModelShape  # noqa: E402
 from bulletlm.train.backend.compute import activate, set_up  # noqa: E402
 from bulletlm.train.backend.native import why_not  # noqa: E402

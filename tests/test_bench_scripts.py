@@ -1,6 +1,8 @@
 """What the scripts in bench/ decide. That they run is seen by running them (`make bench`)."""
 
+import ast
 import importlib
+import importlib.util
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -75,3 +77,13 @@ def test_a_file_says_whether_qat_changed_it(micro_run: Path, tmp_path: Path, mon
     assert labelled(quantised={"method": "gptq", "qat": kept}) == ("model.bullet (gptq)", False), "the calibrated weights were better"
     assert labelled(quantised={"method": "none"}) == ("model.bullet (none)", False)
     assert labelled() == ("model.bullet (unknown)", False)
+
+
+@pytest.mark.parametrize("path", sorted(BENCH.glob("*.py")), ids=lambda path: path.name)
+def test_the_names_that_a_script_imports_exist(path: Path) -> None:
+    """Also those of imports within functions. The scripts run for too long to be tested as a whole."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "bulletlm":
+            module = importlib.import_module(node.module)
+            for alias in node.names:
+                assert hasattr(module, alias.name) or importlib.util.find_spec(f"{node.module}.{alias.name}"), (node.lineno, alias.name)
