@@ -134,7 +134,7 @@ def test_a_changed_sampling_setting_leaves_the_training_alone(copy: Config) -> N
 
 
 @pytest.mark.parametrize("name", ["model.bullet", "report.html", "export/npy/final_norm.weight.npy"])
-def test_a_damaged_or_missing_output_is_made_again(copy: Config, micro_run: Path, name: str) -> None:
+def test_a_missing_output_is_made_again_and_a_changed_one_is_not_overwritten(copy: Config, micro_run: Path, name: str) -> None:
     path = copy.run_dir / name
     path.unlink()
     rerun(copy)
@@ -143,6 +143,10 @@ def test_a_damaged_or_missing_output_is_made_again(copy: Config, micro_run: Path
     data = bytearray(whole)
     data[len(data) // 2] ^= 1
     path.write_bytes(data)
+    with pytest.raises(ConfigError, match=rf"{name} has changed since this run wrote it.*move it"):
+        rerun(copy)
+    assert path.read_bytes() == data
+    path.unlink()
     rerun(copy)
     assert path.read_bytes() == whole
 

@@ -98,9 +98,11 @@ def tokenizer(
     if compare:
         from bulletlm.config.loader import load_config
         from bulletlm.data.sizes import compare_sizes, print_sizes
+        from bulletlm.pipeline.run_folder import WrittenFiles
         from bulletlm.progress import ConsoleProgress
 
         print_sizes(compare_sizes(load_config(config, settings), ConsoleProgress()), folder / "compare.json")
+        WrittenFiles(folder.parent).record("tokenizer/compare.json")
     else:
         print(folder)
 

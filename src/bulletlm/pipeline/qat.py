@@ -8,7 +8,6 @@ Only the checkpoints hold the exact weights of the student, which are worse than
 FP32 weights are always in export/npy.
 """
 
-import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from bulletlm.pipeline.build import fingerprint, fit_to_text
 from bulletlm.progress import Progress
 from bulletlm.quant.types import weight_types
 from bulletlm.text.tokenizer import Tokenizer
+from bulletlm.train.checkpoint import remove_checkpoints
 from bulletlm.train.distil import DistilJob, distil
 
 
@@ -88,7 +88,7 @@ def train_on_grid(run: Path, config: Config, text: TokenFile, held_out: TokenFil
         ),
     )
     write_json(folder / "report.json", report)
-    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+    remove_checkpoints(folder / "checkpoints")
     return report
 
 

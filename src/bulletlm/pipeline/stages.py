@@ -4,11 +4,10 @@ Each stage reads files of the run folder and writes files of the run folder. sta
 inputs of each stage, and the SHA-256 of its outputs. A stage whose settings, inputs and outputs are unchanged does not run again.
 """
 
-import contextlib
 import platform
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,16 +16,18 @@ from bulletlm.config.loader import RECORD_KEY, load_config
 from bulletlm.config.schema import Config
 from bulletlm.data.augment import reproducibility_fields
 from bulletlm.data.sources import source_files
-from bulletlm.errors import BulletError, ConfigError
-from bulletlm.files import read_json, sha256_of_file, sha256_of_json, write_json
+from bulletlm.errors import BulletError, ConfigError, DataError
+from bulletlm.files import read_json, remove_owned, sha256_of_file, sha256_of_json, write_json
 from bulletlm.hardware import park_idle_threads
+from bulletlm.pipeline.run_folder import WrittenFiles, locked, read_object, refuse_own_outputs
 from bulletlm.progress import Progress
+from bulletlm.terminal import printable
 
 if TYPE_CHECKING:
     from bulletlm.train.distributed.group import ProcessGroup
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Run:
     """What every stage receives.
 
@@ -37,6 +38,7 @@ class Run:
         augmentation: what decides the added training text; None if there is none.
         progress: shows bars and messages.
         group: processes that wait to take part in training.
+        missing_source: why the sources cannot be read, if `sources` is what the run folder recorded about them; None otherwise.
     """
 
     config: Config
@@ -45,6 +47,7 @@ class Run:
     augmentation: dict[str, Any] | None
     progress: Progress
     group: "ProcessGroup | None" = None
+    missing_source: BulletError | None = None
 
     @property
     def folder(self) -> Path:
@@ -52,7 +55,7 @@ class Run:
         return self.config.run_dir
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Stage:
     """One stage of the pipeline.
 
@@ -60,7 +63,10 @@ class Stage:
         title: name in messages.
         settings: the part of the configuration that decides the outputs, as JSON values.
         inputs: earlier stages whose outputs this one reads.
-        outputs: files that it writes, relative to the run folder; a name with a slash at the end is a folder.
+        outputs: files whose hashes stages.json records, relative to the run folder. A name with a slash at the end stands for those
+            of the stage's files that are in this folder.
+        also: further files that the stage writes, as `fnmatch` patterns.
+        checked: whether files.json records the files. Checkpoints have their own hashes.
         work: writes the outputs.
     """
 
@@ -68,18 +74,21 @@ class Stage:
     settings: Callable[[Run], Any]
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
+    also: tuple[str, ...] = ()
+    checked: bool = True
     work: Callable[[Run], None]
 
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Patterns of all files that the stage may write, relative to the run folder."""
+        return (*(name for name in self.outputs if not name.endswith("/")), *self.also)
 
-def run_stages(
-    config: Config,
-    until: str,
-    progress: Progress,
-    *,
-    restart: bool = False,
-    group: "ProcessGroup | None" = None,
-    since: str | None = None,
-) -> Run:
+
+OUTPUT_FOLDERS = ("data", "cleaned", "augment-cache", "tokenizer", "tokens", "checkpoints", "export", "qat")
+"""The folders of a run folder in which the stages write."""
+
+
+def run_stages(config: Config, until: str, progress: Progress, *, restart: bool = False, group: "ProcessGroup | None" = None) -> Run:
     """Bring every stage up to and including `until` up to date.
 
     Args:
@@ -88,41 +97,22 @@ def run_stages(
         progress: shows bars and messages.
         restart: delete the checkpoints and train from the beginning.
         group: processes that wait to take part in training; this one leads them.
-        since: do not check or run the stages before this one; their sources may be missing or changed.
 
     Raises:
-        ConfigError: the run folder holds a model trained with other settings, or another process is using it.
+        ConfigError: the run folder holds a model trained with other settings, or a file that the run did not write is in the way, or
+            another process is using the folder.
         BulletError: a stage failed; the outputs of earlier stages remain.
     """
-    run = _finished_run(config, progress) if since else _new_run(config, progress, group)
+    run = _new_run(config, progress, restart, group)
     _make_folder(run.folder)
-    with _only_process(run.folder):
+    with locked(run.folder):
         _protect_trained_model(run, restart)
-        write_json(run.folder / "config.json", _record(run))
-        done = _load_records(run.folder)
-        given = list(STAGES)[: list(STAGES).index(since)] if since else []
-        for name, stage in STAGES.items():
-            key = sha256_of_json({"settings": stage.settings(run), "inputs": [done[i]["outputs"] for i in stage.inputs]})
-            record = done.get(name)
-            unchanged = record and _outputs(run.folder, stage) == record["outputs"]
-            if name in given:
-                if not unchanged:
-                    raise BulletError(f"{run.folder} holds no trained model: the stage {name} is missing or changed; run its configuration")
-            elif record and unchanged and record["key"] == key:
-                progress.log(f"{stage.title}: up to date")
-            else:
-                done = {earlier: done[earlier] for earlier in list(STAGES)[: list(STAGES).index(name)]}
-                write_json(run.folder / "stages.json", done)
-                stage.work(run)
-                done[name] = {"key": key, "outputs": _outputs(run.folder, stage)}
-                write_json(run.folder / "stages.json", done)
-            if name == until:
-                break
+        _update_stages(run, until)
     return run
 
 
 def finish_run(folder: Path, settings: Sequence[str], progress: Progress) -> Run:
-    """Run the stages after training again, with other settings, in the folder of a trained run.
+    """Run the stages after training again, with other settings, in the folder of a trained run. The sources are not read.
 
     Args:
         folder: the run folder.
@@ -133,24 +123,118 @@ def finish_run(folder: Path, settings: Sequence[str], progress: Progress) -> Run
         BulletError: see `run_stages`; or `folder` is not a run folder.
     """
     if not (folder / "config.json").is_file():
-        raise BulletError(f"{folder} is no run folder, because it has no config.json: name a folder like runs/demo")
+        raise BulletError(f"{folder} is not a run folder, because it has no config.json: give a folder such as runs/demo")
     place = folder if folder.name else folder.resolve()
-    config = load_config(folder / "config.json", [f"--name={place.name}", f"--runs-dir={place.parent}", *settings])
-    return run_stages(config, "evaluate", progress, since="export")
-
-
-def _new_run(config: Config, progress: Progress, group: "ProcessGroup | None") -> Run:
-    sources = [{"path": str(path), "bytes": path.stat().st_size, "sha256": sha256_of_file(path)} for path in source_files(config.data)]
-    augmentation = reproducibility_fields(config.augment)
-    return Run(config, _fingerprint(config, sources, augmentation), sources, augmentation, progress, group)
-
-
-def _finished_run(config: Config, progress: Progress) -> Run:
-    """The run in the folder of `config`, with the sources that config.json recorded."""
-    recorded = read_json(config.run_dir / "config.json").get(RECORD_KEY, {})
+    recorded = _recorded(folder)
     if not {"fingerprint", "sources"} <= set(recorded):
-        raise BulletError(f"{config.run_dir / 'config.json'} was not written by a run: run its configuration with `bullet run`")
-    return Run(config, recorded["fingerprint"], recorded["sources"], None, progress)
+        raise BulletError(f"{folder / 'config.json'} was not written by a run: run its configuration with `bullet run`")
+    config = load_config(folder / "config.json", [f"--name={place.name}", f"--runs-dir={place.parent}", *settings])
+    run = Run(config=config, fingerprint=recorded["fingerprint"], sources=recorded["sources"], augmentation=None, progress=progress)
+    with locked(folder):
+        _protect_trained_model(run, restart=False)
+        _update_stages(run, "evaluate", given=("data", "tokenizer", "tokens", "train"))
+    return run
+
+
+def _update_stages(run: Run, until: str, given: tuple[str, ...] = ()) -> None:
+    """Run every stage up to `until` that is not up to date. The stages in `given` must be done, with whatever settings."""
+    stages_file = run.folder / "stages.json"
+    done = _read_stages(stages_file)
+    written = WrittenFiles(run.folder, [pattern for stage in STAGES.values() if stage.checked for pattern in stage.files])
+    write_json(run.folder / "config.json", _record(run))
+    for name, stage in STAGES.items():
+        key = sha256_of_json({"settings": stage.settings(run), "inputs": [done[i]["outputs"] for i in stage.inputs]})
+        record = done.get(name)
+        unchanged = record and _outputs(run.folder, stage) == record["outputs"]
+        if name in given:
+            if not unchanged:
+                raise BulletError(f"{run.folder} holds no trained model: the stage {name} is missing or changed; run its configuration")
+        elif record and unchanged and record["key"] == key:
+            run.progress.log(f"{stage.title}: up to date")
+        else:
+            if name == "data" and run.missing_source:
+                raise run.missing_source
+            done = {earlier: done[earlier] for earlier in list(STAGES)[: list(STAGES).index(name)]}
+            if stage.checked:
+                written.begin(name, stage.files, run.progress)
+            write_json(stages_file, done)
+            stage.work(run)
+            done[name] = {"key": key, "outputs": _outputs(run.folder, stage)}
+            if stage.checked:
+                written.finish(name, stage.files, done[name]["outputs"])
+            write_json(stages_file, done)
+        if name == until:
+            break
+
+
+def _read_stages(path: Path) -> dict[str, Any]:
+    """The records of the finished stages, up to the first stage that has none."""
+    records = read_object(path) if path.exists() else {}
+    done: dict[str, Any] = {}
+    for name in STAGES:
+        record = records.get(name)
+        if record is None:
+            break
+        if not isinstance(record, dict) or not isinstance(record.get("outputs"), dict) or not isinstance(record.get("key"), str):
+            raise BulletError(f"{path} is damaged: the entry {name} has no key and outputs; delete the file and run again")
+        done[name] = record
+    return done
+
+
+def _new_run(config: Config, progress: Progress, restart: bool, group: "ProcessGroup | None") -> Run:
+    """The run with the sources as they are now; if they are gone, as the run folder recorded them."""
+    recorded = _recorded(config.run_dir)
+    if (config.run_dir / "config.json").exists() and not recorded:
+        raise ConfigError(
+            f"{config.run_dir / 'config.json'} was not written by a run and would be overwritten: move it to another place, or give "
+            "this run another --name"
+        )
+    missing: BulletError | None = None
+    sources: list[dict[str, Any]] = []
+    augmentation: dict[str, Any] | None = None
+    try:
+        paths = source_files(config.data)
+        refuse_own_outputs(config.run_dir, paths, OUTPUT_FOLDERS)
+        sources = [{"path": str(path), "bytes": path.stat().st_size, "sha256": sha256_of_file(path)} for path in paths]
+        augmentation = reproducibility_fields(config.augment)
+        if gone := _gone(sources, recorded):
+            missing = DataError(f"the source {printable(gone)} is gone: restore it, or train without it with --restart")
+    except DataError as error:
+        missing = error
+    except OSError as error:
+        missing = DataError(f"cannot read the source {printable(str(error.filename))}: {error.strerror}")
+    if missing and (not restart or not sources):
+        if restart or not isinstance(recorded.get("sources"), list):
+            raise missing
+        progress.log(f"note: {missing} (the finished stages of {printable(str(config.run_dir))} are used)")
+        sources, augmentation = recorded["sources"], recorded.get("augmentation")
+    else:
+        missing = None
+    return Run(
+        config=config,
+        fingerprint=_fingerprint(config, sources, augmentation),
+        sources=sources,
+        augmentation=augmentation,
+        progress=progress,
+        group=group,
+        missing_source=missing,
+    )
+
+
+def _gone(sources: list[dict[str, Any]], recorded: dict[str, Any]) -> str | None:
+    """A source that the run folder recorded and that no longer exists, if there is no other difference to `sources`."""
+    before = recorded.get("sources")
+    if not isinstance(before, list) or not all(isinstance(source, dict) and "path" in source for source in before):
+        return None
+    gone = [source for source in before if not Path(source["path"]).exists()]
+    return str(gone[0]["path"]) if gone and [source for source in before if source not in gone] == sources else None
+
+
+def _recorded(folder: Path) -> dict[str, Any]:
+    """The versions, sources and fingerprint that config.json of a run folder recorded; empty if there are none."""
+    path = folder / "config.json"
+    recorded = read_object(path).get(RECORD_KEY) if path.exists() else None
+    return recorded if isinstance(recorded, dict) else {}
 
 
 def _data(run: Run) -> None:
@@ -223,7 +307,7 @@ def _export(run: Run) -> None:
 
 def _qat(run: Run) -> None:
     if not _has_qat(run.config):
-        shutil.rmtree(run.folder / "qat", ignore_errors=True)
+        _remove_qat(run.folder / "qat")
         return
     park_idle_threads()
     from bulletlm.data.tokens import open_tokens
@@ -231,6 +315,15 @@ def _qat(run: Run) -> None:
 
     text, held_out = (open_tokens(run.folder / "tokens", split) for split in ("train", "val"))
     run.progress.log(f"QAT: {describe(train_on_grid(run.folder, run.config, text, held_out, run.progress))}")
+
+
+def _remove_qat(folder: Path) -> None:
+    """Remove the files of an earlier QAT stage."""
+    from bulletlm.train.checkpoint import remove_checkpoints
+
+    if folder.exists():
+        remove_checkpoints(folder / "checkpoints")
+        remove_owned(folder, ("model.bullet", "report.json"))
 
 
 def _has_qat(config: Config) -> bool:
@@ -279,74 +372,103 @@ def _evaluation_settings(run: Run) -> Any:
 
 STAGES: dict[str, Stage] = {
     "data": Stage(
-        "Data",
-        lambda run: [
+        title="Data",
+        settings=lambda run: [
             run.config.data.model_dump(mode="json", exclude={"loss_on", "workers"}),
             run.config.seed,
             run.sources,
             run.augmentation,
         ],
-        (),
-        ("data/train.jsonl", "data/val.jsonl", "data/rejected.jsonl", "data/clean-report.json"),
-        _data,
+        inputs=(),
+        outputs=("data/train.jsonl", "data/val.jsonl", "data/rejected.jsonl", "data/clean-report.json"),
+        also=(
+            "cleaned/documents.jsonl",
+            "cleaned/documents.bin",
+            "cleaned/paragraphs.bin",
+            "cleaned/whole.bin",
+            "cleaned/parts.bin",
+            "cleaned/rejected.jsonl",
+            "cleaned/summary.json",
+        ),
+        work=_data,
     ),
     "tokenizer": Stage(
-        "Tokenizer",
-        lambda run: [run.config.tokenizer.model_dump(mode="json"), run.config.seed],
-        ("data",),
-        ("tokenizer/tokenizer.model", "tokenizer/report.json"),
-        _tokenizer,
+        title="Tokenizer",
+        settings=lambda run: [run.config.tokenizer.model_dump(mode="json"), run.config.seed],
+        inputs=("data",),
+        outputs=("tokenizer/tokenizer.model", "tokenizer/report.json"),
+        also=("tokenizer/compare.json",),
+        work=_tokenizer,
     ),
     "tokens": Stage(
-        "Tokens",
-        lambda run: run.config.data.loss_on,
-        ("data", "tokenizer"),
-        ("tokens/train.bin", "tokens/val.bin", "tokens/index.json"),
-        _tokens,
+        title="Tokens",
+        settings=lambda run: run.config.data.loss_on,
+        inputs=("data", "tokenizer"),
+        outputs=("tokens/train.bin", "tokens/val.bin", "tokens/index.json"),
+        also=(
+            "tokens/train.learn.bin",
+            "tokens/val.learn.bin",
+            "tokens/train.sources.bin",
+            "tokens/val.sources.bin",
+        ),
+        work=_tokens,
     ),
     "train": Stage(
-        "Training",
-        lambda run: [
+        title="Training",
+        settings=lambda run: [
             run.config.model.model_dump(mode="json"),
             run.config.train.reproducibility_fields(),
             run.config.seed,
             *_rounding(run.config),
         ],
-        ("tokens",),
-        ("checkpoints/best/model.safetensors", "checkpoints/best/state.json"),
-        _train,
+        inputs=("tokens",),
+        outputs=("checkpoints/best/model.safetensors", "checkpoints/best/state.json"),
+        checked=False,
+        work=_train,
     ),
     "export": Stage(
-        "Export",
-        lambda run: [run.config.name, run.config.license, run.config.sampling.model_dump(mode="json")],
-        ("tokenizer", "train"),
-        ("export/npy/",),
-        _export,
+        title="Export",
+        settings=lambda run: [run.config.name, run.config.license, run.config.sampling.model_dump(mode="json")],
+        inputs=("tokenizer", "train"),
+        outputs=("export/npy/",),
+        also=(
+            "export/npy/manifest.json",
+            "export/npy/tokenizer.model",
+            "export/npy/token_embedding.weight.npy",
+            "export/npy/layers.*.weight.npy",
+            "export/npy/final_norm.weight.npy",
+            "export/npy/lm_head.weight.npy",
+        ),
+        work=_export,
     ),
     "qat": Stage(
-        "QAT",
-        lambda run: (
+        title="QAT",
+        settings=lambda run: (
             [run.config.model_dump(mode="json", include={"qat", "quant", "seed"}), run.config.train.reproducibility_fields()]
             if _has_qat(run.config)
             else None
         ),
-        ("tokens", "export"),
-        ("qat/",),
-        _qat,
+        inputs=("tokens", "export"),
+        outputs=("qat/",),
+        also=(
+            "qat/model.bullet",
+            "qat/report.json",
+        ),
+        work=_qat,
     ),
     "build": Stage(
-        "Build",
-        lambda run: [run.config.quant.model_dump(mode="json"), run.config.seed],
-        ("tokens", "export", "qat"),
-        ("model.bullet", "quantization.json"),
-        _build,
+        title="Build",
+        settings=lambda run: [run.config.quant.model_dump(mode="json"), run.config.seed],
+        inputs=("tokens", "export", "qat"),
+        outputs=("model.bullet", "quantization.json"),
+        work=_build,
     ),
     "evaluate": Stage(
-        "Evaluation",
-        _evaluation_settings,
-        ("tokens", "export", "build"),
-        ("report.json", "report.html"),
-        _evaluate,
+        title="Evaluation",
+        settings=_evaluation_settings,
+        inputs=("tokens", "export", "build"),
+        outputs=("report.json", "report.html"),
+        work=_evaluate,
     ),
 }
 
@@ -372,6 +494,7 @@ def _record(run: Run) -> dict[str, Any]:
         **packages,
         "fingerprint": run.fingerprint,
         "sources": run.sources,
+        **({"augmentation": run.augmentation} if run.augmentation else {}),
     }
     return {**run.config.model_dump(mode="json"), RECORD_KEY: recorded}
 
@@ -386,10 +509,13 @@ def _protect_trained_model(run: Run, restart: bool) -> None:
     if not (run.folder / "config.json").exists() or not checkpoints.exists():
         return
     if restart:
-        shutil.rmtree(checkpoints)
+        from bulletlm.train.checkpoint import remove_checkpoints
+
+        if others := remove_checkpoints(checkpoints):
+            run.progress.log(f"{printable(str(checkpoints))}: files that are not from this run stay: {printable(', '.join(others))}")
         return
-    old = read_json(run.folder / "config.json")
-    if old.get(RECORD_KEY, {}).get("fingerprint") == run.fingerprint:
+    old = read_object(run.folder / "config.json")
+    if _recorded(run.folder).get("fingerprint") == run.fingerprint:
         return
     new = run.config.model_dump(mode="json")
     changed = list(_differences(old, new)) or ["the source files"]
@@ -414,8 +540,9 @@ def _outputs(folder: Path, stage: Stage) -> dict[str, str | None]:
     for name in stage.outputs:
         path = folder / name
         if name.endswith("/"):
-            found = [file for file in sorted(path.glob("*")) if file.is_file()]
-            files |= {f"{name}{file.name}": sha256_of_file(file) for file in found}
+            inside = [f"{name}{file.name}" for file in sorted(path.glob("*")) if file.is_file()]
+            found = [each for each in inside if any(fnmatchcase(each, pattern) for pattern in stage.files)]
+            files |= {each: sha256_of_file(folder / each) for each in found}
             if not found:
                 files[name] = None
         else:
@@ -423,27 +550,8 @@ def _outputs(folder: Path, stage: Stage) -> dict[str, str | None]:
     return files
 
 
-def _load_records(folder: Path) -> dict[str, Any]:
-    path = folder / "stages.json"
-    records = read_json(path) if path.exists() else {}
-    return records if isinstance(records, dict) else {}
-
-
 def _make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise BulletError(f"cannot make the run folder {folder}: {error.strerror}; choose another with --runs-dir=FOLDER") from None
-
-
-@contextlib.contextmanager
-def _only_process(folder: Path) -> Iterator[None]:
-    """Lock the run folder, because two processes would overwrite each other's files. The system frees the lock of a dead process."""
-    import fcntl
-
-    with open(folder / ".lock", "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise ConfigError(f"another process is working in {folder}: wait until it ends, or give this run another --name") from None
-        yield

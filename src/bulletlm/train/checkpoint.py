@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from bulletlm.errors import BulletError
-from bulletlm.files import atomic_folder, read_json, sha256_of_file, sha256_of_json, write_json
+from bulletlm.files import atomic_folder, read_json, remove_owned, sha256_of_file, sha256_of_json, write_json
 from bulletlm.progress import Progress
 
 _STEP = re.compile(r"step-(\d{6,})")
@@ -105,14 +105,21 @@ def list_checkpoints(checkpoints: Path) -> list[tuple[int, Path]]:
     if not checkpoints.is_dir():
         return []
     found = [(int(match[1]), path) for path in checkpoints.iterdir() if (match := _STEP.fullmatch(path.name))]
-    return sorted(found)
+    # A folder of a deleted checkpoint remains if it has files of another origin.
+    return sorted((step, path) for step, path in found if any((path / name).exists() for name in CHECKPOINT_FILES))
 
 
 def prune_checkpoints(checkpoints: Path, keep: int, needed: Callable[[int], bool]) -> None:
     """Delete all numbered checkpoints except the `keep` newest ones and those for whose step `needed` is true."""
     for step, folder in list_checkpoints(checkpoints)[:-keep]:
         if not needed(step):
-            shutil.rmtree(folder)
+            remove_owned(folder, CHECKPOINT_FILES)
+
+
+def remove_checkpoints(checkpoints: Path) -> list[str]:
+    """Delete all checkpoints with the compute plans beside them; returns the names of other files, which stay."""
+    names = [f"{folder}/{name}" for folder in ("step-*", "best*") for name in CHECKPOINT_FILES]
+    return remove_owned(checkpoints, (*names, "compute*.json"))
 
 
 def newest_checkpoint(checkpoints: Path, restart: str, progress: Progress) -> tuple[Path, Checkpoint] | None:
@@ -137,11 +144,19 @@ def newest_checkpoint(checkpoints: Path, restart: str, progress: Progress) -> tu
             damaged.append((folder, error))
             continue
         for other, problem in damaged:
-            kept = other.with_name(f"{other.name}.damaged")
+            kept = _unused(other.with_name(f"{other.name}.damaged"))
             progress.log(f"{problem}; continuing from the checkpoint before it (the damaged one is now {kept.name})")
-            shutil.rmtree(kept, ignore_errors=True)
             other.rename(kept)
         return folder, found
     if damaged:
         raise BulletError(f"no checkpoint in {checkpoints} is intact ({damaged[0][1]}): restore one from a copy, or {restart}")
     return None
+
+
+def _unused(path: Path) -> Path:
+    """`path` after removing the checkpoint there; with a number at the end if that leaves other files."""
+    number, free = 1, path
+    while free.exists() and remove_owned(free, CHECKPOINT_FILES):
+        number += 1
+        free = path.with_name(f"{path.name}-{number}")
+    return free

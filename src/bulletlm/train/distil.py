@@ -7,7 +7,6 @@ weights are worse than the teacher and the rounded student. They leave this modu
 
 import contextlib
 import functools
-import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,6 +29,7 @@ from bulletlm.shape import ModelShape
 from bulletlm.train.backend.compute import compile_problem, compiled, denormals_are_zero, pick_device, run_layer
 from bulletlm.train.backend.plan import Capabilities, inspect_capabilities, pays_to_compile, run_flops
 from bulletlm.train.batches import TrainingWindows, validation_batches
+from bulletlm.train.checkpoint import remove_checkpoints
 from bulletlm.train.guard.rollback import Diverged, find_trouble
 from bulletlm.train.guard.stopping import be_nice
 from bulletlm.train.int8 import products_are_exact
@@ -281,7 +281,7 @@ def _student_settings(job: DistilJob, sequences: int) -> TrainConfig:
 def _discard(progress: Progress, folder: Path) -> None:
     """Delete the checkpoints of another distillation."""
     progress.log(f"starting QAT again: {folder} was trained with other settings or data")
-    shutil.rmtree(folder.parent)
+    remove_checkpoints(folder.parent)
 
 
 def _model(shape: ModelShape, tensors: Mapping[str, calibrate.Floats], device: torch.device) -> Transformer:

@@ -6,7 +6,6 @@ therefore makes the same decisions.
 """
 
 import math
-import shutil
 import statistics
 from collections.abc import Sequence
 from itertools import pairwise
@@ -14,8 +13,9 @@ from pathlib import Path
 
 from bulletlm.config.schema import TrainConfig
 from bulletlm.errors import BulletError
+from bulletlm.files import remove_owned
 from bulletlm.progress import Progress
-from bulletlm.train.checkpoint import Checkpoint, list_checkpoints, load_checkpoint
+from bulletlm.train.checkpoint import CHECKPOINT_FILES, Checkpoint, list_checkpoints, load_checkpoint
 from bulletlm.train.state import TrainPosition, TrainState
 
 LR_BACKOFF = (1.0, 0.6, 0.2)
@@ -125,7 +125,7 @@ def roll_back(state: TrainState[TrainPosition], checkpoints: Path, trouble: Dive
     state.save(checkpoints)
     for step, folder in list_checkpoints(checkpoints):
         if step > then.step:
-            shutil.rmtree(folder)
+            remove_owned(folder, CHECKPOINT_FILES)
     factor = LR_BACKOFF[backoff_level]
     progress.log(
         f"step {now.step:,}: {trouble.problem}; back to step {then.step:,} without batch {skipped:,}, learning rate x {factor:g} "
