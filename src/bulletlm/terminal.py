@@ -5,6 +5,7 @@ overrides show text in another order than it has. Joiners (U+200C, U+200D) stay:
 """
 
 import json
+import sys
 from typing import Any
 
 REPLACEMENT = "\ufffd"
@@ -33,6 +34,11 @@ def printable(text: str, *, lines: bool = False, limit: int | None = None) -> st
     if text.isascii() and text.isprintable():
         return text
     return text.translate(_UNSAFE_IN_LINES if lines else _ONE_LINE)
+
+
+def model_text(text: str) -> str:
+    """Text that a model wrote as standard output gets it: `printable` in a terminal; unchanged in a file or another program."""
+    return printable(text, lines=True) if sys.stdout.isatty() else text
 
 
 def printable_json(value: Any, *, indent: int | None = 2) -> str:

@@ -8,13 +8,13 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from bulletlm.cli.generate import HARMLESS, sampling_for
+from bulletlm.cli.generate import sampling_for
 from bulletlm.errors import BulletError
 from bulletlm.runtime.model import Model, load
+from bulletlm.runtime.prompt import chat_prompt
 from bulletlm.runtime.sampling import Sampling
 from bulletlm.runtime.session import Session
-from bulletlm.text.chat import encode_prompt
-from bulletlm.text.normalize import normalize
+from bulletlm.terminal import model_text, printable
 
 SETTINGS = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty", "max_tokens", "seed")
 
@@ -52,7 +52,7 @@ def chat(
     sampling = sampling_for(model, {"temperature": temperature, "max_tokens": max_tokens, "seed": seed})
     terminal = sys.stdin.isatty() and sys.stdout.isatty()
     if terminal:
-        name = str(model.header.get("name", file.name)).translate(HARMLESS)
+        name = printable(str(model.header.get("name", file.name)))
         print(f"{name}, {model.shape.n_parameters / 1e6:.1f}M parameters. /help lists the commands, Ctrl-D quits.\n")
     conversation = Conversation(model, sampling, system)
     for line in _lines(terminal):
@@ -60,9 +60,9 @@ def chat(
             return
         if line.startswith("/"):
             try:
-                print(_command(line, conversation))
+                print(printable(_command(line, conversation), lines=True))
             except BulletError as error:
-                print(error)
+                print(printable(str(error)))
         else:
             _answer(conversation, line, terminal)
 
@@ -74,6 +74,7 @@ class Conversation:
         sampling: how answers are generated; each turn uses the next seed, so that a repeated question gets another answer.
         messages: user and assistant messages in turn.
         session: state of the last answer: token counts, reused tokens, finish reason.
+        note: what was left out of the prompt of the last answer because the context is too small; None if nothing was.
     """
 
     def __init__(self, model: Model, sampling: Sampling, system: str | None = None) -> None:
@@ -82,7 +83,7 @@ class Conversation:
         self.session = Session(model)
         self._model = model
         self._system = [{"role": "system", "content": system}] if system else []
-        self._keep = 2 + len(model.tokenizer.encode(normalize(system))) if system else 1  # <s>, <|user|> and the system text
+        self.note: str | None = None
         self._turn = 0
 
     def ask(self, text: str) -> Iterator[str]:
@@ -95,7 +96,9 @@ class Conversation:
         parts: list[str] = []
         try:
             sampling = replace(self.sampling, seed=self.sampling.seed + self._turn)
-            for token in self.session.generate(self._prompt(), sampling, keep=self._keep):
+            prompt = chat_prompt(self._model, [*self._system, *self.messages], sampling.max_tokens)
+            self.note = prompt.note(self._model)
+            for token in self.session.generate(prompt.ids, sampling, keep=prompt.keep):
                 parts.append(token.text)
                 yield token.text
         finally:
@@ -121,16 +124,6 @@ class Conversation:
         as_json = path.suffix == ".json"
         write_text(path, json.dumps({"messages": messages}, ensure_ascii=False, indent=2) + "\n" if as_json else _readable(messages))
 
-    def _prompt(self) -> list[int]:
-        """The prompt with as many of the last turns as leave room for half an answer in the model's context."""
-        window = self._model.shape.max_seq_len
-        room, messages = window - min(self.sampling.max_tokens, window) // 2, self.messages
-        while True:
-            ids = encode_prompt(self._model.tokenizer, [*self._system, *messages])
-            if len(ids) <= room or len(messages) <= 2:
-                return ids
-            messages = messages[2:]
-
 
 def _answer(conversation: Conversation, question: str, terminal: bool) -> None:
     """Print an answer while it is generated; in a terminal Ctrl-C ends this answer and the chat continues."""
@@ -138,13 +131,16 @@ def _answer(conversation: Conversation, question: str, terminal: bool) -> None:
     pieces = conversation.ask(question)
     try:
         for text in pieces:
-            sys.stdout.write(text.translate(HARMLESS) if terminal else text)
+            if conversation.note:
+                print(f"note: {conversation.note}", file=sys.stderr)
+                conversation.note = None
+            sys.stdout.write(model_text(text))
             sys.stdout.flush()
     except KeyboardInterrupt:
         if not terminal:
             raise
     except BulletError as error:
-        print(error, end="")
+        print(printable(str(error)), end="")
     finally:
         pieces.close()  # type: ignore[attr-defined]
     count, seconds = conversation.session.completion_tokens, max(time.monotonic() - started, 1e-9)

@@ -11,14 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from bulletlm.runtime.model import Model, load
+from bulletlm.runtime.prompt import chat_prompt, text_prompt
 from bulletlm.runtime.sampling import Sampling
 from bulletlm.runtime.session import Session
-
-HARMLESS = dict.fromkeys((*range(9), 11, 12, *range(14, 32), *range(127, 160)), "\ufffd")
-"""Replacements for control characters, with which a model could move the cursor or rename the terminal window."""
-
-_ESCAPED = {code: f"\\u{code:04x}" for code in range(127, 160)}
-"""JSON escapes for the control characters that `json.dumps` does not escape."""
+from bulletlm.terminal import model_text, printable_json
 
 
 def generate(
@@ -77,28 +73,31 @@ def generate(
     }
     sampling = replace(sampling_for(model, given), whole_letters=whole_letters)
     session = Session(model)
-    ids = _prompt_ids(model, prompt, raw)
-    harmless = HARMLESS if sys.stdout.isatty() else {}
+    if raw:
+        fitted = text_prompt(model, prompt, sampling.max_tokens)
+    else:
+        fitted = chat_prompt(model, [{"role": "user", "content": prompt}], sampling.max_tokens)
+    if note := fitted.note(model):
+        print(f"note: {note}", file=sys.stderr)
     started = time.monotonic()
     parts = []
-    for token in session.generate(ids, sampling, stop=stop):
+    for token in session.generate(fitted.ids, sampling, stop=stop, keep=fitted.keep):
         parts.append(token.text)
         if not json and token.text:
-            sys.stdout.write(token.text.translate(harmless))
+            sys.stdout.write(model_text(token.text))
             sys.stdout.flush()
     seconds = time.monotonic() - started
     if json:
-        import json as encoder
-
         result = {
             "text": "".join(parts),
             "finish_reason": session.finish_reason,
             "prompt_tokens": session.prompt_tokens,
+            "omitted_prompt_tokens": fitted.omitted_tokens,
             "completion_tokens": session.completion_tokens,
             "seconds": round(seconds, 4),
             "seed": sampling.seed,
         }
-        sys.stdout.write(encoder.dumps(result, ensure_ascii=False, indent=2).translate(_ESCAPED))
+        sys.stdout.write(printable_json(result))
     print()
 
 
@@ -106,13 +105,3 @@ def sampling_for(model: Model, given: Mapping[str, Any]) -> Sampling:
     """The file's sampling defaults overridden by the options in `given` that are not None; without a seed, a random one."""
     wanted = {name: value for name, value in given.items() if value is not None}
     return replace(model.sampling, **{"seed": int.from_bytes(os.urandom(4), "little") >> 1, **wanted})
-
-
-def _prompt_ids(model: Model, prompt: str, raw: bool) -> list[int]:
-    from bulletlm.text.chat import encode_prompt
-    from bulletlm.text.normalize import normalize
-    from bulletlm.text.tokenizer import BOS
-
-    if raw:
-        return [BOS, *model.tokenizer.encode(normalize(prompt))]
-    return encode_prompt(model.tokenizer, [{"role": "user", "content": prompt}])

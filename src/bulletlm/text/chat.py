@@ -197,6 +197,16 @@ def fit_prompt(tokenizer: Tokenizer, messages: Sequence[Mapping[str, object]], r
     return FittedPrompt([*ids, ASSISTANT] if turns[-1].role == "user" else ids[:-1], omitted)
 
 
+def system_and_last_user(messages: Sequence[Mapping[str, object]]) -> tuple[str, str]:
+    """The normalised system text of a conversation ("" if there is none), and the text of the user's last turn, as `fit_prompt` sees them.
+
+    Raises:
+        DataError: as `fit_prompt`.
+    """
+    system, turns = _open_turns(messages)
+    return system, next((turn.text for turn in reversed(turns) if turn.role == "user"), "")
+
+
 def _open_turns(messages: Sequence[Mapping[str, object]]) -> tuple[str, list[_Turn]]:
     """The normalised system text, and the turns of user and assistant, at least one: see `fit_prompt`."""
     system, turns = list[str](), list[_Turn]()
