@@ -1,9 +1,14 @@
 """Text decoded or drawn by the wrong table."""
 
+from pathlib import Path
+
 import pytest
 from legacy_fonts import DVB_TT, KRUTI_DEV, SHIVAJI, stored_in
 
-from bulletlm.data.encodings import has_mojibake, has_private_letters, is_legacy_font, mend_mojibake, remove_private_bullets
+from bulletlm.data.encodings import has_mojibake, has_private_letters, is_legacy_file, is_legacy_font, mend_mojibake, remove_private_bullets
+from bulletlm.data.reading import read_documents
+from bulletlm.data.sources import SourceFile
+from bulletlm.errors import DataError
 from paths import SAMPLE_CORPUS
 
 
@@ -61,6 +66,37 @@ def test_nothing_else_is_taken_for_an_old_font() -> None:
     assert not is_legacy_font("kay karto ahes tu aaj sandhyakali")
     assert not is_legacy_font("Wie geht es dir heute, mein Freund?")
     assert not is_legacy_font("vkgs vkf.k"), "too short to tell"
+
+
+@pytest.mark.parametrize("font", [KRUTI_DEV, SHIVAJI, DVB_TT], ids=["Kruti Dev", "Shivaji", "DVB-TT"])
+@pytest.mark.parametrize("code_page", ["utf-8", "cp1252"])
+def test_files_of_an_old_font_are_named(
+    tmp_path: Path, font: tuple[dict[str, str], dict[str, str], dict[str, str], str], code_page: str
+) -> None:
+    text = "\n".join(stored_in(font, line) for line in lines("stories.mr.txt")[:60])
+    assert is_legacy_file(text.split("\n"))
+    (tmp_path / "a.txt").write_text(text, encoding=code_page, errors="ignore")
+    with pytest.raises(DataError, match=r"old font|encoding cannot be told"):
+        list(read_documents(SourceFile(tmp_path / "a.txt", "a.txt", ".txt", "auto", True), 1, lambda n: None, print))
+
+
+CODE = """if (a<b && c>d) { x = a**b**c; printf("%d\\n", x[i]); }
+for (int i = 0; i < n; i++) { sum += v[i] * w[i]; }
+std::vector<std::pair<int, std::string>> items = load(path);
+return {key: value for key, value in rows.items() if value is not None};
+self._cache[name] = np.zeros((n_rows, n_cols), dtype=np.float32)"""
+ITRANS = """shrI gaNeshAya namaH | asya shrIrAmarakShAstotramantrasya
+budhakaushika R^iShiH | shrIsItArAmachandro devatA |
+charitaM raghunAthasya shatakoTipravistaram |
+ekaikamakSharaM puMsAM mahApAtakanAshanam |"""
+NAMES = """iPhone 15 Pro, MacBook Air M2, Galaxy S24 Ultra, ThinkPad X1
+Sony WH-1000XM5, Canon EOS R6, DJI Mini 4, GoPro HERO12
+RTX 4090 Ti, Ryzen 9 7950X, DDR5-6000 CL30, NVMe Gen4 2TB"""
+
+
+@pytest.mark.parametrize("text", [CODE, ITRANS, NAMES], ids=["code", "ITRANS", "names"])
+def test_other_strange_files_are_read(text: str) -> None:
+    assert not is_legacy_file((text + "\n").split("\n") * 10)
 
 
 def test_how_the_fonts_look() -> None:

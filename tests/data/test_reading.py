@@ -1,5 +1,6 @@
 """Reading documents out of files, block by block; what a person can get wrong."""
 
+import bz2
 import gzip
 import json
 import lzma
@@ -185,7 +186,7 @@ def test_a_cut_file_in_a_folder_is_used_up_to_the_cut(tmp_path: Path) -> None:
 
 
 def block_list(path: Path, notes: list[str] | None = None) -> list[Block | BadRow]:
-    return list(blocks(source(path, named=notes is None), lambda n: None, (notes or []).append))
+    return list(blocks(source(path, named=notes is None), lambda n: None, (notes if notes is not None else []).append))
 
 
 @pytest.mark.parametrize("ends", ["\n", "\r\n", "\r"])
@@ -312,3 +313,50 @@ def test_a_damaged_parquet_file(tmp_path: Path, content: bytes) -> None:
     with pytest.raises(DataError, match=r"a\.parquet: .*(damaged|cannot be read)") as caught:
         read(tmp_path / "a.parquet")
     assert "\n" not in str(caught.value)
+
+
+def test_a_packed_file_that_gives_far_too_much_is_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(opened, "FREE_BYTES", 1 << 20)
+    for name, pack in (("a.txt.gz", gzip.compress), ("a.txt.xz", lzma.compress), ("a.jsonl.bz2", bz2.compress)):
+        (tmp_path / name).write_bytes(pack(b"a\n" * (2 << 20)))
+        notes: list[str] = []
+        size = sum(len(block.data) for block in block_list(tmp_path / name, notes) if isinstance(block, Block))
+        assert size <= opened.FREE_BYTES + opened.LARGEST_RATIO * (tmp_path / name).stat().st_size
+        assert len(notes) == 1 and notes[0].startswith("the packed file gives more than 100 times its size")
+
+
+def test_a_parquet_file_that_gives_far_too_much_is_cut(tmp_path: Path) -> None:
+    """Cells that are stored once and repeated: a kilobyte in the file, gigabytes in memory."""
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet as format_
+
+    from bulletlm.data.readers import parquet as reader
+
+    cells = pyarrow.DictionaryArray.from_arrays(pyarrow.array([0] * 3000, pyarrow.int32()), pyarrow.array(["अ" * 1_000_000]))
+    format_.write_table(pyarrow.table({"text": cells.dictionary_encode()}), tmp_path / "a.parquet", compression="zstd")
+    assert (tmp_path / "a.parquet").stat().st_size < 1_000_000
+    found = block_list(tmp_path / "a.parquet")[:20]
+    assert all(isinstance(block, Block) and len(block.data) < reader.PART_BYTES + 1_000_000 for block in found)
+    messages = [[{"role": "user", "content": "q" * 1_000_000}, {"role": "assistant", "content": "a"}]] * 300
+    format_.write_table(pyarrow.table({"messages": messages}), tmp_path / "b.parquet", compression="zstd")
+    assert all(isinstance(block, Block) and len(block.data) < reader.PART_BYTES + 2_000_000 for block in block_list(tmp_path / "b.parquet"))
+    format_.write_table(pyarrow.table({"text": ["x" * (17 << 20), "good"]}), tmp_path / "c.parquet")
+    assert bad(tmp_path / "c.parquet") == [(1, "longer_than_16_MB")] and len(documents(tmp_path / "c.parquet")) == 1
+
+
+def test_long_files_take_time_in_proportion(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reading copies each byte a bounded number of times, whatever the lines are like: counted in calls, as times vary."""
+    calls = 0
+    real = lines._block
+
+    def counted(*arguments: object) -> Block:
+        nonlocal calls
+        calls += 1
+        return real(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(lines, "_block", counted)
+    for content in (b"a\n" * 3_000_000, b"a\n\n" * 2_000_000, b"\n" * 6_000_000, b"a" * 6_000_000):
+        calls = 0
+        (tmp_path / "a.txt").write_bytes(content)
+        assert sum(len(block.data) for block in block_list(tmp_path / "a.txt") if isinstance(block, Block)) == 6_000_000
+        assert calls <= 7

@@ -1,6 +1,7 @@
 """Text that was decoded or drawn by the wrong table: mojibake, letters of private use, fonts that drew Devanagari over Latin."""
 
 import re
+from collections.abc import Sequence
 
 from bulletlm.data.language import ENGLISH_WORDS
 
@@ -59,6 +60,7 @@ _PLAIN_COMPOUND = re.compile(
 )
 _LATIN_LETTER = re.compile("[A-Za-z\u00a1-\u00ff]")
 _DEVANAGARI = re.compile("[\u0904-\u0939]")
+_UPPER_LETTERS = re.compile("[\u00a1-\u00ff]")
 _ASCII_LETTERS = re.compile("[A-Za-z]+")
 _PUNCTUATION = ".,;:!?'\"()[]“”‘’"
 
@@ -102,6 +104,27 @@ def is_legacy_font(text: str, least_words: int = WORDS_NEEDED) -> bool:
     known = sum(word in _LEGACY_WORDS for word in words)
     odd = sum(_ODD_WORD.search(word) is not None and not _PLAIN_COMPOUND.search(word) for word in words)
     return (odd + 2 * known) / len(words) + 2 * _strange_pairs(text) >= _STRANGE
+
+
+_LINES_JUDGED = 400
+_LEGACY_LINES = 0.6
+_KNOWN_WORDS = 0.02
+_LEAST_LINES = 3
+
+
+def is_legacy_file(lines: Sequence[str]) -> bool:
+    """Whether the lines of a file are Devanagari of an old font.
+
+    Source code, ITRANS or lists of names look like it line by line. A file also has the commonest words of Marathi or Hindi as such a
+    font stores them, or the upper letters that stand for Devanagari.
+    """
+    judged = [line for line in lines if len(line.split()) >= WORDS_NEEDED][:_LINES_JUDGED]
+    if len(judged) < _LEAST_LINES or sum(map(is_legacy_font, judged)) < _LEGACY_LINES * len(judged):
+        return False
+    words = " ".join(judged).split()
+    known = sum(word.strip(_PUNCTUATION) in _LEGACY_WORDS for word in words)
+    upper = sum(len(_UPPER_LETTERS.findall(word)) >= 2 for word in words)
+    return known >= _KNOWN_WORDS * len(words) or upper >= 0.5 * len(words)
 
 
 def _strange_pairs(text: str) -> float:

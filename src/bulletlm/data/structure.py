@@ -149,23 +149,24 @@ def split_documents(lines: Iterable[tuple[int, str]], structure: Structure) -> I
     if structure.gutenberg:
         yield from _without_licence(lines, structure)
         return
-    document = TextDocument(0)
+    document, size = TextDocument(0), 0
     for begins, removed, block in _pieces(lines, structure):
         if removed:
             document.changed["spaces"] += removed
         if document.paragraphs and begins:
             yield document
-            document = TextDocument(0)
+            document, size = TextDocument(0), 0
         for number, text, joined in _paragraphs(block, structure):
-            full = structure.documents == "blank_line" and sum(map(len, document.paragraphs)) > DOCUMENT_CHARACTERS
+            full = structure.documents == "blank_line" and size > DOCUMENT_CHARACTERS
             heading = structure.documents == "heading" and _is_heading(text, structure.heading)
             if document.paragraphs and (full or heading):
                 yield document
-                document = TextDocument(0)
+                document, size = TextDocument(0), 0
             if not document.paragraphs:
                 document.line = number
             document.paragraphs.append(text)
             document.lines.append(number)
+            size += len(text)
             if joined:
                 document.changed["unwrapped"] += joined
     if document.paragraphs:

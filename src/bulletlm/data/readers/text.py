@@ -2,10 +2,11 @@
 
 from collections.abc import Iterator
 
+from bulletlm.data.encodings import is_legacy_file
 from bulletlm.data.readers import questions, whatsapp, wiki
 from bulletlm.data.readers.lines import line_blocks, lines_of
 from bulletlm.data.readers.opened import beginning_as_text
-from bulletlm.data.readers.raw import BadRow, Block, Listener, RawDocument
+from bulletlm.data.readers.raw import BadRow, Block, Listener, NotReadError, RawDocument
 from bulletlm.data.sources import SourceFile
 from bulletlm.data.structure import Dropped, TextDocument, choose_structure, split_documents
 
@@ -16,6 +17,11 @@ _BORDERS = {"form_feed": b"\f"}
 def blocks(file: SourceFile, encoding: str, listener: Listener) -> Iterator[Block | BadRow]:
     """The text in blocks of whole documents, except where a document is longer than a block."""
     sample = beginning_as_text(file, encoding)
+    if is_legacy_file(sample.split("\n")):
+        raise NotReadError(
+            "Devanagari of an old font (Kruti Dev, Shivaji, DVB-TT) saved as Latin letters: convert it to Unicode with a converter for "
+            "that font"
+        )
     if whatsapp.recognize(sample):
         yield from whatsapp.blocks(file, encoding, listener)
         return
