@@ -70,6 +70,16 @@ def test_a_stream_has_all_events_in_order(client: OpenAI) -> None:
         assert stream.get_final_response().output_text == plain.output_text
 
 
+def test_an_answer_without_a_limit_always_completes(client: OpenAI) -> None:
+    """The model file limits it. Clients that set no limit expect the event for complete answers only."""
+    for number in range(4):
+        with client.responses.stream(model="any", input=f"hello {number}") as stream:
+            answer = stream.get_final_response()
+        assert answer.output_text and answer.status == ("incomplete" if answer.usage.output_tokens == 24 else "completed")
+    kinds = [event.type for event in client.responses.create(model="any", input="hello", max_output_tokens=2, stream=True)]
+    assert kinds[-1] == "response.incomplete"
+
+
 def test_a_finished_answer_is_completed(client: OpenAI, server: Server) -> None:
     for stop in range(20):
         answer = client.responses.create(model="any", input=f"hello {stop}", max_output_tokens=400, temperature=1.8)

@@ -209,7 +209,9 @@ class ResponsesFormat:
         )
 
     def closing(self, usage: Usage) -> bytes:
-        return self._event(f"response.{self._status()}", response=self._finished(usage))
+        # OpenAI's own client fails without "response.completed". It is ready for "response.incomplete" only if it has set a limit.
+        kind = "completed" if self.request.max_output_tokens is None else self._status()
+        return self._event(f"response.{kind}", response=self._finished(usage))
 
     def error(self, error: ApiError) -> bytes:
         return self._event("error", code=error.code, message=error.message, param=error.param)
