@@ -147,6 +147,19 @@ def test_echoed_logprobs_are_those_of_the_model(client: OpenAI, model: Model) ->
     ].logprobs.token_logprobs
 
 
+@pytest.mark.parametrize("max_tokens", [1, 5])
+def test_a_scored_prompt_is_followed_by_the_end_token(client: OpenAI, model: Model, max_tokens: int) -> None:
+    """Programs that score texts ask for one token more, and take the last one off, whatever it is."""
+    prompt = [1, *model.tokenizer.encode("The farmer")]
+    options: dict[str, Any] = {"model": "any", "prompt": prompt, "max_tokens": max_tokens, "logit_bias": {str(END): 100}}
+    answer = client.completions.create(**options, echo=True, logprobs=1)
+    kept = answer.choices[0].logprobs
+    assert kept.tokens[len(prompt) :] == ["<|end|>"] and len(kept.token_logprobs) == len(kept.text_offset) == len(prompt) + 1
+    assert kept.token_logprobs[-1] < 0 and kept.text_offset[-1] == len("The farmer")
+    assert (answer.choices[0].text, answer.choices[0].finish_reason, answer.usage.completion_tokens) == ("The farmer", "stop", 1)
+    assert client.completions.create(**options, logprobs=1).choices[0].logprobs.tokens == []
+
+
 def test_a_loglikelihood_request_as_lm_evaluation_harness_sends_it(client: OpenAI, model: Model) -> None:
     """Context and continuation as token ids. The harness asks for one more token, so it reads the values from len(context) to -1."""
     context, continuation = [1, *model.tokenizer.encode("The farmer")], model.tokenizer.encode(" lived in a village")

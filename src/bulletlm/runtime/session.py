@@ -62,6 +62,7 @@ class _Limits(NamedTuple):
     stop: Sequence[str]
     stop_ids: Collection[int]
     keep: int
+    give_stop: bool
 
 
 class Session:
@@ -107,6 +108,7 @@ class Session:
         stop_ids: Collection[int] = (END, EOS),
         logprobs: int | None = None,
         keep: int = 0,
+        give_stop: bool = False,
     ) -> Iterator[Token]:
         """Continue `prompt` token by token; close the iterator to cancel.
 
@@ -121,6 +123,7 @@ class Session:
             stop_ids: tokens that end the answer; they are not given out.
             logprobs: give log-probabilities, and those of this many likeliest tokens.
             keep: tokens at the beginning that are never dropped (the system text); at most half of the context.
+            give_stop: also give out the token of `stop_ids` that ends the answer; it has no text.
 
         Raises:
             BulletError: the prompt is empty, has ids outside the vocabulary, or does not fit (with shift=False); later on, that
@@ -142,7 +145,7 @@ class Session:
         self.finish_reason, self.prompt_tokens, self.completion_tokens = None, len(prompt), 0
         context = self._shortened(list(prompt), keep)
         self.reused, self.ahead, self._to_read = self._in_common(context), 0, context
-        return self._answer(context, draw, _Limits(sampling.max_tokens, stop, stop_ids, keep))
+        return self._answer(context, draw, _Limits(sampling.max_tokens, stop, stop_ids, keep, give_stop))
 
     def read(self) -> bool:
         """Read a part of the prompt that `generate` was given, before its first token is asked for; whether more parts are left.
@@ -201,7 +204,7 @@ class Session:
             yield tokens
 
     def _answer(self, context: list[int], draw: Draw, limits: _Limits) -> Iterator[Token]:
-        left, stop, stop_ids, keep = limits
+        left, stop, stop_ids, keep, give_stop = limits
         self._to_read = []
         text = TextStream(self.model.tokenizer, stop)
         last: Token | None = None  # waits until it is known whether it is the last one, and gets what is held back
@@ -218,6 +221,8 @@ class Session:
                 self.ahead -= 1
                 if token in stop_ids:
                     yield from self._end("stop", last, text.finish())
+                    if give_stop:
+                        yield from self._end("stop", Token(token, "", *score), "")
                     return
                 before = len(text.held)
                 part = text.add(token)

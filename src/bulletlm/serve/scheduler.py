@@ -45,7 +45,8 @@ class Job:
     Attributes:
         client: the client's address; jobs of one client wait in one queue, and only they share cached prompts.
         logprobs: report log-probabilities, and those of this many likeliest tokens.
-        score_prompt: emit the tokens of the prompt with their log-probabilities first; needs `logprobs`.
+        score_prompt: emit the tokens of the prompt with their log-probabilities first, and the token that ends the answer
+            last; needs `logprobs`.
         generate: whether to generate an answer.
         emit: called in a worker thread with the tokens of each slice; the last call, and only that one, has a Finish.
             It must not block.
@@ -264,7 +265,9 @@ class Scheduler:
                 elif not job.generate:
                     finish = Finish("length")
                 elif running.tokens is None:
-                    running.tokens = session.generate(job.prompt, job.sampling, stop=job.stop, logprobs=job.logprobs)
+                    running.tokens = session.generate(
+                        job.prompt, job.sampling, stop=job.stop, logprobs=job.logprobs, give_stop=job.score_prompt
+                    )
                     continue  # generate only checks its arguments; a slice does at least one step of work
                 elif running.reading:
                     running.reading = session.read()
