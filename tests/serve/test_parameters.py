@@ -27,6 +27,9 @@ def ask(client: OpenAI, **options: Any) -> Any:
         {"tools": [], "tool_choice": "auto"},
         {"functions": [{"name": "f"}], "function_call": "none"},
         {"response_format": {"type": "text"}},
+        {"max_completion_tokens": 6},
+        {"top_logprobs": 0},
+        {"stream_options": None, "logit_bias": {}, "stop": []},
         {"frequency_penalty": 0, "n": 1, "logprobs": False, "modalities": ["text"]},
         {
             "user": "me",
@@ -110,6 +113,13 @@ def test_other_names_of_settings(client: OpenAI) -> None:
     assert ask(client, temperature=0, max_tokens=20, extra_body={"repeat_penalty": 0.2}).choices[0].message.content == expected
     options = {"temperature": 0, "num_predict": 20, "repeat_penalty": 0.2, "num_gpu": 1, "stop": ["never"]}
     assert ask(client, max_tokens=None, extra_body={"options": options}).choices[0].message.content == expected
+
+
+def test_many_texts_at_once(client: OpenAI) -> None:
+    """langchain sends up to 1,000 texts for embeddings in one request, OpenAI allows 2,048."""
+    assert len(client.embeddings.create(model="any", input=["a"] * 2048).data) == 2048
+    with pytest.raises(openai.BadRequestError, match="at most 2048 are allowed"):
+        client.embeddings.create(model="any", input=["a"] * 2049)
 
 
 def test_no_tokens_at_all(client: OpenAI) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, Field
 
 from bulletlm.serve.fields import Lenient, Neutral, OneOf, Text
-from bulletlm.serve.openai.schemas import NO_TOOLS, OllamaOptions
+from bulletlm.serve.openai.schemas import MAX_TEXTS, NO_TOOLS, OllamaOptions
 
 NO_FORMAT = "only plain text is supported, not JSON: leave it out"
 NO_IMAGES = "this model reads text only"
@@ -70,7 +70,7 @@ class OllamaGenerateRequest(GenerationRequest):
 class EmbedRequest(OllamaRequest):
     """POST /api/embed."""
 
-    input: Text | Annotated[list[Text], Field(fail_fast=True, max_length=256)]
+    input: Text | Annotated[list[Text], Field(fail_fast=True, max_length=MAX_TEXTS)]
     truncate: Annotated[bool | None, Field(description="Cut texts that are too long; true by default.")] = None
     dimensions: Annotated[int | None, Field(description="If given, must be the model's own number.")] = None
 

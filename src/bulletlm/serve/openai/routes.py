@@ -40,9 +40,9 @@ STREAM = also("text/event-stream")
 @router.post("/chat/completions", responses={**STREAM, **errors(*GENERATE)}, response_model=ChatCompletion)
 async def chat_completions(request: Request, body: ChatRequest, service: ServiceOf) -> Response:
     """Answer the last message of a conversation, or continue an answer that has been started."""
-    if body.max_tokens is not None and body.max_completion_tokens is not None:
+    if None not in (body.max_tokens, body.max_completion_tokens) and body.max_tokens != body.max_completion_tokens:
         raise ApiError(400, "max_tokens and max_completion_tokens mean the same: give one of them", "max_tokens", "invalid_value")
-    if body.top_logprobs is not None and not body.logprobs:
+    if body.top_logprobs and not body.logprobs:
         raise ApiError(400, "top_logprobs needs logprobs: set it to true", "top_logprobs", "invalid_value")
     for param, tools, tool_choice in (("tools", body.tools, body.tool_choice), ("functions", body.functions, body.function_call)):
         if tools and tool_choice != "none":

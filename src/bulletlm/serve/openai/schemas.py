@@ -30,6 +30,9 @@ from bulletlm.serve.fields import (
 MAX_CHOICES = 16
 """Largest number of completions of one request, for all its prompts together."""
 
+MAX_TEXTS = 2048
+"""Largest number of texts of one request for embeddings, as at OpenAI."""
+
 NO_TOOLS = "this model cannot call tools"
 NO_JSON = "only plain text is supported, not JSON: leave it out"
 
@@ -224,8 +227,8 @@ class EmbeddingRequest(Ignored):
     input: (
         Text
         | TokenIds
-        | Annotated[list[Text], Field(fail_fast=True, min_length=1, max_length=256)]
-        | Annotated[list[TokenIds], Field(fail_fast=True, min_length=1, max_length=256)]
+        | Annotated[list[Text], Field(fail_fast=True, min_length=1, max_length=MAX_TEXTS)]
+        | Annotated[list[TokenIds], Field(fail_fast=True, min_length=1, max_length=MAX_TEXTS)]
     )
     encoding_format: Literal["float", "base64"] | None = None
     dimensions: Annotated[int | None, Field(description="If given, must be the model's own number.")] = None
