@@ -13,8 +13,8 @@ import time
 from pathlib import Path
 
 LANGUAGES = (
-    "ar az bg ca cs cy da de el es et eu fa fi fr ga he hi hr hu hy id is it ja ka kk kn ko lt lv mk ml mn mr nb ne nl pl pt ro ru sk sl sq sr "
-    "sv sw ta te th tr tt uk ur vi zh_Hans en"
+    "ar az bg ca cs cy da de el es et eu fa fi fr ga he hi hr hu hy id is it ja ka kk kn ko lt lv mk ml mn mr nb ne nl pl pt ro ru sk sl "
+    "sq sr sv sw ta te th tr tt uk ur vi zh_Hans en"
 ).split()
 MOST, LEAST = 150, 25
 _NOT_TEXT = re.compile(r"%\(\w+\)[a-z]|%[a-z]|<[^>]+>|\{[^}]*\}|“[^”]*”|\"[^\"]*\"|«[^»]*»")
