@@ -21,6 +21,7 @@ def cleaned(folder: Path, files: dict[str, str], **clean: Any) -> tuple[Cleaned,
     (folder / "texts").mkdir(exist_ok=True)
     for name, text in files.items():
         (folder / "texts" / name).write_text(text, encoding="utf-8")
+    clean = {"preset": "web", "languages": ["mr", "en"], **clean}
     config = DataConfig(sources=[{"path": str(folder / "texts"), "documents": "blank_line"}], clean=clean)  # type: ignore[list-item, arg-type]
     return clean_files(find_files(config)[0], config.clean, 1, folder / "cleaned", 1, SilentProgress()), config
 
@@ -103,13 +104,13 @@ def test_near_duplicate_paragraphs_in_other_company(tmp_path: Path) -> None:
 
 
 def test_outliers(tmp_path: Path) -> None:
-    text = "\n\n".join([*STORIES[:40], "एकच ओळ खूप लांब आहे, " * 400, "मग"])
+    text = "\n\n".join([*STORIES[:40], "एकच ओळ खूप लांब आहे, " * 400, "मग"])  # 40 stories have more than a hundred paragraphs
     parts, _ = verdicts(tmp_path, {"a.txt": text}, repeated_words=1, long_percentile=99, short_percentile=1)
     assert parts[-2] == ["long_outlier"] and parts[-1] == ["short_outlier"]
     assert not any(reason for part in parts[:-2] for reason in part)
     parts, _ = verdicts(tmp_path, {"a.txt": text}, repeated_words=1, long_percentile=99, long_tokens=5000, short_tokens=0)
     assert not any(map(any, parts)), "within the limits nothing is an outlier"
-    talk = [{"prompt": "किती?", "response": "खूप. " * n} for n in [*range(3, 60), 3000]]
+    talk = [{"prompt": "किती?", "response": "खूप. " * n} for n in [*range(3, 150), 3000]]
     (tmp_path / "texts" / "a.txt").unlink()
     _, whole = verdicts(
         tmp_path,
@@ -119,7 +120,7 @@ def test_outliers(tmp_path: Path) -> None:
         near_duplicates=0,
         long_percentile=99,
     )
-    assert whole == [""] * 57 + ["long_outlier"]
+    assert whole == [""] * 147 + ["long_outlier"]
 
 
 def test_what_is_clean_already_is_not_cleaned_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -143,3 +144,9 @@ def test_what_is_clean_already_is_not_cleaned_again(tmp_path: Path, monkeypatch:
     (tmp_path / "texts" / "a.txt").write_text("नवा मजकूर", encoding="utf-8")
     with pytest.raises(pytest.fail.Exception):
         clean_files(files, config.clean, 1, tmp_path / "cleaned", 1, SilentProgress())
+
+
+def test_the_longest_row_of_few_is_no_outlier(tmp_path: Path) -> None:
+    text = "\n\n".join([*STORIES[:10], "एकच ओळ खूप लांब आहे, " * 400])
+    parts, _ = verdicts(tmp_path, {"a.txt": text}, repeated_words=1)
+    assert not any(map(any, parts))

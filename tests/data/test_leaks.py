@@ -1,14 +1,15 @@
 """Validation text in training: found in every disguise, and nothing else."""
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from bulletlm.data.leaks import Index, check_leaks, find_copies
-from bulletlm.data.prepare import _check
-from bulletlm.errors import DataError
+from bulletlm.data.log import Log, characters_of
+from bulletlm.data.prepare import _check, _Splits
 from bulletlm.progress import SilentProgress
 from bulletlm.text.documents import Document, to_line
 from paths import SAMPLE_CORPUS
@@ -71,22 +72,28 @@ def test_the_check_tells_kinds_apart() -> None:
     words = LONG.split()
     near = " ".join([*words[:3], "निराळा", *words[4:]])
     for text, kinds in ((LONG, {"exact", "ngrams", "near"}), (near, {"ngrams", "near"}), (OTHER[0], set())):
-        counts, example = check_leaks(index, to_line(document(text)))
+        counts, rows = check_leaks(index, to_line(document(OTHER[5])) + to_line(document(text)))
         assert {kind for kind in ("exact", "ngrams", "near") if counts[kind]} == kinds
-        assert example == (text if kinds else "")
+        assert rows == ([1] if kinds else [])
         assert counts["passages"] >= 1
 
 
-def test_a_leak_fails_the_stage(tmp_path: Path) -> None:
+def test_a_leak_is_taken_out_of_training_and_fails_nobody(tmp_path: Path) -> None:
     (tmp_path / "val.jsonl").write_bytes(b"".join(to_line(document(story)) for story in STORIES[:5]))
-    (tmp_path / "train.jsonl").write_bytes(b"".join(to_line(document(story)) for story in OTHER))
+    clean = b"".join(to_line(document(story)) for story in OTHER)
+    (tmp_path / "train.jsonl").write_bytes(clean)
     passages = sum(story.count("\n") + 2 for story in OTHER)
-    assert _check(tmp_path, 1, SilentProgress()) == {"passages": passages, "exact": 0, "ngrams": 0, "near": 0}
+    splits = _Splits(rows=Counter({"a": 99}), characters=Counter({"a": 99_999}))
+    log = Log()
+    found = _check(tmp_path, log, splits, 1, SilentProgress())
+    assert found == {"passages": passages, "exact": 0, "ngrams": 0, "near": 0, "rows_taken_out": 0}
+    leaking = document(OTHER[0] + "\n" + LONG)
     with open(tmp_path / "train.jsonl", "ab") as file:
-        file.write(to_line(document(OTHER[0] + "\n" + LONG)))
-    with pytest.raises(DataError, match=r"leak check: training text repeats validation text \(exact 1, ngrams 1, near 1\)") as caught:
-        _check(tmp_path, 1, SilentProgress())
-    assert "\n" not in str(caught.value)
+        file.write(to_line(leaking) * 2)
+    assert _check(tmp_path, log, splits, 1, SilentProgress())["rows_taken_out"] == 1
+    assert (tmp_path / "train.jsonl").read_bytes() == clean
+    assert log.characters["a"]["copy_of_validation"] == characters_of(leaking["text"]) == 99_999 - splits.characters["a"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["train.jsonl", "val.jsonl"]
 
 
 def test_overlaps_are_counted_as_sets_would() -> None:

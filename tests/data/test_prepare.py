@@ -60,9 +60,9 @@ def turns(*contents: str) -> list[dict[str, str]]:
 
 
 def prepare(out: Path, *paths: object, seed: int = 3, **settings: Any) -> dict[str, Any]:
-    config = DataConfig(
-        sources=[{"path": str(path), "documents": "blank_line"} for path in paths], val_tokens=settings.pop("val_tokens", 700), **settings
-    )  # type: ignore[arg-type]
+    clean = {"preset": "web", "languages": ["mr", "en"], **settings.pop("clean", {})}
+    sources = [{"path": str(path), "documents": "blank_line"} for path in paths]
+    config = DataConfig(sources=sources, val_tokens=settings.pop("val_tokens", 700), clean=clean, **settings)  # type: ignore[arg-type]
     return prepare_data(config, seed, out, SilentProgress())
 
 
@@ -185,7 +185,9 @@ def test_the_same_input_and_seed_give_the_same_bytes(corpus: Path, run: tuple[Pa
         "import sys; from pathlib import Path; from bulletlm.config.schema import DataConfig; "
         "from bulletlm.data.prepare import prepare_data;"
         "from bulletlm.progress import SilentProgress;"
-        "prepare_data(DataConfig(sources=[sys.argv[1]], val_tokens=700), 3, Path(sys.argv[2]), SilentProgress())"
+        "sources = [{'path': sys.argv[1], 'documents': 'blank_line'}];"
+        "clean = {'preset': 'web', 'languages': ['mr', 'en']};"
+        "prepare_data(DataConfig(sources=sources, val_tokens=700, clean=clean), 3, Path(sys.argv[2]), SilentProgress())"
     )
     environment = {**os.environ, "PYTHONHASHSEED": "12345"}
     subprocess.run([sys.executable, "-c", code, str(corpus), str(tmp_path / "again")], check=True, env=environment)
@@ -256,7 +258,7 @@ def test_long_documents_without_borders(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "wrong"),
     [
-        ("a.txt", "थोडासा मजकूर आहे.\n", r"the sources hold 17 characters after cleaning, and at least 15,000 are needed"),
+        ("a.txt", "थोडासा मजकूर आहे.\n", r"the sources hold 17 characters in one piece, of which nothing can be held out"),
         ("a.txt", "", r"there is no text in a\.txt: the files are empty"),
         ("a.txt", "\n \n\n", r"there is no text in a\.txt"),
         ("a.jsonl", "{bad\n{worse\n", r"nothing is left of 2 rows in a\.jsonl \(not_json 2\)"),
@@ -346,8 +348,9 @@ def test_changing_the_mixture_cleans_nothing_again(corpus: Path, tmp_path: Path,
 def test_the_mixture(corpus: Path, tmp_path: Path) -> None:
     plain = prepare(tmp_path / "plain", corpus)
     mix = {"languages": {"mr": 0.7, "en": 0.3}, "conversations": 0.5, "tokens": 12_000}
-    sources = [{"path": str(corpus / "*.txt"), "weight": 2.0}, {"path": str(corpus)}]
-    report = prepare_data(DataConfig(sources=sources, mix=mix, val_tokens=700), 3, tmp_path / "mixed", SilentProgress())  # type: ignore[arg-type]
+    sources = [{"path": str(corpus / "*.txt"), "weight": 2.0, "documents": "blank_line"}, {"path": str(corpus)}]
+    clean = {"preset": "web", "languages": ["mr", "en"]}
+    report = prepare_data(DataConfig(sources=sources, mix=mix, val_tokens=700, clean=clean), 3, tmp_path / "mixed", SilentProgress())  # type: ignore[arg-type]
     check_books(report, tmp_path / "mixed", times_may_differ=True)
     check_split(tmp_path / "mixed")
     assert report["train"]["characters"] == pytest.approx(36_000, rel=0.03)

@@ -16,7 +16,7 @@ def document(text: str, language: str = "mr") -> Clean:
 
 def reasons(*documents: Clean, **settings: object) -> dict[str, int]:
     log = Log()
-    judge(list(documents), CleanConfig(**settings), log)  # type: ignore[arg-type]
+    judge(list(documents), CleanConfig(**{"preset": "web", "languages": ["mr", "en"], **settings}), log)  # type: ignore[arg-type]
     return dict(log.counts)
 
 
@@ -87,7 +87,7 @@ def test_short_documents_and_conversations_are_not_judged_by_quality() -> None:
 
 def test_a_repetitive_paragraph_goes_and_the_rest_stays() -> None:
     log = Log()
-    batch = judge([document(STORY[0] + "\n" + JUNK["repeated_words"])], CleanConfig(), log)
+    batch = judge([document(STORY[0] + "\n" + JUNK["repeated_words"])], CleanConfig(preset="web", languages=["mr", "en"]), log)
     assert batch.documents[0].text == STORY[0]
     assert log.counts == {"repeated_words": 1}
 

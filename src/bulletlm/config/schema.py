@@ -63,96 +63,161 @@ class Source(Section):
         return value
 
 
-class CleanConfig(Section):
-    """Cleaning rules. data/clean-report.json counts how often each rule applied and shows examples."""
+PRESETS: dict[str, dict[str, Any]] = {
+    "gentle": {},
+    "web": {
+        "entities": "everywhere",
+        "markup": "everywhere",
+        "rulers": True,
+        "private_letters": True,
+        "no_letters": True,
+        "min_chars": 2,
+        "split_long": False,
+        "max_broken_words": 0.05,
+        "legacy_font": "likely",
+        "repeated_characters": 0.3,
+        "repeated_words": 0.75,
+        "min_letters": 0.6,
+        "max_digits": 0.3,
+        "min_letter_words": 0.55,
+        "min_word_length": 2.5,
+        "max_word_length": 12.0,
+        "min_common_words": 0.005,
+        "no_answer": "words",
+        "duplicate_lines": "all",
+        "repeated_in_document": True,
+        "near_duplicates": 0.8,
+        "boilerplate": 10,
+        "short_percentile": 0.01,
+        "short_tokens": 1,
+        "long_percentile": 99.99,
+    },
+}
+"""Values of `CleanConfig` that a preset sets; what it does not name has its default."""
 
-    entities: bool = Field(True, description="Decode HTML entities: &amp; &nbsp; &#2350;.")
-    mojibake: bool = Field(
-        True, description="Repair UTF-8 text that was decoded with another code page; reject text that cannot be repaired."
+
+class CleanConfig(Section):
+    """What is repaired and what is left out. Every rule is counted, with examples, in data/clean-report.json."""
+
+    preset: Literal["gentle", "web"] = Field(
+        "gentle",
+        description="gentle: certain repairs, masks, exact copies and lines too long to use, nothing else; web: all rules, for text "
+        "crawled from web pages. It sets the defaults of the settings below; each can be set as well.",
     )
+    entities: Literal["off", "documents", "everywhere"] = Field(
+        "documents", description="Decode HTML entities (&amp; &nbsp; &#2350;): in texts, or in conversations too; never in code."
+    )
+    mojibake: bool = Field(True, description="Repair UTF-8 text that was decoded with another code page; reject what cannot be repaired.")
     broken_unicode: bool = Field(True, description="Reject text with U+FFFD or other traces of lost characters.")
-    markup: bool = Field(True, description="Remove left-over HTML tags, wiki and Markdown marks.")
-    rulers: bool = Field(True, description="Shorten long sequences of one character: ------ ......")
+    markup: Literal["off", "documents", "everywhere"] = Field(
+        "documents",
+        description="Remove HTML tags, wiki and Markdown marks: in documents that are markup, or left-overs everywhere; "
+        "never in code and conversations.",
+    )
+    rulers: bool = Field(False, description="Shorten long sequences of one character: ------ ......")
     byte_order_mark: bool = Field(True, description="Remove byte order marks (U+FEFF).")
     control: bool = Field(True, description="Remove control characters.")
-    zero_width: bool = Field(True, description="Remove invisible characters; keep joiners where Devanagari needs them.")
+    zero_width: bool = Field(True, description="Remove invisible characters; joiners stay where a script needs them.")
     nfc: bool = Field(True, description="Normalize to Unicode NFC: one order and form for combining marks and nukta.")
     spelling: bool = Field(
         True, description="Use one encoding for Devanagari letters that can be typed in two ways (eyelash ra, candra e and o)."
     )
-    spaces: bool = Field(True, description="Reduce repeated spaces to one; remove spaces at the start and end.")
-    letters: bool = Field(True, description="Repair Devanagari that a font conversion damaged: उद्भ्ावत, मंुबई, लाभाथ्र्य.")
-    private_use: bool = Field(
-        True, description="Remove bullets from the Unicode private-use area; reject words with private-use characters."
-    )
+    spaces: bool = Field(True, description="Reduce repeated spaces to one and remove spaces at the start and end, except in code.")
+    letters: bool = Field(True, description="Repair Devanagari that a font conversion broke: उद्भ्ावत, मंुबई, लाभाथ्र्य.")
+    private_use: bool = Field(True, description="Remove private-use bullets.")
+    private_letters: bool = Field(False, description="Reject text with private-use letters, which only one font can show.")
     emails: bool = Field(True, description="Replace e-mail addresses with [email].")
     phones: bool = Field(True, description="Replace phone numbers with [phone].")
+    phone_regions: list[str] = Field(
+        default_factory=list,
+        description='Countries whose phone numbers are recognised without a country code, for example ["IN", "US"]; default: those of '
+        "the languages in data.clean.languages and of the sources, and India.",
+    )
     long_numbers: int = Field(9, ge=0, description="Replace digit strings of at least this length with [number]; 0 turns this off.")
-    no_letters: bool = Field(True, description="Reject paragraphs without letters: separators, page numbers.")
-    min_chars: int = Field(2, ge=1, description="Reject paragraphs with fewer characters.")
-    max_chars: int = Field(20_000, ge=100, description="Reject paragraphs (lines) with more characters.")
+    no_letters: bool = Field(False, description="Reject paragraphs without a letter: separators, page numbers.")
+    min_chars: int = Field(1, ge=1, description="Reject paragraphs with fewer characters.")
+    max_chars: int = Field(20_000, ge=100, description="Longer paragraphs (one line) are split, or rejected where they cannot be.")
+    split_long: bool = Field(
+        True, description="Split paragraphs longer than max_chars at the ends of sentences; off rejects them as they are."
+    )
     max_broken_words: float = Field(
-        0.05,
+        1.0,
         ge=0,
         le=1,
-        description="Reject paragraphs in which more than this share of the Devanagari words is damaged beyond repair; 1 turns this off.",
+        description="Reject paragraphs in which more than this share of the Devanagari "
+        "words is misspelled beyond repair; 1 turns this off.",
     )
-    legacy_font: bool = Field(
-        True, description="Reject Devanagari text in legacy font encodings stored as Latin letters (Kruti Dev, Shivaji, DVB-TT)."
+    legacy_font: Literal["off", "certain", "likely"] = Field(
+        "certain",
+        description="Reject Devanagari of an old font that was saved as Latin letters (Kruti Dev, Shivaji, DVB-TT): documents full of "
+        "the commonest words of such fonts, or every line that looks like it.",
     )
     languages: list[str] = Field(
         default_factory=list,
         description='Keep only documents in these languages, such as ["mr", "en"]; [] keeps all. The language of each is detected.',
     )
     repeated_characters: float = Field(
-        0.3,
+        1.0,
         ge=0,
         le=1,
-        description="Reject paragraphs if more than this share of them repeats one to three characters; 1 turns this off.",
+        description="Reject paragraphs of which more than this share is one to three characters over and over; 1 turns this off.",
     )
     repeated_words: float = Field(
-        0.75,
+        1.0,
         ge=0,
         le=1,
-        description="Reject text of 50 words or more if this share of its 5-word sequences occurred earlier in it; 1 turns this off.",
+        description="Reject text of 50 words or more if this share of its 5-word sequences came before in it; 1 turns this off.",
     )
-    quality_words: int = Field(50, ge=1, description="The quality limits below apply to documents with at least this many words.")
+    quality_words: int = Field(50, ge=1, description="Documents of at least this many words are judged by the signals below.")
     min_letters: float = Field(
-        0.6, ge=0, le=1, description="Smallest share of letters and combining marks among all characters except spaces; 0 turns this off."
+        0.0, ge=0, le=1, description="Smallest share of letters and combining marks among all characters except spaces; 0 turns this off."
     )
-    max_digits: float = Field(0.3, ge=0, le=1, description="Largest share of digits; 1 turns this off.")
-    min_letter_words: float = Field(0.55, ge=0, le=1, description="Smallest share of words with a letter; 0 turns this off.")
-    min_word_length: float = Field(2.5, ge=0, description="Smallest mean word length, in characters; 0 turns this off.")
-    max_word_length: float = Field(12.0, ge=1, description="Largest mean word length; twice this length applies to single paragraphs.")
+    max_digits: float = Field(1.0, ge=0, le=1, description="Largest share of digits; 1 turns this off.")
+    min_letter_words: float = Field(0.0, ge=0, le=1, description="Smallest share of words that have a letter; 0 turns this off.")
+    min_word_length: float = Field(0.0, ge=0, description="Smallest mean length of a word, in characters; 0 turns this off.")
+    max_word_length: float = Field(
+        0.0, ge=0, description="Largest mean length of a word; also for single paragraphs, at twice the length; 0 turns this off."
+    )
     min_common_words: float = Field(
-        0.005,
+        0.0,
         ge=0,
         le=1,
         description="Smallest share of the language's most common function words (Marathi, Hindi, English); 0 turns this off.",
     )
-    duplicates: bool = Field(True, description="Drop exact duplicates of paragraphs, documents and conversations.")
+    no_answer: Literal["empty", "words"] = Field(
+        "empty", description="Reject conversations without an answer: an empty one, or one without a word, a number or a symbol."
+    )
+    duplicates: bool = Field(True, description="Drop exact copies: documents and conversations, and the lines that the next two name.")
+    duplicate_lines: Literal["off", "sentences", "all"] = Field(
+        "sentences",
+        description="Lines of 30 characters or more that are dropped where an earlier document has them: none, whole sentences (not "
+        "verse, dialogue, lists or code), or all.",
+    )
+    repeated_in_document: bool = Field(
+        False, description="Drop paragraphs that come again directly, or long ones for the third time, in one document."
+    )
     near_duplicates: float = Field(
-        0.8,
+        0.0,
         ge=0,
         le=1,
-        description="Drop text of 20 words or more that is this similar to an earlier text (Jaccard, 3-word sequences); 0 turns this off.",
+        description="Drop text of 20 words or more this similar (Jaccard, 3-word sequences) to an earlier one; 0 turns this off.",
     )
     boilerplate: int = Field(
-        10,
+        0,
         ge=0,
-        description="Drop short lines without a full stop that occur in at least this many documents of a source, except the first; "
-        "0 turns this off.",
+        description="Drop short lines without a full stop that at least this many "
+        "documents of a source have, except the first; 0 turns this off.",
     )
     short_percentile: float = Field(
-        0.01,
+        0.0,
         ge=0,
         le=50,
         description="Paragraphs and conversations below this percentile of token counts are outliers if they also have fewer than "
         "short_tokens tokens.",
     )
-    short_tokens: int = Field(1, ge=0, description="See short_percentile; tokens are estimated as three characters each.")
+    short_tokens: int = Field(0, ge=0, description="See short_percentile; tokens are estimated as three characters each.")
     long_percentile: float = Field(
-        99.99,
+        100.0,
         ge=50,
         le=100,
         description="Paragraphs and conversations above this percentile of token counts are outliers if they also have more than "
@@ -162,9 +227,19 @@ class CleanConfig(Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _one_language_is_a_list(cls, values: Any) -> Any:
-        if isinstance(values, dict) and isinstance(values.get("languages"), str):
-            return {**values, "languages": [values["languages"]]}
+    def _preset_and_older_spellings(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        preset = values.get("preset", "gentle")
+        values = {**(PRESETS.get(preset, {}) if isinstance(preset, str) else {}), **values}
+        if isinstance(values.get("languages"), str):
+            values["languages"] = [values["languages"]]
+        if isinstance(values.get("phone_regions"), str):
+            values["phone_regions"] = [values["phone_regions"]]
+        # These three were switches; on meant the stricter of the two ways.
+        for name, on in (("entities", "everywhere"), ("markup", "everywhere"), ("legacy_font", "likely")):
+            if isinstance(values.get(name), bool):
+                values[name] = on if values[name] else "off"
         return values
 
 

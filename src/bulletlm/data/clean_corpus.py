@@ -18,14 +18,14 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from bulletlm import __version__
 from bulletlm.data.kinds import PACKINGS
-from bulletlm.data.log import Log, Rejected
+from bulletlm.data.log import Log, Rejected, characters_of
 from bulletlm.data.reading import BadRow, Block, RawDocument, blocks, documents
 from bulletlm.data.rules import REPEAT_CHARACTERS, Clean, clean_document
 from bulletlm.data.shingles import SIGNATURE
@@ -35,7 +35,8 @@ from bulletlm.data.workers import cores, ordered_map
 from bulletlm.errors import BulletError
 from bulletlm.files import atomic_folder, read_json, sha256_of_file, sha256_of_json, write_json
 from bulletlm.progress import Progress
-from bulletlm.text.documents import Document, to_line
+from bulletlm.text.code import code_lines
+from bulletlm.text.documents import Document, texts_of, to_line
 
 if TYPE_CHECKING:
     from bulletlm.config.schema import CleanConfig
@@ -53,23 +54,36 @@ DOCUMENT = np.dtype(
         ("rows", "<i4"),
         ("line", "<i8"),
         ("characters", "<i8"),
+        ("line_ends", "<i4"),
         ("language", "S15"),
         ("conversation", "?"),
     ]
 )
-"""`key`: hash of the content; `group`: what must stay on one side of the validation split; `rows`: paragraphs, or 1."""
+"""`key`: hash of the content; `group`: what must stay on one side of the validation split; `rows`: paragraphs, or 1; `characters`
+count the line ends between paragraphs, of which there are `line_ends`."""
 
-PARAGRAPH = np.dtype([("key", "<u8"), ("characters", "<i4"), ("line", "<i8"), ("heading", "?")])
-"""`heading`: a short line that does not end like a sentence."""
+PARAGRAPH = np.dtype([("key", "<u8"), ("characters", "<i4"), ("line", "<i8"), ("heading", "?"), ("sentence", "?")])
+"""`heading`: a short line that does not end like a sentence; `sentence`: a line of whole sentences that is neither verse nor
+dialogue, list or code."""
 
 PARALLEL_FROM_BYTES = 8 << 20
 """Less is done before other processes have started."""
 
 _PACKED_TIMES = 5
-_SECOND_HALF = {"near_duplicates", "boilerplate", "short_percentile", "short_tokens", "long_percentile", "long_tokens"}
+_SECOND_HALF = {"near_duplicates", "boilerplate", "duplicate_lines", "short_percentile", "short_tokens", "long_percentile", "long_tokens"}
 """Settings that only the second half reads."""
 
 _SENTENCE_END = re.compile(r"[.!?।॥…][)\"”’'\]]*$")
+_WHOLE_SENTENCE = re.compile(r"[.!?।…。！？؟۔።៕။][)\"”’'»\]」』）]*$")
+_NO_PROSE = re.compile(
+    r"^(?:[-–—•*·▪◦>#|]|[\"“„«‘'「『]|\(?(?:[0-9०-९]{1,3}|[A-Za-z]|[ivxIVX]{1,4})[.):]\s|[^\W\d_][^.!?।:]{0,30}:(?:\s|$))"
+    r"|[।|॥]{2}|॥"
+)
+"""Items of a list, dialogue, speakers of a play; the numbers of verses."""
+
+_VERSE_LINE = 70
+_VERSE_WINDOW = 3
+"""A line is verse where it and the lines around it are short and most of them do not end as sentences do."""
 
 
 @dataclass
@@ -77,7 +91,8 @@ class Cleaned:
     """What `clean_files` left in its folder.
 
     Attributes:
-        rows, characters: read from each file, by its name.
+        rows, characters: read from each file, by its name; line ends and blank lines count as no characters.
+        log: what the rules did.
         skipped: files that were damaged, in order.
     """
 
@@ -88,8 +103,7 @@ class Cleaned:
     parts: npt.NDArray[np.void]
     rows: Counter[str]
     characters: Counter[str]
-    counts: Counter[str]
-    examples: dict[str, list[dict[str, Any]]]
+    log: Log
     skipped: list[Skipped]
 
 
@@ -103,8 +117,7 @@ class _Part:
     whole: npt.NDArray[np.void]
     parts: npt.NDArray[np.void]
     rejected: bytes
-    counts: Counter[str]
-    examples: dict[str, list[dict[str, Any]]]
+    log: Log
     rows: int
     characters: int
 
@@ -174,7 +187,7 @@ def _clean(files: list[SourceFile], config: "CleanConfig", seed: int, folder: Pa
                 name = item.source if isinstance(item, BadRow) else item.file.name
                 rows[name] += part.rows
                 characters[name] += part.characters
-                log.add(part.counts, part.examples)
+                log.add(part.log)
                 part.documents["offset"] += offset
                 part.documents["file"] = numbers[name]
                 part.whole["row"] += n_documents
@@ -195,8 +208,9 @@ def _clean(files: list[SourceFile], config: "CleanConfig", seed: int, folder: Pa
         "sizes": {name: (folder / name).stat().st_size for name in FILES},
         "rows": rows,
         "characters": characters,
-        "counts": log.counts,
         "examples": log.examples,
+        "rule_rows": log.rows,
+        "rule_characters": log.characters,
         "skipped": [asdict(item) for item in skipped],
     }
     write_json(folder / "summary.json", summary)
@@ -217,31 +231,36 @@ def _clean_block(settings: tuple["CleanConfig", int], block: Block | BadRow) -> 
     for raw in [block] if isinstance(block, BadRow) else documents(block, seed):
         if isinstance(raw, BadRow):
             rows += 1
-            characters += len(raw.text)
-            log.reject(Rejected(raw.source, raw.line, raw.reason, raw.text))
+            row = Rejected(raw.source, raw.line, raw.reason, raw.text, characters=raw.characters)
+            characters += characters_of(raw.text) if raw.characters < 0 else raw.characters
+            log.reject(row)
             continue
         rows += 1 if raw.messages else len(raw.paragraphs)
-        characters += _size(raw)
+        characters += _size(raw) + sum(raw.changed.values())
         document = clean_document(raw, config, log)
         if document:
             kept.append(document)
     batch = judge(kept, config, log)
     whole, parts = sign(batch) if config.near_duplicates else (np.zeros(0, SIGNATURE), np.zeros(0, SIGNATURE))
     lines, records, paragraphs = _records(batch.documents)
-    return _Part(lines, records, paragraphs, whole, parts, b"".join(rejected), log.counts, log.examples, rows, characters)
+    log.write = _nowhere
+    return _Part(lines, records, paragraphs, whole, parts, b"".join(rejected), log, rows, characters)
+
+
+def _nowhere(line: bytes) -> None:
+    """Takes the place of a log's `write` where the log goes to another process."""
 
 
 def _size(raw: RawDocument) -> int:
-    """Characters, with a line end between paragraphs."""
-    if raw.messages:
-        return sum(len(message["content"]) for message in raw.messages)
-    return sum(map(len, raw.paragraphs)) + len(raw.paragraphs) - 1 if raw.paragraphs else 0
+    """Characters of the lines that hold something."""
+    lines = raw.paragraphs or [line for message in raw.messages for line in message["content"].splitlines()]
+    return sum(len(line) for line in lines if not line.isspace())
 
 
 def _records(kept: list[Clean]) -> tuple[bytes, npt.NDArray[np.void], npt.NDArray[np.void]]:
     lines: list[bytes] = []
     records = np.zeros(len(kept), dtype=DOCUMENT)
-    paragraphs: list[tuple[int, int, int, bool]] = []
+    paragraphs: list[tuple[int, int, int, bool, bool]] = []
     offset = 0
     for number, document in enumerate(kept):
         if document.messages:
@@ -252,8 +271,10 @@ def _records(kept: list[Clean]) -> tuple[bytes, npt.NDArray[np.void], npt.NDArra
         else:
             keys = [content_hash(paragraph) for paragraph in document.paragraphs]
             paragraphs += [
-                (own, len(paragraph), line, len(paragraph) < REPEAT_CHARACTERS and not _SENTENCE_END.search(paragraph))
-                for own, paragraph, line in zip(keys, document.paragraphs, document.lines, strict=True)
+                (own, len(paragraph), line, len(paragraph) < REPEAT_CHARACTERS and not _SENTENCE_END.search(paragraph), sentence)
+                for own, paragraph, line, sentence in zip(
+                    keys, document.paragraphs, document.lines, sentence_lines(document.paragraphs), strict=True
+                )
             ]
             key = key_of_paragraphs(np.array(keys, dtype=np.uint64))
             row = to_document(key, document.source, document.language)
@@ -263,9 +284,27 @@ def _records(kept: list[Clean]) -> tuple[bytes, npt.NDArray[np.void], npt.NDArra
         lines.append(line)
         group = content_hash(document.group) if document.group else key
         language = document.language.encode()[:15]
-        records[number] = (offset, len(line), key, group, 0, document.rows, document.line, characters, language, bool(document.messages))
+        ends = characters - sum(map(characters_of, texts_of(row)))
+        records[number] = (
+            offset, len(line), key, group, 0, document.rows, document.line, characters, ends, language, bool(document.messages),
+        )  # fmt: skip
         offset += len(line)
     return b"".join(lines), records, np.array(paragraphs, dtype=PARAGRAPH)
+
+
+def sentence_lines(paragraphs: list[str]) -> list[bool]:
+    """[paragraphs] whether each is a line of whole sentences, of 30 characters or more, and not verse, dialogue, a list or code."""
+    ends = [_WHOLE_SENTENCE.search(paragraph) is not None for paragraph in paragraphs]
+    code = code_lines(paragraphs)
+    found = [False] * len(paragraphs)
+    for n, paragraph in enumerate(paragraphs):
+        if not ends[n] or code[n] or len(paragraph) < REPEAT_CHARACTERS or _NO_PROSE.search(paragraph):
+            continue
+        around = range(max(n - _VERSE_WINDOW, 0), min(n + _VERSE_WINDOW + 1, len(paragraphs)))
+        short = sum(len(paragraphs[m]) <= _VERSE_LINE for m in around)
+        verse = len(paragraph) <= _VERSE_LINE and 4 * short >= 3 * len(around) and 3 * sum(ends[m] for m in around) < 2 * len(around)
+        found[n] = not verse
+    return found
 
 
 def _is_complete(folder: Path, key: str) -> bool:
@@ -291,8 +330,11 @@ def _open(folder: Path) -> Cleaned:
         _map(folder / "parts.bin"),
         Counter(summary["rows"]),
         Counter(summary["characters"]),
-        Counter(summary["counts"]),
-        summary["examples"],
+        Log(
+            summary["examples"],
+            {source: Counter(rules) for source, rules in summary["rule_rows"].items()},
+            {source: Counter(rules) for source, rules in summary["rule_characters"].items()},
+        ),
         [Skipped(**item) for item in summary["skipped"]],
     )
 

@@ -65,7 +65,7 @@ def find_repeats(cleaned: Cleaned, config: "CleanConfig") -> Verdict:
         files = documents["file"][owner]
         verdict.paragraphs[_boilerplate(paragraphs, owner, files, config.boilerplate)] = _BOILERPLATE
     if config.duplicates:
-        _repeated(paragraphs, documents, verdict)
+        _repeated(paragraphs, verdict, config.duplicate_lines)
     if config.near_duplicates:
         _near(cleaned, config.near_duplicates, verdict)
     _outliers(paragraphs, documents, verdict, config)
@@ -88,9 +88,15 @@ def _boilerplate(paragraphs: npt.NDArray[np.void], owner: Ints, files: npt.NDArr
     return recurring
 
 
-def _repeated(paragraphs: npt.NDArray[np.void], documents: npt.NDArray[np.void], verdict: Verdict) -> None:
-    """Long paragraphs that an earlier document has, then whole documents that came before."""
-    rows = np.flatnonzero((paragraphs["characters"] >= REPEAT_CHARACTERS) & (verdict.paragraphs == 0))
+def _repeated(paragraphs: npt.NDArray[np.void], verdict: Verdict, lines: str) -> None:
+    """Lines that an earlier document has, then whole documents that came before.
+
+    Args:
+        lines: "sentences" drops lines of whole sentences, "all" every line of 30 characters or more, "off" none.
+    """
+    long = paragraphs["characters"] >= REPEAT_CHARACTERS
+    wanted = {"off": np.zeros(len(paragraphs), dtype=bool), "sentences": paragraphs["sentence"], "all": long}[lines]
+    rows = np.flatnonzero(wanted & (verdict.paragraphs == 0))
     order = rows[np.argsort(paragraphs["key"][rows], kind="stable")]
     if len(order):
         keys, owners = paragraphs["key"][order], verdict.owner[order]
@@ -146,7 +152,9 @@ def _outliers(paragraphs: npt.NDArray[np.void], documents: npt.NDArray[np.void],
     tokens = np.concatenate([paragraphs["characters"][parts], documents["characters"][talks]]) / CHARACTERS_PER_TOKEN
     if not len(tokens):
         return
-    least, most = np.percentile(tokens, [config.short_percentile, config.long_percentile])
+    # Not between two values: of a few hundred rows, the longest would always lie above.
+    least = np.percentile(tokens, config.short_percentile, method="lower")
+    most = np.percentile(tokens, config.long_percentile, method="higher")
     short = (tokens < least) & (tokens < config.short_tokens)
     long = (tokens > most) & (tokens > config.long_tokens)
     for outliers, reason in ((short, _SHORT), (long, _LONG)):

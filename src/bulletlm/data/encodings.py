@@ -127,6 +127,13 @@ def is_legacy_file(lines: Sequence[str]) -> bool:
     return known >= _KNOWN_WORDS * len(words) or upper >= 0.5 * len(words)
 
 
+def legacy_words(text: str) -> tuple[int, int, int]:
+    """How many words of `text` are among the commonest of old fonts, how many different ones they are, and how many words there are."""
+    words = text.split()
+    known = [word for word in words if len(word) > 1 and word in _LEGACY_WORDS]
+    return len(known), len(set(known)), len(words)
+
+
 def _strange_pairs(text: str) -> float:
     """How far the share of English pairs of letters is below what any Latin script has."""
     pairs = [run[n].lower() + run[n + 1] for run in _ASCII_LETTERS.findall(text) for n in range(len(run) - 1) if not run.isupper()]

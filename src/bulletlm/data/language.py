@@ -82,6 +82,17 @@ _ALSO_COMMON = """
 COMMON_WORDS = _MARATHI_WORDS | _HINDI_WORDS | ENGLISH_WORDS | frozenset(_ALSO_COMMON.split())
 """Words that text of some length has in any case, in lower case."""
 
+WORDS_OF_OTHERS = frozenset(
+    """
+    le la les des est une dans que qui pas pour sur avec ce il elle el los las una por con para es se su como más
+    die der das und ist nicht ein eine ich zu den mit auf von o os um uma não em do da ao che non di il per sono het een van niet op zijn
+    dan yang dan di ini itu dengan untuk tidak na ya wa kwa ni katika bir ve bu için çok da và là của có không một w nie się na jest że
+    aahe aahet aani nahi te ti ha hi mi tu kay tar pan mala tula he ahe ani zala hota hote sathi
+    hai hain nahi ka ki ke ko se mein main hum tum kya aur bhi par ye yeh woh wo tha thi kar raha rahi hun ho
+    """.split()
+)
+"""The commonest words of other languages in Latin letters, romanised Marathi and Hindi among them."""
+
 _HINDI_SHARE = 0.2
 """A single Hindi word in a longer sentence is a name ("स्वनिधी से समृद्धी" योजना)."""
 

@@ -5,8 +5,8 @@ another one if it is the same (30 characters or more), if half of the eight-word
 or if they are similar (Jaccard of their three-word sequences, candidates by MinHash). Shorter sentences, such as
 "Thank you.", belong to the language and not to a document.
 
-`find_copies` goes through the documents before training text is chosen; `check_leaks` reads the finished files and is
-expected to find nothing.
+`find_copies` goes through the documents before training text is chosen; `check_leaks` reads the finished files, to which
+augmentation may have added something.
 """
 
 import json
@@ -173,18 +173,13 @@ def find_copies(index: Index, lines: bytes) -> list[tuple[int, int, bool]]:
     return [(int(passages.document[n]), int(passages.part[n]), bool(same[n])) for n in found]
 
 
-def check_leaks(index: Index, lines: bytes) -> tuple[Counter[str], str]:
-    """How much of some rows of train.jsonl repeats validation text, by kind of likeness, and the first such text."""
-    documents: list[Document] = [json.loads(line) for line in lines.splitlines()]
-    passages = Passages.of(documents)
+def check_leaks(index: Index, lines: bytes) -> tuple[Counter[str], list[int]]:
+    """How much of some rows of train.jsonl repeats validation text, by kind of likeness, and the numbers of these rows."""
+    passages = Passages.of(map(json.loads, lines.splitlines()))
     kinds = {"exact": index.same_as(passages), "ngrams": index.overlapping(passages), "near": _near(index, passages)}
     counts = Counter({"passages": len(passages.document), **{kind: int(found.sum()) for kind, found in kinds.items()}})
-    for found in kinds.values():
-        for number in np.flatnonzero(found)[:1].tolist():
-            document, part = documents[passages.document[number]], int(passages.part[number])
-            parts = texts_of(document) if "messages" in document else document["text"].split("\n")
-            return counts, "\n".join(parts) if part < 0 else parts[part]
-    return counts, ""
+    found = np.logical_or.reduce(list(kinds.values()))
+    return counts, np.unique(passages.document[found]).tolist()
 
 
 def _near(index: Index, passages: Passages) -> npt.NDArray[np.bool_]:

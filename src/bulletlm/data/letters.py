@@ -21,7 +21,7 @@ _REPH_BEFORE = f"थ{_BELOW}य|व{_BELOW}ह|ध{_BELOW}[वय]|च{_BELOW}�
 # Each mend with characters that text must have for it to do anything.
 _MENDS: tuple[tuple[str, re.Pattern[str], str | Callable[[re.Match[str]], str]], ...] = (
     # The dotted circle that stands for a missing letter: उद्भ्◌ावत.
-    ("\u25cc", re.compile(f"\u25cc(?={_SIGN}|{_MARK})"), ""),
+    ("\u25cc", re.compile(f"(?<=[\u0904-\u0939\u0958-\u095f\u094d])\u25cc(?={_SIGN}|{_MARK})"), ""),
     # The stick that makes a half letter whole: उद्भ्ावत, उक्त्ा -> उद्भवत, उक्त (99.7 %); क्ष्ोत्र -> क्षेत्र; प्रस्ंग -> प्रसंग.
     ("\u094d\u093e", re.compile("\u094d\u093e"), ""),
     ("\u094d \u093e", re.compile("\u094d \u093e"), ""),

@@ -1,22 +1,40 @@
-"""What the rules did: counts, a few examples of each, and every rejected row. Nothing disappears silently."""
+"""What the rules did: rows and characters by source and rule, a few examples of each, and every rejected row.
+
+Nothing disappears silently: of every source, characters in = characters out + characters dropped + characters changed, where
+
+    in        the characters of the texts and messages that reading found, and of the lines that are not text
+    out       the characters of the rows that may go into train.jsonl and val.jsonl, each counted once
+    dropped   the characters of what a rule of REJECTIONS rejected
+    changed   what a rule of CHANGES removed from text that stayed; negative where it added more than it removed, as a mask can
+
+Line ends and blank lines count as no characters (`characters_of`). A reader that makes text out of something else reports the
+difference in `RawDocument.changed`, under a rule of its own, and lines that are not text as `BadRow`.
+
+Interface for those who show it (kept stable): `Log.rows[source][rule]` and `Log.characters[source][rule]` for every rule that
+did something, `is_change(rule)`, `keep_with(rule)`: the setting that would keep what the rule drops, or "" if there is none.
+"""
 
 import json
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bulletlm.data.letters import snippet
 from bulletlm.text.normalize import visible
 
+if TYPE_CHECKING:
+    from bulletlm.data.sources import SourceFile
+
 EXAMPLES = 3
 EXAMPLE_CHARACTERS = 120
 SHOWN_CHARACTERS = 500
-"""Of a rejected row, so much text goes into rejected.jsonl."""
+"""Characters of a rejected row that rejected.jsonl shows."""
 
 CHANGES = {
     "unwrapped": "the lines of a paragraph that was wrapped at a fixed width joined",
+    "split_long": "paragraphs of more than max_chars split at the ends of sentences",
     "entities": "HTML entities decoded",
     "mojibake": "UTF-8 that was read as another code page put back",
     "markup": "HTML tags, wiki and Markdown marks removed",
@@ -24,11 +42,11 @@ CHANGES = {
     "rulers": "rows of one sign shortened: ------ ...... !!!!!!",
     "byte_order_mark": "byte order marks (U+FEFF) removed",
     "control": "control characters and noncharacters removed",
-    "zero_width": "invisible characters removed; joiners stay where Devanagari or an emoji needs them",
+    "zero_width": "invisible characters removed; joiners stay where a script or an emoji needs them",
     "nfc": "put into Unicode NFC",
     "spelling": "one spelling for letters that are written in two ways (अॅ ॲ, र्\u200d ऱ्)",
     "spaces": "tabs, no-break and repeated spaces made one space, the ends stripped",
-    "letters": "Devanagari that a font conversion broke mended (उद्भ्ावत, मंुबई, लाभाथ्र्य)",
+    "letters": "Devanagari that a font conversion broke repaired (उद्भ्ावत, मंुबई, लाभाथ्र्य)",
     "emails": "e-mail addresses written as [email]",
     "phones": "phone numbers written as [phone]",
     "long_numbers": "long digit strings written as [number]",
@@ -52,16 +70,17 @@ REJECTIONS = {
     "chat_deleted": "deleted messages in an exported chat",
     "page_furniture": "page numbers, and lines at the top or bottom of a PDF that come again on many pages",
     "gutenberg": "header, credits and licence of Project Gutenberg",
-    "broken_unicode": "U+FFFD, half of a surrogate pair, or an old code page's control character in a word: letters were lost before",
-    "garbled": "mojibake that cannot be put back",
+    "broken_unicode": "U+FFFD, half of a surrogate pair, or an old code page's control character in a word: letters are lost",
+    "garbled": "text read as another code page that cannot be put back",
     "private_letters": "letters of private use, which only one font can show",
-    "too_short": "paragraphs that are too short to say anything",
-    "too_long": "paragraphs that are too long, such as tables in one line",
+    "empty": "lines of which the changes left nothing, such as a line of control characters",
+    "too_short": "paragraphs that are too short",
+    "too_long": "paragraphs that are too long and have no place to split them, such as encoded files",
     "no_letters": "paragraphs without a letter, such as separators",
     "broken_letters": "too many words that no Devanagari spelling has",
     "legacy_font": "Devanagari of an old font saved as Latin letters",
-    "wrong_script": "mostly in a script that none of the languages asked for has",
-    "wrong_language": "in another language than those asked for",
+    "wrong_script": "mostly in a script that none of the languages to keep has",
+    "wrong_language": "in another language than those to keep",
     "repeated_characters": "the same characters over and over",
     "repeated_words": "the same sequences of words over and over",
     "few_letters": "documents with too few letters",
@@ -69,11 +88,11 @@ REJECTIONS = {
     "few_letter_words": "documents in which too few words have a letter",
     "short_words": "documents of very short words",
     "long_words": "text of very long words, such as addresses of web pages",
-    "few_common_words": "documents without the little words that sentences need",
-    "no_answer": "conversations without a question and an answer to it; punctuation alone is none",
-    "boilerplate": "short lines that many documents of a source have, save the first",
+    "few_common_words": "documents without the commonest words of their language",
+    "no_answer": "conversations without a question and an answer to it",
+    "boilerplate": "short lines that many documents of a source have, except the first",
     "repeated_in_document": "paragraphs that come again directly, or long ones for the third time, in one document",
-    "repeated_paragraph": "paragraphs that an earlier document has too",
+    "repeated_paragraph": "lines that an earlier document has too",
     "repeated_document": "documents and conversations that came before",
     "near_duplicate": "paragraphs, documents and conversations that are nearly the same as an earlier one",
     "short_outlier": "shorter than nearly everything else",
@@ -84,36 +103,55 @@ REJECTIONS = {
 }
 """The rules that reject, in the order they are applied."""
 
-SETTINGS = {
-    **{rule: rule for rule in CHANGES if rule not in ("unwrapped", "unanswered")},
-    "broken_unicode": "broken_unicode",
-    "garbled": "mojibake",
-    "private_letters": "private_use",
-    "too_short": "min_chars",
-    "too_long": "max_chars",
-    "no_letters": "no_letters",
-    "broken_letters": "max_broken_words",
-    "legacy_font": "legacy_font",
-    "wrong_script": "languages",
-    "wrong_language": "languages",
-    "repeated_characters": "repeated_characters",
-    "repeated_words": "repeated_words",
-    "few_letters": "min_letters",
-    "many_digits": "max_digits",
-    "few_letter_words": "min_letter_words",
-    "short_words": "min_word_length",
-    "long_words": "max_word_length",
-    "few_common_words": "min_common_words",
-    "boilerplate": "boilerplate",
-    "repeated_in_document": "duplicates",
-    "repeated_paragraph": "duplicates",
-    "repeated_document": "duplicates",
-    "near_duplicate": "near_duplicates",
-    "short_outlier": "short_percentile",
-    "long_outlier": "long_percentile",
+KEEP = {
+    "split_long": "max_chars=1000000",
+    "entities": "entities=off",
+    "mojibake": "mojibake=false",
+    "markup": "markup=off",
+    "private_use": "private_use=false",
+    "rulers": "rulers=false",
+    "byte_order_mark": "byte_order_mark=false",
+    "control": "control=false",
+    "zero_width": "zero_width=false",
+    "nfc": "nfc=false",
+    "spelling": "spelling=false",
+    "spaces": "spaces=false",
+    "letters": "letters=false",
+    "emails": "emails=false",
+    "phones": "phones=false",
+    "long_numbers": "long_numbers=0",
+    "broken_unicode": "broken_unicode=false",
+    "garbled": "mojibake=false",
+    "private_letters": "private_letters=false",
+    "too_short": "min_chars=1",
+    "too_long": "max_chars=1000000",
+    "no_letters": "no_letters=false",
+    "broken_letters": "max_broken_words=1",
+    "legacy_font": "legacy_font=off",
+    "wrong_script": "languages=[]",
+    "wrong_language": "languages=[]",
+    "repeated_characters": "repeated_characters=1",
+    "repeated_words": "repeated_words=1",
+    "few_letters": "min_letters=0",
+    "many_digits": "max_digits=1",
+    "few_letter_words": "min_letter_words=0",
+    "short_words": "min_word_length=0",
+    "long_words": "max_word_length=0",
+    "few_common_words": "min_common_words=0",
+    "no_answer": "no_answer=empty",
+    "boilerplate": "boilerplate=0",
+    "repeated_in_document": "repeated_in_document=false",
+    "repeated_paragraph": "duplicate_lines=off",
+    "repeated_document": "duplicates=false",
+    "near_duplicate": "near_duplicates=0",
+    "short_outlier": "short_percentile=0",
+    "long_outlier": "long_percentile=100",
 }
-"""The setting under data.clean that switches or tunes a rule. The others are about what is no row of its file, what is no
-conversation, and what would spoil the validation set: there is nothing to choose."""
+"""Rule -> setting under data.clean, and the value with which the rule keeps everything. The other rules have no setting: they are
+about what is no row of its file, what is no conversation, and what would spoil the validation set."""
+
+SETTINGS = {rule: keep.partition("=")[0] for rule, keep in KEEP.items()}
+"""Rule -> the setting under data.clean that switches or tunes it."""
 
 MASKS = ("emails", "phones", "long_numbers")
 """Their examples must not show what they mask."""
@@ -121,15 +159,36 @@ MASKS = ("emails", "phones", "long_numbers")
 _ADDRESS_OR_NUMBER = re.compile(r"\S*@\S*|\d[\d ()/-]{4,}\d")
 
 
+def characters_of(text: str) -> int:
+    """Characters of a text, of which every line holds something: line ends do not count."""
+    return len(text) - text.count("\n")
+
+
+def is_change(rule: str) -> bool:
+    """Whether a rule changes text; the others reject it."""
+    return rule in CHANGES
+
+
+def keep_with(rule: str) -> str:
+    """The setting that keeps what a rule rejects or changes, as "data.clean.min_chars=1"; "" if there is none."""
+    return f"data.clean.{KEEP[rule]}" if rule in KEEP else ""
+
+
 @dataclass
 class Rejected:
-    """A row of rejected.jsonl; `rows` is how many paragraphs or conversations it stands for."""
+    """A row of rejected.jsonl.
+
+    Attributes:
+        rows: number of paragraphs or conversations it stands for.
+        characters: of the text as it counts in the log; by default all of `text` but its line ends.
+    """
 
     source: str
     line: int
     reason: str
     text: str
     rows: int = 1
+    characters: int = -1
 
     def to_line(self) -> bytes:
         """The row as JSON, newline included."""
@@ -140,47 +199,138 @@ class Rejected:
 
 @dataclass
 class Log:
-    """What the rules did; `write` is given each rejected row as a line of JSON."""
+    """What the rules did.
 
-    counts: Counter[str] = field(default_factory=Counter)
+    Attributes:
+        write: is given each rejected row as a line of JSON.
+        examples: rule -> a few examples.
+        rows: source -> rule -> how many rows the rule changed or rejected.
+        characters: source -> rule -> how many characters it removed; negative where a change added more.
+    """
+
     examples: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    rows: dict[str, Counter[str]] = field(default_factory=dict)
+    characters: dict[str, Counter[str]] = field(default_factory=dict)
     write: Callable[[bytes], object] = field(default=lambda line: None)
 
-    def change(self, rule: str, source: str, line: int, before: str, after: str) -> None:
-        """Count a change of text."""
-        self.counts[rule] += 1
+    @property
+    def counts(self) -> Counter[str]:
+        """Rule -> how many rows it changed or rejected in all sources."""
+        return _totals(self.rows)
+
+    def count(self, rule: str, source: str, rows: int, characters: int) -> None:
+        """Count what a rule did, without an example."""
+        self.rows.setdefault(source, Counter())[rule] += rows
+        self.characters.setdefault(source, Counter())[rule] += characters
+
+    def change(self, rule: str, source: str, line: int, before: str, after: str, characters: int | None = None) -> None:
+        """Count a change of text; `characters`: how many it removed, by default the difference of the two texts."""
+        self.count(rule, source, 1, characters_of(before) - characters_of(after) if characters is None else characters)
         if self._wants_example(rule):
             shown_before, shown_after = _around_difference(_hidden(before) if rule in MASKS else before, after)
             self.examples[rule].append({"source": source, "line": line, "before": shown_before, "after": shown_after})
 
     def reject(self, row: Rejected) -> None:
         """Count a rejected row and pass it on to rejected.jsonl."""
-        self.counts[row.reason] += row.rows
+        self.count(row.reason, row.source, row.rows, characters_of(row.text) if row.characters < 0 else row.characters)
         if self._wants_example(row.reason):
             self.examples[row.reason].append({"source": row.source, "line": row.line, "text": _part(row.text, 0, EXAMPLE_CHARACTERS)})
         self.write(row.to_line())
 
-    def add(self, counts: Counter[str], examples: dict[str, list[dict[str, Any]]]) -> None:
+    def add(self, later: "Log") -> None:
         """Take over what the log of a later part of the data holds."""
-        self.counts.update(counts)
-        for rule, found in examples.items():
+        for mine, theirs in ((self.rows, later.rows), (self.characters, later.characters)):
+            for source, counts in theirs.items():
+                mine.setdefault(source, Counter()).update(counts)
+        for rule, found in later.examples.items():
             own = self.examples.setdefault(rule, [])
             own += found[: EXAMPLES - len(own)]
 
     def report(self) -> dict[str, Any]:
-        """Per rule: what it does, the setting it obeys (None: none), how often it did something, examples."""
+        """Per rule: what it does, the setting it obeys (None: none), how often it did something, to how many characters, examples."""
+        rows, characters = _totals(self.rows), _totals(self.characters)
         return {
             rule: {
                 "rule": text,
                 "setting": f"data.clean.{SETTINGS[rule]}" if rule in SETTINGS else None,
-                "changed" if rule in CHANGES else "rejected": self.counts[rule],
+                "changed" if rule in CHANGES else "rejected": rows[rule],
+                "characters": characters[rule],
                 "examples": self.examples.get(rule, []),
             }
             for rule, text in (CHANGES | REJECTIONS).items()
         }
 
+    def of_source(self, source: str) -> dict[str, dict[str, int]]:
+        """Characters of one source that rules rejected ("dropped") and removed by changing text ("changed"), by rule."""
+        counts = self.characters.get(source, Counter())
+        return {
+            "dropped": {rule: counts[rule] for rule in REJECTIONS if rule in counts},
+            "changed": {rule: counts[rule] for rule in CHANGES if rule in counts},
+        }
+
     def _wants_example(self, rule: str) -> bool:
         return len(self.examples.setdefault(rule, [])) < EXAMPLES
+
+
+def _totals(by_source: Mapping[str, Counter[str]]) -> Counter[str]:
+    totals = Counter[str]()
+    for counts in by_source.values():
+        for rule, count in counts.items():
+            totals[rule] += count
+    return totals
+
+
+SHOWN_SHARE = 0.01
+"""Share of a source's characters from which on a rule is named on the screen."""
+
+_SHOWN_RULES = 12
+_NOT_SHOWN = frozenset({"left_out_by_mix"})
+"""The user asked for it."""
+
+
+def loss_table(
+    files: "Sequence[SourceFile]", sources: Sequence[str], read: Mapping[str, int], kept: Mapping[str, int], log: Log
+) -> list[str]:
+    """Lines for the screen: what was dropped or changed, by rule, where it is much of a source; and files of which nothing is left.
+
+    Args:
+        sources: how the configuration names each entry of data.sources.
+        read, kept: characters in and out, by file.
+    """
+    of_source = Counter[int]()
+    lost: dict[str, Counter[int]] = {}
+    for file in files:
+        of_source[file.source] += read.get(file.name, 0)
+        for rule, characters in log.characters.get(file.name, {}).items():
+            if rule not in _NOT_SHOWN:
+                lost.setdefault(rule, Counter())[file.source] += abs(characters)
+    rows: list[tuple[float, str, str]] = []
+    for rule, by_source in lost.items():
+        shares = {source: count / of_source[source] for source, count in by_source.items() if of_source[source]}
+        large = {source: share for source, share in shares.items() if share > SHOWN_SHARE}
+        if large:
+            worst = max(large, key=lambda source: large[source])
+            where = sources[worst] + (f" and {len(large) - 1} more" if len(large) > 1 else "")
+            what = "changed" if is_change(rule) else "left out"
+            keep = f" (to keep it: {keep_with(rule)})" if keep_with(rule) else ""
+            rows.append((large[worst], f"{large[worst]:>6.1%} of {where} {what}", f"{rule}: {(CHANGES | REJECTIONS)[rule]}{keep}"))
+    rows.sort(key=lambda row: -row[0])
+    lines: list[str] = []
+    if rows:
+        width = min(max(len(place) for _, place, _ in rows[:_SHOWN_RULES]), 60)
+        lines.append("data: what the rules left out or changed, where it is more than 1 % of a source:")
+        lines += [f"  {place:<{width}}  {text}" for _, place, text in rows[:_SHOWN_RULES]]
+        if len(rows) > _SHOWN_RULES:
+            lines.append(f"  and {len(rows) - _SHOWN_RULES} rules more: see data/clean-report.json")
+    empty = [file.name for file in files if read.get(file.name, 0) and not kept.get(file.name, 0)]
+    for name in empty[:_SHOWN_RULES]:
+        counts = Counter({rule: count for rule, count in log.characters.get(name, {}).items() if not is_change(rule)})
+        rule = counts.most_common(1)[0][0] if counts else ""
+        keep = f" (to keep it: {keep_with(rule)})" if keep_with(rule) else ""
+        lines.append(f"data: nothing is left of {name}: {rule}: {REJECTIONS.get(rule, 'all of it was changed')}{keep}")
+    if len(empty) > _SHOWN_RULES:
+        lines.append(f"data: nothing is left of {len(empty) - _SHOWN_RULES} more files: see data/clean-report.json")
+    return lines
 
 
 def _around_difference(before: str, after: str) -> tuple[str, str]:
@@ -195,5 +345,5 @@ def _part(text: str, start: int, end: int) -> str:
 
 
 def _hidden(text: str) -> str:
-    """Words with @ and numbers, save for their first two characters."""
+    """Words with @ and numbers, all but their first two characters as dots."""
     return _ADDRESS_OR_NUMBER.sub(lambda found: found[0][:2] + re.sub(r"[^\W_]", "•", found[0][2:]), text)

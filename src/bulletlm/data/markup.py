@@ -1,7 +1,14 @@
-"""What is left of web pages, wikis and Markdown in text that should be plain."""
+"""Markup in text that should be plain: which documents are HTML, wiki text or Markdown, and how it is removed.
+
+A text that talks about markup ("The <b> tag makes text bold") is none. What decides is what a parser of the language finds:
+that the text stands inside of elements, or that there are several kinds of Markdown constructs.
+"""
 
 import html
 import re
+from collections import Counter
+from collections.abc import Sequence
+from html.parser import HTMLParser
 
 _ENTITY = re.compile(r"&(?:[A-Za-z][A-Za-z0-9]{1,30}|#\d{1,7}|#[xX][0-9A-Fa-f]{1,6});")
 
@@ -31,8 +38,117 @@ _MARKDOWN = (
     (re.compile(r"^```.*$"), ""),
     (re.compile(r"^#{1,6} +"), ""),
     (re.compile(r"\*\*(?=\S)([^*]+?)(?<=\S)\*\*"), r"\1"),
-    (re.compile(r"(?<!\w)__(?=\S)([^_]+?)(?<=\S)__(?!\w)"), r"\1"),
+    (re.compile(r"(?<!\w)__(?=\S)(?!\w+__)([^_]+?)(?<=\S)__(?!\w)"), r"\1"),  # a single word is a name: __init__
 )
+
+
+DECISION_CHARACTERS = 200_000
+"""A document is recognised by its beginning of this size."""
+
+_INSIDE_ELEMENTS = 0.7
+_BLOCK_NAMES = frozenset(
+    "address article aside blockquote body caption center dd div dl dt figcaption figure footer form h1 h2 h3 h4 h5 h6 header html li main "
+    "nav ol p pre section table tbody td th thead tr ul".split()
+)
+_MARKDOWN_KINDS = {
+    "heading_open": "heading", "strong_open": "strong", "link_open": "link", "image": "link", "fence": "fence",
+    "bullet_list_open": "list", "ordered_list_open": "list", "blockquote_open": "quote", "table_open": "table",
+}  # fmt: skip
+_WIKI_SIGNS = (
+    re.compile(r"\[\[[^\[\]]+\]\]"),
+    re.compile(r"^(={2,6})[^=]+\1\s*$", re.M),
+    re.compile(r"\{\{[^{}]+\}\}"),
+    re.compile(r"'{2,3}[^']+'{2,3}"),
+)
+
+
+def markup_of(lines: Sequence[str]) -> frozenset[str]:
+    """The languages that a document is written in: some of "html", "wiki", "markdown"; none for plain text."""
+    text = "\n".join(lines)[:DECISION_CHARACTERS]
+    found = set()
+    if "<" in text and _is_html(text):
+        found.add("html")
+    if ("[[" in text or "{{" in text or "==" in text) and _is_wiki(text):
+        found.add("wiki")
+    elif any(sign in text for sign in ("](", "**", "__", "```", "# ")) and _is_markdown(text):
+        found.add("markdown")
+    return frozenset(found)
+
+
+class _Elements(HTMLParser):
+    """Counts the characters of text inside and outside of block elements that are closed."""
+
+    def __init__(self) -> None:
+        super().__init__(convert_charrefs=True)
+        self.inside = self.outside = self.breaks = 0
+        self.document = False
+        self.closed = Counter[str]()
+        self._open: list[str] = []
+        self._pending = 0
+
+    def handle_decl(self, decl: str) -> None:
+        self.document |= decl.lower().startswith("doctype html")
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.document |= tag in ("html", "body")
+        self.breaks += tag in ("br", "hr")
+        if tag in _BLOCK_NAMES:
+            self._open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag in self._open:
+            while self._open.pop() != tag:
+                pass
+            self.closed[tag] += 1
+            if not self._open:
+                self.inside += self._pending
+                self._pending = 0
+
+    def handle_data(self, data: str) -> None:
+        size = len(data.strip())
+        if self._open:
+            self._pending += size
+        else:
+            self.outside += size
+
+    def done(self) -> None:
+        self.close()
+        self.outside += self._pending
+
+
+def _is_html(text: str) -> bool:
+    """Whether most of the text stands inside of HTML elements, or its lines end with <br>."""
+    parser = _Elements()
+    try:
+        parser.feed(text)
+        parser.done()
+    except (AssertionError, ValueError):  # what the library raises for declarations that are none
+        return False
+    if parser.document and parser.closed:
+        return True
+    if parser.closed and parser.inside >= _INSIDE_ELEMENTS * (parser.inside + parser.outside):
+        return True
+    lines = [line for line in text.split("\n") if line.strip()]
+    return parser.breaks >= 3 and sum(line.rstrip().lower().endswith(("<br>", "<br/>", "<br />")) for line in lines) >= len(lines) / 2
+
+
+def _is_wiki(text: str) -> bool:
+    """Whether there are two kinds of wiki marks, or three links; Markdown has none of them."""
+    counts = [len(sign.findall(text)) for sign in _WIKI_SIGNS]
+    return counts[0] >= 3 or (counts[0] + counts[2] > 0 and sum(count > 0 for count in counts) >= 2)
+
+
+def _is_markdown(text: str) -> bool:
+    """Whether a Markdown parser finds two kinds of constructs, or several headings or links."""
+    from markdown_it import MarkdownIt
+
+    counts = Counter[str]()
+    for token in MarkdownIt("commonmark").parse(text):
+        for part in (token, *(token.children or ())):
+            if part.type in _MARKDOWN_KINDS and not (part.type == "heading_open" and part.markup[:1] in "=-"):
+                counts[_MARKDOWN_KINDS[part.type]] += 1
+    clear = sum(counts[kind] > 0 for kind in ("heading", "strong", "link", "fence"))
+    return clear >= 2 or counts["heading"] >= 2 or counts["link"] >= 2 or (clear == 1 and counts["list"] + counts["quote"] > 1)
 
 
 def decode_entities(text: str) -> str:
@@ -44,20 +160,23 @@ def decode_entities(text: str) -> str:
     return text
 
 
-def remove_markup(text: str) -> str:
-    """A line without HTML tags, wiki marks and Markdown; what they enclose stays, but for scripts, references and templates.
+EVERY_KIND = frozenset({"html", "wiki", "markdown"})
+
+
+def remove_markup(text: str, kinds: frozenset[str] = EVERY_KIND) -> str:
+    """A line without HTML tags, wiki marks and Markdown; what they enclose stays, except scripts, references and templates.
 
     Only names that HTML has are tags: <tool> and a < b stay.
     """
     while True:
         start = text
-        if "<" in text:
+        if "html" in kinds and "<" in text:
             text = _HIDDEN.sub("", text)
             text = _BLOCK_TAG.sub(" ", _INLINE_TAG.sub("", text))
-        if "](" in text or "**" in text or "__" in text or text.startswith(("#", "```")):
+        if "markdown" in kinds and ("](" in text or "**" in text or "__" in text or text.startswith(("#", "```"))):
             for pattern, left in _MARKDOWN:
                 text = pattern.sub(left, text)
-        if "[[" in text or "{{" in text or "''" in text or "==" in text or "[http" in text:
+        if "wiki" in kinds and ("[[" in text or "{{" in text or "''" in text or "==" in text or "[http" in text):
             for pattern, left in _WIKI:
                 text = pattern.sub(left, text)
         if text == start:

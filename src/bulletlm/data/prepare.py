@@ -19,10 +19,11 @@ from bulletlm.data.augment import augment_training
 from bulletlm.data.clean_corpus import PARALLEL_FROM_BYTES, Cleaned, clean_files, content_hash, key_of_paragraphs, to_document
 from bulletlm.data.dedup import CHARACTERS_PER_TOKEN, REASONS, Verdict, find_repeats
 from bulletlm.data.leaks import Index, check_leaks, find_copies, load_index, read_blocks
-from bulletlm.data.log import Log, Rejected
+from bulletlm.data.log import Log, Rejected, characters_of, loss_table
 from bulletlm.data.mixture import Cells, copies, mixture_table, rates
 from bulletlm.data.sources import SourceFile, find_files
 from bulletlm.data.split import LARGEST_SHARE, choose_validation
+from bulletlm.data.structure import DOCUMENT_CHARACTERS
 from bulletlm.data.workers import cores, ordered_map
 from bulletlm.errors import DataError
 from bulletlm.files import atomic_folder, write_json
@@ -35,14 +36,18 @@ if TYPE_CHECKING:
 CLEANED = "cleaned"
 """Folder beside the data folder, with the documents before deduplication."""
 
-SMALLEST_VALIDATION_TOKENS = 500
-"""Less says nothing about a model."""
+SMALL_VALIDATION_TOKENS = 500
+"""The loss on fewer tokens than this says little about a model."""
 
 FILES = ("train.jsonl", "val.jsonl", "rejected.jsonl", "clean-report.json")
 """The files that `prepare_data` writes."""
 
 AUGMENT_CACHE = "augment-cache"
 """Folder beside the stage's own that keeps the answers of models."""
+
+LONG_CHARACTERS = 3 * DOCUMENT_CHARACTERS // 2
+PART_CHARACTERS = 2_000
+"""A longer document is cut into parts of this size where only some of it is held out or goes into the mixture."""
 
 _SHUFFLE = 1
 """Purpose number of the random generator."""
@@ -68,7 +73,7 @@ def prepare_data(
     """
     files, skipped = find_files(config)
     cleaned = clean_files(files, config.clean, seed, out_dir.with_name(CLEANED), config.workers, progress)
-    log = Log(cleaned.counts, cleaned.examples)
+    log = cleaned.log
     with atomic_folder(out_dir, FILES) as folder, _Store(cleaned, folder) as store, open(folder / "rejected.jsonl", "wb") as rejected:
         with open(cleaned.folder / "rejected.jsonl", "rb") as earlier:
             for block in iter(lambda: earlier.read(_BLOCK_BYTES), b""):
@@ -80,7 +85,7 @@ def prepare_data(
         workers = (config.workers or cores()) if store.size >= PARALLEL_FROM_BYTES else 1
         splits = _write_splits(store, config, seed, files, folder, log, workers, progress)
         augmentation = augment_training(augment, seed, folder, out_dir.with_name(AUGMENT_CACHE), progress)
-        leaks = _check(folder, workers, progress)
+        leaks = _check(folder, log, splits, workers, progress)
         report = {
             "settings": config.model_dump(mode="json"),
             "seed": seed,
@@ -91,6 +96,7 @@ def prepare_data(
                     "rows_out": splits.rows[file.name],
                     "characters_in": cleaned.characters[file.name],
                     "characters_out": splits.characters[file.name],
+                    **log.of_source(file.name),
                 }
                 for file in files
             ],
@@ -109,6 +115,8 @@ def prepare_data(
         f"{val['characters']:,} for validation"
     )
     progress.log(f"data: training text is {_in_shares(report['mixture'])}")
+    for line in loss_table(files, [source.path for source in config.sources], cleaned.characters, splits.characters, log):
+        progress.log(line)
     return report
 
 
@@ -171,7 +179,20 @@ class _Store:
             record["group"] = int(part["id"], 16)
         record["offset"], record["length"] = -1 - self._changed.tell(), len(line)
         record["key"], record["rows"], record["characters"] = int(part["id"], 16), len(paragraphs), len(part["text"])
+        record["line_ends"] = len(paragraphs) - 1
         self._changed.write(line)
+
+    def cut(self, number: int, limit: int) -> int:
+        """Cut a long text into documents of about `limit` characters; the first takes its place, the others come last. Give how many."""
+        paragraphs = self.read(number)["text"].split("\n")
+        ends = _part_ends([len(paragraph) for paragraph in paragraphs], limit)
+        if len(ends) < 2:
+            return 0
+        document, first = self.read(number), len(self.documents)
+        self.documents = np.concatenate([self.documents, np.repeat(self.documents[number : number + 1], len(ends) - 1)])
+        for place, begin, end in zip([number, *range(first, len(self.documents))], [0, *ends], ends, strict=False):
+            self.shorten(place, document, (np.arange(len(paragraphs)) >= begin) & (np.arange(len(paragraphs)) < end))
+        return len(ends) - 1
 
     def take_out_repeats(self, verdict: Verdict, files: list[SourceFile], log: Log, progress: Progress) -> None:
         """Log and remove what came before."""
@@ -209,6 +230,27 @@ def part_of(document: Document, paragraphs: list[str]) -> Document:
     return part
 
 
+def _part_ends(sizes: list[int], limit: int) -> list[int]:
+    """Where documents of about `limit` characters end, as numbers of paragraphs."""
+    ends: list[int] = []
+    size = 0
+    for number, own in enumerate(sizes, 1):
+        size += own
+        if size >= limit:
+            ends.append(number)
+            size = 0
+    return ends if ends and ends[-1] == len(sizes) else [*ends, len(sizes)]
+
+
+def _parts(document: Document) -> list[Document]:
+    """A validation document in rows that are many enough to say how far the loss varies; only long texts are cut."""
+    if "messages" in document or len(document["text"]) <= LONG_CHARACTERS:
+        return [document]
+    paragraphs = document["text"].split("\n")
+    ends = _part_ends([len(paragraph) for paragraph in paragraphs], PART_CHARACTERS)
+    return [part_of(document, paragraphs[begin:end]) for begin, end in zip([0, *ends], ends, strict=False)]
+
+
 @dataclass
 class _Splits:
     """What went into the two files: different rows and their characters by source, and the report's part on them."""
@@ -217,9 +259,10 @@ class _Splits:
     characters: Counter[str] = field(default_factory=Counter)
     report: dict[str, Any] = field(default_factory=dict)
 
-    def count(self, document: Document, size: int) -> None:
-        self.rows[document["source"]] += _rows(document)
-        self.characters[document["source"]] += size
+    def count(self, document: Document, sign: int = 1) -> None:
+        """Count a row; with `sign` -1, take it out again."""
+        self.rows[document["source"]] += sign * _rows(document)
+        self.characters[document["source"]] += sign * sum(map(characters_of, texts_of(document)))
 
 
 def _write_splits(
@@ -235,6 +278,14 @@ def _write_splits(
     numbers = np.flatnonzero(in_training)
     if not len(numbers):
         raise DataError("nothing is left to train on beside the validation set: lower data.val_tokens or add text to data.sources")
+    if _takes_parts(config):
+        # A share of one long document is some of its parts.
+        long = numbers[~store.documents["conversation"][numbers] & (store.documents["characters"][numbers] > LONG_CHARACTERS)]
+        before = len(store.documents)
+        for number in long.tolist():
+            store.cut(number, PART_CHARACTERS)
+        numbers = np.concatenate([numbers, np.arange(before, len(store.documents))])
+        ranks = np.concatenate([ranks, _ranks(store.documents["key"][before:], seed)])
     taken, table = _mix(store.documents[numbers], files, ranks[numbers], config)
     for number in numbers[taken == 0].tolist():
         log.reject(store.rejected(number, "left_out_by_mix"))
@@ -252,11 +303,17 @@ def _write_splits(
         "mixture": table,
     }
     if limited:
-        progress.log(
-            f"data: the validation set is a tenth of the text, about {target // CHARACTERS_PER_TOKEN:,} tokens "
-            f"instead of {config.val_tokens:,}"
-        )
+        size = target // CHARACTERS_PER_TOKEN
+        little = " Its loss says little about the model: add text to data.sources." if size < SMALL_VALIDATION_TOKENS else ""
+        progress.log(f"data: the validation set is a tenth of the text, about {size:,} tokens instead of {config.val_tokens:,}.{little}")
     return splits
+
+
+def _takes_parts(config: "DataConfig") -> bool:
+    """Whether the mixture takes other than whole multiples of what there is."""
+    mix = config.mix
+    uneven = any(source.tokens is not None or source.weight != int(source.weight) for source in config.sources)
+    return uneven or mix.tokens is not None or mix.temperature > 1 or bool(mix.languages) or mix.conversations is not None
 
 
 def _write_validation(store: _Store, chosen: dict[int, int], folder: Path, splits: _Splits) -> "_Totals":
@@ -269,10 +326,11 @@ def _write_validation(store: _Store, chosen: dict[int, int], folder: Path, split
                 paragraphs = document["text"].split("\n")
                 store.shorten(number, document, np.arange(len(paragraphs)) < first)
                 document = part_of(document, paragraphs[first:])
-            size = sum(map(len, texts_of(document)))
-            file.write(to_line(document))
-            splits.count(document, size)
-            totals.add(document, size)
+            for part in _parts(document):
+                size = sum(map(len, texts_of(part)))
+                file.write(to_line(part))
+                splits.count(part)
+                totals.add(part, size)
     return totals
 
 
@@ -303,7 +361,7 @@ def _write_training(
                 counted[number] = True
                 name = files[record["file"]].name
                 splits.rows[name] += int(record["rows"])
-                splits.characters[name] += int(record["characters"])
+                splits.characters[name] += int(record["characters"]) - int(record["line_ends"])
             task.advance()
     return totals
 
@@ -327,7 +385,13 @@ def _choose(store: _Store, files: list[SourceFile], ranks: npt.NDArray[np.uint64
         return [len(paragraph) for paragraph in row["text"].split("\n")] if "text" in row else []
 
     cells = _cells(store.documents, files, with_kind=False)
-    return choose_validation(characters, cells.of, ranks, target, paragraphs_of), target
+    chosen = choose_validation(characters, cells.of, ranks, target, paragraphs_of)
+    if not chosen:
+        raise DataError(
+            f"the sources hold {int(characters.sum()):,} characters in one piece, of which nothing can be held out for validation: "
+            "add text to data.sources"
+        )
+    return chosen, target
 
 
 def _cells(documents: npt.NDArray[np.void], files: list[SourceFile], with_kind: bool = True) -> Cells:
@@ -364,36 +428,47 @@ def _take_out_copies(
     gone = np.zeros(len(in_training), dtype=bool)
     index = load_index(folder / "val.jsonl")
     numbers = np.flatnonzero(in_training)
-    found: dict[int, list[tuple[int, bool]]] = {}
-    with progress.task("data: copies of validation", len(numbers)) as task:
-        for (batch, _), copied in ordered_map(_find_copies, index, _batches(store, numbers), workers):
-            for row, part, same in copied:
-                found.setdefault(batch[row], []).append((part, same))
-            task.advance(len(batch))
     lost = 0
-    for number, parts in found.items():
-        document = store.read(number)
-        whole = [same for part, same in parts if part < 0]
-        if "messages" in document or whole:
-            same = any(same for _, same in parts) if "messages" in document else any(whole)
-            log.reject(store.rejected(number, "copy_of_validation" if same else "near_copy_of_validation"))
-            gone[number] = True
-            lost += int(store.documents["characters"][number])
-            continue
-        paragraphs = document["text"].split("\n")
-        keep = np.ones(len(paragraphs), dtype=bool)
-        for part, same in parts:
-            keep[part] = False
-            lost += len(paragraphs[part])
-            reason = "copy_of_validation" if same else "near_copy_of_validation"
-            log.reject(Rejected(document["source"], int(store.documents["line"][number]), reason, paragraphs[part]))
-        if keep.any():
-            store.shorten(number, document, keep)
-        else:
-            gone[number] = True
+    while len(numbers):  # what is left of a shortened document may be the same as validation text in its turn
+        found: dict[int, list[tuple[int, bool]]] = {}
+        with progress.task("data: copies of validation", len(numbers)) as task:
+            for (batch, _), copied in ordered_map(_find_copies, index, _batches(store, numbers), workers):
+                for row, part, same in copied:
+                    found.setdefault(batch[row], []).append((part, same))
+                task.advance(len(batch))
+        shortened: list[int] = []
+        for number, parts in found.items():
+            lost += _take_out_parts(store, number, parts, log, gone)
+            if not gone[number]:
+                shortened.append(number)
+        numbers = np.array(shortened, dtype=np.int64)
     if lost > _MANY_COPIES * store.documents["characters"].sum():
         progress.log(f"data: {lost:,} characters repeat validation text and are not trained on; see rejected.jsonl")
     return gone
+
+
+def _take_out_parts(store: _Store, number: int, parts: list[tuple[int, bool]], log: Log, gone: npt.NDArray[np.bool_]) -> int:
+    """Shorten a document by parts (-1: all of it) that repeat validation text, or mark it as gone; give the characters lost."""
+    document = store.read(number)
+    whole = [same for part, same in parts if part < 0]
+    if "messages" in document or whole:
+        same = any(same for _, same in parts) if "messages" in document else any(whole)
+        log.reject(store.rejected(number, "copy_of_validation" if same else "near_copy_of_validation"))
+        gone[number] = True
+        return int(store.documents["characters"][number])
+    lost = 0
+    paragraphs = document["text"].split("\n")
+    keep = np.ones(len(paragraphs), dtype=bool)
+    for part, same in parts:
+        keep[part] = False
+        lost += len(paragraphs[part])
+        reason = "copy_of_validation" if same else "near_copy_of_validation"
+        log.reject(Rejected(document["source"], int(store.documents["line"][number]), reason, paragraphs[part]))
+    if keep.any():
+        store.shorten(number, document, keep)
+    else:
+        gone[number] = True
+    return lost
 
 
 def _batches(store: _Store, numbers: Ints) -> Iterator[tuple[list[int], bytes]]:
@@ -417,22 +492,38 @@ def _find_copies(index: Index, batch: tuple[list[int], bytes]) -> list[tuple[int
     return find_copies(index, batch[1])
 
 
-def _check(folder: Path, workers: int, progress: Progress) -> dict[str, int]:
-    """Read the finished files and fail if training repeats validation."""
+def _check(folder: Path, log: Log, splits: _Splits, workers: int, progress: Progress) -> dict[str, int]:
+    """Read the finished files, and take out of training what repeats validation; give what was compared and found.
+
+    The text was compared before, so that only rows which augmentation added can be found here.
+    """
     index = load_index(folder / "val.jsonl")
     counts = Counter[str]()
-    example = ""
+    leaking: set[bytes] = set()
     path = folder / "train.jsonl"
     with progress.task("data: leak check", path.stat().st_size) as task, open(path, "rb") as file:
-        for lines, (found, text) in ordered_map(check_leaks, index, read_blocks(file), workers):
+        for lines, (found, rows) in ordered_map(check_leaks, index, read_blocks(file), workers):
             counts += found
-            example = example or text
+            all_rows = lines.splitlines(keepends=True)
+            leaking.update(all_rows[row] for row in rows)
             task.advance(len(lines))
-    leaks = {kind: counts[kind] for kind in ("passages", "exact", "ngrams", "near")}
-    if counts["exact"] + counts["ngrams"] + counts["near"]:
-        kinds = ", ".join(f"{kind} {leaks[kind]:,}" for kind in ("exact", "ngrams", "near"))
-        raise DataError(f"leak check: training text repeats validation text ({kinds}), for example {example[:80]!r}: please report this")
-    return leaks
+    if leaking:
+        _drop_rows(path, leaking, log, splits)
+        progress.log(f"data: {len(leaking):,} rows of training text repeated validation text and were taken out")
+    return {**{kind: counts[kind] for kind in ("passages", "exact", "ngrams", "near")}, "rows_taken_out": len(leaking)}
+
+
+def _drop_rows(path: Path, leaking: set[bytes], log: Log, splits: _Splits) -> None:
+    """Write train.jsonl without some rows."""
+    kept = path.with_suffix(".kept")
+    with open(path, "rb") as old, open(kept, "wb") as new:
+        new.writelines(line for line in old if line not in leaking)
+    kept.replace(path)
+    for line in sorted(leaking):
+        document: Document = json.loads(line)
+        if document["source"] in splits.rows:  # rows of augmentation have sources of their own
+            log.reject(Rejected(document["source"], 0, "copy_of_validation", "\n".join(texts_of(document)), _rows(document)))
+            splits.count(document, -1)
 
 
 @dataclass
@@ -479,12 +570,6 @@ def _rows(document: Document) -> int:
 
 
 def _validation_characters(total: int, val_tokens: int) -> int:
-    needed = round(SMALLEST_VALIDATION_TOKENS * CHARACTERS_PER_TOKEN / LARGEST_SHARE)
-    if total < needed:
-        raise DataError(
-            f"the sources hold {total:,} characters after cleaning, and at least {needed:,} are needed, so that a tenth of them "
-            "can be the validation set: add text to data.sources"
-        )
     return min(val_tokens * CHARACTERS_PER_TOKEN, int(total * LARGEST_SHARE))
 
 

@@ -1,26 +1,38 @@
-"""Making the text of one document uniform, and throwing out what is not text.
+"""Making the text of one document uniform, and leaving out what is not text.
 
-What can be told from a document alone is decided here; signals.py judges by statistics, and dedup.py by
-comparing with everything else. Each rule of `CleanConfig` counts what it did in a `Log`.
+What can be seen in a document alone is decided here; signals.py judges by statistics, and dedup.py by comparing with
+everything else. Each rule of `CleanConfig` counts what it did in a `Log`. Lines of code keep their spaces, signs and tags;
+so do conversations.
 """
 
 import re
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING
 
-from bulletlm.data.encodings import WORDS_NEEDED, has_mojibake, has_private_letters, is_legacy_font, mend_mojibake, remove_private_bullets
+from bulletlm.data.encodings import (
+    WORDS_NEEDED,
+    has_mojibake,
+    has_private_letters,
+    is_legacy_font,
+    legacy_words,
+    mend_mojibake,
+    remove_private_bullets,
+)
 from bulletlm.data.language import detect, is_in_other_script
 from bulletlm.data.letters import broken_words, is_suspect, mend_letters
-from bulletlm.data.log import Log, Rejected
-from bulletlm.data.markup import decode_entities, remove_markup, shorten_rulers
-from bulletlm.data.privacy import has_long_number, mask_emails, mask_numbers, mask_phones
+from bulletlm.data.log import Log, Rejected, characters_of
+from bulletlm.data.long_lines import split_long
+from bulletlm.data.markup import EVERY_KIND, decode_entities, markup_of, remove_markup, shorten_rulers
+from bulletlm.data.privacy import has_long_number, mask_emails, mask_numbers, mask_phones, regions_of
 from bulletlm.data.readers.raw import RawDocument
 from bulletlm.errors import DataError
 from bulletlm.text.chat import arrange
+from bulletlm.text.code import code_lines
 from bulletlm.text.documents import Message
-from bulletlm.text.normalize import NORMALIZATIONS, is_broken, normalize_line
+from bulletlm.text.normalize import NORMALIZATIONS, is_broken, normalize_code, normalize_line
 
 if TYPE_CHECKING:
     from bulletlm.config.schema import CleanConfig
@@ -49,6 +61,15 @@ _LONGER_IN_PARAGRAPHS = 2
 _ADDRESS_CHARACTERS = 40
 """Single paragraphs are allowed twice the mean word length of documents, and a cry of one long word passes."""
 
+_WITHOUT_SPACES = re.compile(
+    "[\u0e00-\u0fff\u1000-\u109f\u1780-\u17ff\u1950-\u19df\u3040-\u30ff\u3400-\u9fff\ua960-\uaa7f\U00020000-\U0003ffff]"
+)
+"""Letters of Thai, Lao, Tibetan, Myanmar, Khmer, Japanese, Chinese and Tai scripts, which write no spaces between words."""
+
+_LEGACY_WORDS_NEEDED = 20
+_LEGACY_KNOWN_WORDS = 4
+_LEGACY_SHARE = 0.05
+
 
 @dataclass
 class Clean:
@@ -73,8 +94,49 @@ class Clean:
         return "\n".join(self.paragraphs or [message["content"] for message in self.messages])
 
 
+class _Context:
+    """What the rules need to know of a whole document; worked out when a line asks for it."""
+
+    def __init__(self, raw: RawDocument, config: "CleanConfig") -> None:
+        self.config = config
+        self.conversation = bool(raw.messages)
+        self._raw = raw
+        lines = [line for message in raw.messages for line in message["content"].splitlines()] if raw.messages else raw.paragraphs
+        self._lines = lines
+        self.languages = config.languages if raw.language == "auto" else []
+
+    @cached_property
+    def regions(self) -> Sequence[str]:
+        """Countries whose phone numbers are recognised."""
+        if self.config.phone_regions:
+            return self.config.phone_regions
+        own = self._raw.language if self._raw.language != "auto" else detect("\n".join(self._lines))
+        return regions_of([own, *self.config.languages])
+
+    @cached_property
+    def markup(self) -> frozenset[str]:
+        """The markup languages that are removed from its lines."""
+        if self.conversation or self.config.markup == "off":
+            return frozenset()
+        if self.config.markup == "everywhere":
+            return EVERY_KIND
+        return markup_of([line for line, code in zip(self._lines, code_lines(self._lines), strict=True) if not code])
+
+    @property
+    def entities(self) -> bool:
+        """Whether HTML entities are decoded."""
+        return self.config.entities == "everywhere" or (self.config.entities == "documents" and not self.conversation)
+
+    @cached_property
+    def legacy_words(self) -> bool:
+        """Whether any of the commonest words of old fonts occur: without them a strange line is something else."""
+        return legacy_words("\n".join(self._lines))[0] > 0
+
+
 def clean_document(raw: RawDocument, config: "CleanConfig", log: Log) -> Clean | None:
     """A document with clean paragraphs or messages; None where nothing is left of it, with the reasons in `log`."""
+    for rule, characters in raw.changed.items():
+        log.count(rule, raw.source, 1, characters)
     clean = Clean(raw.source, raw.line, raw.language, raw.group)
     if raw.messages:
         clean.messages = _clean_conversation(raw, config, log)
@@ -84,6 +146,9 @@ def clean_document(raw: RawDocument, config: "CleanConfig", log: Log) -> Clean |
         judged = "\n".join(clean.paragraphs)
     if not judged:
         return None
+    if config.legacy_font == "certain" and not raw.messages and _is_legacy_document(judged):
+        log.reject(Rejected(clean.source, clean.line, "legacy_font", clean.text, clean.rows))
+        return None
     if raw.language == "auto":
         clean.language = detect(judged)
         if config.languages and clean.language not in config.languages and clean.language != "und":
@@ -92,8 +157,12 @@ def clean_document(raw: RawDocument, config: "CleanConfig", log: Log) -> Clean |
     return clean
 
 
-def clean_text(text: str, config: "CleanConfig", changes: list[Change]) -> tuple[str, str | None]:
-    """A line after every rule that changes text, each change added to `changes`; and why it cannot be used at all, or None."""
+def clean_text(text: str, config: "CleanConfig", changes: list[Change], context: _Context | None = None) -> tuple[str, str | None]:
+    """A line after every rule that changes text, each change added to `changes`; and why it cannot be used at all, or None.
+
+    Without `context` the line counts as a document of its own.
+    """
+    context = context or _Context(RawDocument("", 1, "auto", [text], [1]), config)
 
     def apply(rule: str, function: Callable[[str], str]) -> None:
         nonlocal text
@@ -103,23 +172,20 @@ def clean_text(text: str, config: "CleanConfig", changes: list[Change]) -> tuple
             text = after
 
     if _TRIGGER.search(text):
-        if config.entities and "&" in text:
+        if "&" in text and context.entities:
             apply("entities", decode_entities)
-        if config.mojibake:
-            apply("mojibake", mend_mojibake)
-            if has_mojibake(text):
-                return text, "garbled"
-        if config.broken_unicode and is_broken(text):
-            return text, "broken_unicode"
-        if config.markup:
-            apply("markup", remove_markup)
+        text, reason = _repair_encoding(text, config, changes)
+        if reason:
+            return text, reason
+        if context.markup:
+            apply("markup", lambda line: remove_markup(line, context.markup))
         if config.private_use:
             apply("private_use", remove_private_bullets)
-            if has_private_letters(text):
-                return text, "private_letters"
+        if config.private_letters and has_private_letters(remove_private_bullets(text)):
+            return text, "private_letters"
     if config.rulers:
         apply("rulers", shorten_rulers)
-    text = normalize_line(text, lambda *change: changes.append(change), [rule for rule in NORMALIZATIONS if not getattr(config, rule)])
+    text = normalize_line(text, lambda *change: changes.append(change), _skipped(config))
     if is_suspect(text):
         if config.letters:
             apply("letters", mend_letters)
@@ -129,21 +195,62 @@ def clean_text(text: str, config: "CleanConfig", changes: list[Change]) -> tuple
         apply("emails", mask_emails)
     if has_long_number(text):
         if config.phones:
-            apply("phones", mask_phones)
+            apply("phones", lambda line: mask_phones(line, context.regions))
         if config.long_numbers:
             apply("long_numbers", lambda line: mask_numbers(line, config.long_numbers))
     return text, None
 
 
+def clean_code(text: str, config: "CleanConfig", changes: list[Change]) -> tuple[str, str | None]:
+    """`clean_text` for a line of code: its spaces, signs, tags and long numbers stay."""
+
+    def apply(rule: str, function: Callable[[str], str]) -> None:
+        nonlocal text
+        after = function(text)
+        if after != text:
+            changes.append((rule, text, after))
+            text = after
+
+    text, reason = _repair_encoding(text, config, changes)
+    if reason:
+        return text, reason
+    text = normalize_code(text, lambda *change: changes.append(change), _skipped(config))
+    if config.emails and "@" in text:
+        apply("emails", mask_emails)
+    if config.phones and has_long_number(text):
+        apply("phones", lambda line: mask_phones(line, ()))  # only with a country code or a word before them
+    return text, None
+
+
+def _repair_encoding(text: str, config: "CleanConfig", changes: list[Change]) -> tuple[str, str | None]:
+    """A line with what was read as another code page put back; and why it cannot be used, or None."""
+    if config.mojibake and has_mojibake(text):
+        mended = mend_mojibake(text)
+        if mended != text:
+            changes.append(("mojibake", text, mended))
+            text = mended
+        if has_mojibake(text):
+            return text, "garbled"
+    return text, "broken_unicode" if config.broken_unicode and is_broken(text) else None
+
+
+def _skipped(config: "CleanConfig") -> list[str]:
+    return [rule for rule in NORMALIZATIONS if not getattr(config, rule)]
+
+
 def _clean_paragraphs(raw: RawDocument, clean: Clean, config: "CleanConfig", log: Log) -> None:
-    languages = config.languages if raw.language == "auto" else []
+    context = _Context(raw, config)
     legacy = 0
     seen: dict[str, int] = {}
-    for line, paragraph in zip(raw.lines, raw.paragraphs, strict=True):
+    for line, paragraph, code in _short_enough(raw, config, log):
         changes: list[Change] = []
-        text, reason = clean_text(paragraph, config, changes) if len(paragraph) <= _FAR_TOO_LONG * config.max_chars else ("", "too_long")
-        reason = reason or _why_not(text, languages, config)
-        if not reason and config.duplicates and len(text) >= REPEAT_CHARACTERS:
+        reason: str | None
+        if len(paragraph) > _FAR_TOO_LONG * config.max_chars:
+            text, reason = "", "too_long"
+        else:
+            text, why = clean_code(paragraph, config, changes) if code else clean_text(paragraph, config, changes, context)
+            reason = why or _why_not(text, context, config, code)
+        if not reason and config.duplicates and config.repeated_in_document and len(text) >= REPEAT_CHARACTERS:
             times = seen.get(text, 0)
             if times and (text == clean.paragraphs[-1] or (times > 1 and len(text) >= REFRAIN_CHARACTERS)):
                 reason = "repeated_in_document"
@@ -157,76 +264,120 @@ def _clean_paragraphs(raw: RawDocument, clean: Clean, config: "CleanConfig", log
             clean.lines.append(line)
             for rule, before, after in changes:
                 log.change(rule, raw.source, line, before, after)
-    if legacy > len(clean.paragraphs):  # the lines of it that were too short to tell
+    if legacy > len(clean.paragraphs):  # the lines of it that were too short to be recognised
         for line, text in zip(clean.lines, clean.paragraphs, strict=True):
             log.reject(Rejected(raw.source, line, "legacy_font", text))
         clean.paragraphs, clean.lines = [], []
 
 
-def _why_not(text: str, languages: list[str], config: "CleanConfig") -> str | None:
-    """Why a paragraph or message is not text; None where it is."""
+def _short_enough(raw: RawDocument, config: "CleanConfig", log: Log) -> list[tuple[int, str, bool]]:
+    """Line number and text of every paragraph, and whether it is code; those that are too long in pieces."""
+    paragraphs: list[tuple[int, str, bool]] = []
+    for line, paragraph, code in zip(raw.lines, raw.paragraphs, code_lines(raw.paragraphs), strict=True):
+        if not config.split_long or len(paragraph) <= config.max_chars:
+            paragraphs.append((line, paragraph, code))
+            continue
+        pieces = split_long(paragraph, config.max_chars)
+        if len(pieces) > 1:
+            log.change("split_long", raw.source, line, paragraph, "\n".join(pieces), len(paragraph) - sum(map(len, pieces)))
+        else:
+            pieces = [paragraph]
+        paragraphs += [(line, piece, code) for piece in pieces]
+    return paragraphs
+
+
+def _why_not(text: str, context: _Context, config: "CleanConfig", code: bool) -> str | None:
+    """Why a paragraph is not text; None where it is."""
     if config.no_letters and not _LETTER.search(text):
         return "no_letters"
+    if not text:
+        return "empty"
     if len(text) < config.min_chars:
         return "too_short"
     if len(text) > config.max_chars:
         return "too_long"
-    return _not_language(text, languages, config)
+    return None if code else _not_language(text, context, config)
 
 
-def _not_language(text: str, languages: list[str], config: "CleanConfig", least_words: int = WORDS_NEEDED) -> str | None:
-    if config.legacy_font and is_legacy_font(text, least_words):
+def _not_language(text: str, context: _Context, config: "CleanConfig", least_words: int = WORDS_NEEDED) -> str | None:
+    if config.legacy_font == "likely" and is_legacy_font(text, least_words) and context.legacy_words:
         return "legacy_font"
-    if languages and is_in_other_script(text, languages):
+    if context.languages and is_in_other_script(text, context.languages):
         return "wrong_script"
-    if len(text) >= _ADDRESS_CHARACTERS and len(text) > _LONGER_IN_PARAGRAPHS * config.max_word_length * (text.count(" ") + 1):
+    long = config.max_word_length > 0 and len(text) >= _ADDRESS_CHARACTERS
+    if long and len(text) > _LONGER_IN_PARAGRAPHS * config.max_word_length * (text.count(" ") + 1) and not writes_no_spaces(text):
         return "long_words"
     return None
 
 
+def writes_no_spaces(text: str) -> bool:
+    """Whether a fifth of the characters or more are of a script that does not divide words by spaces."""
+    return not text.isascii() and 5 * len(_WITHOUT_SPACES.findall(text)) >= len(text)
+
+
+def _is_legacy_document(text: str) -> bool:
+    """Whether a document is certainly text of an old font: several of the commonest words of such fonts, and often."""
+    known, distinct, words = legacy_words(text)
+    return words >= _LEGACY_WORDS_NEEDED and distinct >= _LEGACY_KNOWN_WORDS and known >= _LEGACY_SHARE * words
+
+
 def _clean_conversation(raw: RawDocument, config: "CleanConfig", log: Log) -> list[Message]:
     """Messages in order, each a few clean lines; an empty list, with the reason logged, where that cannot be."""
-    languages = config.languages if raw.language == "auto" else []
-    whole = "\n".join(message["content"] for message in raw.messages)
+    context = _Context(raw, config)
+    whole = "\n".join(line for message in raw.messages for line in message["content"].splitlines() if line.strip())
     changes: list[Change] = []
     messages: list[Message] = []
     for message in raw.messages:
-        lines = []
-        for line in message["content"].splitlines():
-            text, reason = clean_text(line, config, changes)
-            if reason:
-                log.reject(Rejected(raw.source, raw.line, reason, whole))
-                return []
-            if text:
-                lines.append(text)
-        if not lines:
-            continue
-        content = "\n".join(lines)
-        reason = "too_long" if len(content) > config.max_chars else _not_language(content, languages, config, _MESSAGE_WORDS)
+        content, reason = _clean_message(message["content"].splitlines(), config, context, changes)
+        if content and not reason:
+            reason = _not_language(content, context, config, _MESSAGE_WORDS)
+            if len(content) > config.max_chars and not config.split_long:
+                reason = "too_long"
         if reason:
             log.reject(Rejected(raw.source, raw.line, reason, whole))
             return []
-        messages.append({"role": message["role"], "content": content})
+        if content:
+            messages.append({"role": message["role"], "content": content})
     kept = _answered(messages)
     try:
         turns = arrange(kept)
     except DataError:
         turns = []
-    if not any(message["role"] == "assistant" and _says_something(message["content"]) for message in turns):
+    said = _says_something if config.no_answer == "words" else bool
+    if not any(message["role"] == "assistant" and said(message["content"]) for message in turns):
         log.reject(Rejected(raw.source, raw.line, "no_answer", whole))
         return []
     for rule, before, after in changes:
         log.change(rule, raw.source, raw.line, before, after)
     if len(kept) < len(raw.messages):
-        log.change("unanswered", raw.source, raw.line, _spoken(raw.messages), _spoken(kept))
         left_out = [message for message in messages if not any(message is other for other in kept)]
+        characters = sum(characters_of(message["content"]) for message in left_out)
+        log.change("unanswered", raw.source, raw.line, _spoken(raw.messages), _spoken(kept), characters)
         log.write(Rejected(raw.source, raw.line, "unanswered", _spoken(left_out), rows=0).to_line())
     return turns
 
 
+def _clean_message(lines: list[str], config: "CleanConfig", context: _Context, changes: list[Change]) -> tuple[str, str | None]:
+    """The clean text of a message, empty lines only in code; and why it cannot be used, or None."""
+    kept: list[str] = []
+    for line, code in zip(lines, code_lines(lines), strict=True):
+        if not line.strip():
+            if code and kept:
+                kept.append("")
+            continue
+        if config.split_long and len(line) > config.max_chars and max(map(len, split_long(line, config.max_chars))) > config.max_chars:
+            return "", "too_long"
+        text, reason = clean_code(line, config, changes) if code else clean_text(line, config, changes, context)
+        if reason:
+            return "", reason
+        if text:
+            kept.append(text)
+    return "\n".join(kept).rstrip("\n"), None
+
+
 def _says_something(text: str) -> bool:
     """Whether there is a letter, a digit or a symbol such as an emoji: more than punctuation."""
-    return bool(_WORD.search(text)) or any(unicodedata.category(character) == "So" for character in text)
+    return bool(_WORD.search(text)) or any(unicodedata.category(character)[0] == "S" for character in text)
 
 
 def _answered(messages: list[Message]) -> list[Message]:

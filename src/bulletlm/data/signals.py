@@ -1,7 +1,8 @@
 """Judging documents by statistics of their words and letters, after the rules of Gopher (Rae et al. 2021) and FineWeb.
 
 Thresholds are those that text in Marathi and English passes (docs/data.md has the measurements): Gopher's own would
-throw out half of the saints' verses for their numbers and dandas, and every Marathi document for want of "the".
+leave out half of the saints' verses because of their numbers and dandas, and every Marathi document because "the" is missing.
+Rules about words judge no text in scripts that write none, and rules about the words of a language no other language.
 All documents of a batch are measured at once, which is many times faster than one by one.
 """
 
@@ -15,9 +16,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from bulletlm.data.language import COMMON_WORDS
+from bulletlm.data.language import COMMON_WORDS, WORDS_OF_OTHERS
 from bulletlm.data.log import Log, Rejected
-from bulletlm.data.rules import Clean
+from bulletlm.data.rules import Clean, writes_no_spaces
 from bulletlm.data.shingles import Hashes, hash_words, minhash, ngrams, repeated_share, signatures, words_of
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ _ANSWER = 1 << 40
 """Word hashes have 32 bits."""
 
 _LANGUAGES_WITH_COMMON_WORDS = ("mr", "hi", "en")
-_COMMON_HASHES = np.sort(np.array([zlib.crc32(word.encode()) for word in COMMON_WORDS], dtype=np.uint64))
+_COMMON_HASHES = np.sort(np.array([zlib.crc32(word.encode()) for word in COMMON_WORDS | WORDS_OF_OTHERS], dtype=np.uint64))
 _OTHER, _LETTER, _DIGIT, _SPACE = range(4)
 
 Floats = npt.NDArray[np.float64]
@@ -172,12 +173,15 @@ def quality(batch: Batch, config: "CleanConfig") -> list[str | None]:
     common = np.array([document.language in _LANGUAGES_WITH_COMMON_WORDS for document in batch.documents], dtype=bool)
     text = np.array([not document.messages for document in batch.documents], dtype=bool)
     judged = text & (measured["words"] >= config.quality_words)
+    long_words = measured["word_length"] > (config.max_word_length or np.inf)
+    for number in np.flatnonzero(judged & long_words).tolist():
+        long_words[number] = not writes_no_spaces(batch.documents[number].text)
     broken = (
         ("few_letters", measured["letters"] < config.min_letters),
         ("many_digits", measured["digits"] > config.max_digits),
         ("few_letter_words", measured["letter_words"] < config.min_letter_words),
         ("short_words", measured["word_length"] < config.min_word_length),
-        ("long_words", measured["word_length"] > config.max_word_length),
+        ("long_words", long_words),
         ("few_common_words", common & (measured["common_words"] < config.min_common_words)),
     )
     reasons: list[str | None] = [None] * len(batch.documents)

@@ -46,7 +46,15 @@ def choose_validation(
         owed -= _take(members, characters, chosen, owed, _SOURCE_SHARE * size, paragraphs_of)
     if owed > LARGEST_SHARE * target:  # few, long documents: any of them will do
         _take(np.argsort(ranks, kind="stable"), characters, chosen, owed, total, paragraphs_of)
-    return chosen
+    return chosen or _smallest(characters, paragraphs_of)
+
+
+def _smallest(characters: npt.NDArray[np.int64], paragraphs_of: Callable[[int], Sequence[int]]) -> dict[int, int]:
+    """The smallest piece there is, for a text too small to choose from: a document, or the last paragraph of the only one."""
+    if len(characters) > 1:
+        return {int(np.argmin(characters)): 0}
+    paragraphs = paragraphs_of(0) if len(characters) else []
+    return {0: len(paragraphs) - 1} if len(paragraphs) > 1 else {}
 
 
 def _take(

@@ -33,6 +33,15 @@ FILES = ("tokenizer.model", "report.json", "compare.json")
 """The files of a tokenizer folder; compare.json comes from `bullet tokenizer --compare`."""
 
 RARE = 20
+
+SMALLEST_VOCABULARY = 400
+
+MANY_UNUSED = 0.1
+"""Share of learned pieces without any occurrence from which on a smaller vocabulary is suggested."""
+
+OFTEN = 10
+"""A piece that occurs less often than this is seen too rarely to be learned."""
+
 _COUNTED_CHARACTERS = 5_000_000
 
 
@@ -54,6 +63,12 @@ def prepare_tokenizer(config: "TokenizerConfig", seed: int, data_dir: Path, out_
         **_rarest(tokenizer, training_texts(train)),
         "trained_on_share": {language: round(share, 4) for language, share in shares.items()},
     }
+    unused = report["unused_pieces"]
+    if unused > MANY_UNUSED * (config.vocab_size - FIRST_PIECE):
+        progress.log(
+            f"tokenizer: {unused:,} of {config.vocab_size:,} tokens never occur in the training text: "
+            f"a vocabulary of {report['suggested_vocab_size']:,} fits it better (--tokenizer.vocab_size={report['suggested_vocab_size']})"
+        )
     with atomic_folder(out_dir, FILES) as folder:
         (folder / "tokenizer.model").write_bytes(tokenizer.proto)
         write_json(folder / "report.json", report)
@@ -103,7 +118,9 @@ def _rarest(tokenizer: Tokenizer, texts: Iterator[str]) -> dict[str, Any]:
     pieces = tokenizer.pieces()
     used = [i for i in range(FIRST_PIECE, len(pieces)) if counts[i]]
     rarest = sorted(used, key=lambda i: (counts[i], pieces[i].text))[:RARE]
+    often = sum(int(counts[i]) >= OFTEN for i in used)
     return {
         "unused_pieces": len(pieces) - FIRST_PIECE - len(used),
+        "suggested_vocab_size": max(-(-(FIRST_PIECE + often) // 100) * 100, SMALLEST_VOCABULARY),
         "rarest_pieces": [{"piece": pieces[i].text.replace(SPACE_MARK, " "), "count": int(counts[i])} for i in rarest],
     }

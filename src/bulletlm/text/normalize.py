@@ -4,9 +4,21 @@ import re
 import unicodedata
 from collections.abc import Callable, Collection
 
+from bulletlm.text.code import code_lines
+
 _VIRAMA = "\u094d\u09cd\u0a4d\u0acd\u0b4d\u0bcd\u0c4d\u0ccd\u0d4d\u0dca"
 _INDIC = re.compile("[\u0900-\u0dff]")
-_ARABIC = re.compile("[\u0600-\u06ff]")
+_JOINING = re.compile(
+    "[\u0600-\u08ff\ufb50-\ufdff\ufe70-\ufefc"  # Arabic, Syriac, Thaana, N'Ko, Mandaic
+    "\u0f00-\u109f\u1780-\u18af\u1900-\u1cff\ua800-\uabff"  # Tibetan, Myanmar, Khmer, Mongolian, scripts of South-East Asia
+    "\U00010a00-\U00011fff\U0001e900-\U0001e95f]"
+)
+"""Characters of scripts whose letters join or stack, besides the scripts of India: joiners between two of them mean something."""
+
+_WITHOUT_SPACES = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u1950-\u19df\u1a20-\u1aaf\ua9e0-\ua9ff\uaa60-\uaa7f]")
+"""Thai, Lao, Myanmar, Khmer, Tai scripts: U+200B marks where a word ends."""
+
+_MONGOLIAN = re.compile("[\u1800-\u18af]")
 _EMOJI = re.compile("[\u2190-\u2bff\ufe0f\U0001f000-\U0001faff]")
 _INVISIBLE = "\u00ad\u061c\u180e\u200b\u200e\u200f\u202a-\u202e\u2060-\u206f"
 _CONTROLS = "\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\ufff9-\ufffb\ufffe\uffff"
@@ -54,7 +66,7 @@ def normalize_line(text: str, changed: Callable[[str, str, str], None] | None = 
     """
     if _is_plain(text):
         return text
-    while True:  # a second round changes nothing, save in strings of stacked signs that nobody writes
+    while True:  # a second round changes something only in odd strings of stacked marks
         start = text
         for rule, apply in _STEPS:
             after = text if rule in skip else apply(text)
@@ -78,10 +90,29 @@ def _is_plain(text: str) -> bool:
     )
 
 
-def normalize(text: str, changed: Callable[[str, str, str], None] | None = None) -> str:
-    """`normalize_line` for every line of a text; empty lines are left out."""
-    lines = (normalize_line(line, changed) for line in text.splitlines())
-    return "\n".join(line for line in lines if line)
+def normalize(text: str, changed: Callable[[str, str, str], None] | None = None, skip: Collection[str] = ()) -> str:
+    """`normalize_line` for every line of a text; empty lines are left out.
+
+    Code (`code_lines`) keeps its spaces, and between fences its empty lines.
+    """
+    lines = text.splitlines()
+    kept: list[str] = []
+    for line, code in zip(lines, code_lines(lines), strict=True):
+        after = normalize_code(line, changed, skip) if code else normalize_line(line, changed, skip)
+        if after or (code and kept):
+            kept.append(after)
+    return "\n".join(kept)
+
+
+def normalize_code(line: str, changed: Callable[[str, str, str], None] | None = None, skip: Collection[str] = ()) -> str:
+    """`normalize_line` for a line of code: spaces stay, except at its end."""
+    text = normalize_line(line, changed, [*skip, "spaces"])
+    if "spaces" in skip:
+        return text
+    after = text.rstrip()
+    if after != text and changed:
+        changed("spaces", text, after)
+    return after
 
 
 def _one_spelling(text: str) -> str:
@@ -99,30 +130,40 @@ def _unstacked(text: str) -> str:
 
     Bringing them into order takes time with the square of their number: half a million would stall a run for hours.
     """
-    kept, signs = [], 0
+    kept, marks = [], 0
     for character in text:
-        signs = signs + 1 if unicodedata.combining(character) else 0
-        if signs <= MOST_SIGNS:
+        marks = marks + 1 if unicodedata.combining(character) else 0
+        if marks <= MOST_SIGNS:
             kept.append(character)
     return "".join(kept)
 
 
 def _remove_zero_width(text: str) -> str:
     def keep(run: re.Match[str]) -> str:
-        joiners = [character for character in run[0] if character in "\u200c\u200d"]
         before, after = text[max(run.start() - 1, 0) : run.start()], text[run.end() : run.end() + 1]
-        return joiners[-1] if joiners and before and after and _joins(joiners[-1], before, after) else ""
+        meant = [character for character in run[0] if character in _MEANT and _means_something(character, before, after)]
+        return meant[-1] if meant else ""
 
     return _ZERO_WIDTH.sub(keep, text)
 
 
-def _joins(character: str, before: str, after: str) -> bool:
-    """Whether a zero-width joiner or non-joiner does something between two characters."""
-    if before in _VIRAMA:
-        return bool(_INDIC.match(after))
-    if character == "\u200d":
-        return bool(_EMOJI.match(before) and _EMOJI.match(after))
-    return bool(_ARABIC.match(before) and _ARABIC.match(after))
+_MEANT = "\u200c\u200d\u200b\u180e"
+
+
+def _means_something(character: str, before: str, after: str) -> bool:
+    """Whether an invisible character between two others changes a letter, an emoji or the end of a word."""
+    if character == "\u200b":
+        return bool(_WITHOUT_SPACES.match(before) and _WITHOUT_SPACES.match(after))
+    if character == "\u180e":
+        return bool(_MONGOLIAN.match(before) and _MONGOLIAN.match(after))
+    if before and before in _VIRAMA:
+        # With ZWJ a half letter or, in Malayalam, a letter without its vowel, which can also end a word.
+        return bool(_INDIC.match(after)) or (character == "\u200d" and _INDIC.match(before) is not None)
+    if after and after in _VIRAMA:
+        return bool(_INDIC.match(before))  # Bengali ya-phalaa, Kannada repha, Sinhala touching letters
+    if character == "\u200d" and _EMOJI.match(before) and _EMOJI.match(after):
+        return True
+    return bool(_JOINING.match(before) and _JOINING.match(after))
 
 
 _STEPS: tuple[tuple[str, Callable[[str], str]], ...] = (

@@ -1,0 +1,37 @@
+"""Splitting lines that are too long for one paragraph: at the ends of sentences, or else at spaces."""
+
+import re
+
+_AFTER_SENTENCE = re.compile(r"(?:[.!?…][)\"”’'»\]]*(?=\s)|[।॥؟۔።៕][)\"”’'»\]]*|[。！？｡][」』）”’]*|(?<=\s)၊|။)\s*")
+_AFTER_WORD = re.compile(r"[\s\u200b]+|[、，；：]")
+
+
+def split_long(text: str, limit: int) -> list[str]:
+    """The text in pieces of at most `limit` characters, split where a sentence ends, or at a space where none ends in time.
+
+    A piece without any such place stays longer than `limit`. White space at the places is left out, nothing else is.
+    """
+    pieces: list[str] = []
+    start = 0
+    while len(text) - start > limit:
+        end = _last_border(text, start, limit)
+        piece = text[start:end].strip()
+        if piece:
+            pieces.append(piece)
+        start = end
+    rest = text[start:].strip()
+    return [*pieces, rest] if rest else pieces
+
+
+def _last_border(text: str, start: int, limit: int) -> int:
+    """Where the piece from `start` ends: behind the last whole sentence, or else word, that fits; or behind the first that does not."""
+    for pattern in (_AFTER_SENTENCE, _AFTER_WORD):
+        end = 0
+        for found in pattern.finditer(text, start, min(start + limit + 200, len(text))):
+            if len(text[start : found.end()].rstrip()) > limit:
+                break
+            end = found.end()
+        if end > start:
+            return end
+    first = _AFTER_WORD.search(text, start + limit)
+    return first.end() if first else len(text)
