@@ -6,6 +6,8 @@ import time
 from collections.abc import Iterator
 from typing import Protocol
 
+from bulletlm.terminal import printable
+
 
 class Task(Protocol):
     """One running bar."""
@@ -62,28 +64,28 @@ class ConsoleProgress:
         from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
         columns = (
-            TextColumn("{task.description:<20}"),
+            TextColumn("{task.description:<20}", markup=False),
             BarColumn(bar_width=28),
             TaskProgressColumn(),
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[note]}"),
+            TextColumn("{task.fields[note]}", markup=False),
         )
         with Progress(*columns, console=self.console) as bars:
-            identity = bars.add_task(title, total=total, note="")
+            identity = bars.add_task(printable(title), total=total, note="")
 
             class _Bar:
                 def advance(self, amount: float = 1, note: str = "") -> None:
                     if note:
-                        bars.update(identity, advance=amount, note=note)
+                        bars.update(identity, advance=amount, note=printable(note))
                     else:
                         bars.update(identity, advance=amount)
 
             yield _Bar()
 
     def log(self, text: str) -> None:
-        self.console.print(text, markup=False)
+        self.console.print(printable(text, lines=True), markup=False)
 
 
 class _LoggedTask:

@@ -41,6 +41,16 @@ def model_text(text: str) -> str:
     return printable(text, lines=True) if sys.stdout.isatty() else text
 
 
+def echo(text: object = "", *, to_stderr: bool = False, flush: bool = False) -> None:
+    """`print` for text that holds anything from outside: names of files, contents of files, messages of libraries."""
+    print(printable(str(text), lines=True), file=sys.stderr if to_stderr else sys.stdout, flush=flush)
+
+
 def printable_json(value: Any, *, indent: int | None = 2) -> str:
     """`value` as JSON that a terminal may show: the same characters as `printable` replaces are escaped, so that nothing is lost."""
-    return json.dumps(value, ensure_ascii=False, indent=indent).translate(_JSON_ESCAPES)
+    return escape_json(json.dumps(value, ensure_ascii=False, indent=indent))
+
+
+def escape_json(text: str) -> str:
+    """The same for JSON that is text already, as in a file."""
+    return text.translate(_JSON_ESCAPES)

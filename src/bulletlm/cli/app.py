@@ -5,7 +5,6 @@ Heavy imports stay inside the commands, so that `bullet --help` and light comman
 
 import contextlib
 import os
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FunctionType
@@ -18,6 +17,7 @@ from bulletlm.cli.chat import chat
 from bulletlm.cli.fast_start import ALIASES, fail, report_errors
 from bulletlm.cli.generate import generate
 from bulletlm.errors import ConfigError
+from bulletlm.terminal import echo, escape_json, printable_json
 
 if TYPE_CHECKING:
     from bulletlm.train.distributed.group import ProcessGroup
@@ -64,14 +64,14 @@ def run(
 
     folder = _stages(config, settings, "evaluate", restart)
     if json:
-        print((folder / "report.json").read_text(encoding="utf-8"), end="")
+        print(escape_json((folder / "report.json").read_text(encoding="utf-8")), end="")
     else:
         print_summary(folder)
 
 
 def _stage_command(stage: str, summary: str, output: str) -> None:
     def command(config: ConfigPath, /, *settings: Settings, restart: Restart = False) -> None:
-        print(_stages(config, settings, stage, restart) / output)
+        echo(_stages(config, settings, stage, restart) / output)
 
     command.__doc__ = f"{summary}\n\nEarlier stages run first if they are not up to date. Example: bullet {stage} recipes/demo.jsonc"
     app.command(command, name=stage, group=STAGES, sort_key=STAGE_ORDER.index(stage))
@@ -104,7 +104,7 @@ def tokenizer(
         print_sizes(compare_sizes(load_config(config, settings), ConsoleProgress()), folder / "compare.json")
         WrittenFiles(folder.parent).record("tokenizer/compare.json")
     else:
-        print(folder)
+        echo(folder)
 
 
 @app.command(group=STAGES, sort_key=STAGE_ORDER.index("train"))
@@ -132,9 +132,9 @@ def train(
         from bulletlm.train.prove import prove_resume as prove
 
         workers = load_config(config, settings).train.workers or 1
-        print(prove(_stages(config, settings, "tokens", restart), workers, ConsoleProgress()))
+        echo(prove(_stages(config, settings, "tokens", restart), workers, ConsoleProgress()))
     else:
-        print(_stages(config, settings, "train", restart) / "checkpoints/best")
+        echo(_stages(config, settings, "train", restart) / "checkpoints/best")
 
 
 _stage_command("export", "Write the best checkpoint as FP32 .npy files.", "export/npy")
@@ -159,7 +159,7 @@ def qat(
     flags = (*settings, *((f"--qat.steps={steps}",) if steps is not None else ()))
     finish_run(run, flags, ConsoleProgress())
     if json:
-        print((run / "qat" / "report.json").read_text(encoding="utf-8"), end="")
+        print(escape_json((run / "qat" / "report.json").read_text(encoding="utf-8")), end="")
     else:
         print_summary(run)
 
@@ -190,7 +190,7 @@ def build(
         return
     if not words or words[0].startswith("-"):
         raise ConfigError("bullet build needs a configuration, a run folder or a folder of .npy tensors: bullet build recipes/demo.jsonc")
-    print(_stages(Path(words[0]), words[1:], "build", restart) / "model.bullet")
+    echo(_stages(Path(words[0]), words[1:], "build", restart) / "model.bullet")
 
 
 _stage_command("evaluate", "Compare the 4-bit file with the FP32 model and write the report.", "report.html")
@@ -249,7 +249,7 @@ def init(path: Annotated[Path, Parameter(help="The file to write.")] = Path("bul
     from bulletlm.config.starter import write_starter_config
 
     write_starter_config(path)
-    print(f"wrote {path}: set data.sources to your texts, then run: bullet run {path}")
+    echo(f"wrote {path}: set data.sources to your texts, then run: bullet run {path}")
 
 
 @app.command(group=LOOK)
@@ -300,9 +300,7 @@ def bench(
 
     result = measure(file, against, tokens, rounds)
     if json:
-        import json as encoder
-
-        print(encoder.dumps(result, indent=2))
+        print(printable_json(result))
     else:
         print_bench(result)
 
@@ -389,8 +387,8 @@ def convert(
 
     result = convert_model(source, target, ConvertOptions(to=to, version=int(format[1]), quant=quant, like=like, force=force))
     for note in result.notes:
-        print(f"note: {note}", file=sys.stderr)
-    print(f"{source} ({result.source_kind}) -> {target} ({result.target_kind})")
+        echo(f"note: {note}", to_stderr=True)
+    echo(f"{source} ({result.source_kind}) -> {target} ({result.target_kind})")
 
 
 @app.command(group=LOOK)
@@ -419,7 +417,7 @@ def verify(file: Annotated[Path, Parameter(help="A .bullet file.")], /) -> None:
     from bulletlm.formats.bullet.reader import open_bullet
 
     open_bullet(file).verify()
-    print(f"{file}: valid")
+    echo(f"{file}: valid")
 
 
 @app.command(group=LOOK)

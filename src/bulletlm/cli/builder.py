@@ -1,6 +1,5 @@
 """The `bullet-builder` command: reads FP32 .npy tensors, writes one `.bullet` file. `bullet build FOLDER` is the same command."""
 
-import json as json_module
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -14,6 +13,7 @@ from bulletlm.errors import BulletError, ConfigError, DataError
 from bulletlm.files import open_regular
 from bulletlm.formats.npy import MANIFEST
 from bulletlm.quant.types import WeightType
+from bulletlm.terminal import echo, printable, printable_json
 
 if TYPE_CHECKING:
     from bulletlm.config.schema import QuantConfig
@@ -103,7 +103,7 @@ def build(
     words = {"--method": method, "--calibration": calibration, "--calibration-tokens": calibration_tokens, "--seed": seed}
     asked = [word for word, value in words.items() if value is not None]
     if trained and asked:
-        print(f"note: {', '.join(asked)}: the FP32 weights are calibrated again, and the QAT weights are not used", file=sys.stderr)
+        echo(f"note: {', '.join(asked)}: the FP32 weights are calibrated again, and the QAT weights are not used", to_stderr=True)
         trained = None
     quantized = build_bullet(folder, out, config, SEED, text, held_out, ConsoleProgress(), report, int(format[1]), trained)
     if compat:
@@ -111,11 +111,11 @@ def build(
 
         shape = read_npy(folder)[0]
         for note in compatibility(shape, weight_types(shape, quant, embedding, keep), int(format[1])):
-            print(f"note: {note}", file=sys.stderr)
+            echo(f"note: {note}", to_stderr=True)
     if json:
-        print(json_module.dumps(quantized, ensure_ascii=False, indent=2))
+        print(printable_json(quantized))
     else:
-        print(f"{out} ({out.stat().st_size:,} bytes)\n{summary(quantized)}")
+        echo(f"{out} ({out.stat().st_size:,} bytes)\n{summary(quantized)}")
 
 
 def is_model_folder(folder: Path) -> bool:
@@ -179,7 +179,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _fail(message: str, code: int) -> None:
-    print(f"bullet-builder: {message}", file=sys.stderr)
+    print(f"bullet-builder: {printable(message)}", file=sys.stderr)
     sys.exit(code)
 
 

@@ -14,7 +14,7 @@ from bulletlm.runtime.model import Model, load
 from bulletlm.runtime.prompt import chat_prompt
 from bulletlm.runtime.sampling import Sampling
 from bulletlm.runtime.session import Session
-from bulletlm.terminal import model_text, printable
+from bulletlm.terminal import echo, model_text, printable
 
 SETTINGS = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty", "max_tokens", "seed")
 
@@ -132,7 +132,7 @@ def _answer(conversation: Conversation, question: str, terminal: bool) -> None:
     try:
         for text in pieces:
             if conversation.note:
-                print(f"note: {conversation.note}", file=sys.stderr)
+                echo(f"note: {conversation.note}", to_stderr=True)
                 conversation.note = None
             sys.stdout.write(model_text(text))
             sys.stdout.flush()

@@ -1,6 +1,5 @@
 """`bullet doctor`: the machine, the installation, and what is missing."""
 
-import json
 import shutil
 import sys
 from dataclasses import asdict
@@ -10,6 +9,7 @@ from typing import Any
 
 from bulletlm.hardware import Machine, inspect_machine
 from bulletlm.runtime.native import summary
+from bulletlm.terminal import echo, printable_json
 from bulletlm.train.backend.plan import Capabilities, cached_plans, inspect_capabilities
 
 GB = 1e9
@@ -41,7 +41,7 @@ def print_doctor(as_json: bool) -> None:
     """Print the result of `examine` for the current folder, as text or as JSON."""
     facts = examine(Path.cwd())
     if as_json:
-        print(json.dumps(facts, indent=2))
+        print(printable_json(facts))
         return
     sets = ", ".join(facts["instruction_sets"]) or "none that BulletLM uses"
     rows = [
@@ -57,10 +57,10 @@ def print_doctor(as_json: bool) -> None:
     ]
     rows += [("fastest here", choice) for choice in facts["training_choices"][:5]]
     for name, value in rows:
-        print(f"{name:<15}{value}")
+        echo(f"{name:<15}{value}")
     print()
     for sentence in facts["advice"]:
-        print(f"- {sentence}")
+        echo(f"- {sentence}")
     if not facts["advice"]:
         print("Nothing is missing. Start with: bullet run recipes/demo.jsonc")
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from bulletlm.errors import BulletError, BulletWarning
+from bulletlm.terminal import printable
 
 NAMES = ("generate", "chat")
 ALIASES = {"-p": "--prompt"}
@@ -73,7 +74,9 @@ _usual = warnings.formatwarning
 
 
 def _formatted(message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None) -> str:
-    return f"bullet: {message}\n" if issubclass(category, BulletWarning) else _usual(message, category, filename, lineno, line)
+    return (
+        f"bullet: {printable(str(message))}\n" if issubclass(category, BulletWarning) else _usual(message, category, filename, lineno, line)
+    )
 
 
 def report_errors(call: Callable[[], object]) -> None:
@@ -93,5 +96,5 @@ def report_errors(call: Callable[[], object]) -> None:
 
 def fail(message: str, code: int) -> NoReturn:
     """Print an error message in one line on standard error and exit with `code`."""
-    print(f"bullet: {message}", file=sys.stderr)
+    print(f"bullet: {printable(message)}", file=sys.stderr)
     sys.exit(code)

@@ -14,7 +14,7 @@ from bulletlm.runtime.model import Model, load
 from bulletlm.runtime.prompt import chat_prompt, text_prompt
 from bulletlm.runtime.sampling import Sampling
 from bulletlm.runtime.session import Session
-from bulletlm.terminal import model_text, printable_json
+from bulletlm.terminal import echo, model_text, printable_json
 
 
 def generate(
@@ -78,7 +78,7 @@ def generate(
     else:
         fitted = chat_prompt(model, [{"role": "user", "content": prompt}], sampling.max_tokens)
     if note := fitted.note(model):
-        print(f"note: {note}", file=sys.stderr)
+        echo(f"note: {note}", to_stderr=True)
     started = time.monotonic()
     parts = []
     for token in session.generate(fitted.ids, sampling, stop=stop, keep=fitted.keep):

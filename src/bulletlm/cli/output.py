@@ -1,6 +1,5 @@
 """Results as text for a terminal: the summary of a run, the facts about a file, a comparison."""
 
-import json
 import math
 import shlex
 from collections.abc import Iterable
@@ -12,6 +11,7 @@ from bulletlm.files import read_json
 from bulletlm.formats.bullet.reader import BulletFile, open_bullet
 from bulletlm.progress import ConsoleProgress
 from bulletlm.quant.types import METHOD_WORDS
+from bulletlm.terminal import echo, printable, printable_json
 
 if TYPE_CHECKING:
     from bulletlm.evaluate.report_types import EstimateValues
@@ -29,7 +29,7 @@ def print_summary(folder: Path) -> None:
     model = folder / "model.bullet"
     console = Console(highlight=False)
     console.print()
-    console.print(Text(report["summary"], style="bold"))
+    console.print(Text(printable(report["summary"]), style="bold"))
     table = Table("", "FP32", "4-bit", "change", box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="dim")
     table.add_row("validation loss", f"{fp32['loss']:.4f}", f"{bq4['loss']:.4f}", f"{both['loss_delta']['mean']:+.4f}")
     table.add_row("perplexity", f"{fp32['perplexity']:.2f}", f"{bq4['perplexity']:.2f}", f"{both['perplexity_change']:+.2%}")
@@ -39,24 +39,24 @@ def print_summary(folder: Path) -> None:
     console.print(Padding(table, (1, 0)))
     for index in report["generations"]["samples"]:
         row = report["generations"]["rows"][index]
-        console.print(Text(row["prompt"], style="cyan"))
-        console.print(Padding(Text(row["bq4"]["text"].strip()), (0, 0, 1, 2)))
-    console.print(Text(f"model   {model}  ({bq4['bytes']:,} bytes)"), soft_wrap=True)
-    console.print(Text(f"report  {folder / 'report.html'}"), soft_wrap=True)
-    console.print(Text(f"\nTalk with it:  {_command()} chat {shlex.quote(str(model))}", style="bold"), soft_wrap=True)
+        console.print(Text(printable(row["prompt"], lines=True), style="cyan"))
+        console.print(Padding(Text(printable(row["bq4"]["text"].strip(), lines=True)), (0, 0, 1, 2)))
+    console.print(Text(printable(f"model   {model}  ({bq4['bytes']:,} bytes)")), soft_wrap=True)
+    console.print(Text(printable(f"report  {folder / 'report.html'}")), soft_wrap=True)
+    console.print(Text("\n" + printable(f"Talk with it:  {_command()} chat {shlex.quote(str(model))}"), style="bold"), soft_wrap=True)
 
 
 def print_info(path: Path, tensors: bool, as_json: bool) -> None:
     """Print the facts about a `.bullet` file."""
     file = open_bullet(path)
     if as_json:
-        print(json.dumps(_measures(file) | {"header": file.header}, ensure_ascii=False, indent=2))
+        print(printable_json(_measures(file) | {"header": file.header}))
         return
     rows = [*_card(file)]
     width = max(len(name) for name, _ in rows)
-    print(path)
+    echo(path)
     for name, value in rows:
-        print(f"  {name:<{width}}  {one_line(value)}")
+        print(f"  {name:<{width}}  {printable(value)}")
     if tensors:
         print()
         for name, region in file.tensors.items():
@@ -75,20 +75,15 @@ def print_comparison(a: Path, b: Path, tokens: Path | None, as_json: bool) -> No
     result = comparison.to_dict()
     if as_json:
         by_language = {name: part.to_dict() for name, part in comparison.by_language.items()}
-        print(json.dumps({**result, "by_language": by_language}, indent=2))
+        print(printable_json({**result, "by_language": by_language}))
         return
-    print(f"{result['tokens']:,} tokens of {folder}\n")
-    print(f"{'':<18}{'A':>12}{'B':>12}   A = {a}, B = {b}")
+    echo(f"{result['tokens']:,} tokens of {folder}\n")
+    echo(f"{'':<18}{'A':>12}{'B':>12}   A = {a}, B = {b}")
     for name in ("loss", "perplexity", "bits_per_byte"):
         print(f"{name:<18}{result['a'][name]:>12.4f}{result['b'][name]:>12.4f}")
     print(f"\nloss of B - A       {_estimate(result['loss_delta'])}  (perplexity {result['perplexity_change']:+.2%})")
     print(f"KL(A || B)          {_estimate(result['kl'])}")
     print(f"same top token      {result['top1_agreement']['mean']:.1%}")
-
-
-def one_line(text: str) -> str:
-    """Text from a file made safe for a terminal: no control characters, direction marks or line breaks."""
-    return "".join(c if c.isprintable() else " " if c.isspace() else "?" for c in text)
 
 
 def _measures(file: BulletFile) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from bulletlm.config.schema import Config
 from bulletlm.errors import ConfigError
 from bulletlm.files import write_text
 from bulletlm.quant.types import tensor_bytes
+from bulletlm.terminal import echo, printable_json
 
 
 def write_starter_config(path: Path) -> None:
@@ -55,12 +56,12 @@ def print_config(config: Config) -> None:
     shape = config.model.shape(config.tokenizer.vocab_size)
     per_step = config.train.batch_size_per_device * config.train.gradient_accumulation_steps
     size = sum(tensor_bytes(type, shape.tensors()[name]) for name, type in config.weight_types().items())
-    print(json.dumps(config.model_dump(mode="json"), ensure_ascii=False, indent=2))
+    print(printable_json(config.model_dump(mode="json")))
     print(f"// parameters       {shape.n_parameters:,}")
     print(f"// head_dim         {shape.head_dim}")
     print(f"// .bullet file     about {size / 1e6:.1f} MB")
     print(f"// effective batch  {per_step} sequences = {per_step * shape.max_seq_len:,} tokens per step")
-    print(f"// run folder       {config.run_dir}")
+    echo(f"// run folder       {config.run_dir}")
 
 
 def _plain(value: Any) -> Any:

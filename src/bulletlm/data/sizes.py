@@ -9,6 +9,7 @@ from bulletlm.data.vocabulary import balanced_shares, held_out_texts, training_t
 from bulletlm.errors import ConfigError
 from bulletlm.files import write_json
 from bulletlm.progress import Progress
+from bulletlm.terminal import printable
 from bulletlm.text.documents import read_documents
 from bulletlm.text.tokenizer import Tokenizer
 from bulletlm.text.tokenizer_report import tokenizer_report
@@ -80,10 +81,10 @@ def print_sizes(result: dict[str, Any], path: Path) -> None:
     console.print(table)
     for row in result["rows"]:
         if "problem" in row:
-            console.print(row["problem"], markup=False)
+            console.print(printable(row["problem"]), markup=False)
     console.print(
         f"\n* configured; parameters and context are those of dim {result['dim']} and {result['context']} tokens. Measured on val.jsonl.\n"
         "in bytes: characters spelled in bytes. cut letters: tokens that begin with a sign cut from its letter.",
         markup=False,
     )
-    console.print(str(path), markup=False, soft_wrap=True)
+    console.print(printable(str(path)), markup=False, soft_wrap=True)

@@ -18,6 +18,7 @@ from bulletlm.hardware import available_cores
 from bulletlm.runtime import NativeEngine, NumpyEngine, Sampling, Session, load
 from bulletlm.runtime.native import NativeSampler, TensorBytes, Unavailable, working_path
 from bulletlm.runtime.random import seeded
+from bulletlm.terminal import echo
 from bulletlm.text.tokenizer import BOS
 
 Job = Callable[[], int]
@@ -100,7 +101,7 @@ def in_turns(jobs: dict[str, Job], rounds: int) -> dict[str, list[float]]:
 
 def print_bench(result: dict[str, Any]) -> None:
     """The figures for people."""
-    print(f"{result['file']}: {result['parameters'] / 1e6:.1f}M parameters, engine {result['engine']}, {result['cores']} cores\n")
+    echo(f"{result['file']}: {result['parameters'] / 1e6:.1f}M parameters, engine {result['engine']}, {result['cores']} cores\n")
     title = f"tokens/s ({result['tokens']} tokens, {result['rounds']} rounds)"
     print(f"{title:<36}{'median':>10}{'best':>10}")
     for name, speed in result["tokens_per_second"].items():

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bulletlm.errors import BulletError, ConfigError, FormatError
-from bulletlm.files import atomic_file, open_regular, write_text
+from bulletlm.files import atomic_file, open_regular
 from bulletlm.formats.bullet.cursor import Cursor
 from bulletlm.formats.bullet.header import SHAPE_LIMITS, check_metadata, parse_json
 from bulletlm.formats.chat_template import GGUF_TEMPLATE, exported_template, is_standard
@@ -102,7 +102,7 @@ def write_gguf(path: Path, model: StoredModel) -> None:
     """Write a GGUF file, and beside NAME.gguf a NAME.Modelfile for Ollama; each atomically.
 
     Raises:
-        ConfigError: the gguf package is not installed.
+        ConfigError: the gguf package is not installed, or the file's name has a line break.
         FormatError: the tokenizer is not one of ours.
         BulletError: the disk is full or the folder is not writable.
     """
@@ -111,6 +111,8 @@ def write_gguf(path: Path, model: StoredModel) -> None:
     except ImportError:
         raise ConfigError("writing GGUF needs the gguf package: pip install 'bulletlm[export]'") from None
     path = Path(path)
+    if {"\n", "\r"} & set(path.name):
+        raise ConfigError(f"{path} has a line break in its name, which a Modelfile cannot hold: choose another name")
     pieces = check_tokenizer(model.tokenizer_proto, model.shape.vocab_size, "the tokenizer").pieces()
     with atomic_file(path) as file:
         # It opens the same partial file by name; atomic_file then brings it to the disk and renames it.
@@ -139,7 +141,8 @@ def write_gguf(path: Path, model: StoredModel) -> None:
         writer.write_kv_data_to_file()
         writer.write_tensors_to_file()
         writer.close()
-    write_text(modelfile_path(path), modelfile(path.name, model))
+    with atomic_file(modelfile_path(path)) as file:
+        file.write(modelfile(path.name, model).encode("utf-8", "surrogateescape"))  # the name may have bytes that are not UTF-8
 
 
 def modelfile_path(path: Path) -> Path:

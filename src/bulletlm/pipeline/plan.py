@@ -6,7 +6,6 @@ in train/scaling.json, which `bench/scaling.py` fitted to runs of this repositor
 
 import contextlib
 import gzip
-import json
 import lzma
 import math
 import statistics
@@ -30,6 +29,7 @@ from bulletlm.hardware import largest_size
 from bulletlm.progress import Progress, SilentProgress
 from bulletlm.quant.types import tensor_bytes, weight_types
 from bulletlm.shape import ModelShape
+from bulletlm.terminal import echo, printable_json
 from bulletlm.train.backend.choose import choose_compute
 from bulletlm.train.backend.compute import denormals_are_zero, pick_device
 from bulletlm.train.batches import TrainingWindows
@@ -364,16 +364,16 @@ def _warnings(chosen: Estimate, text: dict[str, Any], facts: dict[str, Any], got
 
 def print_json(plan: dict[str, Any]) -> None:
     """As JSON on standard output."""
-    print(json.dumps(plan, ensure_ascii=False, indent=2))
+    print(printable_json(plan))
 
 
 def print_plan(plan: dict[str, Any]) -> None:
     """As text on standard output."""
     text, configured, law = plan["text"], plan["configured"], plan["law"]
     known = f"{text['tokens']:,} (from {text['from']})" if text["tokens"] else f"not known: {text['from']}"
-    print(f"training text      {known}")
+    echo(f"training text      {known}")
     print(f"memory             {plan['memory_bytes'] / 1e9:.2f} GB while training the configured shape")
-    print(f"length             {plan['length']}\n")
+    echo(f"length             {plan['length']}\n")
     columns = {"configured": configured}
     if "best" in plan:
         columns |= {"same time": plan["same_time"], "best": plan["best"]}
@@ -396,9 +396,9 @@ def print_plan(plan: dict[str, Any]) -> None:
     print(f"\nThe law misses runs that it has not seen by {error['mean']:.1%} on average, {error['largest']:.1%} at most.")
     print("The speed is that of training alone; validation takes a little more.")
     for warning in plan["warnings"]:
-        print(f"note: {warning}")
+        echo(f"note: {warning}")
     if "config" in plan:
-        print("\n" + json.dumps(plan["config"], indent=2))
+        print("\n" + printable_json(plan["config"]))
 
 
 def _duration(seconds: float) -> str:

@@ -17,6 +17,7 @@ from bulletlm.errors import BulletError, ConfigError
 from bulletlm.hardware import available_cores
 from bulletlm.runtime import load
 from bulletlm.serve.options import ServeOptions, is_loopback
+from bulletlm.terminal import echo
 from bulletlm.text.tokenizer import Tokenizer
 
 try:
@@ -98,7 +99,7 @@ class _Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
-        print(self._greeting, flush=True)  # only now does the server answer requests and handle signals
+        echo(self._greeting, flush=True)  # only now does the server answer requests and handle signals
 
     async def on_tick(self, counter: int) -> bool:
         if counter % TICKS_PER_CHECK == 0:

@@ -18,6 +18,7 @@ from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from bulletlm.errors import BulletError, Interrupted
 from bulletlm.progress import Progress, SilentProgress
+from bulletlm.terminal import echo
 from bulletlm.train.distributed.group import SINGLE_PROCESS, STEP_TIMEOUT, ProcessGroup, ProcessLost, check_shard, join
 from bulletlm.train.log.samples import SamplePrompts
 from bulletlm.train.schedule import sequences_per_step
@@ -154,7 +155,7 @@ def main(parent: int, port: int, size: int, rank: int) -> None:
     except Interrupted as error:
         sys.exit(error.exit_code)
     except BulletError as error:
-        print(f"bullet: {error}", file=sys.stderr)
+        echo(f"bullet: {error}", to_stderr=True)
         sys.exit(error.exit_code)
 
 
