@@ -312,6 +312,25 @@ def test_a_prompt_that_is_not_read_before_the_timeout(hasty: Server, stream: boo
     hasty.wait_for("bulletlm_running", 0)
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_prompt_that_is_not_scored_before_the_timeout(hasty: Server, stream: bool) -> None:
+    """Half of the log-probabilities are of no use, so the client must get an error."""
+    body = {**LONG_PROMPT, "prompt": [310 + stream] * 190_000, "stream": stream, "echo": True, "logprobs": 1, "max_tokens": 0}
+    status, answer, _ = hasty.ask("/v1/completions", body)
+    if status == 200:
+        assert stream and '"code":"timeout"' in answer.replace(" ", "") and "[DONE]" not in answer
+    else:
+        assert (status, answer["error"]["code"]) == (504, "timeout")
+    hasty.wait_for("bulletlm_running", 0)
+
+
+def test_a_disconnect_ends_the_scoring_of_a_prompt(busy: Server) -> None:
+    with asking(busy, "/v1/completions", {**LONG_PROMPT, "echo": True, "logprobs": 1}):
+        busy.wait_for("bulletlm_running", 1)
+        assert busy.ask("/v1/completions", {**SHORT, "model": "endless"})[0] == 200
+    busy.wait_for("bulletlm_running", 0)
+
+
 def test_the_timeout_begins_when_the_request_arrives(hasty: Server) -> None:
     """The time until the body has arrived counts, and so does everything before the answer begins."""
     for path, body in (

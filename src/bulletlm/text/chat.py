@@ -188,7 +188,9 @@ def fit_prompt(tokenizer: Tokenizer, messages: Sequence[Mapping[str, object]], r
         return 1 + remaining[start] + longer <= room
 
     starts = [0, *(number for number in users if number > 0)]
-    start = starts[min(bisect_left(starts, True, key=fits), len(starts) - 1)]
+    # A system text that leaves no room at all is not encoded again and again with each of the questions.
+    hopeless = system and len(tokenizer.encode(system)) >= room
+    start = starts[-1 if hopeless else min(bisect_left(starts, True, key=fits), len(starts) - 1)]
     user = first_of_user(start)
     ids = [BOS]
     for number in range(start, len(turns)):
