@@ -128,3 +128,17 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeyp
     bullet(*command)
     assert capsys.readouterr().out.strip() == str(folder)
     assert (folder / "compare.json").exists(), "the stage was up to date"
+
+
+def test_a_short_text_gets_the_vocabulary_that_it_can_fill(run: Config, tmp_path: Path) -> None:
+    """A recipe for more text must not fail on less."""
+    said: list[str] = []
+
+    class Listening(SilentProgress):
+        def log(self, text: str) -> None:
+            said.append(text)
+
+    prepare_tokenizer(TokenizerConfig(vocab_size=60_000), 1, run.run_dir / "data", tmp_path / "tokenizer", Listening())
+    tokenizer = Tokenizer.load(tmp_path / "tokenizer" / "tokenizer.model")
+    assert 1_000 < tokenizer.vocab_size < 60_000
+    assert [line for line in said if f"{tokenizer.vocab_size:,} tokens instead of 60,000" in line] == said

@@ -163,6 +163,7 @@ def test_the_largest_possible_size_is_named_and_right() -> None:
     assert Tokenizer(train(texts, largest)).vocab_size == largest
     with pytest.raises(ConfigError, match=r"take \d+ or less"):
         train(texts, largest + 50)
+    assert train_tokenizer(texts, largest + 50, 0, SilentProgress(), at_most=True) == train_tokenizer(texts, largest, 0, SilentProgress())
 
 
 @pytest.mark.parametrize("text", ["a", "a b", "\u2581", "\0\n\t", "你好 " * 50, "https://example.org/" + "x" * 5000, "\U00020000" * 3])

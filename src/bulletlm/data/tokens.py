@@ -162,6 +162,15 @@ def _batches(documents: Iterator[Document]) -> Iterator[list[Document]]:
         yield batch
 
 
+def vocabulary_size(folder: Path) -> int:
+    """Size of the vocabulary with which a tokens folder was written: at most tokenizer.vocab_size, less where the text is short.
+
+    Raises:
+        BulletError: index.json is missing or damaged.
+    """
+    return int(read_json(Path(folder) / "index.json")["vocab_size"])
+
+
 def open_tokens(folder: Path, split: str) -> TokenFile:
     """Map a split ("train" or "val") into memory, read-only.
 

@@ -51,12 +51,19 @@ def prepare_tokenizer(config: "TokenizerConfig", seed: int, data_dir: Path, out_
     The figures of the report are measured on val.jsonl, text that the tokenizer has not seen; the rarest pieces on the first
     5 million characters of train.jsonl.
 
+    A text with too few different words for `config.vocab_size` gets the largest vocabulary that it can fill.
+
     Raises:
-        ConfigError: the text cannot fill the vocabulary. BulletError: the rows are missing or damaged.
+        ConfigError: the vocabulary is too small. BulletError: the rows are missing or damaged.
     """
     train = data_dir / "train.jsonl"
     shares = balanced_shares(read_documents(train))
-    tokenizer = Tokenizer(train_tokenizer(training_texts(train, shares), config.vocab_size, seed, progress))
+    tokenizer = Tokenizer(train_tokenizer(training_texts(train, shares), config.vocab_size, seed, progress, at_most=True))
+    if tokenizer.vocab_size < config.vocab_size:
+        progress.log(
+            f"tokenizer: the vocabulary has {tokenizer.vocab_size:,} tokens instead of {config.vocab_size:,}, "
+            "because this text has no more words and syllables to fill it; more text fills more"
+        )
     report = {
         "measured_on": "val.jsonl",
         **tokenizer_report(tokenizer, held_out_texts(data_dir / "val.jsonl")),

@@ -16,11 +16,13 @@ from bulletlm.config.loader import RECORD_KEY, load_config
 from bulletlm.config.schema import Config
 from bulletlm.data.augment import reproducibility_fields
 from bulletlm.data.sources import source_files
+from bulletlm.data.tokens import vocabulary_size
 from bulletlm.errors import BulletError, ConfigError, DataError
 from bulletlm.files import read_json, remove_owned, sha256_of_file, sha256_of_json, write_json
 from bulletlm.hardware import park_idle_threads
 from bulletlm.pipeline.run_folder import WrittenFiles, locked, read_object, refuse_own_outputs
 from bulletlm.progress import Progress
+from bulletlm.shape import ModelShape
 from bulletlm.terminal import printable
 
 if TYPE_CHECKING:
@@ -53,6 +55,11 @@ class Run:
     def folder(self) -> Path:
         """The run folder."""
         return self.config.run_dir
+
+    @property
+    def shape(self) -> ModelShape:
+        """The shape of the model, once the tokens are written: a short text may not fill tokenizer.vocab_size."""
+        return self.config.model.shape(vocabulary_size(self.folder / "tokens"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -269,10 +276,9 @@ def _train(run: Run) -> None:
     prompts = load_prompts(config.evaluate.prompts)
     asked = tuple(prompts[n].prompt for n in choose_samples(prompts, config.train.live_samples))
     samples = SamplePrompts(Tokenizer.load(run.folder / "tokenizer" / "tokenizer.model"), asked)
-    shape = config.model.shape(config.tokenizer.vocab_size)
     job = TrainJob(
         config=config.train,
-        shape=shape,
+        shape=run.shape,
         seed=config.seed,
         tokens_dir=run.folder / "tokens",
         run_dir=run.folder,
@@ -289,7 +295,7 @@ def _export(run: Run) -> None:
     from bulletlm.train.checkpoint import load_checkpoint
 
     best = load_checkpoint(run.folder / "checkpoints" / "best")
-    shape = run.config.model.shape(run.config.tokenizer.vocab_size)
+    shape = run.shape
     tensors = {name: best.tensors["model"][name].numpy() for name in shape.tensors()}
     tokenizer = Tokenizer.load(run.folder / "tokenizer" / "tokenizer.model")
     training = {name: value for name, value in best.state.items() if name != "key"}

@@ -46,14 +46,17 @@ _ALWAYS = (
 """Characters of Latin and of Marathi that get a token once their script occurs, however rare in the sample."""
 
 
-def train_tokenizer(texts: Iterable[str], vocab_size: int, seed: int, progress: Progress) -> bytes:
+def train_tokenizer(texts: Iterable[str], vocab_size: int, seed: int, progress: Progress, *, at_most: bool = False) -> bytes:
     """Learn a vocabulary of exactly `vocab_size` pieces from `texts` (NFC); give the sentencepiece model.
 
     The bytes depend only on the texts, the size and the seed (which chooses the sample of a very large corpus).
 
+    Args:
+        at_most: a text with too few different words for `vocab_size` gives the largest vocabulary that it can fill.
+
     Raises:
         DataError: there is no text.
-        ConfigError: the text has too few different words for `vocab_size`; the message names the largest size.
+        ConfigError: the text has too few different words for `vocab_size`, and not `at_most`; the message names the largest size.
     """
     if vocab_size < FIRST_PIECE + 100:
         raise ConfigError(
@@ -72,6 +75,8 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, seed: int, progress: 
                 proto, size = _train(words, smaller)
                 if proto is not None:
                     break
+            if at_most:
+                return proto
             raise ConfigError(f"tokenizer.vocab_size {vocab_size} is more than this text can fill: take {smaller} or less, or add text")
     return proto
 

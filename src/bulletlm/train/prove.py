@@ -20,6 +20,7 @@ from typing import Any
 
 from bulletlm.config.loader import load_config
 from bulletlm.config.schema import Config, TrainConfig
+from bulletlm.data.tokens import vocabulary_size
 from bulletlm.errors import BulletError
 from bulletlm.files import sha256_of_file
 from bulletlm.hardware import park_idle_threads
@@ -152,7 +153,7 @@ def _main(run_dir: Path, folder: Path, workers: int, kill_at: int) -> None:
     from bulletlm.train.training import TrainJob
 
     config = load_config(run_dir / "config.json")
-    shape = config.model.shape(config.tokenizer.vocab_size)
+    shape = config.model.shape(vocabulary_size(run_dir / "tokens"))
     _keep_plan(config, shape, run_dir, folder, workers)
     job = TrainJob(
         config=_short(config),
