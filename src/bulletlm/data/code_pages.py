@@ -156,4 +156,4 @@ def _fit(sample: bytes, page: str) -> float:
     good = sum(sign in _SIGNS or (sign not in rare and unicodedata.category(sign)[0] in "LMP") for sign in high) / len(high)
     words = _WORD.findall(text)
     odd = sum(not word.isascii() and word[1:] != word[1:].lower() and word != word.upper() for word in words)
-    return good - (odd + len(_SIGN_IN_WORD.findall(text))) / max(len(words), 1)
+    return float(good - (odd + len(_SIGN_IN_WORD.findall(text))) / max(len(words), 1))

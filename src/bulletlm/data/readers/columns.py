@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from bulletlm.data.language import detect
@@ -122,7 +122,7 @@ def _advice(names: Sequence[str]) -> str:
     )
 
 
-def _configured(columns: Mapping[str, str | int], names: Sequence[str], width: int, finish: "object") -> TablePlan:
+def _configured(columns: Mapping[str, str | int], names: Sequence[str], width: int, finish: Callable[..., TablePlan]) -> TablePlan:
     places: dict[str, int] = {}
     for role, name in columns.items():
         if isinstance(name, str) and name in names:
@@ -133,13 +133,13 @@ def _configured(columns: Mapping[str, str | int], names: Sequence[str], width: i
             raise NoColumnError(f"there is no column {name} (it has {', '.join(names) or f'{width} columns without names'})")
     described = "table: " + ", ".join(f"{role} in {_column(names, number)}" for role, number in places.items())
     if "user" in places and "assistant" in places:
-        return finish(described, user=places["user"], assistant=places["assistant"], system=places.get("system", -1))  # type: ignore[operator,no-any-return]
+        return finish(described, user=places["user"], assistant=places["assistant"], system=places.get("system", -1))
     if "text" in places:
-        return finish(described, texts=(("", places["text"]),))  # type: ignore[operator,no-any-return]
+        return finish(described, texts=(("", places["text"]),))
     languages = tuple((role, number) for role, number in places.items() if role not in COLUMN_ROLES)
     if not languages:
         raise NoColumnError('data.sources[].columns needs "user" and "assistant", or "text", or two language codes')
-    return finish(described, texts=languages)  # type: ignore[operator,no-any-return]
+    return finish(described, texts=languages)
 
 
 def _column(names: Sequence[str], number: int) -> str:

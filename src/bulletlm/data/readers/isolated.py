@@ -107,7 +107,8 @@ class DocumentProcess:
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
         )
-        self._answers = answers = queue.Queue(maxsize=64)
+        answers: queue.Queue[bytes] = queue.Queue(maxsize=64)
+        self._answers = answers
         threading.Thread(target=_receive, args=(process.stdout, answers), daemon=True).start()
         return process
 
