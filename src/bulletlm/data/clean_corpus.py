@@ -17,6 +17,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,7 +27,7 @@ import numpy.typing as npt
 from bulletlm import __version__
 from bulletlm.data.kinds import PACKINGS
 from bulletlm.data.log import Log, Rejected, characters_of
-from bulletlm.data.reading import BadRow, Block, RawDocument, blocks, documents
+from bulletlm.data.reading import BadRow, Block, DocumentProcess, RawDocument, blocks, documents
 from bulletlm.data.rules import REPEAT_CHARACTERS, Clean, clean_document
 from bulletlm.data.shingles import SIGNATURE
 from bulletlm.data.signals import judge, sign
@@ -94,6 +95,7 @@ class Cleaned:
         rows, characters: read from each file, by its name; line ends and blank lines count as no characters.
         log: what the rules did.
         skipped: files that were damaged, in order.
+        taken_for: what each file was taken for, by its name.
     """
 
     folder: Path
@@ -105,6 +107,7 @@ class Cleaned:
     characters: Counter[str]
     log: Log
     skipped: list[Skipped]
+    taken_for: dict[str, str]
 
 
 @dataclass
@@ -169,6 +172,7 @@ def _clean(files: list[SourceFile], config: "CleanConfig", seed: int, folder: Pa
     unpacked = sum(sizes[file.name] * (_PACKED_TIMES if file.member or file.path.suffix.lower() in PACKINGS else 1) for file in files)
     workers = (workers or cores()) if unpacked >= PARALLEL_FROM_BYTES else 1
     skipped: list[Skipped] = []
+    taken_for: dict[str, str] = {}
     rows, characters = Counter[str](), Counter[str]()
     offset = n_documents = n_paragraphs = 0
     log = Log()
@@ -179,9 +183,8 @@ def _clean(files: list[SourceFile], config: "CleanConfig", seed: int, folder: Pa
 
             def note(file: SourceFile, problem: str) -> None:
                 skipped.append(Skipped(file.name, problem))
-                progress.log(f"{file.path}: {problem}")
 
-            pieces = _blocks(files, task.advance, note)
+            pieces = _blocks(files, task.advance, note, taken_for)
             numbers = {file.name: number for number, file in enumerate(files)}
             for item, part in ordered_map(_clean_block, (config, seed), pieces, workers):
                 name = item.source if isinstance(item, BadRow) else item.file.name
@@ -212,13 +215,17 @@ def _clean(files: list[SourceFile], config: "CleanConfig", seed: int, folder: Pa
         "rule_rows": log.rows,
         "rule_characters": log.characters,
         "skipped": [asdict(item) for item in skipped],
+        "taken_for": taken_for,
     }
     write_json(folder / "summary.json", summary)
 
 
-def _blocks(files: list[SourceFile], advance: Callable[[int], None], note: Callable[[SourceFile, str], None]) -> Iterator[Block | BadRow]:
-    for file in files:
-        yield from blocks(file, advance, lambda problem, file=file: note(file, problem))  # type: ignore[misc]
+def _blocks(
+    files: list[SourceFile], advance: Callable[[int], None], note: Callable[[SourceFile, str], None], taken_for: dict[str, str]
+) -> Iterator[Block | BadRow]:
+    with DocumentProcess() as process:
+        for file in files:
+            yield from blocks(file, advance, partial(note, file), partial(taken_for.__setitem__, file.name), process)
 
 
 def _clean_block(settings: tuple["CleanConfig", int], block: Block | BadRow) -> _Part:
@@ -336,6 +343,7 @@ def _open(folder: Path) -> Cleaned:
             {source: Counter(rules) for source, rules in summary["rule_characters"].items()},
         ),
         [Skipped(**item) for item in summary["skipped"]],
+        summary["taken_for"],
     )
 
 

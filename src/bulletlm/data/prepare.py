@@ -21,9 +21,11 @@ from bulletlm.data.dedup import CHARACTERS_PER_TOKEN, REASONS, Verdict, find_rep
 from bulletlm.data.leaks import Index, check_leaks, find_copies, load_index, read_blocks
 from bulletlm.data.log import Log, Rejected, characters_of, loss_table
 from bulletlm.data.mixture import Cells, copies, mixture_table, rates
+from bulletlm.data.readers.whatsapp import PRIVATE
 from bulletlm.data.sources import SourceFile, find_files
 from bulletlm.data.split import LARGEST_SHARE, choose_validation
 from bulletlm.data.structure import DOCUMENT_CHARACTERS
+from bulletlm.data.summary import not_read_lines, summary_lines
 from bulletlm.data.workers import cores, ordered_map
 from bulletlm.errors import DataError
 from bulletlm.files import atomic_folder, write_json
@@ -80,7 +82,10 @@ def prepare_data(
                 rejected.write(block)
         log.write = rejected.write
         store.take_out_repeats(find_repeats(cleaned, config.clean), files, log, progress)
+        left_out = [{"file": item.name, "reason": item.reason} for item in (*skipped, *cleaned.skipped)]
         if not len(store.documents):
+            for line in not_read_lines(left_out):
+                progress.log(line)
             raise DataError(_nothing_left(files, cleaned.rows, log))
         workers = (config.workers or cores()) if store.size >= PARALLEL_FROM_BYTES else 1
         splits = _write_splits(store, config, seed, files, folder, log, workers, progress)
@@ -92,6 +97,9 @@ def prepare_data(
             "sources": [
                 {
                     "source": file.name,
+                    "taken_for": cleaned.taken_for.get(file.name, "nothing: it could not be read"),
+                    "private": cleaned.taken_for.get(file.name, "").startswith(PRIVATE),
+                    **splits.of_source(file.name),
                     "rows_in": cleaned.rows[file.name],
                     "rows_out": splits.rows[file.name],
                     "characters_in": cleaned.characters[file.name],
@@ -100,7 +108,8 @@ def prepare_data(
                 }
                 for file in files
             ],
-            "skipped_files": [{"file": item.name, "reason": item.reason} for item in (*skipped, *cleaned.skipped)],
+            "private_messages": [file.name for file in files if cleaned.taken_for.get(file.name, "").startswith(PRIVATE)],
+            "skipped_files": left_out,
             "rules": log.report(),
             **splits.report,
             "augmentation": augmentation,
@@ -115,6 +124,8 @@ def prepare_data(
         f"{val['characters']:,} for validation"
     )
     progress.log(f"data: training text is {_in_shares(report['mixture'])}")
+    for line in summary_lines(report["sources"], report["skipped_files"]):
+        progress.log(line)
     for line in loss_table(files, [source.path for source in config.sources], cleaned.characters, splits.characters, log):
         progress.log(line)
     return report
@@ -257,12 +268,27 @@ class _Splits:
 
     rows: Counter[str] = field(default_factory=Counter)
     characters: Counter[str] = field(default_factory=Counter)
+    kinds: dict[str, Counter[str]] = field(default_factory=dict)
+    languages: dict[str, Counter[str]] = field(default_factory=dict)
     report: dict[str, Any] = field(default_factory=dict)
 
     def count(self, document: Document, sign: int = 1) -> None:
         """Count a row; with `sign` -1, take it out again."""
-        self.rows[document["source"]] += sign * _rows(document)
-        self.characters[document["source"]] += sign * sum(map(characters_of, texts_of(document)))
+        size = sum(map(characters_of, texts_of(document)))
+        self.add(document["source"], document["language"], "messages" in document, sign * _rows(document), sign * size, sign)
+
+    def add(self, source: str, language: str, conversation: bool, rows: int, characters: int, sign: int = 1) -> None:
+        """Count a document of `rows` rows and `characters` characters."""
+        self.rows[source] += rows
+        self.characters[source] += characters
+        self.kinds.setdefault(source, Counter())["conversations" if conversation else "documents"] += sign
+        self.languages.setdefault(source, Counter())[language] += characters
+
+    def of_source(self, source: str) -> dict[str, Any]:
+        """What came out of a source: documents, conversations, and the characters of each language."""
+        kinds = self.kinds.get(source, Counter())
+        languages = {language: count for language, count in sorted(self.languages.get(source, Counter()).items()) if count}
+        return {"documents": kinds["documents"], "conversations": kinds["conversations"], "languages": languages}
 
 
 def _write_splits(
@@ -360,8 +386,8 @@ def _write_training(
             if not counted[number]:
                 counted[number] = True
                 name = files[record["file"]].name
-                splits.rows[name] += int(record["rows"])
-                splits.characters[name] += int(record["characters"]) - int(record["line_ends"])
+                size = int(record["characters"]) - int(record["line_ends"])
+                splits.add(name, record["language"].decode(), bool(record["conversation"]), int(record["rows"]), size)
             task.advance()
     return totals
 

@@ -35,7 +35,7 @@ def summary_lines(sources: Sequence[Mapping[str, Any]], skipped: Sequence[Mappin
         rest = ordered[SHOWN_SOURCES:]
         kept = 1 - max(_lost(row) for row in rest)
         lines.append(f"  and {len(rest):,} files more, of each of which at least {kept:.0%} was kept: see data/clean-report.json")
-    lines += _not_read(skipped)
+    lines += not_read_lines(skipped)
     private = [row["source"] for row in sources if row.get("private")]
     if private:
         names = ", ".join(printable(name, limit=60) for name in private[:5]) + (" ..." if len(private) > 5 else "")
@@ -43,7 +43,7 @@ def summary_lines(sources: Sequence[Mapping[str, Any]], skipped: Sequence[Mappin
     return lines
 
 
-def _not_read(skipped: Sequence[Mapping[str, str]]) -> list[str]:
+def not_read_lines(skipped: Sequence[Mapping[str, str]]) -> list[str]:
     """Files that were not read, those of the same reason together where there are many."""
     if not skipped:
         return []
