@@ -146,6 +146,9 @@ def identify(text: str) -> str:
     return _classifier("").classify(text)[0] if text.strip() else "und"
 
 
+_NO_WORDS = re.compile(r"\[\w+\]|\bhttps?://\S+|\bwww\.\S+|\S+@\S+")
+"""Addresses and the marks of what was masked say nothing about a language."""
+
 _SURE = 0.5
 
 
@@ -160,6 +163,7 @@ def _in_script(text: str, script: str) -> str:
 
 
 def _in_latin(text: str) -> str:
+    text = _NO_WORDS.sub(" ", text)
     words = [word.strip(_PUNCTUATION).lower() for word in text.split()]
     words = [word for word in words if word and not word.isdigit()]
     english = sum(word in ENGLISH_WORDS for word in words)

@@ -114,8 +114,9 @@ def keys_found(value: Any) -> str:
 
 def mapping_advice(names: Sequence[str]) -> str:
     """How to map columns of these names, as a sentence for messages."""
-    first = names[0] if names else "q"
-    second = names[1] if len(names) > 1 else "a"
+    if len(names) == 1:
+        return f'say in data.sources what holds text, as in {{"path": ..., "text": "{names[0]}"}}'
+    first, second = names[:2] if names else ("q", "a")
     return (
         f'say which column is which in data.sources, as in {{"path": ..., "columns": {{"user": "{first}", "assistant": "{second}"}}}} '
         f'or {{"path": ..., "text": "{first}"}}'
