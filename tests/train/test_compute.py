@@ -451,7 +451,7 @@ print("\\n".join(said.lines))
 @pytest.mark.slow
 def test_a_compiler_that_fails_is_announced(tmp_path: Path) -> None:
     """The compiler is a real program: it ends with 1 whatever it should compile. The cache is empty."""
-    path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+    path = os.pathsep.join([*map(str, Path(__file__).parents[:2]), os.environ.get("PYTHONPATH", "")])
     environment = {**os.environ, "PYTHONPATH": path, "CXX": "/bin/false"}
     command = [sys.executable, "-c", BROKEN, str(tmp_path)]
     result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
