@@ -104,7 +104,7 @@ def ours(corpus: Path, folder: Path) -> dict[str, Callable[[], float]]:
     from bulletlm.data.sources import SourceFile
     from bulletlm.progress import SilentProgress
 
-    config, file = CleanConfig(), SourceFile(corpus, corpus.name, ".txt", "auto", True)
+    config, file = CleanConfig(), SourceFile(corpus, corpus.name, ".txt", "auto", True, documents="blank_line")
 
     def clean() -> float:
         started = time.process_time()
@@ -311,7 +311,7 @@ def print_signals(data: Path) -> None:
     print("| file | documents |", " | ".join(name.replace("_", " ") for name in names), "| repeated | Gopher | ours |")
     print("|---|---:|" + "---|" * len(names) + "---|---:|---:|")
     for path in sorted((data / "mono").glob("*.txt*")):
-        file = SourceFile(path, path.name, ".txt", "auto", True)
+        file = SourceFile(path, path.name, ".txt", "auto", True, documents="blank_line")
         raws = [raw for raw in read_documents(file, 1, lambda n: None, print) if isinstance(raw, RawDocument)]
         batch = Batch.of([kept for raw in raws if (kept := clean_document(raw, config, Log()))])
         found = measure(batch)

@@ -1,4 +1,4 @@
-"""How often the language of short texts in many languages is told right: python bench/languages.py
+"""How often the language of short texts in many languages is detected correctly: python bench/languages.py
 
 The texts are the translated messages of Django (pip install django): 20 to 120 characters each, up to 150 in a language, without
 placeholders and quotations. py3langid without any limit stands beside our detection, which asks it only after the script and the

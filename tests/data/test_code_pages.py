@@ -86,5 +86,5 @@ def test_other_pages_are_not_iscii(tmp_path: Path) -> None:
 
 def test_bytes_without_sense_are_named(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_bytes(b"\n".join(bytes((n * 97 + k * 31) % 127 + 128 for k in range(40)) for n in range(40)))
-    with pytest.raises(DataError, match=r"encoding cannot be told with certainty|binary"):
+    with pytest.raises(DataError, match=r"encoding cannot be detected with certainty|binary"):
         read(tmp_path / "a.txt")

@@ -164,7 +164,7 @@ def test_columns_can_be_named(tmp_path: Path, columns: dict[str, str | int]) -> 
 
 def test_columns_that_cannot_be_told_apart_are_named(tmp_path: Path) -> None:
     rows = [("titel", "autor", "notiz"), *[(f"title of {n}", f"writer {n} of it", f"note on {n}") for n in range(9)]]
-    with pytest.raises(DataError, match=r"a\.csv: it cannot be told which columns hold text .*\"columns\": ") as caught:
+    with pytest.raises(DataError, match=r"a\.csv: it is not clear which columns hold text .*\"columns\": ") as caught:
         read(write(tmp_path / "a.csv", rows, ","))
     assert "\n" not in str(caught.value)
 

@@ -269,7 +269,7 @@ class DataConfig(Section):
     sources: list[Source] = Field(
         default_factory=lambda: [Source(path="sample")],
         min_length=1,
-        description="Files, folders or globs (.txt .jsonl .tsv .parquet, also .gz .xz), or hf:// datasets; a plain string is a path.",
+        description="Files, folders, globs or hf:// datasets, of the kinds in docs/reading.md; a plain string is a path.",
     )
     loss_on: Literal["all", "answers"] = Field(
         "all", description='Tokens of conversations that the loss counts: "all", or only those of the "answers".'

@@ -1,4 +1,4 @@
-"""In which encoding a file is, told from its bytes: UTF-8, UTF-16, an old code page, or none that can be read with certainty."""
+"""Detects the encoding of a file from its bytes: UTF-8, UTF-16, an old code page, or none that can be read with certainty."""
 
 import re
 import unicodedata
@@ -100,7 +100,7 @@ def wide_encoding(beginning: bytes) -> str | None:
 
 
 def old_encoding(sample: bytes) -> str | None:
-    """The code page of lines that are not UTF-8, or None where it cannot be told with certainty.
+    """The code page of lines that are not UTF-8, or None where it cannot be detected with certainty.
 
     charset-normalizer tells the script. Among the pages of the Latin script, which share most letters, the right one is that in
     which the text is in a language that was written in it, and has letters where words need them.

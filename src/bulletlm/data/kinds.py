@@ -1,4 +1,4 @@
-"""Which kinds of files are read, told from their endings; and for the kinds that are not, what to do."""
+"""Which kinds of files are read, by their endings; and what to do about the kinds that are not."""
 
 from pathlib import PurePath
 

@@ -40,9 +40,9 @@ class SourceFile:
         named: the configuration names this very file, so damage in it is an error and not a note.
         text: name of the column that holds text.
         source: number of its entry in data.sources.
-        columns: what its columns hold, as `data.sources[].columns` has it.
+        columns: what its columns hold, the setting `data.sources[].columns`.
         member: name of the member, where `path` is a .zip; else "". `member_bytes`: its packed size.
-        documents: what separates the documents of a text file, as `data.sources[].documents` has it.
+        documents: what separates the documents of a text file, the setting `data.sources[].documents`.
     """
 
     path: Path

@@ -21,7 +21,7 @@ import psutil
 import torch
 
 from bulletlm.config.schema import Config, TrainConfig
-from bulletlm.data.sources import find_files
+from bulletlm.data.sources import SourceFile, find_files
 from bulletlm.data.tokens import TokenFile
 from bulletlm.errors import ConfigError
 from bulletlm.files import read_json, write_json
@@ -322,7 +322,7 @@ def text_tokens(config: Config) -> dict[str, Any]:
         return {"tokens": None, "from": "a data set on the network"}
     by_source: dict[int, float] = {}
     for file in find_files(config.data)[0]:
-        size = _text_bytes(file.path)
+        size = _text_bytes(file)
         if size is None:
             return {"tokens": None, "from": f"{file.path.name}, whose text is packed"}
         by_source[file.source] = by_source.get(file.source, 0.0) + size / per_token
@@ -333,14 +333,15 @@ def text_tokens(config: Config) -> dict[str, Any]:
     return {"tokens": int(total), "from": "the size of the sources, before cleaning"}
 
 
-def _text_bytes(path: Path) -> int | None:
-    """Unpacked size; None for Parquet."""
-    if path.suffix == ".parquet":
+def _text_bytes(file: SourceFile) -> int | None:
+    """Unpacked size; None where the text is packed inside of a document, a table or a .zip."""
+    path, suffix = file.path, file.path.suffix.lower()
+    if file.member or file.kind in (".parquet", ".arrow", ".docx", ".pdf", ".epub") or suffix == ".bz2":
         return None
-    if path.suffix not in (".gz", ".xz"):
+    if suffix not in (".gz", ".xz"):
         return path.stat().st_size
-    with gzip.open(path) if path.suffix == ".gz" else lzma.open(path) as file:
-        return sum(len(block) for block in iter(lambda: file.read(1 << 20), b""))
+    with gzip.open(path) if suffix == ".gz" else lzma.open(path) as opened:
+        return sum(len(block) for block in iter(lambda: opened.read(1 << 20), b""))
 
 
 def _warnings(chosen: Estimate, text: dict[str, Any], facts: dict[str, Any], got: float) -> Iterable[str]:

@@ -67,7 +67,7 @@ def plan_columns(
         language: `data.sources[].language`: of a single column of text.
 
     Raises:
-        NoColumnError: the columns cannot be told apart, or one that is named does not exist.
+        NoColumnError: it is not clear what the columns hold, or one that is named does not exist.
     """
     width = Counter(len(row) for row in rows).most_common(1)[0][0]
     full = [row for row in rows if len(row) == width]
@@ -110,7 +110,7 @@ def plan_columns(
     if len(found) == 2:
         return finish(f"table: sentences, {', '.join(said)}{rest}", texts=tuple(("", number) for number in found))
     shown = ", ".join(names) if names else f"{width} columns without names"
-    raise NoColumnError(f"it cannot be told which columns hold text (it has {shown}): {_advice(names)}")
+    raise NoColumnError(f"it is not clear which columns hold text (it has {shown}): {_advice(names)}")
 
 
 def _advice(names: Sequence[str]) -> str:

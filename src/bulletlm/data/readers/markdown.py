@@ -1,4 +1,4 @@
-"""Markdown as paragraphs: the text without its marks, code as it stands."""
+"""Markdown as paragraphs: the text without its marks; code stays unchanged."""
 
 import re
 from collections.abc import Iterator

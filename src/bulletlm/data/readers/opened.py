@@ -140,7 +140,7 @@ def find_encoding(file: SourceFile) -> str:
     UTF-8 unless most lines with other characters than ASCII are something else: a few damaged lines do not decide.
 
     Raises:
-        NotReadError: it is no text, or in an encoding that cannot be told with certainty.
+        NotReadError: it is no text, or in an encoding that cannot be detected with certainty.
     """
     first = beginning_of(file, PIECE_BYTES)
     marked = marked_encoding(first)
@@ -160,7 +160,7 @@ def find_encoding(file: SourceFile) -> str:
     if page is None and is_iscii(sample):
         raise NotReadError("the text is in ISCII, an old 8-bit code: convert it with `uconv -f iscii-dev -t utf-8`")
     if page is None:
-        raise NotReadError("the text is not UTF-8, and its encoding cannot be told with certainty: save it as UTF-8")
+        raise NotReadError("the text is not UTF-8, and its encoding cannot be detected with certainty: save it as UTF-8")
     return page
 
 

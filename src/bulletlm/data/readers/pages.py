@@ -35,7 +35,7 @@ def decode_html(data: bytes) -> str:
 
     page = old_encoding(b"\n".join(line for line in data.split(b"\n") if not line.isascii()))
     if page is None:
-        raise NotReadError("its encoding cannot be told with certainty: save it as UTF-8")
+        raise NotReadError("its encoding cannot be detected with certainty: save it as UTF-8")
     return data.decode(page, "replace")
 
 

@@ -11,7 +11,7 @@ from bulletlm.text.documents import Message
 
 @dataclass
 class RawDocument:
-    """A document as it stands in its file: either `paragraphs` or `messages`.
+    """A document as it is in its file: either `paragraphs` or `messages`.
 
     Attributes:
         line: number of its first line or row, from 1; `lines` has one number for each paragraph.

@@ -1,6 +1,6 @@
 """.tsv and .csv: translations, questions and answers, or plain text, by what the columns hold (columns.py).
 
-Cells may stand in quotation marks as RFC 4180 has it, with doubled quotation marks and line ends inside. A .tsv in which quotation marks
+Cells may be in quotation marks (RFC 4180), with doubled quotation marks and line ends inside. A .tsv in which quotation marks
 only stand for themselves is read without this rule.
 """
 

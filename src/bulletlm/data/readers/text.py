@@ -1,4 +1,4 @@
-""".txt: paragraphs, cut into documents as the file's structure has it (bulletlm.data.structure)."""
+""".txt: paragraphs, cut into documents by the structure of the file (bulletlm.data.structure)."""
 
 from collections.abc import Iterator
 
