@@ -26,7 +26,9 @@ from bulletlm.files import read_json, sha256_of_file
 from bulletlm.formats.bullet.reader import open_bullet
 from bulletlm.formats.convert import convert
 from bulletlm.formats.npy import read_npy
+from bulletlm.pipeline import qat as qat_module
 from bulletlm.pipeline.build import build_bullet
+from bulletlm.pipeline.qat import count_qat_steps
 from bulletlm.pipeline.stages import finish_run, run_stages
 from bulletlm.progress import SilentProgress
 from bulletlm.quant.calibrate import QuantizeOptions, dequantize, quantize
@@ -36,7 +38,7 @@ from bulletlm.runtime import load
 from bulletlm.shape import ModelShape
 from bulletlm.train import distil as distil_module
 from bulletlm.train.checkpoint import load_checkpoint
-from bulletlm.train.distil import DistilJob, Distilled, _divergences, distil
+from bulletlm.train.distil import DistilJob, Distilled, _divergences, below_noise, distil
 from bulletlm.train.guard import stopping
 from bulletlm.train.model import Transformer
 from bulletlm.train.validation import validate
@@ -384,3 +386,63 @@ def test_the_loss_of_four_bits_is_that_of_the_file(micro_run: Path, tmp_path: Pa
     score = compare(load(out, engine="numpy"), load(out, engine="numpy"), open_tokens(micro_run / "tokens", "val"), SilentProgress())
     assert score.a.loss == pytest.approx(event["val/loss_bq4"], abs=1e-5)
     assert event["val/loss_bq4"] != event["val/loss"]
+
+
+def test_a_stopped_stage_calibrates_once(copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And a damaged or foreign calibrated.bullet is not used."""
+    other = tmp_path / "other" / "micro"
+    shutil.copytree(copy, other)
+    keep = "--keep=layers.0.attention.*=F16"
+    finish_run(other, (*STEPS, keep), SilentProgress())
+    calls: list[int] = []
+    original = qat_module.fit_to_text
+
+    def counted(*arguments: Any) -> Any:
+        calls.append(1)
+        return original(*arguments)
+
+    monkeypatch.setattr(qat_module, "fit_to_text", counted)
+    for moment in (3, 7):
+        with pytest.raises(Interrupted):
+            finish_run(copy, (*STEPS, keep), StopAfter("Distilling", moment))
+    assert len(calls) == 1
+    stored = copy / "qat" / "calibrated.bullet"
+    stored.write_bytes(stored.read_bytes()[:-9])
+    finish_run(copy, (*STEPS, keep), SilentProgress())
+    assert len(calls) == 2
+    for name in ("qat/model.bullet", "model.bullet"):
+        assert (other / name).read_bytes() == (copy / name).read_bytes()
+    assert sorted(path.name for path in (copy / "qat").iterdir()) == ["model.bullet", "report.json"]
+
+
+def test_by_default_the_steps_follow_the_length_of_the_run(texts: Path, tmp_path: Path) -> None:
+    def steps(*flags: str) -> int:
+        config = load_config(write_micro_config(tmp_path, texts, qat={}), flags)
+        return count_qat_steps(config, 50_000)
+
+    assert steps("--total-steps=26") == 0, "a short training needs none"
+    assert 0 < steps("--total-steps=10000") < steps("--total-steps=20000") <= 200
+    assert steps("--total-steps=1000000") == 200
+    assert steps("--total-steps=26", "--qat.steps=7") == 7, "what the configuration says is done"
+
+
+def test_noise_is_not_trained_away(copy: Path) -> None:
+    """The micro model has lost less by rounding than its validation text can show."""
+    said: list[str] = []
+
+    class Listening(SilentProgress):
+        def log(self, text: str) -> None:
+            said.append(text)
+
+    flags = ("--qat.steps=null", "--qat.tokens_per_step=32")
+    finish_run(copy, flags, Listening())
+    assert any(line.startswith("QAT: KL from FP32") and "no steps are needed" in line for line in said)
+    report = read_json(copy / "qat/report.json")
+    assert (report["steps"], report["tokens"], report["chosen"], set(report["kl"])) == (0, 0, "start", {"start"})
+    assert "QAT was not needed" in next(line for line in said if line.startswith("build:"))
+    assert "was left out" in (copy / "report.html").read_text()
+
+
+@pytest.mark.parametrize(("kl", "tokens", "noise"), [(4e-5, 1_600, True), (4e-5, 100_000, False), (3e-3, 600, False), (1e-3, 8_000, False)])
+def test_what_counts_as_noise(kl: float, tokens: int, noise: bool) -> None:
+    assert below_noise(kl, tokens) == noise

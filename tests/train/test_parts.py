@@ -73,6 +73,13 @@ def test_the_shorter_of_epochs_and_steps_counts(steps: int | None, epochs: float
     assert ("shorter" in reason) == (steps is not None and epochs is not None)
 
 
+@pytest.mark.parametrize(("windows", "expected"), [(8, 8), (500, 500), (800, 500), (100_000, 37_500)])
+def test_by_default_a_short_text_is_read_more_often(windows: int, expected: int) -> None:
+    """Three times, up to eight where the run would have fewer than 500 steps."""
+    config = TrainConfig(batch_size_per_device=4, gradient_accumulation_steps=2)
+    assert count_steps(config, windows)[0] == expected
+
+
 def test_ema_is_the_recurrence_and_gives_the_weights_back() -> None:
     model = Transformer(SHAPE)
     model.initialize(1)

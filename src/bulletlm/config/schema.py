@@ -412,7 +412,12 @@ class TrainConfig(Section):
     total_steps: Annotated[int | None, Also("steps")] = Field(
         None, ge=1, description="Number of optimizer steps; if epochs is given too, the shorter of the two ends the run."
     )
-    epochs: float | None = Field(None, gt=0, description="Passes over the training tokens; default: 3, unless total_steps is given.")
+    epochs: float | None = Field(
+        None,
+        gt=0,
+        description="Passes over the training tokens; default, unless total_steps is given: 3, or up to 8 if the run would otherwise have "
+        "fewer than 500 steps.",
+    )
     batch_size_per_device: Annotated[int, Also("batch", "batch_size")] = Field(8, ge=1, description="Sequences in one forward pass.")
     gradient_accumulation_steps: Annotated[int, Also("grad_accum", "grad_accumulation")] = Field(
         8, ge=1, description="Number of forward passes whose gradients are summed in one optimizer step."
@@ -525,8 +530,11 @@ class QuantConfig(Section):
 class QatConfig(Section):
     """Quantization-aware training (docs/quantization.md). It needs BQ4 weights; with other types it does nothing."""
 
-    steps: Annotated[int, FullNameOnly()] = Field(
-        200, ge=0, description="Steps of the qat stage, in which the 4-bit model learns from the finished FP32 model; 0 skips the stage."
+    steps: Annotated[int | None, FullNameOnly()] = Field(
+        None,
+        ge=0,
+        description="Steps of the qat stage, in which the 4-bit model learns from the finished FP32 model; 0 skips the stage. Default: "
+        "in proportion to the training, at most 200, and none if calibration alone has lost less than can be measured.",
     )
     tokens_per_step: int = Field(4_096, ge=1, description="Training tokens in each of those steps.")
     learning_rate_share: float = Field(
@@ -581,8 +589,6 @@ class Config(Section):
     def _defaults_that_depend(self) -> "Config":
         if self.name in (".", ".."):
             raise ValueError("name: must be a folder name, not a path")
-        if self.train.epochs is None and self.train.total_steps is None:
-            self.train.epochs = 3
         self.weight_types()  # reports a mistake in quant.keep now instead of after the training
         return self
 

@@ -25,11 +25,20 @@ def qat_section(report: Report) -> Html:
     if facts is None:
         return Html()
     names = {"start": "before QAT", "raw": "after QAT", "ema": "after QAT, averaged"}
-    rows = [[name + (" (this file)" if key == facts["chosen"] else ""), small(facts["kl"][key])] for key, name in names.items()]
+    rows = [
+        [name + (" (this file)" if key == facts["chosen"] else ""), small(facts["kl"][key])]
+        for key, name in names.items()
+        if key in facts["kl"]
+    ]
     text = (
         f"In {facts['steps']:,} steps on {count(facts['tokens'])} tokens the 4-bit model was trained to predict as the FP32 model does "
         "(quantization-aware training, QAT). The file has the weights with the lowest divergence on the validation text."
     )
+    if not facts["steps"]:
+        text = (
+            "Quantization-aware training (QAT) was left out, because the 4-bit model differs from the FP32 model by less than the "
+            "validation text can show."
+        )
     return tag("p", text) + html_table(["Weights", "KL divergence, nats per token"], rows)
 
 

@@ -17,14 +17,14 @@ from bulletlm.data.tokens import TokenFile
 from bulletlm.errors import BulletError, ConfigError
 from bulletlm.evaluate.compare import compare
 from bulletlm.files import write_json
-from bulletlm.formats.bullet.reader import open_bullet
+from bulletlm.formats.bullet.reader import BulletFile, open_bullet
 from bulletlm.formats.bullet.version1 import fold_gains, write_v1
 from bulletlm.formats.bullet.writer import ModelContents, write_bullet
 from bulletlm.formats.npy import read_npy
 from bulletlm.formats.stored import StoredModel
 from bulletlm.progress import Progress
 from bulletlm.quant.bq4 import Quantized
-from bulletlm.quant.calibrate import Calibrated, Floats, QuantizeOptions, dequantize, quantize, tensor_report
+from bulletlm.quant.calibrate import Calibrated, Floats, QuantizeOptions, Tensor, dequantize, quantize, tensor_report
 from bulletlm.quant.sensitivity import sensitivity
 from bulletlm.quant.types import METHOD_WORDS, weight_types
 from bulletlm.runtime import Model, NumpyEngine
@@ -158,11 +158,16 @@ def _trained(path: Path, exact: dict[str, Floats], types: dict[str, str]) -> tup
         raise BulletError(f"{path} was made of another model or for other types of weights: run the qat stage again")
     done = Calibrated(tokens=facts["calibration_tokens"])
     for name, type in types.items():
-        tensor = file.read_blocks(name)
-        done.tensors[name] = tensor if isinstance(tensor, Quantized) else file.dequantize(name)
+        done.tensors[name] = stored_tensor(file, name)
         if exact[name].ndim > 1:
             done.report[name] = tensor_report(exact[name], done.tensors[name], type)
     return done, facts["method"], facts
+
+
+def stored_tensor(file: BulletFile, name: str) -> Tensor:
+    """A tensor of a file as `write_bullet` took it."""
+    tensor = file.read_blocks(name)
+    return tensor if isinstance(tensor, Quantized) else file.dequantize(name)
 
 
 def fingerprint(tensors: dict[str, Floats]) -> str:
@@ -210,7 +215,10 @@ def summary(quantized: dict[str, Any]) -> str:
     if quantized["calibration_tokens"]:
         text += f" on {quantized['calibration_tokens']:,} tokens"
     if qat := quantized.get("qat"):
-        text += f", {qat['steps']:,} steps of QAT" if qat["chosen"] != "start" else f" ({qat['steps']:,} steps of QAT were no better)"
+        if not qat["steps"]:
+            text += " (QAT was not needed)"
+        else:
+            text += f", {qat['steps']:,} steps of QAT" if qat["chosen"] != "start" else f" ({qat['steps']:,} steps of QAT were no better)"
     if "kl" in quantized:
         text += f": perplexity {quantized['perplexity']:.2f} ({quantized['perplexity_change']:+.2%} against FP32), KL {quantized['kl']:.5f}"
     return text

@@ -317,9 +317,13 @@ def _qat(run: Run) -> None:
         return
     park_idle_threads()
     from bulletlm.data.tokens import open_tokens
-    from bulletlm.pipeline.qat import describe, train_on_grid
+    from bulletlm.pipeline.qat import count_qat_steps, describe, train_on_grid
 
     text, held_out = (open_tokens(run.folder / "tokens", split) for split in ("train", "val"))
+    if not count_qat_steps(run.config, len(text.tokens)):
+        _remove_qat(run.folder / "qat")
+        run.progress.log("QAT: not needed, because the training was short (set qat.steps for a number of steps)")
+        return
     run.progress.log(f"QAT: {describe(train_on_grid(run.folder, run.config, text, held_out, run.progress))}")
 
 
@@ -329,12 +333,12 @@ def _remove_qat(folder: Path) -> None:
 
     if folder.exists():
         remove_checkpoints(folder / "checkpoints")
-        remove_owned(folder, ("model.bullet", "report.json"))
+        remove_owned(folder, ("model.bullet", "report.json", "calibrated.bullet"))
 
 
 def _has_qat(config: Config) -> bool:
     """Whether the stage has work: steps, BQ4 weights, and a main run that does not train with rounded weights itself."""
-    return config.qat.steps > 0 and config.qat.start is None and "BQ4" in config.weight_types().values()
+    return config.qat.steps != 0 and config.qat.start is None and "BQ4" in config.weight_types().values()
 
 
 def _build(run: Run) -> None:
@@ -459,6 +463,7 @@ STAGES: dict[str, Stage] = {
         also=(
             "qat/model.bullet",
             "qat/report.json",
+            "qat/calibrated.bullet",
         ),
         work=_qat,
     ),

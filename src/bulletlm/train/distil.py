@@ -50,6 +50,9 @@ CLIP_NORM = 1.0
 SAVE_EVERY_STEPS = 50
 """Steps between checkpoints. They take a minute or two."""
 
+MOST_NOISE = 5e-4
+"""A KL above this, in nats per token, is never taken for noise: a few held-out tokens say little, but it may still be real."""
+
 KEPT_CHECKPOINTS = 2
 """Number of checkpoints that are kept: the last one, and the one before it in case the last one is damaged."""
 
@@ -76,6 +79,7 @@ class DistilJob:
         run_dir: run folder, which exists; a file `stop` in it ends the work.
         checkpoints: folder for the checkpoints. Those that have the same `key` are continued, others are deleted.
         key: fingerprint of everything that decides the result.
+        skip_noise: take no step if the KL of the start is `below_noise`.
     """
 
     shape: ModelShape
@@ -91,6 +95,7 @@ class DistilJob:
     run_dir: Path
     checkpoints: Path
     key: str
+    skip_noise: bool = False
 
 
 @dataclass(frozen=True)
@@ -100,7 +105,7 @@ class Distilled:
     Attributes:
         tensors: the weights as `write_bullet` takes them, by name.
         chosen: which weights they are: "start", "raw" (after the last step) or "ema" (their moving average).
-        kl: held-out KL of each of these three, in nats per token.
+        kl: held-out KL of each of these three, in nats per token; only of the start if no step was taken.
         tokens: training tokens of all steps.
     """
 
@@ -227,7 +232,8 @@ def distil(job: DistilJob, progress: Progress) -> Distilled:
     teacher, student = (_model(shape, job.teacher, device) for _ in range(2))
     sequences = max(1, round(config.tokens_per_step / shape.max_seq_len))
     at_once = min(job.train.batch_size_per_device, sequences)
-    divergence, exact_divergence = _divergences(teacher, student, job.train, at_once, config.steps * config.tokens_per_step, progress)
+    steps = config.steps or 0
+    divergence, exact_divergence = _divergences(teacher, student, job.train, at_once, steps * config.tokens_per_step, progress)
     fake = FakeQuant(student, job.types, _take_over(student, job.start) if job.keep_scales else None)
 
     def held_out_kl() -> float:
@@ -237,10 +243,12 @@ def distil(job: DistilJob, progress: Progress) -> Distilled:
     state = TrainState(student, settings, DistilPosition(), job.key)
     if not state.resume(job.checkpoints, f"delete {job.checkpoints} to start QAT again", functools.partial(_discard, progress), progress):
         state.position.kl["start"] = held_out_kl()
+        if job.skip_noise and below_noise(state.position.kl["start"], len(job.held_out.tokens)):
+            return Distilled(dict(job.start), "start", dict(state.position.kl), 0)
     run_steps(
         Distillation(
             config=settings,
-            total_steps=config.steps,
+            total_steps=steps,
             run_dir=job.run_dir,
             checkpoints=job.checkpoints,
             state=state,
@@ -260,6 +268,19 @@ def distil(job: DistilJob, progress: Progress) -> Distilled:
         kl["ema"] = held_out_kl()
     chosen = min(kl, key=lambda name: kl[name])
     return Distilled(candidates[chosen], chosen, kl, state.position.step * sequences * shape.max_seq_len)
+
+
+def below_noise(kl: float, tokens: int) -> bool:
+    """Whether the loss that rounding costs cannot be measured on `tokens` held-out tokens.
+
+    For small differences between two models, the variance of a token's loss difference is about twice the KL. The mean over n tokens
+    then has a standard error of sqrt(2 kl / n), which is more than the KL itself if kl < 2 / n.
+
+    Args:
+        kl: of the rounded model from the exact one, in nats per token.
+        tokens: number of held-out tokens.
+    """
+    return kl < min(2 / max(tokens, 1), MOST_NOISE)
 
 
 def _student_settings(job: DistilJob, sequences: int) -> TrainConfig:

@@ -4,6 +4,11 @@ import math
 
 from bulletlm.config.schema import TrainConfig
 
+SHORT_RUN_STEPS = 500
+"""A run with fewer steps than these reads its text more often, if the configuration does not say how often."""
+
+FEWEST_DEFAULT_EPOCHS, MOST_DEFAULT_EPOCHS = 3, 8
+
 
 def sequences_per_step(config: TrainConfig) -> int:
     """Sequences in one effective batch, over all processes."""
@@ -16,9 +21,13 @@ def count_steps(config: TrainConfig, n_windows: int) -> tuple[int, str]:
     wanted: list[tuple[int, str]] = []
     if config.total_steps is not None:
         wanted.append((config.total_steps, f"total_steps {config.total_steps:,}"))
-    if config.epochs is not None:
-        steps = max(1, math.ceil(config.epochs * n_windows / per_step))
-        wanted.append((steps, f"epochs {config.epochs:g} = {steps:,} steps"))
+    epochs = config.epochs
+    if epochs is None and config.total_steps is None:
+        needed = SHORT_RUN_STEPS * per_step / max(1, n_windows)
+        epochs = min(MOST_DEFAULT_EPOCHS, max(FEWEST_DEFAULT_EPOCHS, math.ceil(needed)))
+    if epochs is not None:
+        steps = max(1, math.ceil(epochs * n_windows / per_step))
+        wanted.append((steps, f"epochs {epochs:g} = {steps:,} steps"))
     steps, reason = min(wanted)
     if len(wanted) == 2:
         reason = f"{reason} (the shorter of epochs and total_steps)"
