@@ -202,6 +202,20 @@ def test_damaged_json(tmp_path: Path) -> None:
     assert [isinstance(item, BadRow) for item in read(tmp_path / "a.json")] == [False, True, False]
 
 
+def test_any_layout_may_be_a_parquet_file(tmp_path: Path) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    for row, messages in LAYOUTS:
+        if isinstance(row, dict) and messages and "tool_calls" not in json.dumps(row) and "[[" not in json.dumps(row):
+            try:
+                parquet.write_table(pyarrow.Table.from_pylist([row]), tmp_path / "a.parquet")
+            except (pyarrow.ArrowInvalid, pyarrow.ArrowTypeError, pyarrow.ArrowNotImplementedError):
+                continue  # a column of mixed types
+            found = read(tmp_path / "a.parquet")
+            assert [item.messages for item in found if isinstance(item, RawDocument)] == [messages], row
+
+
 def test_telegram_exports_are_named(tmp_path: Path) -> None:
     rows = [
         {"id": n, "type": "message", "date": "2024-01-01T10:00:00", "date_unixtime": "1", "from": "A", "from_id": "user1", "text": "x"}

@@ -188,3 +188,10 @@ def test_a_sheet_as_spreadsheets_write_it() -> None:
     assert 'He said "The gasoline tank was underneath."' in said and '""' not in said
     assert "English" not in {item.messages[1]["content"] for item in found if isinstance(item, RawDocument)}
     assert "आम्हाला टॉमवर अभिमान आहे.\n(दुसरा अर्थ)" in said
+
+
+@pytest.mark.parametrize("before", ["sep=;\n", "\n\n", "\ufeffsep=;\r\n", "\ufeff"])
+def test_lines_before_the_headings(tmp_path: Path, before: str) -> None:
+    path = write(tmp_path / "a.csv", [("English", "Marathi"), *PAIRS], ";")
+    path.write_text(before + path.read_text(encoding="utf-8"), encoding="utf-8")
+    assert answers(read(path)) == [text for english, marathi in PAIRS for text in (marathi, english)]

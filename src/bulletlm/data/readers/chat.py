@@ -14,7 +14,8 @@ ROLES = {
     **dict.fromkeys(("assistant", "gpt", "bot", "chatgpt", "chatbot", "model", "ai", "agent", "teacher", "answerer"), "assistant"),
     **dict.fromkeys(("system", "developer"), "system"),
     # What a tool gives back is read by the assistant like a message of the user.
-    **dict.fromkeys(("tool", "function", "observation", "ipython"), "user"),
+    **dict.fromkeys(("tool", "function", "observation", "ipython", "tool_response", "tool_result"), "user"),
+    **dict.fromkeys(("function_call", "tool_call"), "assistant"),
 }
 """Names of roles, in lower case."""
 
@@ -33,6 +34,9 @@ _PAIRS: tuple[tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]], ...] = (
 """Names of the request, of the answer, and of text that belongs to the request."""
 
 _REQUESTS = {name for requests, _, _ in _PAIRS for name in requests}
+
+MAIN_NAMES = {"translation"} | set(_LISTS) | _REQUESTS
+"""Names of columns of which one is enough for a known layout."""
 
 USED_NAMES = (
     {"translation"} | set(_LISTS) | set(_SYSTEM_KEYS) | set(_HISTORY_KEYS) | {name for pair in _PAIRS for names in pair for name in names}

@@ -38,7 +38,8 @@ class TablePlan:
     """How the rows of a table are read.
 
     Attributes:
-        delimiter: character between cells. quoted: cells may stand in quotation marks (RFC 4180). header: the first row has names.
+        delimiter: character between cells. quoted: cells may be in quotation marks (RFC 4180).
+        header: number of the line with the names, or 0.
         width: cells in a row.
         texts: (language or "", column) of each column of text, in order.
         user, assistant, system: columns of a conversation, or -1.
@@ -47,7 +48,7 @@ class TablePlan:
 
     delimiter: str
     quoted: bool
-    header: bool
+    header: int
     width: int
     texts: tuple[tuple[str, int], ...] = ()
     user: int = -1
@@ -57,11 +58,12 @@ class TablePlan:
 
 
 def plan_columns(
-    rows: Sequence[Sequence[str]], delimiter: str, quoted: bool, columns: Mapping[str, str | int], text: str, language: str
+    rows: Sequence[Sequence[str]], first_line: int, delimiter: str, quoted: bool, columns: Mapping[str, str | int], text: str, language: str
 ) -> TablePlan:
     """Decide from the first rows what each column holds.
 
     Args:
+        first_line: number of the line of the first row.
         columns: `data.sources[].columns`: a role or a language code -> heading, or number of the column from 1.
         text: `data.sources[].text`.
         language: `data.sources[].language`: of a single column of text.
@@ -78,7 +80,7 @@ def plan_columns(
     names = names if header else []
 
     def finish(described: str, **parts: object) -> TablePlan:
-        return TablePlan(delimiter, quoted, header, width, described=described, **parts)  # type: ignore[arg-type]
+        return TablePlan(delimiter, quoted, first_line if header else 0, width, described=described, **parts)  # type: ignore[arg-type]
 
     if columns:
         return _configured(columns, names, width, finish)

@@ -100,7 +100,8 @@ class DocumentProcess:
                 self.stop()
 
     def _start(self) -> "subprocess.Popen[bytes]":
-        command = [sys.executable, "-m", "bulletlm.data.readers.isolated"]
+        # -P: modules in the current folder of the user are not imported.
+        command = [sys.executable, "-P", "-m", "bulletlm.data.readers.isolated"]
         self._process = process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,

@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from bulletlm.data.readers.chat import USED_NAMES
+from bulletlm.data.readers.chat import MAIN_NAMES, USED_NAMES
 from bulletlm.data.readers.lines import LINE_BYTES
 from bulletlm.data.readers.opened import one_line
 from bulletlm.data.readers.raw import BadRow, Block, Listener, NoColumnError, NotReadError, RawDocument
@@ -21,7 +21,6 @@ ROWS_AT_ONCE = 1_000
 _NESTED_ROWS_AT_ONCE = 64
 PART_BYTES = 16 << 20
 _LARGEST_GROUP_BYTES = 2 << 30
-_TEXT_COLUMNS = ("messages", "conversations", "conversation", "prompt", "instruction", "question", "query", "input", "user", "translation")
 
 
 def blocks(file: SourceFile, listener: Listener) -> Iterator[Block | BadRow]:
@@ -123,7 +122,7 @@ def _plain(column: Any) -> Any:
 def _text_columns(names: Sequence[str], file: SourceFile) -> list[str]:
     wanted = {file.text, *map(str, file.columns.values())}
     lower = {name.lower() for name in names}
-    if not wanted & set(names) and not lower & set(_TEXT_COLUMNS):
+    if not wanted & set(names) and not lower & MAIN_NAMES:
         has = ", ".join(names[:8]) + (" ..." if len(names) > 8 else "")
         raise NoColumnError(
             f"there is no column {file.text}, messages or prompt (it has {has}): say which one holds text, "

@@ -21,6 +21,9 @@ from bulletlm.data.readers.raw import BadRow, Block, Listener, RawDocument
 from bulletlm.data.sources import SourceFile
 from bulletlm.text.documents import Message
 
+_SEPARATOR = re.compile("sep=(.)\\s*$", re.MULTILINE)
+"""The first line of a table for spreadsheet programs that name the character between cells."""
+
 _PLANNED_ROWS = 400
 _DELIMITERS = ",;\t|"
 _LINES_IN_CELL = 1_000
@@ -70,24 +73,27 @@ def documents(block: Block, seed: int) -> Iterator[RawDocument | BadRow]:
             yield item
             continue
         number, cells, line = item
-        if number == 1 and plan.header:
+        if number == plan.header:
             continue
         yield from _row(block.file, plan, number, cells, line, seed)
 
 
 def _plan(file: SourceFile, sample: str) -> TablePlan:
-    delimiter = "\t" if file.kind == ".tsv" else _delimiter(sample)
+    named = _SEPARATOR.match(sample)
+    delimiter = named[1] if named else "\t" if file.kind == ".tsv" else _delimiter(sample)
     quoted = _uses_quotes(sample, delimiter) if file.kind == ".tsv" else True
-    rows = []
+    rows: list[list[str]] = []
+    first_line = 0
     block = Block(file, 1, 0, sample.encode("utf-8", "replace"))
-    for item in _rows(block, TablePlan(delimiter, quoted, False, 0)):
+    for item in _rows(block, TablePlan(delimiter, quoted, 0, 0)):
         if not isinstance(item, BadRow):
+            first_line = first_line or item[0]
             rows.append([cell.strip() for cell in item[1]])
         if len(rows) >= _PLANNED_ROWS:
             break
     if not rows:
-        return TablePlan(delimiter, quoted, False, 0, described="table without rows")
-    return plan_columns(rows, delimiter, quoted, file.columns, file.text, file.language)
+        return TablePlan(delimiter, quoted, 0, 0, described="table without rows")
+    return plan_columns(rows, first_line, delimiter, quoted, file.columns, file.text, file.language)
 
 
 def _delimiter(sample: str) -> str:
@@ -143,7 +149,7 @@ def _rows(block: Block, plan: TablePlan) -> Iterator[tuple[int, list[str], str] 
         number, line = item
         if number == 1:
             line = line.removeprefix("\ufeff")
-        if not line.strip():
+        if not line.strip() or (number == 1 and _SEPARATOR.match(line)):
             continue
         if not plan.quoted or '"' not in line or never_closed > _MISTAKES_IN_BLOCK:
             yield number, line.split(plan.delimiter), line
