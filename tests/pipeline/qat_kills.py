@@ -22,7 +22,7 @@ from bulletlm.files import sha256_of_file
 from bulletlm.pipeline import qat
 from bulletlm.pipeline.stages import finish_run, run_stages
 from bulletlm.progress import Progress, SilentProgress, Task
-from bulletlm.train import distil
+from bulletlm.train import checkpoint, distil
 
 SETTINGS = ("--qat.steps=12", "--qat.tokens_per_step=256", "--calibration-tokens=1024")
 STOPPED, NO_ROOM = 11, 12
@@ -111,7 +111,7 @@ def main(run: Path) -> None:
         (nothing, lambda: kill_before(qat, "distil")),
         (AtStep(2, signal.SIGKILL), lambda: None),
         (nothing, lambda: kill_before(files.os, "replace", is_checkpoint(2))),
-        (nothing, lambda: kill_before(distil.shutil, "rmtree", lambda folder: Path(folder).name == "step-000002")),
+        (nothing, lambda: kill_before(checkpoint, "remove_owned", lambda folder, *_: Path(folder).name == "step-000002")),
         (AtStep(8, signal.SIGKILL), lambda: None),
     ]
     tries = 0
@@ -128,7 +128,7 @@ def main(run: Path) -> None:
     late: list[Callable[[], None]] = [
         lambda: kill_before(qat, "write_bullet"),
         lambda: kill_before(qat, "write_json"),
-        lambda: kill_before(qat.shutil, "rmtree", lambda folder, *_: Path(folder).name == "checkpoints"),
+        lambda: kill_before(qat, "remove_checkpoints", lambda folder: Path(folder).name == "checkpoints"),
     ]
     for prepare in late:
         assert attempt(run, ("run", "qat")[tries % 2], nothing, prepare) == killed, tries

@@ -28,7 +28,7 @@ from bulletlm.train.loop import Run, StepResult, run_steps
 from bulletlm.train.schedule import count_steps, learning_rate, sequences_per_step, warmup_length
 from bulletlm.train.state import TrainPosition, initial_state
 from bulletlm.train.step import clear_gradients
-from bulletlm.train.validation import Grid, evaluate, keep_best
+from bulletlm.train.validation import Grid, evaluate, keep_best, refuse_damaged_best, restore_best
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,8 +113,12 @@ def train(job: TrainJob, progress: Progress, group: ProcessGroup = SINGLE_PROCES
 
     be_nice(config.nice)
     state = initial_state(config, shape, job.seed, pick_device(config.device), job.key)
+    grid = Grid(FakeQuant(state.model, job.types), job.qat_start) if job.types and "BQ4" in job.types.values() else None
     if group.is_main:
-        state.resume(checkpoints, "train again with --restart", _refuse, progress)
+        if state.resume(checkpoints, "train again with --restart", _refuse, progress):
+            restore_best(state, tokens_per_step, checkpoints, grid, progress)
+        else:
+            refuse_damaged_best(checkpoints, job.key)
     state.copy_from_main(group)
     compute = choose_compute(config, state.model, tokens_per_step * total_steps, checkpoints, progress, group)
     progress.log(
@@ -140,9 +144,10 @@ def train(job: TrainJob, progress: Progress, group: ProcessGroup = SINGLE_PROCES
             val_tokens=val_tokens,
             tokens_per_step=tokens_per_step,
             metrics=metrics,
-            grid=Grid(FakeQuant(state.model, job.types), job.qat_start) if job.types and "BQ4" in job.types.values() else None,
+            grid=grid,
             samples=samples,
         )
+        run.replace_lost_best()
         run_steps(run)
     return run.result()
 
@@ -198,6 +203,14 @@ class TextTraining(Run[TrainPosition]):
         self.metrics.write("end", position.step, reason="early stop" if self.stopped_early else "end of schedule")
         self.save()
         return True
+
+    def replace_lost_best(self) -> None:
+        """Evaluate the current weights if the best weights of an earlier evaluation were lost (see `restore_best`)."""
+        position = self.state.position
+        if position.best_loss is None and position.evaluated_step >= 0:
+            worse_in_a_row = position.worse_in_a_row
+            self._validate()
+            position.worse_in_a_row = worse_in_a_row  # a run that was stopped early stays stopped
 
     def _validate(self) -> None:
         state, step = self.state, self.state.position.step

@@ -10,9 +10,10 @@ import torch
 
 from bulletlm.data.tokens import TokenFile
 from bulletlm.errors import BulletError
+from bulletlm.progress import Progress
 from bulletlm.quant.fake_quant import FakeQuant
 from bulletlm.train.batches import validation_batches
-from bulletlm.train.checkpoint import Checkpoint, save_checkpoint
+from bulletlm.train.checkpoint import CHECKPOINT_FILES, Checkpoint, load_checkpoint, save_checkpoint, step_folder
 from bulletlm.train.distributed.group import SINGLE_PROCESS, ProcessGroup
 from bulletlm.train.log.diagnostics import activation_rms
 from bulletlm.train.model import IGNORE, Transformer
@@ -166,10 +167,88 @@ def keep_best(
     position.worse_in_a_row = 0
     if checkpoints is None:
         return True
-    facts = {"key": state.key, "step": position.step, "val_loss": found.loss, "weights": found.best, "tokens_seen": tokens_seen}
-    tensors = state.weights(found.best)
+    _save_best(state, state.weights(found.best), tokens_seen, checkpoints, grid)
+    return True
+
+
+def _save_best(
+    state: TrainState[TrainPosition], tensors: dict[str, torch.Tensor], tokens_seen: int, checkpoints: Path, grid: Grid | None
+) -> None:
+    """Write `tensors`, the best weights according to the position, to `checkpoints`/best."""
+    best = state.position
+    facts = {
+        "key": state.key,
+        "step": best.best_step,
+        "val_loss": best.best_loss,
+        "weights": best.best_weights,
+        "tokens_seen": tokens_seen,
+    }
     if grid and grid.start is not None:
         facts["qat_start"] = grid.start
         tensors = grid.fake.rounded(tensors)
     save_checkpoint(checkpoints / "best", Checkpoint({"model": tensors}, facts))
-    return True
+
+
+def refuse_damaged_best(checkpoints: Path, key: str) -> None:
+    """Do not train from the beginning over `checkpoints`/best if that is damaged or belongs to another run.
+
+    Raises:
+        BulletError: it is.
+    """
+    folder = checkpoints / "best"
+    problem = _problem(folder, key)
+    if problem and _exists(folder):
+        raise BulletError(
+            f"{problem}, and there is no checkpoint to write it again: restore the folder from a copy, use the weights in export/npy if "
+            "they are still there (bullet build), or train again with --restart"
+        )
+
+
+def restore_best(state: TrainState[TrainPosition], tokens_per_step: int, checkpoints: Path, grid: Grid | None, progress: Progress) -> None:
+    """Check `checkpoints`/best of a resumed run. If it is damaged or missing, write it again from the checkpoint of its step.
+
+    If there is no such checkpoint and the folder is missing, the best weights are lost: the position forgets them, so that the run
+    keeps the best weights from now on.
+
+    Args:
+        state: the run, as restored from its newest checkpoint.
+        tokens_per_step: training tokens of a step.
+        checkpoints: folder with the checkpoints.
+        grid: the rounding of the model file; None if it has no BQ4 weights.
+        progress: receives a message about what was done.
+
+    Raises:
+        BulletError: the folder is damaged and no checkpoint has its weights, or the disk is full.
+    """
+    position, folder = state.position, checkpoints / "best"
+    if position.best_loss is None:
+        return  # the first evaluation is still to come, or will be repeated
+    problem = _problem(folder, state.key)
+    if problem is None:
+        return
+    source = step_folder(checkpoints, position.best_step)
+    if _problem(source, state.key) is None:
+        weights = load_checkpoint(source).tensors["model" if position.best_weights == "raw" else "ema"]
+        _save_best(state, weights, position.best_step * tokens_per_step, checkpoints, grid)
+        progress.log(f"{problem}; {folder} was written again from {source.name}")
+        return
+    lost = f"the best weights (step {position.best_step:,}, validation loss {position.best_loss:.4f}) are lost"
+    if _exists(folder):
+        raise BulletError(
+            f"{problem}, and no other checkpoint has its weights: restore the folder from a copy, or delete it to continue without "
+            f"training again ({lost}, and the weights from step {position.step:,} on are used)"
+        )
+    progress.log(f"{problem}; {lost}; the best weights from step {position.step:,} on are used instead")
+    position.best_loss, position.best_step = None, -1
+
+
+def _problem(folder: Path, key: str) -> str | None:
+    """Why a checkpoint folder cannot be used for the run with this key, in words; None if it can."""
+    try:
+        return None if load_checkpoint(folder).state.get("key") == key else f"{folder} belongs to another run"
+    except BulletError as error:
+        return str(error)
+
+
+def _exists(folder: Path) -> bool:
+    return any((folder / name).exists() for name in CHECKPOINT_FILES)
