@@ -56,10 +56,10 @@ SETTINGS: dict[str, Any] = {
 
 
 class StopAt(SilentProgress):
-    """Sends SIGTERM to this process when the bar is at a step."""
+    """Sends a signal, by default SIGTERM, to this process when the bar is at a step."""
 
-    def __init__(self, step: int) -> None:
-        self.left = step
+    def __init__(self, step: int, number: signal.Signals = signal.SIGTERM) -> None:
+        self.left, self.number = step, number
 
     @contextlib.contextmanager
     def task(self, title: str, total: float | None) -> Iterator["StopAt"]:
@@ -68,7 +68,7 @@ class StopAt(SilentProgress):
     def advance(self, amount: float = 1, note: str = "") -> None:
         self.left -= int(amount)
         if self.left == 0:
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), self.number)
 
 
 class FreezeAfter(SilentProgress):
@@ -194,6 +194,25 @@ def test_a_stopped_run_continues_exactly(whole: Path, tokens_dir: Path, tmp_path
         run(tokens_dir, whole, optimizer=optimizer)
     assert weights_hash(tmp_path / "stopped") == weights_hash(whole)
     assert events(tmp_path / "stopped") == events(whole)
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_every_request_to_stop_saves(tokens_dir: Path, tmp_path: Path, name: str) -> None:
+    number = signal.Signals[name]
+    before = signal.getsignal(number)
+    with pytest.raises(Interrupted, match="stopped at step 3 of 60; saved"):
+        train(job(tokens_dir, tmp_path), StopAt(3, number))
+    assert signal.getsignal(number) == before
+    assert (tmp_path / "checkpoints" / "step-000003" / "state.json").is_file()
+
+
+def test_a_signal_that_is_ignored_stays_ignored(tokens_dir: Path, tmp_path: Path) -> None:
+    """nohup starts programs that ignore SIGHUP."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        train(job(tokens_dir, tmp_path, total_steps=5), StopAt(3, signal.SIGHUP))
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 @pytest.mark.parametrize("when", [29, 30, 31])

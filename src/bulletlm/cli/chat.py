@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from collections.abc import Iterator
@@ -150,7 +151,8 @@ def _answer(conversation: Conversation, question: str, terminal: bool) -> None:
 def _lines(terminal: bool) -> Iterator[str]:
     """Yield the lines of the input that are not empty."""
     if terminal:
-        import readline  # noqa: F401 - gives input() its history and editing keys
+        with contextlib.suppress(ImportError):  # Windows has its own editing keys
+            import readline  # noqa: F401 - gives input() its history and editing keys
     while True:
         try:
             line = input("> " if terminal else "")

@@ -58,7 +58,7 @@ def train_on_grid(run: Path, config: Config, text: TokenFile, held_out: TokenFil
         progress: shows bars and messages.
 
     Raises:
-        Interrupted: SIGINT, SIGTERM, a file `stop` in the run folder or a nearly full disk; a checkpoint was written first.
+        Interrupted: SIGINT, SIGTERM, SIGHUP, a file `stop` in the run folder or a nearly full disk; a checkpoint was written first.
         DataError: the text does not belong to the model, or is too short.
         BulletError: an input is damaged, the loss is no longer a number, or the disk is full.
     """

@@ -222,7 +222,7 @@ def distil(job: DistilJob, progress: Progress) -> Distilled:
     """Train the rounded weights for `job.config.steps` steps and return the best ones: those of the start, of the end, or their average.
 
     Raises:
-        Interrupted: SIGINT, SIGTERM, a file `stop` in the run folder or a nearly full disk; a checkpoint was written first.
+        Interrupted: SIGINT, SIGTERM, SIGHUP, a file `stop` in the run folder or a nearly full disk; a checkpoint was written first.
         BulletError: the loss is no longer a number, no checkpoint is intact, or the disk is full.
     """
     be_nice(job.train.nice)

@@ -131,7 +131,7 @@ def run_steps(run: Run[Any]) -> None:
     """Take optimizer steps until the run is complete, from wherever its state is.
 
     Raises:
-        Interrupted: SIGINT, SIGTERM, a file `stop` in the run folder or a nearly full disk; a checkpoint was written first.
+        Interrupted: SIGINT, SIGTERM, SIGHUP, a file `stop` in the run folder or a nearly full disk; a checkpoint was written first.
         BulletError: training diverges, or the disk is full.
     """
     config, state, group = run.config, run.state, run.group

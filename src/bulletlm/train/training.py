@@ -102,7 +102,7 @@ def train(job: TrainJob, progress: Progress, group: ProcessGroup = SINGLE_PROCES
         samples: prompts that are answered at every evaluation.
 
     Raises:
-        Interrupted: SIGINT, SIGTERM, a file `stop` in the run folder or a nearly full disk; a checkpoint was written first.
+        Interrupted: SIGINT, SIGTERM, SIGHUP, a file `stop` in the run folder or a nearly full disk; a checkpoint was written first.
         BulletError: the data does not fit the model, training keeps diverging, or the disk is full.
     """
     config, shape, checkpoints = job.config, job.shape, job.run_dir / "checkpoints"

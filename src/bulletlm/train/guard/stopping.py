@@ -1,9 +1,9 @@
 """Requests to stop a run, and reasons to pause it."""
 
 import contextlib
-import os
 import shutil
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -24,11 +24,16 @@ SPARE_DISK_BYTES = 32 << 20
 """Disk space in bytes for everything except checkpoints."""
 
 
+STOP_SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
+"""Ctrl-C, the request to end, and a closed terminal, which Windows does not have."""
+
+
 @contextlib.contextmanager
 def stop_requested(stop_file: Path) -> Iterator[Callable[[], bool]]:
-    """Context that yields a function which says whether to stop: after SIGINT or SIGTERM, or while `stop_file` exists.
+    """Context that yields a function which says whether to stop: after one of STOP_SIGNALS, or while `stop_file` exists.
 
-    A second signal stops the process at once. The file is deleted at the end.
+    A second signal stops the process at once. Signals that the process ignores stay ignored, as SIGHUP under nohup. The file is
+    deleted at the end.
     """
     received: list[int] = []
     previous: dict[signal.Signals, Any] = {}
@@ -38,7 +43,9 @@ def stop_requested(stop_file: Path) -> Iterator[Callable[[], bool]]:
         signal.signal(number, previous[signal.Signals(number)])
 
     try:
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in STOP_SIGNALS:
+            if signal.getsignal(number) == signal.SIG_IGN:
+                continue
             previous[number] = signal.signal(number, handle)
         yield lambda: bool(received) or stop_file.exists()
     finally:
@@ -57,8 +64,12 @@ def disk_is_low(folder: Path, checkpoint_bytes: int) -> str | None:
 
 def be_nice(level: int) -> None:
     """Give priority to other programs: raise the nice level of this process to `level`; it is never lowered."""
-    if level > os.getpriority(os.PRIO_PROCESS, 0):
-        os.setpriority(os.PRIO_PROCESS, 0, level)
+    process = psutil.Process()
+    if sys.platform == "win32":
+        if level > 0:
+            process.nice(psutil.IDLE_PRIORITY_CLASS if level >= 15 else psutil.BELOW_NORMAL_PRIORITY_CLASS)
+    elif level > process.nice():
+        process.nice(level)
 
 
 def reason_to_wait(battery: Any, temperatures: Mapping[str, Sequence[Any]], below_percent: float, on_heat: bool) -> str | None:
