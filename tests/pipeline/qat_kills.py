@@ -17,6 +17,7 @@ import torch._dynamo  # noqa: F401 - the optimisers import it late, which would 
 
 from bulletlm import files
 from bulletlm.config.loader import load_config
+from bulletlm.data.language import detect
 from bulletlm.errors import BulletError, Interrupted
 from bulletlm.files import sha256_of_file
 from bulletlm.pipeline import qat
@@ -104,6 +105,8 @@ def hashes(folder: Path) -> dict[str, str]:
 
 
 def main(run: Path) -> None:
+    # The language model is unpacked to a file, which is larger than the small disks below; children inherit the loaded model.
+    detect("Der Zug nach Berlin hat heute leider wieder eine halbe Stunde Verspaetung gehabt.")
     distil.SAVE_EVERY_STEPS = 2
     killed, nothing = -signal.SIGKILL, SilentProgress()
     moments: list[tuple[Progress, Callable[[], None]]] = [
