@@ -24,7 +24,7 @@ PRIVATE = "private messages"
 NAME = "[name]"
 
 _MOST_BYTES = 256 << 20
-_TURNS = 40
+_TURNS = 12
 """A conversation is cut after this many turns; the next one begins with the last of them, which its first answer answers."""
 
 _HEAD = re.compile(
