@@ -76,7 +76,7 @@ def test_float_sources_are_rounded_for_a_bullet(micro_run: Path, tmp_path: Path,
 
 def test_rounding_again_is_said(bullet: Path, tmp_path: Path) -> None:
     notes = convert(bullet, tmp_path / "a.gguf", ConvertOptions(quant="BQ8")).notes
-    assert "tensors had been rounded to another grid before" in notes[0]
+    assert "tensors were rounded to another type before" in notes[0]
     assert {
         type for name, type in convert(bullet, tmp_path / "b.gguf", ConvertOptions(quant="F16")).types.items() if "norm" not in name
     } == {"F16"}
@@ -104,9 +104,9 @@ def test_a_converted_model_is_as_good(bullet: Path, micro_run: Path, tmp_path: P
 @pytest.mark.parametrize(
     ("target", "arguments", "message"),
     [
-        ("model", {}, "end the name in .bullet or .gguf, or say which folder it is to be with --to hf or --to npy"),
+        ("model", {}, "end the name in .bullet or .gguf, or choose the kind of folder with --to hf or --to npy"),
         ("hf-npy", {}, "end the name in .bullet or .gguf"),
-        ("a.gguf", {"version": 1}, "--format v1 is a kind of .bullet, but .* is to be gguf"),
+        ("a.gguf", {"version": 1}, "--format v1 is for .bullet files, but the target .* is gguf"),
         ("hf", {"quant": "BQ4"}, "--quant BQ4 has no meaning for hf, which holds float32"),
         ("a.bullet", {"version": 1, "quant": "F16"}, "--quant F16 has no meaning for version 1"),
         ("a.bullet", {"like": "model.bullet"}, "--like is for files of version 1"),

@@ -65,7 +65,7 @@ def test_gptq_is_the_textbook_algorithm(seed: int) -> None:
 
 @settings(max_examples=15, deadline=None)
 @given(st.integers(0, 2**32 - 1))
-def test_every_step_of_the_recipe_loses_no_more_than_the_one_before(seed: int) -> None:
+def test_no_part_of_the_method_increases_the_error(seed: int) -> None:
     weights, hessian = problem(seed)
     hessian = gptq.damped(hessian)
     rtn = error(weights, dequantize_bq4(quantize_bq4(weights)), hessian)
@@ -96,7 +96,7 @@ def test_the_result_is_on_the_grid_and_beats_rounding(seed: int, dtype: type) ->
     assert error(weights, chosen.dequantize(), hessian).sum() < 0.75 * rtn.sum()
 
 
-def test_coordinate_descent_takes_the_best_step_of_each_column() -> None:
+def test_coordinate_descent_takes_the_best_code_of_each_column() -> None:
     weights, hessian = problem(1, rows=2, columns=32)
     scales = gptq.best_scales(weights.T, np.diag(hessian))[:, None]
     start = gptq.round_to_codes(weights, scales)

@@ -34,7 +34,7 @@ KINDS = ("bullet", "gguf", "hf", "npy")
 
 
 class Conversion(NamedTuple):
-    """What a conversion did: the kinds it went between, the types of the written weights, and what is worth knowing."""
+    """What a conversion did: the formats of source and target, the types of the written weights, and notes for the user."""
 
     source_kind: str
     target_kind: str
@@ -64,7 +64,7 @@ class ConvertOptions:
 def convert(source: Path, target: Path, options: ConvertOptions | None = None) -> Conversion:
     """Read the model at `source` and write it at `target`. Nothing is written unless all of it can be.
 
-    Numbers stay as they are wherever the target can hold them. A source that only has float32 (.npy, Hugging Face) is
+    Numbers are unchanged wherever the target can hold them. A source that only has float32 (.npy, Hugging Face) is
     rounded for a .bullet, by default to BQ4 without calibration; `bullet-builder` gives a better model.
 
     Args:
@@ -82,7 +82,7 @@ def convert(source: Path, target: Path, options: ConvertOptions | None = None) -
     version, quant = options.version, options.quant
     kind = options.to or _kind_by_name(target)
     if version == 1 and kind != "bullet":
-        raise ConfigError(f"--format v1 is a kind of .bullet, but {target} is to be {kind}: leave one of them out")
+        raise ConfigError(f"--format v1 is for .bullet files, but the target {target} is {kind}: leave one of them out")
     if quant and (kind in ("hf", "npy") or (version == 1 and quant != "BQ4")):
         what = "version 1, which is BQ4 throughout" if version == 1 else f"{kind}, which holds float32"
         raise ConfigError(f"--quant {quant} has no meaning for {what}: leave it out")
@@ -109,7 +109,7 @@ def read_model(path: Path, like: Path | None = None) -> tuple[str, StoredModel]:
     kind = _kind_by_content(path)
     if like is not None and kind != "bullet v1":
         if kind == "bullet":
-            open_bullet(path)  # a file that is no .bullet at all is told so
+            open_bullet(path)  # reports a file that is no .bullet at all
         raise ConfigError(f"--like is for files of version 1, but {path} is {kind}: leave it out")
     if kind == "bullet v1":
         return kind, read_v1(path, read_model(like)[1] if like else None)
@@ -122,13 +122,13 @@ def read_model(path: Path, like: Path | None = None) -> tuple[str, StoredModel]:
         check_tokenizer(proto, shape.vocab_size, str(path / TOKENIZER))
         return kind, StoredModel(shape, floats, proto, metadata)
     file = open_bullet(path)
-    file.verify()  # damage that nobody notices would only spread
+    file.verify()  # a damaged file must not become an intact one with wrong numbers
     tensors = {name: file.read_blocks(name) for name in file.tensors}
     return kind, StoredModel(file.shape, tensors, file.tokenizer().proto, file.metadata)
 
 
 def compatibility(shape: ModelShape, types: Mapping[str, str], version: int) -> list[str]:
-    """Which programs can run a model with these weights, and what is lost on the way; a sentence each.
+    """Which programs can run a model with these weights, and what a conversion for them loses; one sentence per program.
 
     Args:
         shape: the model's shape.
@@ -137,7 +137,7 @@ def compatibility(shape: ModelShape, types: Mapping[str, str], version: int) -> 
     """
     if version == 1:
         return [
-            "version 1's runtime reads this file as it is: norm gains are in the matrices, the output matrix is stored on its own",
+            "version 1's runtime reads this file: norm gains are in the matrices, and the output matrix is stored separately",
             "everything else: bullet convert makes version 2, GGUF, Hugging Face or .npy of it, with the same numbers",
         ]
     names = {"BQ4": "BQ4 as Q4_0", "BQ8": "BQ8 as Q8_0", "F16": "F16", "F32": "F32"}
@@ -209,7 +209,7 @@ def _kind_by_name(target: Path) -> str:
     kinds = [kind for kind in ("hf", "npy") if kind in words]
     if len(kinds) == 1:
         return kinds[0]
-    raise ConfigError(f"{target}: end the name in .bullet or .gguf, or say which folder it is to be with --to hf or --to npy")
+    raise ConfigError(f"{target}: end the name in .bullet or .gguf, or choose the kind of folder with --to hf or --to npy")
 
 
 def _check_target(target: Path, kind: str, force: bool) -> None:
@@ -239,12 +239,12 @@ def _check_target(target: Path, kind: str, force: bool) -> None:
 
 
 def _hf_export(folder: Path) -> Collection[str]:
-    """The names of the files of an earlier export; none where no file that only we write says that it is one."""
+    """The names of the files of an earlier export; empty if the folder has no file that only an export has."""
     return HF_FILES if (folder / HF_METADATA).is_file() else ()
 
 
 def _npy_export(folder: Path) -> Collection[str]:
-    """The names of the files of an earlier export; none where no manifest of ours lists them."""
+    """The names of the files of an earlier export; empty if there is no manifest of ours that lists them."""
     try:
         manifest = parse_json(read_regular(folder / MANIFEST), MANIFEST)
     except (OSError, FormatError):
@@ -256,7 +256,7 @@ def _npy_export(folder: Path) -> Collection[str]:
 
 
 def _rounded(model: StoredModel, source_kind: str, kind: str, options: ConvertOptions, notes: list[str]) -> StoredModel:
-    """The model with its matrices in the types that the target is to have."""
+    """The model with its matrices converted to the types of the target."""
     quant = options.quant
     if kind in ("hf", "npy") or options.version == 1:
         return model
@@ -272,7 +272,7 @@ def _rounded(model: StoredModel, source_kind: str, kind: str, options: ConvertOp
         again += isinstance(tensor, Quantized) and types[name] in ("BQ4", "BQ8")
         tensors[name] = _as_type(name, tensor, types[name])
     if again:
-        notes.append(f"{again} tensors had been rounded to another grid before and were rounded again: start from FP32 where you can")
+        notes.append(f"{again} tensors were rounded to another type before and have been rounded again: start from FP32 if you can")
     return model._replace(tensors=tensors)
 
 

@@ -1,8 +1,8 @@
 """GGUF, the format of llama.cpp, Ollama and LM Studio: writing and reading.
 
 BQ4 and BQ8 are ggml's Q4_0 and Q8_0, and the `llama` architecture rotates the same pairs, so every tensor goes over bit
-for bit, in both directions. Writing uses the gguf package (extra `export`). Reading is done here, since files come from
-anywhere: every length is checked before it is used, and tensors are mapped, not copied.
+for bit, in both directions. Writing uses the gguf package (extra `export`). Reading is implemented here, since the files
+are not trusted: every length is checked before it is used, and tensors are mapped, not copied.
 """
 
 import itertools
@@ -66,7 +66,7 @@ FILE_TYPES = {"F32": 0, "F16": 1, "BQ4": 2, "BQ8": 7}
 """general.file_type: what most of the weights are."""
 
 METADATA_KEY = "bullet.metadata"
-"""Our metadata as JSON, so that nothing is lost on the way back."""
+"""The key of our metadata as JSON, so that a conversion back loses nothing."""
 
 SAMPLING_KEYS = {
     "temperature": "general.sampling.temp",
@@ -115,7 +115,7 @@ def write_gguf(path: Path, model: StoredModel) -> None:
         raise ConfigError(f"{path} has a line break in its name, which a Modelfile cannot hold: choose another name")
     pieces = check_tokenizer(model.tokenizer_proto, model.shape.vocab_size, "the tokenizer").pieces()
     with atomic_file(path) as file:
-        # It opens the same partial file by name; atomic_file then brings it to the disk and renames it.
+        # The writer opens the same partial file by name; atomic_file then syncs and renames it.
         writer = gguf.GGUFWriter(file.name, "llama")
         _add_model(writer, model)
         writer.add_tokenizer_model("llama")
@@ -146,7 +146,7 @@ def write_gguf(path: Path, model: StoredModel) -> None:
 
 
 def modelfile_path(path: Path) -> Path:
-    """Where the Modelfile of the GGUF at `path` lies. It has the name of the model, for folders hold several."""
+    """The path of the Modelfile of the GGUF at `path`. It contains the name of the model, since a folder may hold several."""
     return path.with_name(f"{path.name.removesuffix('.gguf')}.Modelfile")
 
 
@@ -190,7 +190,7 @@ def main_type(model: StoredModel) -> str:
 
 
 def size_label(parameters: int) -> str:
-    """Parameters as model names say them: 850K, 9.4M."""
+    """The number of parameters as model names write it: 850K, 9.4M."""
     for unit, size in (("B", 10**9), ("M", 10**6), ("K", 10**3)):
         if parameters >= size:
             return f"{parameters / size:.3g}{unit}"
@@ -246,7 +246,7 @@ def read_gguf(path: Path) -> StoredModel:
 
 
 def _read(data: mmap.mmap) -> StoredModel:
-    """Checks come in the order in which a user could do something about them: what no conversion changes is said first."""
+    """Check first what a user cannot change (architecture, tokenizer), then what another conversion can (parts, weight types)."""
     values, infos, start = _parse(data)
     if "general.architecture" not in values:
         _refuse_split(values)
@@ -397,11 +397,11 @@ _HARMLESS: dict[str, tuple[Any, ...]] = {
     "llama.expert_count": (0,),
     "llama.expert_used_count": (0,),
 }
-"""Keys that may be there as long as they ask for nothing that a .bullet cannot do."""
+"""Keys that are accepted with these values, which change nothing."""
 
 
 def _check_keys(values: Mapping[str, Any]) -> None:
-    """Refuse what is not understood: it may change what the model computes."""
+    """Refuse unknown keys: they may change what the model computes."""
     heads = _whole(values, "llama.attention.head_count", SHAPE_LIMITS["n_heads"])
     head_dim = _whole(values, "llama.embedding_length", SHAPE_LIMITS["dim"]) // heads
     for key, value in values.items():
@@ -506,7 +506,7 @@ def _tokenizer(values: Mapping[str, Any]) -> bytes:
     for key, allowed in (("add_space_prefix", False), ("remove_extra_whitespaces", False)):
         # llama.cpp's own defaults are true and false.
         if values.get(f"{where}.{key}", key == "add_space_prefix") is not allowed:
-            raise FormatError(f"{where}.{key} must be false: only tokenizers that keep text as it is are supported")
+            raise FormatError(f"{where}.{key} must be false: only tokenizers that keep text unchanged are supported")
     if f"{where}.precompiled_charsmap" in values:
         raise FormatError(f"{where}.precompiled_charsmap: only tokenizers without a normaliser are supported")
     for key, wanted_id in (("bos_token_id", BOS), ("eos_token_id", EOS)):

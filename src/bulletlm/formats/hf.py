@@ -44,7 +44,7 @@ FILES = (
     METADATA,
     "README.md",
 )
-"""What a folder of ours holds."""
+"""The files of an export."""
 
 PAD = UNK
 """The token that fills batches. No text encodes to <unk>, whereas with </s> the ends of documents would count as padding."""
@@ -195,11 +195,11 @@ _HUB_LICENSES = {
     "GPL-3.0",
     "Unlicense",
 }
-"""Licences that the model hub knows by their own (lower-case) name."""
+"""Licences that the model hub knows by their lower-case names."""
 
 
 def model_card(model: StoredModel) -> str:
-    """README.md: what the model is, from its metadata alone."""
+    """README.md: a model card made from the metadata."""
     shape, metadata = model.shape, model.metadata
     name, license = str(metadata.get("name", "model")), str(metadata.get("license", ""))
     languages = metadata.get("languages", [])
@@ -233,7 +233,7 @@ def model_card(model: StoredModel) -> str:
         "",
         "## Limits",
         "",
-        f"A model of {size_label(shape.n_parameters)} parameters knows little and invents freely. Do not rely on what it says.",
+        f"A model of {size_label(shape.n_parameters)} parameters knows little and often invents facts. Do not rely on its answers.",
         "",
     ]
     return "\n".join(lines)
@@ -386,7 +386,7 @@ _SETTLED: dict[str, tuple[Any, ...]] = {
     "partial_rotary_factor": (None, 1.0),
     "pretraining_tp": (None, 1),
 }
-"""Keys whose other values mean another network; the first one holds where the key is missing."""
+"""Allowed values of keys that change the network; the first value is the default of a missing key."""
 
 
 def _shape(config: Mapping[str, Any], where: str) -> ModelShape:
@@ -474,7 +474,7 @@ _SHARD = re.compile(r"model-\d+-of-\d+\.safetensors")
 
 
 def _is_file_name(value: Any) -> bool:
-    """Whether it names something in this very folder, and can be shown in a message."""
+    """Whether it is a name without folders that a message can show."""
     return isinstance(value, str) and Path(value).name == value and value.isprintable()
 
 

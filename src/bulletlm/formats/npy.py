@@ -1,4 +1,4 @@
-"""The full-precision model as a folder that any program can read.
+"""The FP32 model as a folder of arrays that any program can read.
 
 manifest.json          shape, tensors, metadata
 NAME.npy               one float32 array a tensor, named as in `ModelShape.tensors()`
@@ -115,7 +115,7 @@ def _array(path: Path, extents: tuple[int, ...]) -> Floats:
         raise FormatError(f"{path} is missing: export the model again") from None
     except OSError as error:
         raise FormatError(f"cannot read {path} ({error.strerror}): export the model again") from None
-    except Exception as error:  # numpy's header parser raises whatever it stumbles over
+    except Exception as error:  # numpy's header parser raises many kinds of errors
         reason = printable(str(error), limit=120) or type(error).__name__
         raise FormatError(f"{path} is not a whole .npy file ({reason}): export the model again") from None
     _check(array, extents, str(path))

@@ -1,4 +1,4 @@
-"""A model on its way from one file format to another, each tensor as its file stores it."""
+"""A model in memory between two file formats, with each tensor as its file stores it."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple, cast
@@ -19,14 +19,14 @@ EncodedTensor = npt.NDArray[np.floating] | Quantized
 
 
 class StoredModel(NamedTuple):
-    """What every format holds in its own way.
+    """The parts of a model that every format stores.
 
     Attributes:
         shape: the model's shape.
         tensors: every tensor of `shape.tensors()`, in any order.
         tokenizer_proto: the sentencepiece model.
-        metadata: what a person and the runtime should know: name, license, languages, sampling, training ...
-        notes: what was odd about the file that this came from, a sentence each.
+        metadata: name, license, languages, sampling, training and others.
+        notes: what the user should know about the source file, one sentence each.
     """
 
     shape: ModelShape
@@ -51,7 +51,7 @@ def as_floats(tensor: EncodedTensor) -> Floats:
 
 
 def view_tensor(stored: npt.NDArray[np.uint8], type: str, extents: tuple[int, ...]) -> EncodedTensor:
-    """The bytes of a tensor, uint8[bytes], as what they mean; no copy."""
+    """The bytes of a tensor, uint8[bytes], viewed as blocks or numbers; no copy."""
     if type in ("BQ4", "BQ8"):
         return Quantized(type, stored.reshape(*extents[:-1], -1, WEIGHT_TYPES[type].bytes))
     return cast(EncodedTensor, stored.view("<f2" if type == "F16" else "<f4").reshape(extents))

@@ -62,7 +62,7 @@ def _check_settings(values: Mapping[str, Any], model: Mapping[str, Any], where: 
     found = splitter if isinstance(splitter, dict) else {}
     plain = found.get("type") == "Metaspace" and found.get("replacement", SPACE_MARK) == SPACE_MARK and found.get("split") is False
     if not plain or found.get("prepend_scheme") != "never" or found.get("add_prefix_space", False) is not False:
-        raise FormatError(f"{where}: pre_tokenizer is {show(splitter)}: only tokenizers that keep text as it is are supported")
+        raise FormatError(f"{where}: pre_tokenizer is {show(splitter)}: only tokenizers that keep text unchanged are supported")
 
 
 def _check_added(added: Any, size: int, where: str) -> None:

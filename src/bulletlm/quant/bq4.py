@@ -1,15 +1,15 @@
-"""The weight grids: BQ4 (4.5 bits a weight) and BQ8 (8.5 bits), bit for bit ggml's Q4_0 and Q8_0.
+"""The block formats BQ4 (4.5 bits per weight) and BQ8 (8.5 bits), bit for bit ggml's Q4_0 and Q8_0.
 
-Both cut the last dimension into blocks of 32 weights that share one float16 scale:
+Both divide the last dimension into blocks of 32 weights that share one float16 scale:
 
     BQ4  18 bytes: scale, then 16 bytes; byte i holds weight i in its low and weight i + 16 in its high nibble
          weight = (nibble - 8) * scale
     BQ8  34 bytes: scale, then 32 signed bytes
          weight = byte * scale
 
-The scale comes from the largest weight m of the block: BQ4 takes m / -8, so that m itself lands exactly on the
-end of the grid that has one more step; BQ8 takes |m| / 127. Rounding, ties and signs of zero follow ggml
-(`quantize_row_q4_0_ref`, `quantize_row_q8_0_ref`), so that llama.cpp holds the very same numbers.
+The scale comes from the largest weight m of the block: BQ4 uses m / -8, so that m itself is exactly the code -8;
+BQ8 uses |m| / 127. Rounding, ties and signs of zero follow ggml (`quantize_row_q4_0_ref`, `quantize_row_q8_0_ref`),
+so that llama.cpp has exactly the same numbers.
 """
 
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ Bytes = npt.NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Quantized:
-    """A tensor that is already on its grid: `blocks` is uint8[..., n // 32, 18 or 34] of type "BQ4" or "BQ8"."""
+    """A quantized tensor: `blocks` is uint8[..., n // 32, 18 or 34] of type "BQ4" or "BQ8"."""
 
     type: str
     blocks: Bytes

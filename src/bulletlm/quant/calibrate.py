@@ -1,10 +1,10 @@
-"""From FP32 tensors to tensors on their grids, matrix after matrix, with calibration text flowing through.
+"""Quantizing the FP32 tensors of a model, one matrix after another, with calibration text.
 
-Two copies of the network read the same windows of text: FP32, and the one whose matrices before this point are
-quantised already. Each matrix is fitted to the inputs that it will really get and to the outputs that FP32 has at
-that place; where the output is added to the hidden state, also to what the hidden state lacks by then. So every
-matrix makes good what earlier ones lost. In memory are the hidden states of both copies, and one layer and the
-statistics of one group of matrices at a time.
+Two copies of the network read the same windows of text: FP32, and the one whose earlier matrices are already quantized.
+Each matrix is fitted to the inputs that it gets in the quantized network, and to the outputs of the FP32 network at the
+same place. Where the output is added to the hidden state, the error of the hidden state so far is added to the target, so
+that later matrices compensate the error of earlier ones. Memory holds the hidden states of both copies, and one layer and
+the statistics of one group of matrices at a time.
 
 numpy only.
 """
@@ -30,17 +30,17 @@ Floats = npt.NDArray[np.float32]
 Tensor = Floats | Quantized
 
 METHODS = ("none", "search", "gptq")
-"""How BQ4 scales and steps are chosen: largest / -8 (ggml's Q4_0); scales that lose least; the full recipe."""
+"""How BQ4 scales and codes are chosen: largest / -8 (ggml's Q4_0); searched scales; the full method of gptq.py."""
 
 CURVATURE_TOKENS = 8_192
-"""Calibration tokens whose gradients say which errors matter."""
+"""Calibration tokens whose gradients weight the errors of the outputs (curvature.py)."""
 
 TOKENS_AT_ONCE = 2_048
-"""Positions that flow through a layer together; bounds the memory of everything between two hidden states."""
+"""Positions that go through a layer together; limits the memory of the values inside a layer."""
 
 
 class Group(NamedTuple):
-    """Matrices of a layer that get the same input, and what computes it; whether the output is added to the hidden state."""
+    """Matrices of a layer with the same input, the function that computes it, and whether their output is added to the hidden state."""
 
     inputs: Callable[[Floats, forward.Weights, ModelShape], Floats]
     matrices: tuple[str, ...]
@@ -57,12 +57,12 @@ GROUPS = (
 
 @dataclass(frozen=True)
 class TensorReport:
-    """What rounding did to a matrix.
+    """The errors that rounding made in a matrix.
 
     relative_rmse: root mean square of (rounded - FP32) / root mean square of FP32.
     output_error: mean square error of its outputs in the quantised network against those wanted, as a share of the latter's mean
-    square, over the calibration text; output_error_rtn: the same if this matrix were rounded to nearest. None where no calibration
-    text flowed. seconds: time spent on choosing (shared by matrices with one input).
+    square, over the calibration text; output_error_rtn: the same if this matrix were rounded to nearest. None without
+    calibration text. seconds: time spent on quantizing it.
     """
 
     type: str
@@ -87,7 +87,7 @@ class Calibrated:
 
 @dataclass(frozen=True)
 class Moments:
-    """What calibration text says about matrices of R rows with inputs x, whose outputs should be y.
+    """Statistics of calibration text for matrices of R rows with inputs x and target outputs y.
 
     hessian: E[x x^T], float64[n, n]. cross: E[y x^T], float64[R, n]. energy: E[y^2], float64[R].
     """
@@ -184,8 +184,8 @@ def quantize(shape: ModelShape, tensors: Mapping[str, Floats], options: Quantize
                 raise DataError("there is no calibration text: give some, or choose the method none")
             _check(windows, shape)
             done.tokens = windows.size
-            # BLAS threads spin while they wait for each other: with one other busy program they make this ten times slower.
-            # Two threads of ours gain as much on an idle machine.
+            # BLAS threads busy-wait for each other: with one other busy program this becomes ten times slower.
+            # Two threads of our own are equally fast on an idle machine.
             with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(2) as pool:
                 for row in _calibrate(_Network(shape, tensors, types, method), windows, pool, progress):
                     finish(*row)
@@ -311,7 +311,7 @@ def _plain(name: str, exact: Floats, type: str, moments: Moments | None = None) 
 
 
 def tensor_report(exact: Floats, tensor: Tensor, type: str, moments: Moments | None = None, seconds: float = 0.0) -> TensorReport:
-    """What rounding the float32 matrix `exact` to `tensor` did; `moments` where calibration text flowed."""
+    """The errors of rounding the float32 matrix `exact` to `tensor`; with `moments` also those of its outputs."""
     rounded = dequantize(tensor)
     scale = float(np.sqrt(np.mean(np.square(exact), dtype=np.float64)))
     rmse = float(np.sqrt(np.mean(np.square(rounded - exact), dtype=np.float64)))

@@ -1,4 +1,4 @@
-"""How much an error in the output of each matrix matters for the predictions: the output half of the curvature.
+"""How strongly an error in the output of each matrix changes the predictions: the output half of the curvature.
 
 To second order, the divergence KL(FP32 || rounded) that an error E in one matrix causes is trace(M E H E^T) / 2, with
 H = E[x x^T] of its inputs and M = E[g g^T] of the gradients g that reach its outputs (K-FAC, Martens and Grosse 2015): the
@@ -19,13 +19,13 @@ from bulletlm.shape import ModelShape
 Floats = npt.NDArray[np.float32]
 
 TOKENS_AT_ONCE = 1_024
-"""Positions that flow forward and back together; bounds the memory of what the way back needs."""
+"""Positions of one forward and backward pass; limits the memory of the saved activations."""
 
 SEED = 3
-"""Of the tokens that FP32 draws."""
+"""Seed of the tokens that are drawn from the FP32 predictions."""
 
 MOST_OUTPUTS = 1_024
-"""A matrix with more outputs gets no M, which would take more memory than the model."""
+"""Largest number of outputs for which M is computed; for more outputs it would take more memory than the model."""
 
 
 @forward.quiet

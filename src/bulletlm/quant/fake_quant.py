@@ -1,8 +1,8 @@
-"""Training on the grid: for a while a model computes with the weights that its file would hold.
+"""Quantization-aware training: a model computes with the weights that its file would contain.
 
 Rounding is that of `bulletlm.quant.bq4`, bit for bit (a test compares them), done once per optimiser step on all matrices and
-outside the compiled graph. Gradients go straight through (Bengio et al. 2013, arXiv:1308.3432): what a rounded weight
-would like to change is done to the exact one, also where that lies beyond the end of its grid.
+outside the compiled graph. Gradients use the straight-through estimator (Bengio et al. 2013, arXiv:1308.3432): the gradient of a rounded
+weight is applied to the exact one, also beyond the end of the range of codes.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ BLOCKS_AT_ONCE = 4096
 
 
 class FakeQuant:
-    """The grid of a model.
+    """Fake quantization of a model.
 
     Args:
         model: parameters are named as in `types`; a tensor of a type other than F32 must be contiguous float32.
@@ -51,7 +51,7 @@ class FakeQuant:
                 weight.data = exact[name]
 
     def rounded(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The same for other weights of this model, by name; those of type F32 are passed on as they are."""
+        """The same for other weights of this model, by name; those of type F32 are returned unchanged."""
         return {
             name: self._round(name, weight.contiguous(), torch.empty_like(weight)) if name in self._weights else weight
             for name, weight in weights.items()
@@ -62,7 +62,7 @@ class FakeQuant:
         return out
 
     def quantized(self) -> dict[str, calibrate.Tensor]:
-        """What a file would hold now, by name: exactly the weights that the model has inside `applied`.
+        """The tensors that a file would contain now, by name: exactly the weights that the model has inside `applied`.
 
         Raises:
             BulletError: a weight is NaN, infinite or too large for its type.

@@ -1,6 +1,6 @@
-"""The network in pieces, for calibration: what each weight matrix gets as its input.
+"""The network in parts, for calibration: the input of each weight matrix.
 
-The runtime's engine computes the same in one go; a test holds the two together. B = sequences, N = positions,
+The runtime's engine computes the same as a whole; a test compares them. B = sequences, N = positions,
 weight matrices are (outputs, inputs), everything is float32.
 """
 

@@ -1,15 +1,15 @@
-"""Rounding one weight matrix to BQ4 so that its *outputs* change least, given what its inputs look like.
+"""Rounding one weight matrix to BQ4 so that its *outputs* change least, given statistics of its inputs.
 
 A matrix W (outputs, inputs) is judged by the error of its outputs over calibration inputs x:
 
     E |W x - V x|^2 = trace((W - V) H (W - V)^T),   H = E[x x^T], float[n, n]
 
-Rows do not influence each other, so everything here works on all rows at once, column by column. The steps are
-GPTQ (Frantar et al. 2023, arXiv:2210.17323) on a symmetric grid of 16 steps, with the scales searched on the way,
-then refined by turns: scales by least squares, steps by coordinate descent.
+Rows do not influence each other, so everything here works on all rows at once, column by column. The method is
+GPTQ (Frantar et al. 2023, arXiv:2210.17323) on a symmetric grid of 16 codes, with searched scales, followed by
+alternating refinement: scales by least squares, codes by coordinate descent.
 
-R = rows (outputs), n = columns (inputs), 32 columns are a block with one scale. `steps` are the numbers -8 ... 7, kept as
-floats; the weights they stand for are steps * scale. All functions compute in the type of `weights`.
+R = rows (outputs), n = columns (inputs), 32 columns are a block with one scale. `codes` are the numbers -8 ... 7, stored as
+floats; the weights are codes * scale. All functions compute in the type of `weights`.
 """
 
 from typing import Any
@@ -23,7 +23,7 @@ from bulletlm.shape import BLOCK
 Array = npt.NDArray[Any]
 
 DAMPING = 0.1
-"""Added to the diagonal of H, as a share of its mean, against learning the calibration text by heart.
+"""Added to the diagonal of H, as a share of its mean, against overfitting to the calibration text.
 
 The usual 0.01 gives 2 to 4 % more KL on held-out text; 0.03 to 1 are alike (bench/quantization.py --damping).
 """
@@ -32,14 +32,14 @@ DIVISORS = np.arange(25, 49) / 5
 """Scales tried in a block: its largest weight over 5.0, 5.2 ... 9.6, with both signs."""
 
 REFINEMENTS = 2
-"""Rounds of scales by least squares and steps by coordinate descent; a third one gains nothing."""
+"""Rounds of refinement (scales by least squares, codes by coordinate descent); a third round improves nothing."""
 
 JOINT_ROUNDS = 4
 """Rounds of `joint_descent` after that."""
 
 
 def search(weights: Array, importance: Array) -> Quantized:
-    """Round every weight to the nearest step, with the scale of each block that loses least.
+    """Round every weight to the nearest code, with the scale of each block that has the smallest error.
 
     Args:
         weights: float[R, n].
@@ -50,12 +50,12 @@ def search(weights: Array, importance: Array) -> Quantized:
 
 
 def calibrated(weights: Array, hessian: Array, curvature: Array | None = None) -> Quantized:
-    """The whole recipe: `gptq`, then refine scales and steps twice, then the steps of all rows together.
+    """The full method: `gptq`, then two refinements of scales and codes, then the codes of all rows together.
 
     Args:
         weights: float[R, n].
         hessian: H = E[x x^T], float[n, n].
-        curvature: M, float[R, R] with a mean diagonal of 1: which errors of the outputs matter (`curvature.py`); None for all alike.
+        curvature: M, float[R, R] with a mean diagonal of 1: the weights of the output errors (`curvature.py`); None for equal weights.
     """
     hessian = damped(hessian).astype(weights.dtype)
     codes, scales = gptq(weights, hessian)
@@ -94,14 +94,14 @@ def corrected(weights: Array, hessian: Array, cross: Array) -> Array:
 
 
 def gptq(weights: Array, hessian: Array) -> tuple[Array, Array]:
-    """Round column after column; what a column loses, the columns after it make good.
+    """Round one column after another; later columns compensate the errors of earlier ones.
 
     Args:
         weights: float[R, n].
         hessian: float[n, n], positive definite (`damped`).
 
     Returns:
-        Steps [R, n] and scales [R, n // 32]; scales are float16 numbers in the type of `weights`.
+        Codes [R, n] and scales [R, n // 32]; scales are float16 numbers in the type of `weights`.
     """
     # Row j of U says how an error in column j spreads over the columns after it: H^-1 = U^T U, U upper triangular.
     upper = np.linalg.cholesky(np.linalg.inv(hessian.astype(np.float64))).T.astype(weights.dtype)
@@ -122,13 +122,13 @@ def gptq(weights: Array, hessian: Array) -> tuple[Array, Array]:
 
 
 def coordinate_descent(weights: Array, codes: Array, scales: Array, hessian: Array) -> Array:
-    """Visit every column once and take the step that is best given all others; the error never grows.
+    """Visit every column once and take the code that is best given all others; the error never increases.
 
     Args:
-        weights: float[R, n]. steps: float[R, n]. scales: float[R, n // 32]. hessian: float[n, n].
+        weights: float[R, n]. codes: float[R, n]. scales: float[R, n // 32]. hessian: float[n, n].
 
     Returns:
-        New steps [R, n].
+        New codes [R, n].
     """
     codes = codes.T.copy()
     gradient = hessian @ (weights - (codes.T * _per_column(scales))).T  # [n, R]: H (w - v)
@@ -146,9 +146,9 @@ def coordinate_descent(weights: Array, codes: Array, scales: Array, hessian: Arr
 
 
 def refit_scales(weights: Array, codes: Array, scales: Array, hessian: Array) -> Array:
-    """The scales [R, b] that are best for the given steps, all blocks of a row at once; a row keeps its old ones if they are better.
+    """The scales [R, b] that are best for the given codes, all blocks of a row at once; a row keeps its old ones if they are better.
 
-    With B the n x b matrix that multiplies scales by steps, the best are (B^T H B)^-1 B^T H w.
+    With B the n x b matrix that multiplies scales by codes, the best are (B^T H B)^-1 B^T H w.
     """
     out = scales.copy()
     for at in range(0, len(weights), _ROWS_AT_ONCE):
@@ -183,20 +183,20 @@ def _refit_rows(weights: Array, codes: Array, scales: Array, hessian: Array) -> 
 
 
 def joint_descent(weights: Array, codes: Array, scales: Array, hessian: Array, curvature: Array) -> Array:
-    """Coordinate descent on trace(M E H E^T), E = weights - steps * scales: an error may make good that of another row.
+    """Coordinate descent on trace(M E H E^T), E = weights - codes * scales: so that an error in one row can compensate one in another.
 
-    Column after column, all rows at once move to their best step. Rows influence each other, so where the moves together gain less than
+    Column after column, all rows at once move to their best code. Rows influence each other, so where the moves together gain less than
     half of what they promise, only the better half of them is made, and so on.
 
     Args:
         weights: float[R, n].
-        steps: [R, n] to start from; not changed.
+        codes: [R, n] to start from; not changed.
         scales: [R, n // 32].
         hessian: float[n, n].
         curvature: M, float[R, R], positive definite (`damped`).
 
     Returns:
-        Steps [R, n] with at most the loss of those given.
+        Codes [R, n] with at most the loss of those given.
     """
     width, codes = _per_column(scales), codes.copy()
     weighted = curvature @ (weights - codes * width)  # M E
@@ -223,8 +223,8 @@ def joint_descent(weights: Array, codes: Array, scales: Array, hessian: Array, c
 def best_scales(block: Array, importance: Array) -> Array:
     """The scale of each row's block, weighted least squares over what rounding would do with it.
 
-    Candidates are ggml's own (largest / -8) and, for every divisor and sign, the least-squares scale of the steps
-    that it leads to. Each is judged as float16 and with the steps that belong to it.
+    Candidates are ggml's own (largest / -8) and, for every divisor and sign, the least-squares scale of the codes
+    that it leads to. Each is evaluated as float16 with the codes that belong to it.
 
     Args:
         block: float[32, R], one block of every row, columns first.
@@ -264,7 +264,7 @@ def round_to_codes(weights: Array, scales: Array) -> Array:
 
 
 def pack(codes: Array, scales: Array) -> Quantized:
-    """Steps [R, n] and scales [R, n // 32] as BQ4 blocks."""
+    """Codes [R, n] and scales [R, n // 32] as BQ4 blocks."""
     return Quantized("BQ4", pack_bq4((codes + 8).astype(np.uint8), scales.astype(np.float16)))
 
 

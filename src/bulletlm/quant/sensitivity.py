@@ -1,4 +1,4 @@
-"""Which matrix hurts: what the predictions lose if it alone is rounded, and all others are FP32.
+"""The sensitivity of the predictions to each matrix: the loss if it alone is rounded and all others are FP32.
 
 numpy only.
 """
@@ -21,8 +21,8 @@ def sensitivity(
 ) -> tuple[dict[str, float], dict[str, float]]:
     """KL(FP32 || one part rounded) of the next-token distributions, nats a token.
 
-    Without what later matrices would make good, these are upper bounds of what a part costs in the whole file. What comes before
-    the part is computed once.
+    Later matrices do not compensate here, so these are upper bounds of the cost of a part in the whole file. The layers before
+    the part are computed once.
 
     Args:
         shape: the model's shape.

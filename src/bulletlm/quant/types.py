@@ -1,4 +1,4 @@
-"""The ways to store weights, and which tensor is stored in which."""
+"""The weight types, and the type of each tensor."""
 
 import math
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ WEIGHT_TYPES: dict[str, BlockLayout] = {
 }
 
 METHOD_WORDS = {"none": "rounded to nearest", "search": "searched scales", "gptq": "GPTQ"}
-"""What a file's header says under quantised.method, for people."""
+"""Readable names of the values of `quantised.method` in a header."""
 
 
 def tensor_bytes(type: str, shape: Sequence[int]) -> int:
@@ -61,7 +61,7 @@ def weight_types(shape: ModelShape, weights: str = "BQ4", embedding: str | None 
         weights: type of the matrices.
         embedding: type of the embedding and of the output matrix; by default BQ8 where `weights` is BQ4, else the same.
         keep: exceptions for some matrices, "PATTERN=TYPE"; a pattern is a tensor's name, `*` stands for anything, and
-            ".weight" may be left out. The last one that fits decides.
+            ".weight" may be left out. The last one that matches decides.
 
     Raises:
         ConfigError: an exception is not of that form, or fits no matrix.

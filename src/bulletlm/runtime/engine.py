@@ -88,7 +88,7 @@ class KVCache:
     """Keys (already rotated) and values of the positions so far, float32[n_layers, B, K, room, D].
 
     `length` positions are filled; setting it back forgets the later ones. `capacity` is the most there may be;
-    memory is taken as they come.
+    memory is allocated when it is needed.
     """
 
     def __init__(self, shape: ModelShape, capacity: int, batch: int = 1) -> None:
@@ -177,7 +177,7 @@ class NumpyEngine:
 
     def _logits(self, hidden: Floats) -> Floats:
         """float32[..., dim] -> float32[..., vocab_size]."""
-        with np.errstate(over="ignore", invalid="ignore"):  # damaged weights show in the logits
+        with np.errstate(over="ignore", invalid="ignore"):  # the caller checks the logits for damage
             return hidden @ self.head.T
 
     def _hidden(self, tokens: npt.NDArray[np.intp], cache: KVCache) -> Floats:
@@ -193,7 +193,7 @@ class NumpyEngine:
         start, end = cache.length, cache.length + new
         rotation = np.exp(1j * np.outer(np.arange(start, end), self._frequencies)).astype(np.complex64)
         x: Floats = self.embedding[tokens.reshape(-1)]
-        # exp(-gate) may overflow to infinity, and silu is 0 there as it should be. Damaged weights show in the logits.
+        # exp(-gate) may overflow to infinity, and silu is 0 there as it should be. The caller checks the logits for damage.
         with np.errstate(over="ignore", invalid="ignore"):
             for layer, keys, values in zip(self.layers, cache.keys, cache.values, strict=True):
                 x += self._attention(layer, x.reshape(batch, new, -1), keys[:, :, :end], values[:, :, :end], rotation)
@@ -218,7 +218,7 @@ class NumpyEngine:
         # All query heads of one key/value head, and all positions, are the rows of one matrix: [B, K, N * G, T].
         rows = queries.swapaxes(1, 2).reshape(batch, s.n_kv_heads, new * group, s.head_dim)
         weights: Floats = rows @ keys.swapaxes(2, 3)
-        if new > 1:  # nobody sees a later position
+        if new > 1:  # causal: a position must not use later ones
             mask = np.triu(np.full((new, total), -np.inf, dtype=np.float32), total - new + 1)
             by_position = weights.reshape(batch, s.n_kv_heads, new, group, total)
             by_position += mask[:, None]
@@ -252,7 +252,7 @@ def _fused(tensors: Mapping[str, Floats], prefix: str, shape: ModelShape) -> Lay
     query, key, value, gate, up = (tensors[f"{prefix}{name}.weight"] for name in names)
     return Layer(
         attention_norm=tensors[f"{prefix}attention_norm.weight"],
-        # The scale of attention goes into the queries once and for all.
+        # The scale of attention is multiplied into the query weights.
         query_key_value=np.concatenate([query * np.float32(shape.head_dim**-0.5), key, value]),
         output=np.ascontiguousarray(tensors[f"{prefix}attention.o_proj.weight"]),
         mlp_norm=tensors[f"{prefix}mlp_norm.weight"],

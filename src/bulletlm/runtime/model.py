@@ -32,14 +32,14 @@ MOST_THREADS = 1024
 
 @dataclass(frozen=True)
 class Model:
-    """Everything that a program needs to generate text. It does not change, so threads may share it.
+    """A loaded model: everything needed to generate text. It does not change, so threads may share it.
 
     Attributes:
         engine: the weights and the forward pass, native or in numpy.
         tokenizer: text <-> ids.
         shape: the model's shape.
-        sampling: how to generate unless told otherwise, from the file.
-        header: what the file says about itself: the header of a .bullet, the manifest of a folder.
+        sampling: the default settings for generation, from the file.
+        header: the header of a .bullet, or the manifest of a folder.
     """
 
     engine: Engine[Any]
@@ -51,8 +51,8 @@ class Model:
     def hidden_sums(self, tokens: Sequence[int]) -> Iterator[npt.NDArray[np.float64]]:
         """Sums of the last hidden states (after the final norm), float64[dim], of one part of `tokens` after the other.
 
-        All of them together, divided by the number of tokens, are an embedding of a text. A program that has something to do
-        in between, or may want to give up, does so between the parts, which are as long as those of `Session.read`.
+        All of them together, divided by the number of tokens, are an embedding of a text. A program can do other work,
+        or stop, between the parts, which are as long as those of `Session.read`.
 
         Raises:
             ValueError: an id is outside the vocabulary, or there are more than the context holds.
@@ -70,8 +70,8 @@ def load(path: str | Path, engine: str = "auto", turbo: bool = False, threads: i
 
     Args:
         path: the file or folder.
-        engine: "native" is the C library, "numpy" needs nothing; "auto" takes native for a file where there is one, and
-            numpy for a folder, whose weights are not what the native kernels are made for.
+        engine: "native" is the C library, "numpy" needs nothing; "auto" uses native for a file if it is available, and
+            numpy for a folder, whose FP32 weights the native kernels are not optimised for.
         turbo: native only: 8-bit activations, faster and slightly less exact.
         threads: native only: threads for prompts and scoring, 1 to MOST_THREADS; by default all cores that this process may use.
 
@@ -87,7 +87,7 @@ def load(path: str | Path, engine: str = "auto", turbo: bool = False, threads: i
         raise ConfigError(f"threads is {threads}: it must be from 1 to {MOST_THREADS}")
     model = _load_folder(path, engine, turbo, threads) if path.is_dir() else _load_file(path, engine, turbo, threads)
     if turbo and not isinstance(model.engine, NativeEngine):
-        warnings.warn("turbo changes nothing here: numpy runs this model, not the native engine", BulletWarning, stacklevel=2)
+        warnings.warn("turbo has no effect: numpy runs this model, not the native engine", BulletWarning, stacklevel=2)
     return model
 
 
@@ -137,21 +137,21 @@ def _defaults(metadata: dict[str, Any]) -> Sampling:
 
 
 def _native_path(engine: str, turbo: bool) -> str | None:
-    """The native engine's way to compute on this processor; None if numpy is to run the model."""
+    """The instruction set that the native engine uses on this CPU; None if numpy runs the model."""
     if engine == "numpy":
         return None
     try:
         path, broken = working_path(turbo)
         if broken:
-            warnings.warn(f"{broken}; {path} takes its place, and is slower", BulletWarning, stacklevel=4)
+            warnings.warn(f"{broken}; {path} is used instead, which is slower", BulletWarning, stacklevel=4)
         return path
     except Broken as error:
         if engine == "native":
             raise BulletError(f"the native engine cannot be used: {error}") from None
-        warnings.warn(f"the native engine is not used: {error}; numpy takes its place, and is slower", BulletWarning, stacklevel=4)
+        warnings.warn(f"the native engine is not used: {error}; numpy is used instead, which is slower", BulletWarning, stacklevel=4)
     except Unavailable as error:
         if engine == "native":
-            raise BulletError(f"there is no native engine: {error}; `bullet doctor` tells more") from None
+            raise BulletError(f"there is no native engine: {error}; see `bullet doctor`") from None
     return None
 
 

@@ -1,7 +1,7 @@
 """The native engine: the C library under native/, with the interface of the numpy engine and a generation loop in one call.
 
-The library is optional (setup.py builds it where there is a compiler). `library` says why it cannot be used, if so.
-numpy is imported where logits are handed out; generating text does not need it.
+The library is optional (setup.py builds it where there is a compiler). If it cannot be used, `library` raises the reason.
+numpy is only imported where logits are returned; generating text does not need it.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Unavailable(Exception):
 
 
 class Broken(Unavailable):
-    """There is one, but it computes wrong numbers."""
+    """The library exists, but computes wrong numbers."""
 
 
 class NotFinite(BulletError):
@@ -59,8 +59,8 @@ class TensorBytes(NamedTuple):
 
     Attributes:
         type: its weight type.
-        data: its bytes, in writable memory so that ctypes can take their address; nobody writes there.
-        mapped: whether that memory is the file itself, and need not stay in memory once it is read.
+        data: its bytes, in writable memory so that ctypes can take their address; it is never written.
+        mapped: whether that memory is the file itself, which the system can drop from memory after it is read.
     """
 
     type: str
@@ -162,7 +162,7 @@ def library() -> ctypes.CDLL:
 
 
 def summary() -> str:
-    """What `bullet doctor` says: the engine that runs models here, and why if it is not the native one."""
+    """For `bullet doctor`: the engine that runs models on this machine, and the reason if it is not the native one."""
     try:
         path, broken = working_path(turbo=False)
     except Unavailable as error:
@@ -171,7 +171,7 @@ def summary() -> str:
 
 
 def available_paths() -> list[str]:
-    """The ways to compute that this processor has, best first.
+    """The instruction sets that this CPU and the library support, fastest first.
 
     Raises:
         Unavailable: see `library`.
@@ -183,7 +183,7 @@ def available_paths() -> list[str]:
 
 
 def working_path(turbo: bool) -> tuple[str, str]:
-    """The first of `available_paths` that passes `self_test`, and what is wrong with those before it ("" if there are none).
+    """The first of `available_paths` that passes `self_test`, and the errors of those before it ("" if there are none).
 
     Raises:
         Broken: none passes.
@@ -201,7 +201,7 @@ def working_path(turbo: bool) -> tuple[str, str]:
 
 
 class NativeCache:
-    """Keys and values of one sequence. For one thread at a time; memory is taken as positions come.
+    """Keys and values of one sequence. For one thread at a time; memory is allocated as positions are added.
 
     Setting `length` back forgets the later positions. `capacity` is the most there may be.
     """
@@ -436,7 +436,7 @@ class NativeSampler:
 def self_test(path: str, turbo: bool) -> None:
     """Compare the logits of a tiny model with what they must be, once a process; takes a few milliseconds.
 
-    Compilers have bugs: one turned an earlier form of these kernels into nonsense, and made it faster.
+    Compilers have bugs: one compiled an earlier form of these kernels into fast but wrong code.
 
     Raises:
         Broken: the logits differ.
@@ -448,7 +448,7 @@ def self_test(path: str, turbo: bool) -> None:
 
 
 def _probed(path: str, turbo: bool) -> list[float]:
-    """Logits after the last of probe.TOKENS, read in three parts so that every kernel has its turn."""
+    """Logits after the last of probe.TOKENS, read in three parts so that every kernel is used."""
     engine = NativeEngine(probe.SHAPE, {name: TensorBytes(*tensor) for name, tensor in probe.weights().items()}, path, turbo)
     cache, logits = engine.new_cache(), (ctypes.c_float * probe.SHAPE.vocab_size)()
     for part in (probe.TOKENS[:13], probe.TOKENS[13:14], probe.TOKENS[14:]):

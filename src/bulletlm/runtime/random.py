@@ -1,5 +1,5 @@
-"""The state of numpy's default random generator, PCG64, for a seed: without numpy, which takes longer to import than a short
-answer takes to generate. Tests compare it with numpy."""
+"""The state of numpy's default random generator, PCG64, for a seed: without numpy, whose import takes longer than generating a
+short answer. Tests compare it with numpy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""docs/bullet-format.md, "The model", in float64 and as short as it can be: what the engines are held against, in tests and benches."""
+"""docs/bullet-format.md, "The model", in float64: the reference for the engines in tests and benches."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -1,6 +1,6 @@
 """Choosing the next token from the logits.
 
-numpy is imported where it is needed: the native engine chooses by itself, and only wants to know the settings.
+numpy is imported where it is needed: the native engine chooses tokens itself and only needs the settings.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ def sample(logits: npt.NDArray[np.float32], history: Sequence[int], sampling: Sa
         logits: float32[vocab_size].
         history: the tokens before; the last 64 are penalised.
         sampling: the settings.
-        rng: is used once, and not at all at temperature 0.
+        rng: used once, and not at temperature 0.
 
     Raises:
         BulletError: the logits are not finite, so the weights must be damaged; or logit_bias names a token that is not there.

@@ -24,7 +24,7 @@ RANDOM_STREAM = 5
 """Keeps the draws of generation apart from every other use of the same seed."""
 
 STREAM_SECONDS = 0.01
-"""The native engine draws as many tokens in one call as fit into this time: a call costs a microsecond or two."""
+"""Seconds that one call of the native engine may take; a call has an overhead of one or two microseconds."""
 
 MAX_LOGITS = 1 << 22
 """Logits in memory at the same time when a prompt is scored: 16 MiB."""
@@ -89,8 +89,8 @@ class Session:
         self.finish_reason: str | None = None
         self.reused = self.prompt_tokens = self.completion_tokens = self.ahead = 0
         self._cache: Cache = model.engine.new_cache()
-        # The cache holds the first cache.length tokens of this list, which may be longer. True at every moment, so an
-        # answer may be abandoned anywhere, also by Ctrl-C.
+        # The cache holds the first cache.length tokens of this list, which may be longer. This always holds, so an
+        # answer can be cancelled at any point, also by Ctrl-C.
         self._read: list[int] = []
         self._to_read: list[int] = []  # the prompt, until the answer begins
 
@@ -113,8 +113,8 @@ class Session:
         """Continue `prompt` token by token; close the iterator to cancel.
 
         The tokens that this prompt has in common with what the session has read are not read again. When the context is
-        full, the tokens after the first `keep` are dropped up to the later half of them, and what remains is read anew: from
-        there on it is as if that were the prompt. A prompt longer than the context is shortened in the same way.
+        full, the first `keep` tokens and the later half of the others stay and are read again; generation continues from them
+        as from a new prompt. A prompt longer than the context is shortened in the same way.
 
         Args:
             prompt: token ids, at least one.
@@ -150,8 +150,8 @@ class Session:
     def read(self) -> bool:
         """Read a part of the prompt that `generate` was given, before its first token is asked for; whether more parts are left.
 
-        Without it, the first token takes the reading of the whole prompt. A program that has something to do in between, or
-        may want to give up, calls this until there are no more parts. The tokens are the same.
+        Without it, the whole prompt is read before the first token. A program that wants to do other work in between, or to
+        stop, calls this until there are no more parts. The tokens are the same.
         """
         if not self._to_read:
             return False
@@ -285,7 +285,7 @@ def _drawing(model: Model, sampling: Sampling, prompt: Sequence[int], stop_ids: 
     highest = max(sampling.logit_bias, default=0)
     if highest >= vocabulary:
         raise ConfigError(f"logit_bias names token {highest}, but the vocabulary ends at {vocabulary - 1}")
-    history = [token for token in prompt if token not in stop_ids]  # or a chat would unlearn to end its turns
+    history = [token for token in prompt if token not in stop_ids]  # a penalty on these would keep a chat from ending its turns
     letters = None
     if sampling.whole_letters:
         after, ends = akshara_rules(model.tokenizer)

@@ -1,4 +1,4 @@
-"""Reading binary files that anybody may have written: nothing is taken past the end, and nothing by an unchecked length."""
+"""Reading untrusted binary files: never past the end, and never by a length that was not checked."""
 
 import mmap
 import struct
@@ -11,7 +11,7 @@ from bulletlm.errors import FormatError
 
 
 class Cursor:
-    """A place in a mapped file that moves forward. `what` names the thing read, for the message.
+    """A position in a mapped file that moves forward. `what` names the value that is read, for error messages.
 
     Raises (every method):
         FormatError: the file ends before it.

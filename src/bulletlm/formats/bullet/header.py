@@ -1,7 +1,4 @@
-"""The JSON header: what it must say, checked before anything else in the file is looked at.
-
-The writer runs the same checks over what it is about to write.
-"""
+"""The JSON header and its rules, which are checked before any other part of the file is read; the writer runs the same checks."""
 
 import json
 import math
@@ -35,7 +32,7 @@ SHAPE_LIMITS = {
     "hidden_dim": 1 << 18,
     "max_seq_len": 1 << 20,
 }
-"""Generous, and small enough that no product of them is a danger."""
+"""Large enough for any model of this kind, and so small that no product of two of them overflows 64 bits."""
 
 RESERVED = ("bullet_version", "architecture", "shape", "tokenizer", "tensors", "sections")
 """Keys that the format itself uses; everything else at the top level is metadata."""
@@ -71,7 +68,7 @@ class SectionEntry(NamedTuple):
 
 
 class Header(NamedTuple):
-    """A header that keeps every rule."""
+    """A header that has passed every check."""
 
     values: dict[str, Any]
     shape: ModelShape
@@ -102,7 +99,7 @@ def read_header(text: bytes) -> Header:
 
 
 def parse_json(text: bytes, where: str) -> dict[str, Any]:
-    """A JSON object from untrusted bytes, without the traps of JSON.
+    """Parse an untrusted JSON object strictly.
 
     Raises:
         FormatError: not UTF-8, not JSON, a key twice, NaN or an infinity, half a surrogate pair, a number beyond
@@ -175,7 +172,7 @@ def check_metadata(values: dict[str, Any]) -> None:
 
 
 def show(value: Any) -> str:
-    """A value from the file as it may appear in a message: short, one line, no control characters."""
+    """A value from the file for a message: short, one line, ASCII only."""
     text = json.dumps(value)
     return text if len(text) <= 60 else text[:57] + "..."
 
@@ -272,7 +269,7 @@ def _check_layout(header_size: int, tensors: Sequence[TensorEntry], sections: Se
 
 
 def _check_values(value: Any, where: str, depth: int) -> None:
-    """What json.loads lets through and we do not: deep nesting, infinities spelled 1e999, giant integers, lone surrogates."""
+    """Refuse what json.loads accepts: deep nesting, infinities written as 1e999, integers beyond 64 bits, lone surrogates."""
     if isinstance(value, str):
         try:
             value.encode()

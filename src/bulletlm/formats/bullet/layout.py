@@ -1,8 +1,8 @@
-"""The byte layout of a `.bullet` file, version 2, in one place; docs/bullet-format.md is the normative text.
+"""The byte layout of a `.bullet` file, version 2; docs/bullet-format.md is the specification.
 
     JSON header, four NUL bytes | tensors | sections | SHA-256 of all that, "END!"
 
-Everything is little-endian, and each part begins at a multiple of 64 bytes, the gap filled with zeros.
+Everything is little-endian, and each part begins at a multiple of 64 bytes; the padding is zeros.
 """
 
 import math
@@ -18,7 +18,7 @@ ARCHITECTURE = "llama"
 ALIGNMENT = 64
 HEADER_END = b"\0\0\0\0"
 HEADER_CAP = 1 << 20
-"""Bytes of JSON at most: room for 1000 layers, and no room for a header that eats the memory."""
+"""Bytes of JSON at most: enough for 1000 layers, and small enough to be parsed safely."""
 
 END = b"END!"
 FOOTER_BYTES = 32 + len(END)

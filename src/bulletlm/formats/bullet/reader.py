@@ -1,4 +1,4 @@
-"""Reading a `.bullet` file: memory-mapped, and every rule checked before a tensor is touched.
+"""Reading a `.bullet` file: it is memory-mapped, and every rule is checked before a tensor is used.
 
 numpy and hashlib are imported where they are needed: generating text with the native engine needs neither.
 """
@@ -43,7 +43,7 @@ PICKLE = "this is a Python pickle (version 1, dialect D): loading one can run an
 
 
 def open_bullet(path: Path) -> BulletFile:
-    """Map a file and check its structure: header, sizes, places, padding, vocabulary; not yet the numbers.
+    """Map a file and check its structure: header, sizes, offsets, padding, vocabulary and tokenizer; not yet the numbers.
 
     Raises:
         BulletError: the file cannot be opened.
@@ -63,11 +63,11 @@ def open_bullet(path: Path) -> BulletFile:
 
 
 class BulletFile:
-    """An open model file. Arrays that it hands out keep the mapping alive.
+    """An open model file. The arrays that it returns keep the mapping alive.
 
     Attributes:
         path: where the file is.
-        header: the JSON header as it stands in the file, unknown keys included.
+        header: the JSON header of the file, with unknown keys.
         shape: the model's shape.
         metadata: the keys of the header that are not the format's own: license, languages, sampling, training ...
         special: name -> id of the special tokens: unk, bos, eos and, in chat models, user, assistant, end.
@@ -107,7 +107,7 @@ class BulletFile:
         return memoryview(self._data)[entry.offset : entry.offset + entry.size]
 
     def read_blocks(self, name: str) -> EncodedTensor:
-        """A tensor as it is stored, read-only and without a copy.
+        """A tensor in its stored form, read-only and without a copy.
 
         Returns:
             Blocks for BQ4 and BQ8; float16 or float32 of the tensor's own shape for F16 and F32.
@@ -195,19 +195,19 @@ def _check_padding(data: mmap.mmap, start: int, end: int) -> None:
 
 
 def _what_it_is(data: mmap.mmap) -> str:
-    """One sentence about a file that is not a `.bullet` of version 2."""
+    """What a file that is not a `.bullet` of version 2 is, in one sentence."""
     head = data[:4096]
     if found := what_was_downloaded(head):
         return found
     if head.startswith(b"\x80"):
         return PICKLE
     if head.startswith(b"BQ4F"):
-        return "this is a version 1 file (dialect C, BQ4F): make a new one of it with bullet convert OLD NEW --like MODEL"
+        return "this is a version 1 file (dialect C, BQ4F): convert it with bullet convert OLD NEW --like MODEL"
     if FIRST_VERSION.search(head):
         dialect = "B, Python writer" if data[-14:] == b"BULLET_ENDEND!" else "A, C++ builder"
-        return f"this is a version 1 file (dialect {dialect}): make a new one of it with bullet convert OLD NEW"
+        return f"this is a version 1 file (dialect {dialect}): convert it with bullet convert OLD NEW"
     if head.startswith(b"GGUF"):
-        return "this is a GGUF file, not a .bullet: make one of it with bullet convert FILE.gguf NEW.bullet"
+        return "this is a GGUF file, not a .bullet: convert it with bullet convert FILE.gguf NEW.bullet"
     if head.startswith(b"{"):
         return 'the header must begin with {"bullet_version": "2.x": this is not a .bullet file of version 2'
     return 'this is not a .bullet file: it does not begin with {"bullet_version"'

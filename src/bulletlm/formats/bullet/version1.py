@@ -1,11 +1,11 @@
-"""Version 1 of the `.bullet` format, as it exists in the wild: reading dialects A, B and C, writing A.
+"""Version 1 of the `.bullet` format in its existing dialects: reading A, B and C, writing A.
 
 A  the C++ builder and runtime   JSON, four NULs | vocabulary with scores, merges | tensors by the hash of their name
 B  the Python writer             the same without scores, merges and padding; signed nibbles; another hash
 C  BQ4F                          a directory of named tensors; no vocabulary, nothing about heads or context
 D  Python pickles                refused: loading one can run any program
 
-A BQ4 block of A and B has 20 bytes: binary16 scale, signed zero point, one byte of nothing, 16 bytes; byte i holds weight
+A BQ4 block of A and B has 20 bytes: binary16 scale, signed zero point, one unused byte, 16 bytes; byte i holds weight
 2i in its low and weight 2i + 1 in its high nibble. With a zero point of 8 (A), or signed nibbles (B), these are the numbers
 of our BQ4 in another order, and nothing is lost in either direction. docs/bullet-format.md has the details.
 """
@@ -69,7 +69,7 @@ _ALIASES = {
     "attention.o_proj": ("attention.wo",),
     "mlp_norm": ("norm_ffn",),
 }
-"""Names that other exporters of version 1 gave."""
+"""Names in files of other exporters of version 1."""
 
 _IGNORED = ("freqs_cis", "ner_head.weight", "pos_head.weight", "sentiment_head.weight", "classifier_head.weight")
 """Tensors that a language model does not need."""
@@ -106,7 +106,7 @@ def read_v1(path: Path, like: StoredModel | None = None) -> StoredModel:
             heads nor context nor vocabulary, and needs it.
 
     Returns:
-        The model, with a note on everything that is not as it should be: damaged norm gains, pieces that were added.
+        The model, with a note on every problem: damaged norm gains, pieces that were added.
 
     Raises:
         BulletError: the file cannot be opened.
@@ -188,7 +188,7 @@ def _read_vocabulary(cursor: Cursor, scored: bool) -> list[tuple[bytes, float]]:
     if scored:
         count = cursor.number("<I", "the number of merges")
         for i in range(2 * count):
-            # What merges say, the scores say too.
+            # The scores contain the same information as the merges.
             cursor.bytes(cursor.number("<H", f"merge {i // 2}"), f"merge {i // 2}")
     return tokens
 
@@ -379,7 +379,7 @@ def _assemble(parsed: _Parsed, like: StoredModel | None) -> StoredModel:
             f"files of version 1: the model cannot work; build it again from its checkpoint"
         )
     if any(found[name].asymmetric for name in tensors if name not in norms):
-        notes.append("its blocks have zero points that BQ4 does not have, so they are rounded anew: --quant BQ8 or F16 loses less")
+        notes.append("its blocks have zero points that BQ4 does not have, so they were rounded again: --quant BQ8 or F16 loses less")
     tensors |= norms
     if like is not None:
         if like.shape.vocab_size != shape.vocab_size:
@@ -428,14 +428,14 @@ def _with_vocabulary(
     order, learned = _order(tokens)
     missing = [i for i, old in enumerate(order[:FIRST_PIECE]) if old is None]
     if order != list(range(shape.vocab_size)):
-        # A piece that training never saw gets the weights of another one that it never saw.
+        # Training never used <unk> either, so its weights are as good as any for a missing piece.
         unknown = order[UNK] if order[UNK] is not None else 0
         rows = np.array([unknown if old is None else old for old in order])
         for name in ("token_embedding.weight", "lm_head.weight"):
             if name in tensors:
                 tensors[name] = _rows(tensors[name], rows)
         shape = ModelShape(**{**shape.to_dict(), "vocab_size": len(order)})
-        notes.append("its tokens were put into another order, and it encodes text a little differently than version 1 did")
+        notes.append("its tokens were reordered, and it encodes text slightly differently from version 1")
     if missing:
         first = _fixed_text(missing[0])
         notes.append(f"{len(missing)} special and byte tokens (the first is {first}) were missing: they got the weights of <unk>")
@@ -496,8 +496,8 @@ def write_v1(path: Path, model: StoredModel) -> None:
     """Write a file of dialect A that version 1's runtime reads correctly, atomically.
 
     That runtime takes every tensor as BQ4, so the norm gains go into the matrices behind them and are stored as exact
-    ones, and the output matrix is stored on its own. A matrix that is BQ4 already, behind gains of 1, keeps its numbers;
-    the others are rounded anew.
+    ones, and the output matrix is stored separately. A matrix that is BQ4 already and follows gains of 1 keeps its numbers;
+    the others are rounded again.
 
     Raises:
         FormatError: version 1 cannot hold this model; the message says what.
@@ -587,7 +587,7 @@ def _merges(texts: Sequence[str]) -> list[tuple[str, str]]:
 
 
 def fold_gains(shape: ModelShape, tensors: Mapping[str, Floats]) -> tuple[ModelShape, dict[str, Floats]]:
-    """The same network as version 1 can hold it: norm gains in the matrices behind them and ones in their place, the head on its own.
+    """The same network in the form of version 1: norm gains multiplied into the matrices after them and replaced by ones, an untied head.
 
     Raises:
         FormatError: version 1 cannot hold a model of this shape; the message says what.
