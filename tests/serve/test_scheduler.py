@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from bulletlm.runtime import Model, Sampling, Session, Token, load
-from bulletlm.runtime.native import PART, NativeEngine
+from bulletlm.runtime.native import PART_TOKENS_PER_THREAD, NativeEngine
 from bulletlm.serve.answers import CompletionSpec, RequestRun, Usage
 from bulletlm.serve.errors import ApiError
 from bulletlm.serve.metrics import Metrics
@@ -104,7 +104,7 @@ def test_cancelling_ends_reading_after_one_part(endless: Model, log: list[str], 
     # The parts that were read are not read again.
     again = Watched(log, "again", 4, prompt=[BOS] * 10_000)
     scheduler.submit([again.job])
-    assert again.ended.wait(TEST_TIMEOUT) and again.finish is not None and again.finish.reused == 3 * PART
+    assert again.ended.wait(TEST_TIMEOUT) and again.finish is not None and again.finish.reused == 3 * PART_TOKENS_PER_THREAD
     scheduler.close()
     assert [token.id for token in again.tokens] == [token.id for token in Session(endless).generate(again.job.prompt, again.job.sampling)]
 

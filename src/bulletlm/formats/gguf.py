@@ -284,9 +284,9 @@ class _Info(NamedTuple):
 
 _SCALARS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
 _STRING, _ARRAY = 8, 9
-_MOST_KEYS = 1 << 16
-_MOST_STRINGS = 1 << 21
-_LONGEST_NAME = 1 << 16
+_MAX_KEYS = 1 << 16
+_MAX_STRINGS = 1 << 21
+_MAX_NAME_BYTES = 1 << 16
 
 
 def _string(cursor: Cursor, what: str, longest: int | None = None) -> str:
@@ -310,7 +310,7 @@ def _value(cursor: Cursor, what: str) -> Any:
     kind, count = cursor.number("<I", what), cursor.number("<Q", what)
     if kind in _SCALARS:
         return np.frombuffer(cursor.bytes(count * struct.calcsize(_SCALARS[kind]), what), _SCALARS[kind])
-    if kind != _STRING or count > _MOST_STRINGS:
+    if kind != _STRING or count > _MAX_STRINGS:
         raise FormatError(f"{what} is an array of {count} values of type {kind}, which is not supported")
     return [_string(cursor, what) for _ in range(count)]
 
@@ -326,17 +326,17 @@ def _parse(data: mmap.mmap) -> tuple[dict[str, Any], dict[str, _Info], int]:
     if version not in (2, 3):
         raise FormatError(f"GGUF version {version}: only 2 and 3, little-endian, are supported")
     tensor_count, key_count = cursor.number("<Q", "the number of tensors"), cursor.number("<Q", "the number of keys")
-    if key_count > _MOST_KEYS or tensor_count > _MOST_KEYS:
-        raise FormatError(f"the file claims {key_count} keys and {tensor_count} tensors: at most {_MOST_KEYS} of each are allowed")
+    if key_count > _MAX_KEYS or tensor_count > _MAX_KEYS:
+        raise FormatError(f"the file claims {key_count} keys and {tensor_count} tensors: at most {_MAX_KEYS} of each are allowed")
     values: dict[str, Any] = {}
     for _ in range(key_count):
-        key = _string(cursor, "the name of a key", _LONGEST_NAME)
+        key = _string(cursor, "the name of a key", _MAX_NAME_BYTES)
         if key in values:
             raise FormatError(f"the key {brief(key)} is given twice")
         values[key] = _value(cursor, brief(key))
     infos: dict[str, _Info] = {}
     for _ in range(tensor_count):
-        name = _string(cursor, "the name of a tensor", _LONGEST_NAME)
+        name = _string(cursor, "the name of a tensor", _MAX_NAME_BYTES)
         where = f"the entry of tensor {brief(name)}"
         if name in infos:
             raise FormatError(f"the tensor {brief(name)} is given twice")

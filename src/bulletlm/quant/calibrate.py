@@ -35,7 +35,7 @@ METHODS = ("none", "search", "gptq")
 CURVATURE_TOKENS = 8_192
 """Calibration tokens whose gradients weight the errors of the outputs (curvature.py)."""
 
-TOKENS_AT_ONCE = 2_048
+TOKENS_PER_PASS = 2_048
 """Positions that go through a layer together; limits the memory of the values inside a layer."""
 
 
@@ -242,7 +242,7 @@ def _calibrate(network: _Network, windows: npt.NDArray[np.integer], pool: Thread
     rounded, report = _plain("token_embedding.weight", embedding, types["token_embedding.weight"])
     yield "token_embedding.weight", rounded, report
     exact, quantized = embedding[windows], dequantize(rounded)[windows]  # hidden states of both copies, [windows, length, dim]
-    at_once = max(1, TOKENS_AT_ONCE // windows.shape[1])
+    at_once = max(1, TOKENS_PER_PASS // windows.shape[1])
     chunks = [slice(at, at + at_once) for at in range(0, len(windows), at_once)]
     for n in range(shape.n_layers):
         prefix = f"layers.{n}."

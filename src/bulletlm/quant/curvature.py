@@ -18,13 +18,13 @@ from bulletlm.shape import ModelShape
 
 Floats = npt.NDArray[np.float32]
 
-TOKENS_AT_ONCE = 1_024
+TOKENS_PER_PASS = 1_024
 """Positions of one forward and backward pass; limits the memory of the saved activations."""
 
-SEED = 3
+DRAWS_SEED = 3
 """Seed of the tokens that are drawn from the FP32 predictions."""
 
-MOST_OUTPUTS = 1_024
+MAX_OUTPUTS = 1_024
 """Largest number of outputs for which M is computed; for more outputs it would take more memory than the model."""
 
 
@@ -32,7 +32,7 @@ MOST_OUTPUTS = 1_024
 def output_curvature(
     shape: ModelShape, tensors: Mapping[str, Floats], windows: npt.NDArray[np.integer], progress: Progress
 ) -> dict[str, Floats]:
-    """M, float32[R, R], for every matrix of the layers with at most MOST_OUTPUTS outputs R, scaled to a mean diagonal of 1.
+    """M, float32[R, R], for every matrix of the layers with at most MAX_OUTPUTS outputs R, scaled to a mean diagonal of 1.
 
     Args:
         shape: the model's shape.
@@ -40,9 +40,9 @@ def output_curvature(
         windows: text, token ids int[count, length].
         progress: shows the bar.
     """
-    random = np.random.default_rng(SEED)
+    random = np.random.default_rng(DRAWS_SEED)
     sums: dict[str, Floats] = {}
-    at_once = max(1, TOKENS_AT_ONCE // windows.shape[1])
+    at_once = max(1, TOKENS_PER_PASS // windows.shape[1])
     with progress.task("Curvature", windows.size) as task:
         for at in range(0, len(windows), at_once):
             _add_chunk(shape, tensors, windows[at : at + at_once], random, sums)
@@ -83,7 +83,7 @@ def _add_chunk(
 
     def add(n: int, part: str, gradient: Floats) -> None:
         g = gradient.reshape(-1, gradient.shape[-1])
-        if g.shape[1] <= MOST_OUTPUTS:
+        if g.shape[1] <= MAX_OUTPUTS:
             name = f"layers.{n}.{part}.weight"
             sums[name] = sums.get(name, np.float32(0)) + g.T @ g
 

@@ -15,7 +15,7 @@ from bulletlm.shape import MIN_ATTENTION_LOGIT, ModelShape
 Floats = npt.NDArray[np.float32]
 Ids = Sequence[int] | npt.NDArray[np.integer]
 
-PREFILL_CHUNK = 256
+PREFILL_CHUNK_TOKENS = 256
 """Positions processed at once; bounds the memory of attention, which is chunk x context per head."""
 
 
@@ -141,7 +141,7 @@ class NumpyEngine:
     @property
     def part(self) -> int:
         """Tokens of a long prompt that are best read in one call."""
-        return PREFILL_CHUNK
+        return PREFILL_CHUNK_TOKENS
 
     def new_cache(self, capacity: int | None = None) -> KVCache:
         """An empty cache for one sequence of up to `capacity` tokens; by default the model's context."""
@@ -182,7 +182,7 @@ class NumpyEngine:
 
     def _hidden(self, tokens: npt.NDArray[np.intp], cache: KVCache) -> Floats:
         """int[B, N] -> float32[B * N, dim], ready for the output matrix."""
-        chunks = [self._chunk(tokens[:, at : at + PREFILL_CHUNK], cache) for at in range(0, tokens.shape[1], PREFILL_CHUNK)]
+        chunks = [self._chunk(tokens[:, at : at + PREFILL_CHUNK_TOKENS], cache) for at in range(0, tokens.shape[1], PREFILL_CHUNK_TOKENS)]
         x = chunks[0] if len(chunks) == 1 else np.concatenate(chunks, axis=1)
         return x.reshape(-1, self.shape.dim)
 

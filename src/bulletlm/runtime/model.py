@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 ENGINES = ("auto", "native", "numpy")
 
-MOST_THREADS = 1024
+MAX_THREADS = 1024
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def load(path: str | Path, engine: str = "auto", turbo: bool = False, threads: i
         engine: "native" is the C library, "numpy" needs nothing; "auto" uses native for a file if it is available, and
             numpy for a folder, whose FP32 weights the native kernels are not optimised for.
         turbo: native only: 8-bit activations, faster and slightly less exact.
-        threads: native only: threads for prompts and scoring, 1 to MOST_THREADS; by default all cores that this process may use.
+        threads: native only: threads for prompts and scoring, 1 to MAX_THREADS; by default all cores that this process may use.
 
     Raises:
         BulletError: there is nothing at `path`, or engine is "native" and there is no native engine.
@@ -83,8 +83,8 @@ def load(path: str | Path, engine: str = "auto", turbo: bool = False, threads: i
     path = Path(path)
     if engine not in ENGINES:
         raise ConfigError(f"engine is {engine}: it must be one of {', '.join(ENGINES)}")
-    if threads is not None and not 1 <= threads <= MOST_THREADS:
-        raise ConfigError(f"threads is {threads}: it must be from 1 to {MOST_THREADS}")
+    if threads is not None and not 1 <= threads <= MAX_THREADS:
+        raise ConfigError(f"threads is {threads}: it must be from 1 to {MAX_THREADS}")
     model = _load_folder(path, engine, turbo, threads) if path.is_dir() else _load_file(path, engine, turbo, threads)
     if turbo and not isinstance(model.engine, NativeEngine):
         warnings.warn("turbo has no effect: numpy runs this model, not the native engine", BulletWarning, stacklevel=2)

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     Floats = npt.NDArray[np.float32]
     Ids = Sequence[int] | npt.NDArray[np.integer]
 
-PART = 192
+PART_TOKENS_PER_THREAD = 192
 """Tokens of a part for each thread: twice what goes through the layers together (CHUNK_TOKENS in native/model.h)."""
 
 ABI = 5
@@ -278,7 +278,7 @@ class NativeEngine:
     @property
     def part(self) -> int:
         """Tokens in which a long prompt is best read: cuts there cost next to nothing."""
-        return PART * self.threads
+        return PART_TOKENS_PER_THREAD * self.threads
 
     @property
     def nbytes(self) -> int:

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from typing import Literal
 
 from bulletlm.errors import ConfigError
-from bulletlm.runtime.model import MOST_THREADS
+from bulletlm.runtime.model import MAX_THREADS
 
 LOCAL_NAMES = frozenset(["localhost", "127.0.0.1", "::1"])
 
 RANGES: dict[str, tuple[float, float]] = {
     "port": (0, 65_535),
-    "threads": (1, MOST_THREADS),
+    "threads": (1, MAX_THREADS),
     "concurrency": (1, 1024),
     "queue": (0, 100_000),
     "timeout": (0.1, 86_400),

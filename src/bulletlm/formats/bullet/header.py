@@ -10,8 +10,8 @@ from bulletlm.errors import ConfigError, FormatError
 from bulletlm.formats.bullet.layout import (
     ARCHITECTURE,
     FOOTER_BYTES,
-    HEADER_CAP,
     HEADER_END,
+    HEADER_MAX_BYTES,
     PIECES_SECTION,
     SENTENCEPIECE_SECTION,
     TOKENIZER_KIND,
@@ -86,8 +86,8 @@ def read_header(text: bytes) -> Header:
     Raises:
         FormatError: the first rule that is broken; the message names the field.
     """
-    if len(text) > HEADER_CAP:
-        raise FormatError(f"the header has {len(text)} bytes: it must have at most {HEADER_CAP}")
+    if len(text) > HEADER_MAX_BYTES:
+        raise FormatError(f"the header has {len(text)} bytes: it must have at most {HEADER_MAX_BYTES}")
     values = _parse(text)
     shape = _read_shape(values)
     special = _read_tokenizer(values, shape)

@@ -17,7 +17,7 @@ VERSION = "2.0"
 ARCHITECTURE = "llama"
 ALIGNMENT = 64
 HEADER_END = b"\0\0\0\0"
-HEADER_CAP = 1 << 20
+HEADER_MAX_BYTES = 1 << 20
 """Bytes of JSON at most: enough for 1000 layers, and small enough to be parsed safely."""
 
 END = b"END!"

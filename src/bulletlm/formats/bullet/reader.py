@@ -18,8 +18,8 @@ from bulletlm.formats.bullet.header import RESERVED, Header, SectionEntry, Tenso
 from bulletlm.formats.bullet.layout import (
     END,
     FOOTER_BYTES,
-    HEADER_CAP,
     HEADER_END,
+    HEADER_MAX_BYTES,
     PIECES_SECTION,
     SENTENCEPIECE_SECTION,
     aligned,
@@ -171,9 +171,9 @@ class BulletFile:
 def _check_structure(data: mmap.mmap) -> Header:
     if not _SECOND_VERSION.match(data):
         raise FormatError(_what_it_is(data))
-    length = data.find(HEADER_END, 0, HEADER_CAP + len(HEADER_END))
+    length = data.find(HEADER_END, 0, HEADER_MAX_BYTES + len(HEADER_END))
     if length < 0:
-        raise FormatError(f"the header does not end: no four NUL bytes in its first {HEADER_CAP} bytes")
+        raise FormatError(f"the header does not end: no four NUL bytes in its first {HEADER_MAX_BYTES} bytes")
     header = read_header(data[:length])
     if len(data) != header.file_size:
         state = "it is cut short" if len(data) < header.file_size else "something follows its end"

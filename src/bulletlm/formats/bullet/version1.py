@@ -26,7 +26,7 @@ from bulletlm.errors import BulletError, FormatError
 from bulletlm.files import atomic_file, open_regular
 from bulletlm.formats.bullet.cursor import Cursor
 from bulletlm.formats.bullet.header import SHAPE_LIMITS, check_metadata, parse_json, read_shape
-from bulletlm.formats.bullet.layout import END, HEADER_CAP, HEADER_END
+from bulletlm.formats.bullet.layout import END, HEADER_END, HEADER_MAX_BYTES
 from bulletlm.formats.bullet.reader import FIRST_VERSION, PICKLE
 from bulletlm.formats.stored import EncodedTensor, Floats, StoredModel, as_floats, brief, check_finite, check_tokenizer
 from bulletlm.quant.bq4 import Quantized, pack_bq4, quantize_bq4, unpack_bq4
@@ -35,16 +35,16 @@ from bulletlm.text.tokenizer import FIRST_BYTE, FIRST_PIECE, SPACE_MARK, SPECIAL
 from bulletlm.text.train_tokenizer import model_of_pieces
 
 BLOCK_BYTES = 4 + BLOCK // 2
-MIDDLE = 8
+BQ4_ZERO_POINT = 8
 """The zero point that makes a block of version 1 one of ours."""
 
-HEADER_SPACE = 4096
+HEADER_ALIGNMENT_BYTES = 4096
 VOCABULARY, WEIGHTS, DIRECTORY = b"BULK", b"BWT0", b"BQ4F"
 B_END = b"BULLET_END" + END
 BQ4, FP16 = 0, 3
 """Tensor types that were ever written; 1 (BQ5) and 2 (BQ8) were only named."""
 
-RMS_EPS, ROPE_THETA, FFN_FACTOR = 1e-5, 10000.0, 4
+RMS_EPS, ROPE_THETA, HIDDEN_PER_DIM = 1e-5, 10000.0, 4
 """Fixed in version 1's runtime."""
 
 _TOP = {"token_embedding": "tok_embeddings", "final_norm": "final_layernorm", "lm_head": "output_head"}
@@ -132,9 +132,9 @@ def read_v1(path: Path, like: StoredModel | None = None) -> StoredModel:
 
 def _read_ab(data: mmap.mmap, like: StoredModel | None) -> StoredModel:
     dialect_b = data[-len(B_END) :] == B_END
-    length = data.find(HEADER_END, 0, HEADER_CAP)
+    length = data.find(HEADER_END, 0, HEADER_MAX_BYTES)
     if length < 0:
-        raise FormatError(f"the header does not end: no four NUL bytes in its first {HEADER_CAP} bytes")
+        raise FormatError(f"the header does not end: no four NUL bytes in its first {HEADER_MAX_BYTES} bytes")
     if data[-len(END) :] != END:
         raise FormatError('the file does not end in "END!": it is cut short')
     header = parse_json(data[:length], "header")
@@ -239,17 +239,17 @@ def _decode(stored: Bytes, kind: int, extents: tuple[int, ...], signed: bool, wh
         raise FormatError(f"{what} holds a scale that is NaN or infinite")
     zeros = blocks[..., 2].view(np.int8)
     nibbles = _nibbles(blocks[..., 4:], signed)
-    middle = 0 if signed else MIDDLE
+    middle = 0 if signed else BQ4_ZERO_POINT
     if (zeros == middle).all():
         return _DecodedTensor(Quantized("BQ4", pack_bq4(nibbles.reshape(extents), scales)))
-    numbers = nibbles.astype(np.float32) - (MIDDLE - middle) - zeros.astype(np.float32)[..., None]
+    numbers = nibbles.astype(np.float32) - (BQ4_ZERO_POINT - middle) - zeros.astype(np.float32)[..., None]
     return _DecodedTensor((numbers * scales.astype(np.float32)[..., None]).reshape(extents), asymmetric=True)
 
 
 def _nibbles(packed: Bytes, signed: bool) -> Bytes:
     """uint8[..., n] of pairs -> uint8[..., 2n], low nibble first; signed ones (two's complement) are moved up by 8."""
     nibbles: Bytes = np.stack([packed & 15, packed >> 4], axis=-1).reshape(*packed.shape[:-1], -1)
-    return np.bitwise_xor(nibbles, np.uint8(MIDDLE)) if signed else nibbles
+    return np.bitwise_xor(nibbles, np.uint8(BQ4_ZERO_POINT)) if signed else nibbles
 
 
 def _fnv1a(name: str, prime: int) -> int:
@@ -509,7 +509,7 @@ def write_v1(path: Path, model: StoredModel) -> None:
     vocabulary = _vocabulary_bytes(texts, [piece.score for piece in pieces], _merges([piece.text for piece in pieces[FIRST_PIECE:]]))
     # The offsets have more digits than zeros have; with room for them the header is laid out once.
     room = len(_v1_header(model, 0, 0)) + 64
-    tokenizer_start = -(-room // HEADER_SPACE) * HEADER_SPACE
+    tokenizer_start = -(-room // HEADER_ALIGNMENT_BYTES) * HEADER_ALIGNMENT_BYTES
     weights_start = -(-(tokenizer_start + len(vocabulary)) // 64) * 64
     header = _v1_header(model, tokenizer_start, weights_start)
     with atomic_file(path) as file:
@@ -538,7 +538,7 @@ def check_v1(shape: ModelShape) -> None:
     """
     rules = (
         ("n_kv_heads", shape.n_kv_heads, shape.n_heads, "n_heads"),
-        ("hidden_dim", shape.hidden_dim, FFN_FACTOR * shape.dim, f"{FFN_FACTOR} x dim"),
+        ("hidden_dim", shape.hidden_dim, HIDDEN_PER_DIM * shape.dim, f"{HIDDEN_PER_DIM} x dim"),
         ("rope_theta", shape.rope_theta, ROPE_THETA, "fixed"),
         ("norm_eps", shape.norm_eps, RMS_EPS, "fixed"),
     )
@@ -608,7 +608,9 @@ def _folded(model: StoredModel, name: str) -> Quantized:
     """A tensor as version 1 has it: norms are ones, and a matrix holds the gains of the norm before it."""
     tensor = model.tensors.get(name, model.tensors["token_embedding.weight"])
     if len(tensor.shape) == 1:
-        return Quantized("BQ4", pack_bq4(np.full(tensor.shape, MIDDLE + 1, np.uint8), np.ones(tensor.shape[0] // BLOCK, np.float16)))
+        return Quantized(
+            "BQ4", pack_bq4(np.full(tensor.shape, BQ4_ZERO_POINT + 1, np.uint8), np.ones(tensor.shape[0] // BLOCK, np.float16))
+        )
     norm = _norm_before(name)
     gains = as_floats(model.tensors[norm]) if norm else np.ones(tensor.shape[1], dtype=np.float32)
     if isinstance(tensor, Quantized) and tensor.type == "BQ4" and (gains == 1).all():
@@ -640,6 +642,6 @@ def _v1_blocks(tensor: Quantized) -> bytes:
     pairs = nibbles.reshape(*scales.shape, BLOCK // 2, 2)
     out = np.zeros((*scales.shape, BLOCK_BYTES), dtype=np.uint8)
     out[..., :2] = np.ascontiguousarray(scales, dtype="<f2").view(np.uint8).reshape(*scales.shape, 2)
-    out[..., 2] = MIDDLE
+    out[..., 2] = BQ4_ZERO_POINT
     out[..., 4:] = pairs[..., 0] | pairs[..., 1] << 4
     return out.tobytes()
