@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from bulletlm.progress import SilentProgress
-from bulletlm.quant.curvature import SEED, output_curvature
+from bulletlm.quant.curvature import DRAWS_SEED, output_curvature
 from bulletlm.shape import ModelShape
 from bulletlm.train.model import Transformer
 
@@ -35,7 +35,7 @@ def test_it_is_the_one_of_torch(kv_heads: int, tied: bool) -> None:
 
             module.register_forward_hook(keep)
     log_p = torch.log_softmax(model(torch.tensor(windows)), -1)
-    drawn = np.random.default_rng(SEED).random((5, 16, 1), dtype=np.float32)
+    drawn = np.random.default_rng(DRAWS_SEED).random((5, 16, 1), dtype=np.float32)
     chosen = (np.cumsum(log_p.detach().exp().numpy(), axis=-1) < drawn).sum(axis=-1, keepdims=True)
     (-torch.gather(log_p, -1, torch.tensor(chosen)).sum()).backward()
     assert set(got) == set(outputs) == {name for name, extents in shape.tensors().items() if "layers." in name and len(extents) == 2}
