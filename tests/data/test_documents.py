@@ -145,6 +145,13 @@ x = a**b
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le", "cp1252"])
+def test_markdown_in_any_encoding(tmp_path: Path, encoding: str) -> None:
+    text = "Le garçon préfère la forêt près de la rivière où il a été élevé."
+    (tmp_path / "a.md").write_bytes(f"# {text}\r\n\r\n{text}\r\n".encode(encoding))
+    assert paragraphs(tmp_path / "a.md") == [text, text]
+
+
 @pytest.mark.parametrize("name", ["a.srt", "a.vtt"])
 def test_subtitles(tmp_path: Path, name: str) -> None:
     head = "WEBVTT - x\n\nNOTE a comment\n\nSTYLE\n::cue {}\n\n" if name == "a.vtt" else ""

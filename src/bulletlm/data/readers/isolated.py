@@ -190,6 +190,8 @@ def _answer(file: SourceFile, send: Any) -> None:
 
 
 def _paragraphs(kind: str, data: bytes) -> Iterator[str]:
+    from bulletlm.data.readers.pages import decode_html, decode_text, html_paragraphs
+
     if kind == ".docx":
         from bulletlm.data.readers.office import docx_paragraphs
 
@@ -201,9 +203,7 @@ def _paragraphs(kind: str, data: bytes) -> Iterator[str]:
     if kind == ".md":
         from bulletlm.data.readers.markdown import markdown_paragraphs
 
-        return markdown_paragraphs(data.decode("utf-8", "replace").replace("\r\n", "\n"))
-    from bulletlm.data.readers.pages import decode_html, html_paragraphs
-
+        return markdown_paragraphs(decode_text(data).replace("\r\n", "\n"))
     return html_paragraphs(decode_html(data))
 
 

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 from html.parser import HTMLParser
 
-from bulletlm.data.code_pages import marked_encoding
+from bulletlm.data.code_pages import marked_encoding, old_encoding, wide_encoding
 from bulletlm.data.readers.raw import NotReadError
 
 _NOT_TEXT = ",".join(
@@ -19,20 +19,27 @@ _BLOCKS = frozenset(
 _CHARSET = re.compile(
     rb"<meta[^>]{0,200}charset\s*=\s*[\"']?([\w.-]{2,30})|<\?xml[^>]{0,100}encoding\s*=\s*[\"']([\w.-]{2,30})", re.IGNORECASE
 )
+_LOOKED_AT = 1 << 16
 
 
 def decode_html(data: bytes) -> str:
-    """HTML in the encoding that its mark or its head names; UTF-8 where it names none that works."""
-    marked = marked_encoding(data)
+    """HTML in the encoding that its mark or its head names; detected where it names none that works."""
     named = _CHARSET.search(data[:4_096])
-    name = marked or ((named[1] or named[2]).decode("ascii", "replace") if named else "utf-8")
-    for codec in (name, "utf-8"):
+    return decode_text(data, (named[1] or named[2]).decode("ascii", "replace") if named else "")
+
+
+def decode_text(data: bytes, name: str = "") -> str:
+    """Text in the encoding that its mark or `name` says; UTF-8 or an old code page where neither works.
+
+    Raises:
+        NotReadError: the encoding cannot be detected with certainty.
+    """
+    for codec in (marked_encoding(data), name, wide_encoding(data[:_LOOKED_AT]), "utf-8"):
         try:
-            return data.decode("cp1252" if codec.lower() in ("iso-8859-1", "latin1", "us-ascii") else codec)
+            if codec:
+                return data.decode("cp1252" if codec.lower() in ("iso-8859-1", "latin1", "us-ascii") else codec).removeprefix("\ufeff")
         except (LookupError, UnicodeDecodeError):
             continue
-    from bulletlm.data.code_pages import old_encoding
-
     page = old_encoding(b"\n".join(line for line in data.split(b"\n") if not line.isascii()))
     if page is None:
         raise NotReadError("its encoding cannot be detected with certainty: save it as UTF-8")
