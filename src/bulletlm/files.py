@@ -2,7 +2,6 @@
 
 import contextlib
 import errno
-import hashlib
 import json
 import os
 import shutil
@@ -257,12 +256,16 @@ def read_json(path: Path) -> Any:
 
 def sha256_of_file(path: Path) -> str:
     """SHA-256 of a file's bytes, as hexadecimal."""
+    import hashlib  # here, since `bullet generate` starts faster without it
+
     with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def sha256_of_json(value: Any) -> str:
     """SHA-256 of a JSON value in canonical form (sorted keys, no spaces)."""
+    import hashlib
+
     text = json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode("utf-8")).hexdigest()
 

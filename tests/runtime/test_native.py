@@ -367,7 +367,7 @@ def test_a_path_that_fails_leaves_its_place_to_the_next(bullet_path: Path, monke
         real(path, turbo)
 
     monkeypatch.setattr(native, "self_test", first_broken)
-    with pytest.warns(BulletWarning, match=f"its path {PATHS[0]} computes wrong numbers; {PATHS[1]} takes its place"):
+    with pytest.warns(BulletWarning, match=f"its path {PATHS[0]} computes wrong numbers; {PATHS[1]} is used instead"):
         engine = load(bullet_path, turbo=True).engine
     assert isinstance(engine, NativeEngine) and engine.path == PATHS[1]
     assert tried == [(PATHS[0], True), (PATHS[1], True)]
@@ -375,7 +375,7 @@ def test_a_path_that_fails_leaves_its_place_to_the_next(bullet_path: Path, monke
 
 
 def test_turbo_without_the_native_engine(bullet_path: Path) -> None:
-    with pytest.warns(BulletWarning, match="turbo changes nothing here: numpy runs this model"):
+    with pytest.warns(BulletWarning, match="turbo has no effect: numpy runs this model"):
         load(bullet_path, engine="numpy", turbo=True)
 
 
