@@ -28,7 +28,7 @@ from bulletlm import __version__
 from bulletlm.data.kinds import PACKINGS
 from bulletlm.data.log import Log, Rejected, characters_of
 from bulletlm.data.reading import BadRow, Block, DocumentProcess, RawDocument, blocks, documents
-from bulletlm.data.rules import REPEAT_CHARACTERS, Clean, clean_document
+from bulletlm.data.rules import REPEAT_CHARACTERS, Clean, clean_document, split_paragraphs
 from bulletlm.data.shingles import SIGNATURE
 from bulletlm.data.signals import judge, sign
 from bulletlm.data.sources import Skipped, SourceFile
@@ -242,8 +242,9 @@ def _clean_block(settings: tuple["CleanConfig", int], block: Block | BadRow) -> 
             characters += characters_of(raw.text) if raw.characters < 0 else raw.characters
             log.reject(row)
             continue
-        rows += 1 if raw.messages else len(raw.paragraphs)
         characters += _size(raw) + sum(raw.changed.values())
+        split_paragraphs(raw, config, log)  # each piece counts as a row
+        rows += 1 if raw.messages else len(raw.paragraphs)
         document = clean_document(raw, config, log)
         if document:
             kept.append(document)

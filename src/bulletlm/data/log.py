@@ -97,6 +97,7 @@ REJECTIONS = {
     "near_duplicate": "paragraphs, documents and conversations that are nearly the same as an earlier one",
     "short_outlier": "shorter than nearly everything else",
     "long_outlier": "longer than nearly everything else",
+    "shared_with_training": "lines of validation text that training text has too, such as a refrain",
     "copy_of_validation": "copies of validation text, kept out of training",
     "near_copy_of_validation": "text that shares half of its word sequences with validation text, kept out of training",
     "left_out_by_mix": "documents for which the weights, shares and budgets of the mixture have no room",

@@ -22,6 +22,7 @@ from bulletlm.data.leaks import Index, check_leaks, find_copies, load_index, rea
 from bulletlm.data.log import Log, Rejected, characters_of, loss_table
 from bulletlm.data.mixture import Cells, copies, mixture_table, rates
 from bulletlm.data.readers.whatsapp import PRIVATE
+from bulletlm.data.rules import REPEAT_CHARACTERS
 from bulletlm.data.sources import SourceFile, find_files
 from bulletlm.data.split import LARGEST_SHARE, choose_validation
 from bulletlm.data.structure import DOCUMENT_CHARACTERS
@@ -136,11 +137,13 @@ class _Store:
 
     Attributes:
         documents: DOCUMENT records; `offset` is negative (-1 - offset) in the temporary file.
+        long_keys: sorted keys of all paragraphs of 30 characters or more.
     """
 
     def __init__(self, cleaned: Cleaned, folder: Path) -> None:
         self.cleaned = cleaned
         self.documents = cleaned.documents
+        self.long_keys: npt.NDArray[np.uint64] = np.zeros(0, dtype=np.uint64)
         self._path = folder / "changed.tmp"
         self._whole = open(cleaned.folder / "documents.jsonl", "rb")  # noqa: SIM115
         self._changed = open(self._path, "w+b")  # noqa: SIM115
@@ -231,6 +234,14 @@ class _Store:
                 elif left:
                     self.shorten(number, document, reasons == 0)
         self.documents = self.documents[alive]
+        records = self.cleaned.paragraphs
+        kept = (verdict.paragraphs == 0) & alive[verdict.owner] & (records["characters"] >= REPEAT_CHARACTERS)
+        self.long_keys = np.sort(records["key"][kept])
+
+    def occurrences(self, keys: npt.NDArray[np.uint64]) -> Ints:
+        """[n] how often each long paragraph occurs in all documents."""
+        counts: Ints = np.searchsorted(self.long_keys, keys, "right") - np.searchsorted(self.long_keys, keys, "left")
+        return counts
 
 
 def part_of(document: Document, paragraphs: list[str]) -> Document:
@@ -298,7 +309,7 @@ def _write_splits(
     splits = _Splits()
     ranks = _ranks(store.documents["group"], seed)
     chosen, target = _choose(store, files, ranks, config.val_tokens)
-    validation = _write_validation(store, chosen, folder, splits)
+    validation = _write_validation(store, chosen, folder, splits, log)
     in_training = _beside_validation(store, ranks, chosen, log)
     in_training &= ~_take_out_copies(store, in_training, folder, log, workers, progress)
     numbers = np.flatnonzero(in_training)
@@ -342,22 +353,50 @@ def _takes_parts(config: "DataConfig") -> bool:
     return uneven or mix.tokens is not None or mix.temperature > 1 or bool(mix.languages) or mix.conversations is not None
 
 
-def _write_validation(store: _Store, chosen: dict[int, int], folder: Path, splits: _Splits) -> "_Totals":
-    """Write val.jsonl; a document of which only the end was chosen keeps its beginning for training."""
+def _write_validation(store: _Store, chosen: dict[int, int], folder: Path, splits: _Splits, log: Log) -> "_Totals":
+    """Write val.jsonl; a document of which only the end was chosen keeps its beginning for training.
+
+    A line that training text has too, such as a refrain, is left out of validation text: otherwise training would lose every
+    copy of it. A document that is little else goes back to training, and out of `chosen`.
+    """
+    documents: dict[int, Document] = {}
+    for number, first in chosen.items():
+        document = store.read(number)
+        documents[number] = part_of(document, document["text"].split("\n")[first:]) if first else document
+    own = Counter(key for document in documents.values() for key in _long_keys(document))
+    counts = store.occurrences(np.array(list(own), dtype=np.uint64)).tolist()
+    shared = {key for key, count in zip(own, counts, strict=True) if count > own[key]}
+    repeated = {number: sum(len(text) for text in _texts_of_keys(document, shared)) for number, document in documents.items()}
+    back = [number for number, characters in repeated.items() if 2 * characters > len(documents[number].get("text", ""))]
+    if len(back) < len(documents):
+        for number in back:
+            del chosen[number], documents[number]
     totals = _Totals()
     with open(folder / "val.jsonl", "wb") as file:
-        for number, first in chosen.items():
-            document = store.read(number)
-            if first:
-                paragraphs = document["text"].split("\n")
-                store.shorten(number, document, np.arange(len(paragraphs)) < first)
-                document = part_of(document, paragraphs[first:])
+        for number, document in documents.items():
+            if chosen[number]:
+                whole = store.read(number)
+                store.shorten(number, whole, np.arange(whole["text"].count("\n") + 1) < chosen[number])
+            if repeated[number] and 2 * repeated[number] <= len(document["text"]):
+                for text in _texts_of_keys(document, shared):
+                    log.reject(Rejected(document["source"], int(store.documents["line"][number]), "shared_with_training", text))
+                document = part_of(document, [text for text in document["text"].split("\n") if content_hash(text) not in shared])
             for part in _parts(document):
                 size = sum(map(len, texts_of(part)))
                 file.write(to_line(part))
                 splits.count(part)
                 totals.add(part, size)
     return totals
+
+
+def _texts_of_keys(document: Document, keys: set[int]) -> list[str]:
+    """The paragraphs of a document that have one of some keys."""
+    return [text for text in document.get("text", "").split("\n") if len(text) >= REPEAT_CHARACTERS and content_hash(text) in keys]
+
+
+def _long_keys(document: Document) -> list[int]:
+    paragraphs = [] if "messages" in document else document["text"].split("\n")
+    return [content_hash(paragraph) for paragraph in paragraphs if len(paragraph) >= REPEAT_CHARACTERS]
 
 
 def _beside_validation(store: _Store, ranks: npt.NDArray[np.uint64], chosen: dict[int, int], log: Log) -> npt.NDArray[np.bool_]:

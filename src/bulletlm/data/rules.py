@@ -54,6 +54,9 @@ _WORD = re.compile(r"[^\W_]")
 _MESSAGE_WORDS = 8
 """Chat is full of words that look strange ("brb lolz"): only longer messages can be text of an old font."""
 
+PIECE_CHARACTERS = 2_000
+"""What a line that is too long is split into: long paragraphs of a book have about this size."""
+
 _FAR_TOO_LONG = 4
 """Times max_chars: what cleaning will not make short enough, and what is not worth its time."""
 
@@ -137,6 +140,7 @@ def clean_document(raw: RawDocument, config: "CleanConfig", log: Log) -> Clean |
     """A document with clean paragraphs or messages; None where nothing is left of it, with the reasons in `log`."""
     for rule, characters in raw.changed.items():
         log.count(rule, raw.source, 1, characters)
+    split_paragraphs(raw, config, log)
     clean = Clean(raw.source, raw.line, raw.language, raw.group)
     if raw.messages:
         clean.messages = _clean_conversation(raw, config, log)
@@ -242,7 +246,7 @@ def _clean_paragraphs(raw: RawDocument, clean: Clean, config: "CleanConfig", log
     context = _Context(raw, config)
     legacy = 0
     seen: dict[str, int] = {}
-    for line, paragraph, code in _short_enough(raw, config, log):
+    for line, paragraph, code in zip(raw.lines, raw.paragraphs, code_lines(raw.paragraphs), strict=True):
         changes: list[Change] = []
         reason: str | None
         if len(paragraph) > _FAR_TOO_LONG * config.max_chars:
@@ -270,20 +274,22 @@ def _clean_paragraphs(raw: RawDocument, clean: Clean, config: "CleanConfig", log
         clean.paragraphs, clean.lines = [], []
 
 
-def _short_enough(raw: RawDocument, config: "CleanConfig", log: Log) -> list[tuple[int, str, bool]]:
-    """Line number and text of every paragraph, and whether it is code; those that are too long in pieces."""
-    paragraphs: list[tuple[int, str, bool]] = []
-    for line, paragraph, code in zip(raw.lines, raw.paragraphs, code_lines(raw.paragraphs), strict=True):
-        if not config.split_long or len(paragraph) <= config.max_chars:
-            paragraphs.append((line, paragraph, code))
-            continue
-        pieces = split_long(paragraph, config.max_chars)
-        if len(pieces) > 1:
-            log.change("split_long", raw.source, line, paragraph, "\n".join(pieces), len(paragraph) - sum(map(len, pieces)))
-        else:
-            pieces = [paragraph]
-        paragraphs += [(line, piece, code) for piece in pieces]
-    return paragraphs
+def split_paragraphs(raw: RawDocument, config: "CleanConfig", log: Log) -> None:
+    """Put pieces in the place of paragraphs that are too long; doing it again changes nothing."""
+    if not config.split_long or all(len(paragraph) <= config.max_chars for paragraph in raw.paragraphs):
+        return
+    paragraphs, lines = raw.paragraphs, raw.lines
+    raw.paragraphs, raw.lines = [], []
+    for line, paragraph in zip(lines, paragraphs, strict=True):
+        pieces = [paragraph]
+        if len(paragraph) > config.max_chars:
+            pieces = split_long(paragraph, min(config.max_chars, PIECE_CHARACTERS))
+            if len(pieces) > 1:
+                log.change("split_long", raw.source, line, paragraph, "\n".join(pieces), len(paragraph) - sum(map(len, pieces)))
+            else:
+                pieces = [paragraph]
+        raw.paragraphs += pieces
+        raw.lines += [line] * len(pieces)
 
 
 def _why_not(text: str, context: _Context, config: "CleanConfig", code: bool) -> str | None:

@@ -6,6 +6,9 @@ from collections.abc import Sequence
 LONGEST_OPEN_FENCE = 200
 """Lines that a fence without an end makes code; further on it was no fence."""
 
+LONGEST_LINE = 1_000
+"""Longer lines are paragraphs, tables or encoded files; looking for code in them would take time with the square of their length."""
+
 _FENCE = re.compile(r"^\s{0,3}(`{3,}|~{3,})")
 
 _STATEMENT_END = re.compile(r"[;{}]\s*(?://.*|/\*.*)?$")
@@ -62,6 +65,8 @@ def code_lines(lines: Sequence[str]) -> list[bool]:
 
 
 def _is_code(line: str) -> bool:
+    if len(line) > LONGEST_LINE:
+        return False
     if _CODE.search(line):
         return True
     return _STATEMENT_END.search(line) is not None and _STATEMENT_SIGN.search(line) is not None
