@@ -82,7 +82,7 @@ _NO_PROSE = re.compile(
 )
 """Items of a list, dialogue, speakers of a play; the numbers of verses."""
 
-_VERSE_LINE = 70
+_VERSE_LINE = 60
 _VERSE_WINDOW = 3
 """A line is verse where it and the lines around it are short and most of them do not end as sentences do."""
 
