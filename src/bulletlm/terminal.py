@@ -16,9 +16,8 @@ _DIRECTIONS = (0x061C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x
 _SURROGATES = range(0xD800, 0xE000)  # bytes of a file name that are not UTF-8
 
 _UNSAFE = dict.fromkeys((*_CONTROLS, *_LINE_BREAKS, *_DIRECTIONS, *_SURROGATES), REPLACEMENT)
-_UNSAFE_IN_LINES = {code: mark for code, mark in _UNSAFE.items() if chr(code) not in "\n\t"}
+_UNSAFE_IN_LINES = {**_UNSAFE, ord("\n"): "\n", ord("\t"): "\t"}
 _ONE_LINE = _UNSAFE | dict.fromkeys(map(ord, "\t\n\r"), " ")
-_JSON_ESCAPES = {code: f"\\u{code:04x}" for code in _UNSAFE if code > 0x1F}  # json.dumps escapes the others itself
 
 
 def printable(text: str, *, lines: bool = False, limit: int | None = None) -> str:
@@ -53,4 +52,5 @@ def printable_json(value: Any, *, indent: int | None = 2) -> str:
 
 def escape_json(text: str) -> str:
     """The same for JSON that is text already, as in a file."""
-    return text.translate(_JSON_ESCAPES)
+    # Below U+0020 there are only the line feeds and spaces between values: json.dumps escapes control characters in texts itself.
+    return text.translate({code: f"\\u{code:04x}" for code in _UNSAFE if code > 0x1F})
