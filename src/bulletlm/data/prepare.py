@@ -357,7 +357,7 @@ def _write_validation(store: _Store, chosen: dict[int, int], folder: Path, split
     """Write val.jsonl; a document of which only the end was chosen keeps its beginning for training.
 
     A line that training text has too, such as a refrain, is left out of validation text: otherwise training would lose every
-    copy of it. A document that is little else goes back to training, and out of `chosen`.
+    copy of it. The end of a document that is little else goes back to training, and out of `chosen`.
     """
     documents: dict[int, Document] = {}
     for number, first in chosen.items():
@@ -367,7 +367,7 @@ def _write_validation(store: _Store, chosen: dict[int, int], folder: Path, split
     counts = store.occurrences(np.array(list(own), dtype=np.uint64)).tolist()
     shared = {key for key, count in zip(own, counts, strict=True) if count > own[key]}
     repeated = {number: sum(len(text) for text in _texts_of_keys(document, shared)) for number, document in documents.items()}
-    back = [number for number, characters in repeated.items() if 2 * characters > len(documents[number].get("text", ""))]
+    back = [number for number, size in repeated.items() if chosen[number] and 2 * size > len(documents[number]["text"])]
     if len(back) < len(documents):
         for number in back:
             del chosen[number], documents[number]

@@ -71,9 +71,9 @@ def prepare_tokenizer(config: "TokenizerConfig", seed: int, data_dir: Path, out_
         "trained_on_share": {language: round(share, 4) for language, share in shares.items()},
     }
     unused = report["unused_pieces"]
-    if unused > MANY_UNUSED * (config.vocab_size - FIRST_PIECE):
+    if unused > MANY_UNUSED * (tokenizer.vocab_size - FIRST_PIECE):
         progress.log(
-            f"tokenizer: {unused:,} of {config.vocab_size:,} tokens never occur in the training text: "
+            f"tokenizer: {unused:,} of {tokenizer.vocab_size:,} tokens never occur in the training text: "
             f"a vocabulary of {report['suggested_vocab_size']:,} fits it better (--tokenizer.vocab_size={report['suggested_vocab_size']})"
         )
     with atomic_folder(out_dir, FILES) as folder:
