@@ -289,6 +289,7 @@ def test_the_last_good_step_is_kept(tmp_path: Path) -> None:
     assert [last_good_step(step, 20) for step in (0, 9, 29, 30, 49, 50)] == [0, 0, 0, 20, 20, 40]
     for step in (0, 7, 15, 20, 25, 40, 41, 42, 43):
         (tmp_path / f"step-{step:06d}").mkdir()
+        (tmp_path / f"step-{step:06d}/state.json").touch()
     prune_checkpoints(tmp_path, 3, lambda step: may_roll_back_to(step, 43, 20))
     assert [step for step, _ in list_checkpoints(tmp_path)] == [20, 40, 41, 42, 43]
 

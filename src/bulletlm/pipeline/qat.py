@@ -132,9 +132,10 @@ def count_qat_steps(config: Config, training_tokens: int) -> int:
 def _calibrated(model: ModelContents, run: Path, config: Config, text: TokenFile, progress: Progress) -> tuple[Calibrated, str]:
     """The weights of `model` rounded and calibrated, and the method; taken from qat/calibrated.bullet if that has them already."""
     file = run / "qat" / CALIBRATED
+    exact = {name: tensor for name, tensor in model.tensors.items() if not isinstance(tensor, Quantized)}
     key = sha256_of_json(
         [
-            fingerprint(model.tensors),
+            fingerprint(exact),
             config.model_dump(mode="json", include={"seed", "quant"}),
             sha256_of_file(run / "tokens" / "train.bin"),
         ]
@@ -148,7 +149,7 @@ def _calibrated(model: ModelContents, run: Path, config: Config, text: TokenFile
             done = Calibrated(tensors={name: _copy(stored_tensor(stored, name)) for name in model.types}, tokens=int(facts["tokens"]))
             return done, str(facts["method"])
     tokenizer = Tokenizer(model.tokenizer_proto)
-    done, method = fit_to_text(model.shape, dict(model.tensors), dict(model.types), tokenizer, config.quant, config.seed, text, progress)
+    done, method = fit_to_text(model.shape, exact, dict(model.types), tokenizer, config.quant, config.seed, text, progress)
     facts = {"key": key, "tokens": done.tokens, "method": method}
     write_bullet(file, replace(model, tensors=done.tensors, metadata={"calibrated": facts}))
     return done, method
