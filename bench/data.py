@@ -104,7 +104,7 @@ def ours(corpus: Path, folder: Path) -> dict[str, Callable[[], float]]:
     from bulletlm.data.sources import SourceFile
     from bulletlm.progress import SilentProgress
 
-    config, file = CleanConfig(), SourceFile(corpus, corpus.name, ".txt", "auto", True, documents="blank_line")
+    config, file = CleanConfig(preset="web"), SourceFile(corpus, corpus.name, ".txt", "auto", True, documents="blank_line")
 
     def clean() -> float:
         started = time.process_time()
@@ -239,7 +239,9 @@ def stage(corpus: Path, out: Path, workers: int) -> dict[str, Any]:
         "import sys; from pathlib import Path; from bulletlm.config.schema import DataConfig; "
         "from bulletlm.data.prepare import prepare_data;"
         "from bulletlm.progress import SilentProgress;"
-        "prepare_data(DataConfig(sources=[sys.argv[1]], workers=int(sys.argv[3])), 1, Path(sys.argv[2]), SilentProgress())"
+        "sources = [{'path': sys.argv[1], 'documents': 'blank_line'}];"
+        "config = DataConfig(sources=sources, workers=int(sys.argv[3]), clean={'preset': 'web'});"
+        "prepare_data(config, 1, Path(sys.argv[2]), SilentProgress())"
     )
     started, used, most = time.perf_counter(), children(), 0
     process = subprocess.Popen(
@@ -281,7 +283,9 @@ def planted(folder: Path, texts: list[str]) -> None:
     near = [" ".join("वेगळा" if n % 90 == 45 else word for n, word in enumerate(text.split())) for text in stories[:30]]
     path = folder / "planted.txt"
     path.write_text("\n\n".join([*stories, *stories[30:50], *near, "खरेदी करा " * 60]), encoding="utf-8")
-    report = prepare_data(DataConfig(sources=[str(path)], val_tokens=1000), 1, folder / "planted", SilentProgress())  # type: ignore[list-item]
+    sources = [{"path": str(path), "documents": "blank_line"}]
+    config = DataConfig(sources=sources, val_tokens=1000, clean={"preset": "web"})  # type: ignore[list-item, arg-type]
+    report = prepare_data(config, 1, folder / "planted", SilentProgress())
     counts = {rule: entry.get("rejected", 0) for rule, entry in report["rules"].items()}
     rows = report["sources"][0]
     if counts.get("repeated_paragraph", 0) < 20 or counts.get("near_duplicate", 0) < 28 or not counts.get("repeated_words"):
@@ -306,7 +310,7 @@ def print_signals(data: Path) -> None:
     from bulletlm.data.signals import REPEATED_SEQUENCE, Batch, measure, quality
     from bulletlm.data.sources import SourceFile
 
-    config = CleanConfig()
+    config = CleanConfig(preset="web")
     names = ("letters", "digits", "letter_words", "word_length", "common_words")
     print("| file | documents |", " | ".join(name.replace("_", " ") for name in names), "| repeated | Gopher | ours |")
     print("|---|---:|" + "---|" * len(names) + "---|---:|---:|")

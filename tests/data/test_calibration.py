@@ -91,12 +91,13 @@ def test_short_texts_are_taken_whole_and_long_contexts_cut(tokenizer: Tokenizer,
     assert calibration_windows(TokenFile(tokens, None, {}), tokenizer, 10**6, 100, 1).shape == (len(tokens) // 100, 100)
     assert calibration_windows(TokenFile(tokens, None, {}), tokenizer, 2_048, 4_096, 1).shape == (4, 512)
     assert calibration_windows(TokenFile(tokens[:1_024], None, {}), tokenizer, 5_000, 1_000, 1).shape == (2, 512)
+    assert calibration_windows(TokenFile(tokens[:300], None, {}), tokenizer, 5_000, 1_000, 1).shape == (1, 300)
 
 
 def test_too_little_or_foreign_text_is_refused(tokenizer: Tokenizer, texts: dict[str, list[str]]) -> None:
     tokens = stream(tokenizer, texts["en"])
-    with pytest.raises(DataError, match="has 1,000 tokens, and at least 1,024 are needed"):
-        calibration_windows(TokenFile(tokens[:1_000], None, {}), tokenizer, 20_000, 32, 1)
+    with pytest.raises(DataError, match="has 255 tokens, and at least 256 are needed"):
+        calibration_windows(TokenFile(tokens[:255], None, {}), tokenizer, 20_000, 32, 1)
     foreign = tokens.copy()
     foreign[70] = 700
     with pytest.raises(DataError, match="holds the token 700, but the tokenizer has 700"):

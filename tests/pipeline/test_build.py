@@ -132,7 +132,7 @@ def test_mistakes_are_one_line(micro_run: Path, npy: Path, tmp_path: Path, capsy
     odd, foreign, short = tmp_path / "odd.bin", tmp_path / "foreign.bin", tmp_path / "short.bin"
     odd.write_bytes(train.read_bytes()[:4097])
     np.full(4_000, 700, "<u2").tofile(foreign)
-    np.full(400, 50, "<u2").tofile(short)
+    np.full(200, 50, "<u2").tofile(short)
     (tmp_path / "empty.bin").write_bytes(b"")
     damaged = tmp_path / "damaged"
     shutil.copytree(npy, damaged)
@@ -145,7 +145,7 @@ def test_mistakes_are_one_line(micro_run: Path, npy: Path, tmp_path: Path, capsy
         ([npy, "--calibration", tmp_path / "empty.bin"], 1, "0 bytes"),
         ([npy, "--calibration", tmp_path / "none.bin"], 1, "No such file"),
         ([npy, "--calibration", foreign], 1, "holds the token 700"),
-        ([npy, "--calibration", short], 1, "400 tokens, and at least 1,024"),
+        ([npy, "--calibration", short], 1, "200 tokens, and at least 256"),
         ([npy, "--calibration", train, "--validation", foreign], 1, "another vocabulary"),
         ([npy, "--calibration", train, "--keep", "layer.0=BQ8"], 2, "keep 'layer.0=BQ8' fits none of the matrices"),
         ([npy, "--calibration", train, "--calibration-tokens", "10"], 2, "--calibration-tokens 10: Input should be greater"),

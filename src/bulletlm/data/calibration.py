@@ -1,4 +1,4 @@
-"""Which tokens the quantised model is calibrated on: windows from all over the training text, its languages and sources balanced."""
+"""Which tokens the quantized model is calibrated on: windows from all over the training text, its languages and sources balanced."""
 
 from collections.abc import Iterable, Iterator
 from itertools import islice, zip_longest
@@ -11,8 +11,8 @@ from bulletlm.data.tokens import TokenFile
 from bulletlm.errors import DataError
 from bulletlm.text.tokenizer import Tokenizer
 
-SMALLEST = 1_024
-"""Tokens; fewer say too little about the inputs of a matrix."""
+SMALLEST = 256
+"""Tokens; a thousand say something about the inputs of a matrix, but a model of little text must be finished too."""
 
 LONGEST_WINDOW = 512
 """Tokens; with longer ones, 20,000 tokens would be too few different texts."""
@@ -33,8 +33,8 @@ def calibration_windows(text: TokenFile, tokenizer: Tokenizer, count: int, max_s
     Args:
         text: documents one after another.
         tokenizer: tells the language of a window from its text.
-        count: tokens wanted; where there are not so many, all are taken.
-        max_seq_len: the model's context; windows are that long, up to LONGEST_WINDOW.
+        count: tokens wanted; where there are fewer, all are taken.
+        max_seq_len: the model's context; windows are that long, up to LONGEST_WINDOW and the length of the text.
         seed: decides the choice.
 
     Returns:
@@ -43,11 +43,10 @@ def calibration_windows(text: TokenFile, tokenizer: Tokenizer, count: int, max_s
     Raises:
         DataError: there are fewer than SMALLEST tokens, or one is not in the vocabulary.
     """
-    tokens, length = text.tokens, min(max_seq_len, LONGEST_WINDOW)
-    if len(tokens) < max(SMALLEST, length):
-        raise DataError(
-            f"the calibration text has {len(tokens):,} tokens, and at least {max(SMALLEST, length):,} are needed: give more text"
-        )
+    tokens = text.tokens
+    if len(tokens) < SMALLEST:
+        raise DataError(f"the calibration text has {len(tokens):,} tokens, and at least {SMALLEST:,} are needed: give more text")
+    length = min(max_seq_len, LONGEST_WINDOW, len(tokens))
     highest = int(tokens.max())
     if highest >= tokenizer.vocab_size:
         raise DataError(

@@ -36,6 +36,12 @@ _CODE = re.compile(
         )
     )
 )
+_MAY_BE_CODE = re.compile(
+    r"[(){}\[\]=<>;$%|&#]|::|->|\"\s*:|^\s*(?:import|from|return|else|try|finally|class|SELECT|INSERT|UPDATE|DELETE|CREATE)\b"
+)
+"""What every line of code has: a quick look that most prose does not pass."""
+
+_LATIN = re.compile("[A-Za-z{}\\[\\]]")
 _COMMENT = re.compile(r"^\s*(?:#|//|/\*|\*/?|--)\s*\S")
 
 
@@ -65,7 +71,7 @@ def code_lines(lines: Sequence[str]) -> list[bool]:
 
 
 def _is_code(line: str) -> bool:
-    if len(line) > LONGEST_LINE:
+    if len(line) > LONGEST_LINE or not _MAY_BE_CODE.search(line) or (not line.isascii() and not _LATIN.search(line)):
         return False
     if _CODE.search(line):
         return True
