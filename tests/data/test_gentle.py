@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from legacy_fonts import KRUTI_DEV, stored_in
 
 from bulletlm.config.schema import CleanConfig, DataConfig
 from bulletlm.data.log import CHANGES, KEEP, REJECTIONS, Log
@@ -235,6 +236,35 @@ def test_little_text_gets_a_small_validation_set(tmp_path: Path) -> None:
     assert any("says little about the model" in line for line in screen)
     with pytest.raises(DataError, match="in one piece"):
         prepared(tmp_path / "one", {"a.txt": prose(1, 3)})
+
+
+@pytest.mark.parametrize("seed", range(24))
+def test_copies_of_validation_never_fail_a_run(tmp_path: Path, seed: int) -> None:
+    """Documents that share lines in every way, with and without the removal of duplicates."""
+    chosen = random.Random(seed)
+    pool = [prose(10_000 + n, 1) for n in range(chosen.randint(30, 200))]
+    documents = ["\n".join(chosen.choices(pool, k=chosen.randint(1, 6))) for _ in range(120)]
+    clean = {"duplicates": bool(seed % 2), "preset": ("gentle", "web")[seed % 3 == 0]}
+    sources = [{"path": str(tmp_path / "a.txt"), "documents": "blank_line"}]
+    (tmp_path / "a.txt").write_text("\n\n".join(documents), encoding="utf-8")
+    report = prepare_data(DataConfig(sources=sources, clean=clean, workers=1), seed, tmp_path / "data", SilentProgress())  # type: ignore[arg-type]
+    assert {kind: report["leaks"][kind] for kind in ("exact", "ngrams", "near", "rows_taken_out")} == dict.fromkeys(
+        ("exact", "ngrams", "near", "rows_taken_out"), 0
+    )
+    train, val = (
+        {line for d in read_documents(tmp_path / "data" / f"{split}.jsonl") for line in d["text"].split("\n")} for split in ("train", "val")
+    )
+    assert train and val and not train & val
+
+
+def test_only_a_document_full_of_the_words_of_an_old_font_is_one() -> None:
+    lines = [
+        stored_in(KRUTI_DEV, text)
+        for text in (LANGUAGES["mr"], "आज सकाळी पाऊस पडत होता, म्हणून आम्ही घरीच बसलो आणि गोष्टी ऐकल्या. ही गोष्ट आहे आणि ती नाही.")
+    ]
+    assert text_document(*lines)[1].counts["legacy_font"] == 2
+    assert text_document(*lines, legacy_font="off")[0] == [normalize(line) for line in lines]
+    assert text_document("ls ds dh", "ls -la dk.txt", *[prose(n, 2) for n in range(5)])[1].counts["legacy_font"] == 0
 
 
 def test_the_screen_names_what_was_dropped_and_the_setting_that_keeps_it(tmp_path: Path) -> None:
