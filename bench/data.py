@@ -75,7 +75,7 @@ def reordered(line: str, times: int) -> str:
 
 
 def write_corpus(data: Path, megabytes: float, path: Path) -> float:
-    """A .txt of about so many megabytes; give how many."""
+    """Write a .txt of about this many megabytes; returns the exact number."""
     with open(path, "w", encoding="utf-8") as file:
         for text in documents(data, megabytes):
             file.write(text + "\n\n")
@@ -331,7 +331,7 @@ def print_signals(data: Path) -> None:
 
 
 def print_languages(data: Path) -> None:
-    """How many sentences of either language are told right, by data/language.py and by py3langid where that is installed."""
+    """How many sentences of each language are detected correctly, by data/language.py and by py3langid where that is installed."""
     from bulletlm.data.language import detect
 
     ways: dict[str, Callable[[str], str]] = {"bulletlm": detect}
@@ -356,7 +356,7 @@ def main() -> int:
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
     parser.add_argument("--full", action="store_true", help="grow to 1 GB; takes some minutes")
     parser.add_argument("--signals", action="store_true", help="print what the thresholds of quality rest on, and nothing else")
-    parser.add_argument("--languages", action="store_true", help="print how often the language is told right, and nothing else")
+    parser.add_argument("--languages", action="store_true", help="print only how often the language is detected correctly")
     parser.add_argument("--datatrove", default=sys.executable, metavar="PYTHON", help="a Python that has datatrove")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--peer", nargs=3, help=argparse.SUPPRESS)

@@ -146,7 +146,7 @@ def peak_memory() -> int:
 
 
 def print_memory(shape: ModelShape, counts: list[int]) -> None:
-    """The peak of a process that reads a random model, as `bullet build` would, and calibrates it on so many random tokens."""
+    """The peak of a process that reads a random model, as `bullet build` would, and calibrates it on that number of random tokens."""
     random = np.random.default_rng(0)
     tensors = {
         name: (random.standard_normal(extents, np.float32) * np.float32(0.02) if len(extents) > 1 else np.ones(extents, np.float32))

@@ -102,7 +102,7 @@ def in_turns(jobs: dict[str, Callable[[], int]], rounds: int) -> dict[str, list[
     speeds: dict[str, list[float]] = {name: [] for name in jobs}
     for i in range(rounds + 1):
         for name, job in jobs.items():
-            time.sleep(0.02)  # OpenMP's threads go on waiting in a loop for a while, and would slow down whoever comes next
+            time.sleep(0.02)  # OpenMP's threads go on waiting in a loop for a while, and would slow down what runs next
             start = time.perf_counter()
             tokens = job()
             if i:  # the first round warms up
@@ -244,7 +244,7 @@ def main() -> int:
                 slow_engine.prefill([token], cache)
             return 16
 
-        # Threads that wait in a loop for their next work would slow down whoever comes next, so teams have their own turns.
+        # Threads that wait in a loop for their next work would slow down what runs next, so thread teams have turns of their own.
         slow = {mode: job for mode, job in jobs.items() if mode.startswith("portable")}
         several = {mode: job for mode, job in jobs.items() if f"{cores} threads" in mode and cores > 1}
         alone = {mode: job for mode, job in jobs.items() if mode not in slow and mode not in several}

@@ -3,7 +3,7 @@
     python bench/train_speed.py                      the seed's shape: peers, share of the GEMMs, EMA, fake quantisation
     python bench/train_speed.py --memory --start     also peak memory, and the time to the first step, cold and warm
     python bench/train_speed.py --table              also 1M to 50M parameters x context 128 to 1024
-    python bench/train_speed.py --losses 300         also FP32 against int8 or bf16 over so many steps of real text, from several seeds
+    python bench/train_speed.py --losses 300         also FP32 against int8 or bf16 over that many steps of real text, several seeds
     python bench/train_speed.py --run runs/NAME      the weights and text of a finished run instead of random ones
     python bench/train_speed.py --keep-denormals     without counting subnormal numbers as zero; see docs/training-speed.md
     python bench/train_speed.py --quick              a small shape and few rounds: does the bench itself work?

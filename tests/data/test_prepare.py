@@ -369,7 +369,7 @@ def test_the_mixture(corpus: Path, tmp_path: Path) -> None:
 
 
 def test_near_copies_of_validation_stay_out_of_training(corpus: Path, tmp_path: Path) -> None:
-    """A second file with every story reworded a little, which deduplication is told to let pass."""
+    """A second file with every story reworded a little, which the settings of deduplication let pass."""
     folder = tmp_path / "corpus"
     folder.mkdir()
     stories = (corpus / "stories.txt").read_text(encoding="utf-8")

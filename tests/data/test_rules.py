@@ -48,7 +48,7 @@ def test_what_is_changed(rule: str) -> None:
     assert paragraphs == [after]
     assert counts[rule] == 1 and set(counts) <= {rule, "spaces"}
     off: dict[str, object] = {rule: 0 if rule == "long_numbers" else False}
-    if rule == "nfc":  # the characters stay two, whoever writes them
+    if rule == "nfc":  # the two characters stay as they are
         off["spelling"] = False
     if rule == "phones":
         off["long_numbers"] = 0

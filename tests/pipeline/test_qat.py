@@ -285,9 +285,9 @@ def test_an_option_about_calibration_calibrates_anew(copy: Path, tmp_path: Path,
         said = capsys.readouterr().err.strip().splitlines()
         assert f"note: {words[0]}: the FP32 weights are calibrated again, and the QAT weights are not used" in said
         assert "qat" not in open_bullet(out).metadata["quantised"]
-    anew = out.read_bytes()
+    again = out.read_bytes()
     builder([str(copy), "--no-qat", "--out", str(out)])
-    assert "note" not in capsys.readouterr().err and out.read_bytes() == anew, "42 is the default"
+    assert "note" not in capsys.readouterr().err and out.read_bytes() == again, "42 is the default"
     builder([str(copy), "--method", "search", "--seed", "3", "--out", str(out)])
     assert "note: --method, --seed: the FP32" in capsys.readouterr().err
     assert open_bullet(out).metadata["quantised"]["method"] == "search"

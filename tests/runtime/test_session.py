@@ -1,4 +1,4 @@
-"""Sessions: the same answers as computing everything anew, on both engines."""
+"""Sessions: the same answers as computing everything from the start, on both engines."""
 
 import threading
 from collections.abc import Iterator, Sequence
@@ -35,7 +35,7 @@ def ids_of(tokens: Sequence[Token] | Iterator[Token]) -> list[int]:
     return [token.id for token in tokens]
 
 
-def anew(model: Model, context: Sequence[int]) -> np.ndarray:
+def from_start(model: Model, context: Sequence[int]) -> np.ndarray:
     """Logits after the last of `context`, float32[vocab_size], without any cache."""
     return model.engine.score(np.array([context]))[0, -1]
 
@@ -116,7 +116,7 @@ def test_a_prompt_longer_than_the_context(model: Model) -> None:
     prompt = [BOS, *(300 + n % 50 for n in range(3 * window))]
     kept = prompt[:4] + prompt[-((window - 4) // 2) :]
     session = Session(model)
-    assert next(session.generate(prompt, GREEDY, keep=4)).id == anew(model, kept).argmax()
+    assert next(session.generate(prompt, GREEDY, keep=4)).id == from_start(model, kept).argmax()
     assert session.prompt_tokens == len(prompt)
     with pytest.raises(BulletError, match=f"the prompt has {len(prompt)} tokens, but the model's context is {window}"):
         Session(model, shift=False).generate(prompt, GREEDY)
@@ -173,7 +173,7 @@ def test_log_probabilities(model: Model) -> None:
     for token in tokens:
         if len(context) > model.shape.max_seq_len:
             break
-        logits = anew(model, context).astype(np.float64)
+        logits = from_start(model, context).astype(np.float64)
         logs = logits - np.log(np.exp(logits - logits.max()).sum()) - logits.max()
         assert token.logprob == pytest.approx(logs[token.id], abs=1e-4)
         assert [p for _, p in token.top] == pytest.approx(sorted(logs, reverse=True)[:5], abs=1e-4)

@@ -239,7 +239,7 @@ def _wrap_width(blocks: list[list[str]]) -> int:
     full = sum(_is_full(first, second, width) for first, second in pairs)
     # Verse inside a book lowers the share; a file of verse has hardly any full lines.
     long = median(len(first) for first, _ in pairs) > 0.8 * width
-    # Where somebody wrote one sentence a line, the lines end as sentences do.
+    # Where a text has one sentence in each line, the lines end as sentences do.
     sentences = sum(_SENTENCE_END.search(first.rstrip()) is not None for first, _ in pairs)
     return width if long and full >= 0.6 * len(pairs) and 2 * sentences < len(pairs) else 0
 

@@ -156,7 +156,7 @@ def measure(shape: ModelShape, config: TrainConfig, seconds: float, tokens: int 
     """Train on random tokens for about `seconds`; at least two micro-batches and one update, however long they take.
 
     Args:
-        tokens: compute as a run of so many would, but for what it would choose by measuring; 0: eagerly in any case.
+        tokens: compute as a run of this many tokens would, except for what it would choose by measuring; 0: always in eager mode.
     """
     settings = config.model_copy(update={"tune": "off", "gradient_accumulation_steps": 1, **({} if tokens else {"compile": "off"})})
     state = initial_state(settings, shape, 1, pick_device(config.device))

@@ -42,7 +42,7 @@ CHAT_TEMPLATE = r"""{%- set ns = namespace(system='', role='') -%}
 {%- if add_generation_prompt -%}{{- '<|assistant|>' -}}{%- endif -%}"""
 """`encode_prompt` as a Jinja template, for programs that read a model in other formats (llama.cpp, transformers).
 
-There the marks are found in the text, so a mark that somebody types counts as one. The final </s> is left out: those
+There the marks are found in the text, so a mark that a user types counts as one. The final </s> is left out: those
 programs compare a conversation with its continuation.
 """
 

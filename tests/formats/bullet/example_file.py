@@ -1,6 +1,6 @@
 """A small model file with nothing random in it: the worked example of docs/bullet-format.md.
 
-`python tests/formats/bullet/example_file.py` prints the example as it stands in the document.
+`python tests/formats/bullet/example_file.py` prints the example in the form that the document has.
 """
 
 import hashlib

@@ -60,7 +60,7 @@ def forge(
     section: Callable[[bytes], bytes] = lambda content: content,
     model: bytes | None = None,
 ) -> bytes:
-    """A model file built without the writer: laid out anew, then changed in its header, its JSON text or its body."""
+    """A model file built without the writer: laid out again, then changed in its header, its JSON text or its body."""
     header = json.loads(good[: good.index(b"\0\0\0\0")])
     data = bytearray(HEADER_BYTES)
     at: dict[str, int] = {}
@@ -478,7 +478,7 @@ def test_cut_short_anywhere(tmp_path: Path, good: bytes) -> None:
         with pytest.raises(FormatError):
             open_bullet(path)
         if size > 64:
-            path.write_bytes(sealed(good[: size - size % 64]))  # cut, and closed again by somebody who knows how
+            path.write_bytes(sealed(good[: size - size % 64]))  # cut, and then given a correct end
             if size - size % 64 != len(good) - 36:
                 with pytest.raises(FormatError):
                     open_bullet(path)

@@ -66,7 +66,7 @@ class Endpoint:
 
         Raises:
             ConfigError: the environment variable of the key is not set.
-            BulletError: nobody answers, or the answer is not one; busy servers are asked three times.
+            BulletError: there is no answer, or it is not valid; a busy server is asked three times.
         """
         headers = {"Content-Type": "application/json"}
         if self._key_variable is not None:

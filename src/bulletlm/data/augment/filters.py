@@ -39,7 +39,7 @@ LONG = 20
 """From this many pieces on it is enough that one sentence contains the other."""
 
 RUN = 8
-"""So many words in a row that a validation text has too are too many."""
+"""A text that has this number of words in a row in common with a validation text is refused."""
 
 
 class ValidationGuard:

@@ -34,7 +34,7 @@ class Rewriter(Protocol):
     models: list[str]
 
     def rewrite(self, sentences: Sequence[str], done: Callable[[float], None]) -> dict[str, str]:
-        """Old sentence -> new one, without those it has nothing for; `done` is told the share of the work, bit by bit."""
+        """Old sentence -> new one, without those it has nothing for; `done` receives the share of the work as it progresses."""
 
 
 class Pairs:
