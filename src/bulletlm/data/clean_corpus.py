@@ -4,7 +4,7 @@ What it leaves in a folder beside the data folder is all the second half needs, 
 shares, budgets, thresholds of similarity or the size of the validation set does not clean anything again.
 
     documents.jsonl   clean documents, a row each, as they go into train.jsonl and val.jsonl
-    documents.bin     DOCUMENT records: where each row lies, and what can be told without reading it
+    documents.bin     DOCUMENT records: where each row lies, and what is known without reading it
     paragraphs.bin    PARAGRAPH records of all documents that are not conversations
     whole.bin         SIGNATURE records of documents and conversations
     parts.bin         SIGNATURE records of paragraphs

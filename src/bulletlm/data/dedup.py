@@ -74,7 +74,7 @@ def find_repeats(cleaned: Cleaned, config: "CleanConfig") -> Verdict:
 
 
 def _boilerplate(paragraphs: npt.NDArray[np.void], owner: Ints, files: npt.NDArray[np.int32], least: int) -> Ints:
-    """Headings that `least` documents of one file have, save the first of each."""
+    """Headings that `least` documents of one file have, except the first of each."""
     rows = np.flatnonzero(paragraphs["heading"])
     order = rows[np.lexsort((rows, paragraphs["key"][rows], files[rows]))]
     if not len(order):
