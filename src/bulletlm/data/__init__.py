@@ -1,1 +1,1 @@
-"""Turning files of text into a clean, split and tokenised corpus."""
+"""The data stage: reads text files and writes a clean, split and tokenised corpus."""

@@ -1,4 +1,4 @@
-"""Which tokens the quantized model is calibrated on: windows from all over the training text, its languages and sources balanced."""
+"""Selects the tokens for calibrating the quantized model: windows from all over the training text, balanced by language and source."""
 
 from collections.abc import Iterable, Iterator
 from itertools import islice, zip_longest

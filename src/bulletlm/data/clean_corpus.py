@@ -1,15 +1,15 @@
-"""The first half of the data stage: every document cleaned on its own, in as many processes as there are cores.
+"""The first half of the data stage: cleans each document on its own, in one process per core.
 
-What it leaves in a folder beside the data folder is all the second half needs, so that a change of weights,
-shares, budgets, thresholds of similarity or the size of the validation set does not clean anything again.
+The results in a folder beside the data folder are all that the second half needs, so a change of weights, shares,
+budgets, similarity thresholds or validation set size does not repeat the cleaning.
 
     documents.jsonl   clean documents, a row each, as they go into train.jsonl and val.jsonl
-    documents.bin     DOCUMENT records: where each row lies, and what is known without reading it
+    documents.bin     DOCUMENT records: the position of each row and its metadata
     paragraphs.bin    PARAGRAPH records of all documents that are not conversations
     whole.bin         SIGNATURE records of documents and conversations
     parts.bin         SIGNATURE records of paragraphs
     rejected.jsonl    rows left out so far
-    summary.json      the key of settings and sources, and what the rules did
+    summary.json      the key of settings and sources, and the log of the cleaning rules
 """
 
 import hashlib

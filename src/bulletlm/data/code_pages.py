@@ -1,4 +1,4 @@
-"""Detects the encoding of a file from its bytes: UTF-8, UTF-16, an old code page, or none that can be read with certainty."""
+"""Detects the encoding of a file from its bytes: UTF-8, UTF-16, a legacy code page, or no encoding that is certain enough."""
 
 import re
 import unicodedata

@@ -1,6 +1,6 @@
-"""Finding what came before: boilerplate, exact and near copies, outliers. Works on numbers of each document, never on text.
+"""Duplicate removal: boilerplate lines, exact copies, near copies and length outliers. Works on hashes and lengths, never on text.
 
-Everything is done by sorting arrays of hashes, 8 bytes a paragraph, so that memory is a fiftieth of the text's size.
+All steps sort arrays of hashes, 8 bytes per paragraph, so memory use is about 1/50 of the text's size.
 """
 
 from dataclasses import dataclass

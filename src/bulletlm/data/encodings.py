@@ -1,4 +1,4 @@
-"""Text that was decoded or drawn by the wrong table: mojibake, letters of private use, fonts that drew Devanagari over Latin."""
+"""Text decoded with the wrong encoding: mojibake, private-use characters, and legacy Devanagari fonts mapped to Latin letters."""
 
 import re
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Which kinds of files are read, by their endings; and what to do about the kinds that are not."""
+"""The file types that are read, by file extension, and advice for those that are not."""
 
 from pathlib import PurePath
 

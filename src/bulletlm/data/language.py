@@ -1,6 +1,6 @@
-"""Which language a text is in: its script first, then its commonest little words, then py3langid.
+"""Language identification: by script, then by the most common function words, then by py3langid.
 
-Marathi, Hindi and English share few words, so that counting them is right more often than a library for all languages
+Marathi, Hindi and English share few function words, so counting them is more accurate than a library for all languages
 (`python bench/data.py --languages`). py3langid decides among the other languages of a script.
 """
 

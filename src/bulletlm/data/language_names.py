@@ -1,4 +1,4 @@
-"""Names of languages: their codes, English names, own names and scripts."""
+"""Table of languages: codes, English names, native names and scripts."""
 
 _TABLE = """
     mr deva Marathi मराठी

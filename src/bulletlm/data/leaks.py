@@ -1,12 +1,12 @@
-"""Keeping validation text out of training: finding what repeats it, and checking afterwards that nothing does.
+"""Validation leaks: finds training text that repeats validation text, and checks the finished files for it.
 
 Text is compared in passages (paragraphs, messages, and each document as a whole), by words alone. A passage repeats
-another one if it is the same (30 characters or more), if half of the eight-word sequences of the shorter one are in both,
-or if they are similar (Jaccard of their three-word sequences, candidates by MinHash). Shorter sentences, such as
-"Thank you.", belong to the language and not to a document.
+another one if the two are equal (30 characters or more), if half of the word 8-grams of the shorter one are in both,
+or if they are similar (Jaccard similarity of word 3-grams, with candidates found by MinHash). Shorter sentences, such as
+"Thank you.", are common in the language and do not count as copies.
 
-`find_copies` goes through the documents before training text is chosen; `check_leaks` reads the finished files, to which
-augmentation may have added something.
+`find_copies` checks the documents before training text is chosen; `check_leaks` reads the finished files, which also
+contain augmented copies.
 """
 
 import json

@@ -1,9 +1,9 @@
-"""Mending Devanagari that the conversion from an old font broke.
+"""Repairs Devanagari that was broken by conversion from a legacy font.
 
-Old fonts build a letter of parts: a half letter and a stick (भ् + ा = भ), the i-sign before its consonant as it is
-written, the reph after the letter it stands on. Converters that go part by part leave sequences that no
-spelling has. Each mend below was counted in 60 million characters of Maharashtra's legislature and government: of the
-words it changes, the given share becomes a word that the rest of the corpus knows.
+Legacy fonts compose a letter from parts: a half letter and a vertical stroke (भ् + ा = भ), the i-sign before its consonant as
+it is written, the reph after the letter that carries it. Converters that map part by part leave sequences that do not occur
+in correct spelling. Each repair below was measured on 60 million characters from Maharashtra's legislature and government: of
+the words that it changes, the given share becomes a word that occurs elsewhere in the corpus.
 """
 
 import re

@@ -1,17 +1,17 @@
-"""What the rules did: rows and characters by source and rule, a few examples of each, and every rejected row.
+"""The log of the cleaning rules: row and character counts by source and rule, examples, and all rejected rows.
 
-Nothing disappears silently: of every source, characters in = characters out + characters dropped + characters changed, where
+All text is accounted for: for every source, characters in = characters out + characters dropped + characters changed, where
 
-    in        the characters of the texts and messages that reading found, and of the lines that are not text
+    in        the characters of the texts and messages that the readers found, and of the lines that are not text
     out       the characters of the rows that may go into train.jsonl and val.jsonl, each counted once
-    dropped   the characters of what a rule of REJECTIONS rejected
-    changed   what a rule of CHANGES removed from text that stayed; negative where it added more than it removed, as a mask can
+    dropped   the characters of the rows that a rule of REJECTIONS rejected
+    changed   characters that a rule of CHANGES removed from kept text; negative if it added more than it removed, as a mask can
 
-Line ends and blank lines count as no characters (`characters_of`). A reader that makes text out of something else reports the
+Line ends and blank lines are not counted (`characters_of`). A reader that converts something else to text reports the
 difference in `RawDocument.changed`, under a rule of its own, and lines that are not text as `BadRow`.
 
-Interface for those who show it (kept stable): `Log.rows[source][rule]` and `Log.characters[source][rule]` for every rule that
-did something, `is_change(rule)`, `keep_with(rule)`: the setting that would keep what the rule drops, or "" if there is none.
+Stable interface for code that displays the log: `Log.rows[source][rule]` and `Log.characters[source][rule]` for every rule
+that had an effect, `is_change(rule)`, `keep_with(rule)`: the setting that keeps what the rule drops, or "" if there is none.
 """
 
 import json

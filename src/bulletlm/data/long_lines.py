@@ -1,4 +1,4 @@
-"""Splitting lines that are too long for one paragraph: at the ends of sentences, or else at spaces."""
+"""Splits lines that are too long for one paragraph: at sentence ends, or else at spaces."""
 
 import re
 

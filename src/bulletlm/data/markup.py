@@ -1,7 +1,7 @@
-"""Markup in text that should be plain: which documents are HTML, wiki text or Markdown, and how it is removed.
+"""Markup removal: detects documents in HTML, wiki text or Markdown and converts them to plain text.
 
-A text that talks about markup ("The <b> tag makes text bold") is none. What decides is what a parser of the language finds:
-that the text stands inside of elements, or that there are several kinds of Markdown constructs.
+A text about markup ("The <b> tag makes text bold") does not count as markup. A parser of the markup language decides:
+most of the text must be inside HTML elements, or the parser must find several kinds of Markdown or wiki constructs.
 """
 
 import html

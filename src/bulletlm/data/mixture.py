@@ -1,4 +1,4 @@
-"""How often each document goes into the training stream, so that sources, languages and conversations get their shares."""
+"""The mixture: how often each document goes into the training stream, so that sources, languages and conversations get their shares."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any

@@ -1,4 +1,4 @@
-"""Parallel sentences as requests for a translation."""
+"""Converts parallel sentences to conversations that ask for a translation."""
 
 import hashlib
 from collections.abc import Mapping, Sequence

@@ -1,8 +1,8 @@
-"""The data stage: files of text -> train.jsonl, val.jsonl, rejected.jsonl, clean-report.json.
+"""The data stage: text files -> train.jsonl, val.jsonl, rejected.jsonl, clean-report.json.
 
-Memory holds some numbers a document and never the text. Documents are cleaned one by one (clean_corpus.py, kept beside the
-data folder), then compared with each other (dedup.py) by those numbers; the split is chosen, what repeats the
-validation set is taken out, the rest is mixed and written in shuffled order; and the finished files are checked.
+Memory holds a few numbers per document and never the text. The steps: each document is cleaned on its own (clean_corpus.py,
+results kept beside the data folder); documents are compared by their numbers (dedup.py); the validation set is chosen and
+training text that repeats it is removed; the rest is mixed and written in shuffled order; the finished files are checked.
 """
 
 import json

@@ -1,9 +1,9 @@
-"""Masking what points at a person: e-mail addresses, phone numbers, long numbers such as accounts and identity cards.
+"""Masks personal data: e-mail addresses, phone numbers, and long numbers such as account and identity card numbers.
 
-A run of digits, of whatever script, is cut into groups at its separators, and the longest sequences of groups that can be a
-phone number are looked for: a rule says which shapes are used, the `phonenumbers` library which numbers exist in a country.
-Numbers after one another ("98.../94...", "020-25.../25...") are one list, and no digit of it is left. Years, dates, decimals,
-prices and counts stay.
+A run of digits, in any script, is split into groups at its separators. The code searches for the longest sequences of groups
+that can be a phone number: a rule defines the shapes that are used, and the `phonenumbers` library knows the numbers that exist
+in a country. Adjacent numbers ("98.../94...", "020-25.../25...") form one list, and every digit of the list is masked. Years,
+dates, decimals, prices and counts stay.
 """
 
 import functools

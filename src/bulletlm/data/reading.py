@@ -1,7 +1,7 @@
-"""Reading documents out of files, in blocks of about a megabyte that can be handed to other processes.
+"""Reads documents from files, in blocks of about a megabyte that can be sent to other processes.
 
-`bulletlm.data.readers` has one module for each kind of file; this one chooses among them. Where a block ends depends on the file
-alone, so that the result does not depend on who reads it. docs/reading.md lists the kinds.
+`bulletlm.data.readers` has one module for each file type; this module chooses among them. Where a block ends depends only on the
+file, so the result does not depend on the process that reads it. docs/reading.md lists the file types.
 """
 
 import contextlib

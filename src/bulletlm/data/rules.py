@@ -1,8 +1,7 @@
-"""Making the text of one document uniform, and leaving out what is not text.
+"""The cleaning rules for one document: normalise its text and remove what is not text.
 
-What can be seen in a document alone is decided here; signals.py judges by statistics, and dedup.py by comparing with
-everything else. Each rule of `CleanConfig` counts what it did in a `Log`. Lines of code keep their spaces, signs and tags;
-so do conversations.
+These rules look at one document only; signals.py filters by statistics, and dedup.py compares documents with each other.
+Each rule of `CleanConfig` records its effects in a `Log`. Lines of code and conversations keep their spaces, symbols and tags.
 """
 
 import re

@@ -1,7 +1,7 @@
-"""Sequences of words as numbers: what repetition, near duplicates and leaks are measured by.
+"""Shingles: hashes of word n-grams, used to measure repetition and to find near duplicates and leaks.
 
-Words are runs of letters, signs and digits in lower case, so that punctuation and spacing make no difference. All
-sequences are made at once for a batch of texts, as flat arrays with the place where each text begins.
+Words are runs of letters, combining marks and digits in lower case, so punctuation and spacing make no difference. The
+n-grams of a batch of texts are computed together, as flat arrays with the offset at which each text begins.
 """
 
 import re

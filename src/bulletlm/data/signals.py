@@ -1,9 +1,9 @@
-"""Judging documents by statistics of their words and letters, after the rules of Gopher (Rae et al. 2021) and FineWeb.
+"""Quality filters by statistics of words and letters, based on the rules of Gopher (Rae et al. 2021) and FineWeb.
 
-Thresholds are those that text in Marathi and English passes (docs/data.md has the measurements): Gopher's own would
-leave out half of the saints' verses because of their numbers and dandas, and every Marathi document because "the" is missing.
-Rules about words judge no text in scripts that write none, and rules about the words of a language no other language.
-All documents of a batch are measured at once, which is many times faster than one by one.
+The thresholds are set so that good Marathi and English text passes (docs/data.md has the measurements). Gopher's thresholds would
+reject half of the saints' verses because of their numbers and dandas, and every Marathi document because it lacks "the".
+Rules about words do not apply to scripts without spaces between words, and rules about common words apply only to their language.
+All documents of a batch are measured together, which is many times faster than one by one.
 """
 
 import functools

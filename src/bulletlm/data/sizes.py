@@ -1,4 +1,4 @@
-"""`bullet tokenizer --compare`: what a vocabulary of 2,000, 4,000 or 8,000 tokens costs and gives, on the text of a run."""
+"""`bullet tokenizer --compare`: compares vocabularies of 2,000, 4,000 and 8,000 tokens on the text of a run."""
 
 import time
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Finding the files that the configuration names: files, folders, globs, the embedded corpus, Hugging Face datasets."""
+"""Finds the files that the configuration names: files, folders, globs, the embedded corpus, Hugging Face datasets."""
 
 import difflib
 import glob

@@ -1,4 +1,4 @@
-"""Choosing the validation set: whole documents from every language and source, by hash, so that it does not depend on order."""
+"""Chooses the validation set: whole documents from every language and source, by hash, independent of their order."""
 
 from collections.abc import Callable, Sequence
 from typing import Any

@@ -1,16 +1,16 @@
-"""Where the documents of a text file begin and end, and which of its lines belong to one paragraph.
+"""Splits a text file into documents and joins wrapped lines to paragraphs.
 
     file        the whole file is one document: a book, a play, a poem, a collection of recipes
-    blank_line  an empty line separates documents, each line is a paragraph: articles, one after another
+    blank_line  an empty line separates documents, each line is a paragraph: a list of articles
     form_feed   the character U+000C separates documents
     heading     each heading begins a document
     auto        `choose_structure` looks at the beginning of the file and decides
 
-An empty line separates documents in few files only: in plays it separates speeches, in songs stanzas, in books paragraphs.
-Where the lines do not show clearly that each block is an article of its own, auto keeps the file together.
+In most files an empty line does not separate documents: it separates speeches in plays, stanzas in songs, paragraphs in books.
+Unless the lines show clearly that each block is a separate article, auto keeps the file together.
 
-Everything here is pure: lines in, documents out. Line ends and blank lines count as no characters; every other character of
-the lines is in a document, in a `Dropped`, or in the `changed` counts of a document.
+All functions here are pure: lines in, documents out. Line ends and blank lines are not counted as characters; every other
+character of the lines is in a document, in a `Dropped`, or in the `changed` counts of a document.
 """
 
 import itertools

@@ -1,6 +1,6 @@
-"""What the screen says after the data stage: what each source was taken for, what came out of it, and what was not read.
+"""The summary printed after the data stage: how each source was read, what it gave, and which files were not read.
 
-The same in full is in clean-report.json, under "sources" and "skipped_files".
+clean-report.json has the complete information under "sources" and "skipped_files".
 """
 
 import io

@@ -1,9 +1,9 @@
 """Token files: the training and validation text as flat arrays that training maps into memory.
 
 train.bin val.bin              token ids of all documents one after another, little endian
-train.learn.bin val.learn.bin  one byte a token: 1 where its prediction counts (only with loss_on = "answers")
-train.sources.bin              two uint32 a document, little endian: its tokens, and the number of its source in index.json
-index.json                     sizes, and for the validation set where each document lies
+train.learn.bin val.learn.bin  one byte per token: 1 if the token counts in the loss (only with loss_on = "answers")
+train.sources.bin              two uint32 per document, little endian: its token count, and the index of its source in index.json
+index.json                     sizes, and for the validation set the position of each document
 """
 
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""The tokenizer stage: learn the vocabulary from train.jsonl and say how well it fits val.jsonl."""
+"""The tokenizer stage: trains the vocabulary on train.jsonl and reports how well it fits val.jsonl."""
 
 import hashlib
 from collections import Counter

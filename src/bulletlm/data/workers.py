@@ -1,4 +1,4 @@
-"""Doing something to many pieces at once in other processes, with results in the order of the pieces."""
+"""A process pool that applies a function to a stream of items and returns results in the order of the items."""
 
 import multiprocessing
 import os

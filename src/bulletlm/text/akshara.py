@@ -1,4 +1,4 @@
-"""Which tokens may follow which, so that every Devanagari combining mark stands on a letter that can carry it."""
+"""Constraints on the next token, so that every Devanagari combining mark follows a letter that can carry it."""
 
 from functools import lru_cache
 

@@ -1,6 +1,6 @@
-"""The tokenizer of a loaded model: the same ids as sentencepiece gives, without sentencepiece.
+"""The BPE encoder of a loaded model: gives the same ids as sentencepiece, without the sentencepiece library.
 
-Importing that and reading its model takes more time and memory than all the rest of a short answer.
+Importing sentencepiece and loading its model takes more time and memory than the rest of a short answer.
 """
 
 import heapq

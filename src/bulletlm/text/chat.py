@@ -4,7 +4,7 @@
     conversation   <s> <|user|> text <|end|> <|assistant|> text <|end|> ... </s>
     prompt         <s> <|user|> text <|end|> ... <|assistant|>
 
-The marks are single tokens and cannot be written as text. Needs neither torch nor pydantic.
+The marks are single tokens that ordinary text cannot produce. This module needs neither torch nor pydantic.
 """
 
 from bisect import bisect_left

@@ -1,4 +1,4 @@
-"""Which lines of a text are program code: there, spaces, signs and tags mean something and stay as they are."""
+"""Detects lines of program code, whose spaces, symbols and tags must stay unchanged."""
 
 import re
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""The rows of train.jsonl and val.jsonl: one document or conversation a line."""
+"""Reads and writes the rows of train.jsonl and val.jsonl: one document or conversation per line."""
 
 import json
 from collections.abc import Callable, Iterator

@@ -1,4 +1,4 @@
-"""One spelling for one text: what training text and prompts both go through."""
+"""Text normalisation, the same for training text and prompts."""
 
 import re
 import unicodedata

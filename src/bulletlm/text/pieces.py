@@ -1,4 +1,4 @@
-"""The entries of a vocabulary: their types and the special ones."""
+"""The pieces (entries) of a vocabulary: piece types and special pieces."""
 
 from typing import NamedTuple
 

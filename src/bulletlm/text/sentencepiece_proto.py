@@ -1,7 +1,7 @@
-"""Reading and replacing the pieces in a sentencepiece model file.
+"""Reads and replaces the pieces in a sentencepiece model file.
 
-The file is a protocol buffer (sentencepiece_model.proto, message ModelProto). Changing its list of pieces takes the few
-lines below; the alternative is the protobuf package and a generated module.
+The file is a protocol buffer (sentencepiece_model.proto, message ModelProto). The few lines below change its list of
+pieces without the protobuf package and a generated module.
 """
 
 import struct

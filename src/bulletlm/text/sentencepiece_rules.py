@@ -1,8 +1,8 @@
-"""What a sentencepiece model file must say so that it encodes text as docs/bullet-format.md defines.
+"""Checks that a sentencepiece model file encodes text as docs/bullet-format.md defines.
 
-The sentencepiece library applies whatever the file asks for: pieces of the type "user-defined" are found in typed text, a
-normaliser changes it, a dummy prefix puts a space in front. A BulletLM tokenizer does none of these, so a file that asks for one
-is refused. The reader here needs neither the library nor the protobuf package, and trusts no length in the file.
+The sentencepiece library applies every option in the file: it matches pieces of the type "user-defined" in typed text, a
+normaliser changes the text, a dummy prefix adds a space in front. A BulletLM tokenizer does none of these, so a file with such an
+option is refused. The parser here needs neither the library nor the protobuf package, and validates every length in the file.
 """
 
 import math

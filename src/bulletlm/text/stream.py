@@ -1,4 +1,4 @@
-"""From tokens to text that is whole at every moment: no half characters, no half letters, no stop strings."""
+"""Streaming detokenizer: emits only complete characters and complete letters, and withholds stop strings."""
 
 import codecs
 import unicodedata

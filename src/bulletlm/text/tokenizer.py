@@ -1,7 +1,7 @@
-"""Text to token ids and back, exactly, with a trained sentencepiece vocabulary; train_tokenizer.py learns one.
+"""The tokenizer: encodes text to token ids and decodes them without loss, with a vocabulary trained by train_tokenizer.py.
 
-Every Unicode string comes back exactly: what is not in the vocabulary is spelled in UTF-8 byte tokens.
-Needs neither torch nor pydantic; sentencepiece is imported where it is needed.
+Every Unicode string is decoded exactly: characters that are not in the vocabulary are encoded as UTF-8 byte tokens.
+This module needs neither torch nor pydantic; sentencepiece is imported only where it is needed.
 """
 
 from collections.abc import Iterable, Sequence

@@ -1,4 +1,4 @@
-"""How well a vocabulary fits the text of each language."""
+"""The tokenizer report: how well a vocabulary fits the text of each language."""
 
 import unicodedata
 from collections.abc import Iterable, Mapping

@@ -1,9 +1,9 @@
-"""Learning a vocabulary: a sentencepiece BPE that keeps each Devanagari akshara (a letter with its combining marks) whole.
+"""Trains a vocabulary: a sentencepiece BPE that keeps each Devanagari akshara (a letter with its combining marks) whole.
 
 Plain BPE learns pieces such as `्या` that begin in the middle of an akshara: one token in seven of Marathi
 text. Here an akshara such as `क्ष्मी` is one symbol while the merges are learned, so pieces begin and end between
-aksharas. One token in a hundred still begins inside one, in rare aksharas. The price is nothing in Marathi and 1 %
-more tokens in English; the result is an ordinary sentencepiece model that any sentencepiece reader encodes alike.
+aksharas. One token in a hundred still begins inside one, in rare aksharas. The number of tokens does not grow in Marathi
+and grows by 1 % in English; the result is an ordinary sentencepiece model that every sentencepiece reader encodes in the same way.
 """
 
 import io

@@ -1,4 +1,4 @@
-"""Training text said in other words: paraphrases and back-translation (docs/augmentation.md)."""
+"""Data augmentation by paraphrasing and back-translation (docs/augmentation.md)."""
 
 from bulletlm.data.augment.stage import augment_training, reproducibility_fields
 

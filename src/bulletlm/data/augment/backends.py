@@ -1,7 +1,7 @@
-"""Models that say a sentence in another language or in other words: a folder with a Hugging Face or a CTranslate2 model, or an endpoint.
+"""Translation and paraphrase models: a folder with a Hugging Face or CTranslate2 model, or an OpenAI-compatible endpoint.
 
-Each is a `Backend`: one identity, one method. A folder is checked when it is opened, and loaded (offline, as the configuration
-names it) when the first sentence is asked for.
+Each implements `Backend`: an identity and one method. A folder is checked when it is opened. The model is loaded from it, without
+network access, when the first sentence is requested.
 """
 
 import difflib

@@ -1,4 +1,4 @@
-"""What models wrote, kept on disk: the same sentence is never asked of the same model twice, also not after a crash."""
+"""On-disk cache of model outputs: the same sentence is never sent to the same model twice, even after a crash."""
 
 import hashlib
 import sqlite3

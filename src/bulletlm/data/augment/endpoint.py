@@ -1,4 +1,4 @@
-"""A model behind an OpenAI-compatible endpoint: llama.cpp, vLLM, Ollama, LM Studio, or a service."""
+"""Client for a model behind an OpenAI-compatible endpoint: llama.cpp, vLLM, Ollama, LM Studio, or a hosted service."""
 
 import http.client
 import json

@@ -1,4 +1,4 @@
-"""Which of a model's sentences are worth training on, and which would let validation text into training."""
+"""Filters for generated sentences: drop those of low quality and those that repeat validation text."""
 
 import hashlib
 import unicodedata

@@ -1,4 +1,4 @@
-"""Where sentences in other words come from: a file of pairs, a paraphrase model, or a translation there and back."""
+"""Rewriters: sources of paraphrases (a file of pairs, a paraphrase model, or back-translation)."""
 
 import gzip
 import lzma

@@ -1,4 +1,4 @@
-"""Sentences, which is what translation models are made for, and whole texts put together from them again."""
+"""Splits texts into sentences, the unit that translation models work on, and joins the sentences again."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""The job: take training documents, say their sentences in other words, keep what passes the filters, add it to the training set."""
+"""The augmentation stage: rewrites sentences of training documents and adds the copies that pass the filters to the training set."""
 
 import json
 import shutil

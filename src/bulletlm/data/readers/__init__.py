@@ -1,1 +1,1 @@
-"""One module for each kind of file that the data stage reads. `bulletlm.data.reading` chooses among them."""
+"""One module for each file type that the data stage reads; `bulletlm.data.reading` chooses among them."""

@@ -1,6 +1,6 @@
-"""The layouts in which people store conversations and texts as rows of JSON or of a table.
+"""The common layouts of conversations and texts in rows of JSON or of a table.
 
-Tables at the top list the names; `read_row` tries them in order. `data.sources[].columns` maps any other layout.
+The tables at the top list the field names; `read_row` tries them in order. `data.sources[].columns` maps any other layout.
 """
 
 from collections.abc import Mapping, Sequence

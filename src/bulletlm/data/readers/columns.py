@@ -1,4 +1,4 @@
-"""What the columns of a table hold: texts in a language, questions and answers, or numbers and labels that are no text."""
+"""Detects what the columns of a table hold: text in a language, questions and answers, or numbers and labels that are not text."""
 
 import re
 from collections import Counter

@@ -1,4 +1,4 @@
-"""Word documents, PDF, books, web pages and Markdown as documents: what isolated.py has taken apart."""
+"""Reads Word documents, PDF, EPUB, HTML and Markdown files, which isolated.py parses in a separate process."""
 
 import json
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Libraries that are only needed for some kinds of documents."""
+"""Imports optional libraries that only some document types need."""
 
 import importlib.util
 

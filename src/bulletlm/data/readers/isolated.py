@@ -1,10 +1,10 @@
-"""Documents are taken apart in a process of their own, with bounds on its memory and time, which ends with it if a library fails.
+"""Parses documents in a separate process with limits on memory and time, so that a failing library cannot stop the run.
 
-The process reads requests from its standard input and writes answers to its standard output, a line of JSON each:
+The process reads requests from its standard input and writes answers to its standard output, one JSON object per line:
 
     {"path", "member", "kind"}
     {"alive"}; {"paragraphs": [[page, text], ...]}, as often as needed; {"left_out": [[reason, page, text], ...]}; {"note"}
-    {"end"} or {"error": why it is not read}
+    {"end"} or {"error": why the document is not read}
 """
 
 import contextlib

@@ -1,7 +1,7 @@
-"""Text files line by line, in blocks of about a megabyte that can be handed to other processes.
+"""Reads text files line by line, in blocks of about a megabyte that can be sent to other processes.
 
-Memory stays bounded whatever the size of a file or a line. Where a block ends depends on the file alone, so that the
-result does not depend on who reads it.
+Memory use is bounded for files and lines of any size. Where a block ends depends only on the file, so the result does not
+depend on the process that reads it.
 """
 
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Markdown as paragraphs: the text without its marks; code stays unchanged."""
+"""Converts Markdown to paragraphs without markup; code stays unchanged."""
 
 import re
 from collections.abc import Iterator

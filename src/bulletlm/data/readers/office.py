@@ -1,6 +1,6 @@
-""".docx and .epub: packed XML and HTML.
+"""Reads .docx and .epub files: ZIP archives of XML and HTML.
 
-The XML is parsed by defusedxml, which refuses document types and entities. What a file unpacks to is bounded before it is unpacked.
+The XML is parsed by defusedxml, which refuses document types and entities. The unpacked size is checked before unpacking.
 """
 
 import io

@@ -1,4 +1,4 @@
-"""Opening a file for reading: packing, members of a .zip, encoding, and the bound on what a packed file may give."""
+"""Opens a file for reading: decompression, members of a .zip, encoding detection, and the limit on decompressed size."""
 
 import bz2
 import codecs

@@ -1,4 +1,4 @@
-"""HTML as paragraphs: the main text without menus, scripts and forms."""
+"""Converts HTML to paragraphs: the main text without menus, scripts and forms."""
 
 import re
 from collections.abc import Iterator

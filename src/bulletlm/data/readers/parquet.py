@@ -1,7 +1,7 @@
-"""Parquet files and Arrow streams: rows.py reads what their columns hold.
+"""Reads rows from Parquet files and Arrow streams; rows.py interprets their columns.
 
-A cell of a few bytes in the file can stand for gigabytes: text columns stay in the form in which equal cells are stored once, and
-rows are taken out in parts of bounded size.
+A few bytes in the file can decode to gigabytes, so text columns stay dictionary-encoded (equal cells are stored once) and rows
+are decoded in parts of bounded size.
 """
 
 import json

@@ -1,7 +1,7 @@
-""".pdf: the text layer, with lines joined to paragraphs, and without the lines that come again on every page.
+"""Reads the text layer of .pdf files: joins lines to paragraphs and removes lines that are repeated on every page.
 
-There is no way to be sure of a text layer in an Indian script: many have letters in the order in which they were drawn. A file in
-which more than 2 % of the Devanagari words are broken is not read.
+The text layer of an Indian script is not reliable: in many files the letters are in the order in which they were drawn. A file
+in which more than 2 % of the Devanagari words are broken is not read.
 """
 
 import io

@@ -1,4 +1,4 @@
-"""Lists of questions and answers in text files, "Q: ... A: ..." or "प्रश्न: ... उत्तर: ...", as conversations."""
+"""Reads lists of questions and answers in text files, "Q: ... A: ..." or "प्रश्न: ... उत्तर: ...", as conversations."""
 
 import re
 from collections.abc import Iterator, Sequence

@@ -1,4 +1,4 @@
-"""What readers pass on: blocks of a file, the documents in them, and rows that are no documents."""
+"""The output types of the readers: blocks of a file, documents, and rows that are not documents."""
 
 from collections import Counter
 from collections.abc import Callable

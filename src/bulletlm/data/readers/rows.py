@@ -1,6 +1,6 @@
-"""Rows of JSON: .jsonl, .json (an array, pretty-printed or not, or objects one after the other), and the rows of Parquet files.
+"""Reads JSON rows: .jsonl, .json (an array, pretty-printed or not, or concatenated objects), and the rows of Parquet files.
 
-chat.py recognises what a row holds.
+chat.py recognises the layout of a row.
 """
 
 import json

@@ -1,4 +1,4 @@
-""".srt and .vtt: what is said, without numbers, times and marks of style; lines of one sentence are joined."""
+"""Reads .srt and .vtt subtitles: the spoken text without cue numbers, times and styling; lines of one sentence are joined."""
 
 import re
 from collections.abc import Iterator

@@ -1,7 +1,7 @@
-""".tsv and .csv: translations, questions and answers, or plain text, by what the columns hold (columns.py).
+"""Reads .tsv and .csv files: translations, questions and answers, or plain text, as columns.py detects.
 
-Cells may be in quotation marks (RFC 4180), with doubled quotation marks and line ends inside. A .tsv in which quotation marks
-only stand for themselves is read without this rule.
+Cells may be quoted (RFC 4180), with doubled quotation marks and line ends inside. A .tsv in which quotation marks are ordinary
+characters is read without this rule.
 """
 
 import csv

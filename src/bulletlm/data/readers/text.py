@@ -1,4 +1,4 @@
-""".txt: paragraphs, cut into documents by the structure of the file (bulletlm.data.structure)."""
+"""Reads .txt files: paragraphs, grouped into documents by the structure of the file (bulletlm.data.structure)."""
 
 from collections.abc import Iterator
 

@@ -1,8 +1,8 @@
-"""WhatsApp chats that were exported as text.
+"""Reads WhatsApp chats exported as text.
 
-Every message answers those of the sender before. A chat gives two conversations, one for each side in the part of the assistant, so
-that what each person wrote is learned as an answer. Names, numbers, times, notices of the program, notes on media and deleted
-messages never reach the text; names of senders inside messages become [name].
+Each message is an answer to the messages of the previous sender. A chat gives two conversations, with each side once in the
+assistant role, so that the model learns the messages of both people as answers. Sender names, phone numbers, times, system
+notices, media placeholders and deleted messages are left out; names of senders inside messages become [name].
 """
 
 import itertools

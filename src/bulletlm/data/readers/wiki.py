@@ -1,6 +1,6 @@
-"""Wikis: the XML dumps of MediaWiki, and the text that wikiextractor makes of them.
+"""Reads wikis: MediaWiki XML dumps, and the output of wikiextractor.
 
-A dump is read as a stream; document types and entities of its own are refused, so that no entity can be expanded.
+A dump is read as a stream. Document types and custom entities are refused, so no entity is expanded.
 """
 
 import contextlib
