@@ -1,8 +1,8 @@
-# Every target makes the virtual environment it needs; nothing else has to be installed by hand.
+# Every target creates the virtual environment that it needs; nothing else has to be installed by hand.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# The build of torch: on Linux another index has a smaller one without CUDA (see pytorch.org); give it here.
+# The requirement for torch. On Linux another package index has a smaller build without CUDA (see pytorch.org); it can be given here.
 TORCH ?= torch==2.13.0
 
 .PHONY: demo test lint bench fuzz sanitize docs clean
@@ -21,12 +21,12 @@ lint: $(VENV)/.dev
 	@$(BIN)/mypy
 	@$(BIN)/clang-format --dry-run --Werror $(C_FILES)
 
-# Do the benches work? Small and quick; each script says on top how it is run in earnest.
+# A short run of two benchmarks, to check that they work. The docstring of each script describes the full run.
 bench: $(VENV)/.dev
 	@$(BIN)/python bench/train_speed.py --quick
 	@$(BIN)/python bench/runtime.py --quick
 
-# The C code under AddressSanitizer and UBSan: many shapes and all weight types, then mutated files. Takes less than two minutes.
+# Runs the C code under AddressSanitizer and UBSan: many shapes and all weight types, then mutated files. It takes less than two minutes.
 NATIVE := src/bulletlm/runtime/native
 TRAIN := src/bulletlm/train/native
 SANITIZE := -std=gnu11 -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer -pthread
@@ -43,7 +43,7 @@ sanitize: $(VENV)/.dev
 	$(CC) $(SANITIZE) -fPIC -shared $(NATIVE)/*.c -lm -o build/sanitized.so
 	@LD_PRELOAD=$$($(CC) -print-file-name=libasan.so) ASAN_OPTIONS=detect_leaks=0 $(BIN)/python tests/native/mutate.py 20 build/sanitized.so
 
-# Mutated models of every format through their readers, and through the native engine, half of the time each; prints how many.
+# Reads mutated models of every format, then runs mutated models in the native engine, for half of the time each, and prints the counts.
 SECONDS ?= 1200
 
 fuzz: $(VENV)/.dev

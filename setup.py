@@ -16,7 +16,7 @@ PACKAGE = Path("src/bulletlm")
 def native(package: str, *shared: str) -> Extension:
     """The shared library `_native` of `package`, which Python opens with ctypes: its own C files, and `shared` files of other packages.
 
-    For gcc and clang. Python's headers are not needed.
+    It is built with gcc or clang. Python's headers are not needed.
     """
     own = PACKAGE / package / "native"
     return Extension(

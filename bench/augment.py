@@ -1,7 +1,7 @@
-"""How well the filters of augmentation tell paraphrases from other sentences: python bench/augment.py [--data ../shared/data] [--json FILE]
+"""Measures how well the augmentation filters separate paraphrases from other sentences: python bench/augment.py [--data DIR] [--json FILE]
 
 Real paraphrases (two translations of one sentence) should pass; two different sentences of the same length should not.
-The exit code is 1 if a bar is missed.
+The exit code is 1 if a target is missed.
 """
 
 import argparse
@@ -24,7 +24,7 @@ PAIRS = 900
 
 
 def judge(pairs: list[tuple[str, str]]) -> tuple[dict[str, float], list[float], float]:
-    """Share dropped by each rule, chrF of every pair, and milliseconds a sentence."""
+    """Return the share that each rule drops, the chrF of every pair, and the milliseconds per sentence."""
     filters = Filters(AugmentConfig(), ValidationGuard([]))
     started = time.perf_counter()
     dropped = Counter(filters.objection(old, new) or "passes" for old, new in pairs)

@@ -1,16 +1,16 @@
-"""Which client libraries work with `bullet serve`: a chat of 20 turns through each of them, every second answer streamed.
+"""Tests which client libraries work with `bullet serve`: a chat of 20 turns through each of them, with every second answer streamed.
 
     python bench/clients.py runs/demo/model.bullet
     python bench/clients.py runs/demo/model.bullet --turns 4 --only openai,ollama
 
-Install them in an environment of their own, since some need other versions of packages than constraints.txt names:
+Install the clients in a separate environment, because some need other package versions than those in constraints.txt:
 
     pip install 'bulletlm[clients]'
-    npm install openai ollama ai @ai-sdk/openai      in the current folder, or in one that NODE_PATH names
+    npm install openai ollama ai @ai-sdk/openai      in the current folder, or in a folder that NODE_PATH lists
 
-Every client runs in a process of its own with its default settings, except for the address, the key and the model's name. It sends
-the whole conversation each time, also when that is longer than the model's context. The exit code is 1 if a client fails; clients
-that are not installed are listed and do not count.
+Every client runs in a separate process with its default settings, except for the address, the key and the model's name. It sends
+the whole conversation each time, even if the conversation is longer than the model's context. The exit code is 1 if a client fails;
+clients that are not installed are listed and do not count as failures.
 """
 
 import argparse
@@ -334,7 +334,7 @@ def chat(name: str, root: str, turns: int) -> None:
 
 
 class Result(NamedTuple):
-    """What came of a client: "works", "not installed" or "FAILS"; and the answers, or the reason."""
+    """The result of a client: "works", "not installed" or "FAILS"; and the answers, or the reason."""
 
     outcome: str
     turns: int
@@ -382,7 +382,7 @@ def npm_version(package: str) -> str | None:
 
 @contextmanager
 def server_of(model: Path) -> Iterator[str]:
-    """Start a server with its default options: its address."""
+    """Start a server with its default options and return its address."""
     command = [sys.executable, "-m", "bulletlm", "serve", str(model), "--port", "0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None

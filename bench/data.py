@@ -1,17 +1,17 @@
-"""How fast text becomes a training set, and how it grows: python bench/data.py [--data ../shared/data] [--full] [--json FILE]
+"""Measures the speed of the data stage, and how time and memory grow with size: python bench/data.py [--data DIR] [--full] [--json FILE]
 
-Megabytes are UTF-8 bytes of text, on real Marathi and English; seconds are those of one processor core (CPU time, of all processes
-together), so that other work on the machine changes little. Each of our steps is run beside what one would take instead, in turns
-(A B A B), the best of the rounds counts:
+The input is real Marathi and English text; megabytes are its UTF-8 bytes. Seconds are CPU seconds, summed over all processes, so other
+programs on the machine change them little. Each of our steps is compared with the usual alternative. Both run alternately (A B A B),
+and the fastest round of each counts:
 
     cleaning    datatrove: ftfy, Gopher's repetition and quality rules (--datatrove PYTHON of an environment with
-                `pip install datatrove ftfy indic-nlp-library nltk regex tokenizers`; left out where it is not installed)
+                `pip install datatrove ftfy indic-nlp-library nltk regex tokenizers`; skipped if it is not installed)
     dedup       datatrove's MinHash in its four steps
     tokenizer   Hugging Face tokenizers, byte-level BPE: training and encoding
 
-Growth runs the whole data stage on 10 MB and 100 MB, with --full on 1 GB, in a process of its own, and watches its memory: the
-real text repeated with the words of each paragraph in another order, which no deduplication takes for a copy.
-The exit code is 1 if a bar is missed.
+The growth test runs the whole data stage on 10 MB and 100 MB (with --full also on 1 GB) in a separate process and measures its memory.
+Its input is the real text, repeated with the words of each paragraph in another order, so that deduplication does not remove it.
+The exit code is 1 if a target is missed.
 """
 
 import argparse
@@ -53,12 +53,12 @@ def read(path: Path) -> str:
 
 
 def documents(data: Path, megabytes: float) -> Iterator[str]:
-    """Documents from every file in turn, up to a size; from the second time on with their words in another order."""
+    """Yield documents from every file in turn, up to a size. From the second pass on, their words are in another order."""
     files = [[text for text in read(data / name).split("\n\n") if text.strip()] for name in FILES]
     size, times = 0.0, 0
     while True:
         times += 1
-        # In proportion, so that 10 MB look like the whole.
+        # The sizes are in proportion, so that 10 MB have the same composition as the whole corpus.
         for step in range(1000):
             for texts in files:
                 for text in texts[step * len(texts) // 1000 : (step + 1) * len(texts) // 1000]:
@@ -83,7 +83,7 @@ def write_corpus(data: Path, megabytes: float, path: Path) -> float:
 
 
 def best(functions: dict[str, Callable[[], float]], rounds: int = ROUNDS) -> dict[str, float]:
-    """Seconds of each, the least of some rounds in turns."""
+    """Run the functions in turns and return the seconds of the fastest round of each."""
     seconds: dict[str, list[float]] = {name: [] for name in functions}
     for _ in range(rounds):
         for name, function in functions.items():
@@ -92,7 +92,7 @@ def best(functions: dict[str, Callable[[], float]], rounds: int = ROUNDS) -> dic
 
 
 def ours(corpus: Path, folder: Path) -> dict[str, Callable[[], float]]:
-    """Cleaning (rules and signals), and comparing (signatures and repeats), in one process."""
+    """Time cleaning (rules and signals) and deduplication (signatures and repeats) in one process."""
     from bulletlm.config.schema import CleanConfig
     from bulletlm.data.clean_corpus import clean_files
     from bulletlm.data.dedup import find_repeats
@@ -133,7 +133,7 @@ def ours(corpus: Path, folder: Path) -> dict[str, Callable[[], float]]:
 
 
 def datatrove(corpus: Path, folder: Path, step: str) -> float:
-    """Seconds of datatrove for one step. Runs in an environment that has it; bulletlm need not be there."""
+    """Return the seconds that datatrove needs for one step. This runs in an environment with datatrove; bulletlm is not needed there."""
     from datatrove.data import Document
     from datatrove.pipeline.dedup import MinhashDedupBuckets, MinhashDedupCluster, MinhashDedupFilter, MinhashDedupSignature
     from datatrove.pipeline.dedup.minhash import MinhashConfig
@@ -153,7 +153,7 @@ def datatrove(corpus: Path, folder: Path, step: str) -> float:
         data = GopherQualityFilter(language=language, stop_words=common).run(data)
         sum(1 for _ in data)
     else:
-        # SHA-1: its xxhash does not work with the newest version of that package.
+        # SHA-1, because datatrove's xxhash option does not work with the newest version of xxhash.
         hashing = HashConfig(hash_fc="sha1", precision=64)
         config, language = MinhashConfig(n_grams=3, num_buckets=16, hashes_per_bucket=6, hash_config=hashing), "mar_Deva"
         places = [str(folder / name) for name in ("signatures", "buckets", "remove")]
@@ -179,7 +179,7 @@ def has_datatrove(python: str) -> bool:
 
 
 def tokenizers(texts: list[str]) -> dict[str, Callable[[], float]]:
-    """Training and encoding, ours and Hugging Face's byte-level BPE; the round trips are checked."""
+    """Time training and encoding with our tokenizer and with Hugging Face's byte-level BPE. The round trips are checked."""
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     import tokenizers as hf
 
@@ -232,7 +232,7 @@ def tokenizers(texts: list[str]) -> dict[str, Callable[[], float]]:
 
 
 def stage(corpus: Path, out: Path, workers: int) -> dict[str, Any]:
-    """The whole data stage in a process of its own: CPU and wall seconds, the most memory that it and its children held together."""
+    """Run the whole data stage in a separate process: CPU and wall seconds, and the peak memory of the process and its children."""
     import psutil
 
     code = (
@@ -252,7 +252,7 @@ def stage(corpus: Path, out: Path, workers: int) -> dict[str, Any]:
         held = 0
         try:
             for each in [watched, *watched.children(recursive=True)]:
-                held += each.memory_full_info().uss  # what is its own: mapped files can be dropped at any time
+                held += each.memory_full_info().uss  # private memory only: the system can drop pages of mapped files at any time
         except psutil.Error:
             held = 0
         most = max(most, held)
@@ -263,7 +263,7 @@ def stage(corpus: Path, out: Path, workers: int) -> dict[str, Any]:
 
 
 def children() -> float:
-    """CPU seconds of all processes that were started from here and have ended, and of theirs."""
+    """Return the CPU seconds of all child processes that have ended, and of their children."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
 
@@ -274,7 +274,7 @@ def same_files(one: Path, other: Path) -> bool:
 
 
 def planted(folder: Path, texts: list[str]) -> None:
-    """What is planted in clean text is found, and nothing is lost without a trace."""
+    """Check that faults inserted into clean text are found, and that every removed document is reported."""
     from bulletlm.config.schema import DataConfig
     from bulletlm.data.prepare import prepare_data
     from bulletlm.progress import SilentProgress
@@ -295,10 +295,10 @@ def planted(folder: Path, texts: list[str]) -> None:
 
 
 def print_signals(data: Path) -> None:
-    """What the thresholds of data.clean rest on: the signals of documents of 50 words or more, file by file.
+    """Print the statistics on which the thresholds of data.clean are based: the signals of documents of 50 words or more, for each file.
 
-    Each cell is the least, the median and the largest value; the last columns are the shares of documents that Gopher's own
-    limits and ours leave out.
+    Each cell has the smallest, the median and the largest value. The last columns are the shares of documents that Gopher's own
+    limits and ours remove.
     """
     import numpy as np
 
@@ -331,7 +331,7 @@ def print_signals(data: Path) -> None:
 
 
 def print_languages(data: Path) -> None:
-    """How many sentences of each language are detected correctly, by data/language.py and by py3langid where that is installed."""
+    """Print how many sentences of each language are detected correctly, by data/language.py and by py3langid if it is installed."""
     from bulletlm.data.language import detect
 
     ways: dict[str, Callable[[str], str]] = {"bulletlm": detect}
@@ -355,7 +355,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
     parser.add_argument("--full", action="store_true", help="grow to 1 GB; takes some minutes")
-    parser.add_argument("--signals", action="store_true", help="print what the thresholds of quality rest on, and nothing else")
+    parser.add_argument("--signals", action="store_true", help="print only the statistics on which the quality thresholds are based")
     parser.add_argument("--languages", action="store_true", help="print only how often the language is detected correctly")
     parser.add_argument("--datatrove", default=sys.executable, metavar="PYTHON", help="a Python that has datatrove")
     parser.add_argument("--json", type=Path)

@@ -1,12 +1,12 @@
-"""What it costs to sum the gradients of a step over processes of one machine: torch's gloo against a shared buffer.
+"""Measures the cost of summing the gradients of a step over the processes of one machine: torch's gloo against a shared buffer.
 
     python bench/distributed.py                       2 processes, the seed's 9.4M parameters
     python bench/distributed.py --processes 4 --parameters 1300000
     python bench/distributed.py --train               `bullet train` of the seed's shape: one process with all cores, or several
 
-Both give the same sums (checked). Processor time a process is what the table says, and wall time beside it, medians in
-milliseconds; on a busy machine only processor time means something. --train makes short runs in turns, checks that they train
-alike, and prints the median tokens/s of their steps and the memory of all their processes.
+The script checks that both give the same sums. The table has the CPU time per process and the wall time, as medians in milliseconds;
+on a busy machine only the CPU time is meaningful. --train makes short runs in turns, checks that their losses agree, and prints the
+median tokens/s of their steps and the memory of all their processes.
 """
 
 import argparse
@@ -37,7 +37,7 @@ def measure(sum_up: Callable[[], None], rounds: int) -> dict[str, float]:
 
 
 def process(rank: int, size: int, port: int, count: int, rounds: int, shared: str) -> None:
-    """One of the processes; the first prints the rows as JSON."""
+    """Run one of the processes; the first one prints the rows as JSON."""
     torch.set_num_threads(1)
     store = dist.TCPStore("127.0.0.1", port, size, False)
     dist.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=datetime.timedelta(minutes=2))
@@ -72,7 +72,7 @@ def process(rank: int, size: int, port: int, count: int, rounds: int, shared: st
 
 
 def train(processes: int, turns: int, steps: int) -> None:
-    """`bullet train` with one process and with several, in turns."""
+    """Run `bullet train` with one process and with several, in turns."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "group.jsonc").write_text('{"data": {"sources": ["sample"]}, "model": {"dim": 256, "n_layers": 8, "n_heads": 4}}')
@@ -89,7 +89,7 @@ def train(processes: int, turns: int, steps: int) -> None:
                 lines = (folder / "runs" / run / "metrics.jsonl").read_text().splitlines()
                 events = [event for event in map(json.loads, lines) if event["event"] == "train"]
                 losses[workers] = events[-1]["train/loss"]
-                if turn:  # the first compiles, where that is done
+                if turn:  # the first step includes compilation, if there is any
                     speeds[workers] += [event["tokens_per_s"] for event in events[3:]]
     if abs(losses[1] - losses[processes]) > 0.02:
         sys.exit(f"they do not train alike: {losses}")
@@ -100,7 +100,7 @@ def train(processes: int, turns: int, steps: int) -> None:
 
 
 def peak_memory_of(command: list[str], folder: Path) -> float:
-    """Run a command, bytes that it and its children filled at the most (Linux: of their own and shared ones in parts)."""
+    """Run a command and return the peak memory in bytes of it and its children (on Linux: proportional set size)."""
     most = 0.0
     with subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL) as process:
         while process.poll() is None:
@@ -112,7 +112,7 @@ def peak_memory_of(command: list[str], folder: Path) -> float:
 
 
 def family_of(pid: int) -> list[int]:
-    """A process, its children and theirs."""
+    """Return a process and all its descendants."""
     try:
         children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     except OSError:
@@ -123,7 +123,7 @@ def family_of(pid: int) -> list[int]:
 def proportional_size(pid: int) -> int:
     try:
         lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-    except OSError:  # it has just ended, or this is not Linux
+    except OSError:  # the process has just ended, or this is not Linux
         return 0
     return 1024 * next((int(line.split()[1]) for line in lines if line.startswith("Pss:")), 0)
 
@@ -134,8 +134,8 @@ def main() -> None:
     parser.add_argument("--parameters", type=int, default=9_443_584)
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--train", action="store_true")
-    parser.add_argument("--turns", type=int, default=3, help="of --train")
-    parser.add_argument("--steps", type=int, default=12, help="of each run of --train")
+    parser.add_argument("--turns", type=int, default=3, help="number of rounds of --train")
+    parser.add_argument("--steps", type=int, default=12, help="number of steps of each run of --train")
     parser.add_argument("--json", type=Path, help="write the rows to this file")
     parser.add_argument("--rank", nargs=3, metavar=("RANK", "PORT", "FILE"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()

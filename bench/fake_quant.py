@@ -1,8 +1,9 @@
-"""What fake quantisation costs: CPU time of rounding all weights once, as a share of a training step without it.
+"""Measures the cost of fake quantization: the CPU time of rounding all weights once, as a share of a training step without it.
 
     python bench/fake_quant.py
 
-One thread, eager, FP32; steps and roundings take turns, medians of nine. An optimiser step of several passes rounds once all the same.
+The script uses one thread, eager mode and FP32. Steps and roundings alternate; the result is the median of nine. An optimizer step
+rounds the weights once, even if it has several passes.
 """
 
 import time

@@ -1,8 +1,8 @@
-"""How often the language of short texts in many languages is detected correctly: python bench/languages.py
+"""Measures how often the language of short texts in many languages is detected correctly: python bench/languages.py
 
 The texts are the translated messages of Django (pip install django): 20 to 120 characters each, up to 150 in a language, without
-placeholders and quotations. py3langid without any limit stands beside our detection, which asks it only after the script and the
-commonest words.
+placeholders and quotations. The table compares our detection with py3langid alone. Our detection uses py3langid only if the script and
+the most common words do not decide.
 """
 
 import argparse
@@ -21,7 +21,7 @@ _NOT_TEXT = re.compile(r"%\(\w+\)[a-z]|%[a-z]|<[^>]+>|\{[^}]*\}|“[^”]*”|\"
 
 
 def messages(language: str) -> list[str]:
-    """Texts in a language: its translations, or for English the originals."""
+    """Return the texts in a language: its translations, or for English the originals."""
     found = importlib.util.find_spec("django")
     if found is None or not found.origin:
         raise SystemExit("Django is not installed: pip install django")

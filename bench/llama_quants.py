@@ -1,7 +1,7 @@
-"""Rounding as llama.cpp does it: its own C code, called inside the xllamacpp wheel; read back by the gguf package.
+"""Quantizes as llama.cpp does: calls its C code inside the xllamacpp wheel and reads the result with the gguf package.
 
-`llama-quantize` is not in the wheel, so which tensor of a Q4_K_M file gets which type is written down here, after
-`llama_tensor_get_type` of llama.cpp.
+The wheel does not contain `llama-quantize`. So this module chooses the type of each tensor of a Q4_K_M file itself, by the rules of
+`llama_tensor_get_type` in llama.cpp.
 """
 
 import ctypes
@@ -35,7 +35,7 @@ def _quantize_chunk() -> Any:
 def quantize(weights: Floats, type: str, importance: Floats | None = None) -> tuple[Floats, int]:
     """Round float32[R, n] to a ggml type ("Q4_0", "IQ4_NL", "Q4_K" ...): the weights that llama.cpp computes with, and their bytes.
 
-    importance: float32[n], the mean square of each input, as llama.cpp's imatrix has it.
+    importance: float32[n], the mean square of each input, as in llama.cpp's imatrix.
     """
     kind = gguf.GGMLQuantizationType[type]
     block, size = gguf.GGML_QUANT_SIZES[kind]
@@ -49,13 +49,13 @@ def quantize(weights: Floats, type: str, importance: Floats | None = None) -> tu
 
 
 def fits(shape: ModelShape, type: str) -> bool:
-    """Whether all rows are whole blocks; the K types have blocks of 256."""
+    """Return whether all rows consist of whole blocks; the K types have blocks of 256."""
     block = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[type]][0]
     return shape.dim % block == 0 and shape.hidden_dim % block == 0
 
 
 def q4_k_m(shape: ModelShape) -> dict[str, str]:
-    """The types of a Q4_K_M file: Q4_K; Q6_K for the output matrix and for value and down projections of half of the layers."""
+    """Return the types of a Q4_K_M file: Q4_K; Q6_K for the output matrix and for value and down projections of half of the layers."""
     first, last = shape.n_layers // 8, 7 * shape.n_layers // 8
     types = {}
     for name, extents in shape.tensors().items():
@@ -68,7 +68,7 @@ def q4_k_m(shape: ModelShape) -> dict[str, str]:
 
 
 def imatrix(shape: ModelShape, tensors: Mapping[str, Floats], windows: np.ndarray[Any, Any]) -> dict[str, Floats]:
-    """Mean square of each input of each matrix of the layers, in FP32, over token ids int[count, length]."""
+    """Return the mean square of each input of each layer matrix, in FP32, over token ids int[count, length]."""
     found: dict[str, Floats] = {}
     x = tensors["token_embedding.weight"][windows]
 

@@ -1,8 +1,8 @@
-"""Which optimiser, and with or without the moving average, gives the lowest loss in the same processor time?
+"""Compares optimizers, with and without the moving average of the weights, by the loss that they reach in the same CPU time.
 
-Trains one small model several times on the same text, each time for as many steps as fit into the same processor time: the cost
-of a step is measured first, with the optimisers in turns. Every run goes through its whole schedule, and its loss is that of the
-held-out text at the end. Processor time of one thread rather than time by the clock, so that a busy machine changes nothing.
+The script trains one small model several times on the same text. Each run has the number of steps that fit into the same CPU time: the
+cost of a step is measured first, with the optimizers in turns. Every run completes its learning-rate schedule; the result is the loss on
+held-out text at the end. Time is the CPU time of one thread instead of wall time, so other programs on the machine have little influence.
 
     python bench/quality.py ../shared/data/quick/mr.txt ../shared/data/quick/en.txt --seconds=150
 """
@@ -68,7 +68,7 @@ def main() -> None:
 
 
 def compare(config: Config, seconds: float) -> list[dict[str, Any]]:
-    """Train every variant for `seconds` of processor time; one row each."""
+    """Train every variant for `seconds` of CPU time and return one row for each."""
     costs = step_costs(config)
     rows = []
     for name, changes in VARIANTS.items():
@@ -79,13 +79,13 @@ def compare(config: Config, seconds: float) -> list[dict[str, Any]]:
 
 
 def variant(config: Config, changes: dict[str, Any], steps: int) -> TrainConfig:
-    """The training section of the recipe with another optimiser and length, and one evaluation, at the end."""
+    """Return the training section of the recipe with another optimizer and length, and with one evaluation at the end."""
     same = {"epochs": None, "total_steps": steps, "eval_every_steps": steps, "save_every_steps": steps}
     return TrainConfig(**{**config.train.model_dump(), **same, **changes})
 
 
 def step_costs(config: Config, rounds: int = 12) -> dict[str, float]:
-    """Median processor seconds of a step, average included, by optimiser, measured in turns."""
+    """Return the median CPU seconds of a step, including the moving average, for each optimizer, measured in turns."""
     shape = config.model.shape(config.tokenizer.vocab_size)
     windows = TrainingWindows(open_tokens(config.run_dir / "tokens", "train"), shape.max_seq_len, config.seed)
     taken: dict[str, list[float]] = {"adamw": [], "muon": []}
@@ -102,7 +102,7 @@ def step_costs(config: Config, rounds: int = 12) -> dict[str, float]:
 
 
 def train_variant(config: Config, settings: TrainConfig) -> dict[str, Any]:
-    """Train; losses in nats a token of the raw and the averaged weights, and the processor seconds that it took."""
+    """Train and return the losses in nats per token of the raw and the averaged weights, and the CPU seconds."""
     shape = config.model.shape(config.tokenizer.vocab_size)
     tokens = config.run_dir / "tokens"
     with tempfile.TemporaryDirectory() as folder:

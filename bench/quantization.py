@@ -1,19 +1,18 @@
-"""What each way of rounding to 4 bits costs, on the validation text of a finished run.
+"""Compares methods of 4-bit quantization by their loss on the validation text of a finished run.
 
-    bullet run bench/model.jsonc                                                    trains the model that it is meant for
-    python bench/quantization.py runs/bench                                         every way, llama.cpp's and ours
-    python bench/quantization.py runs/bench --file qat.bullet                       and other files of the same model
+    bullet run bench/model.jsonc                                                    train the model for this comparison
+    python bench/quantization.py runs/bench                                         all methods, llama.cpp's and ours
+    python bench/quantization.py runs/bench --file qat.bullet                       also other files of the same model
     python bench/quantization.py runs/bench --only gptq --calibration-tokens 2000 5000 20000 60000
     python bench/quantization.py runs/bench --only gptq --damping 0.01 0.03 0.1 0.3
-    python bench/quantization.py runs/bench --only "llama.cpp Q4_0" model.bullet    what QAT is judged by
-    python bench/quantization.py --memory                                           what calibrating 100M random parameters takes
+    python bench/quantization.py runs/bench --only "llama.cpp Q4_0" model.bullet    the rows for the targets of QAT
+    python bench/quantization.py --memory                                           memory for calibrating 100M random parameters
 
-All rows predict the same windows, so differences from FP32 are paired; +- is their standard error over windows. llama.cpp's
-types are rounded by llama.cpp itself and read by the gguf package; all models compute in float32. Bits are those of all
-tensors: blocks with their scales, embedding, gains. Seconds are those of rounding alone, CPU time and by the clock. `--file`
-takes .bullet files made of the same FP32 weights; the run's own model.bullet is always among them, and the first file that
-QAT changed is what the bars for QAT are about. The exit code is 1 if a bar is missed; bars whose rows were left out are not
-measured, and do not count.
+All rows predict the same windows, so differences from FP32 are paired; +- is their standard error over windows. llama.cpp itself
+rounds its types, and the gguf package reads them; all models compute in float32. Bits count all tensors: blocks with their
+scales, embedding, gains. Seconds are the CPU time and the wall time of rounding alone. `--file` takes .bullet files made from the
+same FP32 weights. The run's own model.bullet is always included. The targets for QAT apply to the first file that QAT changed. The
+exit code is 1 if a target is missed; targets whose rows were left out are not measured and do not count.
 """
 
 import argparse
@@ -57,7 +56,7 @@ Tensors = dict[str, np.ndarray[Any, np.dtype[np.float32]]]
 
 
 class Rounded(NamedTuple):
-    """The weights that a way of rounding leaves, and the bytes that all tensors take."""
+    """The weights after quantization with one method, and the bytes of all tensors."""
 
     weights: Tensors
     bytes: int
@@ -74,11 +73,11 @@ def main() -> int:
     parser.add_argument("run", type=Path, nargs="?", help="a run folder with export/npy and tokens")
     parser.add_argument("--memory", action="store_true", help="only the peak memory of calibrating a random model of 100M parameters")
     parser.add_argument("--calibration-tokens", type=int, nargs="+", default=[20_000, 40_000])
-    parser.add_argument("--damping", type=float, nargs="+", default=[], help="also these shares in place of the usual one")
+    parser.add_argument("--damping", type=float, nargs="+", default=[], help="also measure these shares instead of the usual one")
     parser.add_argument("--file", type=Path, nargs="+", default=[], help=".bullet files of the same FP32 model")
-    parser.add_argument("--only", nargs="+", help="only rows with one of these in their name")
+    parser.add_argument("--only", nargs="+", help="only rows whose name contains one of these words")
     parser.add_argument("--seed", type=int, default=42)
-    parser.add_argument("--json", type=Path, help="write the rows, and what they say about the bars, to this file")
+    parser.add_argument("--json", type=Path, help="write the rows and the results for the targets to this file")
     arguments = parser.parse_args()
     if bool(arguments.run) == arguments.memory:
         parser.error("name a run folder, or give --memory")
@@ -141,12 +140,12 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def peak_memory() -> int:
-    """Bytes that this process has had in memory at most, so far."""
+    """Return the peak memory of this process so far, in bytes."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def print_memory(shape: ModelShape, counts: list[int]) -> None:
-    """The peak of a process that reads a random model, as `bullet build` would, and calibrates it on that number of random tokens."""
+    """Measure the peak memory of a process that reads a random model, as `bullet build` does, and calibrates it on random tokens."""
     random = np.random.default_rng(0)
     tensors = {
         name: (random.standard_normal(extents, np.float32) * np.float32(0.02) if len(extents) > 1 else np.ones(extents, np.float32))
@@ -163,7 +162,7 @@ def print_memory(shape: ModelShape, counts: list[int]) -> None:
 
 
 def calibrate_alone(folder: Path, count: int) -> tuple[int, int, float]:
-    """Memory in bytes before and at most, and CPU seconds, of calibrating the model in `folder` with the full method."""
+    """Calibrate the model in `folder` with the full method: memory before and peak memory in bytes, and CPU seconds."""
     empty = peak_memory()
     shape, tensors, _, _ = read_npy(folder)
     windows = np.random.default_rng(1).integers(0, shape.vocab_size, (count // shape.max_seq_len, shape.max_seq_len))
@@ -173,7 +172,7 @@ def calibrate_alone(folder: Path, count: int) -> tuple[int, int, float]:
 
 
 def llamas(shape: ModelShape, tensors: Tensors, windows: np.ndarray[Any, Any]) -> Iterator[Row]:
-    """llama.cpp's types, the embedding in Q8_0 as we have it unless the row says otherwise."""
+    """Return the rows of llama.cpp's types. The embedding is Q8_0, as in our files, unless the row says otherwise."""
     importance: dict[str, Any] = {}
 
     def rounded(types: dict[str, str], weighted: bool) -> Rounded:
@@ -209,7 +208,7 @@ def by_rule(tensors: Tensors) -> Any:
 
 
 def ours(shape: ModelShape, tensors: Tensors, counts: list[int], windows: Callable[[int], Any]) -> Iterator[Row]:
-    """The methods of `bullet build`, and the rule of the first .bullet writer."""
+    """Return the rows of the methods of `bullet build`, and of the rule of the first .bullet writer."""
     usual, first_layer, eight = weight_types(shape), weight_types(shape, keep=["layers.0.*=BQ8"]), weight_types(shape, "BQ8")
 
     def rounded(types: dict[str, str], method: str, count: int = 0) -> Rounded:
@@ -233,7 +232,7 @@ def ours(shape: ModelShape, tensors: Tensors, counts: list[int], windows: Callab
 
 
 def damped(shape: ModelShape, tensors: Tensors, shares: list[float], windows: Callable[[int], Any]) -> Iterator[Row]:
-    """The full method with other shares of the mean diagonal added to the statistics of the inputs."""
+    """Return rows of the full method with other damping: other shares of the mean diagonal are added to the statistics of the inputs."""
     types = weight_types(shape)
 
     def rounded(share: float) -> Rounded:
@@ -249,7 +248,7 @@ def damped(shape: ModelShape, tensors: Tensors, shares: list[float], windows: Ca
 
 
 def absmax(weights: np.ndarray[Any, Any]) -> np.ndarray[Any, np.dtype[np.float32]]:
-    """The rule of the first .bullet writer: scale = |largest| / 7, steps -7 ... 7."""
+    """Round by the rule of the first .bullet writer: scale = |largest| / 7, codes -7 ... 7."""
     blocks = weights.reshape(*weights.shape[:-1], -1, 32)
     scales = (np.abs(blocks).max(-1) / 7).astype(np.float16)
     safe = np.where(scales == 0, 1, scales).astype(np.float32)[..., None]
@@ -262,7 +261,7 @@ def size_of(shape: ModelShape, types: dict[str, str]) -> int:
 
 
 def check_grid(tensors: dict[str, Any]) -> None:
-    """The gguf package must read the same weights from the same bytes: a row that llama.cpp would read otherwise is worth nothing."""
+    """Check that the gguf package reads the same weights from the same bytes: otherwise the row would not describe llama.cpp."""
     for name, tensor in tensors.items():
         if isinstance(tensor, Quantized):
             kind = gguf.GGMLQuantizationType.Q4_0 if tensor.type == "BQ4" else gguf.GGMLQuantizationType.Q8_0
@@ -272,7 +271,7 @@ def check_grid(tensors: dict[str, Any]) -> None:
 
 
 def file_row(path: Path, shape: ModelShape) -> Row:
-    """The name of a file and how it says that it was rounded. The stage's own qat/model.bullet says so in another place."""
+    """Return the row of a .bullet file, named by the method in its header. The stage's own qat/model.bullet has it in another field."""
     said = open_bullet(path).metadata
     facts = said.get("quantised", {}).get("qat") or said.get("qat") or {}
     qat = facts.get("chosen", "start") != "start"
@@ -295,7 +294,10 @@ def print_row(label: str, bits: float, result: Comparison, cpu: float, wall: flo
 
 
 def judge(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The bars: post-training against llama.cpp's Q4_0, QAT against its teacher too; "value" and "pass" are None without their rows."""
+    """Return the targets: post-training against llama.cpp's Q4_0, QAT also against its teacher.
+
+    "value" and "pass" are None if the rows of a target are missing.
+    """
     base = next((row for row in results if row["row"] == "llama.cpp Q4_0"), None)
     post = next((row for row in results if row["row"] == "BQ4 gptq, 40k tokens"), None)
     trained = next((row for row in results if row["qat"]), None)

@@ -1,15 +1,15 @@
-"""How fast a .bullet file runs, beside llama.cpp running the same weights as GGUF.
+"""Measures the speed of a .bullet file and compares it with llama.cpp on the same weights as GGUF.
 
     python bench/runtime.py                        a random model of the seed's shape
-    python bench/runtime.py --model FILE.bullet    another one
+    python bench/runtime.py --model FILE.bullet    another model
     python bench/runtime.py --llama libllama.so    a native build of llama.cpp (default: the one inside xllamacpp)
-    python bench/runtime.py --quick                few rounds: does the bench itself work?
+    python bench/runtime.py --quick                few rounds, only to check that the script works
 
-llama.cpp is called through its C API, one llama_decode a token and without sampling; ours is the call that `bullet
-generate` makes, greedy choice included. All of them run in turns (A B C A B C ...), and medians are compared; what the
-machine does besides hits all alike. Before anything is timed, logits are held against a forward pass in float64 on the same
-dequantised weights, for a wrong kernel may well be faster: on Marathi and English text with --model, on random ids without.
-The exit code is 1 if a bar is missed, but not with --quick.
+llama.cpp is called through its C API, with one llama_decode per token and without sampling; ours is the call that `bullet
+generate` makes, including the greedy choice. All programs run in turns (A B C A B C ...) and their medians are compared, so other
+load on the machine affects all of them equally. Before the timing, the logits are compared with a forward pass in float64 on
+the same dequantized weights, because a wrong kernel can be faster: on Marathi and English text with --model, otherwise on random
+ids. The exit code is 1 if a target is missed, but not with --quick.
 """
 
 import argparse
@@ -78,7 +78,7 @@ def stored_tensors(file: BulletFile) -> dict[str, Any]:
 
 
 def sample_text(tokenizer: Tokenizer, count: int) -> np.ndarray:
-    """int32[count]: <s> and the beginning of the sample corpus, half Marathi and half English."""
+    """Return int32[count]: <s> and the beginning of the sample corpus, half Marathi and half English."""
     ids = [BOS]
     for language, end in (("mr", (count + 1) // 2), ("en", count)):
         text = (SAMPLE / f"stories.{language}.txt").read_text(encoding="utf-8")[: 20 * count]
@@ -92,17 +92,17 @@ def log_softmax(logits: np.ndarray) -> np.ndarray:
 
 
 def divergence(a: np.ndarray, b: np.ndarray) -> float:
-    """Mean KL divergence of next-token distributions."""
+    """Return the mean KL divergence of next-token distributions, in nats."""
     p, q = log_softmax(a), log_softmax(b)
     return float((np.exp(p) * (p - q)).sum(-1).mean())
 
 
 def in_turns(jobs: dict[str, Callable[[], int]], rounds: int) -> dict[str, list[float]]:
-    """Tokens a second of every job in every round; a job says how many tokens it did."""
+    """Return the tokens per second of every job in every round; a job returns the number of tokens that it computed."""
     speeds: dict[str, list[float]] = {name: [] for name in jobs}
     for i in range(rounds + 1):
         for name, job in jobs.items():
-            time.sleep(0.02)  # OpenMP's threads go on waiting in a loop for a while, and would slow down what runs next
+            time.sleep(0.02)  # OpenMP's threads keep spinning for a short time and would slow down the next job
             start = time.perf_counter()
             tokens = job()
             if i:  # the first round warms up
@@ -115,7 +115,7 @@ def main() -> int:
     parser.add_argument("--model", type=Path)
     parser.add_argument("--llama", help="a libllama.so; by default the one inside xllamacpp")
     parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--quick", action="store_true", help="2 rounds; whether the bars are met does not matter")
+    parser.add_argument("--quick", action="store_true", help="2 rounds; missed targets do not change the exit code")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     if arguments.quick:
@@ -150,7 +150,7 @@ def main() -> int:
                 error, kl = float(np.abs(logits - expected).max()), divergence(expected, logits)
                 print(f"{mode:<20} logits differ by at most {error:.2g}, mean KL {kl:.2g}")
                 if not (kl < 0.01 if turbo else error < 0.005):
-                    print("wrong numbers: nothing is timed")
+                    print("the numbers are wrong, so nothing is timed")
                     return 1
                 if kernel == available_paths()[0]:
                     if turbo:
@@ -228,7 +228,7 @@ def main() -> int:
                 for threads in sorted({1, cores}):
                     prefills[f"{mode}, {threads} thread{'s' * (threads > 1)}"] = ours_prefill(engine, threads)
 
-        # What no kernel can be faster than, while the weights are 4.5 bits and do not fit into the nearest caches.
+        # The upper limit for any kernel, as long as the weights have 4.5 bits and do not fit into the inner caches.
         words = np.arange(sum(file.tensors[name].size for name in file.tensors) // 8)
 
         def read_weights() -> int:
@@ -244,7 +244,7 @@ def main() -> int:
                 slow_engine.prefill([token], cache)
             return 16
 
-        # Threads that wait in a loop for their next work would slow down what runs next, so thread teams have turns of their own.
+        # Spinning threads would slow down the next job, so each thread count has separate rounds.
         slow = {mode: job for mode, job in jobs.items() if mode.startswith("portable")}
         several = {mode: job for mode, job in jobs.items() if f"{cores} threads" in mode and cores > 1}
         alone = {mode: job for mode, job in jobs.items() if mode not in slow and mode not in several}
@@ -278,11 +278,11 @@ def main() -> int:
         theirs_best = max(speed for mode, speed in medians.items() if mode.startswith(f"decode: {llama_name}"))
         bar("decode, best threads: exact / llama.cpp", medians[f"decode: {best} exact"] / theirs_best, 1)
     else:
-        print("llama.cpp is not here: pip install xllamacpp, or --llama libllama.so")
+        print("llama.cpp was not found: pip install xllamacpp, or give --llama libllama.so")
     bar("numpy decode, tokens/s", medians["decode: numpy"], 300)
     bar("`bullet generate` of 100 tokens, s", process["process_seconds"], 0.15, at_least=False)
     if "memory_bytes" in process:
-        # All that a process has more than an empty Python, the mapped file included, while it writes 100 tokens.
+        # The memory of a process that writes 100 tokens, minus that of an empty Python; the mapped file is included.
         memory = (process["memory_bytes"] - process["kv_bytes"]) / file.size
         bar("memory of a process without KV cache / file", memory, 3, at_least=False)
     print()

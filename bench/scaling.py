@@ -1,11 +1,11 @@
-"""How the loss falls with parameters and tokens: the runs behind `bullet plan`.
+"""Measures how the loss depends on parameters and tokens, and fits the scaling law of `bullet plan`.
 
     python bench/scaling.py --minutes 40 --runs-dir /tmp/scaling     make the runs, cheapest first, until the time is used up
     python bench/scaling.py --fit                                    fit the law and write it into the package
 
-Every run is the real loop on the text of bench/scaling.jsonc, to the end of its own schedule, one epoch at most. Losses
-are bits per byte of the same 50,000 held-out tokens. Runs already in bench/scaling.json are not made again. Time is
-processor time of one core.
+Every run uses the real training loop on the text of bench/scaling.jsonc and completes its own schedule, in at most one epoch. Losses
+are bits per byte of the same 50,000 held-out tokens. Runs that are already in bench/scaling.json are not repeated. Time is the
+CPU time of one core.
 """
 
 import argparse
@@ -40,7 +40,7 @@ REPEATED = (64, 500_000, 3)
 
 
 def jobs() -> list[tuple[int, int, int]]:
-    """(width, tokens, seed) of all runs, cheapest first."""
+    """Return (width, tokens, seed) of all runs, cheapest first."""
     grid = [
         (dim, tokens, 1)
         for dim, longest in LONGEST.items()
@@ -52,7 +52,7 @@ def jobs() -> list[tuple[int, int, int]]:
 
 
 def one_run(config: Config, tokens_dir: Path, folder: Path, dim: int, tokens: int, seed: int) -> dict[str, Any]:
-    """Train one model and give its row."""
+    """Train one model and return its row."""
     shape = family(dim, config.tokenizer.vocab_size, config.model.max_seq_len)
     per_step = config.train.batch_size_per_device * config.train.gradient_accumulation_steps * shape.max_seq_len
     changes = {"total_steps": round(tokens / per_step), "threads": 1, "compile": "off", "tune": "off", "device": "cpu"}
@@ -77,13 +77,13 @@ def one_run(config: Config, tokens_dir: Path, folder: Path, dim: int, tokens: in
 
 
 def bits_per_byte(folder: Path) -> float:
-    """The last validation of a run."""
+    """Return the last validation of a run."""
     events = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     return float([event["val/bpb"] for event in events if event["event"] == "eval"][-1])
 
 
 def make_runs(minutes: float, runs_dir: Path) -> None:
-    """Make what is missing until the time is used up."""
+    """Make the missing runs until the time is used up."""
     keep_memory()
     torch.set_num_threads(1)
     config = load_config(HERE / "scaling.jsonc", [f"--runs-dir={runs_dir}"])
@@ -96,7 +96,7 @@ def make_runs(minutes: float, runs_dir: Path) -> None:
         if (dim, round(tokens / per_step) * per_step, seed) in done:
             continue
         if time.process_time() - started > 60 * minutes:
-            print("the time is used up; the same command makes the rest")
+            print("the time is used up; run the same command again to make the remaining runs")
             break
         rows.append(one_run(config, tokens_dir, runs_dir / f"scaling-{dim}-{tokens}-{seed}", dim, tokens, seed))
         print({name: rows[-1][name] for name in ("dim", "parameters", "tokens", "bits_per_byte", "cpu_seconds")}, flush=True)
@@ -105,13 +105,13 @@ def make_runs(minutes: float, runs_dir: Path) -> None:
 
 
 def text_of(tokens_dir: Path) -> dict[str, Any]:
-    """What the models read: tokens and bytes."""
+    """Return the size of the training text and of the held-out text, in tokens and bytes."""
     train_info, val_info = (open_tokens(tokens_dir, split).info for split in ("train", "val"))
     return {name: {"tokens": info["tokens"], "bytes": info["bytes"]} for name, info in (("train", train_info), ("val", val_info))}
 
 
 def fit_runs() -> bool:
-    """Fit, print, write the constants; false if the law does not predict what it has not seen within 5 %."""
+    """Fit the law, print it and write its constants. Return false if its error on excluded runs is larger than 5 %."""
     data = read_json(RESULTS)
     rows = data["runs"]
     candidates = {}

@@ -1,9 +1,9 @@
-"""Load test of the server: many clients at once for a minute, on this computer.
+"""Load-tests the server: many clients send requests at the same time for a minute, on this computer.
 
     python bench/serve.py                          32 clients, 60 seconds, a random model of the seed's shape
     python bench/serve.py --model FILE.bullet --clients 8 --seconds 20
 
-Every client is a thread with a connection of its own. It holds conversations of three turns. Half of the answers are streamed, half of
+Every client is a thread with its own connection. It holds conversations of three turns. Half of the answers are streamed, half of
 the questions are in Marathi, and one stream in ten is closed before its end. The exit code is 1 if there was an error or a wrong
 answer, or if memory, open files or threads grew. Latency is measured at the client; clients and server run on the same computer.
 """
@@ -73,7 +73,7 @@ def random_model(path: Path) -> Path:
 
 @contextmanager
 def server_of(model: Path, clients: int) -> Iterator[tuple[int, psutil.Process]]:
-    """Start a server: its port and its process."""
+    """Start a server and return its port and its process."""
     command = [
         sys.executable,
         "-m",
@@ -195,7 +195,7 @@ def counters(port: int) -> Counts:
 
 
 def at_rest(port: int, process: psutil.Process) -> Counts:
-    """What the server uses when it has no requests."""
+    """Return the resources that the server uses when it has no requests."""
     until = time.monotonic() + 10
     while (now := counters(port))["bulletlm_running"] + now["bulletlm_waiting"] and time.monotonic() < until:
         time.sleep(0.1)

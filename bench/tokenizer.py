@@ -1,7 +1,7 @@
-"""What whole letters and balance do to a vocabulary: python bench/tokenizer.py [--data ../shared/data] [--json FILE]
+"""Measures the effect of whole Devanagari letters and language balance on vocabularies: bench/tokenizer.py [--data DIR] [--json FILE]
 
 Vocabularies of 4,000 tokens, learned from stories and courses in Marathi and stories in English, measured on conversations in
-both languages that no vocabulary has seen. The exit code is 1 if a bar is missed.
+both languages that no vocabulary was trained on. The exit code is 1 if a target is missed.
 """
 
 import argparse
@@ -31,7 +31,7 @@ SIZE = 4_000
 
 
 def plain_sentencepiece(texts: Iterable[str]) -> bytes:
-    """The same settings without whole letters: what sentencepiece does by itself."""
+    """Return the same settings without whole letters, as sentencepiece does by default."""
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(texts),
@@ -66,7 +66,7 @@ def lines(path: Path) -> list[str]:
 
 
 def cut(texts: Sequence[str], characters: int) -> list[str]:
-    """Texts in a fixed random order, up to a number of characters."""
+    """Return the texts in a fixed random order, up to a number of characters."""
     texts = list(texts)
     random.Random(1).shuffle(texts)
     total = itertools.accumulate(map(len, texts))

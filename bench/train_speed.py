@@ -1,24 +1,24 @@
-"""How fast training is, beside transformers' Llama and GPT-2 (and litgpt's Llama, where it is installed), on this machine.
+"""Measures the speed of training on this machine and compares it with transformers' Llama and GPT-2 (and litgpt's Llama, if installed).
 
-    python bench/train_speed.py                      the seed's shape: peers, share of the GEMMs, EMA, fake quantisation
+    python bench/train_speed.py                      the seed's shape: peers, share of the GEMMs, EMA, fake quantization
     python bench/train_speed.py --memory --start     also peak memory, and the time to the first step, cold and warm
     python bench/train_speed.py --table              also 1M to 50M parameters x context 128 to 1024
-    python bench/train_speed.py --losses 300         also FP32 against int8 or bf16 over that many steps of real text, several seeds
+    python bench/train_speed.py --losses 300         also FP32 against int8 or bf16 over 300 steps of real text, with several seeds
     python bench/train_speed.py --run runs/NAME      the weights and text of a finished run instead of random ones
-    python bench/train_speed.py --keep-denormals     without counting subnormal numbers as zero; see docs/training-speed.md
-    python bench/train_speed.py --quick              a small shape and few rounds: does the bench itself work?
-    python bench/train_speed.py --cpu-time           on a busy machine: one thread, and its processor time instead of the clock
+    python bench/train_speed.py --keep-denormals     do not treat subnormal numbers as zero; see docs/training-speed.md
+    python bench/train_speed.py --quick              a small shape and few rounds, only to check that the script works
+    python bench/train_speed.py --cpu-time           for a busy machine: one thread, and its CPU time instead of wall time
 
-One turn is a pass forward and backward over one micro-batch; everything runs in turns (A B C A B C ...) in this process,
-after `mallopt` has been set and denormal numbers have been switched off for all, and medians are compared. Peers run eager and
-compiled, with both of their forms of attention, in FP32 and where the processor has it in bf16 (autocast); the fastest of them,
-with as many sequences a pass as suit it, is the one that counts; so are our fastest, and the fastest products alone. litgpt is
-among them where it is installed (it pins older versions of what the others need:
-`pip install --no-deps litgpt lightning lightning-utilities torchmetrics`). Loss and gradients are checked against
-transformers' with the same weights before anything is timed.
-The exit code is 1 if a bar is missed, but not with --quick.
-Ours runs in FP32 and in what the processor multiplies faster (bf16, int8); each has its own floor, all matrix products with
-the weights and nothing else.
+One round is a forward and backward pass over one micro-batch. All programs run in turns (A B C A B C ...) in this process, and
+their medians are compared. `mallopt` is set and denormal numbers are switched off for all of them. Peers run in eager mode and
+compiled, with both of their attention implementations, in FP32 and, if the processor supports it, in bf16 (autocast). The fastest
+peer, with the number of sequences per pass that suits it best, is compared with our fastest and with the fastest matrix products
+alone. litgpt is included if it is installed (it pins older versions of packages that the others need:
+`pip install --no-deps litgpt lightning lightning-utilities torchmetrics`). Loss and gradients are compared with those of
+transformers for the same weights before anything is timed.
+The exit code is 1 if a target is missed, but not with --quick.
+Our training runs in FP32 and in the types that the processor multiplies faster (bf16, int8). The lower limit of the time for each
+type is all matrix products with the weights and nothing else.
 """
 
 import argparse
@@ -99,7 +99,7 @@ def peer_config(shape: ModelShape, attention: str) -> Any:
 
 
 def check_against_transformers(shape: ModelShape, plans: list[ComputePlan]) -> None:
-    """Loss and gradients of every FP32 way equal those of transformers' Llama with the same weights."""
+    """Check that loss and gradients of every FP32 plan equal those of transformers' Llama with the same weights."""
     from transformers import LlamaForCausalLM
 
     model = Transformer(shape)
@@ -137,7 +137,7 @@ def random_batch(shape: ModelShape, sequences: int) -> tuple[torch.Tensor, torch
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """Weights (by our names) and a batch of text of a finished run; or none, and both are random."""
+    """Return weights (by our names) and a batch of text from a finished run, or random ones if there is no run."""
 
     weights: dict[str, np.ndarray] | None
     tokens: np.ndarray
@@ -175,7 +175,7 @@ def our_job(shape: ModelShape, plan: ComputePlan, run: Run) -> Job:
 
 
 def peer_job(model: torch.nn.Module, batch: tuple[torch.Tensor, torch.Tensor], threads: int, compiled: bool, bf16: bool) -> Job:
-    """A pass as transformers' Trainer makes it: a compiled model where asked for, the loss beside it, gradients summed."""
+    """Return a pass as in transformers' Trainer: optionally a compiled model, the loss outside of it, gradients summed."""
     run = torch.compile(model, dynamic=False) if compiled else model
     tokens, targets = batch
 
@@ -202,7 +202,7 @@ def peers(
         n_embd=shape.dim,
         n_layer=shape.n_layers,
         n_head=shape.n_heads,
-        # Without a gate the same number of parameters is reached with 3/2 of the hidden width.
+        # Without a gate, 3/2 of the hidden width gives the same number of parameters.
         n_inner=shape.hidden_dim * 3 // 2,
         resid_pdrop=0.0,
         embd_pdrop=0.0,
@@ -213,12 +213,12 @@ def peers(
         "transformers Llama, SDPA": lambda: LlamaForCausalLM(peer_config(shape, "sdpa")),
         "transformers Llama, eager attention": lambda: LlamaForCausalLM(peer_config(shape, "eager")),
     }
-    if run.weights is None:  # the others have weights of other shapes
+    if run.weights is None:  # the other models have weights of other shapes
         kinds["transformers GPT-2"] = lambda: GPT2LMHeadModel(gpt2)
     try:
         import litgpt
     except ImportError:
-        print("litgpt is not installed: not among the peers")
+        print("litgpt is not installed, so it is not measured")
     else:
         config = litgpt.Config(
             block_size=shape.max_seq_len,
@@ -251,7 +251,7 @@ def peers(
 
 
 def gemm_job(shape: ModelShape, sequences: int, threads: int, precision: str) -> Job:
-    """All matrix products of a pass with the weights, forward and backward, and nothing else: the floor."""
+    """Return a job with all matrix products of a pass with the weights, forward and backward, and nothing else: the lower limit."""
     kind = {"fp32": torch.float32, "bf16": torch.bfloat16, "int8": torch.int8}[precision]
     product = torch._int_mm if precision == "int8" else torch.mm
     rows = sequences * shape.max_seq_len
@@ -271,19 +271,19 @@ def gemm_job(shape: ModelShape, sequences: int, threads: int, precision: str) ->
 
 
 def in_turns(jobs: dict[str, Job], rounds: int, clock: Callable[[], float]) -> dict[str, float]:
-    """Median seconds of every job."""
+    """Return the median seconds of every job."""
     seconds: dict[str, list[float]] = {name: [] for name in jobs}
     for turn in range(rounds + 2):
         for name, job in jobs.items():
             start = clock()
             job()
-            if turn > 1:  # the first compiles, the second fetches memory
+            if turn > 1:  # the first call compiles, the second one allocates memory
                 seconds[name].append(clock() - start)
     return {name: statistics.median(each) for name, each in seconds.items()}
 
 
 def extras(shape: ModelShape, plan: ComputePlan, rounds: int, clock: Callable[[], float]) -> dict[str, float]:
-    """Seconds of what comes once per optimiser step, computed as `plan` says."""
+    """Return the seconds of the work that is done once per optimizer step, computed according to `plan`."""
     torch.set_num_threads(plan.threads)
     config = TrainConfig()
     state = initial_state(config, shape, 1, torch.device("cpu"))
@@ -310,7 +310,7 @@ def extras(shape: ModelShape, plan: ComputePlan, rounds: int, clock: Callable[[]
 
 
 def bullet_train(folder: Path, shape: ModelShape, name: str, *settings: str) -> tuple[list[str], Path]:
-    """The command that trains a model of this shape on the corpus of the package, made ready to start; and its metrics.jsonl."""
+    """Prepare a run of this shape on the packaged corpus and return the command that trains it, and its metrics.jsonl."""
     config = folder / "start.jsonc"
     config.write_text('{"data": {"sources": ["sample"]}}')
     arguments = [str(config), f"--vocab_size={shape.vocab_size}", f"--dim={shape.dim}", f"--num_layers={shape.n_layers}"]
@@ -321,7 +321,7 @@ def bullet_train(folder: Path, shape: ModelShape, name: str, *settings: str) -> 
 
 
 def measure_memory(shape: ModelShape) -> float:
-    """Peak bytes of `bullet train` over three steps and a validation of exact and rounded weights, computed as a long run is."""
+    """Return the peak bytes of `bullet train` for three steps and a validation of exact and rounded weights, computed as in a long run."""
     with tempfile.TemporaryDirectory() as name:
         command, _ = bullet_train(Path(name), shape, "memory", "--total-steps=3", "--eval-every-steps=2", "--compile=on")
         most = 0
@@ -335,7 +335,7 @@ def measure_memory(shape: ModelShape) -> float:
 
 
 def time_to_first_step(shape: ModelShape) -> tuple[float, float]:
-    """Seconds from `bullet train` of a long run to its first line of metrics: nothing compiled or measured yet, and the second time."""
+    """Return the seconds from the start of `bullet train` to its first line of metrics, with an empty cache and with a filled one."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         environment = os.environ | {"XDG_CACHE_HOME": str(folder / "cache")}
@@ -359,7 +359,7 @@ def compare_losses(steps: int, seeds: int, tokens_dir: Path, shape: ModelShape, 
     """Train in every precision from the same seeds on a run's tokens.
 
     Returns:
-        By precision (seeds, steps + 1): the loss of every step, then the held-out loss of the last weights in FP32; nats a token.
+        By precision (seeds, steps + 1): the loss of every step, then the held-out loss of the last weights in FP32, in nats per token.
     """
     index = json.loads((tokens_dir / "index.json").read_text())
     shape = dataclasses.replace(shape, vocab_size=index["vocab_size"])
@@ -391,7 +391,7 @@ def compare_losses(steps: int, seeds: int, tokens_dir: Path, shape: ModelShape, 
 def gradient_noise(
     model: Transformer, batches: list[tuple[torch.Tensor, torch.Tensor]], exact: ComputePlan, other: ComputePlan
 ) -> dict[str, float]:
-    """For every weight the squared error that `other` makes in the gradient of a batch, as a share of the variance between batches."""
+    """Return for every weight the squared error of the gradient with `other`, as a share of the gradient's variance between batches."""
     found: dict[str, list[dict[str, torch.Tensor]]] = {}
     for plan in (exact, other):
         compute = set_up(dataclasses.replace(plan, micro_batch=len(batches[0][0])), model)
@@ -409,7 +409,7 @@ def gradient_noise(
 
 
 def report_losses(losses: dict[str, np.ndarray]) -> tuple[list[dict[str, Any]], float]:
-    """Print what sets the precisions apart, over pairs of the same seed; the rows, and the held-out distance in sd of the seeds."""
+    """Print the differences between the precisions over pairs of the same seed; return the rows and the held-out difference in sd."""
     (first, exact), *others = losses.items()
     rows, distance = [], 0.0
     spread = float(exact[:, -1].std(ddof=1))
@@ -431,7 +431,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--threads", type=int, default=0, help="default: all cores")
     parser.add_argument("--micro-batch", type=int, default=8)
-    parser.add_argument("--eager", action="store_true", help="compile nothing, neither ours nor the peers")
+    parser.add_argument("--eager", action="store_true", help="do not compile, neither our model nor the peers")
     parser.add_argument("--cpu-time", action="store_true")
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--run", type=Path)
@@ -439,9 +439,11 @@ def main() -> int:
     parser.add_argument("--memory", action="store_true")
     parser.add_argument("--start", action="store_true")
     parser.add_argument("--table", action="store_true")
-    parser.add_argument("--precision", choices=("bf16", "int8"), help="beside fp32; default: those that this processor has in hardware")
+    parser.add_argument(
+        "--precision", choices=("bf16", "int8"), help="besides fp32; default: the types that this processor supports in hardware"
+    )
     parser.add_argument("--losses", type=int, metavar="STEPS")
-    parser.add_argument("--seeds", type=int, default=4, help="of --losses, at least 2")
+    parser.add_argument("--seeds", type=int, default=4, help="number of seeds of --losses, at least 2")
     parser.add_argument("--tokens", type=Path, help="folder tokens/ of a run, for --losses")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
@@ -480,7 +482,7 @@ def main() -> int:
     speeds = {name: tokens / each for name, each in seconds.items()}
     floors = {p: speeds[f"GEMM only, {p}"] for p in precisions}
 
-    # The fastest of us and the fastest of them again, with more sequences a pass.
+    # Measure our fastest and the fastest peer again with more sequences per pass.
     others = [name for name in speeds if not name.startswith(("ours", "GEMM"))]
     best_of_ours = max(plans, key=lambda plan: speeds[f"ours: {plan}"])
     best_of_others = max(others, key=lambda name: speeds[name])

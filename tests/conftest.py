@@ -1,4 +1,4 @@
-"""Models that many tests share: a tiny random one with a real tokenizer, and a finished run of a micro model by the real pipeline."""
+"""Models that many tests share: a tiny random model with a real tokenizer, and a finished run of a micro model by the real pipeline."""
 
 from collections import Counter
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Computers to test with, so that no test depends on the CPU on which it runs."""
+"""Descriptions of machines for tests, so that no test depends on the CPU on which it runs."""
 
 from bulletlm.hardware import Machine
 from bulletlm.train.backend.native import NO_INT8

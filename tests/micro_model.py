@@ -1,4 +1,4 @@
-"""What a test needs to train a micro model: a little real text and a configuration that takes a second."""
+"""A small real text and a configuration that trains a micro model in a second."""
 
 import json
 from pathlib import Path

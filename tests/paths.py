@@ -1,4 +1,4 @@
-"""Where the tests find the repository's own files and the real text that lies beside it (absent for most users)."""
+"""Paths of the repository's own files and of the real text in the folder beside it (which most users do not have)."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What the scripts in bench/ decide. That they run is seen by running them (`make bench`)."""
+"""Tests the decisions of the scripts in bench/. Only `make bench` checks that the scripts run."""
 
 import ast
 import importlib

@@ -1,4 +1,4 @@
-"""The generated parts of docs/ are up to date, and links between pages lead somewhere."""
+"""Tests that the generated parts of docs/ are up to date, and that the targets of links between pages exist."""
 
 import importlib.util
 import re

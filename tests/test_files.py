@@ -1,4 +1,4 @@
-"""Atomic writing: whole or not at all, and the old file survives every failure."""
+"""Tests atomic writing: a file is written completely or not at all, and the old file survives every failure."""
 
 import errno
 import os

@@ -1,4 +1,4 @@
-"""Imports between packages run downwards only, so that the list of packages is also the order in which to read them."""
+"""Tests that imports between packages run downwards only, so that the list of packages is also the order in which to read them."""
 
 import ast
 import re

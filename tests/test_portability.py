@@ -1,4 +1,4 @@
-"""The package imports on Windows: modules that only POSIX systems have are imported only where their absence is handled."""
+"""Tests that the package imports on Windows: modules that only POSIX systems have are imported only where their absence is handled."""
 
 import ast
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Nothing that could control a terminal passes `printable`, and nothing else is changed."""
+"""Tests that `printable` removes everything that could control a terminal, and changes nothing else."""
 
 import json
 import unicodedata

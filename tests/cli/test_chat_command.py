@@ -1,4 +1,4 @@
-"""`bullet chat`: in a real terminal, and in a plain pipe."""
+"""Tests `bullet chat` in a real terminal and in a pipe."""
 
 import codecs
 import contextlib

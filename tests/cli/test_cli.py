@@ -1,4 +1,4 @@
-"""The command line: every mistake is one clear line and an exit code, every command has an example."""
+"""Tests the command line: every mistake gives one clear line and an exit code, and every command has an example."""
 
 import io
 import json

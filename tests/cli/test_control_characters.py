@@ -1,4 +1,4 @@
-"""No command prints control characters or direction marks that come from file names, files or a model."""
+"""Tests that no command prints control characters or direction marks that come from file names, files or a model."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""Reading plain command lines without the full command line's library: the same values, or nothing."""
+"""Tests that the fast parser for simple command lines returns the same values as the full parser, or nothing."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""Generation, token by token."""
+"""Tests `bullet generate`: text is generated token by token."""
 
 import numpy as np
 import pytest

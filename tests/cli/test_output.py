@@ -1,4 +1,4 @@
-"""The card of a file: what it says of a trained model, and that a file of others can say anything without harm."""
+"""Tests the summary of a model file: its content for a trained model, and that untrusted metadata in a file does no harm."""
 
 import json
 import math

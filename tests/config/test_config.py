@@ -1,4 +1,4 @@
-"""Configuration: the checklist's JSON and flags as they stand, names, errors, resolution."""
+"""Tests the configuration: the JSON and flags of the requirements work unchanged; names, errors and resolution are right."""
 
 import json
 import re

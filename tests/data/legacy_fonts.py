@@ -1,4 +1,4 @@
-"""Devanagari as three old fonts stored it, good enough to test that it is recognised. Only the letters' parts matter, not ligatures."""
+"""Encodes Devanagari as three legacy fonts do, exactly enough to test its detection. Letter parts are encoded, ligatures are not."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""A real HTTP server on this machine that answers as an OpenAI-compatible endpoint does."""
+"""A real HTTP server on the loopback interface that answers like an OpenAI-compatible endpoint."""
 
 import json
 import threading

@@ -1,4 +1,4 @@
-"""Of every kind of file and with every preset, each character that was read is in the result, dropped by a rule, or changed by one."""
+"""Tests for every file type and preset that each character of the input is in the result, or was dropped or changed by a rule."""
 
 import json
 import zipfile

@@ -1,4 +1,4 @@
-"""Augmentation as a whole: what is added and what is not, filters, the cache, resuming, validation text kept out."""
+"""Tests augmentation as a whole: which texts are added, filters, the cache, resuming, and that validation text is kept out."""
 
 import json
 import random

@@ -1,4 +1,4 @@
-"""Augmentation models: real loading code on tiny models, equality with other ways to run them, one clear line for every fault."""
+"""Tests augmentation models: the real loading code on tiny models, equal results with other backends, and one clear line per error."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""The endpoint backend against a real server on the loopback interface."""
+"""Tests the endpoint backend with a real server on the loopback interface."""
 
 import socket
 import threading

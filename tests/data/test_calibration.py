@@ -1,4 +1,4 @@
-"""The choice of calibration text: languages in balance, seeded, and clear words when there is too little."""
+"""Tests the choice of calibration text: languages are balanced, the choice is seeded, and too little text gives a clear message."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Every layout in which people store conversations."""
+"""Tests the reading of every supported layout of conversations."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Files in UTF-16 and in old code pages are read where that is certain, and named where it is not."""
+"""Tests that files in UTF-16 and in old code pages are read if the encoding is certain, and are reported if it is not."""
 
 import codecs
 from pathlib import Path

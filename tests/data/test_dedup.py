@@ -1,4 +1,4 @@
-"""What came before: exact, near, boilerplate, outliers. The arrays against plain Python on real text."""
+"""Tests deduplication (exact, near, boilerplate, outliers): compares the array code with plain Python on real text."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Word documents, PDF, books, web pages, Markdown, subtitles, wikis and lists of questions."""
+"""Tests the reading of Word documents, PDF, e-books, web pages, Markdown, subtitles, wikis and lists of questions."""
 
 import bz2
 import sys

@@ -1,4 +1,4 @@
-"""Text decoded or drawn by the wrong table."""
+"""Tests the detection of text that was decoded with the wrong encoding or that needs a legacy font."""
 
 from pathlib import Path
 

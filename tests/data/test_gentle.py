@@ -1,4 +1,4 @@
-"""The default preset harms nothing: text of any language and structure, code and chat come out as they went in.
+"""Tests that the default preset changes no valid content: text of any language and structure, code and chat stay the same.
 
 Every character is accounted for, whatever the preset and the kind of file.
 """

@@ -1,4 +1,4 @@
-"""Script first, then function words, then a library."""
+"""Tests language detection, which uses the script first, then function words, then a library."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Validation text in training: found in every disguise, and nothing else."""
+"""Tests that copies of validation text in the training text are found, also changed copies, and that nothing else is removed."""
 
 import json
 from collections import Counter

@@ -1,4 +1,4 @@
-"""Devanagari that a font conversion broke."""
+"""Tests the detection of Devanagari text that a font conversion damaged."""
 
 import pytest
 from hypothesis import example, given, settings

@@ -1,4 +1,4 @@
-"""Entities, tags, wiki and Markdown."""
+"""Tests the removal of entities, tags, wiki markup and Markdown."""
 
 import pytest
 from hypothesis import given, settings

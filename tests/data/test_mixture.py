@@ -1,4 +1,4 @@
-"""Shares, weights and budgets."""
+"""Tests the shares, weights and token budgets of the data mixture."""
 
 import numpy as np
 import pytest

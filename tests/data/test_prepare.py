@@ -1,4 +1,4 @@
-"""The data stage as a whole, on small corpora written by the tests and on real text where it is at hand."""
+"""Tests the data stage as a whole, on small corpora that the tests write and on real text if it is available."""
 
 import gzip
 import itertools

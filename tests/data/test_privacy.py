@@ -1,4 +1,4 @@
-"""Addresses and numbers that point at a person."""
+"""Tests the masking of addresses and numbers that identify a person."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""Exported WhatsApp chats: what people wrote is learned as answers; who they are is not."""
+"""Tests exported WhatsApp chats: the messages become answers to learn from, and names of persons are removed."""
 
 import random
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Reading documents out of files, block by block; what a person can get wrong."""
+"""Tests the reading of documents from files, block by block, and the messages for wrong input."""
 
 import bz2
 import gzip

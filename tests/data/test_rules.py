@@ -1,4 +1,4 @@
-"""The rules on one document: each finds its fault, each can be switched off, and good text is left alone."""
+"""Tests the cleaning rules on single documents: each finds its fault, each can be switched off, and good text is not changed."""
 
 import re
 import unicodedata

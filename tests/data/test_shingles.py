@@ -1,4 +1,4 @@
-"""Sequences of words as numbers, against sets of tuples."""
+"""Tests hashed word sequences (shingles) against sets of tuples."""
 
 import zlib
 

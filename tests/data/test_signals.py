@@ -1,4 +1,4 @@
-"""Judging by statistics: junk goes, verse and lists stay."""
+"""Tests the statistical quality filter: it removes junk and keeps verse and lists."""
 
 import pytest
 

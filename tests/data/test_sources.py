@@ -1,4 +1,4 @@
-"""Finding files, and what a person can get wrong in naming them."""
+"""Tests the search for source files, and the messages for wrong paths."""
 
 import gzip
 import os

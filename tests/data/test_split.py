@@ -1,4 +1,4 @@
-"""The validation set: about as large as asked, from everywhere, the same whatever the order."""
+"""Tests the validation set: it has about the requested size, has text of every source, and does not depend on the order of files."""
 
 import numpy as np
 from hypothesis import given, settings

@@ -1,4 +1,4 @@
-"""Documents and paragraphs of text files: what belongs together stays together and in order, and no character is lost."""
+"""Tests documents and paragraphs of text files: related text stays together and in order, and no character is lost."""
 
 import random
 import textwrap

@@ -1,4 +1,4 @@
-"""The screen after the data stage says what was not read."""
+"""Tests that the summary after the data stage lists the files that were not read."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-""".tsv and .csv: quotation marks, headings, columns that are no text, and the language of each column."""
+"""Tests .tsv and .csv files: quotation marks, headings, columns without text, and the language of each column."""
 
 import csv
 import io

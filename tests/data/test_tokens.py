@@ -1,4 +1,4 @@
-"""Token files hold exactly what the documents encode to."""
+"""Tests that token files contain exactly the token ids of the documents."""
 
 import json
 from pathlib import Path

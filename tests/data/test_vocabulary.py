@@ -1,4 +1,4 @@
-"""The tokenizer stage: a balanced sample, the report, and the comparison of sizes."""
+"""Tests the tokenizer stage: the balanced sample, the report, and the comparison of vocabulary sizes."""
 
 import json
 from pathlib import Path

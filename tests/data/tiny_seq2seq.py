@@ -1,4 +1,4 @@
-"""Tiny sequence-to-sequence models, built, taught ten sentences and saved here, in the form in which the large ones are published."""
+"""Builds tiny sequence-to-sequence models, trains them on ten sentences, and saves them in the format of the published large models."""
 
 import io
 import json

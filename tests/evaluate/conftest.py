@@ -1,4 +1,4 @@
-"""A run folder as the stages leave it, with a tiny model of random weights."""
+"""A run folder as the stages write it, with a tiny model of random weights."""
 
 import json
 from pathlib import Path

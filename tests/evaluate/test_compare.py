@@ -1,4 +1,4 @@
-"""The comparison of two models against an independent float64 computation of the whole network."""
+"""Tests the comparison of two models against an independent float64 computation of the whole network."""
 
 import json
 import math

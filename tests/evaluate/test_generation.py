@@ -1,4 +1,4 @@
-"""Answers repeat with their seed, and the checks count what they say."""
+"""Tests that the same seed gives the same answers, and that the automatic checks count correctly."""
 
 from dataclasses import replace
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Loss, perplexity and bits per byte against sums written out in plain Python."""
+"""Tests loss, perplexity and bits per byte against sums in plain Python."""
 
 import math
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""The packaged prompts are what docs/evaluation.md says; a bad file gives one clear line."""
+"""Tests that the packaged prompts agree with docs/evaluation.md, and that a bad file gives one clear line."""
 
 import unicodedata
 from collections import Counter

@@ -1,4 +1,4 @@
-"""The evaluation stage end to end on a micro run, and the page it draws."""
+"""Tests the evaluation stage end to end on a micro run, and the HTML page that it writes."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""`bullet bench`, and the example of docs/running.md."""
+"""Tests `bullet bench` and the example in docs/running.md."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""GGUF files written from scratch, after the format's specification: for files that no library would write."""
+"""Writes GGUF files from the format's specification, including invalid files that no library would write."""
 
 import struct
 from typing import Any

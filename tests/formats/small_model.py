@@ -1,4 +1,4 @@
-"""A model small enough for a hundred conversions a second."""
+"""A model that is small enough for a hundred conversions per second."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""bullet convert: formats recognised, nothing replaced by accident, one line for every mistake."""
+"""Tests `bullet convert`: formats are recognized, existing files are not replaced by accident, and every mistake gives one line."""
 
 import json
 import os

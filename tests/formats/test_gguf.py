@@ -1,4 +1,4 @@
-"""GGUF: the same bits in both directions, and what llama.cpp itself makes of them."""
+"""Tests GGUF: the weights keep the same bits in both directions, and llama.cpp computes the same results."""
 
 import itertools
 import json

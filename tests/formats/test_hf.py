@@ -1,4 +1,4 @@
-"""Hugging Face folders: the same numbers in transformers, the same bits on the way back."""
+"""Tests Hugging Face folders: transformers computes the same numbers, and converting back gives the same bits."""
 
 import json
 import os

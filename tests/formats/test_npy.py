@@ -1,4 +1,4 @@
-"""The folder of .npy tensors: whole or refused with one clear line."""
+"""Tests the folder of .npy tensors: it is read completely or refused with one clear line."""
 
 import json
 from collections.abc import Callable

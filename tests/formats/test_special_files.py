@@ -1,4 +1,4 @@
-"""Named pipes, sockets and devices where a model, tensor or tokenizer should be: refused at once, by every reader."""
+"""Tests that every reader refuses named pipes, sockets and devices in place of a model, tensor or tokenizer, without waiting."""
 
 import os
 import shutil

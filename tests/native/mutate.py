@@ -1,4 +1,4 @@
-"""Mutated model files through the reader and the native engine, on every path, and through `load` and `Session` as programs use them:
+"""Runs mutated model files through the reader, every path of the native engine, and `load` and `Session` as programs use them:
 one clear error each, or numbers; never a crash.
 
     python tests/native/mutate.py SECONDS [LIBRARY]

@@ -1,4 +1,4 @@
-"""A short run of what `make sanitize` runs longer: mutated files, and the C checks in an ordinary build."""
+"""Runs a short version of `make sanitize`: mutated files, and the C checks in a normal build."""
 
 import shutil
 import subprocess

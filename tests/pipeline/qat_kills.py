@@ -1,4 +1,4 @@
-"""The QAT stage of a finished run, stopped in every way: python qat_kills.py RUN
+"""Stops and kills the QAT stage of a finished run in every way: python qat_kills.py RUN
 
 Each try is a fork, so that torch is imported once. Commands take turns: `bullet run` up to the model file, and `bullet qat`.
 Prints how many tries it took.

@@ -1,4 +1,4 @@
-"""A damaged or missing checkpoints/best is written again where the weights still exist, and is no dead end elsewhere."""
+"""Tests that a damaged or missing checkpoints/best is written again if the weights still exist, and that the run can continue if not."""
 
 import shutil
 from pathlib import Path

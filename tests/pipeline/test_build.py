@@ -1,4 +1,4 @@
-"""The build stage and bullet-builder: a file that knows what it lost, the same bytes again, clear words for every mistake."""
+"""Tests the build stage and bullet-builder: the file records its quantization error, equal inputs give equal bytes, errors are clear."""
 
 import json
 import shutil

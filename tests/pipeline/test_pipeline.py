@@ -1,4 +1,4 @@
-"""End to end: text to report, the same numbers in torch, in numpy and in the file, nothing done twice."""
+"""Tests the pipeline end to end: torch, numpy and the file have the same numbers, and no finished stage runs twice."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""`bullet plan`: measured on this machine, calculated right, refused with one line."""
+"""Tests `bullet plan`: it measures this machine, calculates correctly, and refuses bad input with one line."""
 
 import dataclasses
 import json

@@ -1,4 +1,4 @@
-"""Training on the 4-bit grid: the stage, the command, the main run with qat.start, and that latent weights stay inside."""
+"""Tests quantization-aware training: the stage, the command, the main run with qat.start, and that latent weights are not exported."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""A run replaces and deletes only files that it wrote, and needs its sources only for the stages that read them."""
+"""Tests that a run replaces and deletes only files that it wrote, and needs its sources only for the stages that read them."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""The 4-bit and 8-bit grids, against ggml's own package and against their own promises."""
+"""Tests the 4-bit and 8-bit grids against ggml's own package and against their documented properties."""
 
 import gguf
 import numpy as np

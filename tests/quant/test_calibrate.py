@@ -1,4 +1,4 @@
-"""The whole network: same forward pass as the engine, less lost than by rounding, the same bits again."""
+"""Tests calibration of a whole network: same forward pass as the engine, smaller error than rounding, equal bits for equal inputs."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""The backward pass in numpy against torch's, with grouped heads and both kinds of output matrix."""
+"""Tests the backward pass in numpy against torch's, with grouped heads and both kinds of output matrix."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""The grid in torch is the grid in numpy, bit for bit; gradients pass; the model gets its own weights back."""
+"""Tests fake quantization: torch and numpy round to the same bits, gradients pass through, and the model's own weights are restored."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""One matrix at a time: against the textbook algorithm, and the promises of every step."""
+"""Tests GPTQ on single matrices: against the textbook algorithm, and the documented property of every step."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""What one rounded matrix costs, against the runtime's engine with that one matrix exchanged."""
+"""Tests the sensitivity of a matrix against the runtime's engine with only that matrix quantized."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Which tensor gets which type."""
+"""Tests the choice of the weight type of each tensor."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Weights on their grids, and the numbers that they stand for."""
+"""Encoded weights and the numbers that they represent."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""The numpy engine against a float64 implementation written out in loops, and against the training network."""
+"""Tests the numpy engine against a float64 implementation with plain loops, and against the training network."""
 
 import math
 import shutil

@@ -1,4 +1,4 @@
-"""The native engine: every path of this processor against a float64 forward pass, and against itself."""
+"""Tests the native engine: every path of this processor against a float64 forward pass, and against itself."""
 
 import ctypes
 import subprocess

@@ -1,4 +1,4 @@
-"""Prompts longer than the context: what is left out, in which order, and that it is said."""
+"""Tests prompts that are longer than the context: what is left out, in which order, and that this is reported."""
 
 import json
 import subprocess

@@ -1,4 +1,4 @@
-"""The random generator's state without numpy."""
+"""Tests that the random generator's state is the same without numpy."""
 
 import numpy as np
 from hypothesis import given

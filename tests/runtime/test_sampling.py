@@ -1,4 +1,4 @@
-"""What sampling promises, for any logits."""
+"""Tests the documented properties of sampling for any logits."""
 
 import math
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""Sessions: the same answers as computing everything from the start, on both engines."""
+"""Tests that sessions give the same answers as computing everything from the start, on both engines."""
 
 import threading
 from collections.abc import Iterator, Sequence

@@ -1,4 +1,4 @@
-"""Spellings of requests that clients use, and who may send them."""
+"""Tests the variants of paths and headers that clients send, and the access rules."""
 
 import http.client
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""bench/clients.py with the clients that are installed for the tests."""
+"""Tests bench/clients.py with the clients that are installed for the tests."""
 
 import subprocess
 import sys

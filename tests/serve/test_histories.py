@@ -1,4 +1,4 @@
-"""Conversations as clients send them, and conversations that are longer than the context."""
+"""Tests conversations as clients send them, and conversations that are longer than the context."""
 
 from collections.abc import Iterator
 from pathlib import Path

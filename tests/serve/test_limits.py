@@ -1,4 +1,4 @@
-"""Limits and access rules, and what happens when a client exceeds them or disconnects."""
+"""Tests limits and access rules, and what happens if a client exceeds them or disconnects."""
 
 import http.client
 import json

@@ -1,4 +1,4 @@
-"""Ollama's interface through Ollama's own clients."""
+"""Tests Ollama's interface with Ollama's own clients."""
 
 import json
 import shutil

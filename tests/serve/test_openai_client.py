@@ -1,4 +1,4 @@
-"""The server, used through OpenAI's own client."""
+"""Tests the server with OpenAI's own client."""
 
 import itertools
 import unicodedata

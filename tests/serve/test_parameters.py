@@ -1,4 +1,4 @@
-"""Parameters of other servers: neutral values are accepted, and what is unsupported is refused by name."""
+"""Tests parameters of other servers: neutral values are accepted, and unsupported parameters are refused by name."""
 
 from typing import Any
 

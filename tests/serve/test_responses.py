@@ -1,4 +1,4 @@
-"""/v1/responses through OpenAI's own client."""
+"""Tests /v1/responses with OpenAI's own client."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""The order in which the scheduler runs completions."""
+"""Tests the order in which the scheduler runs completions."""
 
 import asyncio
 import threading

@@ -1,4 +1,4 @@
-"""schemathesis sends valid and invalid requests according to /openapi.json: no crash, and no answer that is not documented there."""
+"""Tests with schemathesis that valid and invalid requests cause no crash and no answer that /openapi.json does not document."""
 
 import subprocess
 import sys

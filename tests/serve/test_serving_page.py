@@ -1,4 +1,4 @@
-"""The examples of docs/serving.md work unchanged."""
+"""Tests that the examples of docs/serving.md work unchanged."""
 
 import re
 import shutil

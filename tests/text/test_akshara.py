@@ -1,4 +1,4 @@
-"""Devanagari signs only where they belong."""
+"""Tests that Devanagari combining marks are accepted only in valid positions."""
 
 import math
 from dataclasses import replace

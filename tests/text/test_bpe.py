@@ -1,4 +1,4 @@
-"""The tokenizer of a loaded model gives what sentencepiece gives."""
+"""Tests that the tokenizer of a loaded model returns the same ids as sentencepiece."""
 
 import pytest
 from hypothesis import given, settings

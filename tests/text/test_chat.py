@@ -1,4 +1,4 @@
-"""The chat template, token by token."""
+"""Tests the chat template token by token."""
 
 import re
 import subprocess

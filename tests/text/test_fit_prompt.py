@@ -1,4 +1,4 @@
-"""Conversations as programs send them, and conversations that are longer than the model's context."""
+"""Tests conversations as programs send them, and conversations that are longer than the model's context."""
 
 import pytest
 from hypothesis import given

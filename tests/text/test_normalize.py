@@ -1,4 +1,4 @@
-"""One spelling for one text."""
+"""Tests that normalization gives the same text for different encodings of it."""
 
 import unicodedata
 

@@ -1,4 +1,4 @@
-"""Text that is whole at every moment."""
+"""Tests that streamed text never contains part of a character."""
 
 import json
 import unicodedata

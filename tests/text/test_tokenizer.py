@@ -1,4 +1,4 @@
-"""The tokenizer: exact round trip for any text, whole Devanagari letters, reproducible bytes."""
+"""Tests the tokenizer: exact round trip for any text, whole Devanagari letters, reproducible bytes."""
 
 import unicodedata
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The same ids everywhere: our Tokenizer, transformers' LlamaTokenizer from tokenizer.model, and llama.cpp from a GGUF file."""
+"""Tests that our Tokenizer, transformers' LlamaTokenizer from tokenizer.model, and llama.cpp from a GGUF file return the same ids."""
 
 import json
 import urllib.request

@@ -1,4 +1,4 @@
-"""What the tokenizer does with the text that people here write: digits, danda, white space, emoji, two languages in one line."""
+"""Tests the tokenizer on typical Indian text: digits, danda, white space, emoji, two languages in one line."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""A token folder of real-looking text, small enough to train on in a second."""
+"""A token folder of realistic text that is small enough to train on in a second."""
 
 from pathlib import Path
 

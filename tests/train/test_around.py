@@ -1,4 +1,4 @@
-"""What surrounds the steps: stop file, full disk, pauses, samples, trackers, the proof."""
+"""Tests the features around the training steps: stop file, full disk, pauses, samples, trackers, `bullet prove`."""
 
 import dataclasses
 import json

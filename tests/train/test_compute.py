@@ -1,4 +1,4 @@
-"""Compute plans: all give the gradients of the eager FP32 plan; the plan of a run is decided once, saved, and survives damage."""
+"""Tests compute plans: all give the gradients of the eager FP32 plan; the plan of a run is decided once, saved, and survives damage."""
 
 import dataclasses
 import json

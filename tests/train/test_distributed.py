@@ -1,4 +1,4 @@
-"""Several processes train as one does: same curve, one writer, no process left over, no hanging. The processes are real."""
+"""Tests training in several real processes: same loss curve as with one, only one writes files, none is left over, none hangs."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Gradients in int8: near those of float64, unbiased, the same each time; and a model learns with them."""
+"""Tests int8 gradients: they are close to float64, unbiased and reproducible, and a model learns with them."""
 
 import numpy as np
 import pytest

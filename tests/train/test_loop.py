@@ -1,4 +1,4 @@
-"""The loop: equal gradients, learning, exact resume after stop and kill, damaged checkpoints."""
+"""Tests the training loop: equal gradients, falling loss, exact resume after stop and kill, damaged checkpoints."""
 
 import contextlib
 import dataclasses

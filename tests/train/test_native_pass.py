@@ -1,4 +1,4 @@
-"""The native training pass against autograd in FP32: every gradient, also of unusual shapes; and that equal inputs give equal bytes."""
+"""Tests the native training pass against autograd in FP32: every gradient, also for unusual shapes; equal inputs give equal bytes."""
 
 import dataclasses
 import functools

@@ -1,4 +1,4 @@
-"""Schedule, EMA, optimiser, batches: against their formulas."""
+"""Tests schedule, EMA, optimizers and batches against their formulas."""
 
 import math
 from itertools import pairwise

@@ -1,4 +1,4 @@
-"""The law: what it was made of is found again, and what it has not seen is predicted."""
+"""Tests the scaling law: the fit recovers known constants, and it predicts runs that were excluded from the fit."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Poisoned batches, divergence and broken weights, in the real loop; and the same result when it is interrupted on the way."""
+"""Tests bad batches, divergence and broken weights in the real training loop, and that an interruption does not change the result."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Groups of two processes, forked so that torch is imported once: python two_processes.py CLEAN SPOILT OUT
+"""Trains in groups of two processes, forked so that torch is imported only once: python two_processes.py CLEAN SPOILT OUT
 
 OUT/stopped  both are stopped in the steps that the garbage in SPOILT takes back, and go on
 OUT/broken   a weight of the second one becomes NaN, before a step and again before a validation; what each has at the end

@@ -1,4 +1,4 @@
-"""A small model file with nothing random in it: the worked example of docs/bullet-format.md.
+"""Writes a small model file without random content: the worked example of docs/bullet-format.md.
 
 `python tests/formats/bullet/example_file.py` prints the example in the form that the document has.
 """

@@ -1,4 +1,4 @@
-"""Mutated models of every format through their readers: one clear line each, or a model; never anything else.
+"""Reads mutated models of every format: each reader must return a model or fail with one clear line, and do nothing else.
 
     python tests/formats/bullet/fuzz.py SECONDS       (`make fuzz`)
 

@@ -1,4 +1,4 @@
-"""docs/bullet-format.md against what the code writes and reads."""
+"""Tests that the code writes and reads what docs/bullet-format.md specifies."""
 
 import itertools
 import json

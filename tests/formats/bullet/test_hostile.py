@@ -1,4 +1,4 @@
-"""A file for every rule of docs/bullet-format.md that breaks this rule and nothing else, and damage of every kind.
+"""Tests invalid files: for every rule of docs/bullet-format.md a file that breaks only this rule, and damage of every kind.
 
 Each file has a correct SHA-256 (unless the checksum is what is tested), so that the rule itself must refuse it.
 """

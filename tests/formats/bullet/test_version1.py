@@ -1,4 +1,4 @@
-"""Version 1: dialects A, B and C become version 2 with the numbers they had; A is written as its runtime reads it."""
+"""Tests version 1: dialects A, B and C are converted to version 2 with the same numbers; A is written as its runtime reads it."""
 
 import functools
 import itertools

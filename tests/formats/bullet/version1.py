@@ -1,4 +1,4 @@
-"""Version 1 of the format, written and read once more from its description, for tests of the real thing."""
+"""A second, independent writer and reader of format version 1, written from its description, to test the real one."""
 
 import json
 import struct
