@@ -1,4 +1,4 @@
-"""From one model format to another: .bullet (versions 1 and 2), GGUF, Hugging Face folder, folder of .npy tensors."""
+"""Converts between model formats: .bullet (versions 1 and 2), GGUF, Hugging Face folder, folder of .npy tensors."""
 
 import os
 import re

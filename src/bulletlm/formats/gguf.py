@@ -1,6 +1,6 @@
-"""GGUF, the format of llama.cpp, Ollama and LM Studio: writing and reading.
+"""Writes and reads GGUF, the format of llama.cpp, Ollama and LM Studio.
 
-BQ4 and BQ8 are ggml's Q4_0 and Q8_0, and the `llama` architecture rotates the same pairs, so every tensor goes over bit
+BQ4 and BQ8 are ggml's Q4_0 and Q8_0, and the `llama` architecture rotates the same pairs. So every tensor is converted bit
 for bit, in both directions. Writing uses the gguf package (extra `export`). Reading is implemented here, since the files
 are not trusted: every length is checked before it is used, and tensors are mapped, not copied.
 """
@@ -226,8 +226,8 @@ OLLAMA_TEMPLATE = """\
 def read_gguf(path: Path) -> StoredModel:
     """Read a model of the `llama` architecture with Q4_0, Q8_0, F16, BF16 or F32 tensors and our tokenizer.
 
-    The tensors are mapped from the file, except BF16, which become float32. What the standard keys of the file say counts more
-    than the metadata that BulletLM put into it, since other programs edit only the former.
+    The tensors are mapped from the file, except BF16, which become float32. The standard keys of the file take precedence over
+    the metadata that BulletLM wrote into it, because other programs edit only the standard keys.
 
     Raises:
         BulletError: the file cannot be opened.
@@ -520,7 +520,7 @@ _STANDARD_TEXTS = {"name": "general.name", "license": "general.license"}
 
 
 def _metadata(values: Mapping[str, Any], notes: list[str]) -> dict[str, Any]:
-    """The metadata of the export, with what the standard keys say now; `notes` says what was changed since."""
+    """Return the metadata of the export, updated with the present standard keys; `notes` lists the changes since the export."""
     embedded = parse_json(_text(values, METADATA_KEY).encode(), METADATA_KEY) if METADATA_KEY in values else {}
     check_metadata(embedded)
     standard = _standard_metadata(values)
@@ -540,7 +540,7 @@ def _metadata(values: Mapping[str, Any], notes: list[str]) -> dict[str, Any]:
 
 
 def _standard_metadata(values: Mapping[str, Any]) -> dict[str, Any]:
-    """What the keys that every program knows say, under our names."""
+    """Return the values of the standard keys under our names."""
     found: dict[str, Any] = {name: _text(values, key) for name, key in _STANDARD_TEXTS.items() if key in values}
     if "general.languages" in values:
         languages = values["general.languages"]

@@ -1,4 +1,4 @@
-"""Folders as Hugging Face's transformers reads and writes them: `LlamaForCausalLM` in float32.
+"""Writes and reads model folders of Hugging Face's transformers: `LlamaForCausalLM` in float32.
 
 Only the rotary pairs differ: transformers rotates element i of a head with element i + head_dim / 2, we rotate
 neighbours. So the rows of the query and key matrices are reordered, head by head, in both directions.
@@ -305,7 +305,7 @@ def _exists(path: Path) -> bool:
 
 
 def _metadata(folder: Path, config: Mapping[str, Any], notes: list[str]) -> dict[str, Any]:
-    """Ours, changed by what the files that transformers reads say."""
+    """Return our metadata, updated with the files that transformers reads."""
     if _exists(folder / METADATA):
         where, metadata = str(folder / METADATA), parse_json(_read(folder / METADATA), str(folder / METADATA))
     else:
@@ -420,7 +420,7 @@ def _shape(config: Mapping[str, Any], where: str) -> ModelShape:
 
 
 def _weights(folder: Path, shape: ModelShape) -> dict[str, EncodedTensor]:
-    extents = {"lm_head.weight": (shape.vocab_size, shape.dim), **shape.tensors()}  # also where config.json says tied
+    extents = {"lm_head.weight": (shape.vocab_size, shape.dim), **shape.tensors()}  # also if config.json says that it is tied
     names = {hf_name(name): name for name in extents}
     tensors: dict[str, EncodedTensor] = {}
     for path in _shards(folder):
@@ -454,7 +454,7 @@ def _shards(folder: Path) -> list[Path]:
 
 
 def _what_weights(folder: Path) -> str:
-    """What a folder without safetensors weights has instead, and what to do about it."""
+    """Say what a folder without safetensors weights contains instead, and what to do."""
     names = sorted(path.name for path in folder.iterdir())
 
     def first(*endings: str) -> str:

@@ -1,4 +1,4 @@
-"""Files that lie where a model should be: what a failed or partial download leaves behind. Needs no numpy."""
+"""Recognizes files that are not models but the result of a failed or partial download. It needs no numpy."""
 
 import re
 
@@ -10,7 +10,7 @@ _HUB_ERRORS = (b"Entry not found", b"Repository not found", b"Invalid username o
 
 
 def what_was_downloaded(head: bytes) -> str | None:
-    """What a file is that was fetched in the wrong way, and what to do; None for any other file.
+    """Say what a wrongly downloaded file is and what to do; None for any other file.
 
     Args:
         head: the beginning of the file; 1024 bytes are enough.

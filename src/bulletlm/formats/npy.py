@@ -1,4 +1,4 @@
-"""The FP32 model as a folder of arrays that any program can read.
+"""Writes and reads the FP32 model as a folder of .npy arrays that any program can read.
 
 manifest.json          shape, tensors, metadata
 NAME.npy               one float32 array a tensor, named as in `ModelShape.tensors()`
@@ -48,7 +48,7 @@ def write_npy(folder: Path, shape: ModelShape, tensors: Mapping[str, Floats], to
 
     Raises:
         FormatError: a tensor is missing, has another shape, or holds a number that is not finite; or the metadata is
-            not what a model file may say.
+            not allowed in a model file.
         BulletError: the disk is full or the folder is not writable.
     """
     check_metadata(dict(metadata))

@@ -1,4 +1,4 @@
-"""Reading a vocabulary of ours from tokenizer.json, the only file that transformers writes when it saves a tokenizer.
+"""Reads a BulletLM vocabulary from tokenizer.json, the only file that transformers writes when it saves a tokenizer.
 
 The file lists texts and merges, and no scores. sentencepiece joins the pair whose piece has the highest score, the tokenizers
 library the pair with the lowest rank: both encode alike if scores fall in the order in which pieces first appear in the merges.
@@ -42,7 +42,7 @@ def _texts(vocab: Any, where: str) -> list[str]:
 
 
 def _check_settings(values: Mapping[str, Any], model: Mapping[str, Any], where: str) -> None:
-    """Everything that changes which ids a text gets must be as in our exports."""
+    """Check that every setting that affects the ids of a text has the same value as in our exports."""
     wanted: dict[str, tuple[Any, ...]] = {
         "byte_fallback": (True,),
         "dropout": (None, 0, 0.0),

@@ -1,6 +1,6 @@
-"""From a folder of FP32 tensors to a `.bullet` file that says how much the rounding cost.
+"""The build stage: quantizes a folder of FP32 tensors to a `.bullet` file, which records the quantization error.
 
-The rounding itself is in `bulletlm.quant`; here it is fed with text, measured against FP32, and written.
+The rounding itself is in `bulletlm.quant`. This module gives it calibration text, compares the result with FP32 and writes the file.
 """
 
 import hashlib
@@ -49,7 +49,7 @@ def build_bullet(
     version: int = 2,
     trained: Path | None = None,
 ) -> dict[str, Any]:
-    """Quantise the tensors of `npy_folder`, measure the result, write `path`; the same inputs give the same bytes.
+    """Quantize the tensors of `npy_folder`, measure the result and write `path`; the same inputs give the same bytes.
 
     Args:
         npy_folder: an export/npy folder.
@@ -57,11 +57,11 @@ def build_bullet(
         config: types and method.
         seed: decides which text is used for calibration, unless the configuration has a seed of its own.
         calibration: text to draw the calibration windows from; needed for BQ4 unless the method is "none".
-        validation: held-out text to measure on; without it the file says nothing about what was lost.
+        validation: held-out text for the measurement; without it the file does not record the quantization error.
         progress: shows the bars.
         report: where to write the errors of every tensor and layer, as JSON.
         version: of the file; 1 has four bits for everything and is written as its runtime reads it (docs/bullet-format.md).
-        trained: the file that QAT made of these tensors; its weights are taken as they are.
+        trained: the file that QAT made from these tensors; its weights are used unchanged.
 
     Returns:
         What the header says under "quantised" (docs/quantization.md).
@@ -82,13 +82,13 @@ def build_bullet(
         shape, tensors = fold_gains(shape, tensors)
         embedding = "BQ4"
     types = weight_types(shape, config.weights, embedding, config.keep)
-    # BLAS threads that spin for each other are ten times slower beside another busy program (`bulletlm.quant.calibrate`).
+    # BLAS threads busy-wait for each other: with one other busy program this becomes ten times slower (`bulletlm.quant.calibrate`).
     with threadpool_limits(1, user_api="blas"):
         qat = None
         if trained:
             done, method, qat = _trained(trained, tensors, types)
         elif metadata.get("training", {}).get("qat_start") is not None:
-            # Trained on the grid already: rounding to nearest gives these very weights, and calibration would only move them.
+            # These weights were trained on the grid: rounding to nearest gives exactly the same weights, and calibration would change them.
             plain = config.model_copy(update={"calibration": "none"})
             done, method = fit_to_text(shape, tensors, types, tokenizer, plain, seed, None, progress)
         else:
@@ -150,7 +150,7 @@ def fit_to_text(
 
 
 def _trained(path: Path, exact: dict[str, Floats], types: dict[str, str]) -> tuple[Calibrated, str, dict[str, Any]]:
-    """The weights of a file that QAT made of `exact`, how they were calibrated before, and what the file says of it."""
+    """Return the weights of a file that QAT made from `exact`, their calibration method, and the QAT entry of the file's header."""
     file = open_bullet(path)
     file.verify()
     facts = file.metadata.get("qat", {})
@@ -186,7 +186,7 @@ def _measure(
     validation: TokenFile,
     progress: Progress,
 ) -> dict[str, Any]:
-    """Loss and perplexity of both, and how far their predictions are apart, over the validation windows."""
+    """Return loss and perplexity of both models, and the difference between their predictions, over the validation windows."""
     exact, quantized = (Model(NumpyEngine(shape, weights), tokenizer, shape, Sampling(), {}) for weights in (tensors, rounded))
     result = compare(exact, quantized, validation, progress)
     return {
@@ -210,7 +210,7 @@ def _held_out(validation: TokenFile, length: int) -> npt.NDArray[np.int64]:
 
 
 def summary(quantized: dict[str, Any]) -> str:
-    """One line on what the header says under "quantised"."""
+    """Return one line that summarizes the header's "quantised" entry."""
     text = f"{quantized['weights']}, {METHOD_WORDS[quantized['method']]}"
     if quantized["calibration_tokens"]:
         text += f" on {quantized['calibration_tokens']:,} tokens"

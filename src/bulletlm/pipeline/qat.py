@@ -1,9 +1,9 @@
-"""The QAT stage: from the finished FP32 model to 4-bit weights that were trained in their rounded form.
+"""The QAT stage: trains the finished FP32 model further with rounded weights, which gives the 4-bit weights.
 
 qat/model.bullet  the trained weights, in the types and with the rounding that they were trained with
 qat/report.json   settings, and the KL from FP32 on the validation text before and after
 qat/checkpoints/  only while the stage runs
-qat/calibrated.bullet  also only then: the calibrated weights from which it starts, so that a stopped stage calibrates once
+qat/calibrated.bullet  only while the stage runs: the calibrated initial weights, so that a resumed stage need not calibrate again
 
 Only the checkpoints hold the exact weights of the student, which are worse than the FP32 model and the rounded student. The
 FP32 weights are always in export/npy.

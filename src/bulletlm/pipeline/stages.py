@@ -1,4 +1,4 @@
-"""The stages in order: text -> clean -> tokenizer -> tokens -> train -> export -> qat -> build -> evaluate.
+"""Runs the stages in order: text -> clean -> tokenizer -> tokens -> train -> export -> qat -> build -> evaluate.
 
 Each stage reads files of the run folder and writes files of the run folder. stages.json records a hash of the settings and
 inputs of each stage, and the SHA-256 of its outputs. A stage whose settings, inputs and outputs are unchanged does not run again.
@@ -31,11 +31,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """What every stage receives.
+    """The arguments of every stage.
 
     Attributes:
         config: the configuration of the run.
-        fingerprint: SHA-256 of everything that decides the trained weights.
+        fingerprint: SHA-256 of all settings and inputs that affect the trained weights.
         sources: path, size in bytes and SHA-256 of every source file.
         augmentation: what decides the added training text; None if there is none.
         progress: shows bars and messages.
@@ -144,7 +144,7 @@ def finish_run(folder: Path, settings: Sequence[str], progress: Progress) -> Run
 
 
 def _update_stages(run: Run, until: str, given: tuple[str, ...] = ()) -> None:
-    """Run every stage up to `until` that is not up to date. The stages in `given` must be done, with whatever settings."""
+    """Run every stage up to `until` that is not up to date. The stages in `given` must be finished; their settings do not matter."""
     stages_file = run.folder / "stages.json"
     done = _read_stages(stages_file)
     written = WrittenFiles(run.folder, [pattern for stage in STAGES.values() if stage.checked for pattern in stage.files])
@@ -189,7 +189,7 @@ def _read_stages(path: Path) -> dict[str, Any]:
 
 
 def _new_run(config: Config, progress: Progress, restart: bool, group: "ProcessGroup | None") -> Run:
-    """The run with the sources as they are now; if they are gone, as the run folder recorded them."""
+    """Return the run with the present sources; if they no longer exist, with the sources that the run folder recorded."""
     recorded = _recorded(config.run_dir)
     if (config.run_dir / "config.json").exists() and not recorded:
         raise ConfigError(

@@ -1,4 +1,4 @@
-"""The block formats BQ4 (4.5 bits per weight) and BQ8 (8.5 bits), bit for bit ggml's Q4_0 and Q8_0.
+"""The block formats BQ4 (4.5 bits per weight) and BQ8 (8.5 bits), which are bit for bit ggml's Q4_0 and Q8_0.
 
 Both divide the last dimension into blocks of 32 weights that share one float16 scale:
 
@@ -27,7 +27,7 @@ Bytes = npt.NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Quantized:
-    """A quantized tensor: `blocks` is uint8[..., n // 32, 18 or 34] of type "BQ4" or "BQ8"."""
+    """A quantized tensor. `blocks` is uint8[..., n // 32, 18 or 34] of type "BQ4" or "BQ8"."""
 
     type: str
     blocks: Bytes

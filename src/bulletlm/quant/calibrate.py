@@ -1,4 +1,4 @@
-"""Quantizing the FP32 tensors of a model, one matrix after another, with calibration text.
+"""Quantizes the FP32 tensors of a model, one matrix after another, with calibration text.
 
 Two copies of the network read the same windows of text: FP32, and the one whose earlier matrices are already quantized.
 Each matrix is fitted to the inputs that it gets in the quantized network, and to the outputs of the FP32 network at the
@@ -60,7 +60,7 @@ class TensorReport:
     """The errors that rounding made in a matrix.
 
     relative_rmse: root mean square of (rounded - FP32) / root mean square of FP32.
-    output_error: mean square error of its outputs in the quantised network against those wanted, as a share of the latter's mean
+    output_error: mean square error of its outputs in the quantized network against the target, as a share of the target's mean
     square, over the calibration text; output_error_rtn: the same if this matrix were rounded to nearest. None without
     calibration text. seconds: time spent on quantizing it.
     """
@@ -121,7 +121,7 @@ class Moments:
         return Moments(self.hessian, self.cross[which], self.energy[which])
 
     def output_error(self, rounded: Floats) -> float:
-        """E |y - V x|^2 / E |y|^2 of V float32[R, n]; 0 where nothing is wanted."""
+        """E |y - V x|^2 / E |y|^2 of V float32[R, n]; 0 if y is zero."""
         v = rounded.astype(np.float64)
         energy = float(self.energy.sum())
         error = energy + float(np.vdot(v @ self.hessian - 2 * self.cross, v))
@@ -224,7 +224,7 @@ Row = tuple[str, Tensor, TensorReport | None]
 
 
 class _Network(NamedTuple):
-    """The FP32 model and what its tensors are to become."""
+    """The FP32 model and the weight types of its quantized tensors."""
 
     shape: ModelShape
     tensors: Mapping[str, Floats]

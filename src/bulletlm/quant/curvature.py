@@ -1,4 +1,4 @@
-"""How strongly an error in the output of each matrix changes the predictions: the output half of the curvature.
+"""Computes how strongly an error in the output of each matrix changes the predictions: the output factor of the K-FAC curvature.
 
 To second order, the divergence KL(FP32 || rounded) that an error E in one matrix causes is trace(M E H E^T) / 2, with
 H = E[x x^T] of its inputs and M = E[g g^T] of the gradients g that reach its outputs (K-FAC, Martens and Grosse 2015): the

@@ -1,6 +1,6 @@
-"""Quantization-aware training: a model computes with the weights that its file would contain.
+"""Fake quantization for quantization-aware training: the model computes with the rounded weights that its file would contain.
 
-Rounding is that of `bulletlm.quant.bq4`, bit for bit (a test compares them), done once per optimiser step on all matrices and
+Rounding is that of `bulletlm.quant.bq4`, bit for bit (a test compares them), done once per optimizer step on all matrices and
 outside the compiled graph. Gradients use the straight-through estimator (Bengio et al. 2013, arXiv:1308.3432): the gradient of a rounded
 weight is applied to the exact one, also beyond the end of the range of codes.
 """

@@ -1,6 +1,6 @@
-"""The network in parts, for calibration: the input of each weight matrix.
+"""The forward pass in parts, for calibration: each part computes the input of one group of weight matrices.
 
-The runtime's engine computes the same as a whole; a test compares them. B = sequences, N = positions,
+The runtime's engine computes the same pass as a whole; a test compares them. B = sequences, N = positions,
 weight matrices are (outputs, inputs), everything is float32.
 """
 
@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 
 def quiet(function: Callable[P, T]) -> Callable[P, T]:
-    """Without numpy's warnings: the exponential may reach infinity, as it should, and damage shows in what comes out."""
+    """Switch off numpy's warnings: the exponential may correctly overflow to infinity, and the caller checks the result."""
 
     @wraps(function)
     def quietly(*args: P.args, **kwargs: P.kwargs) -> T:
@@ -60,7 +60,7 @@ def heads(x: Floats, layer: Weights, shape: ModelShape) -> tuple[Floats, Floats,
 
 
 def attention(queries: Floats, keys: Floats) -> Floats:
-    """How much each position takes from each one up to it: float32[..., N, N]."""
+    """Return the attention weights of each position for itself and all earlier ones: float32[..., N, N]."""
     length, size = queries.shape[-2:]
     scores: Floats = queries @ (keys * np.float32(size**-0.5)).swapaxes(-1, -2)
     scores += np.triu(np.full((length, length), -np.inf, np.float32), 1)

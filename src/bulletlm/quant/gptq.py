@@ -1,4 +1,4 @@
-"""Rounding one weight matrix to BQ4 so that its *outputs* change least, given statistics of its inputs.
+"""Rounds one weight matrix to BQ4 so that its *outputs* change least, given statistics of its inputs.
 
 A matrix W (outputs, inputs) is judged by the error of its outputs over calibration inputs x:
 
@@ -70,7 +70,7 @@ def calibrated(weights: Array, hessian: Array, curvature: Array | None = None) -
 
 
 def damped(hessian: Array) -> Array:
-    """H with DAMPING times its mean diagonal added to the diagonal; the identity where no input ever differs from zero."""
+    """H with DAMPING times its mean diagonal added to the diagonal; the identity if all inputs are zero."""
     mean = float(np.trace(hessian)) / len(hessian)
     if mean == 0:
         return np.eye(len(hessian), dtype=hessian.dtype)
@@ -78,7 +78,7 @@ def damped(hessian: Array) -> Array:
 
 
 def corrected(weights: Array, hessian: Array, cross: Array) -> Array:
-    """The weights that come nearest to the wanted outputs y on inputs x that are no longer those of FP32.
+    """Return the weights whose outputs are nearest to the targets y, for inputs x that differ from those in FP32.
 
     The best V for E |y - V x|^2 is E[y x^T] H^-1; damping pulls it towards `weights`.
 
@@ -168,7 +168,7 @@ def _refit_rows(weights: Array, codes: Array, scales: Array, hessian: Array) -> 
         seen = (codes[:, at] @ hessian[at]) * codes
         normal[:, number] = seen.reshape(rows, blocks, BLOCK).sum(axis=2)
     right = ((weights @ hessian) * codes).reshape(rows, blocks, BLOCK).sum(axis=2, dtype=np.float64)
-    # A block of nothing but zeros has an empty row in its system; any scale is as good, so it gets 0.
+    # A block of zeros has a zero row in the linear system. Every scale has the same error, so it gets 0.
     empty = normal[:, range(blocks), range(blocks)] <= 0
     normal[:, range(blocks), range(blocks)] += empty
     new = _to_float16(np.linalg.solve(normal, right[..., None])[..., 0].astype(weights.dtype))
@@ -185,8 +185,8 @@ def _refit_rows(weights: Array, codes: Array, scales: Array, hessian: Array) -> 
 def joint_descent(weights: Array, codes: Array, scales: Array, hessian: Array, curvature: Array) -> Array:
     """Coordinate descent on trace(M E H E^T), E = weights - codes * scales: so that an error in one row can compensate one in another.
 
-    Column after column, all rows at once move to their best code. Rows influence each other, so where the moves together gain less than
-    half of what they promise, only the better half of them is made, and so on.
+    Column after column, all rows move to their best code at once. Rows influence each other. So if the moves together reduce the loss by
+    less than half of the predicted reduction, only the better half of them is made, and so on.
 
     Args:
         weights: float[R, n].
@@ -203,7 +203,7 @@ def joint_descent(weights: Array, codes: Array, scales: Array, hessian: Array, c
     own = np.diag(curvature)
     for j, spread in enumerate(hessian):
         pull = weighted @ spread
-        # Where row i of this column would be best if it alone could move.
+        # The best value of row i in this column if only this row could change.
         best = round_to_codes(codes[:, j] * width[:, j] + pull / (own * spread[j]), width[:, j])
         moves = (best - codes[:, j]) * width[:, j]
         gains = (2 * pull - own * spread[j] * moves) * moves

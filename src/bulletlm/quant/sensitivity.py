@@ -1,4 +1,4 @@
-"""The sensitivity of the predictions to each matrix: the loss if it alone is rounded and all others are FP32.
+"""Computes the sensitivity of the predictions to each matrix: the KL divergence if only this matrix is rounded and all others are FP32.
 
 numpy only.
 """
@@ -19,7 +19,7 @@ Floats = npt.NDArray[np.float32]
 def sensitivity(
     shape: ModelShape, exact: Mapping[str, Floats], rounded: Mapping[str, Floats], windows: npt.NDArray[np.integer], progress: Progress
 ) -> tuple[dict[str, float], dict[str, float]]:
-    """KL(FP32 || one part rounded) of the next-token distributions, nats a token.
+    """Return KL(FP32 || one part rounded) of the next-token distributions, in nats per token.
 
     Later matrices do not compensate here, so these are upper bounds of the cost of a part in the whole file. The layers before
     the part are computed once.

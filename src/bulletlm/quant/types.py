@@ -1,4 +1,4 @@
-"""The weight types, and the type of each tensor."""
+"""Defines the weight types, and chooses the type of each tensor."""
 
 import math
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Running a finished model without torch.
+"""Runs a finished model without torch.
 
 Names are imported when they are first used, so that a program that only generates text does not wait for numpy.
 """

@@ -1,4 +1,4 @@
-"""What an engine is, and the one in numpy: the forward pass in float32, the reference for the tests of the others.
+"""The interface of an engine, and the numpy engine: the forward pass in float32, which is the reference for tests of other engines.
 
 B = sequences in the batch, N = new positions, T = all positions so far, H = query heads, K = key/value heads,
 G = H / K, D = head_dim. Weight matrices are (outputs, inputs), as in the file.
@@ -20,7 +20,7 @@ PREFILL_CHUNK_TOKENS = 256
 
 
 class Cache(Protocol):
-    """What an engine remembers of one sequence (its keys and values). For one thread at a time.
+    """The KV cache of one sequence, for use by one thread at a time.
 
     Attributes:
         capacity: positions at most.
@@ -87,7 +87,7 @@ class Layer(NamedTuple):
 class KVCache:
     """Keys (already rotated) and values of the positions so far, float32[n_layers, B, K, room, D].
 
-    `length` positions are filled; setting it back forgets the later ones. `capacity` is the most there may be;
+    `length` positions are filled; a smaller value discards the later ones. `capacity` is the largest number of positions;
     memory is allocated when it is needed.
     """
 
@@ -166,7 +166,7 @@ class NumpyEngine:
         return self._logits(self._hidden(tokens, cache)).reshape(*tokens.shape, -1)
 
     def hidden(self, tokens: Ids, cache: KVCache | None = None) -> Floats:
-        """What the output matrix would be applied to after each of `tokens`, float32[N, dim]; appends to `cache`, if given."""
+        """Return the input of the output matrix after each of `tokens`, float32[N, dim]; append to `cache`, if given."""
         return self._hidden(self._ids(tokens)[None], cache or self.new_cache())
 
     def _ids(self, tokens: Ids) -> npt.NDArray[np.intp]:

@@ -1,4 +1,4 @@
-"""Loading a model: the file, an engine that runs it, and its tokenizer. Needs numpy only where the native engine is missing."""
+"""Loads a model: the file, an engine that runs it, and its tokenizer. It needs numpy only if the native engine is missing."""
 
 from __future__ import annotations
 
@@ -49,9 +49,9 @@ class Model:
     header: dict[str, Any]
 
     def hidden_sums(self, tokens: Sequence[int]) -> Iterator[npt.NDArray[np.float64]]:
-        """Sums of the last hidden states (after the final norm), float64[dim], of one part of `tokens` after the other.
+        """Yield the sum of the last hidden states (after the final norm), float64[dim], of one part of `tokens` after the other.
 
-        All of them together, divided by the number of tokens, are an embedding of a text. A program can do other work,
+        The total of these sums, divided by the number of tokens, is an embedding of the text. A program can do other work,
         or stop, between the parts, which are as long as those of `Session.read`.
 
         Raises:
@@ -70,8 +70,8 @@ def load(path: str | Path, engine: str = "auto", turbo: bool = False, threads: i
 
     Args:
         path: the file or folder.
-        engine: "native" is the C library, "numpy" needs nothing; "auto" uses native for a file if it is available, and
-            numpy for a folder, whose FP32 weights the native kernels are not optimised for.
+        engine: "native" is the C library, "numpy" needs no C library; "auto" uses native for a file if it is available, and
+            numpy for a folder, because the native kernels are not optimized for FP32 weights.
         turbo: native only: 8-bit activations, faster and slightly less exact.
         threads: native only: threads for prompts and scoring, 1 to MAX_THREADS; by default all cores that this process may use.
 
@@ -130,7 +130,7 @@ def _load_folder(path: Path, engine: str, turbo: bool, threads: int | None) -> M
 
 def _defaults(metadata: dict[str, Any]) -> Sampling:
     given = metadata.get("sampling", {})
-    # A file may say 1 where 1.0 is meant.
+    # A file may contain 1 instead of 1.0.
     known: dict[str, Any] = {name: given[name] for name in SAMPLING_LIMITS if name in given}
     whole = [name for name, value in known.items() if SAMPLING_LIMITS[name][0] is float and type(value) is int]
     return Sampling(**(known | {name: float(known[name]) for name in whole}))

@@ -1,4 +1,4 @@
-"""The native engine: the C library under native/, with the interface of the numpy engine and a generation loop in one call.
+"""The native engine: calls the C library in native/; it has the interface of the numpy engine, and generates many tokens in one call.
 
 The library is optional (setup.py builds it where there is a compiler). If it cannot be used, `library` raises the reason.
 numpy is only imported where logits are returned; generating text does not need it.
@@ -43,7 +43,7 @@ Functions = Mapping[str, tuple[Any, Sequence[Any]]]
 
 
 class Unavailable(Exception):
-    """A C library of ours cannot be used on this computer; the message says why."""
+    """A C library of BulletLM cannot be used on this computer; the message says why."""
 
 
 class Broken(Unavailable):
@@ -203,7 +203,7 @@ def working_path(turbo: bool) -> tuple[str, str]:
 class NativeCache:
     """Keys and values of one sequence. For one thread at a time; memory is allocated as positions are added.
 
-    Setting `length` back forgets the later positions. `capacity` is the most there may be.
+    A smaller `length` discards the later positions. `capacity` is the largest number of positions.
     """
 
     def __init__(self, engine: NativeEngine, capacity: int) -> None:
@@ -240,7 +240,7 @@ class NativeEngine:
         path: one of `available_paths()`; by default the first.
         turbo: round activations to 8 bits instead of 16: faster, and slightly less exact.
         threads: threads for prompts and for scoring; single tokens always run on one.
-            Results do not depend on it. May be set at any time, for the calls that come.
+            Results do not depend on it. It may be changed at any time and applies to later calls.
 
     Raises:
         Unavailable: see `library`.
@@ -277,7 +277,7 @@ class NativeEngine:
 
     @property
     def part(self) -> int:
-        """Tokens in which a long prompt is best read: cuts there cost next to nothing."""
+        """The best number of tokens per call for a long prompt: dividing it this way costs almost no time."""
         return PART_TOKENS_PER_THREAD * self.threads
 
     @property
@@ -316,7 +316,7 @@ class NativeEngine:
         return logits
 
     def hidden(self, tokens: Ids, cache: NativeCache | None = None) -> Floats:
-        """What the output matrix would be applied to after each of `tokens`, float32[N, dim]; appends to `cache`, if given.
+        """Return the input of the output matrix after each of `tokens`, float32[N, dim]; append to `cache`, if given.
 
         Raises:
             ValueError: as `forward`.
@@ -330,10 +330,10 @@ class NativeEngine:
         return states
 
     def generate(self, tokens: Ids, cache: NativeCache, sampler: NativeSampler, stop_ids: Collection[int], count: int) -> list[int]:
-        """Append `tokens` (N ids), then up to `count` tokens that `sampler` draws; gives those, at least one.
+        """Append `tokens` (N ids), then up to `count` tokens that `sampler` draws, and return these, at least one.
 
-        It ends early after one of `stop_ids`, which is among them, and when the cache is full. The last one is not in the
-        cache yet: it comes first in the next call.
+        It ends early after one of `stop_ids`, which is included, and when the cache is full. The last token is not in the
+        cache yet: it must be the first one of the next call.
 
         Raises:
             ValueError: a token id is outside the vocabulary, or the cache is full.
@@ -386,7 +386,7 @@ class NativeSampler:
     Args:
         sampling: the settings.
         random: state of the generator.
-        history: the tokens before; the last 64 are penalised.
+        history: the earlier tokens; the last 64 are penalized.
         vocab_size: length of the logits.
         letters: where tokens may stand, for Sampling.whole_letters; or None.
     """
@@ -419,7 +419,7 @@ class NativeSampler:
         self.pointer = ctypes.byref(self._fields)
 
     def sample(self, logits: Floats) -> int:
-        """Draw one token from float32[vocab_size]. It does not join the recent tokens by itself.
+        """Draw one token from float32[vocab_size]. The caller must add it to the recent tokens.
 
         Raises:
             BulletError: the logits are not finite, so the weights must be damaged.
@@ -434,9 +434,9 @@ class NativeSampler:
 
 @cache
 def self_test(path: str, turbo: bool) -> None:
-    """Compare the logits of a tiny model with what they must be, once a process; takes a few milliseconds.
+    """Compare the logits of a tiny model with the expected values, once per process; this takes a few milliseconds.
 
-    Compilers have bugs: one compiled an earlier form of these kernels into fast but wrong code.
+    The test exists because compilers have bugs: one compiled an earlier version of these kernels into fast but wrong code.
 
     Raises:
         Broken: the logits differ.

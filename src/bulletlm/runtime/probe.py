@@ -1,4 +1,4 @@
-"""The tiny model of the native engine's self-test, made without numpy: the same weights on every computer, of every type."""
+"""Makes the tiny model of the native engine's self-test without numpy: it has all weight types and equal weights on every computer."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def weights() -> dict[str, tuple[str, bytearray]]:
 
 
 def _noise(size: int, number: int) -> bytes:
-    """Bytes without a pattern: the binary digits of a fraction with a large prime below it."""
+    """Return pseudo-random bytes: the binary digits of a fraction with a large prime as denominator."""
     return (((number + 2) * 999_983 << 8 * size) // 2_147_483_647 & (1 << 8 * size) - 1).to_bytes(size, "little")
 
 

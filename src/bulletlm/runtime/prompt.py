@@ -1,4 +1,4 @@
-"""Prompts that fit into a model's context, and what had to be left out of them."""
+"""Makes prompts that fit into a model's context, and reports what was left out."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from bulletlm.text.tokenizer import ASSISTANT, BOS, END, USER, Tokenizer
 
 
 class Prompt(NamedTuple):
-    """What a model reads before it answers.
+    """The tokens that a model reads before it answers.
 
     Attributes:
         ids: token ids, not more than the context holds.
@@ -84,13 +84,13 @@ def text_prompt(model: Model, text: str, max_tokens: int) -> Prompt:
 
 
 def _room(model: Model, max_tokens: int) -> int:
-    """Tokens that a prompt may have so that half of the answer fits behind it."""
+    """Return the largest number of prompt tokens that leaves room for half of the answer."""
     window = model.shape.max_seq_len
     return window - min(max_tokens, window) // 2
 
 
 def _last(tokenizer: Tokenizer, ids: list[int], count: int) -> list[int]:
-    """The last `count` tokens or a few less, so that they begin with a whole letter."""
+    """Return the last `count` tokens or a few less, so that they begin with a whole letter."""
     kept = ids[-count:]
     for skipped in range(min(len(kept), 16)):
         first = tokenizer.decode(kept[skipped : skipped + 8])[:1]

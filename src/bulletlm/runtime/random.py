@@ -1,5 +1,6 @@
-"""The state of numpy's default random generator, PCG64, for a seed: without numpy, whose import takes longer than generating a
-short answer. Tests compare it with numpy."""
+"""Computes the state of numpy's default random generator, PCG64, for a seed without numpy.
+
+Importing numpy takes longer than generating a short answer. Tests compare the state with numpy's."""
 
 from __future__ import annotations
 
@@ -17,7 +18,7 @@ _MULTIPLIER = 2549297995355413924 << 64 | 4865540595714422341
 
 
 def state_of(generator: np.random.Generator) -> State:
-    """Where a PCG64 generator is now."""
+    """The state of a PCG64 generator."""
     state = generator.bit_generator.state["state"]
     return state["state"], state["inc"]
 

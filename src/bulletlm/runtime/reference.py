@@ -1,4 +1,4 @@
-"""docs/bullet-format.md, "The model", in float64: the reference for the engines in tests and benches."""
+"""The forward pass of docs/bullet-format.md, "The model", in float64: the reference for the engines in tests and benchmarks."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,7 +12,7 @@ Floats64 = npt.NDArray[np.float64]
 
 
 def reference(shape: ModelShape, w: Mapping[str, Floats64], tokens: npt.NDArray[np.integer[Any]]) -> Floats64:
-    """The logits after each of some tokens from the start of a text: int[N] -> float64[N, vocab_size].
+    """Return the logits after each token of a text: int[N] -> float64[N, vocab_size].
 
     Args:
         shape: the model's shape.

@@ -1,4 +1,4 @@
-"""Choosing the next token from the logits.
+"""Chooses the next token from the logits.
 
 numpy is imported where it is needed: the native engine chooses tokens itself and only needs the settings.
 """
@@ -28,13 +28,13 @@ class Sampling:
         top_p: keep the likeliest tokens that together reach this probability (Holtzman et al. 2019, arXiv:1904.09751).
         min_p: drop tokens less likely than this share of the likeliest one (Nguyen et al. 2024, arXiv:2407.01082).
         repetition_penalty: above 1 makes recent tokens less likely (Keskar et al. 2019, arXiv:1909.05858).
-        presence_penalty: subtracted from the logits of recent tokens, once each, as in OpenAI's API; negative invites them.
+        presence_penalty: subtracted from the logits of recent tokens, once each, as in OpenAI's API; below 0 makes them more likely.
         frequency_penalty: subtracted from the logits of recent tokens as often as they occur, as in OpenAI's API.
-        logit_bias: token id -> what is added to its logit first of all; minus infinity forbids it.
-        max_tokens: tokens generated at most.
+        logit_bias: token id -> number added to its logit before everything else; minus infinity forbids it.
+        max_tokens: largest number of generated tokens.
         seed: the same seed gives the same text.
-        whole_letters: never choose a token that begins with a Devanagari sign where it cannot belong to a letter, as a vowel
-            sign after a space.
+        whole_letters: never choose a token that begins with a Devanagari sign where it cannot belong to a letter, for example a
+            vowel sign after a space.
 
     Raises:
         ConfigError: a value is out of its range.
@@ -68,7 +68,7 @@ class Sampling:
 
 
 class LetterRules(NamedTuple):
-    """Where tokens may stand so that every Devanagari sign belongs to a letter; the bits are those of text.akshara.
+    """Rules for the positions of tokens, so that every Devanagari sign belongs to a letter; the bits are those of text.akshara.
 
     Attributes:
         after: for each token, what it must come after (a set of bits); 0 for anything. uint8[vocab_size].
@@ -92,12 +92,12 @@ def sample(logits: npt.NDArray[np.float32], history: Sequence[int], sampling: Sa
 
     Args:
         logits: float32[vocab_size].
-        history: the tokens before; the last 64 are penalised.
+        history: the earlier tokens; the last 64 are penalized.
         sampling: the settings.
         rng: used once, and not at temperature 0.
 
     Raises:
-        BulletError: the logits are not finite, so the weights must be damaged; or logit_bias names a token that is not there.
+        BulletError: the logits are not finite, so the weights must be damaged; or logit_bias has a token id outside the vocabulary.
     """
     import numpy as np
 

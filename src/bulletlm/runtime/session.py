@@ -1,4 +1,4 @@
-"""From a prompt to tokens and text."""
+"""Generates tokens and text from a prompt."""
 
 from __future__ import annotations
 
@@ -66,22 +66,22 @@ class _Limits(NamedTuple):
 
 
 class Session:
-    """One sequence with its memory (the KV cache) of what it has read.
+    """One sequence with its KV cache.
 
     A session belongs to one thread at a time, and generates one answer at a time. Many sessions of one model may run in
     different threads at once.
 
     Args:
         model: the loaded model.
-        shift: when the context is full, forget the oldest tokens and go on; otherwise generation ends there.
+        shift: when the context is full, discard the oldest tokens and continue; otherwise generation ends there.
 
     Attributes:
         finish_reason: why the last answer ended: "stop" (a stop token or stop string) or "length" (max_tokens, or the context
             is full); None while it has not ended.
         reused: tokens of the last prompt that did not have to be read again.
         prompt_tokens: length of the last prompt.
-        completion_tokens: tokens given out since.
-        ahead: tokens that are computed already and come next; the one after them takes computing.
+        completion_tokens: number of tokens generated since then.
+        ahead: number of next tokens that are already computed.
     """
 
     def __init__(self, model: Model, *, shift: bool = True) -> None:
@@ -118,7 +118,7 @@ class Session:
 
         Args:
             prompt: token ids, at least one.
-            sampling: how to choose, and how many tokens at most.
+            sampling: how tokens are chosen, and the largest number of tokens.
             stop: strings that end the answer; they are not part of it.
             stop_ids: tokens that end the answer; they are not given out.
             logprobs: give log-probabilities, and those of this many likeliest tokens.
@@ -148,7 +148,7 @@ class Session:
         return self._answer(context, draw, _Limits(sampling.max_tokens, stop, stop_ids, keep, give_stop))
 
     def read(self) -> bool:
-        """Read a part of the prompt that `generate` was given, before its first token is asked for; whether more parts are left.
+        """Read one part of the prompt of `generate`, before its first token is requested. Return whether more parts are left.
 
         Without it, the whole prompt is read before the first token. A program that wants to do other work in between, or to
         stop, calls this until there are no more parts. The tokens are the same.
@@ -207,14 +207,15 @@ class Session:
         left, stop, stop_ids, keep, give_stop = limits
         self._to_read = []
         text = TextStream(self.model.tokenizer, stop)
-        last: Token | None = None  # waits until it is known whether it is the last one, and gets what is held back
+        # `last` is held back until it is known whether it is the last token, because the last one gets the remaining text.
+        last: Token | None = None
         window, at_once = self.model.shape.max_seq_len, 1
         while left and (len(context) <= window or self.shift):
             context = self._shortened(context, keep)
             started = time.monotonic()
             ids, scores = draw(self._unread(context), self._cache, min(at_once, left))
             at_once = 2 * at_once if time.monotonic() - started < STREAM_SECONDS / 2 else max(1, at_once // 2)
-            context += ids  # this is self._read too
+            context += ids  # this is the same list as self._read
             left -= len(ids)
             self.ahead = len(ids)
             for token, score in zip(ids, scores or repeat(NO_SCORE), strict=False):
@@ -252,7 +253,7 @@ class Session:
         return next(i for i in range(most) if self._read[i] != context[i])
 
     def _unread(self, context: list[int]) -> list[int]:
-        """Cut the cache back to what it has in common with `context`; give the tokens that are to be read."""
+        """Shorten the cache to the prefix that it shares with `context`, and return the tokens that must be read."""
         reused = self._in_common(context)
         if self._cache.length > reused:
             self._cache.length = reused

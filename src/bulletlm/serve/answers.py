@@ -1,4 +1,4 @@
-"""From completions to an HTTP answer, as one JSON object or as a stream, while the client is connected and the timeout is not over."""
+"""Sends completions as an HTTP answer, as one JSON object or as a stream, until the client disconnects or the timeout is over."""
 
 import asyncio
 import time
@@ -170,7 +170,7 @@ class RequestRun:
                     self.metrics.abandoned.inc()
                     raise ClientDisconnected
                 if isinstance(event, DeadlineReached):
-                    if not begun or any(unscored):  # half of a scored prompt is worth nothing
+                    if not begun or any(unscored):  # a client cannot use a partly scored prompt
                         raise too_late(self.timeout)
                     for job in jobs:
                         self.scheduler.cancel(job)

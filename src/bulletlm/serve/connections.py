@@ -1,4 +1,4 @@
-"""How many connections may be open at once, and how long a client may keep one waiting."""
+"""Limits the number of open connections, and the time that a slow client may keep one open."""
 
 import time
 from typing import Any

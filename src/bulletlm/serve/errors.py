@@ -103,8 +103,8 @@ def queue_full() -> ApiError:
 def explain(errors: Sequence[Mapping[str, Any]]) -> ApiError:
     """The first wrong field of pydantic's errors in one line.
 
-    Where a value may have one of several types, pydantic reports an error for each of them. The one that says most counts: rather
-    a wrong value than a wrong type, and rather deep inside the value than at its surface.
+    Where a value may have one of several types, pydantic reports an error for each of them. The most informative one is chosen: a
+    wrong value is preferred to a wrong type, and an error deep inside the value to one at its top level.
     """
     field_errors = [error for error in errors if error["loc"][:2] == errors[0]["loc"][:2]]
     first = max(field_errors, key=lambda error: (not error["type"].endswith("_type"), len(error["loc"])))

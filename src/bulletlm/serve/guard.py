@@ -1,4 +1,4 @@
-"""Checks before every route: who may send requests, and how large they may be.
+"""Checks every request before its route: whether the sender has access, and whether the request is too large.
 
 This is plain ASGI middleware, so it also covers paths that have no route.
 """

@@ -1,4 +1,4 @@
-"""The options of `bullet serve`. Imports nothing of the web server, so that the command line can use it without that."""
+"""The options of `bullet serve`. The module does not import the web server, so the command line can use it quickly."""
 
 import ipaddress
 from collections.abc import Collection

@@ -1,4 +1,4 @@
-"""When each completion is computed.
+"""Decides when each completion is computed.
 
 A few threads compute; each completion runs for a slice of SLICE seconds, then the next one runs, so a long answer does not
 delay a short one. Up to `pool.size` completions run at the same time. More completions wait: each client has a queue of its own, and the

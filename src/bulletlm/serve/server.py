@@ -1,4 +1,4 @@
-"""`bullet serve`: load the model, open the port, answer requests, stop cleanly."""
+"""Implements `bullet serve`: loads the model, opens the port, answers requests, and stops cleanly."""
 
 import asyncio
 import contextlib

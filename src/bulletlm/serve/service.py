@@ -1,4 +1,4 @@
-"""What all routes share: the model, the scheduler, and the checks of what a request asks for."""
+"""The objects that all routes share: the model, the scheduler, and the checks of requests."""
 
 import secrets
 import sys

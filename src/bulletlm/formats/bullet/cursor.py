@@ -1,4 +1,4 @@
-"""Reading untrusted binary files: never past the end, and never by a length that was not checked."""
+"""Reads untrusted binary files: it never reads past the end, and checks every length before using it."""
 
 import mmap
 import struct

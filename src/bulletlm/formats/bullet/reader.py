@@ -1,4 +1,4 @@
-"""Reading a `.bullet` file: it is memory-mapped, and every rule is checked before a tensor is used.
+"""Reads a `.bullet` file: the file is memory-mapped, and every rule is checked before a tensor is used.
 
 numpy and hashlib are imported where they are needed: generating text with the native engine needs neither.
 """
@@ -195,7 +195,7 @@ def _check_padding(data: mmap.mmap, start: int, end: int) -> None:
 
 
 def _what_it_is(data: mmap.mmap) -> str:
-    """What a file that is not a `.bullet` of version 2 is, in one sentence."""
+    """Return one sentence that describes a file that is not a `.bullet` of version 2."""
     head = data[:4096]
     if found := what_was_downloaded(head):
         return found

@@ -1,4 +1,4 @@
-"""Version 1 of the `.bullet` format in its existing dialects: reading A, B and C, writing A.
+"""Version 1 of the `.bullet` format and its dialects: this module reads A, B and C, and writes A.
 
 A  the C++ builder and runtime   JSON, four NULs | vocabulary with scores, merges | tensors by the hash of their name
 B  the Python writer             the same without scores, merges and padding; signed nibbles; another hash
@@ -507,7 +507,7 @@ def write_v1(path: Path, model: StoredModel) -> None:
     pieces = check_tokenizer(model.tokenizer_proto, model.shape.vocab_size, "the tokenizer").pieces()
     texts = [bytes([i - FIRST_BYTE]) if FIRST_BYTE <= i < FIRST_PIECE else _plain(piece.text) for i, piece in enumerate(pieces)]
     vocabulary = _vocabulary_bytes(texts, [piece.score for piece in pieces], _merges([piece.text for piece in pieces[FIRST_PIECE:]]))
-    # The offsets have more digits than zeros have; with room for them the header is laid out once.
+    # Real offsets have more digits than zeros. The header reserves room for them, so its size is computed only once.
     room = len(_v1_header(model, 0, 0)) + 64
     tokenizer_start = -(-room // HEADER_ALIGNMENT_BYTES) * HEADER_ALIGNMENT_BYTES
     weights_start = -(-(tokenizer_start + len(vocabulary)) // 64) * 64

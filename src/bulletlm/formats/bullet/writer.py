@@ -1,4 +1,4 @@
-"""Writing a `.bullet` file: the same inputs give the same bytes."""
+"""Writes a `.bullet` file: the same inputs give the same bytes."""
 
 import hashlib
 import json
@@ -58,7 +58,7 @@ def write_bullet(path: Path, model: ModelContents) -> None:
 
     Args:
         path: where the file appears once it is complete; an older file there is replaced.
-        model: what the file is to hold.
+        model: the contents of the file.
 
     Raises:
         FormatError: a tensor is missing, of the wrong shape or type, or holds numbers that its type cannot store;

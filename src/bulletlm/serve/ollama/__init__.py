@@ -1,1 +1,1 @@
-"""The HTTP interface of Ollama, as far as a small text model has it."""
+"""The HTTP interface of Ollama: the part that applies to a small text model."""

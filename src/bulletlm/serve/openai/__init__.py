@@ -1,1 +1,1 @@
-"""The HTTP interface of OpenAI, as far as a small text model has it."""
+"""The HTTP interface of OpenAI: the part that applies to a small text model."""

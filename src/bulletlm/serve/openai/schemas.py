@@ -1,4 +1,4 @@
-"""Requests and answers of OpenAI's interface, as far as a text model has it.
+"""Requests and answers of OpenAI's interface: the part that applies to a text model.
 
 - A field that does not change the text (`user`, `store`, `cache_prompt` ...) is accepted and ignored.
 - A field that asks for something unsupported is accepted with its neutral value only; any other value is an error that names it.
