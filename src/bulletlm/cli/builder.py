@@ -1,6 +1,7 @@
 """The `bullet-builder` command: reads FP32 .npy tensors, writes one `.bullet` file. `bullet build FOLDER` is the same command."""
 
-import sys
+import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -9,17 +10,20 @@ import numpy.typing as npt
 from cyclopts import App, CycloptsError, Parameter
 
 from bulletlm import __version__
-from bulletlm.errors import BulletError, ConfigError, DataError
+from bulletlm.cli.fast_start import fail, report_errors
+from bulletlm.errors import ConfigError, DataError
 from bulletlm.files import open_regular
 from bulletlm.formats.npy import MANIFEST
 from bulletlm.quant.types import WeightType
-from bulletlm.terminal import echo, printable, printable_json
+from bulletlm.terminal import echo, printable_json
 
 if TYPE_CHECKING:
     from bulletlm.config.schema import QuantConfig
     from bulletlm.data.tokens import TokenFile
 
-app = App(name="bullet-builder", version=__version__, help_format="plaintext", result_action="return_value")
+NAME = "bullet-builder"
+
+app = App(name=NAME, version=__version__, help_format="plaintext", result_action="return_value")
 
 
 SEED = 42
@@ -76,12 +80,16 @@ def build(
 
     from bulletlm.config.schema import QuantConfig
     from bulletlm.data.tokens import open_tokens
+    from bulletlm.formats.bullet.version1 import is_v1
     from bulletlm.formats.npy import read_npy
     from bulletlm.pipeline.build import build_bullet, summary
     from bulletlm.progress import ConsoleProgress
     from bulletlm.quant.types import weight_types
 
     run, folder = _locate(folder)
+    _refuse_other_file(out, lambda head: b'"bullet_version"' in head or is_v1(head), ".bullet file")
+    if report:
+        _refuse_other_file(report, lambda head: head.startswith(b'{\n  "weights"'), "report of this command")
     try:
         given = {"calibration": method, "calibration_tokens": calibration_tokens, "seed": seed}
         given = {name: value for name, value in given.items() if value is not None}
@@ -121,6 +129,20 @@ def build(
 def is_model_folder(folder: Path) -> bool:
     """Whether `folder` is a folder of .npy tensors or a run folder that contains one."""
     return (folder / MANIFEST).is_file() or (folder / "export" / "npy").is_dir()
+
+
+def _refuse_other_file(path: Path, mark: Callable[[bytes], bool], kind: str) -> None:
+    """Raise a ConfigError if `path` exists and its first bytes do not have the mark, so that only earlier results are overwritten."""
+    try:
+        if not os.path.lexists(path):
+            return
+        with open_regular(path) as file:
+            if mark(file.read(4096)):
+                return
+            problem = f"it is not a {kind}"
+    except OSError as error:
+        problem = error.strerror or str(error)
+    raise ConfigError(f"{path} exists and is not overwritten ({problem}): move it away or choose another name")
 
 
 def _locate(folder: Path) -> tuple[Path | None, Path]:
@@ -168,19 +190,16 @@ def _as_token_file(path: Path, vocab_size: int) -> "TokenFile":
 
 def main(arguments: list[str] | None = None) -> None:
     """Entry point. A user's mistake gives one line and exit code 1 or 2; only a bug in BulletLM shows a traceback."""
-    try:
-        app(arguments, exit_on_error=False, print_error=False)
-    except BulletError as error:
-        _fail(str(error), error.exit_code)
-    except CycloptsError as error:
-        _fail(" ".join(str(error).split()) + "; see bullet-builder --help", 2)
-    except KeyboardInterrupt:
-        _fail("stopped; nothing was written", 130)
 
+    def run_app() -> None:
+        try:
+            app(arguments, exit_on_error=False, print_error=False)
+        except CycloptsError as error:
+            fail(" ".join(str(error).split()) + "; see bullet-builder --help", 2, NAME)
+        except KeyboardInterrupt:
+            fail("stopped; nothing was written", 130, NAME)
 
-def _fail(message: str, code: int) -> None:
-    print(f"bullet-builder: {printable(message)}", file=sys.stderr)
-    sys.exit(code)
+    report_errors(run_app, NAME)
 
 
 if __name__ == "__main__":

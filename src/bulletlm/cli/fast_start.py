@@ -5,6 +5,7 @@ unambiguous command lines: options with their exact names, each with a value of 
 mistakes) is left to the full command line and its error messages.
 """
 
+import io
 import os
 import sys
 import warnings
@@ -79,22 +80,31 @@ def _formatted(message: Warning | str, category: type[Warning], filename: str, l
     )
 
 
-def report_errors(call: Callable[[], object]) -> None:
-    """Call `call` and report a BulletError or BulletWarning in one line; the error's exit code (1 or 2) ends the program.
+def report_errors(call: Callable[[], object], program: str = "bullet") -> None:
+    """Call `call` and report errors and warnings for the user in one line; the exit code of an error (1 or 2) ends the program.
 
-    Any other exception is a bug in BulletLM and keeps its traceback.
+    These are BulletError and BulletWarning, and errors of the operating system: a file that cannot be read, too many open files. Any
+    other exception is a bug in BulletLM and keeps its traceback.
     """
     warnings.formatwarning = _formatted
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # characters that the terminal's encoding does not have must not end the program
+            stream.reconfigure(errors="backslashreplace")
     try:
         call()
     except BulletError as error:
-        fail(str(error), error.exit_code)
+        fail(str(error), error.exit_code, program)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+    except OSError as error:
+        if error.errno is None:  # raised by a library, not by the system
+            raise
+        where = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, str | bytes | os.PathLike) else ""
+        fail(f"{where}{error.strerror}", 1, program)
 
 
-def fail(message: str, code: int) -> NoReturn:
+def fail(message: str, code: int, program: str = "bullet") -> NoReturn:
     """Print an error message in one line on standard error and exit with `code`."""
-    print(f"bullet: {printable(message)}", file=sys.stderr)
+    print(f"{program}: {printable(message)}", file=sys.stderr)
     sys.exit(code)

@@ -58,6 +58,8 @@ def load_config(path: str | Path | None, overrides: Sequence[str] = ()) -> Confi
     for name, text in _split_flags(overrides):
         setting = _find(name, "command line", prefix="--")
         _put(values, setting, _parse_value(text, setting))
+    if broken := _not_unicode(values):
+        raise ConfigError(f"{broken}: this is not Unicode text; if it is the name of a file, rename the file")
     return _validate(values, str(path) if path else "command line")
 
 
@@ -116,6 +118,14 @@ def _put(values: dict[str, Any], setting: Setting, value: Any) -> None:
     for section in sections:
         values = values.setdefault(section, {})
     values[leaf] = value
+
+
+def _not_unicode(value: Any) -> str | None:
+    """A string inside `value` that cannot be written as UTF-8, for example a file name in another encoding; None if there is none."""
+    if isinstance(value, str):
+        return value if any("\ud800" <= character <= "\udfff" for character in value) else None
+    items = [*value.keys(), *value.values()] if isinstance(value, dict) else value if isinstance(value, list) else []
+    return next((found for item in items if (found := _not_unicode(item))), None)
 
 
 def _split_flags(words: Sequence[str]) -> Iterator[tuple[str, str]]:

@@ -1,6 +1,7 @@
 """The configuration as text: a starter file, the resolved values, and the table of settings for docs/settings.md."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ def write_starter_config(path: Path) -> None:
     Raises:
         ConfigError: a file of that name exists.
     """
-    if path.exists():
+    if os.path.lexists(path):
         raise ConfigError(f"{path} exists already: choose another name, for example {path.with_stem(path.stem + '-2')}")
     write_text(path, starter_config(path.stem))
 

@@ -71,6 +71,11 @@ class Skipped:
     reason: str
 
 
+def unicode_name(name: str) -> str:
+    """A file name as text that can be written as UTF-8: bytes that are not UTF-8 are shown as \\xNN."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
 def source_files(config: "DataConfig") -> list[Path]:
     """Every file that the configuration reads, in reading order.
 
@@ -138,7 +143,7 @@ def _in_folder(folder: Path, name: str, language: str) -> tuple[list[SourceFile]
     for path, problem in sorted(_walk(folder)):
         shown = printable(f"{name}/{path.relative_to(folder).as_posix()}")
         if problem:
-            skipped.append(Skipped(shown, problem))
+            skipped.append(Skipped(unicode_name(shown), problem))
             continue
         found, left_out = _read_or_skip(path, shown, language, named=False, top=top)
         files += found
@@ -174,6 +179,7 @@ def _read_or_skip(path: Path, shown: str, language: str, named: bool, top: Path 
     Args:
         top: a link that leads out of this folder is not followed.
     """
+    shown = unicode_name(shown)
     if path.is_symlink():
         if not path.exists():
             return [], [Skipped(shown, "a link to a file that does not exist")]

@@ -162,13 +162,30 @@ def _batches(documents: Iterator[Document]) -> Iterator[list[Document]]:
         yield batch
 
 
+def read_index(folder: Path) -> TokenIndex:
+    """index.json of a tokens folder.
+
+    Raises:
+        BulletError: it is missing or damaged.
+    """
+    path = Path(folder) / "index.json"
+    index = read_json(path)
+    kinds = {"dtype": str, "vocab_size": int, "loss_on": str, "train": dict, "val": dict}
+    whole = isinstance(index, dict) and all(type(index.get(name)) is kind for name, kind in kinds.items())
+    for split in SPLITS:
+        whole = whole and all(name in index[split] for name in ("tokens", "bytes", "by_language", "documents"))
+    if not whole or index["dtype"] not in ("uint16", "uint32"):
+        raise BulletError(f"{path} is damaged: delete its folder and run the tokens stage again")
+    return cast("TokenIndex", index)
+
+
 def vocabulary_size(folder: Path) -> int:
     """Size of the vocabulary with which a tokens folder was written: at most tokenizer.vocab_size, less where the text is short.
 
     Raises:
         BulletError: index.json is missing or damaged.
     """
-    return int(read_json(Path(folder) / "index.json")["vocab_size"])
+    return read_index(folder)["vocab_size"]
 
 
 def open_tokens(folder: Path, split: str) -> TokenFile:
@@ -178,7 +195,7 @@ def open_tokens(folder: Path, split: str) -> TokenFile:
         BulletError: a file is missing, or its size is not what index.json says.
     """
     folder = Path(folder)
-    index: TokenIndex = read_json(folder / "index.json")
+    index = read_index(folder)
     info = index["train"] if split == "train" else index["val"]
     tokens = _map(folder / f"{split}.bin", np.dtype(index["dtype"]).newbyteorder("<"), info["tokens"])
     learn = _map(folder / f"{split}.learn.bin", np.dtype(np.uint8), info["tokens"]) if index["loss_on"] == "answers" else None

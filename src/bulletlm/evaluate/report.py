@@ -14,7 +14,7 @@ import numpy as np
 
 from bulletlm import __version__
 from bulletlm.config.schema import Config
-from bulletlm.data.tokens import open_tokens
+from bulletlm.data.tokens import DocumentRange, TokenIndex, open_tokens, read_index
 from bulletlm.evaluate.charts import Points
 from bulletlm.evaluate.compare import Comparison, compare
 from bulletlm.evaluate.formatting import count, duration, language_name, percent, percent_change, perplexity, size
@@ -78,7 +78,7 @@ def build_report(run_dir: Path, config: Config, measured: Measurements) -> Repor
     bullet = open_bullet(run_dir / "model.bullet")
     rounding = _optional(run_dir, "quantization.json", "the effect of each matrix", missing) or {}
     tensor_rows = _tensor_rows(tensors, bullet, rounding.get("tensors") or {})
-    index = read_json(run_dir / "tokens" / "index.json")
+    index = read_index(run_dir / "tokens")
     report: Report = {
         "report_version": REPORT_VERSION,
         "name": config.name,
@@ -103,7 +103,7 @@ def build_report(run_dir: Path, config: Config, measured: Measurements) -> Repor
         "tokens": {
             "vocab_size": index["vocab_size"],
             "train": index["train"],
-            "val": {**index["val"], "documents": len(index["val"]["documents"])},
+            "val": {**index["val"], "documents": len(_documents(index))},
         },
         "tokenizer": _optional(run_dir, "tokenizer/report.json", "the statistics of the tokenizer", missing),
         "vocabulary_sizes": read_json(sizes) if (sizes := run_dir / "tokenizer" / "compare.json").is_file() else None,
@@ -216,7 +216,12 @@ def _tensor_rows(tensors: dict[str, np.ndarray[Any, Any]], bullet: BulletFile, m
     return rows
 
 
-def _languages(index: dict[str, Any]) -> list[str]:
+def _documents(index: TokenIndex) -> list[DocumentRange]:
+    documents = index["val"]["documents"]
+    return documents if isinstance(documents, list) else []
+
+
+def _languages(index: TokenIndex) -> list[str]:
     by_language = index["train"]["by_language"]
     return sorted(by_language, key=lambda code: -by_language[code]["bytes"])
 

@@ -8,6 +8,7 @@ import contextlib
 import gzip
 import lzma
 import math
+import os
 import statistics
 import tempfile
 import time
@@ -22,7 +23,7 @@ import torch
 
 from bulletlm.config.schema import Config, TrainConfig
 from bulletlm.data.sources import SourceFile, find_files
-from bulletlm.data.tokens import TokenFile
+from bulletlm.data.tokens import TokenFile, read_index
 from bulletlm.errors import ConfigError
 from bulletlm.files import read_json, write_json
 from bulletlm.hardware import largest_size
@@ -105,7 +106,7 @@ def make_plan(config: Config, hours: float | None, seconds: float, write: Path |
             raise ConfigError(f"--{name}={value:g}: must be more than 0")
     if write and hours is None:
         raise ConfigError("--write needs --hours=H: without them there is only the configuration that you have")
-    if write and write.exists():
+    if write and os.path.lexists(write):
         raise ConfigError(f"{write} exists already: choose another name, for example {write.with_stem(write.stem + '-2')}")
     text = text_tokens(config)
     shape = config.model.shape(config.tokenizer.vocab_size)
@@ -316,7 +317,7 @@ def text_tokens(config: Config) -> dict[str, Any]:
     """
     index = config.run_dir / "tokens" / "index.json"
     if index.exists():
-        return {"tokens": read_json(index)["train"]["tokens"], "from": str(index.parent)}
+        return {"tokens": read_index(index.parent)["train"]["tokens"], "from": str(index.parent)}
     per_token = load_law()[1]["bytes_per_token"]
     if any(source.path.startswith("hf://") for source in config.data.sources):
         return {"tokens": None, "from": "a data set on the network"}

@@ -6,6 +6,7 @@ writes.
 """
 
 import contextlib
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -130,9 +131,9 @@ def read_object(path: Path) -> dict[str, Any]:
 
 def refuse_own_outputs(folder: Path, sources: Iterable[Path], outputs: Iterable[str]) -> None:
     """Raise a ConfigError if a source lies in a folder of the run that a stage writes."""
-    inside = [(folder / name).resolve() for name in outputs]
+    inside = [Path(os.path.realpath(folder / name)) for name in outputs]
     for source in sources:
-        path = source.resolve()
+        path = Path(os.path.realpath(source))
         for output in inside:
             if path.is_relative_to(output):
                 raise ConfigError(

@@ -15,10 +15,10 @@ from bulletlm import __version__
 from bulletlm.config.loader import RECORD_KEY, load_config
 from bulletlm.config.schema import Config
 from bulletlm.data.augment import reproducibility_fields
-from bulletlm.data.sources import source_files
+from bulletlm.data.sources import source_files, unicode_name
 from bulletlm.data.tokens import vocabulary_size
 from bulletlm.errors import BulletError, ConfigError, DataError
-from bulletlm.files import read_json, remove_owned, sha256_of_file, sha256_of_json, write_json
+from bulletlm.files import remove_owned, sha256_of_file, sha256_of_json, write_json
 from bulletlm.hardware import park_idle_threads
 from bulletlm.pipeline.run_folder import WrittenFiles, locked, read_object, refuse_own_outputs
 from bulletlm.progress import Progress
@@ -202,7 +202,7 @@ def _new_run(config: Config, progress: Progress, restart: bool, group: "ProcessG
     try:
         paths = source_files(config.data)
         refuse_own_outputs(config.run_dir, paths, OUTPUT_FOLDERS)
-        sources = [{"path": str(path), "bytes": path.stat().st_size, "sha256": sha256_of_file(path)} for path in paths]
+        sources = [{"path": unicode_name(str(path)), "bytes": path.stat().st_size, "sha256": sha256_of_file(path)} for path in paths]
         augmentation = reproducibility_fields(config.augment)
         if gone := _gone(sources, recorded):
             missing = DataError(f"the source {printable(gone)} is gone: restore it, or train without it with --restart")
@@ -233,7 +233,8 @@ def _gone(sources: list[dict[str, Any]], recorded: dict[str, Any]) -> str | None
     before = recorded.get("sources")
     if not isinstance(before, list) or not all(isinstance(source, dict) and "path" in source for source in before):
         return None
-    gone = [source for source in before if not Path(source["path"]).exists()]
+    present = {source["path"] for source in sources}
+    gone = [source for source in before if source["path"] not in present and not Path(source["path"]).exists()]
     return str(gone[0]["path"]) if gone and [source for source in before if source not in gone] == sources else None
 
 
@@ -290,6 +291,7 @@ def _train(run: Run) -> None:
 
 
 def _export(run: Run) -> None:
+    from bulletlm.data.tokens import read_index
     from bulletlm.formats.npy import write_npy
     from bulletlm.text.tokenizer import Tokenizer
     from bulletlm.train.checkpoint import load_checkpoint
@@ -299,7 +301,7 @@ def _export(run: Run) -> None:
     tensors = {name: best.tensors["model"][name].numpy() for name in shape.tensors()}
     tokenizer = Tokenizer.load(run.folder / "tokenizer" / "tokenizer.model")
     training = {name: value for name, value in best.state.items() if name != "key"}
-    index = read_json(run.folder / "tokens" / "index.json")
+    index = read_index(run.folder / "tokens")
     metadata = {
         "name": run.config.name,
         "license": run.config.license,
