@@ -34,7 +34,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Pretend to be another computer, before modules of tests decide what they skip."""
+    """Simulate another computer, before test modules decide what to skip."""
     name = config.getoption("--machine")
     if not name:
         return

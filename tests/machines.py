@@ -6,7 +6,7 @@ from bulletlm.train.backend.plan import Capabilities
 
 
 def machine(*instruction_sets: str, cores: int = 2, compiler: str | None = "g++ 12") -> Machine:
-    """A computer with these instruction sets and nothing else of note."""
+    """A computer with these instruction sets and default values for everything else."""
     return Machine("a test CPU", cores, instruction_sets, memory=8 << 30, memory_available=4 << 30, compiler=compiler, system="Linux 6")
 
 

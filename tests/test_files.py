@@ -87,7 +87,7 @@ def test_a_folder_beside_it_is_nobody_s_business(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="folders can only be exchanged on Linux")
 def test_there_is_no_moment_without_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With nothing but the exchange allowed: a plain rename would have to take the older folder away first."""
+    """Only the exchange of two names is allowed here: a plain rename would have to remove the older folder first."""
     with atomic_folder(tmp_path / "out") as temporary:
         (temporary / "old").touch()
     (tmp_path / "other").mkdir()

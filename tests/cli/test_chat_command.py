@@ -135,11 +135,11 @@ def test_a_pipe(chat_path: Path, tmp_path: Path) -> None:
 
 
 class Nothing(Exception):
-    """What was waited for did not come."""
+    """The expected output did not arrive."""
 
 
 class Terminal:
-    """A program in a terminal of its own."""
+    """A program in its own pseudo-terminal."""
 
     def __init__(self, words: list[str]) -> None:
         self.pid, self.screen = pty.fork()
@@ -156,7 +156,7 @@ class Terminal:
         return os.waitstatus_to_exitcode(status)
 
     def read_until(self, pattern: str, seconds: float = 240) -> str:
-        """What came since the last match, up to this one."""
+        """Return the output since the last match, up to this one."""
         end = time.monotonic() + seconds
         while not (found := re.search(pattern, self.seen)):
             if time.monotonic() > end:
@@ -170,7 +170,7 @@ class Terminal:
         return text
 
     def type_until(self, text: str, pattern: str) -> str:
-        """Type a text, every second again until something comes."""
+        """Type a text, and repeat it every second until there is output."""
         for _ in range(240):
             self.type(text)
             with contextlib.suppress(Nothing):
@@ -192,7 +192,7 @@ def terminal(chat_path: Path) -> Iterator[Terminal]:
 
 
 def test_a_terminal_gets_no_control_characters_of_the_model(chat_path: Path) -> None:
-    """Neither as text nor as JSON, where \\u009b would be as good as Escape."""
+    """The output has no control characters, as text or as JSON, where \\u009b would act like Escape."""
     model = load(chat_path)
     ids = encode_prompt(model.tokenizer, [{"role": "user", "content": "नमस्कार"}])
     seed, text = 0, ""
@@ -256,8 +256,8 @@ def test_a_terminal(terminal: Terminal) -> None:
     terminal.type("\x03")
     shown = terminal.read_until(r"\d+ tokens, [\d,]+ tokens/s[^>]*> ")
     assert "Traceback" not in shown
-    # With nothing to stop, it says how to leave. Python's input() sleeps through a Ctrl-C that comes between its prompt and its
-    # wait, until the next key: here another Ctrl-C.
+    # If there is nothing to stop, the program says how to leave. If a Ctrl-C arrives after input() has printed its prompt and before it
+    # waits, Python handles it only at the next key: here another Ctrl-C.
     terminal.type_until("\x03", "Ctrl-D quits.*\r?\n.*> ")
     terminal.type("/reset\n")
     terminal.read_until("started a new conversation.*\r?\n.*> ")

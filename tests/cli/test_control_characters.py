@@ -37,7 +37,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def config(base: Path) -> Path:
-    """A configuration, run folder, text folder and text files with evil names; one of the files cannot be read as text."""
+    """A configuration, run folder, text folder and text files with hostile names; one of the files cannot be read as text."""
     texts = write_texts(base / f"texts {EVIL}")
     for path in sorted(texts.iterdir()):
         path.rename(texts / f"{EVIL}{path.name}")
@@ -48,7 +48,7 @@ def config(base: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def evil_model(base: Path, micro_run: Path) -> Path:
-    """A model whose metadata are evil, with a file name to match."""
+    """A model with hostile metadata and a hostile file name."""
     path = base / f"{EVIL}.bullet"
     _, model = read_model(micro_run / "model.bullet")
     metadata = {
@@ -168,7 +168,7 @@ def test_chat_and_serve(evil_model: Path) -> None:
 
 
 def test_errors(run: Callable[..., str], base: Path) -> None:
-    """A missing file of an evil name, and a file whose content is evil, for every command that takes one."""
+    """Every command that takes a file gets a missing file with a hostile name, and a file with hostile content."""
     missing, strange = base / "missing" / EVIL, base / f"strange {EVIL}"
     strange.write_text(json.dumps({EVIL: EVIL, "layers": EVIL}) + EVIL, encoding="utf-8")
     for path in (missing, strange):

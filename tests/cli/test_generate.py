@@ -37,7 +37,7 @@ def test_stop_tokens_end_it_and_are_not_given_out(model: Model) -> None:
 
 
 def test_stop_tokens_are_not_penalised(model: Model) -> None:
-    """A chat that has ended many turns still ends the next one."""
+    """In a chat with many finished turns, the model still ends the next turn."""
     rng = np.random.default_rng(0)
     while True:  # until the likeliest token is one that the prompt has already
         ids = rng.integers(0, model.shape.vocab_size, 24)

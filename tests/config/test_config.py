@@ -14,7 +14,7 @@ from bulletlm.config.starter import settings_table, starter_config
 from bulletlm.errors import ConfigError
 from paths import ROOT
 
-# Both as they stand in the checklist that the project began with.
+# Both are unchanged from the project's first requirements.
 CHECKLIST_JSON = """{
   "vocab_size": 4000,
   "dim": 256,

@@ -6,7 +6,7 @@ _NAMES = "क ख ग घ च छ ज झ ट ठ ड ढ ण त थ द ध �
 _SIGNS = "ा ी ु ू े ै ो ौ ं".split()
 _VOWELS = "अ आ इ ई उ ए ओ".split()
 
-# Whole letter and half letter, as each font has them on its keys.
+# The characters of the whole letter and of the half letter in each font.
 KRUTI_DEV = (
     dict(zip(_NAMES, "d [k x ?k p N t > V B M < .k r Fk n /k u i Q c Hk e ; j y o 'k \"k l g G".split(), strict=True)),
     dict(zip(_SIGNS, "k h q w s S ks kS a".split(), strict=True)),

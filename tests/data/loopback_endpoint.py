@@ -9,7 +9,7 @@ from typing import Any
 
 
 class Loopback:
-    """What it was asked, and what it says: `answer` is given the sentence and gives text, or a status and a body."""
+    """The requests that it received, and its answers: `answer` receives the sentence and returns text, or a status and a body."""
 
     def __init__(self, answer: Callable[[str], str | tuple[int, bytes]]) -> None:
         self.answer = answer

@@ -17,7 +17,7 @@ DAMAGE = "क\n-----\nअ\ufffdब हरवले\n  दोन   शब्द\u
 
 
 def make(folder: Path) -> list[str]:
-    """A file of every kind, each with something that rules drop or change."""
+    """One file of every type; each has text that rules drop or change."""
     folder.mkdir()
     stories = (SAMPLE_CORPUS / "stories.mr.txt").read_text(encoding="utf-8")[:9_000]
     english = (SAMPLE_CORPUS / "stories.en.txt").read_text(encoding="utf-8")[:6_000]

@@ -180,7 +180,7 @@ def test_each_filter_counts_and_shows_what_it_dropped(tmp_path: Path) -> None:
 
 
 def test_no_copy_of_validation_text_gets_in(tmp_path: Path) -> None:
-    """A model that keeps saying what is held out, in nearly the same words, adds nothing."""
+    """No output is added if a model repeats the validation text in nearly the same words."""
     said = [
         HELD_OUT,
         HELD_OUT.upper() + "!!",
@@ -229,7 +229,7 @@ def test_a_failed_run_goes_on_where_it_stopped(tmp_path: Path) -> None:
         done = sorted(server.asked)[:0] + server.asked[:4]
         server.asked.clear()
         server.answer = in_other_words
-        (folder / "augmented.tmp").unlink()  # the stage's unfinished folder is thrown away as a whole
+        (folder / "augmented.tmp").unlink()  # the stage's unfinished folder is deleted completely
         report, rows = augment(folder, config)
         assert sorted(server.asked) == sorted(set(SENTENCES) - set(done)), "the two batches that were done are not asked again"
         assert len(rows) == report["documents_added"] == 18
@@ -388,7 +388,7 @@ def test_sentences_end_where_they_should() -> None:
 @settings(max_examples=200, deadline=None)
 @given(st.sampled_from(SENTENCES), st.integers(0, 10**9))
 def test_the_guard_knows_a_sentence_again(sentence: str, seed: int) -> None:
-    """In capitals, with other punctuation, with one word changed, or inside a longer sentence."""
+    """The sentence is found in capitals, with other punctuation, with one word changed, and inside a longer sentence."""
     guard = ValidationGuard(["Something else. " + " ".join(SENTENCES)])
     rng = random.Random(seed)
     words = sentence.split()
@@ -439,7 +439,7 @@ def test_a_damaged_cache_is_one_clear_line(tmp_path: Path) -> None:
 @pytest.mark.skipif(not SHARED_DATA.is_dir(), reason="../shared is absent")
 @pytest.mark.parametrize("language", ["mr", "en"])
 def test_thresholds_suit_real_paraphrases(language: str) -> None:
-    """Most sentences that mean the same pass; hardly any two of the same length that do not."""
+    """Most pairs with the same meaning pass the filter, and very few pairs of the same length with different meanings."""
     lines = (SHARED_DATA / "paraphrase" / f"{language}-tatoeba.tsv").read_text(encoding="utf-8").splitlines()
     pairs = [line.split("\t") for line in random.Random(1).sample(lines, 600)]
     guard = ValidationGuard([])

@@ -23,7 +23,7 @@ from bulletlm.text.documents import Document, read_documents, to_line
 
 @pytest.fixture(scope="module", autouse=True)
 def one_thread() -> Iterator[None]:
-    """Models this small only lose by waiting for a second thread."""
+    """Use one thread, because models of this size are slower with two."""
     import torch
 
     before = torch.get_num_threads()

@@ -58,7 +58,7 @@ def test_a_rare_language_gets_more_than_its_share(tokenizer: Tokenizer, texts: d
 
 
 def test_the_sources_of_a_language_take_turns(tokenizer: Tokenizer, texts: dict[str, list[str]]) -> None:
-    """Of three sources, one English, the small Marathi one gets more than its share, and Marathi as a whole no more than half."""
+    """With one English and two Marathi sources, the small Marathi one gets more than its share, and Marathi as a whole at most half."""
     rare, common = texts["mr"][:8], texts["mr"][8:]
     documents = [(0, text) for text in common] + [(1, text) for text in rare] + [(2, text) for text in texts["en"]]
     order = np.random.default_rng(1).permutation(len(documents) * 4) % len(documents)

@@ -73,7 +73,7 @@ def test_boilerplate(tmp_path: Path) -> None:
 
 
 def changed(text: str, every: int) -> str:
-    """A copy in which every n-th word is another one."""
+    """A copy in which every n-th word is replaced."""
     words = text.split(" ")
     return " ".join("बदललेला" if n % every == every // 2 else word for n, word in enumerate(words))
 

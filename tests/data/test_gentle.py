@@ -32,7 +32,7 @@ EYELASH_RA = ("\u0930\u094d\u200d", "\u0931\u094d")
 
 
 class Screen(SilentProgress):
-    """Keeps the lines that stay on the screen."""
+    """A Progress that records the lines printed to the screen."""
 
     def __init__(self) -> None:
         self.lines: list[str] = []

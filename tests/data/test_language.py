@@ -77,7 +77,7 @@ def test_any_language_is_told(language: str) -> None:
 
 @pytest.mark.parametrize("text", ["Hello!", "OK", "Open Azure IoT Hub", "Save As PDF", "Tom loves Mary.", "brb lolz"])
 def test_short_latin_text_counts_as_english(text: str) -> None:
-    """Names and greetings say nothing; a wrong guess would put them into a language of its own."""
+    """Names and greetings give no information about the language; a wrong guess would create a new language for them."""
     if text != "brb lolz":
         assert detect(text) == "en"
     assert detect(text) in ENGLISH_NAMES

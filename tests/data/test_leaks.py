@@ -97,7 +97,7 @@ def test_a_leak_is_taken_out_of_training_and_fails_nobody(tmp_path: Path) -> Non
 
 
 def test_overlaps_are_counted_as_sets_would() -> None:
-    """Against a plain implementation, on random texts of few words."""
+    """Compares the result with a simple implementation, on random texts with a small vocabulary."""
     rng = np.random.default_rng(4)
     vocabulary = [f"शब्द{n}" for n in range(6)]
 

@@ -35,7 +35,7 @@ def sentence(rng: np.random.Generator, words: list[str], end: str) -> str:
 
 
 def make_corpus(folder: Path) -> Path:
-    """A messy little corpus: two languages, four kinds of file, and something wrong in each."""
+    """A small corpus with faults: two languages, four file types, and at least one fault in each."""
     rng = np.random.default_rng(7)
     folder.mkdir(parents=True)
     stories = ["\n".join(sentence(rng, MARATHI, " आहे.") for _ in range(4)) for _ in range(60)]

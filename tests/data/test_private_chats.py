@@ -84,7 +84,7 @@ def test_every_style_of_export(tmp_path: Path, style: str) -> None:
 
 
 def test_each_message_is_an_answer_and_a_question(tmp_path: Path) -> None:
-    """Also across the cut of a long chat, and over days."""
+    """This also holds where a long chat is divided, and across days."""
     chat = [(("A B", "C D")[n % 2], f"संदेश क्रमांक {n} आहे") for n in range(200)]
     (tmp_path / "chat.txt").write_text(export("android 24", chat), encoding="utf-8")
     pairs = set()
@@ -99,7 +99,7 @@ def test_each_message_is_an_answer_and_a_question(tmp_path: Path) -> None:
 @pytest.mark.parametrize("style", ["android 24", "american"])
 @pytest.mark.parametrize("last", [9, 29])
 def test_the_order_of_day_and_month(style: str, last: int) -> None:
-    """By numbers above twelve; where there are none, by the order in which the days go on."""
+    """The order follows from numbers above twelve, or, if there are none, from the sequence of the dates."""
     days = range(5, last + 1)
     lines = [STYLES[style].format(**{**when(1), "d": day, "m": month}, who=f"P{day % 2}", text="x") for month in (3, 4) for day in days]
     said, _ = whatsapp._parse("\n".join(lines))

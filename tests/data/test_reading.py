@@ -192,7 +192,7 @@ def block_list(path: Path, notes: list[str] | None = None) -> list[Block | BadRo
 @pytest.mark.parametrize("ends", ["\n", "\r\n", "\r"])
 @pytest.mark.parametrize("name", ["a.txt", "a.jsonl", "a.tsv", "a.txt.gz"])
 def test_blocks_hold_whole_documents(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, ends: str) -> None:
-    """However small the blocks and pieces, the documents are the same."""
+    """The documents are the same for all sizes of blocks and pieces."""
     if name.startswith("a.txt"):
         text = "".join(f"परिच्छेद {n} एक\nपरिच्छेद {n} दोन\n\n" for n in range(300))
     elif name == "a.jsonl":
@@ -345,7 +345,7 @@ def test_a_parquet_file_that_gives_far_too_much_is_cut(tmp_path: Path) -> None:
 
 
 def test_long_files_take_time_in_proportion(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Reading copies each byte a bounded number of times, whatever the lines are like: counted in calls, as times vary."""
+    """Reading copies each byte a bounded number of times, for all kinds of lines. The test counts calls, because times vary."""
     calls = 0
     real = lines._block
 

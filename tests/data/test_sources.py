@@ -223,7 +223,7 @@ def test_wrong_dataset_names(path: str) -> None:
 
 @pytest.mark.slow
 def test_a_local_dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """From a folder of files as `load_dataset` reads it, and from one that `save_to_disk` wrote."""
+    """The rows are read from a folder for `load_dataset`, and from a folder written by `save_to_disk`."""
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     datasets = pytest.importorskip("datasets")
     datasets.disable_progress_bars()

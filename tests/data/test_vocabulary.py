@@ -64,7 +64,7 @@ def test_training_texts_are_chosen_by_hash(run: Config) -> None:
 
 
 def test_a_small_language_is_not_drowned(run: Config) -> None:
-    """Measured on text that neither vocabulary has seen: English gains more than Marathi loses."""
+    """On text that neither vocabulary was trained on, English gains more than Marathi loses."""
     path = run.run_dir / "data" / "train.jsonl"
     held_out = held_out_texts(path.with_name("val.jsonl"))
     shares = balanced_shares(read_documents(path))
@@ -131,7 +131,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeyp
 
 
 def test_a_short_text_gets_the_vocabulary_that_it_can_fill(run: Config, tmp_path: Path) -> None:
-    """A recipe for more text must not fail on less."""
+    """A configuration for a large corpus must also work with a small one."""
     said: list[str] = []
 
     class Listening(SilentProgress):

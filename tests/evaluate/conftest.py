@@ -25,7 +25,7 @@ def tokenizer() -> Tokenizer:
 
 @pytest.fixture(scope="session")
 def run_folder(tokenizer: Tokenizer, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Everything but the report; tests that change files copy it."""
+    """A run folder with all outputs except the report; tests that change files copy it."""
     folder = tmp_path_factory.mktemp("runs") / "micro"
     data = folder / "data"
     data.mkdir(parents=True)

@@ -23,7 +23,7 @@ from paths import SAMPLE_CORPUS
 
 
 def network(shape: ModelShape, tensors: dict[str, np.ndarray], ids: np.ndarray) -> np.ndarray:
-    """Log-probabilities float64[n, vocab] of one window, straight from the definition of the architecture."""
+    """Log-probabilities float64[n, vocab] of one window, computed from the definition of the architecture."""
     w = {name: tensor.astype(np.float64) for name, tensor in tensors.items()}
 
     def norm(x: np.ndarray, name: str) -> np.ndarray:
@@ -106,7 +106,7 @@ def test_standard_error_of_equal_windows_is_that_of_their_means() -> None:
 
 
 def test_standard_error_covers_the_truth() -> None:
-    """Uneven windows whose tokens hang together: 95 of 100 intervals of two errors hold the true mean, 0."""
+    """For windows of unequal length with correlated tokens, 95 of 100 intervals of two standard errors contain the true mean, 0."""
     random = np.random.default_rng(2)
     inside = 0
     for _ in range(400):
@@ -135,7 +135,7 @@ def test_other_tokenizer(run_folder: Path, tokenizer: Tokenizer, tmp_path: Path)
 
 
 def test_other_shape_same_tokenizer(run_folder: Path, tokenizer: Tokenizer, tmp_path: Path) -> None:
-    """Two models need not be alike: the windows are as long as the shorter context."""
+    """The two models may have different shapes: the windows have the length of the shorter context."""
     shape = ModelShape(vocab_size=600, dim=64, n_layers=1, n_heads=4, n_kv_heads=4, hidden_dim=32, max_seq_len=20, tied_embeddings=False)
     write_npy(tmp_path / "other", shape, random_tensors(shape, 9), tokenizer.proto, {})
     file = open_tokens(run_folder / "tokens", "val")

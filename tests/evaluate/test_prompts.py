@@ -27,7 +27,7 @@ def test_packaged_list() -> None:
 
 
 def test_prompts_are_not_in_the_corpus() -> None:
-    """A model that learned the embedded corpus must not have seen the questions it is judged by."""
+    """The embedded corpus must not contain the evaluation prompts."""
     corpus = "".join(path.read_text(encoding="utf-8") for path in SAMPLE_CORPUS.iterdir())
     for prompt in load_prompts():
         assert prompt.prompt.removeprefix("Translate into Marathi: ") not in corpus

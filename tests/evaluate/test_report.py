@@ -134,7 +134,7 @@ def test_page_is_whole_and_alone(report: dict[str, Any]) -> None:
 
 
 def test_everything_is_escaped(report: dict[str, Any]) -> None:
-    """Every text of the report, wherever it comes from, replaced by a hostile one."""
+    """Replaces every text of the report with a hostile one."""
     kept = {"curves", "type", "path"}
 
     def poison(value: Any, key: str = "") -> Any:

@@ -34,7 +34,7 @@ def bullet_command(*arguments: object) -> subprocess.CompletedProcess[str]:
 
 
 def test_all_ways_round(bullet: Path, tmp_path: Path) -> None:
-    """Along any chain of formats that can hold them, the numbers stay."""
+    """Any chain of conversions through formats that can hold the numbers keeps them."""
     first = open_bullet(bullet)
     path = bullet
     for kind, target in [
@@ -203,7 +203,7 @@ def test_a_target_that_is_no_regular_file(bullet: Path, tmp_path: Path) -> None:
 )
 @pytest.mark.parametrize("force", [False, True])
 def test_only_our_own_exports_are_replaced(bullet: Path, tmp_path: Path, kind: str, name: str, content: bytes, force: bool) -> None:
-    """A file with the name of one of ours need not be ours."""
+    """A file may have the name of an exported file without being one."""
     target = tmp_path / f"my-{kind}"
     target.mkdir()
     (target / name).write_bytes(content)
@@ -249,7 +249,7 @@ def test_other_files(tmp_path: Path, name: str, content: bytes, message: str) ->
 def test_other_places(micro_run: Path, tmp_path: Path) -> None:
     with pytest.raises(BulletError, match=r"cannot open .*nothing"):
         convert(tmp_path / "nothing", tmp_path / "out.bullet")
-    with pytest.raises(FormatError, match="it is no model folder"):
+    with pytest.raises(FormatError, match="it is not a model folder"):
         convert(tmp_path, tmp_path / "out.bullet")
     with pytest.raises(ConfigError, match=r"is a run: name .*model\.bullet"):
         convert(micro_run, tmp_path / "out.bullet")
@@ -288,7 +288,7 @@ def test_the_command(bullet: Path, tmp_path: Path) -> None:
 
 
 def test_it_needs_no_torch(bullet: Path, tmp_path: Path) -> None:
-    """Nor transformers, for any format."""
+    """No format needs transformers either."""
     code = f"""
 import json, sys
 from pathlib import Path
@@ -315,4 +315,4 @@ def test_the_programs_of_the_documentation_run(bullet: Path, tmp_path: Path) -> 
     for program in programs:
         done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=120)
         assert done.returncode == 0, done.stderr
-        assert done.stdout  # what an untaught micro model says may be nothing but the end of the line
+        assert done.stdout  # the answer of an untrained micro model may consist only of the end of the line

@@ -365,7 +365,7 @@ def test_a_split_file_is_named(tmp_path: Path, parts: Parts, first: bool) -> Non
 
 
 def test_the_real_blocker_comes_first(tmp_path: Path, parts: Parts) -> None:
-    """Joining parts or another weight type does not help where the architecture or the tokenizer is foreign."""
+    """If the architecture or the tokenizer is not supported, the message does not suggest joining parts or another weight type."""
     parts[1][Q] = (12, (32, 32), ONES)
     parts[0]["split.count"] = (UINT32, 2)
     steps = [

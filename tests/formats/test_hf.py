@@ -182,7 +182,7 @@ def test_what_was_changed_in_the_files_of_transformers_counts(tmp_path: Path) ->
 
 @pytest.mark.parametrize("tied", [True, False])
 def test_a_head_that_differs_from_the_embedding_is_kept(tmp_path: Path, tied: bool) -> None:
-    """Whatever config.json says: fine-tuning may have changed only one of the two."""
+    """Both are kept for every value in config.json, because fine-tuning may have changed only one of them."""
     model = small_model("F32", tied_embeddings=False)
     write_hf(tmp_path / "hf", model)
     config(tie_word_embeddings=tied)(tmp_path / "hf")

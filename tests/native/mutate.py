@@ -1,5 +1,6 @@
-"""Runs mutated model files through the reader, every path of the native engine, and `load` and `Session` as programs use them:
-one clear error each, or numbers; never a crash.
+"""Runs mutated model files through the reader, every path of the native engine, and `load` and `Session` as programs use them.
+
+Each file must give one clear error or numbers, and never a crash.
 
     python tests/native/mutate.py SECONDS [LIBRARY]
 
@@ -87,7 +88,7 @@ def _another_shape(file: bytes, end: int, rng: np.random.Generator) -> bytes:
 
 
 def try_file(path: Path, paths: list[str]) -> bool:
-    """Read and run a file on every path; whether it could be run. Anything but a BulletError comes out."""
+    """Read and run a file on every path; return whether it could be run. Every error except BulletError is raised."""
     try:
         file = open_bullet(path)
         tensors = {name: file.read_blocks(name) for name in file.tensors}
@@ -118,7 +119,7 @@ def try_door(path: Path, turbo: bool) -> bool:
 
 
 def run(seconds: float, least: int) -> tuple[int, int]:
-    """Try files for `seconds`, but `least` in any case; how many, and how many of them could be run."""
+    """Try files for `seconds`, at least `least` files; return their number, and how many of them could be run."""
     rng = np.random.default_rng(SEED)
     tried = ran = 0
     paths = native.available_paths()

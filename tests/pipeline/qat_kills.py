@@ -1,7 +1,7 @@
 """Stops and kills the QAT stage of a finished run in every way: python qat_kills.py RUN
 
 Each try is a fork, so that torch is imported once. Commands take turns: `bullet run` up to the model file, and `bullet qat`.
-Prints how many tries it took.
+The script prints the number of tries.
 """
 
 import contextlib
@@ -34,7 +34,7 @@ def signal_here(number: int) -> None:
 
 
 class AtStep(SilentProgress):
-    """Sends a signal to this process when the bar of QAT gets to a step."""
+    """Sends a signal to this process when the progress bar of QAT reaches a step."""
 
     def __init__(self, step: int, number: int) -> None:
         self.step, self.number = step, number
@@ -74,7 +74,7 @@ def do(run: Path, command: str, progress: Progress) -> None:
 
 
 def attempt(run: Path, command: str, progress: Progress, prepare: Callable[[], None] = lambda: None) -> int:
-    """Do it in a child; returns 0, or -N where signal N ended it, or STOPPED, or NO_ROOM."""
+    """Run it in a child process; return 0, -N if signal N ended it, STOPPED, or NO_ROOM."""
     child = os.fork()
     if not child:
         code = 0

@@ -99,7 +99,7 @@ def test_the_builder_takes_a_folder_and_tokens(micro_run: Path, npy: Path, tmp_p
         "calibration_tokens": used,
     }
     whole, measured = open_bullet(micro_run / "model.bullet"), open_bullet(out)
-    text = TokenFile(open_tokens(micro_run / "tokens", "train").tokens, None, {})  # a plain file says nothing of sources
+    text = TokenFile(open_tokens(micro_run / "tokens", "train").tokens, None, {})  # a plain file has no information about sources
     build_bullet(npy, tmp_path / "same.bullet", QuantConfig(), 42, text, None, SilentProgress())
     assert out.read_bytes() == (tmp_path / "same.bullet").read_bytes()
     assert {name: measured.type(name) for name in measured.tensors} == {name: whole.type(name) for name in whole.tensors}

@@ -30,7 +30,7 @@ MODEL_FILES = ["model.bullet", "checkpoints/best/model.safetensors", "tokenizer/
 
 
 class Listening(SilentProgress):
-    """Keeps what was said."""
+    """A Progress that records the messages."""
 
     def __init__(self) -> None:
         self.said: list[str] = []
@@ -114,7 +114,7 @@ def test_nothing_is_done_twice(micro_run: Path, micro_config: Config) -> None:
 
 @pytest.fixture
 def copy(micro_run: Path, micro_config: Config, tmp_path: Path) -> Config:
-    """A copy of the finished run, to be spoiled."""
+    """A copy of the finished run, which a test may damage."""
     shutil.copytree(micro_run, tmp_path / "micro")
     path = tmp_path / "micro" / "config.json"
     return load_config(path, [f"--runs-dir={tmp_path}"])
@@ -138,7 +138,7 @@ def test_a_missing_output_is_made_again_and_a_changed_one_is_not_overwritten(cop
     path = copy.run_dir / name
     path.unlink()
     rerun(copy)
-    whole = path.read_bytes()  # the report names its own folder, which is another one here
+    whole = path.read_bytes()  # the report contains the name of its folder, which differs here
     assert name == "report.html" or whole == (micro_run / name).read_bytes()
     data = bytearray(whole)
     data[len(data) // 2] ^= 1
@@ -165,7 +165,7 @@ def test_a_trained_model_is_not_overwritten_by_other_settings(copy: Config) -> N
 
 
 def test_restart_trains_anew_where_nothing_was_changed(copy: Config, micro_run: Path) -> None:
-    """The way out of a run without an intact checkpoint."""
+    """The message of a run without an intact checkpoint says how to continue."""
     for file in (copy.run_dir / "checkpoints").glob("*/model.safetensors"):
         file.write_bytes(file.read_bytes()[:-1])
     with pytest.raises(BulletError, match=r"no checkpoint in .* is intact"):

@@ -49,7 +49,7 @@ STEPS = ("--qat.steps=12", "--qat.tokens_per_step=256")
 
 
 class StopAfter(SilentProgress):
-    """SIGTERM once the bar of that title has moved so far."""
+    """Sends SIGTERM when the progress bar with this title reaches a position."""
 
     def __init__(self, title: str, when: int) -> None:
         self.title, self.when = title, when
@@ -127,7 +127,7 @@ def test_it_comes_nearer_to_the_teacher(sharp: Callable[..., Distilled], tmp_pat
 
 
 def test_it_compiles_its_own_graph_and_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
-    """And where that fails it says so in one line, and goes on without."""
+    """If compilation fails, the run prints one line and continues without it."""
     teacher, student = (Transformer(ModelShape(300, 64, 1, 2, 2, 128, 16)) for _ in range(2))
     teacher.initialize(1)
     student.initialize(2)
@@ -168,7 +168,7 @@ def test_a_stopped_one_ends_with_the_same_bits(sharp: Callable[..., Distilled], 
 
 
 def test_it_pauses_on_battery(sharp: Callable[..., Distilled], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The cable is out at the first look and in at the second."""
+    """The power cable is disconnected at the first check and connected at the second."""
     looks = iter([system.sbattery(15, 900, False)])
     monkeypatch.setattr(stopping, "SENSOR_INTERVAL_SECONDS", 0.0)
     monkeypatch.setattr("psutil.sensors_battery", lambda: next(looks, None), raising=False)
@@ -268,16 +268,16 @@ def test_weights_of_another_model_or_type_are_refused(copy: Path, tmp_path: Path
     builder([str(copy), "--out", str(out)])
     assert out.read_bytes() == (copy / "model.bullet").read_bytes()
     text, trained = open_tokens(copy / "tokens", "train"), copy / "qat/model.bullet"
-    with pytest.raises(BulletError, match="of another model or for other types of weights"):
+    with pytest.raises(BulletError, match="from another model or for other weight types"):
         build_bullet(copy / "export/npy", out, QuantConfig(keep=["layers.0.*=BQ8"]), 1, text, None, SilentProgress(), trained=trained)
     path = copy / "export/npy/layers.0.mlp.up_proj.weight.npy"
     np.save(path, np.load(path) * np.float32(1.001))
-    with pytest.raises(BulletError, match="of another model or for other types of weights"):
+    with pytest.raises(BulletError, match="from another model or for other weight types"):
         build_bullet(copy / "export/npy", out, QuantConfig(), 1, text, None, SilentProgress(), trained=trained)
 
 
 def test_an_option_about_calibration_calibrates_anew(copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """They mean nothing for weights that QAT made, so these are left out, and that is said."""
+    """These options do not apply to weights from QAT. So the file has calibrated weights instead, and a message says so."""
     finish_run(copy, STEPS, SilentProgress())
     out, train = tmp_path / "model.bullet", copy / "tokens/train.bin"
     for words in (["--method", "gptq"], ["--calibration", train], ["--calibration-tokens", "2000"], ["--seed", "42"]):
@@ -305,7 +305,7 @@ def test_what_is_no_finished_run_is_one_line(copy: Path, tmp_path: Path) -> None
 
 @pytest.fixture(scope="module")
 def on_grid(texts: Path, tmp_path_factory: pytest.TempPathFactory) -> Config:
-    """A run that trains on the grid from its second half on."""
+    """A run that trains with rounded weights in its second half."""
     config = load_config(write_micro_config(tmp_path_factory.mktemp("grid"), texts, qat={"start": 0.5}))
     run_stages(config, "evaluate", SilentProgress())
     return config

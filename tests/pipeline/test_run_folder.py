@@ -89,7 +89,7 @@ def flags(config: Config) -> list[str]:
 
 
 def test_every_file_that_a_stage_writes_is_known(micro_run: Path) -> None:
-    """What is not known would be treated as the user's: it could be in the way, or never be removed."""
+    """Unknown files count as the user's: they could block a stage, or would never be removed."""
     checked = [pattern for stage in STAGES.values() if stage.checked for pattern in stage.files]
     others = ["config.json", "stages.json", "files.json", ".lock", "metrics.jsonl", "checkpoints/*", "augment-cache/*"]
     assert foreign_files(micro_run, [*checked, *others]) == []
@@ -230,7 +230,7 @@ def test_json_of_the_wrong_type_is_one_clear_line(copy: Config, name: str, conte
     (copy.run_dir / name).write_text(content)
     before = {path: path.read_bytes() for path in copy.run_dir.rglob("*") if path.is_file()}
     if name == "files.json" and content.startswith('{"data'):
-        return  # other keys are not ours to judge
+        return  # other keys are not checked
     with pytest.raises(BulletError) as caught:
         run_stages(copy, "evaluate", SilentProgress())
     assert name in str(caught.value) and "\n" not in str(caught.value)

@@ -163,7 +163,7 @@ def test_bad_input_is_one_clear_line() -> None:
     for bad, problem in (
         (np.nan, "NaN or infinite"),
         (np.inf, "NaN or infinite"),
-        (1e6, "layers.1.mlp.up_proj.weight cannot be quantised"),
+        (1e6, "layers.1.mlp.up_proj.weight cannot be quantized"),
     ):
         damaged = {name: tensor.copy() for name, tensor in tensors.items()}
         damaged["layers.1.mlp.up_proj.weight"][3, 5] = bad

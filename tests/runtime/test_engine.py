@@ -72,7 +72,7 @@ def test_logits_equal_the_naive_implementation(shape: ModelShape) -> None:
     weights = random_tensors(shape)
     tokens = np.random.default_rng(1).integers(0, shape.vocab_size, shape.max_seq_len).tolist()
     expected = naive(shape, weights, tokens)
-    assert expected.std() > 0.3  # a model that says something
+    assert expected.std() > 0.3  # a model with varied predictions
     logits = NumpyEngine(shape, weights).forward(tokens, NumpyEngine(shape, weights).new_cache())
     assert logits.dtype == np.float32 and logits.shape == (len(tokens), shape.vocab_size)
     np.testing.assert_allclose(logits, expected, rtol=0, atol=2e-5)

@@ -197,7 +197,7 @@ def test_ids_lengths_and_capacities_are_checked() -> None:
 
 
 def test_the_library_itself_refuses_what_does_not_fit() -> None:
-    """What Python checks before is checked in C again."""
+    """C checks again what Python has checked."""
     shape = ModelShape(61, 64, 1, 4, 4, 64, 24)
     engine = NativeEngine(shape, random_weights(shape))
     kv = engine.new_cache()
@@ -222,7 +222,7 @@ def test_one_cache_is_for_one_thread() -> None:
         except RuntimeError as error:
             refused.append(str(error))
 
-    while not refused:  # until both want it at the same time: one of them is refused
+    while not refused:  # until both use it at the same time: one of them is refused
         kv = engine.new_cache()
         worker = threading.Thread(target=use, args=(partial(engine.prefill, tokens, kv),))
         worker.start()
@@ -322,7 +322,7 @@ def test_generating_in_one_call_equals_step_by_step(path: str, temperature: floa
 
 
 def test_generate_gives_the_same_text_in_both_engines(model: Model, bullet_path: Path) -> None:
-    """Contexts that overflow, stops and short answers included."""
+    """This includes contexts that overflow, stop tokens and short answers."""
     fast = load(bullet_path, engine="native")
     assert isinstance(fast.engine, NativeEngine) and isinstance(model.engine, NumpyEngine)
     prompt = model.tokenizer.encode("एका गावात एक शेतकरी राहत होता.")
@@ -428,7 +428,7 @@ def test_a_library_of_another_version(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_structs_are_the_headers_structs() -> None:
-    """The sizes that bullet.h gives, said by the compiler that built the library."""
+    """The sizes of the types in bullet.h, from the compiler that built the library."""
     header = Path(native.__file__).with_name("native") / "bullet.h"
     structs = {"bullet_shape": native._CShape, "bullet_tensor": native._CTensor, "bullet_sampler": native._CSampler}
     checks = [f'_Static_assert(sizeof(struct {name}) == {ctypes.sizeof(ours)}, "{name}");' for name, ours in structs.items()]
@@ -472,7 +472,7 @@ def test_hidden_states_in_parts(bullet_path: Path, monkeypatch: pytest.MonkeyPat
 
 @every_path
 def test_hidden_states(path: str, tmp_path: Path) -> None:
-    """Times the output matrix, they are the logits."""
+    """Multiplied by the output matrix, they give the logits."""
     shape = ModelShape(61, 64, 2, 4, 2, 96, 150, tied_embeddings=False)
     weights = random_weights(shape, "F32")
     tokens = tokens_for(shape, 130)

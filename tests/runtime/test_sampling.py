@@ -105,8 +105,8 @@ def test_repetition_penalty() -> None:
     greedy = Sampling(**{**PLAIN, "temperature": 0.0, "repetition_penalty": 1.2})
     assert sample(logits, [], greedy, rng()) == 0
     assert sample(logits, [0], greedy, rng()) == 1
-    assert sample(logits, [0, 0, 0], greedy, rng()) == 1  # once, however often it was said
-    assert sample(logits, [0] + [3] * 64, greedy, rng()) == 0  # long ago is forgotten
+    assert sample(logits, [0, 0, 0], greedy, rng()) == 1  # once, even if it occurs several times
+    assert sample(logits, [0] + [3] * 64, greedy, rng()) == 0  # earlier tokens do not count
     assert sample(-np.abs(logits), [2], greedy, rng()) == 3  # negative logits get smaller too
     assert (drawn(logits, 400, (0, 1), repetition_penalty=3.0)[2:] > drawn(logits, 400)[2:]).all()
 
@@ -195,7 +195,7 @@ def test_presence_penalty_and_bias() -> None:
     greedy = Sampling(temperature=0, repetition_penalty=1)
     rng = np.random.default_rng(0)
     assert sample(logits, [0, 0], greedy, rng) == 0
-    assert sample(logits, [0, 0], replace(greedy, presence_penalty=0.2), rng) == 1  # once, however often it came
+    assert sample(logits, [0, 0], replace(greedy, presence_penalty=0.2), rng) == 1  # once, even if it occurs several times
     assert sample(logits, [0, 0], replace(greedy, presence_penalty=0.05), rng) == 0
     assert sample(logits, [2], replace(greedy, presence_penalty=-1.5), rng) == 2
     assert sample(logits, [], replace(greedy, logit_bias={3: 4.0}), rng) == 3

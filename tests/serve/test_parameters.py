@@ -159,7 +159,7 @@ def test_echoed_logprobs_are_those_of_the_model(client: OpenAI, model: Model) ->
 
 @pytest.mark.parametrize("max_tokens", [1, 5])
 def test_a_scored_prompt_is_followed_by_the_end_token(client: OpenAI, model: Model, max_tokens: int) -> None:
-    """Programs that score texts ask for one token more, and take the last one off, whatever it is."""
+    """Programs that score texts request one more token and ignore the last one."""
     prompt = [1, *model.tokenizer.encode("The farmer")]
     options: dict[str, Any] = {"model": "any", "prompt": prompt, "max_tokens": max_tokens, "logit_bias": {str(END): 100}}
     answer = client.completions.create(**options, echo=True, logprobs=1)

@@ -52,7 +52,7 @@ def test_a_sign_never_stands_where_it_does_not_belong(bullet_path: Path, engine:
         except Unavailable as error:
             pytest.skip(str(error))
     model = load(bullet_path, engine=engine)
-    # A model that says little else but signs and letters.
+    # A model that writes mostly signs and letters.
     wanted = [i for i in range(FIRST_PIECE, model.shape.vocab_size) if any(c in SIGNS + "कआ " for c in model.tokenizer.decode([i]))]
     bias = {**dict.fromkeys(range(FIRST_PIECE), -math.inf), **dict.fromkeys(wanted, 12.0)}  # no bytes, which may be anything
     free = Sampling(temperature=2, top_k=0, top_p=1, min_p=0, repetition_penalty=1, max_tokens=200, logit_bias=bias, seed=1)

@@ -108,7 +108,7 @@ def test_what_cannot_be_seen_is_shown() -> None:
 
 
 def test_a_tower_of_signs_does_not_stall() -> None:
-    tower = "\u0323\u0301" * 250_000  # out of order all the way: hours if they are all sorted
+    tower = "\u0323\u0301" * 250_000  # all marks are out of order: sorting all of them would take hours
     done = normalize_line(f"क{tower} मराठी")
     assert done == unicodedata.normalize("NFC", f"क{tower[:30]} मराठी")
     assert normalize_line(done) == done

@@ -89,7 +89,7 @@ def test_a_letter_waits_for_the_next_one(tokenizer: Tokenizer) -> None:
         return [FIRST_BYTE + byte for byte in text.encode()]
 
     def so_far(*tokens: int) -> list[str]:
-        """All that was given out after each token, and at the end."""
+        """Return the streamed text after each token, and at the end."""
         parts = stream(tokenizer, tokens)
         return ["".join(parts[: n + 1]) for n in range(len(parts))]
 

@@ -144,7 +144,7 @@ def write_gguf(path: Path, tokenizer: Tokenizer) -> None:
 
 
 def different(tokenizer: Tokenizer, encode: Encode, texts: list[str]) -> list[tuple[str, list[str], list[str]]]:
-    """Texts that get other ids, with both as pieces."""
+    """Return the texts whose ids differ, with both results as pieces."""
     names = [piece.text for piece in tokenizer.pieces()]
     rows = []
     for text in texts:

@@ -82,7 +82,7 @@ def test_a_stop_file_stops_like_ctrl_c(tokens_dir: Path, tmp_path: Path) -> None
 
 
 def test_little_room_on_the_disk_stops_while_there_is_some(tokens_dir: Path, tmp_path: Path) -> None:
-    """A disk of its own, filled up while training goes on."""
+    """A separate small disk, which is filled during training."""
     disk = tmp_path / "disk"
     disk.mkdir()
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=40m", "tmpfs", str(disk)], capture_output=True, check=False).returncode:
@@ -141,7 +141,7 @@ def test_pauses_are_decided_from_what_the_system_tells() -> None:
 
 
 def test_a_pause_saves_and_ends(tokens_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The cable is pulled at step 6 and put back at the next look."""
+    """The power cable is disconnected at step 6 and connected again at the next check."""
     looks = iter([system.sbattery(15, 900, False)])
     monkeypatch.setattr(stopping, "SENSOR_INTERVAL_SECONDS", 0.0)
     progress = AtStep(6, lambda: monkeypatch.setattr("psutil.sensors_battery", lambda: next(looks, None)))
@@ -184,7 +184,7 @@ def test_what_is_observed_is_what_it_says(tokens_dir: Path, tmp_path: Path) -> N
 
 
 def test_samples_are_those_of_the_kept_weights(micro_run: Path, tmp_path: Path) -> None:
-    """Both languages are asked at every evaluation, and the last answers can be had again from the best checkpoint."""
+    """Every evaluation has prompts in both languages, and the best checkpoint reproduces the last answers."""
     samples = events(micro_run, "sample")
     evaluated = [event["step"] for event in events(micro_run, "eval")]
     assert [event["step"] for event in samples] == [step for step in evaluated for _ in range(2)]
@@ -203,7 +203,7 @@ def test_samples_are_those_of_the_kept_weights(micro_run: Path, tmp_path: Path) 
 
 @pytest.mark.parametrize("loss_on", ["all", "answers"])
 def test_bits_per_byte_are_those_of_the_evaluation(micro_run: Path, tmp_path: Path, loss_on: str) -> None:
-    """Also where answers alone count: then the bytes are theirs, too."""
+    """This also holds if only answers have a loss: then only their bytes count."""
     tokenizer = Tokenizer.load(micro_run / "tokenizer/tokenizer.model")
     about = {"source": "made", "language": "mr"}
     rows: list[dict[str, Any]] = [{"id": "0", **about, "text": "नदी डोंगरातून समुद्राकडे वाहते. The river runs to the sea."}]

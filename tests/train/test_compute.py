@@ -419,7 +419,7 @@ def test_only_sensible_plans_are_compared(
 
 
 def test_int8_is_not_compared_with_fp32(model: Transformer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """FP32 would be compiled for nothing: int8 is several times as fast."""
+    """Compiling FP32 would be useless, because int8 is several times as fast."""
     monkeypatch.setattr(autotune_module, "gradient_pass", None)
     config = TrainConfig(batch_size_per_device=2, gradient_accumulation_steps=1, threads=1)
     int8 = ComputePlan(False, "int8", 1, 2)
@@ -450,7 +450,7 @@ print("\\n".join(said.lines))
 
 @pytest.mark.slow
 def test_a_compiler_that_fails_is_announced(tmp_path: Path) -> None:
-    """The compiler is a real program: it ends with 1 whatever it should compile. The cache is empty."""
+    """The compiler is a real program that always ends with exit code 1. The cache is empty."""
     path = os.pathsep.join([*map(str, Path(__file__).parents[:2]), os.environ.get("PYTHONPATH", "")])
     environment = {**os.environ, "PYTHONPATH": path, "CXX": "/bin/false"}
     command = [sys.executable, "-c", BROKEN, str(tmp_path)]

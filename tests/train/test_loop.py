@@ -56,7 +56,7 @@ SETTINGS: dict[str, Any] = {
 
 
 class StopAt(SilentProgress):
-    """Sends a signal, by default SIGTERM, to this process when the bar is at a step."""
+    """Sends a signal, by default SIGTERM, to this process when the progress bar reaches a step."""
 
     def __init__(self, step: int, number: signal.Signals = signal.SIGTERM) -> None:
         self.left, self.number = step, number
@@ -386,7 +386,7 @@ def test_every_digit_of_the_state_counts(small: Path) -> None:
 
 
 def test_a_checkpoint_that_cannot_be_read_is_one_line(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """EIO is what a dying disk answers."""
+    """A failing disk returns EIO."""
 
     def read(path: Path) -> str:
         raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))

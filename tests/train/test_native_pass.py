@@ -141,7 +141,7 @@ def test_gradients_of_a_model_that_has_learned_are_near_those_of_fp32() -> None:
         loss.backward()
         optimizer.step()
     assert loss.detach() / (targets != IGNORE).sum() < 3
-    other = batch(SHAPE, seed=2)  # text that it knows by heart has almost no gradient
+    other = batch(SHAPE, seed=2)  # text that the model has memorized has almost no gradient
     assert_near(learn(model, "int8", other), learn(model, "fp32", other))
 
 

@@ -146,7 +146,7 @@ def test_adamw_is_the_papers_formula_and_its_state_can_be_carried_over() -> None
         m, v = 0.9 * m + 0.1 * g, 0.95 * v + 0.05 * g * g
         expected = expected * (1 - 1e-2 * 0.1) - 1e-2 * (m / (1 - 0.9**step)) / ((v / (1 - 0.95**step)).sqrt() + 1e-8)
         optimizer.step()
-        if step == 3:  # carry the twin over in the middle
+        if step == 3:  # copy weights and optimizer state to the twin in the middle
             with torch.no_grad():
                 for a, b in zip(model.parameters(), twin.parameters(), strict=True):
                     b.copy_(a)

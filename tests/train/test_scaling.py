@@ -35,7 +35,7 @@ def test_too_few_runs_are_refused() -> None:
 
 
 def test_more_is_never_expected_to_be_worse() -> None:
-    """Also where the data would say so: no constant is negative."""
+    """No constant is negative, even if that would fit the data better."""
     odd = [Point(n, d, 2.0 + n / 1e7 - d / 1e7) for n, d in PLACES]
     law = fit(odd)
     assert min(law.E, law.A, law.B) >= 0

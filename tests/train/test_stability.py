@@ -47,7 +47,7 @@ SETTINGS: dict[str, Any] = {
 
 
 class Listening(SilentProgress):
-    """Keeps what is said; sends SIGTERM when the bar has moved `stop_at` steps, rolled back ones included."""
+    """Records the messages; sends SIGTERM when the progress bar has moved `stop_at` steps, including rolled back ones."""
 
     def __init__(self, stop_at: int | None = None) -> None:
         self.said: list[str] = []
@@ -162,7 +162,7 @@ def test_without_the_check_it_would_have_been_learnt_from(spoilt: Path, tmp_path
 
 @pytest.mark.parametrize("stop_at", [44, 52, 53, 60, 100])
 def test_an_interrupted_recovery_ends_the_same(spoilt: Path, recovered: Path, tmp_path: Path, stop_at: int) -> None:
-    """Before the trouble, in the steps that are taken back, right at the rollback, and after it."""
+    """The run stops before the bad batches, in the steps that are rolled back, at the rollback, and after it."""
     with pytest.raises(Interrupted):
         run(spoilt, tmp_path, Listening(stop_at))
     run(spoilt, tmp_path)

@@ -1,6 +1,6 @@
 """Trains in groups of two processes, forked so that torch is imported only once: python two_processes.py CLEAN SPOILT OUT
 
-OUT/stopped  both are stopped in the steps that the garbage in SPOILT takes back, and go on
+OUT/stopped  both are stopped in the steps that are rolled back because of the garbage in SPOILT, and continue
 OUT/broken   a weight of the second one becomes NaN, before a step and again before a validation; what each has at the end
              is written to OUT/broken/process-0 and process-1
 """
@@ -14,7 +14,7 @@ from typing import Any
 
 import test_stability as t
 import torch
-import torch._dynamo  # the optimisers import it late, which would cost every child two seconds
+import torch._dynamo  # the optimizers import it at first use, which would cost every child two seconds
 import torch.distributed as dist
 
 from bulletlm.errors import Interrupted

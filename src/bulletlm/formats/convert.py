@@ -194,7 +194,7 @@ def _kind_of_folder(folder: Path) -> str:
         raise FormatError(f"{folder} is a folder with GGUF files: name the file, {folder / printable(ggufs[0])}")
     if _has_weights(folder):
         raise FormatError(f"{folder} has weights, but no config.json: the download is not complete")
-    raise FormatError(f"{folder} has neither config.json (Hugging Face) nor {MANIFEST} (.npy tensors): it is no model folder")
+    raise FormatError(f"{folder} has neither config.json (Hugging Face) nor {MANIFEST} (.npy tensors): it is not a model folder")
 
 
 def _has_weights(folder: Path) -> bool:

@@ -463,7 +463,7 @@ def _tensors(data: mmap.mmap, infos: Mapping[str, _Info], start: int, shape: Mod
             raise FormatError(f"the tensor {theirs} is {kind}: gains of norms must not be quantized")
         size, offset = tensor_bytes("F16" if kind == "BF16" else kind, extents), start + info.offset
         if offset + size > len(data) or offset % 4:
-            raise FormatError(f"the file is cut short or damaged: the tensor {theirs} is said to lie at byte {offset}, {size} bytes long")
+            raise FormatError(f"the file is cut short or damaged: the tensor {theirs} has {size} bytes at byte {offset} and does not fit")
         places.append((offset, size, theirs))
         stored = np.frombuffer(data, np.uint8, size, offset)
         if kind == "BF16":

@@ -318,13 +318,13 @@ def _metadata(folder: Path, config: Mapping[str, Any], notes: list[str]) -> dict
     if template is not None and not is_standard(template) and template != metadata.get("chat_template"):
         found["chat_template"] = template
         if metadata:
-            notes.append("its chat template was changed after the export: the new one was taken")
+            notes.append("its chat template was changed after the export: the new one was used")
     sampling = _sampling(folder)
     changed = [name for name, value in sampling.items() if metadata.get("sampling", {}).get(name) != value]
     if changed:
         found["sampling"] = {**metadata.get("sampling", {}), **sampling}
         if metadata:
-            notes.append(f"generation_config.json has other settings than the metadata ({', '.join(changed)}): those were taken")
+            notes.append(f"generation_config.json has other settings than the metadata ({', '.join(changed)}): these were used")
     _check(found, str(folder))
     return found
 

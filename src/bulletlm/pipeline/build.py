@@ -155,7 +155,7 @@ def _trained(path: Path, exact: dict[str, Floats], types: dict[str, str]) -> tup
     file.verify()
     facts = file.metadata.get("qat", {})
     if facts.get("teacher") != fingerprint(exact) or {name: file.type(name) for name in file.tensors} != types:
-        raise BulletError(f"{path} was made of another model or for other types of weights: run the qat stage again")
+        raise BulletError(f"{path} was made from another model or for other weight types: run the qat stage again")
     done = Calibrated(tokens=facts["calibration_tokens"])
     for name, type in types.items():
         done.tensors[name] = stored_tensor(file, name)

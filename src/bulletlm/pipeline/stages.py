@@ -205,7 +205,7 @@ def _new_run(config: Config, progress: Progress, restart: bool, group: "ProcessG
         sources = [{"path": unicode_name(str(path)), "bytes": path.stat().st_size, "sha256": sha256_of_file(path)} for path in paths]
         augmentation = reproducibility_fields(config.augment)
         if gone := _gone(sources, recorded):
-            missing = DataError(f"the source {printable(gone)} is gone: restore it, or train without it with --restart")
+            missing = DataError(f"the source {printable(gone)} no longer exists: restore it, or train without it with --restart")
     except DataError as error:
         missing = error
     except OSError as error:

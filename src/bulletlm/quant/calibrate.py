@@ -304,7 +304,7 @@ def _plain(name: str, exact: Floats, type: str, moments: Moments | None = None) 
     try:
         tensor = round_plainly(exact, type)
     except BulletError as error:
-        raise BulletError(f"the tensor {name} cannot be quantised: {error}") from None
+        raise BulletError(f"the tensor {name} cannot be quantized: {error}") from None
     if exact.ndim == 1:
         return tensor, None
     return tensor, tensor_report(exact, tensor, type, moments, time.perf_counter() - start)

@@ -2,8 +2,8 @@
 
     python tests/formats/bullet/fuzz.py SECONDS       (`make fuzz`)
 
-Seeded, so a run of as many models does the same again. Half of the .bullet files of version 2 get a right SHA-256 after the damage.
-Warnings count as errors, and so do memory that a small file cannot explain and a model that keeps a reader busy for two minutes.
+The script is seeded: a run with the same number of models repeats exactly. Half of the version 2 .bullet files get a correct SHA-256
+after the damage. Warnings count as errors; so do much more memory than the file needs, and a model that takes a reader two minutes.
 """
 
 import faulthandler
@@ -52,7 +52,7 @@ Reader = Callable[[Path, Random], object]
 
 @dataclass(frozen=True)
 class Seed:
-    """A whole and sound model.
+    """A valid model.
 
     Attributes:
         name: its format.
@@ -73,7 +73,7 @@ class Seed:
 
 
 def read_bullet(path: Path, random: Random) -> None:
-    """What a careful program does: open, decode every tensor, verify."""
+    """Do what a careful program does: open the file, decode every tensor, verify it."""
     file = open_bullet(path)
     for name in file.tensors:
         assert np.isfinite(file.dequantize(name)).all()
@@ -81,7 +81,7 @@ def read_bullet(path: Path, random: Random) -> None:
 
 
 def converter(folder: Path, like: Path | None = None) -> Reader:
-    """`bullet convert` to a format and weight type of chance; most often to those that keep most of what was read."""
+    """Run `bullet convert` to a random format and weight type, most often to those that keep most of the model."""
 
     def read(path: Path, random: Random) -> None:
         to, version, quant = random.choice(
@@ -170,7 +170,7 @@ def _scale_c(binary16: bytes) -> bytes:
 
 
 def damage(seed: Seed, path: Path, random: Random) -> bool:
-    """Damage the model at `path`, most often one of its files; whether anything is left of this file."""
+    """Damage the model at `path`, most often one of its files; return whether this file still has content."""
     folder = path if path.is_dir() else path.parent
     name = str(random.choice(list(seed.files)))
     kind = int(random.integers(40)) if len(seed.files) > 1 else 9
@@ -192,7 +192,7 @@ def mutated(good: bytes, random: Random) -> bytes:
     end = _names_end(good)
     for _ in range(int(random.integers(1, 4))):
         kind = int(random.integers(9))
-        # Half of the damage goes where lengths and names are.
+        # Half of the damage is made in the part that has lengths and names.
         at = int(random.integers(min(len(data), end) if random.integers(2) else len(data)))
         if kind == 0:
             data[at] ^= 1 << int(random.integers(8))
@@ -219,7 +219,7 @@ def mutated(good: bytes, random: Random) -> bytes:
 
 
 def _names_end(good: bytes) -> int:
-    """About where lengths and names end and weights begin."""
+    """Return approximately where lengths and names end and weights begin."""
     if json_at := _json_at(good):
         return max(json_at[1], 64)
     if good.startswith(b"\x93NUMPY"):
@@ -228,7 +228,7 @@ def _names_end(good: bytes) -> int:
 
 
 def _json_at(data: bytes | bytearray) -> tuple[int, int] | None:
-    """From where to where there is JSON: in a .bullet before four NULs, in a safetensors file behind its length, or in all of a file."""
+    """Return the range of the JSON: before four NULs in a .bullet, after its length in a safetensors file, or the whole file."""
     if data[:1] == b"{":
         end = data.find(HEADER_END)
         return 0, end if end >= 0 else len(data)
@@ -238,7 +238,7 @@ def _json_at(data: bytes | bytearray) -> tuple[int, int] | None:
 
 
 def _another_value(data: bytearray, random: Random) -> None:
-    """One value somewhere in the JSON of a file replaced, or a key; what follows stays in its place where it can."""
+    """Replace one value or key in the JSON of a file. If possible, the bytes after the JSON keep their offsets."""
     if not (json_at := _json_at(data)):
         return
     start, end = json_at
@@ -272,13 +272,13 @@ def _another_value(data: bytearray, random: Random) -> None:
 
 
 def sealed(data: bytes) -> bytes:
-    """With a right SHA-256 and END! in place of the last 36 bytes."""
+    """Replace the last 36 bytes with a correct SHA-256 and END!."""
     content = data[:-36]
     return content + hashlib.sha256(content).digest() + b"END!"
 
 
 def run(seconds: float, least: int) -> Counter[str]:
-    """Try models for `seconds`, but `least` in any case; how many of each format were refused, and how many could be read."""
+    """Try models for `seconds`, at least `least` models; return for each format how many were refused and how many could be read."""
     counts: Counter[str] = Counter()
     with tempfile.TemporaryDirectory() as name, warnings.catch_warnings(action="error"):
         formats, folder = seeds(Path(name)), Path(name) / "mutated"

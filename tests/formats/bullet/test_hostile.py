@@ -36,7 +36,7 @@ HEADER_BYTES = 8192
 
 
 class Good(bytes):
-    """A whole and sound file; with a short repr for failing tests."""
+    """A valid file, with a short repr for failing tests."""
 
     def __repr__(self) -> str:
         return f"<{len(self)} bytes>"
@@ -159,7 +159,7 @@ def model(content: bytes) -> Forgery:
 
 
 def trainer(number: int, value: int) -> Forgery:
-    """A field of the trainer's settings set, after those that are there: the last one counts."""
+    """Set a field of the trainer's settings after the existing ones: the last value of a field counts."""
     return model(example_file.proto(trainer=example_file.TRAINER + example_file.field(number, 0, bytes([value]))))
 
 
@@ -394,7 +394,7 @@ HOSTILE: list[tuple[str, Forgery, str]] = [
 
 
 def read_everything(path: Path) -> None:
-    """What a careful program does with a file: open, decode every tensor, verify."""
+    """Do what a careful program does: open the file, decode every tensor, verify it."""
     file = open_bullet(path)
     for name in file.tensors:
         assert np.isfinite(file.dequantize(name)).all()
@@ -509,7 +509,7 @@ def test_flipped_bits_are_found(tmp_path: Path, good: bytes, flips: list[tuple[f
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(flips=flips, in_header=st.booleans())
 def test_flipped_bits_under_a_right_checksum(tmp_path: Path, good: bytes, flips: list[tuple[float, int]], in_header: bool) -> None:
-    """Some are other weights and so a legal file; nothing but a FormatError may come out of the rest."""
+    """Some changes only change weights, so the file is valid. All others must raise a FormatError and nothing else."""
     path = tmp_path / "damaged.bullet"
     path.write_bytes(sealed(damage(good, flips, in_header)[:-36]))
     try:

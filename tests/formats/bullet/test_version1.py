@@ -138,7 +138,7 @@ def test_dialect_c(tmp_path: Path, block_size: int) -> None:
 
 
 def test_names_and_header_of_another_exporter(tmp_path: Path) -> None:
-    """A dashboard wrote other names, the vocabulary size as the width, and a table that no model needs."""
+    """One exporter wrote other names, the vocabulary size as the width, and a table that no model needs."""
     renamed = {"query": "wq", "key": "wk", "value": "wv", "output": "wo"}
     rows = []
     for name, *rest in entries(weights(), block_a):
@@ -173,7 +173,7 @@ def test_another_vocabulary_is_put_into_order(tmp_path: Path) -> None:
 
 
 def test_a_vocabulary_of_words(tmp_path: Path) -> None:
-    """Not even <unk>: version 1 took token 0 for it."""
+    """The file has no <unk> either: version 1 used token 0 instead."""
     texts = ["apple", "tree", " "]
     shape = ModelShape(**{**SHAPE.to_dict(), "vocab_size": 3})
     rows = entries(weights(shape), block_a)
@@ -231,7 +231,7 @@ def test_an_output_matrix_equal_to_the_embedding_is_tied(tmp_path: Path) -> None
 
 @pytest.mark.parametrize("tied", [True, False])
 def test_version_1s_runtime_reads_what_we_write(tmp_path: Path, tied: bool) -> None:
-    """Gains of 2 and 4 fold into grids exactly, so its logits are ours."""
+    """Gains of 2 and 4 can be multiplied into the weights exactly, so the logits are equal to ours."""
     shape = ModelShape(**{**SHAPE.to_dict(), "tied_embeddings": tied})
     tensors = {name: Quantized("BQ4", quantize_bq4(t)).dequantize() if t.ndim == 2 else 2 * t for name, t in weights(shape).items()}
     tensors["final_norm.weight"] *= 2
@@ -252,7 +252,7 @@ def test_version_1s_runtime_reads_what_we_write(tmp_path: Path, tied: bool) -> N
 
 @pytest.mark.parametrize("quant", ["BQ4", "BQ8", "F32"])
 def test_there_and_back(tmp_path: Path, quant: str) -> None:
-    """The first time matrices are rounded; from then on nothing changes any more."""
+    """The first conversion rounds the matrices; later conversions change nothing."""
     rng = np.random.default_rng(7)
     tensors = {name: t if t.ndim == 2 else (t + rng.random(32)).astype(np.float32) for name, t in weights().items()}
     model = stored_model(SHAPE, tensors, quant)

@@ -69,7 +69,7 @@ def decode_pieces(section: bytes, vocab_size: int, special: Mapping[str, int]) -
         if not math.isfinite(score):
             raise FormatError(f"{where}: scores[{i}] is NaN or infinite")
         if type not in PIECE_TYPES:
-            raise FormatError(f"{where}: types[{i}] is {type}, which is no piece type")
+            raise FormatError(f"{where}: types[{i}] is {type}, which is not a piece type")
         try:
             rows.append(Piece(text[start:end].decode(), score, type))
         except UnicodeDecodeError:

@@ -203,7 +203,7 @@ def _read_tensors(cursor: Cursor, n_layers: int, dialect_b: bool) -> Iterator[tu
         what = f"tensor {i}"
         hashed = cursor.number("<Q", what)
         if hashed not in names:
-            raise FormatError(f"{what} (hash {hashed:016x}) has no name that is known: only Llama-shaped models can be read")
+            raise FormatError(f"{what} (hash {hashed:016x}) has no known name: only Llama-shaped models can be read")
         name = names[hashed]
         what = f"{what} ({name})"
         rank = cursor.number("<B", what)
