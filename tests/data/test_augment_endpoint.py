@@ -78,7 +78,7 @@ def test_a_busy_server_is_asked_again() -> None:
 @pytest.mark.parametrize(
     ("status", "body", "message"),
     [
-        (401, b"", "wants a key: set augment.endpoint_key_variable"),
+        (401, b"", "requires a key: set augment.endpoint_key_variable"),
         (403, b"", "the key is not accepted"),
         (404, b"", "is this the base URL .* is there a model 'tiny'"),
         (400, b'{"error": "context too short"}', "400 .*context too short"),

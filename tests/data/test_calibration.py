@@ -96,11 +96,11 @@ def test_short_texts_are_taken_whole_and_long_contexts_cut(tokenizer: Tokenizer,
 
 def test_too_little_or_foreign_text_is_refused(tokenizer: Tokenizer, texts: dict[str, list[str]]) -> None:
     tokens = stream(tokenizer, texts["en"])
-    with pytest.raises(DataError, match="has 255 tokens, and at least 256 are needed"):
+    with pytest.raises(DataError, match="has 255 tokens, but at least 256 are needed"):
         calibration_windows(TokenFile(tokens[:255], None, {}), tokenizer, 20_000, 32, 1)
     foreign = tokens.copy()
     foreign[70] = 700
-    with pytest.raises(DataError, match="holds the token 700, but the tokenizer has 700"):
+    with pytest.raises(DataError, match="has token 700, but the tokenizer has 700"):
         calibration_windows(TokenFile(foreign, None, {}), tokenizer, 20_000, 32, 1)
 
 

@@ -258,7 +258,7 @@ def test_long_documents_without_borders(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "wrong"),
     [
-        ("a.txt", "थोडासा मजकूर आहे.\n", r"the sources hold 17 characters in one piece, of which nothing can be held out"),
+        ("a.txt", "थोडासा मजकूर आहे.\n", r"the sources contain one paragraph of 17 characters, of which nothing can be held out"),
         ("a.txt", "", r"there is no text in a\.txt: the files are empty"),
         ("a.txt", "\n \n\n", r"there is no text in a\.txt"),
         ("a.jsonl", "{bad\n{worse\n", r"nothing is left of 2 rows in a\.jsonl \(not_json 2\)"),

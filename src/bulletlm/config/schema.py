@@ -160,7 +160,7 @@ class CleanConfig(Section):
         1.0,
         ge=0,
         le=1,
-        description="Reject paragraphs of which more than this share is one to three characters over and over; 1 turns this off.",
+        description="Reject paragraphs of which more than this share is one to three characters repeated many times; 1 turns this off.",
     )
     repeated_words: float = Field(
         1.0,

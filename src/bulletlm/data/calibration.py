@@ -12,30 +12,30 @@ from bulletlm.errors import DataError
 from bulletlm.text.tokenizer import Tokenizer
 
 SMALLEST = 256
-"""Tokens; a thousand say something about the inputs of a matrix, but a model of little text must be finished too."""
+"""Minimum number of tokens. A thousand would give better statistics, but models trained on little text must be quantized too."""
 
 LONGEST_WINDOW = 512
-"""Tokens; with longer ones, 20,000 tokens would be too few different texts."""
+"""Maximum window length in tokens; longer windows would cover too few different texts in 20,000 tokens."""
 
 _CANDIDATES = 4
-"""Windows looked at for each one taken: a rare language gets up to this many times its share."""
+"""Number of candidate windows per selected window; a rare language gets up to this many times its share."""
 
 _PURPOSE = 5
-"""Purpose number of the random generator."""
+"""Stream number of the random generator."""
 
 
 def calibration_windows(text: TokenFile, tokenizer: Tokenizer, count: int, max_seq_len: int, seed: int) -> npt.NDArray[np.int64]:
-    """Windows of the token stream, drawn at random and then taken from each language in turn, and in each from its sources in turn.
+    """Draw random windows of the token stream, then select from the languages in turn, and within a language from its sources in turn.
 
-    Half Marathi and half English matters: calibrated on one of them, a model loses another 1.1 % perplexity in the
-    other. Where the sources of the documents are not known, a language's windows hold them in proportion: the stream is in random order.
+    The balance matters: a model that is calibrated on Marathi or English alone loses another 1.1 % perplexity in the other
+    language. If the sources of the documents are unknown, their shares follow the stream, which is in random order.
 
     Args:
-        text: documents one after another.
-        tokenizer: tells the language of a window from its text.
-        count: tokens wanted; where there are fewer, all are taken.
-        max_seq_len: the model's context; windows are that long, up to LONGEST_WINDOW and the length of the text.
-        seed: decides the choice.
+        text: concatenated documents.
+        tokenizer: decodes windows, so that their language can be detected.
+        count: number of tokens wanted; if the text has fewer, all are used.
+        max_seq_len: the model's context; the window length, limited by LONGEST_WINDOW and the length of the text.
+        seed: seed of the random choice.
 
     Returns:
         int64[windows, length].
@@ -45,12 +45,12 @@ def calibration_windows(text: TokenFile, tokenizer: Tokenizer, count: int, max_s
     """
     tokens = text.tokens
     if len(tokens) < SMALLEST:
-        raise DataError(f"the calibration text has {len(tokens):,} tokens, and at least {SMALLEST:,} are needed: give more text")
+        raise DataError(f"the calibration text has {len(tokens):,} tokens, but at least {SMALLEST:,} are needed: provide more text")
     length = min(max_seq_len, LONGEST_WINDOW, len(tokens))
     highest = int(tokens.max())
     if highest >= tokenizer.vocab_size:
         raise DataError(
-            f"the calibration text holds the token {highest}, but the tokenizer has {tokenizer.vocab_size:,}: it was made with another one"
+            f"the calibration text has token {highest}, but the tokenizer has {tokenizer.vocab_size:,}: use the one that encoded it"
         )
     random = np.random.default_rng([seed, _PURPOSE])
     whole = len(tokens) // length
@@ -65,7 +65,7 @@ def calibration_windows(text: TokenFile, tokenizer: Tokenizer, count: int, max_s
 
 
 def _sources_at(text: TokenFile, places: npt.NDArray[np.int64]) -> list[int]:
-    """The number of the source that each of some places in the stream belongs to; one for all where it is not known."""
+    """The source number of each position in the stream; the same number for all if the sources are unknown."""
     if text.sources is None:
         return [0] * len(places)
     ends = np.cumsum(text.sources[:, 0], dtype=np.int64)
@@ -73,5 +73,5 @@ def _sources_at(text: TokenFile, places: npt.NDArray[np.int64]) -> list[int]:
 
 
 def _in_turn(parts: Iterable[Iterable[int]]) -> Iterator[int]:
-    """The first of each, the second of each, and so on; who has no more is left out."""
+    """Round-robin: the first item of each part, the second of each, and so on; exhausted parts are skipped."""
     return (item for row in zip_longest(*parts) for item in row if item is not None)

@@ -60,19 +60,19 @@ DOCUMENT = np.dtype(
         ("conversation", "?"),
     ]
 )
-"""`key`: hash of the content; `group`: what must stay on one side of the validation split; `rows`: paragraphs, or 1; `characters`
-count the line ends between paragraphs, of which there are `line_ends`."""
+"""`key`: hash of the content; `group`: documents of one group stay on the same side of the validation split; `rows`: number of
+paragraphs, or 1; `characters` includes the `line_ends` line ends between paragraphs."""
 
 PARAGRAPH = np.dtype([("key", "<u8"), ("characters", "<i4"), ("line", "<i8"), ("heading", "?"), ("sentence", "?")])
 """`heading`: a short line that does not end like a sentence; `sentence`: a line of whole sentences that is neither verse nor
 dialogue, list or code."""
 
 PARALLEL_FROM_BYTES = 8 << 20
-"""Less is done before other processes have started."""
+"""Smaller inputs are finished before other processes have started, so they are cleaned in this process."""
 
 _PACKED_TIMES = 5
 _SECOND_HALF = {"near_duplicates", "boilerplate", "duplicate_lines", "short_percentile", "short_tokens", "long_percentile", "long_tokens"}
-"""Settings that only the second half reads."""
+"""Settings that only the second half of the data stage reads."""
 
 _SENTENCE_END = re.compile(r"[.!?।॥…][)\"”’'\]]*$")
 _WHOLE_SENTENCE = re.compile(r"[.!?।…。！？؟۔።៕။][)\"”’'»\]」』）]*$")
@@ -80,22 +80,22 @@ _NO_PROSE = re.compile(
     r"^(?:[-–—•*·▪◦>#|]|[\"“„«‘'「『]|\(?(?:[0-9०-९]{1,3}|[A-Za-z]|[ivxIVX]{1,4})[.):]\s|[^\W\d_][^.!?।:]{0,30}:(?:\s|$))"
     r"|[।|॥]{2}|॥"
 )
-"""Items of a list, dialogue, speakers of a play; the numbers of verses."""
+"""List items, dialogue, speakers of a play, verse numbers."""
 
 _VERSE_LINE = 60
 _VERSE_WINDOW = 3
-"""A line is verse where it and the lines around it are short and most of them do not end as sentences do."""
+"""A line counts as verse if it and the lines around it are short and most of them do not end like a sentence."""
 
 
 @dataclass
 class Cleaned:
-    """What `clean_files` left in its folder.
+    """The results of `clean_files`.
 
     Attributes:
-        rows, characters: read from each file, by its name; line ends and blank lines count as no characters.
-        log: what the rules did.
-        skipped: files that were damaged, in order.
-        taken_for: what each file was taken for, by its name.
+        rows, characters: numbers read from each file, by file name; line ends and blank lines are not counted.
+        log: the log of the cleaning rules.
+        skipped: damaged files, in order.
+        taken_for: the detected content of each file, by file name.
     """
 
     folder: Path
@@ -112,7 +112,7 @@ class Cleaned:
 
 @dataclass
 class _Part:
-    """A block after cleaning, as a process hands it back."""
+    """A block after cleaning, as a worker process returns it."""
 
     lines: bytes
     documents: npt.NDArray[np.void]
@@ -126,7 +126,7 @@ class _Part:
 
 
 def content_hash(*texts: str) -> int:
-    """64 bits that tell contents apart, the same on every machine."""
+    """A 64-bit hash of a content, the same on every machine."""
     digest = hashlib.blake2b(digest_size=8)
     for text in texts:
         digest.update(text.encode())
@@ -135,7 +135,7 @@ def content_hash(*texts: str) -> int:
 
 
 def key_of_paragraphs(keys: npt.NDArray[np.uint64]) -> int:
-    """`key` of a document from those of its paragraphs."""
+    """The `key` of a document, computed from the keys of its paragraphs."""
     return int.from_bytes(hashlib.blake2b(keys.astype("<u8").tobytes(), digest_size=8).digest(), "little")
 
 
@@ -145,7 +145,7 @@ def to_document(key: int, source: str, language: str) -> Document:
 
 
 def clean_files(files: list[SourceFile], config: "CleanConfig", seed: int, folder: Path, workers: int, progress: Progress) -> Cleaned:
-    """Clean all files into `folder`, or take what is there where nothing has changed.
+    """Clean all files into `folder`, or reuse its contents if nothing has changed.
 
     The bytes written do not depend on the number of processes.
 
@@ -229,7 +229,7 @@ def _blocks(
 
 
 def _clean_block(settings: tuple["CleanConfig", int], block: Block | BadRow) -> _Part:
-    """Everything that can be done to the documents of one block."""
+    """Apply all cleaning steps that need only the documents of one block."""
     config, seed = settings
     rejected: list[bytes] = []
     log = Log(write=rejected.append)
@@ -256,11 +256,11 @@ def _clean_block(settings: tuple["CleanConfig", int], block: Block | BadRow) -> 
 
 
 def _nowhere(line: bytes) -> None:
-    """Takes the place of a log's `write` where the log goes to another process."""
+    """Replaces a log's `write` when the log is sent to another process."""
 
 
 def _size(raw: RawDocument) -> int:
-    """Characters of the lines that hold something."""
+    """Number of characters in the lines that are not blank."""
     lines = raw.paragraphs or [line for message in raw.messages for line in message["content"].splitlines()]
     return sum(len(line) for line in lines if not line.isspace())
 
@@ -301,7 +301,7 @@ def _records(kept: list[Clean]) -> tuple[bytes, npt.NDArray[np.void], npt.NDArra
 
 
 def sentence_lines(paragraphs: list[str]) -> list[bool]:
-    """[paragraphs] whether each is a line of whole sentences, of 30 characters or more, and not verse, dialogue, a list or code."""
+    """[paragraphs] whether each is a line of complete sentences, of 30 characters or more, and not verse, dialogue, a list or code."""
     ends = [_WHOLE_SENTENCE.search(paragraph) is not None for paragraph in paragraphs]
     code = code_lines(paragraphs)
     found = [False] * len(paragraphs)
@@ -316,7 +316,7 @@ def sentence_lines(paragraphs: list[str]) -> list[bool]:
 
 
 def _is_complete(folder: Path, key: str) -> bool:
-    """Whether `folder` holds what `_clean` would write."""
+    """Whether `folder` already contains the files that `_clean` would write."""
     if not (folder / "summary.json").is_file():
         return False
     try:
@@ -349,5 +349,5 @@ def _open(folder: Path) -> Cleaned:
 
 
 def _map(path: Path) -> npt.NDArray[np.void]:
-    """Signatures are read band by band: they need not be in memory."""
+    """Memory-map a file of signatures; they are read band by band and need not fit in memory."""
     return np.memmap(path, dtype=SIGNATURE, mode="r") if path.stat().st_size else np.zeros(0, dtype=SIGNATURE)

@@ -34,7 +34,7 @@ _PAGES = {
     "big5": "zh",
     "cp949": "ko",
 }
-"""The code pages that were in use, and the languages that were written in each."""
+"""Code pages that were in common use, and the languages that used each of them."""
 
 _LATIN_PAGES = ("cp1252", "cp1250", "iso8859_2", "cp1254", "cp1257", "cp1258")
 _SAME_PAGE = {
@@ -57,12 +57,12 @@ _SAME_PAGE = {
     "iso8859_7": "cp1253",
     "iso8859_6": "cp1256",
 }
-"""What charset-normalizer also calls a page of the table above, or a neighbour of it that differs in a few signs."""
+"""Other names that charset-normalizer gives for pages of the table above, or for similar pages that differ in a few characters."""
 
 _CERTAIN = 0.9
 _SIGNS = frozenset("“”‘’‚„…–—«»€£§°©®·×½¼¾²³º¡¿•™\xa0")
 _RARE_LETTERS = "ÿþÞðÐ"
-"""Letters of few languages, which bytes of another encoding often give."""
+"""Letters that few languages use; they are often the result of decoding with the wrong code page."""
 
 _WORD = re.compile(r"[^\W\d_]+")
 _SIGN_IN_WORD = re.compile("[^\\W\\d_][\xa1-\xbf\xd7\xf7‹›„…†‡‰•][^\\W\\d_]")
@@ -77,7 +77,7 @@ def marked_encoding(beginning: bytes) -> str | None:
 
 
 def wide_encoding(beginning: bytes) -> str | None:
-    """ "utf-16-le" or the like for text of two or four bytes a character without a byte order mark, or None."""
+    """The codec, such as "utf-16-le", of UTF-16 or UTF-32 text without a byte order mark, or None."""
     if b"\0" not in beginning:
         return None
     best, most = None, 0.0
@@ -102,8 +102,8 @@ def wide_encoding(beginning: bytes) -> str | None:
 def old_encoding(sample: bytes) -> str | None:
     """The code page of lines that are not UTF-8, or None where it cannot be detected with certainty.
 
-    charset-normalizer tells the script. Among the pages of the Latin script, which share most letters, the right one is that in
-    which the text is in a language that was written in it, and has letters where words need them.
+    charset-normalizer determines the script. The code pages of the Latin script share most letters; among them, the best page is the
+    one with which the text is in a language that used the page, and has letters in the positions where words need them.
     """
     from charset_normalizer import from_bytes
 
@@ -122,7 +122,7 @@ def old_encoding(sample: bytes) -> str | None:
 
 
 def is_iscii(sample: bytes) -> bool:
-    """Whether bytes look like ISCII: most of them letters of its upper half, with vowel signs inside the words."""
+    """Whether bytes look like ISCII: most of them are letters in its upper half, with vowel signs inside the words."""
     high = sample.translate(None, bytes(range(0x80)))
     visible = len(sample.translate(None, b" \t\r\n"))
     if len(high) < 8 or len(high) < 0.6 * visible:
@@ -136,7 +136,7 @@ def is_iscii(sample: bytes) -> bool:
 
 
 def _fit(sample: bytes, page: str) -> float:
-    """How well `sample` reads in a code page: 1 where every upper byte is a letter or a usual sign, 0 for another language."""
+    """How well a code page fits `sample`: 1 if every upper byte is a letter or a common symbol, 0 if the language does not match."""
     from bulletlm.data.language import identify
 
     try:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from bulletlm.config.schema import CleanConfig
 
 CHARACTERS_PER_TOKEN = 3
-"""Of a vocabulary of 4000 pieces, in Marathi and in English: an estimate for what is counted before there is a tokenizer."""
+"""Average for a vocabulary of 4,000 pieces, in Marathi and in English: an estimate for counts before the tokenizer is trained."""
 
 REASONS = ("", "boilerplate", "repeated_paragraph", "repeated_document", "near_duplicate", "short_outlier", "long_outlier")
 _BOILERPLATE, _REPEATED_PARAGRAPH, _REPEATED_DOCUMENT, _NEAR, _SHORT, _LONG = range(1, len(REASONS))
@@ -30,14 +30,14 @@ Ints = npt.NDArray[np.int64]
 
 @dataclass
 class Verdict:
-    """For each paragraph and each document the number of its reason in REASONS, 0 where it stays.
+    """The reason for each paragraph and each document, as an index into REASONS; 0 if it is kept.
 
-    A document of reason 0 may have lost paragraphs, and may have lost them all.
+    A document with reason 0 may have lost some or all of its paragraphs.
 
     Attributes:
-        owner: [paragraphs] the document of each.
-        first: [documents + 1] number of each document's first paragraph.
-        keys: [documents] hash of what is left of each.
+        owner: [paragraphs] the document of each paragraph.
+        first: [documents + 1] index of each document's first paragraph.
+        keys: [documents] hash of the remaining text of each document.
     """
 
     paragraphs: npt.NDArray[np.uint8]
@@ -47,7 +47,7 @@ class Verdict:
     keys: npt.NDArray[np.uint64]
 
     def alive(self) -> Bools:
-        """[documents] whether anything is left of each."""
+        """[documents] whether any text of each document is left."""
         lost = np.bincount(self.owner[self.paragraphs > 0], minlength=len(self.documents))
         sizes = np.diff(self.first)
         alive: Bools = (self.documents == 0) & ((sizes == 0) | (lost < sizes))
@@ -74,7 +74,7 @@ def find_repeats(cleaned: Cleaned, config: "CleanConfig") -> Verdict:
 
 
 def _boilerplate(paragraphs: npt.NDArray[np.void], owner: Ints, files: npt.NDArray[np.int32], least: int) -> Ints:
-    """Headings that `least` documents of one file have, except the first of each."""
+    """Headings that occur in at least `least` documents of one file, except the first occurrence of each."""
     rows = np.flatnonzero(paragraphs["heading"])
     order = rows[np.lexsort((rows, paragraphs["key"][rows], files[rows]))]
     if not len(order):
@@ -89,7 +89,7 @@ def _boilerplate(paragraphs: npt.NDArray[np.void], owner: Ints, files: npt.NDArr
 
 
 def _repeated(paragraphs: npt.NDArray[np.void], verdict: Verdict, lines: str) -> None:
-    """Lines that an earlier document has, then whole documents that came before.
+    """Mark lines that an earlier document has, then exact copies of earlier documents.
 
     Args:
         lines: "sentences" drops lines of whole sentences, "all" every line of 30 characters or more, "off" none.
@@ -112,7 +112,7 @@ def _repeated(paragraphs: npt.NDArray[np.void], verdict: Verdict, lines: str) ->
 
 def _near(cleaned: Cleaned, least: float, verdict: Verdict) -> None:
     lost = np.bincount(verdict.owner[verdict.paragraphs > 0], minlength=len(verdict.documents)) > 0
-    # The signature of a document that has lost paragraphs is of what it was: its paragraphs are compared instead.
+    # The signature of a document that has lost paragraphs describes the original text: its paragraphs are compared instead.
     rows = cleaned.whole["row"]
     near = near_copies(cleaned.whole, (verdict.alive() & ~lost)[rows], least)
     verdict.documents[rows[near]] = _NEAR
@@ -123,7 +123,7 @@ def _near(cleaned: Cleaned, least: float, verdict: Verdict) -> None:
 
 
 def near_copies(signed: npt.NDArray[np.void], wanted: Bools, least: float) -> Bools:
-    """[n] which texts are similar to an earlier one. Candidates share a band; the whole signatures decide."""
+    """[n] which texts are similar to an earlier one. Candidates share a band; the full signatures are compared."""
     dropped = np.zeros(len(signed), dtype=bool)
     for band in range(BANDS):
         rows = np.flatnonzero(wanted & ~dropped)
@@ -145,14 +145,14 @@ def near_copies(signed: npt.NDArray[np.void], wanted: Bools, least: float) -> Bo
 
 
 def _outliers(paragraphs: npt.NDArray[np.void], documents: npt.NDArray[np.void], verdict: Verdict, config: "CleanConfig") -> None:
-    """Rows beyond the percentiles that are also shorter or longer than the limits, in estimated tokens."""
+    """Mark rows outside the percentiles that are also shorter or longer than the limits, in estimated tokens."""
     alive = verdict.alive()
     parts = np.flatnonzero((verdict.paragraphs == 0) & alive[verdict.owner])
     talks = np.flatnonzero(alive & documents["conversation"])
     tokens = np.concatenate([paragraphs["characters"][parts], documents["characters"][talks]]) / CHARACTERS_PER_TOKEN
     if not len(tokens):
         return
-    # Not between two values: of a few hundred rows, the longest would always lie above.
+    # No interpolation: with a few hundred rows, the longest one would always be above an interpolated percentile.
     least = np.percentile(tokens, config.short_percentile, method="lower")
     most = np.percentile(tokens, config.long_percentile, method="higher")
     short = (tokens < least) & (tokens < config.short_tokens)
@@ -163,7 +163,7 @@ def _outliers(paragraphs: npt.NDArray[np.void], documents: npt.NDArray[np.void],
 
 
 def _update_keys(paragraphs: npt.NDArray[np.void], verdict: Verdict) -> None:
-    """Hashes of documents that have lost paragraphs."""
+    """Recompute the hashes of documents that have lost paragraphs."""
     for document in np.unique(verdict.owner[verdict.paragraphs > 0]).tolist():
         part = slice(verdict.first[document], verdict.first[document + 1])
         verdict.keys[document] = key_of_paragraphs(paragraphs["key"][part][verdict.paragraphs[part] == 0])

@@ -6,44 +6,44 @@ from collections.abc import Sequence
 from bulletlm.data.language import ENGLISH_WORDS
 
 _MOJIBAKE = re.compile("à[¤¥]|â[\x80€]|[ÃÂ][\x80-\xbf\u0152-\u017e\u02c6\u02dc\u2013-\u203a\u20ac\u2122]|ð[\x9fŸ]")
-"""What UTF-8 looks like when it is read as Latin-1 or cp1252: Devanagari, quotes and dashes, accented letters, emoji."""
+"""UTF-8 that was decoded as Latin-1 or cp1252: Devanagari, quotes and dashes, accented letters, emoji."""
 
 _LATIN_1 = re.compile("[\x80-\xff]")
 
 _PRIVATE = re.compile("[\ue000-\uf8ff]|[\U000f0000-\U0010ffff]")
 _BULLETS = re.compile("[\uf020-\uf02f\uf06e-\uf077\uf0a7\uf0a8\uf0b7\uf0d8-\uf0e8\uf0f0-\uf0fe]|(?<!\\S)[\ue000-\uf8ff](?!\\S)")
-"""The bullets, arrows and ticks of Symbol and Wingdings, which office programs leave behind; or any such character alone."""
+"""Bullets, arrows and ticks of the Symbol and Wingdings fonts, as office programs write them; or a single private-use character."""
 
 
 def has_mojibake(text: str) -> bool:
-    """Whether `text` has sequences that hardly occur but in UTF-8 read as another code page."""
+    """Whether `text` has sequences that are typical of UTF-8 decoded with another code page."""
     suspect = not text.isascii() and ("à" in text or "â" in text or "Ã" in text or "Â" in text or "ð" in text)
     return suspect and bool(_MOJIBAKE.search(text))
 
 
 def mend_mojibake(text: str) -> str:
-    """`text` with its mojibake put back (ftfy); as it was where some would be left. Quotes and ligatures stay as they are."""
+    """Repair mojibake with ftfy; `text` stays unchanged if some mojibake would remain. Quotes and ligatures are not changed."""
     if not has_mojibake(text):
         return text
     from ftfy import TextFixerConfig, fix_encoding
 
     mended = str(fix_encoding(text, TextFixerConfig(uncurl_quotes=False, explain=False)))
-    # Two characters or more become one; where most Latin-1 letters stay, they were something else, such as an old font.
+    # Each repair replaces two or more characters by one; if most Latin-1 letters stay, they are something else, such as a legacy font.
     good = not has_mojibake(mended) and 2 * len(_LATIN_1.findall(mended)) <= len(_LATIN_1.findall(text))
     return mended if good else text
 
 
 def remove_private_bullets(text: str) -> str:
-    """`text` without private-use characters that stand for bullets."""
+    """`text` without private-use characters that represent bullets."""
     return _BULLETS.sub(" ", text) if _PRIVATE.search(text) else text
 
 
 def has_private_letters(text: str) -> bool:
-    """Whether a private-use character is left: a letter that only one font can show."""
+    """Whether `text` has a private-use character: a letter that only one font can display."""
     return bool(_PRIVATE.search(text))
 
 
-# The commonest words of Marathi and Hindi as Kruti Dev and Shivaji store them: आहे आणि नाही या व हे मध्ये होते त्या करून है के में ...
+# The most common words of Marathi and Hindi as Kruti Dev and Shivaji store them: आहे आणि नाही या व हे मध्ये होते त्या करून है के में ...
 _LEGACY_WORDS = frozenset(
     """
     vkgs vkgsr vkf.k ukgh ;k o gs rs rh gk rks e/;s gksrs gksrk gksrh R;k R;kauh R;kP;k d#u d:u lkBh dkj.k Eg.kwu fdaok ;sFks vls vlk vlh
@@ -73,10 +73,10 @@ _ENGLISH_PAIRS = frozenset(
     ta te th ti tl to tr ts tt tu ty uc ue ug ul um un up ur us ut ve vi wa we wh wi wn wo ye yo ys
     """.split()
 )
-"""The 200 commonest pairs of letters: 94 % of the pairs in English, 79 % in romanised Marathi, 51 % in Shivaji, 24 % in Kruti Dev."""
+"""The 200 most common letter pairs: 94 % of the pairs in English, 79 % in romanised Marathi, 51 % in Shivaji, 24 % in Kruti Dev."""
 
 _ENGLISH = re.compile(" (?:the|and|of|was|is|you|his|her) ")
-"""A quick look: nearly every English line of some length has one of these, and no other language."""
+"""A quick test: nearly every longer English line has one of these words, and no other language has them."""
 
 _CHARACTERS_LOOKED_AT = 1_000
 _PAIRS_EXPECTED = 0.7
@@ -87,10 +87,10 @@ _FUNCTION_WORDS = 0.08
 
 
 def is_legacy_font(text: str, least_words: int = WORDS_NEEDED) -> bool:
-    """Whether Latin letters in `text` are Devanagari of an old font: Kruti Dev, Shivaji or DVB-TT.
+    """Whether Latin letters in `text` are Devanagari in a legacy font: Kruti Dev, Shivaji or DVB-TT.
 
-    Such text has pairs of letters that nothing written in Latin letters has, signs and capitals inside words, now and
-    then a word that is a common one in such a font, and no English function words. Less than `least_words` say too little.
+    Such text has letter pairs that do not occur in languages with Latin script, symbols and capitals inside words, some of the
+    common words of such a font, and no English function words. Fewer than `least_words` words are not enough for a decision.
     """
     if _ENGLISH.search(text) or _DEVANAGARI.search(text):
         return False
@@ -113,10 +113,10 @@ _LEAST_LINES = 3
 
 
 def is_legacy_file(lines: Sequence[str]) -> bool:
-    """Whether the lines of a file are Devanagari of an old font.
+    """Whether the lines of a file are Devanagari in a legacy font.
 
-    Source code, ITRANS or lists of names look like it line by line. A file also has the commonest words of Marathi or Hindi as such a
-    font stores them, or the upper letters that stand for Devanagari.
+    Single lines of source code, ITRANS or name lists look similar. A file must also have the most common words of Marathi or Hindi
+    as such a font stores them, or the upper letters that represent Devanagari.
     """
     judged = [line for line in lines if len(line.split()) >= WORDS_NEEDED][:_LINES_JUDGED]
     if len(judged) < _LEAST_LINES or sum(map(is_legacy_font, judged)) < _LEGACY_LINES * len(judged):
@@ -128,14 +128,14 @@ def is_legacy_file(lines: Sequence[str]) -> bool:
 
 
 def legacy_words(text: str) -> tuple[int, int, int]:
-    """How many words of `text` are among the commonest of old fonts, how many different ones they are, and how many words there are."""
+    """Return how many words of `text` are common words of legacy fonts, how many of these are distinct, and the number of all words."""
     words = text.split()
     known = [word for word in words if len(word) > 1 and word in _LEGACY_WORDS]
     return len(known), len(set(known)), len(words)
 
 
 def _strange_pairs(text: str) -> float:
-    """How far the share of English pairs of letters is below what any Latin script has."""
+    """How far the share of common English letter pairs is below the share expected of any language in Latin script."""
     pairs = [run[n].lower() + run[n + 1] for run in _ASCII_LETTERS.findall(text) for n in range(len(run) - 1) if not run.isupper()]
     if len(pairs) < _PAIRS_NEEDED:
         return 0.0

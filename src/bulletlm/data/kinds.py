@@ -27,7 +27,7 @@ KINDS = {
     ".xml": ".xml",
     ".wiki": ".wiki",
 }
-"""Endings, in lower case -> kinds."""
+"""File extension in lower case -> file type."""
 
 ARCHIVE = ".zip"
 
@@ -60,26 +60,26 @@ NOT_READ = {
     ".eml": "an e-mail, which is not read: save its text as .txt",
     ".mbox": "e-mails, which are not read: save their text as .txt",
 }
-"""Endings of files that are not read -> what they are and what to do."""
+"""Extensions of files that are not read -> what they are and what to do."""
 
 _UNKNOWN = f"not of a kind that is read ({SAID})"
-_NO_ENDING = "its name has no ending that says what it is: add .txt if it is text"
+_NO_ENDING = "its name has no known extension: add .txt if it is text"
 
 
 def endings(path: PurePath) -> list[str]:
-    """The endings of a name in lower case, without that of a packing."""
+    """The extensions of a name in lower case, without that of a compression format."""
     found = [ending.lower() for ending in path.suffixes]
     return found[:-1] if found and found[-1] in PACKINGS else found
 
 
 def kind_of_name(path: PurePath) -> str | None:
-    """The kind of a file by its name; None where it is not read, or its contents must tell."""
+    """The type of a file by its name; None if it is not read, or if its contents decide."""
     found = endings(path)
     return KINDS.get(found[-1]) if found else None
 
 
 def kind_of_beginning(beginning: bytes) -> str | None:
-    """The kind of a file without a known ending by its first bytes, where they leave no doubt; else None."""
+    """The type of a file without a known extension by its first bytes if they are unambiguous, else None."""
     start = beginning.removeprefix(b"\xef\xbb\xbf").lstrip()
     if start.startswith((b"<doc id=", b"<doc url=")):
         return ".wiki"

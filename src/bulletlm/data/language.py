@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from py3langid.langid import LanguageIdentifier
 
 CHARACTERS_LOOKED_AT = 1_000
-"""Characters from the beginning of a text that decide."""
+"""Number of characters at the beginning of a text that are examined."""
 
 _SCRIPTS = {
     "deva": "\u0900-\u097f\ua8e0-\ua8ff",
@@ -46,7 +46,7 @@ _SCRIPTS = {
 }
 _LANGUAGE_OF_SCRIPT = {script: code for code, script in reversed(SCRIPT_OF.items())}
 _SEVERAL_LANGUAGES = {"latn", "beng", "arab", "cyrl", "hebr"}
-"""Scripts in which words or py3langid must decide."""
+"""Scripts of several languages, where function words or py3langid must decide."""
 
 _ONE_SCRIPT = {name: re.compile(f"[{letters}]+") for name, letters in _SCRIPTS.items()}
 _OTHERS = {name: letters for name, letters in _SCRIPTS.items() if name not in ("deva", "latn")}
@@ -64,7 +64,7 @@ _HINDI = """
     है हैं के में से और को नहीं यह वह था थी थे कि भी पर लिए मैं हम तुम क्या वे इस उस अपने अपनी करने किया गया गई रही रहे साथ बाद
     हुआ हुई होती कुछ सकता सकते दिया मेरा हूँ हूं इसके उनके यहाँ वहाँ अब कहा मुझे तुम्हें आपको चाहिए करना वाले
 """
-"""Left out: what is a word in both languages (एक, का, की, तो, जो, हो, ये, कर, ने)."""
+"""Words of both languages are left out (एक, का, की, तो, जो, हो, ये, कर, ने)."""
 
 _ENGLISH = """
     the of to and a in is it that was he for on are as with his they at be this have from i you not but had were she her or an my we all
@@ -77,10 +77,10 @@ _ALSO_COMMON = """
     एक की का ना न वर मध्ये तसेच काही यांनी यांना यांच्या येथील करू करण्यासाठी करण्यात करण्यास करणेबाबत करण्याबाबत देण्याबाबत देणेबाबत
     रोजी सदर सन अंतर्गत च्या तुमच्या तुम्हाला प्रत्येक होय नाहीं तें हें जें तरी आतां कां परी ऐसें ऐसा तैसा जैसा मज तुज तूं म्हणे ह्मणे रे
 """
-"""Of offices, of courses and of the saints' literature; some are Hindi too, so that they say nothing about the language."""
+"""Words of official texts, courses and the saints' literature. Some are Hindi too, so they are not used to detect the language."""
 
 COMMON_WORDS = _MARATHI_WORDS | _HINDI_WORDS | ENGLISH_WORDS | frozenset(_ALSO_COMMON.split())
-"""Words that text of some length has in any case, in lower case."""
+"""Language -> words that every longer text in it contains, in lower case."""
 
 WORDS_OF_OTHERS = frozenset(
     """
@@ -91,22 +91,22 @@ WORDS_OF_OTHERS = frozenset(
     hai hain nahi ka ki ke ko se mein main hum tum kya aur bhi par ye yeh woh wo tha thi kar raha rahi hun ho
     """.split()
 )
-"""The commonest words of other languages in Latin letters, romanised Marathi and Hindi among them."""
+"""The most common words of other languages in Latin script, including romanised Marathi and Hindi."""
 
 _HINDI_SHARE = 0.2
-"""A single Hindi word in a longer sentence is a name ("स्वनिधी से समृद्धी" योजना)."""
+"""A single Hindi word in a longer sentence is usually part of a name ("स्वनिधी से समृद्धी" योजना)."""
 
 _MARATHI_SIGNS = re.compile("ळ|ऱ|ॲ|\u0930\u094d\u200d|(?:च्या|साठी|मध्ये|तील|ांना|ण्याची|ण्यात|वून|ायचं|तोय|लेली|णार)(?![\u0900-\u0963])")
 """Letters and endings that Hindi does not have."""
 
 
 _SURELY_ENGLISH = 0.4
-"""Share of English little words from which on py3langid is not asked. English text has 0.35 to 0.5, Dutch up to 0.25."""
+"""Share of English function words above which py3langid is not used. English text has 0.35 to 0.5, Dutch up to 0.25."""
 
 _ENOUGH_ENGLISH = 0.2
 
 _SHORT_WORDS = 3
-"""Fewer words in Latin letters are names as often as they are text."""
+"""Fewer words in Latin script are names as often as text."""
 
 _OTHER_DEVANAGARI_CHARACTERS = 60
 _FEW_WORDS = 0.1
@@ -117,7 +117,7 @@ def detect(text: str) -> str:
     """ISO 639 code of the language of `text`; "und" without letters.
 
     Devanagari is Marathi unless its words are Hindi, or it has no Marathi words and py3langid is sure of Nepali. Two words
-    in Latin letters count as English: they are names as often as not.
+    in Latin script count as English, because they are often names.
     """
     text = text[:CHARACTERS_LOOKED_AT]
     devanagari, latin = _letters(text, "deva"), _letters(text, "latn")
@@ -128,7 +128,7 @@ def detect(text: str) -> str:
             return _in_script(text, best)
     if devanagari + latin == 0:
         return "und"
-    # A Devanagari sentence full of Latin product names is still Marathi.
+    # A Devanagari sentence with many Latin product names is still Marathi.
     if devanagari < 0.4 * (devanagari + latin):
         return _in_latin(text)
     words = [word.strip(_PUNCTUATION) for word in text.split()]
@@ -136,7 +136,7 @@ def detect(text: str) -> str:
     hindi = sum(word in _HINDI_WORDS for word in words)
     if max(marathi, hindi) < _FEW_WORDS * len(words) and devanagari >= _OTHER_DEVANAGARI_CHARACTERS:
         code, sure = _classify(text, "deva")
-        if code == "ne" and sure > _SURE:  # old Marathi verse looks like Sanskrit to py3langid
+        if code == "ne" and sure > _SURE:  # py3langid takes old Marathi verse for Sanskrit
             return "ne"
     return "hi" if hindi > marathi and (hindi > 1 or hindi >= _HINDI_SHARE * len(words)) else "mr"
 
@@ -147,7 +147,7 @@ def identify(text: str) -> str:
 
 
 _NO_WORDS = re.compile(r"\[\w+\]|\bhttps?://\S+|\bwww\.\S+|\S+@\S+")
-"""Addresses and the marks of what was masked say nothing about a language."""
+"""Addresses and mask placeholders do not indicate a language."""
 
 _SURE = 0.5
 
@@ -200,7 +200,7 @@ def _model() -> "LanguageIdentifier":
 
 @functools.cache
 def _classifier(script: str) -> "LanguageIdentifier":
-    """py3langid limited to the languages of a script; "" for all that have a name here."""
+    """py3langid limited to the languages of a script; "" for all languages in language_names.py."""
     classifier = copy.copy(_model())
     named = {code for code in ENGLISH_NAMES if not script or SCRIPT_OF[code] == script}
     classifier.set_languages(sorted(named & set(classifier.labels)))
@@ -208,7 +208,7 @@ def _classifier(script: str) -> "LanguageIdentifier":
 
 
 def is_in_other_script(text: str, languages: Sequence[str]) -> bool:
-    """Whether most letters of `text` are of a script in which none of `languages` is written.
+    """Whether most letters of `text` belong to a script that none of `languages` uses.
 
     A code without a known script allows every script.
     """
@@ -229,7 +229,7 @@ def has_script(text: str, script: str) -> bool:
 
 
 def main_script(text: str) -> str:
-    """The script of most letters of `text`, as in `SCRIPT_OF`; "" without letters."""
+    """The script of most letters of `text`, as in `SCRIPT_OF`; "" if there are no letters."""
     counts = {name: _letters(text, name) for name in _ONE_SCRIPT}
     best = max(counts, key=lambda name: counts[name])
     return best if counts[best] else ""

@@ -123,7 +123,7 @@ _BY_NAME = (
 
 
 def language_of_name(name: str) -> str | None:
-    """The code of a language that is named in a heading: "English", "मराठी", "en", "en_IN", "eng", "English sentence"; or None."""
+    """The code of the language that a heading names: "English", "मराठी", "en", "en_IN", "eng", "English sentence"; or None."""
     words = name.strip().lower().replace("_", " ").replace("-", " ").replace("(", " ").replace(")", " ").split()
     if not words or len(words) > 3:
         return None

@@ -26,11 +26,11 @@ from bulletlm.data.signals import NEAR_SEQUENCE, NEAR_WORDS_NEEDED
 from bulletlm.text.documents import Document, texts_of
 
 SAME_CHARACTERS = REPEAT_CHARACTERS
-"""Shorter passages may be in training and validation."""
+"""Minimum length; shorter passages may occur in both training and validation text."""
 
 SEQUENCE = 8
 SHARED_SEQUENCES = 4
-"""Eleven words in a row, or several shorter stretches."""
+"""Corresponds to eleven consecutive words, or to several shorter sequences."""
 
 SHARE = 0.5
 NEAR = 0.8
@@ -49,10 +49,10 @@ class Passages:
     """Passages of documents as word hashes.
 
     Attributes:
-        flat, starts: as `hash_words` gives them.
-        document: [n] number of the document of each.
-        part: [n] number of the paragraph or message in it; -1 for the document as a whole.
-        long: [n] whether it has 30 characters.
+        flat, starts: as `hash_words` returns them.
+        document: [n] index of the document of each passage.
+        part: [n] index of the paragraph or message in the document; -1 for the document as a whole.
+        long: [n] whether the passage has at least 30 characters.
     """
 
     flat: Hashes
@@ -79,7 +79,7 @@ class Passages:
         return cls(flat, starts, where[:, 0], where[:, 1], where[:, 2] >= SAME_CHARACTERS)
 
     def same(self) -> Hashes:
-        """[n] hash of all words of each passage; 0 for short ones."""
+        """[n] hash of all words of each passage; 0 for short passages."""
         lengths = np.diff(self.starts)
         place = np.arange(len(self.flat)) - np.repeat(self.starts[:-1], lengths)
         longest = int(lengths.max(initial=0))
@@ -89,13 +89,13 @@ class Passages:
         return np.where(self.long & (lengths > 0), whole * _MIX | np.uint64(1), np.uint64(0))
 
     def sequences(self) -> tuple[Hashes, Ints]:
-        """Every different eight-word sequence of each passage, and the number of the passage it is in, ordered by both."""
+        """The distinct word 8-grams of each passage and the index of their passage, ordered by both."""
         grams, starts = ngrams(self.flat, self.starts, SEQUENCE)
         return _different(grams, starts, np.arange(len(starts) - 1))
 
 
 def _different(grams: Hashes, starts: Ints, rows: Ints) -> tuple[Hashes, Ints]:
-    """The different sequences of some passages, and the passage of each, ordered by both."""
+    """The distinct n-grams of some passages, and the passage of each, ordered by both."""
     chosen = np.zeros(len(starts) - 1, dtype=bool)
     chosen[rows] = True
     lengths = np.diff(starts)
@@ -109,7 +109,7 @@ def _different(grams: Hashes, starts: Ints, rows: Ints) -> tuple[Hashes, Ints]:
 
 
 class Index:
-    """Validation text, ready to be compared with."""
+    """An index of the validation text for comparisons."""
 
     def __init__(self, documents: list[Document]) -> None:
         passages = Passages.of(documents)
@@ -127,20 +127,20 @@ class Index:
 
     @cached_property
     def signed(self) -> "_Signed":
-        """Signatures of the passages, and what they were made of."""
+        """MinHash signatures of the passages, and the n-grams they were computed from."""
         return _signed(self.passages)
 
     def same_as(self, passages: Passages) -> npt.NDArray[np.bool_]:
-        """[n] which passages are the same as one of validation."""
+        """[n] which passages are equal to a validation passage."""
         return np.isin(passages.same(), self.same)
 
     def overlapping(self, passages: Passages) -> npt.NDArray[np.bool_]:
-        """[n] which passages share half of the eight-word sequences of the shorter one with one of validation."""
+        """[n] which passages share half of the word 8-grams of the shorter one with a validation passage."""
         found = np.zeros(len(passages.document), dtype=bool)
         if not len(self.grams):
             return found
         grams, starts = ngrams(passages.flat, passages.starts, SEQUENCE)
-        # Few passages share anything with validation: only those need the long way.
+        # Few passages share any n-gram with validation text: only those need the full comparison.
         hits = np.flatnonzero(self._seen[grams >> _SEEN_SHIFT])
         hits = hits[np.isin(grams[hits], self.grams)]
         if not len(hits):
@@ -154,11 +154,11 @@ class Index:
         counts = self.ends[at] - self.begins[at]
         if not counts.sum():
             return found
-        # Each hit once for every validation passage that has the sequence.
+        # Each hit is repeated for every validation passage that has the n-gram.
         which = np.repeat(self.begins[at] - np.concatenate([[0], np.cumsum(counts)[:-1]]), counts) + np.arange(int(counts.sum()))
         pairs, shared = np.unique(np.repeat(owner, counts) * len(self.sizes) + self.owners[which], return_counts=True)
         mine, theirs = np.divmod(pairs, len(self.sizes))
-        # A document is a copy where half of its own sequences are; what it holds of a copy is found part by part.
+        # A document as a whole is a copy if half of its own n-grams are; copies inside it are found part by part.
         needed = np.where(passages.part[mine] < 0, sizes[mine], np.minimum(sizes[mine], self.sizes[theirs]))
         enough = (shared >= SHARED_SEQUENCES) & (shared >= SHARE * needed)
         found[mine[enough]] = True
@@ -166,7 +166,7 @@ class Index:
 
 
 def find_copies(index: Index, lines: bytes) -> list[tuple[int, int, bool]]:
-    """What in some rows of a .jsonl repeats validation text: row, part (-1: all of it), and whether it is the very same."""
+    """Find the parts of .jsonl rows that repeat validation text: row, part (-1: the whole row), and whether the texts are equal."""
     passages = Passages.of(map(json.loads, lines.splitlines()))
     same = index.same_as(passages)
     found = np.flatnonzero(same | index.overlapping(passages) | _near(index, passages))
@@ -174,7 +174,7 @@ def find_copies(index: Index, lines: bytes) -> list[tuple[int, int, bool]]:
 
 
 def check_leaks(index: Index, lines: bytes) -> tuple[Counter[str], list[int]]:
-    """How much of some rows of train.jsonl repeats validation text, by kind of likeness, and the numbers of these rows."""
+    """Count the passages of train.jsonl rows that repeat validation text, by kind of similarity; also return the indices of these rows."""
     passages = Passages.of(map(json.loads, lines.splitlines()))
     kinds = {"exact": index.same_as(passages), "ngrams": index.overlapping(passages), "near": _near(index, passages)}
     counts = Counter({"passages": len(passages.document), **{kind: int(found.sum()) for kind, found in kinds.items()}})
@@ -183,7 +183,7 @@ def check_leaks(index: Index, lines: bytes) -> tuple[Counter[str], list[int]]:
 
 
 def _near(index: Index, passages: Passages) -> npt.NDArray[np.bool_]:
-    """[n] which passages have a Jaccard similarity of 0.8 with one of validation: MinHash finds candidates, counting decides."""
+    """[n] which passages have a Jaccard similarity of 0.8 with a validation passage: MinHash finds candidates, exact counts decide."""
     found = np.zeros(len(passages.document), dtype=bool)
     ours, our_grams, our_starts = _signed(passages)
     theirs, their_grams, their_starts = index.signed
@@ -219,11 +219,11 @@ def _jaccard(one: Hashes, other: Hashes) -> float:
 
 
 def read_blocks(file: IO[bytes]) -> Iterator[bytes]:
-    """Whole lines of an open file, about a megabyte at a time."""
+    """Read complete lines of an open file, about a megabyte at a time."""
     while lines := file.readlines(BLOCK_BYTES):
         yield b"".join(lines)
 
 
 def load_index(path: Path) -> Index:
-    """The index of a val.jsonl."""
+    """Build the index of a val.jsonl file."""
     return Index([json.loads(line) for line in path.read_bytes().splitlines()])

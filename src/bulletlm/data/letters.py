@@ -18,11 +18,11 @@ _MARK = "[\u0900-\u0903]"
 _VIRAMA, _REPH, _BELOW = "\u094d", "\u0930\u094d", "\u094d\u0930\u094d"
 _REPH_BEFORE = f"थ{_BELOW}य|व{_BELOW}ह|ध{_BELOW}[वय]|च{_BELOW}य|ल{_BELOW}[डस]|क{_BELOW}स|स{_BELOW}थ"
 
-# Each mend with characters that text must have for it to do anything.
+# Each repair, with characters that the text must contain for the repair to apply.
 _MENDS: tuple[tuple[str, re.Pattern[str], str | Callable[[re.Match[str]], str]], ...] = (
-    # The dotted circle that stands for a missing letter: उद्भ्◌ावत.
+    # The dotted circle that represents a missing letter: उद्भ्◌ावत.
     ("\u25cc", re.compile(f"(?<=[\u0904-\u0939\u0958-\u095f\u094d])\u25cc(?={_SIGN}|{_MARK})"), ""),
-    # The stick that makes a half letter whole: उद्भ्ावत, उक्त्ा -> उद्भवत, उक्त (99.7 %); क्ष्ोत्र -> क्षेत्र; प्रस्ंग -> प्रसंग.
+    # The vertical stroke that completes a half letter: उद्भ्ावत, उक्त्ा -> उद्भवत, उक्त (99.7 %); क्ष्ोत्र -> क्षेत्र; प्रस्ंग -> प्रसंग.
     ("\u094d\u093e", re.compile("\u094d\u093e"), ""),
     ("\u094d \u093e", re.compile("\u094d \u093e"), ""),
     ("\u094d\u094b", re.compile("\u094d\u094b"), "\u0947"),
@@ -38,14 +38,14 @@ _MENDS: tuple[tuple[str, re.Pattern[str], str | Callable[[re.Match[str]], str]],
     # Anusvara before the sign it follows, or after a space: मंुबई -> मुंबई (83 %, most of the rest are names), आपे ंआप -> आपें आप.
     ("", re.compile(f"({_MARK})({_SIGN})"), r"\2\1"),
     (" \u0902", re.compile("(?<=[\u0915-\u0939\u093e-\u094c]) \u0902(?=[\u0904-\u0939])"), "\u0902 "),
-    # An o-sign in two parts, a sign twice: येाजना -> योजना, ब्लॅाक -> ब्लॉक, शाासन -> शासन.
+    # An o-sign in two parts, a repeated sign: येाजना -> योजना, ब्लॅाक -> ब्लॉक, शाासन -> शासन.
     ("\u0947\u093e", re.compile("\u0947\u093e"), "\u094b"),
     ("\u0945\u093e", re.compile("\u0945\u093e"), "\u0949"),
     ("", re.compile(f"({_SIGN})\\1+"), r"\1"),
-    # The reph as a ra below the next letter: विद्याथ्र्यांना -> विद्यार्थ्यांना (90 %), सव्र्हे -> सर्व्हे.
+    # The reph written as a ra below the next letter: विद्याथ्र्यांना -> विद्यार्थ्यांना (90 %), सव्र्हे -> सर्व्हे.
     (_BELOW, re.compile(f"(?:{_REPH})?({_REPH_BEFORE})"), lambda found: f"{_REPH}{found[1][0]}{_VIRAMA}{found[1][-1]}"),
     (_BELOW, re.compile(f"पाश{_BELOW}व"), f"पा{_REPH}श{_VIRAMA}व"),
-    # A ra that was never there: प्रश्र्न -> प्रश्न, विश्र्लेषण -> विश्लेषण.
+    # A superfluous ra: प्रश्र्न -> प्रश्न, विश्र्लेषण -> विश्लेषण.
     (_BELOW, re.compile(f"श{_BELOW}([नलव])"), f"श{_VIRAMA}\\1"),
 )
 
@@ -58,12 +58,12 @@ _DEVANAGARI_WORD = re.compile("[\u0900-\u0963\u0970-\u097f\u200c\u200d]+")
 
 
 def is_suspect(text: str) -> bool:
-    """Whether there may be something to mend: quick, and true of little text."""
+    """A quick test whether `text` may need repairs; false for most text."""
     return not text.isascii() and (_BELOW in text or _has_broken(text))
 
 
 def mend_letters(text: str) -> str:
-    """`text` with sequences that no Devanagari spelling has turned into the ones they come from; doing it twice changes nothing more."""
+    """Repair sequences that do not occur in Devanagari spelling. A second call changes nothing more."""
     if not is_suspect(text):
         return text
     while True:
@@ -76,7 +76,7 @@ def mend_letters(text: str) -> str:
 
 
 def broken_words(text: str) -> float:
-    """Share of the Devanagari words of `text` that hold a sequence no spelling has."""
+    """Share of the Devanagari words of `text` with a sequence that does not occur in correct spelling."""
     if not _has_broken(text):
         return 0.0
     words = _DEVANAGARI_WORD.findall(text)
@@ -84,12 +84,12 @@ def broken_words(text: str) -> float:
 
 
 def _has_broken(text: str) -> bool:
-    """Whether a vowel sign follows a sign or a virama, or a sign begins a word."""
+    """Whether a vowel sign follows another sign or a virama, or a word begins with a sign."""
     return bool(_PAIR.search(text) or _VIRAMA_MARK.search(text) or _INITIAL.search(text) or _INITIAL.match(" " + text[:1]))
 
 
 def snippet(text: str, start: int, end: int) -> str:
-    """`text[start:end]`, made longer where it would begin or end inside a letter."""
+    """`text[start:end]`, extended if it would begin or end inside a letter."""
     return text[_letter_border(text, start, -1) : _letter_border(text, end, 1)]
 
 

@@ -30,26 +30,26 @@ if TYPE_CHECKING:
 EXAMPLES = 3
 EXAMPLE_CHARACTERS = 120
 SHOWN_CHARACTERS = 500
-"""Characters of a rejected row that rejected.jsonl shows."""
+"""Number of characters of a rejected row that rejected.jsonl contains."""
 
 CHANGES = {
-    "unwrapped": "the lines of a paragraph that was wrapped at a fixed width joined",
+    "unwrapped": "joined the lines of a paragraph that was wrapped at a fixed width",
     "split_long": "paragraphs of more than max_chars split at the ends of sentences",
     "entities": "HTML entities decoded",
-    "mojibake": "UTF-8 that was read as another code page put back",
+    "mojibake": "repaired UTF-8 that was decoded with another code page",
     "markup": "HTML tags, wiki and Markdown marks removed",
-    "private_use": "bullets of private use removed",
-    "rulers": "rows of one sign shortened: ------ ...... !!!!!!",
+    "private_use": "private-use bullet characters removed",
+    "rulers": "rows of one repeated symbol shortened: ------ ...... !!!!!!",
     "byte_order_mark": "byte order marks (U+FEFF) removed",
     "control": "control characters and noncharacters removed",
     "zero_width": "invisible characters removed; joiners stay where a script or an emoji needs them",
-    "nfc": "put into Unicode NFC",
-    "spelling": "one spelling for letters that are written in two ways (अॅ ॲ, र्\u200d ऱ्)",
-    "spaces": "tabs, no-break and repeated spaces made one space, the ends stripped",
-    "letters": "Devanagari that a font conversion broke repaired (उद्भ्ावत, मंुबई, लाभाथ्र्य)",
-    "emails": "e-mail addresses written as [email]",
-    "phones": "phone numbers written as [phone]",
-    "long_numbers": "long digit strings written as [number]",
+    "nfc": "converted to Unicode NFC",
+    "spelling": "letters with two encodings unified (अॅ ॲ, र्\u200d ऱ्)",
+    "spaces": "tabs, no-break spaces and repeated spaces replaced by one space, line ends stripped",
+    "letters": "repaired Devanagari that was broken by a font conversion (उद्भ्ावत, मंुबई, लाभाथ्र्य)",
+    "emails": "e-mail addresses replaced by [email]",
+    "phones": "phone numbers replaced by [phone]",
+    "long_numbers": "long digit strings replaced by [number]",
     "unanswered": "messages left out of a conversation: empty ones, answers before the first question, questions after the last answer",
 }
 """The rules that change text, in the order they are applied."""
@@ -61,46 +61,46 @@ REJECTIONS = {
     "not_a_json_object": "JSON that is not an object",
     "messages_without_role_and_content": "messages must be a list of {role: system, user or assistant; content: text}",
     "prompt_without_response": "a prompt or instruction needs a response or output, as text",
-    "no_text_or_messages": "rows of a layout that is not known; data.sources[].columns maps it",
+    "no_text_or_messages": "rows of an unknown layout; data.sources[].columns maps it",
     "wrong_number_of_columns": "rows of a table with more or fewer cells than the others",
-    "empty_cell": "rows of a table in which a cell of text is empty",
-    "question_without_answer": "questions of a list without their answer",
-    "chat_notice": "notices of the program in an exported chat",
-    "chat_media": "notes on pictures, sound and files in an exported chat",
+    "empty_cell": "rows of a table in which a text cell is empty",
+    "question_without_answer": "questions in a list that have no answer",
+    "chat_notice": "system notices in an exported chat",
+    "chat_media": "placeholders for pictures, audio and files in an exported chat",
     "chat_deleted": "deleted messages in an exported chat",
-    "page_furniture": "page numbers, and lines at the top or bottom of a PDF that come again on many pages",
+    "page_furniture": "page numbers, and lines at the top or bottom of a PDF that are repeated on many pages",
     "gutenberg": "header, credits and licence of Project Gutenberg",
-    "broken_unicode": "U+FFFD, half of a surrogate pair, or an old code page's control character in a word: letters are lost",
-    "garbled": "text read as another code page that cannot be put back",
-    "private_letters": "letters of private use, which only one font can show",
-    "empty": "lines of which the changes left nothing, such as a line of control characters",
+    "broken_unicode": "U+FFFD, an unpaired surrogate, or a control character of a legacy code page in a word: letters are lost",
+    "garbled": "text decoded with the wrong code page that cannot be repaired",
+    "private_letters": "private-use letters, which only one font can display",
+    "empty": "lines that are empty after the changes, such as a line of control characters",
     "too_short": "paragraphs that are too short",
-    "too_long": "paragraphs that are too long and have no place to split them, such as encoded files",
+    "too_long": "paragraphs that are too long and cannot be split, such as encoded files",
     "no_letters": "paragraphs without a letter, such as separators",
-    "broken_letters": "too many words that no Devanagari spelling has",
-    "legacy_font": "Devanagari of an old font saved as Latin letters",
-    "wrong_script": "mostly in a script that none of the languages to keep has",
-    "wrong_language": "in another language than those to keep",
-    "repeated_characters": "the same characters over and over",
-    "repeated_words": "the same sequences of words over and over",
+    "broken_letters": "too many words with sequences that do not occur in Devanagari spelling",
+    "legacy_font": "Devanagari in a legacy font, stored as Latin letters",
+    "wrong_script": "mostly in a script that none of the languages to keep uses",
+    "wrong_language": "not in one of the languages to keep",
+    "repeated_characters": "the same characters many times in a row",
+    "repeated_words": "many repetitions of the same word sequences",
     "few_letters": "documents with too few letters",
     "many_digits": "documents with too many digits",
     "few_letter_words": "documents in which too few words have a letter",
     "short_words": "documents of very short words",
-    "long_words": "text of very long words, such as addresses of web pages",
-    "few_common_words": "documents without the commonest words of their language",
-    "no_answer": "conversations without a question and an answer to it",
-    "boilerplate": "short lines that many documents of a source have, except the first",
-    "repeated_in_document": "paragraphs that come again directly, or long ones for the third time, in one document",
+    "long_words": "text of very long words, such as web addresses",
+    "few_common_words": "documents with too few of the most common words of their language",
+    "no_answer": "conversations without a question that has an answer",
+    "boilerplate": "short lines that occur in many documents of a source, except the first occurrence",
+    "repeated_in_document": "in one document: paragraphs repeated directly, or long paragraphs that occur a third time",
     "repeated_paragraph": "lines that an earlier document has too",
-    "repeated_document": "documents and conversations that came before",
+    "repeated_document": "exact copies of earlier documents and conversations",
     "near_duplicate": "paragraphs, documents and conversations that are nearly the same as an earlier one",
-    "short_outlier": "shorter than nearly everything else",
-    "long_outlier": "longer than nearly everything else",
-    "shared_with_training": "lines of validation text that training text has too, such as a refrain",
+    "short_outlier": "shorter than nearly all other rows",
+    "long_outlier": "longer than nearly all other rows",
+    "shared_with_training": "lines of validation text that also occur in training text, such as a refrain",
     "copy_of_validation": "copies of validation text, kept out of training",
     "near_copy_of_validation": "text that shares half of its word sequences with validation text, kept out of training",
-    "left_out_by_mix": "documents for which the weights, shares and budgets of the mixture have no room",
+    "left_out_by_mix": "documents that the weights, shares and budgets of the mixture leave out",
 }
 """The rules that reject, in the order they are applied."""
 
@@ -148,20 +148,20 @@ KEEP = {
     "short_outlier": "short_percentile=0",
     "long_outlier": "long_percentile=100",
 }
-"""Rule -> setting under data.clean, and the value with which the rule keeps everything. The other rules have no setting: they are
-about what is no row of its file, what is no conversation, and what would spoil the validation set."""
+"""Rule -> setting under data.clean, and the value with which the rule keeps everything. The other rules have no setting: they
+reject invalid rows of a file, invalid conversations, and text that would invalidate the validation set."""
 
 SETTINGS = {rule: keep.partition("=")[0] for rule, keep in KEEP.items()}
-"""Rule -> the setting under data.clean that switches or tunes it."""
+"""Rule -> the setting under data.clean that controls it."""
 
 MASKS = ("emails", "phones", "long_numbers")
-"""Their examples must not show what they mask."""
+"""Rules whose examples must not show the masked text."""
 
 _ADDRESS_OR_NUMBER = re.compile(r"\S*@\S*|\d[\d ()/-]{4,}\d")
 
 
 def characters_of(text: str) -> int:
-    """Characters of a text, of which every line holds something: line ends do not count."""
+    """Number of characters of a text without blank lines; line ends are not counted."""
     return len(text) - text.count("\n")
 
 
@@ -180,8 +180,8 @@ class Rejected:
     """A row of rejected.jsonl.
 
     Attributes:
-        rows: number of paragraphs or conversations it stands for.
-        characters: of the text as it counts in the log; by default all of `text` but its line ends.
+        rows: number of paragraphs or conversations that it represents.
+        characters: number of characters for the log; by default all of `text` except its line ends.
     """
 
     source: str
@@ -200,10 +200,10 @@ class Rejected:
 
 @dataclass
 class Log:
-    """What the rules did.
+    """The log of the cleaning rules.
 
     Attributes:
-        write: is given each rejected row as a line of JSON.
+        write: called with each rejected row as a line of JSON.
         examples: rule -> a few examples.
         rows: source -> rule -> how many rows the rule changed or rejected.
         characters: source -> rule -> how many characters it removed; negative where a change added more.
@@ -220,7 +220,7 @@ class Log:
         return _totals(self.rows)
 
     def count(self, rule: str, source: str, rows: int, characters: int) -> None:
-        """Count what a rule did, without an example."""
+        """Count the effect of a rule, without an example."""
         self.rows.setdefault(source, Counter())[rule] += rows
         self.characters.setdefault(source, Counter())[rule] += characters
 
@@ -232,14 +232,14 @@ class Log:
             self.examples[rule].append({"source": source, "line": line, "before": shown_before, "after": shown_after})
 
     def reject(self, row: Rejected) -> None:
-        """Count a rejected row and pass it on to rejected.jsonl."""
+        """Count a rejected row and write it to rejected.jsonl."""
         self.count(row.reason, row.source, row.rows, characters_of(row.text) if row.characters < 0 else row.characters)
         if self._wants_example(row.reason):
             self.examples[row.reason].append({"source": row.source, "line": row.line, "text": _part(row.text, 0, EXAMPLE_CHARACTERS)})
         self.write(row.to_line())
 
     def add(self, later: "Log") -> None:
-        """Take over what the log of a later part of the data holds."""
+        """Add the log of a later part of the data."""
         for mine, theirs in ((self.rows, later.rows), (self.characters, later.characters)):
             for source, counts in theirs.items():
                 mine.setdefault(source, Counter()).update(counts)
@@ -248,7 +248,7 @@ class Log:
             own += found[: EXAMPLES - len(own)]
 
     def report(self) -> dict[str, Any]:
-        """Per rule: what it does, the setting it obeys (None: none), how often it did something, to how many characters, examples."""
+        """Per rule: description, its setting (None: no setting), number of affected rows and characters, examples."""
         rows, characters = _totals(self.rows), _totals(self.characters)
         return {
             rule: {
@@ -282,20 +282,20 @@ def _totals(by_source: Mapping[str, Counter[str]]) -> Counter[str]:
 
 
 SHOWN_SHARE = 0.01
-"""Share of a source's characters from which on a rule is named on the screen."""
+"""Minimum share of a source's characters at which the screen shows a rule."""
 
 _SHOWN_RULES = 12
 _NOT_SHOWN = frozenset({"left_out_by_mix"})
-"""The user asked for it."""
+"""Rules that the user requested with a setting."""
 
 
 def loss_table(
     files: "Sequence[SourceFile]", sources: Sequence[str], read: Mapping[str, int], kept: Mapping[str, int], log: Log
 ) -> list[str]:
-    """Lines for the screen: what was dropped or changed, by rule, where it is much of a source; and files of which nothing is left.
+    """Lines for the screen: rules that dropped or changed a large share of a source, and files of which nothing is left.
 
     Args:
-        sources: how the configuration names each entry of data.sources.
+        sources: the name of each entry of data.sources, as in the configuration.
         read, kept: characters in and out, by file.
     """
     of_source = Counter[int]()
@@ -319,7 +319,7 @@ def loss_table(
     lines: list[str] = []
     if rows:
         width = min(max(len(place) for _, place, _ in rows[:_SHOWN_RULES]), 60)
-        lines.append("data: what the rules left out or changed, where it is more than 1 % of a source:")
+        lines.append("data: rules that left out or changed more than 1 % of a source:")
         lines += [f"  {place:<{width}}  {text}" for _, place, text in rows[:_SHOWN_RULES]]
         if len(rows) > _SHOWN_RULES:
             lines.append(f"  and {len(rows) - _SHOWN_RULES} rules more: see data/clean-report.json")
@@ -335,7 +335,7 @@ def loss_table(
 
 
 def _around_difference(before: str, after: str) -> tuple[str, str]:
-    """The places where two texts begin to differ, with some text around them."""
+    """The first difference of two texts, with some text around it."""
     at = next((n for n, (a, b) in enumerate(zip(before, after, strict=False)) if a != b), min(len(before), len(after)))
     start = max(at - 30, 0)
     return _part(before, start, at + 50), _part(after, start, at + 50)
@@ -346,5 +346,5 @@ def _part(text: str, start: int, end: int) -> str:
 
 
 def _hidden(text: str) -> str:
-    """Words with @ and numbers, all but their first two characters as dots."""
+    """Replace words with @ and numbers by their first two characters and dots."""
     return _ADDRESS_OR_NUMBER.sub(lambda found: found[0][:2] + re.sub(r"[^\W_]", "•", found[0][2:]), text)

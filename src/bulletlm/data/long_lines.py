@@ -7,9 +7,9 @@ _AFTER_WORD = re.compile(r"[\s\u200b]+|[、，；：]")
 
 
 def split_long(text: str, limit: int) -> list[str]:
-    """The text in pieces of at most `limit` characters, split where a sentence ends, or at a space where none ends in time.
+    """Split a text into pieces of at most `limit` characters, at sentence ends, or at a space if no sentence ends before the limit.
 
-    A piece without any such place stays longer than `limit`. White space at the places is left out, nothing else is.
+    A piece without a sentence end or space stays longer than `limit`. Only white space at the split positions is removed.
     """
     pieces: list[str] = []
     start = 0
@@ -24,7 +24,7 @@ def split_long(text: str, limit: int) -> list[str]:
 
 
 def _last_border(text: str, start: int, limit: int) -> int:
-    """Where the piece from `start` ends: behind the last whole sentence, or else word, that fits; or behind the first that does not."""
+    """End of the piece from `start`: after the last sentence, or else word, that fits; or after the first that does not fit."""
     for pattern in (_AFTER_SENTENCE, _AFTER_WORD):
         end = 0
         for found in pattern.finditer(text, start, min(start + limit + 200, len(text))):

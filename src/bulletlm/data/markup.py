@@ -43,7 +43,7 @@ _MARKDOWN = (
 
 
 DECISION_CHARACTERS = 200_000
-"""A document is recognised by its beginning of this size."""
+"""Number of characters at the beginning of a document that are examined."""
 
 _INSIDE_ELEMENTS = 0.7
 _BLOCK_NAMES = frozenset(
@@ -63,7 +63,7 @@ _WIKI_SIGNS = (
 
 
 def markup_of(lines: Sequence[str]) -> frozenset[str]:
-    """The languages that a document is written in: some of "html", "wiki", "markdown"; none for plain text."""
+    """The markup languages of a document: a subset of "html", "wiki", "markdown"; empty for plain text."""
     text = "\n".join(lines)[:DECISION_CHARACTERS]
     found = set()
     if "<" in text and _is_html(text):
@@ -76,7 +76,7 @@ def markup_of(lines: Sequence[str]) -> frozenset[str]:
 
 
 class _Elements(HTMLParser):
-    """Counts the characters of text inside and outside of block elements that are closed."""
+    """Counts the characters of text inside and outside closed block elements."""
 
     def __init__(self) -> None:
         super().__init__(convert_charrefs=True)
@@ -117,12 +117,12 @@ class _Elements(HTMLParser):
 
 
 def _is_html(text: str) -> bool:
-    """Whether most of the text stands inside of HTML elements, or its lines end with <br>."""
+    """Whether most of the text is inside HTML elements, or its lines end with <br>."""
     parser = _Elements()
     try:
         parser.feed(text)
         parser.done()
-    except (AssertionError, ValueError):  # what the library raises for declarations that are none
+    except (AssertionError, ValueError):  # the library raises these for invalid declarations
         return False
     if parser.document and parser.closed:
         return True
@@ -133,7 +133,7 @@ def _is_html(text: str) -> bool:
 
 
 def _is_wiki(text: str) -> bool:
-    """Whether there are two kinds of wiki marks, or three links; Markdown has none of them."""
+    """Whether there are two kinds of wiki markup, or three wiki links; Markdown has none of them."""
     counts = [len(sign.findall(text)) for sign in _WIKI_SIGNS]
     return counts[0] >= 3 or (counts[0] + counts[2] > 0 and sum(count > 0 for count in counts) >= 2)
 
@@ -152,7 +152,7 @@ def _is_markdown(text: str) -> bool:
 
 
 def decode_entities(text: str) -> str:
-    """&amp; &nbsp; &#2350; and the like as the characters they stand for, also where they were encoded twice."""
+    """Decode HTML entities such as &amp; &nbsp; &#2350;, including entities that were encoded twice."""
     for _ in range(3):
         if "&" not in text or not _ENTITY.search(text):
             break
@@ -164,9 +164,9 @@ EVERY_KIND = frozenset({"html", "wiki", "markdown"})
 
 
 def remove_markup(text: str, kinds: frozenset[str] = EVERY_KIND) -> str:
-    """A line without HTML tags, wiki marks and Markdown; what they enclose stays, except scripts, references and templates.
+    """Remove HTML tags, wiki markup and Markdown from a line; the enclosed text stays, except scripts, references and templates.
 
-    Only names that HTML has are tags: <tool> and a < b stay.
+    Only names of HTML elements count as tags: <tool> and a < b stay.
     """
     while True:
         start = text
@@ -189,7 +189,7 @@ _RULER_LEFT = {".": "...", "!": "!!!", "?": "???"}
 
 
 def shorten_rulers(text: str) -> str:
-    """Rows of four or more of one sign: dots, ! and ? as three of them, others as a space."""
+    """Shorten runs of four or more of one symbol: dots, ! and ? to three of them, others to a space."""
     if not _RULER_HINT.search(text):
         return text
     return _RULER.sub(lambda found: _RULER_LEFT.get(found[1], " "), text)

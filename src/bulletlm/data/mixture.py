@@ -33,9 +33,9 @@ class Cells:
 
 
 def copies(cells: Cells, characters: Ints, ranks: npt.NDArray[np.uint64], rates: Floats) -> Ints:
-    """[documents] how often each goes in: the rate of its cell, rounded so that a cell comes out right as a whole.
+    """[documents] how often each document is used: the rate of its cell, rounded so that the total of the cell is correct.
 
-    At a rate of 2.3 every document goes in twice, and those of the lowest ranks that make up 0.3 of the text once more.
+    At a rate of 2.3 every document is used twice, and the documents of the lowest ranks that make up 0.3 of the text once more.
     """
     order = np.lexsort((ranks, cells.of))
     sizes = characters[order].astype(np.float64)
@@ -50,12 +50,12 @@ def copies(cells: Cells, characters: Ints, ranks: npt.NDArray[np.uint64], rates:
 
 
 def rates(cells: Cells, sources: list["Source"], source_of: dict[str, int], mix: "MixConfig") -> Floats:
-    """[cells] how often the documents of each go in.
+    """[cells] how often the documents of each cell are used.
 
-    Weights and budgets of the sources come first; then languages and conversations get their shares (iterative
-    proportional fitting), with the length of the stream kept or as asked for. Budgets and the limit on repetition hold in
-    any case; what they withhold, others of that language and kind make up for, where there are none others of the language,
-    and where there are none all others.
+    Weights and budgets of the sources are applied first; then languages and conversations get their shares (iterative
+    proportional fitting), and the stream keeps its length or gets the configured length. Budgets and the limit on repetition
+    always hold; the text that they exclude is replaced by other text of the same language and kind, else by other text of the
+    same language, else by any other text.
     """
     weight = np.array([sources[source_of[file]].weight for file, _, _ in cells.keys])
     limit = np.maximum(mix.max_repeats, weight) * cells.sizes
@@ -101,14 +101,14 @@ def rates(cells: Cells, sources: list["Source"], source_of: dict[str, int], mix:
 
 
 def _scaled(wanted: Floats, groups: Ints, target: Floats) -> Floats:
-    """`wanted` with the sum of each group brought to its target, where the group has anything."""
+    """Scale `wanted` so that the sum of each group that is not empty equals its target."""
     sums = np.bincount(groups, weights=wanted, minlength=len(target))
     scaled: Floats = wanted * np.divide(target, sums, out=np.zeros_like(sums, dtype=np.float64), where=sums > 0)[groups]
     return scaled
 
 
 def _language_shares(languages: list[str], sizes: Floats, mix: "MixConfig") -> Floats | None:
-    """Share of each language in the stream; None to leave them as they are."""
+    """Share of each language in the stream; None to keep the current shares."""
     natural = sizes / max(sizes.sum(), 1)
     lifted: Floats = natural ** (1 / mix.temperature)
     lifted /= max(lifted.sum(), 1e-300)
@@ -124,7 +124,7 @@ def _language_shares(languages: list[str], sizes: Floats, mix: "MixConfig") -> F
 
 
 def mixture_table(cells: Cells, characters: Ints, taken: Ints) -> list[dict[str, Any]]:
-    """What goes in: a row for each file, language and kind, with what there is and what the stream holds of it."""
+    """The table of the mixture: for each file, language and kind, the available text and its part in the stream."""
     available = np.bincount(cells.of, minlength=len(cells.keys))
     streamed = np.bincount(cells.of, weights=characters * taken, minlength=len(cells.keys))
     total = max(streamed.sum(), 1)

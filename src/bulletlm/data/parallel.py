@@ -46,9 +46,9 @@ _INTO_ENGLISH = {
 
 
 def translations(texts: Mapping[str, str], seed: int) -> list[tuple[str, str, str]]:
-    """Request, answer and language of the answer for both directions of each pair of languages.
+    """Request, answer and language of the answer, for both directions of each pair of languages.
 
-    The wording depends on the texts and the seed only. English stands first in a pair, other languages in the order of `texts`.
+    The wording depends only on the texts and the seed. English is first in a pair, other languages are in the order of `texts`.
 
     Args:
         texts: language code -> the sentence in that language.

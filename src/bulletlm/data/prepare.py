@@ -40,20 +40,20 @@ CLEANED = "cleaned"
 """Folder beside the data folder, with the documents before deduplication."""
 
 SMALL_VALIDATION_TOKENS = 500
-"""The loss on fewer tokens than this says little about a model."""
+"""The loss on fewer tokens than this is not a reliable measure."""
 
 FILES = ("train.jsonl", "val.jsonl", "rejected.jsonl", "clean-report.json")
 """The files that `prepare_data` writes."""
 
 AUGMENT_CACHE = "augment-cache"
-"""Folder beside the stage's own that keeps the answers of models."""
+"""Folder beside the data folder that contains the cached answers of models."""
 
 LONG_CHARACTERS = 3 * DOCUMENT_CHARACTERS // 2
 PART_CHARACTERS = 2_000
-"""A longer document is cut into parts of this size where only some of it is held out or goes into the mixture."""
+"""Size of the parts of a longer document of which only a part is held out or goes into the mixture."""
 
 _SHUFFLE = 1
-"""Purpose number of the random generator."""
+"""Stream number of the random generator."""
 
 _BLOCK_BYTES = 1 << 20
 _MANY_COPIES = 0.02
@@ -64,13 +64,13 @@ Ints = npt.NDArray[np.int64]
 def prepare_data(
     config: "DataConfig", seed: int, out_dir: Path, progress: Progress, augment: "AugmentConfig | None" = None
 ) -> dict[str, Any]:
-    """Read and clean all sources, split off the validation set, mix, augment, write the four files; give the report.
+    """Read and clean all sources, split off the validation set, mix, augment, write the four files; return the report.
 
     The bytes written depend only on the contents of the sources, the settings and the seed. A folder `cleaned` beside
-    `out_dir` keeps the cleaned documents for the next time.
+    `out_dir` keeps the cleaned documents for the next run.
 
     Raises:
-        DataError: a source is missing or damaged; nothing, or too little for a validation set, is left; validation
+        DataError: a source is missing or damaged; no text, or too little for a validation set, is left; validation
             text is found in training.
         BulletError: the disk is full.
     """
@@ -133,7 +133,7 @@ def prepare_data(
 
 
 class _Store:
-    """The documents that are left, in the cleaned file or, where they have lost paragraphs, in a temporary one.
+    """The remaining documents, in the cleaned file or, if they have lost paragraphs, in a temporary file.
 
     Attributes:
         documents: DOCUMENT records; `offset` is negative (-1 - offset) in the temporary file.
@@ -162,7 +162,7 @@ class _Store:
 
     @property
     def size(self) -> int:
-        """Bytes of all rows."""
+        """Number of bytes of all rows."""
         return int(self.documents["length"].sum())
 
     def line(self, number: int) -> bytes:
@@ -178,12 +178,12 @@ class _Store:
         return document
 
     def rejected(self, number: int, reason: str) -> Rejected:
-        """A document as a row of rejected.jsonl; `line` is where it begins in its file."""
+        """A document as a row of rejected.jsonl; `line` is its first line in its file."""
         document = self.read(number)
         return Rejected(document["source"], int(self.documents["line"][number]), reason, "\n".join(texts_of(document)), _rows(document))
 
     def shorten(self, number: int, document: Document, keep: npt.NDArray[np.bool_]) -> None:
-        """Replace a document by some of its paragraphs."""
+        """Keep only some paragraphs of a document."""
         paragraphs = [paragraph for paragraph, kept in zip(document["text"].split("\n"), keep, strict=True) if kept]
         part = part_of(document, paragraphs)
         line = to_line(part)
@@ -197,7 +197,7 @@ class _Store:
         self._changed.write(line)
 
     def cut(self, number: int, limit: int) -> int:
-        """Cut a long text into documents of about `limit` characters; the first takes its place, the others come last. Give how many."""
+        """Cut a long text into documents of about `limit` characters; return their number. The first one keeps the position of the text."""
         paragraphs = self.read(number)["text"].split("\n")
         ends = _part_ends([len(paragraph) for paragraph in paragraphs], limit)
         if len(ends) < 2:
@@ -209,7 +209,7 @@ class _Store:
         return len(ends) - 1
 
     def take_out_repeats(self, verdict: Verdict, files: list[SourceFile], log: Log, progress: Progress) -> None:
-        """Log and remove what came before."""
+        """Log and remove duplicates of earlier text."""
         alive = verdict.alive()
         touched = (verdict.documents > 0) | (np.bincount(verdict.owner[verdict.paragraphs > 0], minlength=len(alive)) > 0)
         lines = self.cleaned.paragraphs["line"]
@@ -245,7 +245,7 @@ class _Store:
 
 
 def part_of(document: Document, paragraphs: list[str]) -> Document:
-    """Some paragraphs of a document as a document of its own."""
+    """Some paragraphs of a document as a separate document."""
     keys = np.array([content_hash(paragraph) for paragraph in paragraphs], dtype=np.uint64)
     part = to_document(key_of_paragraphs(keys), document["source"], document["language"])
     part["text"] = "\n".join(paragraphs)
@@ -253,7 +253,7 @@ def part_of(document: Document, paragraphs: list[str]) -> Document:
 
 
 def _part_ends(sizes: list[int], limit: int) -> list[int]:
-    """Where documents of about `limit` characters end, as numbers of paragraphs."""
+    """The ends of documents of about `limit` characters, as paragraph indices."""
     ends: list[int] = []
     size = 0
     for number, own in enumerate(sizes, 1):
@@ -265,7 +265,7 @@ def _part_ends(sizes: list[int], limit: int) -> list[int]:
 
 
 def _parts(document: Document) -> list[Document]:
-    """A validation document in rows that are many enough to say how far the loss varies; only long texts are cut."""
+    """Split a validation document into enough rows to estimate the variance of the loss; only long texts are cut."""
     if "messages" in document or len(document["text"]) <= LONG_CHARACTERS:
         return [document]
     paragraphs = document["text"].split("\n")
@@ -275,7 +275,7 @@ def _parts(document: Document) -> list[Document]:
 
 @dataclass
 class _Splits:
-    """What went into the two files: different rows and their characters by source, and the report's part on them."""
+    """The contents of the two files: distinct rows and their characters by source, and their part of the report."""
 
     rows: Counter[str] = field(default_factory=Counter)
     characters: Counter[str] = field(default_factory=Counter)
@@ -284,7 +284,7 @@ class _Splits:
     report: dict[str, Any] = field(default_factory=dict)
 
     def count(self, document: Document, sign: int = 1) -> None:
-        """Count a row; with `sign` -1, take it out again."""
+        """Count a row; with `sign` -1, subtract it again."""
         size = sum(map(characters_of, texts_of(document)))
         self.add(document["source"], document["language"], "messages" in document, sign * _rows(document), sign * size, sign)
 
@@ -296,7 +296,7 @@ class _Splits:
         self.languages.setdefault(source, Counter())[language] += characters
 
     def of_source(self, source: str) -> dict[str, Any]:
-        """What came out of a source: documents, conversations, and the characters of each language."""
+        """The result of a source: documents, conversations, and the characters of each language."""
         kinds = self.kinds.get(source, Counter())
         languages = {language: count for language, count in sorted(self.languages.get(source, Counter()).items()) if count}
         return {"documents": kinds["documents"], "conversations": kinds["conversations"], "languages": languages}
@@ -305,7 +305,7 @@ class _Splits:
 def _write_splits(
     store: _Store, config: "DataConfig", seed: int, files: list[SourceFile], folder: Path, log: Log, workers: int, progress: Progress
 ) -> _Splits:
-    """Choose the validation set, keep what repeats it out of training, mix the rest, and write both files."""
+    """Choose the validation set, remove copies of it from the training text, mix the rest, and write both files."""
     splits = _Splits()
     ranks = _ranks(store.documents["group"], seed)
     chosen, target = _choose(store, files, ranks, config.val_tokens)
@@ -314,9 +314,9 @@ def _write_splits(
     in_training &= ~_take_out_copies(store, in_training, folder, log, workers, progress)
     numbers = np.flatnonzero(in_training)
     if not len(numbers):
-        raise DataError("nothing is left to train on beside the validation set: lower data.val_tokens or add text to data.sources")
+        raise DataError("no training text is left after the validation set was held out: lower data.val_tokens or add text to data.sources")
     if _takes_parts(config):
-        # A share of one long document is some of its parts.
+        # A share of one long document consists of some of its parts.
         long = numbers[~store.documents["conversation"][numbers] & (store.documents["characters"][numbers] > LONG_CHARACTERS)]
         before = len(store.documents)
         for number in long.tolist():
@@ -341,13 +341,13 @@ def _write_splits(
     }
     if limited:
         size = target // CHARACTERS_PER_TOKEN
-        little = " Its loss says little about the model: add text to data.sources." if size < SMALL_VALIDATION_TOKENS else ""
+        little = " Its loss is not a reliable measure of the model: add text to data.sources." if size < SMALL_VALIDATION_TOKENS else ""
         progress.log(f"data: the validation set is a tenth of the text, about {size:,} tokens instead of {config.val_tokens:,}.{little}")
     return splits
 
 
 def _takes_parts(config: "DataConfig") -> bool:
-    """Whether the mixture takes other than whole multiples of what there is."""
+    """Whether the mixture uses text at rates that are not whole numbers."""
     mix = config.mix
     uneven = any(source.tokens is not None or source.weight != int(source.weight) for source in config.sources)
     return uneven or mix.tokens is not None or mix.temperature > 1 or bool(mix.languages) or mix.conversations is not None
@@ -356,8 +356,8 @@ def _takes_parts(config: "DataConfig") -> bool:
 def _write_validation(store: _Store, chosen: dict[int, int], folder: Path, splits: _Splits, log: Log) -> "_Totals":
     """Write val.jsonl; a document of which only the end was chosen keeps its beginning for training.
 
-    A line that training text has too, such as a refrain, is left out of validation text: otherwise training would lose every
-    copy of it. The end of a document that is little else goes back to training, and out of `chosen`.
+    A line that also occurs in training text, such as a refrain, is left out of validation text: otherwise training would lose
+    every copy of it. A document end that consists mostly of such lines returns to training and is removed from `chosen`.
     """
     documents: dict[int, Document] = {}
     for number, first in chosen.items():
@@ -390,7 +390,7 @@ def _write_validation(store: _Store, chosen: dict[int, int], folder: Path, split
 
 
 def _texts_of_keys(document: Document, keys: set[int]) -> list[str]:
-    """The paragraphs of a document that have one of some keys."""
+    """The paragraphs of a document whose key is in `keys`."""
     return [text for text in document.get("text", "").split("\n") if len(text) >= REPEAT_CHARACTERS and content_hash(text) in keys]
 
 
@@ -400,7 +400,7 @@ def _long_keys(document: Document) -> list[int]:
 
 
 def _beside_validation(store: _Store, ranks: npt.NDArray[np.uint64], chosen: dict[int, int], log: Log) -> npt.NDArray[np.bool_]:
-    """[documents] which may go into training: neither in validation nor, as copies and other translations, of a group there."""
+    """[documents] which may go into training: not in validation, and not in the group of a validation document (other translations)."""
     whole = np.zeros(len(ranks), dtype=bool)
     whole[[number for number, first in chosen.items() if not first]] = True
     same_group = np.isin(ranks, ranks[whole]) & ~whole
@@ -413,7 +413,7 @@ def _beside_validation(store: _Store, ranks: npt.NDArray[np.uint64], chosen: dic
 def _write_training(
     store: _Store, stream: Ints, seed: int, files: list[SourceFile], folder: Path, splits: _Splits, progress: Progress
 ) -> "_Totals":
-    """Write train.jsonl: the documents of `stream`, as often as they are in it, shuffled."""
+    """Write train.jsonl: the documents of `stream`, as often as they occur in it, shuffled."""
     order = stream[np.random.default_rng([seed, _SHUFFLE]).permutation(len(stream))]
     totals = _Totals()
     counted = np.zeros(len(store.documents), dtype=bool)
@@ -432,7 +432,7 @@ def _write_training(
 
 
 def _ranks(groups: npt.NDArray[np.uint64], seed: int) -> npt.NDArray[np.uint64]:
-    """[n] numbers that order groups by chance: a bijection of 64 bits (splitmix64), so that groups stay apart."""
+    """[n] pseudo-random ranks of groups: a 64-bit bijection (splitmix64), so that different groups have different ranks."""
     state = groups + np.uint64((0x9E3779B97F4A7C15 * (seed + 1)) % 2**64)
     state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
@@ -441,7 +441,7 @@ def _ranks(groups: npt.NDArray[np.uint64], seed: int) -> npt.NDArray[np.uint64]:
 
 
 def _choose(store: _Store, files: list[SourceFile], ranks: npt.NDArray[np.uint64], val_tokens: int) -> tuple[dict[int, int], int]:
-    """Documents for validation, each with the paragraph from which on it belongs there; and the characters wanted."""
+    """Validation documents, each with the first paragraph that belongs to validation; and the number of characters wanted."""
     characters = store.documents["characters"]
     target = _validation_characters(int(characters.sum()), val_tokens)
 
@@ -453,14 +453,14 @@ def _choose(store: _Store, files: list[SourceFile], ranks: npt.NDArray[np.uint64
     chosen = choose_validation(characters, cells.of, ranks, target, paragraphs_of)
     if not chosen:
         raise DataError(
-            f"the sources hold {int(characters.sum()):,} characters in one piece, of which nothing can be held out for validation: "
+            f"the sources contain one paragraph of {int(characters.sum()):,} characters, of which nothing can be held out for validation: "
             "add text to data.sources"
         )
     return chosen, target
 
 
 def _cells(documents: npt.NDArray[np.void], files: list[SourceFile], with_kind: bool = True) -> Cells:
-    """Documents by language, file and kind; numbered by names and not by what came first."""
+    """Documents by language, file and kind; cells are numbered by name, independent of the order of the documents."""
     kinds = documents["conversation"] if with_kind else np.zeros(len(documents), dtype=bool)
     combined = np.empty(len(documents), dtype=[("language", "S15"), ("file", "<i4"), ("conversation", "?")])
     combined["language"], combined["file"], combined["conversation"] = documents["language"], documents["file"], kinds
@@ -477,7 +477,7 @@ def _cells(documents: npt.NDArray[np.void], files: list[SourceFile], with_kind: 
 def _mix(
     documents: npt.NDArray[np.void], files: list[SourceFile], ranks: npt.NDArray[np.uint64], config: "DataConfig"
 ) -> tuple[Ints, list[dict[str, Any]]]:
-    """How often each document goes in, and the table of it."""
+    """How often each document is used, and the table of the mixture."""
     cells = _cells(documents, files)
     source_of = {file.name: file.source for file in files}
     taken = copies(cells, documents["characters"], ranks, rates(cells, config.sources, source_of, config.mix))
@@ -489,12 +489,12 @@ def _mix(
 def _take_out_copies(
     store: _Store, in_training: npt.NDArray[np.bool_], folder: Path, log: Log, workers: int, progress: Progress
 ) -> npt.NDArray[np.bool_]:
-    """Shorten training documents by passages that repeat validation text; give [n] those of which nothing is left."""
+    """Remove passages that repeat validation text from training documents; return [n] whether nothing is left of a document."""
     gone = np.zeros(len(in_training), dtype=bool)
     index = load_index(folder / "val.jsonl")
     numbers = np.flatnonzero(in_training)
     lost = 0
-    while len(numbers):  # what is left of a shortened document may be the same as validation text in its turn
+    while len(numbers):  # the rest of a shortened document may in turn be equal to validation text
         found: dict[int, list[tuple[int, bool]]] = {}
         with progress.task("data: copies of validation", len(numbers)) as task:
             for (batch, _), copied in ordered_map(_find_copies, index, _batches(store, numbers), workers):
@@ -513,7 +513,7 @@ def _take_out_copies(
 
 
 def _take_out_parts(store: _Store, number: int, parts: list[tuple[int, bool]], log: Log, gone: npt.NDArray[np.bool_]) -> int:
-    """Shorten a document by parts (-1: all of it) that repeat validation text, or mark it as gone; give the characters lost."""
+    """Remove parts (-1: all) that repeat validation text from a document, or mark it as gone; return the number of characters lost."""
     document = store.read(number)
     whole = [same for part, same in parts if part < 0]
     if "messages" in document or whole:
@@ -537,7 +537,7 @@ def _take_out_parts(store: _Store, number: int, parts: list[tuple[int, bool]], l
 
 
 def _batches(store: _Store, numbers: Ints) -> Iterator[tuple[list[int], bytes]]:
-    """Rows of about a megabyte, with their numbers."""
+    """Batches of rows of about a megabyte, with the numbers of their documents."""
     batch: list[int] = []
     lines: list[bytes] = []
     size = 0
@@ -558,9 +558,9 @@ def _find_copies(index: Index, batch: tuple[list[int], bytes]) -> list[tuple[int
 
 
 def _check(folder: Path, log: Log, splits: _Splits, workers: int, progress: Progress) -> dict[str, int]:
-    """Read the finished files, and take out of training what repeats validation; give what was compared and found.
+    """Read the finished files and remove training rows that repeat validation text; return the counts.
 
-    The text was compared before, so that only rows which augmentation added can be found here.
+    The text has been compared before, so only rows that augmentation added can be found here.
     """
     index = load_index(folder / "val.jsonl")
     counts = Counter[str]()
@@ -579,14 +579,14 @@ def _check(folder: Path, log: Log, splits: _Splits, workers: int, progress: Prog
 
 
 def _drop_rows(path: Path, leaking: set[bytes], log: Log, splits: _Splits) -> None:
-    """Write train.jsonl without some rows."""
+    """Rewrite train.jsonl without the leaking rows."""
     kept = path.with_suffix(".kept")
     with open(path, "rb") as old, open(kept, "wb") as new:
         new.writelines(line for line in old if line not in leaking)
     kept.replace(path)
     for line in sorted(leaking):
         document: Document = json.loads(line)
-        if document["source"] in splits.rows:  # rows of augmentation have sources of their own
+        if document["source"] in splits.rows:  # augmented rows have separate source names
             log.reject(Rejected(document["source"], 0, "copy_of_validation", "\n".join(texts_of(document)), _rows(document)))
             splits.count(document, -1)
 
@@ -621,7 +621,7 @@ class _Totals:
 
 
 def _in_shares(mixture: list[dict[str, Any]]) -> str:
-    """The table of the mixture in one line: "mr 61 %, en 39 %; conversations 20 %"."""
+    """A one-line summary of the mixture: "mr 61 %, en 39 %; conversations 20 %"."""
     languages = Counter[str]()
     for row in mixture:
         languages[row["language"]] += row["share"]
@@ -630,7 +630,7 @@ def _in_shares(mixture: list[dict[str, Any]]) -> str:
 
 
 def _rows(document: Document) -> int:
-    """Paragraphs, or 1 for a conversation."""
+    """The number of paragraphs, or 1 for a conversation."""
     return 1 if "messages" in document else document["text"].count("\n") + 1
 
 

@@ -23,7 +23,7 @@ REGIONS = {
     "ar": ("EG", "SA", "AE"), "fa": ("IR",), "zh": ("CN", "TW", "HK"), "ja": ("JP",), "ko": ("KR",), "th": ("TH",), "vi": ("VN",),
     "id": ("ID",), "sw": ("KE", "TZ"), "am": ("ET",), "ka": ("GE",), "hy": ("AM",), "km": ("KH",), "my": ("MM",), "lo": ("LA",),
 }  # fmt: skip
-"""Language -> countries where it is written; their phone numbers are recognised without a country code."""
+"""Language -> countries where it is used; their phone numbers are recognised without a country code."""
 
 DEFAULT_REGIONS = ("IN",)
 
@@ -33,7 +33,7 @@ _EMAIL = re.compile(
 
 _SEPARATOR = r"[ \u00a0.,;/&()+\u2010-\u2015-]"
 _RUN = re.compile(rf"[(+]{{0,2}}\d(?:\d|{_SEPARATOR}{{1,3}}(?=[\d(+]))*\d")
-"""Digits with what may stand between the groups of a number and between numbers."""
+"""Digits with the separators that may occur between the groups of a number and between numbers."""
 
 _ENOUGH = re.compile(rf"\d(?:{_SEPARATOR}{{0,3}}\d){{5}}")
 _DIGITS = re.compile(r"\d+")
@@ -48,18 +48,18 @@ _CUE = re.compile(
 _BOOK = re.compile(r"(?:ISBN|ISSN|आयएसबीएन)[\s:.-]*$", re.I)
 _CUE_CHARACTERS = 30
 _INSIDE = re.compile(r"^(?:[ \u00a0.\u2010-\u2015-]|\)?[ \u00a0-]?\(?)$")
-"""What may stand between the groups of one number."""
+"""Separators between the groups of one number."""
 
 _LIST = re.compile(r"^[ \u00a0]?[,;/&][ \u00a0]?$|^[ \u00a0]{1,2}$")
 _TIGHT_LIST = re.compile(r"^[/\u2010-\u2015-]$")
-"""Behind a phone number, another that gives only the digits that differ: 25500001/02."""
+"""After a phone number, another one of which only the different digits are given: 25500001/02."""
 
 _MONEY_BEFORE = re.compile(r"(?:[₹$€£¥]|\b(?:rs|inr|usd|eur)\.?|रु\.?|रुपये|रुपए)\s*$", re.I)
 _MONEY_AFTER = re.compile(
     r"^\s*(?:/-|[₹$€£¥%]|\b(?:rupees|dollars|euros|people|persons|years|votes|copies|million|billion|crore|lakh)\b|रु\b|रुपये|रुपए|कोटी|करोड़|लाख|लोक|टक्के)",
     re.I,
 )
-"""A price or a count and not the number of a telephone or an account."""
+"""A price or a count, not a phone or account number."""
 
 _DATES = (
     re.compile(r"(?:1[89]|20)\d\d(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])(?:[01]\d|2[0-3])?(?:[0-5]\d){0,2}"),
@@ -76,7 +76,7 @@ _CARD_GROUP = 4
 
 @dataclass(frozen=True)
 class _Group:
-    """Digits of a run as ASCII, where they stand in the text, and what stands before them up to the group before."""
+    """Digits of a run as ASCII, their position in the text, and the text between them and the previous group."""
 
     digits: str
     start: int
@@ -85,7 +85,7 @@ class _Group:
 
 
 def has_long_number(text: str) -> bool:
-    """Whether there are digits enough for `mask_phones` or `mask_numbers` to do anything."""
+    """Whether there are enough digits for `mask_phones` or `mask_numbers` to have an effect."""
     return _ENOUGH.search(text) is not None
 
 
@@ -96,12 +96,12 @@ def regions_of(languages: Iterable[str]) -> tuple[str, ...]:
 
 
 def mask_emails(text: str) -> str:
-    """E-mail addresses as [email]."""
+    """Replace e-mail addresses by [email]."""
     return _EMAIL.sub(EMAIL, text) if "@" in text else text
 
 
 def mask_phones(text: str, regions: Sequence[str] = DEFAULT_REGIONS) -> str:
-    """Phone numbers, in digits of any script, as [phone].
+    """Replace phone numbers, in digits of any script, by [phone].
 
     Args:
         regions: countries (ISO 3166 alpha-2) whose numbers are recognised without a country code.
@@ -115,7 +115,7 @@ def mask_phones(text: str, regions: Sequence[str] = DEFAULT_REGIONS) -> str:
 
 
 def mask_numbers(text: str, digits: int) -> str:
-    """Strings of at least `digits` digits, and groups of four as on cards, as [number]; years, dates, prices and counts stay."""
+    """Replace strings of at least `digits` digits, and groups of four as on cards, by [number]; years, dates, prices, counts stay."""
     if not has_long_number(text):
         return text
     spans: list[tuple[int, int]] = []
@@ -143,7 +143,7 @@ def _groups(text: str, run: re.Match[str]) -> list[_Group]:
 
 
 def _glued(text: str, start: int, end: int) -> bool:
-    """Whether a Latin letter or an underscore touches the run: then it is part of a name, an address or a formula."""
+    """Whether a Latin letter or an underscore is adjacent to the run: then the run is part of a name, an address or a formula."""
     before, after = text[start - 1 : start], text[end : end + 1]
     latin = [character for character in (before, after) if character.isascii() and character.isalpha()]
     return bool(latin) or before in ("_", "@", "=", "#") or after == "_"
@@ -159,7 +159,7 @@ def _masked(text: str, spans: list[tuple[int, int]], mask: str) -> str:
 
 
 def _phones(text: str, run: re.Match[str], regions: tuple[str, ...]) -> list[tuple[int, int]]:
-    """Start and end of each phone number in a run; those of one list that touch are one."""
+    """Start and end of each phone number in a run; adjacent numbers of one list are merged."""
     groups = _groups(text, run)
     if sum(len(group.digits) for group in groups) < _SHORTEST or _is_date(text[run.start() : run.end()]):
         return []
@@ -178,7 +178,7 @@ def _phones(text: str, run: re.Match[str], regions: tuple[str, ...]) -> list[tup
             start = groups[n].start - _opening(groups[n].before, n == 0)
             spans.append((start, groups[n + size - 1].end))
             n, listed = n + size, True
-            # Further numbers of which only the last digits are given.
+            # More numbers of which only the last digits are given.
             while n < len(groups) and _TIGHT_LIST.match(groups[n].before) and len(groups[n].digits) <= 8:
                 more = _phone_at(text, groups, n, False, True, regions)
                 if more and more > 1:
@@ -191,22 +191,22 @@ def _phones(text: str, run: re.Match[str], regions: tuple[str, ...]) -> list[tup
 
 
 def _opening(before: str, first: bool) -> int:
-    """How many characters of what stands before a number belong to it: its plus sign and parenthesis."""
+    """How many characters before a number belong to it: its plus sign and parenthesis."""
     kept = before if first else before.lstrip(" \u00a0.,;/&)-")
     return len(kept) if set(kept) <= set("(+") else 0
 
 
 def _balanced(text: str, start: int, end: int) -> tuple[int, int]:
-    """The span without an opening parenthesis that closes only behind it, as around a whole number."""
+    """The span without an opening parenthesis that is closed only after the span, as around a complete number."""
     if text[start:end].count("(") > text[start:end].count(")"):
         start += text[start:end].index("(") + 1
-    while text[start] in "(+" and text[start - 1 : start].isdigit():  # it divides two numbers
+    while text[start] in "(+" and text[start - 1 : start].isdigit():  # it separates two numbers
         start += 1
     return start, end
 
 
 def _phone_at(text: str, groups: list[_Group], n: int, cued: bool, listed: bool, regions: tuple[str, ...]) -> int:
-    """How many groups from `n` on are a phone number: the longest such number; 0 for none."""
+    """The number of groups from `n` on that form a phone number, the longest possible; 0 for none."""
     first = groups[n]
     plus = "+" in first.before
     if n and not plus and not listed and not _may_begin(first.before, groups[n - 1]):
@@ -231,13 +231,13 @@ def _phone_at(text: str, groups: list[_Group], n: int, cued: bool, listed: bool,
 
 
 def _may_begin(before: str, previous: _Group) -> bool:
-    """Whether a number may begin behind another group: not in a decimal, a date or a longer number."""
+    """Whether a number may begin after another group: not in a decimal, a date or a longer number."""
     before = before.strip("()+")
     return bool(_LIST.match(before)) and not (before in (",", ".", "/", "-") and len(previous.digits) < _SHORTEST)
 
 
 def _may_end(groups: list[_Group], after: int) -> bool:
-    """Whether a number may end before group `after`: a decimal point or a hyphen there would mean that it goes on."""
+    """Whether a number may end before group `after`: a decimal point or a hyphen there means that the number continues."""
     if after == len(groups):
         return True
     written, digits = groups[after].before, groups[after].digits
@@ -254,12 +254,12 @@ def _may_end(groups: list[_Group], after: int) -> bool:
 
 
 def _is_row(groups: list[_Group], after: int) -> bool:
-    """Whether groups divided by spaces go on, as the cells of a table do."""
+    """Whether more groups follow that are separated by spaces, as in the cells of a table."""
     return not groups[after].before.strip(" \u00a0") and "+" not in groups[after].before and len(groups[after].digits) < 10
 
 
 def _pairs_of_five(groups: list[_Group]) -> bool:
-    """Whether a run is nothing but mobile numbers in two groups of five."""
+    """Whether a run consists only of mobile numbers in two groups of five digits."""
     fives = len(groups) % 2 == 0 and all(len(group.digits) == 5 for group in groups)
     return fives and all(group.digits[0] in "6789" for group in groups[::2])
 
@@ -310,7 +310,7 @@ def _is_indian(digits: list[str], joined: str, spaced: bool, alone: bool) -> boo
         national = joined[1:]
     if len(national) == 10 and national[0] in "6789" and (len(digits) <= 4):
         trunk = national is not joined
-        # Two groups of five are how mobile numbers are written; other groups divided by spaces are cells of tables.
+        # Mobile numbers are written in two groups of five; other groups separated by spaces are table cells.
         shape = [len(group) for group in digits]
         return (trunk or not spaced or (alone and shape == [5, 5])) and _valid(joined, "IN")
     if digits[0][:4] in ("1800", "1860") and 10 <= len(joined) <= 13:
@@ -331,7 +331,7 @@ def _is_date(written: str) -> bool:
 
 
 def _date_at(text: str, groups: list[_Group], n: int) -> int:
-    """How many groups from `n` on are a date; 0 for none."""
+    """The number of groups from `n` on that form a date; 0 for none."""
     if n + 3 > len(groups) or (n + 3 < len(groups) and groups[n + 3].before == groups[n + 1].before):
         return 0
     return 3 if any(pattern.fullmatch(_ascii(text[groups[n].start : groups[n + 2].end])) for pattern in _DATES) else 0
@@ -350,7 +350,7 @@ def _two_dates(plain: str) -> bool:
 
 
 def _cards(groups: list[_Group]) -> list[tuple[int, int]]:
-    """The twelve digits of an Indian identity card, the sixteen of a bank card; not a row of a table, not years."""
+    """Find the twelve digits of an Indian identity card or the sixteen of a bank card, but not rows of a table or years."""
     if len(groups) not in (3, 4) or any(len(group.digits) != _CARD_GROUP for group in groups) or _years([g.digits for g in groups]):
         return []
     separators = {group.before for group in groups[1:]}
@@ -374,7 +374,7 @@ def _stays(text: str, groups: list[_Group], n: int) -> bool:
 
 @functools.lru_cache(maxsize=1 << 14)
 def _possible(number: str) -> bool:
-    """Whether an international number, with its plus sign, has the length of numbers of its country."""
+    """Whether an international number with a plus sign has a valid length for its country."""
     import phonenumbers
 
     try:
@@ -385,7 +385,7 @@ def _possible(number: str) -> bool:
 
 @functools.lru_cache(maxsize=1 << 14)
 def _as_written(written: str, region: str) -> bool:
-    """Whether a number exists in a country and its groups are as they are written there."""
+    """Whether a number is valid in a country and is grouped in the usual way there."""
     import phonenumbers
 
     matcher = phonenumbers.PhoneNumberMatcher(written, region, leniency=phonenumbers.Leniency.STRICT_GROUPING)
@@ -394,7 +394,7 @@ def _as_written(written: str, region: str) -> bool:
 
 @functools.lru_cache(maxsize=1 << 14)
 def _valid(digits: str, region: str) -> bool:
-    """Whether digits are a number of a country."""
+    """Whether digits are a valid phone number of a country."""
     import phonenumbers
 
     try:

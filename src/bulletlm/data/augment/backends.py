@@ -47,13 +47,13 @@ FLORES = {
 
 
 class Backend(Protocol):
-    """What every model looks like from outside."""
+    """The interface of all models."""
 
     identity: str
-    """Changes with anything that may change an answer: part of the key under which answers are kept."""
+    """Changes with everything that may change an answer; part of the cache key of the answers."""
 
     def rewrite(self, sentences: Sequence[str], source: str, target: str) -> list[str]:
-        """An answer to each sentence, "" where the model has none.
+        """Return an answer for each sentence, "" if the model gives none.
 
         Args:
             sentences: single sentences without line breaks.
@@ -66,13 +66,13 @@ class Backend(Protocol):
 
 
 def open_backend(where: str, config: "AugmentConfig", setting: str) -> Backend:
-    """The backend that `where` names: an address, or a folder whose files say what it holds.
+    """Open the backend that `where` names: the address of an endpoint, or a folder whose files show the kind of model.
 
     Args:
         setting: name of the setting, for error messages.
 
     Raises:
-        ConfigError: the folder does not exist, or holds no model of a kind that can be used here.
+        ConfigError: the folder does not exist, or contains no model of a supported kind.
     """
     if re.match("https?://", where):
         return Endpoint(where, config.endpoint_model, config.endpoint_key_variable, config.endpoint_timeout)
@@ -86,7 +86,7 @@ def open_backend(where: str, config: "AugmentConfig", setting: str) -> Backend:
     if (folder / "model.bin").is_file():
         return CTranslate2Model(folder, config.beams, config.paraphrase_prefix)
     raise ConfigError(
-        f"{setting}: {where} holds no model: its config.json names no model_type (Hugging Face) and there is no model.bin (CTranslate2)"
+        f"{setting}: {where} contains no model: its config.json has no model_type (Hugging Face) and there is no model.bin (CTranslate2)"
     )
 
 
@@ -95,7 +95,7 @@ def _suggestion(folder: Path) -> str:
     near = difflib.get_close_matches(folder.name, [entry.name for entry in parent.iterdir()], n=1, cutoff=0.5) if parent.is_dir() else []
     if near:
         return f": did you mean {parent / near[0]}?"
-    return ": models are not downloaded, so name a folder that holds one, or the http:// address of an endpoint"
+    return ": models are not downloaded; give a folder that contains a model, or the http:// address of an endpoint"
 
 
 def _description(folder: Path, setting: str) -> dict[str, Any]:
@@ -104,7 +104,7 @@ def _description(folder: Path, setting: str) -> dict[str, Any]:
         description = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ConfigError(
-            f"{setting}: {folder} holds no model: config.json is missing; name the folder that save_pretrained or the CTranslate2 "
+            f"{setting}: {folder} contains no model: config.json is missing; give the folder that save_pretrained or the CTranslate2 "
             "converter wrote"
         ) from None
     except ValueError as error:
@@ -116,19 +116,19 @@ def _check_transformers(folder: Path, description: dict[str, Any], setting: str)
     kind = description["model_type"]
     if "auto_map" in description:
         raise ConfigError(
-            f"{setting}: the {kind} model in {folder} brings Python code of its own, which is not run: use its CTranslate2 version "
+            f"{setting}: the {kind} model in {folder} needs its own Python code, which is not run: use its CTranslate2 version "
             "(IndicTrans2 publishes one)"
         )
     if not description.get("is_encoder_decoder", kind in _SEQ2SEQ):
         raise ConfigError(
-            f"{setting}: {folder} holds a {kind} model, which does not turn one text into another: take a Marian, NLLB, mBART or T5 one"
+            f"{setting}: {folder} contains a {kind} model, which is not sequence-to-sequence: use a Marian, NLLB, mBART or T5 model"
         )
     if not any(folder.glob("*.safetensors")) and not any(folder.glob("pytorch_model*.bin")):
         raise ConfigError(f"{setting}: {folder} has a config.json but no weights: copy model.safetensors (or pytorch_model.bin) into it")
 
 
 _SEQ2SEQ = ("marian", "m2m_100", "mbart", "bart", "pegasus", "t5", "mt5", "longt5", "umt5", "blenderbot", "prophetnet")
-"""Kinds of models whose config.json may leave out is_encoder_decoder."""
+"""Model types whose config.json may omit is_encoder_decoder."""
 
 
 def _identity(folder: Path, **settings: Any) -> str:
@@ -165,7 +165,7 @@ class TransformersModel:
             raise BulletError(f"cannot load the model in {self._folder} ({_first_line(error)}): copy its files again") from None
         if info["missing_keys"]:
             missing = sorted(info["missing_keys"])
-            raise BulletError(f"the weights in {self._folder} are not of this model: {missing[0]} and {len(missing) - 1} more are missing")
+            raise BulletError(f"the weights in {self._folder} are of another model: {missing[0]} and {len(missing) - 1} more are missing")
         return model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
 
     def rewrite(self, sentences: Sequence[str], source: str, target: str) -> list[str]:
@@ -193,7 +193,7 @@ class TransformersModel:
 class CTranslate2Model:
     """A folder that a CTranslate2 converter wrote, with the model's tokenizer beside it.
 
-    The tokenizer is the Hugging Face one where its files were copied along (`--copy_files`), or sentencepiece models:
+    The tokenizer is the Hugging Face tokenizer if its files were copied too (`--copy_files`), or sentencepiece models:
     source.spm and target.spm, or one *.spm or *.model for both, or IndicTrans2's vocab/model.SRC and vocab/model.TGT.
     """
 
@@ -242,7 +242,7 @@ class CTranslate2Model:
 
 
 class _Pieces(Protocol):
-    """The tokenizer of a CTranslate2 model: pieces as text, and the piece that answers begin with, if any."""
+    """The tokenizer of a CTranslate2 model: pieces as text, and the piece with which answers must begin, if any."""
 
     def encode(self, sentences: Sequence[str], source: str, target: str) -> tuple[list[list[str]], str | None]: ...
 
@@ -276,9 +276,9 @@ class _SentencePieces:
 
 
 class _IndicTrans2Pieces(_SentencePieces):
-    """IndicTrans2 as published for CTranslate2: two language tags, then words and punctuation with spaces between.
+    """IndicTrans2 as published for CTranslate2: two language tags, then words and punctuation separated by spaces.
 
-    It writes every Indian language in Devanagari, so of those only the ones that are written in it anyway can be used here.
+    It writes every Indian language in Devanagari, so only languages that normally use Devanagari are supported here.
     """
 
     def __init__(self, folder: Path, source: Path, target: Path) -> None:
@@ -289,7 +289,7 @@ class _IndicTrans2Pieces(_SentencePieces):
         tags = [FLORES.get(language, "") for language in (source, target)]
         for language, tag in zip((source, target), tags, strict=True):
             if not tag.endswith(("_Latn", "_Deva")):
-                raise BulletError(f"the IndicTrans2 model in {self._folder} can be used for en, mr, hi, ne and sa here, not for {language}")
+                raise BulletError(f"the IndicTrans2 model in {self._folder} is supported for en, mr, hi, ne and sa, not for {language}")
         pieces = super().encode([_PUNCTUATION.sub(r" \1 ", sentence).strip() for sentence in sentences], source, target)[0]
         return [[*tags, *row] for row in pieces], None
 
@@ -303,7 +303,7 @@ _SPACE_AFTER = re.compile(r"([(\[{\u2018\u201c]) +")
 
 
 def _longest_answer(tokens: int) -> int:
-    """Answers are cut here: a model that repeats itself must not hold up the rest."""
+    """The maximum length of an answer, so that a model that repeats itself does not delay the rest."""
     return 2 * tokens + 20
 
 
@@ -312,7 +312,7 @@ def _import_transformers() -> Any:
         import transformers
     except ImportError:
         raise BulletError(f"a Hugging Face model or tokenizer needs transformers: {INSTALL}") from None
-    # Its own bars and hints would go between ours.
+    # The library's own progress bars and hints would interrupt ours.
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     return transformers
@@ -342,10 +342,10 @@ def _load_sentencepiece(path: Path) -> Any:
 
 
 def _address(tokenizer: Any, folder: Path, source: str, target: str, prefix: str) -> tuple[str, str | None]:
-    """Tell a tokenizer of many languages which ones are meant.
+    """Set the source and target language of a multilingual tokenizer.
 
     Returns:
-        What goes before every sentence, and the token that an answer has to begin with.
+        The prefix of every sentence, and the token with which an answer must begin.
     """
     before = prefix if source == target else ""
     if hasattr(tokenizer, "src_lang"):
@@ -363,7 +363,7 @@ def _address(tokenizer: Any, folder: Path, source: str, target: str, prefix: str
 
 
 def _tag(tokenizer: Any, folder: Path, language: str) -> str:
-    """The token that stands for a language: NLLB's mar_Deva, mBART's mr_IN, M2M100's __mr__."""
+    """The language token of a tokenizer: NLLB's mar_Deva, mBART's mr_IN, M2M100's __mr__."""
     options = [FLORES.get(language, language), f"{language}_IN", f"{language}_XX", f"__{language}__", language]
     for option in options:
         if tokenizer.convert_tokens_to_ids(option) not in (None, tokenizer.unk_token_id):

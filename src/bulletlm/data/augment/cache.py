@@ -14,15 +14,15 @@ _WAIT_SECONDS = 60.0
 
 
 def key_of(identity: str, source: str, target: str, sentence: str) -> bytes:
-    """16 bytes that stand for a question: who is asked, between which languages, and what."""
+    """The cache key (16 bytes) of a request: a hash of the model, the two languages and the sentence."""
     return hashlib.blake2b("\0".join((identity, source, target, sentence)).encode(), digest_size=16).digest()
 
 
 class Cache:
-    """A table of key -> answer in one SQLite file; each `put` is there as a whole or not at all, whatever happens after it.
+    """A table of key -> answer in one SQLite file; each `put` is atomic and durable.
 
     Raises:
-        BulletError: the file cannot be written, is damaged, or another process keeps it locked.
+        BulletError: the file cannot be written, is damaged, or is locked by another process.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -39,7 +39,7 @@ class Cache:
             raise self._problem(error) from None
 
     def get(self, keys: Sequence[bytes]) -> dict[bytes, str]:
-        """The answers that are known."""
+        """Return the answers that the cache has."""
         marks = ",".join("?" * len(keys))
         try:
             return dict(self._table.execute(f"SELECT key, answer FROM answers WHERE key IN ({marks})", keys))
@@ -47,7 +47,7 @@ class Cache:
             raise self._problem(error) from None
 
     def put(self, answers: Mapping[bytes, str]) -> None:
-        """Keep answers: all of them, and on disk, when this returns."""
+        """Store answers; all of them are on disk when this returns."""
         try:
             with self._table:
                 self._table.executemany("INSERT OR REPLACE INTO answers VALUES (?, ?)", answers.items())
@@ -57,9 +57,9 @@ class Cache:
     def _problem(self, error: sqlite3.Error) -> BulletError:
         if isinstance(error, sqlite3.OperationalError):
             return BulletError(
-                f"cannot use {self._path} ({error}): make room, end the other process, or set augment.cache to another folder"
+                f"cannot use {self._path} ({error}): free disk space, end the other process, or set augment.cache to another folder"
             )
-        return BulletError(f"{self._path} is damaged ({error}): delete it, and the models are asked again")
+        return BulletError(f"{self._path} is damaged ({error}): delete it; the models will compute the answers again")
 
     def __enter__(self) -> Self:
         return self

@@ -47,12 +47,12 @@ _QUOTES = {'"': '"', "“": "”"}
 
 
 class Endpoint:
-    """POST {base}/chat/completions, one sentence a request, temperature 0.
+    """Sends POST {base}/chat/completions with one sentence per request and temperature 0.
 
     Args:
         base: base URL such as http://localhost:8080/v1.
-        model: name of the model to ask for.
-        key_variable: environment variable that holds the key, which is never written anywhere; None for no key.
+        model: name of the model in the requests.
+        key_variable: environment variable that holds the API key, which is never written to a file or log; None for no key.
         timeout: seconds to wait for one answer.
     """
 
@@ -62,11 +62,11 @@ class Endpoint:
         self._model, self._key_variable, self._timeout = model, key_variable, timeout
 
     def rewrite(self, sentences: Sequence[str], source: str, target: str) -> list[str]:
-        """An answer to each sentence, as `Backend.rewrite`.
+        """Return an answer for each sentence, as `Backend.rewrite` does.
 
         Raises:
             ConfigError: the environment variable of the key is not set.
-            BulletError: there is no answer, or it is not valid; a busy server is asked three times.
+            BulletError: there is no answer, or it is not valid. A request to a busy server is made three times.
         """
         headers = {"Content-Type": "application/json"}
         if self._key_variable is not None:
@@ -80,7 +80,7 @@ class Endpoint:
             asked = [threads.submit(self._ask, template.format(sentence=sentence, **names), headers) for sentence in sentences]
             try:
                 return [answer.result() for answer in asked]
-            except BaseException:  # do not ask the rest of the batch when one cannot be answered, or on Ctrl-C
+            except BaseException:  # cancel the rest of the batch when one request fails, or on Ctrl-C
                 threads.shutdown(wait=False, cancel_futures=True)
                 raise
 
@@ -121,7 +121,7 @@ class Endpoint:
 
 def _refusal(url: str, error: urllib.error.HTTPError, model: str) -> str:
     hints = {
-        401: "it wants a key: set augment.endpoint_key_variable to the environment variable that holds one",
+        401: "it requires a key: set augment.endpoint_key_variable to the environment variable that holds one",
         403: "the key is not accepted",
         404: f"is this the base URL (it often ends in /v1), and is there a model {model!r} (augment.endpoint_model)?",
     }
@@ -129,11 +129,11 @@ def _refusal(url: str, error: urllib.error.HTTPError, model: str) -> str:
         said = " ".join(error.read(300).decode("utf-8", errors="replace").split())
     except OSError:
         said = ""
-    return f"{url} answers {error.code} {error.reason}: {hints.get(error.code) or said or 'look into its log'}"
+    return f"{url} answers {error.code} {error.reason}: {hints.get(error.code) or said or 'see its log'}"
 
 
 def _plain(text: str) -> str:
-    """The answer in one line, without the quotes that models like to put around it."""
+    """The answer in one line, without the quotation marks that models often add."""
     text = " ".join(text.split())
     inside = text[1:-1].strip()
     quoted = text[:1] in _QUOTES and text[-1:] == _QUOTES[text[0]] and inside and not {text[0], text[-1]} & set(inside)

@@ -14,17 +14,17 @@ if TYPE_CHECKING:
     from bulletlm.config.schema import AugmentConfig
 
 RULES = {
-    "no_answer": "the model had nothing to say, or only punctuation",
+    "no_answer": "the model returned nothing, or only punctuation",
     "unchanged": "the same words as before",
-    "other_script": "fewer letters in the script of the old sentence: another language, or half of it left untranslated",
-    "other_numbers": "digits that the old sentence has not, or has and the new one has not",
+    "other_script": "fewer letters in the script of the old sentence: another language, or partly untranslated",
+    "other_numbers": "the digits differ from those of the old sentence",
     "length_ratio": "much shorter or much longer than the old sentence (augment.length_ratio)",
-    "chrf_low": "shares too few letter sequences with the old sentence: most likely says something else (augment.chrf)",
-    "chrf_high": "almost the old sentence (augment.chrf)",
-    "repeated": "what the model has said for another sentence too",
+    "chrf_low": "shares too few letter sequences with the old sentence: probably has another meaning (augment.chrf)",
+    "chrf_high": "almost equal to the old sentence (augment.chrf)",
+    "repeated": "the model gave the same answer for another sentence",
     "validation": "equal or nearly equal to a sentence of the validation set, or with eight words in a row from it",
 }
-"""Why a sentence is dropped, in the order in which the rules are asked."""
+"""Reasons for dropping a sentence, in the order in which the rules are applied."""
 
 SCRIPT_LOSS = 0.2
 """The share of letters in the old sentence's script may fall by this much."""
@@ -33,20 +33,20 @@ SHINGLE = 5
 """Characters in the overlapping pieces by which sentences are compared with the validation set."""
 
 NEAR = 0.7
-"""Share of pieces in common from which a sentence is nearly a validation sentence."""
+"""Minimum share of common pieces at which a sentence counts as a near copy of a validation sentence."""
 
 LONG = 20
-"""From this many pieces on it is enough that one sentence contains the other."""
+"""For sentences of this many pieces or more, a sentence that contains the other one counts as a near copy too."""
 
 RUN = 8
-"""A text that has this number of words in a row in common with a validation text is refused."""
+"""A text that shares this many consecutive words with a validation text is refused."""
 
 
 class ValidationGuard:
-    """Knows every sentence of the validation set.
+    """Refuses sentences that repeat the validation set.
 
-    A sentence is refused if it has the same words as one of them, if NEAR of the pieces of the longer one (or, from LONG pieces
-    on, of the shorter one) are in both, or if it has RUN words in a row from a validation text.
+    A sentence is refused if it has the same words as a validation sentence, if at least the share NEAR of the pieces of the longer
+    one (for sentences of LONG pieces or more: of the shorter one) is in both, or if RUN consecutive words are in a validation text.
     """
 
     def __init__(self, texts: Iterable[str]) -> None:
@@ -67,7 +67,7 @@ class ValidationGuard:
                 self._sizes.append(len(pieces))
 
     def refuses(self, sentence: str) -> bool:
-        """Whether `sentence` is too near to a validation sentence."""
+        """Whether `sentence` is too similar to a validation sentence."""
         words = words_only(sentence)
         if words in self._same or not self._runs.isdisjoint(_runs(words)):
             return True
@@ -91,12 +91,12 @@ def _runs(words: str) -> set[int]:
 
 
 def hash_of(text: str) -> int:
-    """64 bits, the same on every machine."""
+    """A 64-bit hash, the same on every machine."""
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
 
 
 class Filters:
-    """Judges the sentences of one method, which it remembers to find repetitions."""
+    """The filters for the sentences of one method; they remember its sentences to find repetitions."""
 
     def __init__(self, config: "AugmentConfig", guard: ValidationGuard) -> None:
         self._ratio, self._chrf, self._guard = config.length_ratio, config.chrf, guard
@@ -104,7 +104,7 @@ class Filters:
         self._said: dict[int, int] = {}
 
     def objection(self, old: str, new: str) -> str | None:
-        """The first rule of RULES that speaks against `new` instead of `old`; None if none does."""
+        """The first rule of RULES that rejects `new` as a replacement for `old`; None if no rule does."""
         words = words_only(new)
         if not words:
             return "no_answer"
@@ -164,5 +164,5 @@ def _script(character: str) -> str:
 
 
 def _digits(text: str) -> Counter[int]:
-    """How often each digit occurs, in whichever script: १२ and 12 are the same."""
+    """How often each digit occurs, in any script: १२ and 12 are the same."""
     return Counter(unicodedata.digit(character) for character in text if character.isdecimal())

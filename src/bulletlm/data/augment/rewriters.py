@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 
 
 class Rewriter(Protocol):
-    """One way to say sentences in other words.
+    """One method of paraphrasing sentences.
 
     Attributes:
-        name: what rows and reports call it.
-        language: the language it is for; None for any.
-        share: of the documents of that language, how many it is given.
-        models: where its models are, as the configuration names them.
+        name: the name in rows and reports.
+        language: the language that it supports; None for any.
+        share: the share of the documents in that language that it receives.
+        models: the locations of its models, as given in the configuration.
     """
 
     name: str
@@ -34,14 +34,14 @@ class Rewriter(Protocol):
     models: list[str]
 
     def rewrite(self, sentences: Sequence[str], done: Callable[[float], None]) -> dict[str, str]:
-        """Old sentence -> new one, without those it has nothing for; `done` receives the share of the work as it progresses."""
+        """Return old sentence -> new one, without sentences that have no paraphrase; `done` receives the completed share of the work."""
 
 
 class Pairs:
-    """Paraphrases written down in files, used in both directions; of several for one sentence, a hash chooses one.
+    """Paraphrases from files of pairs, used in both directions; if a sentence has several, a hash chooses one.
 
     Raises:
-        ConfigError: a file cannot be read, or holds no pair.
+        ConfigError: a file cannot be read, or contains no pair.
     """
 
     name = "paraphrase pairs"
@@ -94,7 +94,7 @@ def _lines(path: Path) -> Iterable[str]:
 
 @dataclass(frozen=True)
 class Step:
-    """One question to a model."""
+    """One step of a chain: a model, and the languages of its input and output."""
 
     backend: Backend
     source: str
@@ -102,7 +102,7 @@ class Step:
 
 
 class Models:
-    """One model, or several one after the other; every answer is kept in the cache as soon as its batch is done."""
+    """One model, or a chain of models; the answers of each batch are cached as soon as the batch is done."""
 
     def __init__(self, name: str, models: list[str], share: float, steps: list[Step], batch: int, cache: Cache) -> None:
         self.name, self.models, self.share = name, models, share
@@ -120,7 +120,7 @@ class Models:
 
     def _answers(self, step: Step, sentences: Iterable[str], done: Callable[[float], None]) -> dict[str, str]:
         answers = {"": ""}
-        # Sentences of similar length together: less padding. Batches do not depend on what is in the cache.
+        # Sentences of similar length are batched together to reduce padding. Batches do not depend on the contents of the cache.
         order = sorted({sentence for sentence in sentences if sentence}, key=lambda sentence: (len(sentence), sentence))
         for at in range(0, len(order), self._batch):
             batch = order[at : at + self._batch]
@@ -139,10 +139,10 @@ class Models:
 
 
 def open_backends(config: "AugmentConfig") -> dict[str, Backend]:
-    """Every model that the configuration names, by where it is; one that is named twice is opened once.
+    """Open every model that the configuration names, by location; a model that is named twice is opened once.
 
     Raises:
-        ConfigError: as `open_backend`.
+        ConfigError: see `open_backend`.
     """
     named = {where: f"augment.paraphrase_models.{language}" for language, where in sorted(config.paraphrase_models.items())}
     named |= {where: f"augment.translation_models.{pair}" for pair, where in sorted(config.translation_models.items())}
@@ -150,7 +150,7 @@ def open_backends(config: "AugmentConfig") -> dict[str, Backend]:
 
 
 def open_rewriters(config: "AugmentConfig", seed: int, backends: Mapping[str, Backend], cache: Cache) -> list[Rewriter]:
-    """Every way to say things in other words that the configuration names, in a fixed order.
+    """Open every rewriter that the configuration names, in a fixed order.
 
     Raises:
         ConfigError: a file of pairs cannot be read.

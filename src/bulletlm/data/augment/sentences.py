@@ -2,13 +2,12 @@
 
 import re
 
-# Not after one or two characters and a full stop: "Dr. Rao", "J. M. Barrie", "डॉ. पाटील".
+# No sentence ends after one or two characters and a full stop: "Dr. Rao", "J. M. Barrie", "डॉ. पाटील".
 _END = re.compile("((?:[!?।॥…]|(?<![\\s(]\\S)(?<![\\s(]\\S\\S)(?<!^\\S)(?<!^\\S\\S)\\.)[\"'”’»)\\]]*[ ]+|\n+)")
 
 
 def split_sentences(text: str) -> list[str]:
-    """`text` in pieces that joined give it back: sentences at even places, what stands between them (white space, end marks' trailing
-    space) at odd ones."""
+    """Split `text` into pieces whose concatenation is `text`: sentences at even indices, the white space between them at odd indices."""
     parts = _END.split(text)
     pieces = []
     for sentence, end in zip(parts[::2], [*parts[1::2], ""], strict=True):
@@ -18,7 +17,7 @@ def split_sentences(text: str) -> list[str]:
 
 
 def words_only(text: str) -> str:
-    """Lower-case words with one space between, without punctuation: texts that differ less count as equal."""
+    """The words of a text in lower case, separated by one space, without punctuation; used to compare texts."""
     return " ".join(_NOT_WORD.sub(" ", text.casefold()).split())
 
 

@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     from bulletlm.config.schema import AugmentConfig
 
 SMALLEST_CHANGE = 0.3
-"""A document in which less of the text than this has changed is not worth a copy."""
+"""Minimum share of changed text; a copy with less change is not added."""
 
 SHORTEST = 2
-"""Words; a single word ("Yes.") has no other words."""
+"""Minimum number of words; a single word ("Yes.") cannot be paraphrased."""
 
 EXAMPLES = 3
 _DOCUMENTS_AT_ONCE = 256
@@ -31,15 +31,15 @@ _NO_EFFECT_ON_RESULT = {"cache", "endpoint_timeout", "endpoint_key_variable"}
 
 
 def is_on(config: "AugmentConfig") -> bool:
-    """Whether the configuration names anything to augment with."""
+    """Whether the configuration names pairs or models for augmentation."""
     return bool(config.paraphrase_pairs or config.paraphrase_models or config.translation_models)
 
 
 def reproducibility_fields(config: "AugmentConfig") -> dict[str, Any] | None:
-    """Everything that decides what is added, with the contents of files of pairs and of models; None where augmentation is off.
+    """All inputs that determine the result, including the contents of pair files and models; None if augmentation is off.
 
     Raises:
-        ConfigError: something that is named is missing or of the wrong kind.
+        ConfigError: a named file or folder is missing or of the wrong kind.
     """
     if not is_on(config):
         return None
@@ -51,18 +51,18 @@ def reproducibility_fields(config: "AugmentConfig") -> dict[str, Any] | None:
 
 
 def augment_training(config: "AugmentConfig | None", seed: int, folder: Path, cache: Path, progress: Progress) -> dict[str, Any]:
-    """Add rows to `folder`/train.jsonl that say its documents in other words; give the report. Does nothing where it is off.
+    """Append paraphrased copies of documents to `folder`/train.jsonl and return the report. Does nothing if augmentation is off.
 
-    Only rows of train.jsonl are read for it, and no sentence that is equal or nearly equal to one of `folder`/val.jsonl is added.
+    Only rows of train.jsonl are rewritten. A sentence that is equal or nearly equal to one in `folder`/val.jsonl is not added.
     The same rows, settings, models and seed give the same bytes.
 
     Args:
-        folder: holds train.jsonl and val.jsonl. They are replaced by the caller together, so train.jsonl is appended to.
-        cache: where answers of models are kept, unless the configuration says where.
+        folder: contains train.jsonl and val.jsonl. The caller replaces both files together, so rows are appended to train.jsonl.
+        cache: folder of the answer cache, unless the configuration names one.
 
     Raises:
-        ConfigError: a file or folder that is named is missing or of the wrong kind.
-        BulletError: a package is missing, a model cannot be loaded or reached; what was answered so far is in the cache.
+        ConfigError: a named file or folder is missing or of the wrong kind.
+        BulletError: a package is missing, or a model cannot be loaded or reached; all answers so far are in the cache.
     """
     report: dict[str, Any] = {"documents_added": 0, "characters_added": 0, "methods": []}
     if config is None or not is_on(config):
@@ -93,7 +93,7 @@ class _Method:
         self._totals = Counter[str]()
 
     def run(self, train: Path, seed: int, documents: set[int], added: IO[bytes], progress: Progress) -> dict[str, Any]:
-        """Write the new documents to `added` and their keys to `documents`; give the report."""
+        """Write the new documents to `added` and their keys to `documents`; return the report."""
         name, language = self._rewriter.name, self._rewriter.language
         chosen = sum(1 for _ in self._chosen(train, seed))
         with progress.task(f"augment: {name}" + (f" {language}" if language else ""), chosen) as task:
@@ -115,7 +115,7 @@ class _Method:
         return report
 
     def _chosen(self, train: Path, seed: int) -> Iterator[Document]:
-        """The documents that this method is given: by a hash, so that other documents do not change it."""
+        """The documents for this method, chosen by a hash so that the choice does not depend on other documents."""
         limit = int(self._rewriter.share * 2**64)
         for document in read_documents(train):
             right_language = self._rewriter.language in (None, document["language"])
@@ -123,7 +123,7 @@ class _Method:
                 yield document
 
     def _new_sentences(self, chunk: Sequence[Document], task: Task) -> dict[str, str]:
-        """Old sentence -> new one, for those that pass."""
+        """Return old sentence -> new one, for new sentences that pass the filters."""
         sentences = dict.fromkeys(
             sentence
             for document in chunk
@@ -192,7 +192,7 @@ class _Method:
 
 
 def _rewritable(document: Document) -> list[str]:
-    """The texts of a document that may change: of a conversation only the answers, because a request quotes what it asks about."""
+    """The texts of a document that may change; in a conversation only the answers, because a request often quotes other text."""
     if "messages" in document:
         return [message["content"] for message in document["messages"] if message["role"] == "assistant"]
     return [document["text"]]
@@ -218,5 +218,5 @@ def _replace(text: str, new: dict[str, str]) -> str:
 
 
 def _key(document: Document) -> int:
-    """Equal for documents of the same words."""
+    """A hash that is equal for documents with the same words."""
     return hash_of(json.dumps([words_only(text) for text in texts_of(document)], ensure_ascii=False))
