@@ -130,7 +130,7 @@ def train_variant(config: Config, settings: TrainConfig) -> dict[str, Any]:
 
 
 def print_table(rows: list[dict[str, Any]]) -> None:
-    print("| optimiser, learning rate | steps | processor s | loss, raw weights | loss, EMA |")
+    print("| optimizer, learning rate | steps | CPU s | loss, raw weights | loss, EMA |")
     print("|---|---:|---:|---:|---:|")
     best = min(min(row["loss"], row["loss_ema"]) for row in rows)
     for row in rows:

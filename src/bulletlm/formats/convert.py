@@ -34,7 +34,7 @@ KINDS = ("bullet", "gguf", "hf", "npy")
 
 
 class Conversion(NamedTuple):
-    """What a conversion did: the formats of source and target, the types of the written weights, and notes for the user."""
+    """The result of a conversion: the formats of source and target, the types of the written weights, and notes for the user."""
 
     source_kind: str
     target_kind: str
@@ -44,7 +44,7 @@ class Conversion(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class ConvertOptions:
-    """How a model is converted.
+    """The options of a conversion.
 
     Attributes:
         to: the format to write, one of KINDS; by default it follows from the target's name.
@@ -128,7 +128,7 @@ def read_model(path: Path, like: Path | None = None) -> tuple[str, StoredModel]:
 
 
 def compatibility(shape: ModelShape, types: Mapping[str, str], version: int) -> list[str]:
-    """Which programs can run a model with these weights, and what a conversion for them loses; one sentence per program.
+    """Say which programs can run a model with these weights, and what a conversion for them loses, in one sentence per program.
 
     Args:
         shape: the model's shape.

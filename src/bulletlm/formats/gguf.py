@@ -275,7 +275,7 @@ def _refuse_split(values: Mapping[str, Any]) -> None:
 
 
 class _Info(NamedTuple):
-    """Where a tensor is: its ggml type, its shape (outputs, inputs), and its offset in the data section."""
+    """The position of a tensor: its ggml type, its shape (outputs, inputs), and its offset in the data section."""
 
     type: int
     extents: tuple[int, ...]

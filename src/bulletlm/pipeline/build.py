@@ -34,7 +34,7 @@ from bulletlm.text.chat import CHAT_TEMPLATE
 from bulletlm.text.tokenizer import Tokenizer
 
 SENSITIVITY_TOKENS = 1_024
-"""Held-out tokens on which each matrix is quantised alone; enough to tell which one hurts."""
+"""Number of held-out tokens for measuring each matrix alone; it is enough to find the matrices with a large error."""
 
 
 def build_bullet(

@@ -370,7 +370,7 @@ def _evaluate(run: Run) -> None:
 
 
 def _rounding(config: Config) -> list[Any]:
-    """What decides the trained weights besides other settings, if the main run trains with rounded weights; otherwise nothing."""
+    """Return further settings that affect the trained weights if the main run trains with rounded weights; otherwise nothing."""
     return [] if config.qat.start is None else [config.qat.start, config.weight_types()]
 
 

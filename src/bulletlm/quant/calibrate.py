@@ -117,7 +117,7 @@ class Moments:
         return cls(*(total / count for total in sums))
 
     def rows(self, which: slice) -> "Moments":
-        """The same for some of the rows."""
+        """Return the statistics of some of the rows."""
         return Moments(self.hessian, self.cross[which], self.energy[which])
 
     def output_error(self, rounded: Floats) -> float:
@@ -135,7 +135,7 @@ def _product(a: Floats, b: Floats) -> Floats:
 
 @dataclass(frozen=True, kw_only=True)
 class QuantizeOptions:
-    """How a model is quantized.
+    """The options of quantization.
 
     Attributes:
         types: "BQ4", "BQ8", "F16" or "F32" for every tensor.

@@ -51,7 +51,7 @@ class FakeQuant:
                 weight.data = exact[name]
 
     def rounded(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The same for other weights of this model, by name; those of type F32 are returned unchanged."""
+        """Round other weights of this model, by name; those of type F32 are returned unchanged."""
         return {
             name: self._round(name, weight.contiguous(), torch.empty_like(weight)) if name in self._weights else weight
             for name, weight in weights.items()

@@ -34,13 +34,13 @@ def quiet(function: Callable[P, T]) -> Callable[P, T]:
 
 @quiet
 def attention_input(x: Floats, layer: Weights, shape: ModelShape) -> Floats:
-    """What q_proj, k_proj and v_proj get: float32[B, N, dim] -> the same shape."""
+    """Return the input of q_proj, k_proj and v_proj: float32[B, N, dim] -> the same shape."""
     return _norm(x, layer["attention_norm.weight"], shape)
 
 
 @quiet
 def output_input(x: Floats, layer: Weights, shape: ModelShape) -> Floats:
-    """What o_proj gets: the mixed values of all heads, float32[B, N, dim] -> the same shape."""
+    """Return the input of o_proj, the attention output of all heads: float32[B, N, dim] -> the same shape."""
     batch, length, _ = x.shape
     queries, keys, values = heads(x, layer, shape)
     mixed: Floats = attention(queries, keys) @ values
@@ -73,13 +73,13 @@ def attention(queries: Floats, keys: Floats) -> Floats:
 
 @quiet
 def mlp_input(x: Floats, layer: Weights, shape: ModelShape) -> Floats:
-    """What gate_proj and up_proj get: float32[B, N, dim] -> the same shape."""
+    """Return the input of gate_proj and up_proj: float32[B, N, dim] -> the same shape."""
     return _norm(x, layer["mlp_norm.weight"], shape)
 
 
 @quiet
 def down_input(x: Floats, layer: Weights, shape: ModelShape) -> Floats:
-    """What down_proj gets: silu(gate) * up, float32[B, N, dim] -> float32[B, N, hidden_dim]."""
+    """Return the input of down_proj, silu(gate) * up: float32[B, N, dim] -> float32[B, N, hidden_dim]."""
     h = mlp_input(x, layer, shape)
     gate = h @ layer["mlp.gate_proj.weight"].T
     up = h @ layer["mlp.up_proj.weight"].T
@@ -89,7 +89,7 @@ def down_input(x: Floats, layer: Weights, shape: ModelShape) -> Floats:
 
 @quiet
 def head_input(x: Floats, gain: Floats, shape: ModelShape) -> Floats:
-    """What the output matrix gets: float32[B, N, dim] -> the same shape."""
+    """Return the input of the output matrix: float32[B, N, dim] -> the same shape."""
     return _norm(x, gain, shape)
 
 

@@ -104,7 +104,7 @@ def c_shape(shape: ModelShape) -> ctypes.Structure:
 
 
 def library_path(package: Path = Path(__file__).parent) -> str:
-    """Where the C library of a package is, given the package's folder.
+    """Return the path of the C library of a package, given the package's folder.
 
     Raises:
         Unavailable: it was not built.
@@ -379,7 +379,7 @@ class NativeEngine:
 
 
 class NativeSampler:
-    """How tokens are chosen, with the random numbers and the recent tokens that the choice depends on.
+    """Chooses tokens; holds the settings, the random generator's state and the recent tokens.
 
     Draws exactly what runtime.sampling.sample draws from the same logits, with numpy's generator in the same state.
 

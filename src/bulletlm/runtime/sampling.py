@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Sampling:
-    """How text is generated.
+    """The settings of text generation.
 
     Attributes:
         temperature: 0 always takes the likeliest token; higher is more varied.

@@ -56,7 +56,7 @@ class Token(NamedTuple):
 
 
 class _Limits(NamedTuple):
-    """When an answer ends, and how many tokens at the beginning of its prompt stay when the context is full."""
+    """The conditions that end an answer, and the number of tokens at the start of its prompt that stay when the context is full."""
 
     max_tokens: int
     stop: Sequence[str]
@@ -246,7 +246,7 @@ class Session:
             yield last._replace(text=last.text + text)
 
     def _in_common(self, context: Sequence[int]) -> int:
-        """How many tokens of `context` are in the cache; not the last one, whose logits are needed."""
+        """Return the number of tokens of `context` that are in the cache, without the last one, whose logits are needed."""
         most: int = min(self._cache.length, len(self._read), len(context) - 1)
         if self._read is context or self._read[:most] == context[:most]:
             return most

@@ -69,7 +69,7 @@ class Choice(NamedTuple):
 
 @dataclass
 class Usage:
-    """What a request has used.
+    """The token counts of a request.
 
     Attributes:
         prompt: tokens of its prompts, each counted once.
@@ -85,7 +85,7 @@ class Usage:
 
 
 class AnswerFormat(Protocol):
-    """How one of the server's interfaces writes an answer.
+    """The format of answers in one of the server's interfaces.
 
     A stream is `opening`, then `batch` and `finish` of each choice, then `closing`, or `error` if it fails on the way.
 
@@ -99,7 +99,7 @@ class AnswerFormat(Protocol):
         """The JSON object of an answer that is not streamed."""
 
     def opening(self) -> bytes:
-        """What a stream begins with."""
+        """Return the beginning of a stream."""
 
     def batch(self, index: int, tokens: Sequence[Token]) -> bytes:
         """New tokens of choice `index`; may be empty."""
@@ -108,10 +108,10 @@ class AnswerFormat(Protocol):
         """The end of choice `index`; may be empty."""
 
     def closing(self, usage: Usage) -> bytes:
-        """What a complete stream ends with."""
+        """Return the end of a complete stream."""
 
     def error(self, error: ApiError) -> bytes:
-        """What a stream ends with if it fails."""
+        """Return the end of a stream that failed."""
 
 
 @dataclass

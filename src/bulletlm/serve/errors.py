@@ -23,7 +23,7 @@ TYPES = {
 """HTTP status -> error type. Every other 4xx is an invalid_request_error, every other 5xx a server_error."""
 
 OLLAMA_PREFIX = "/api/"
-"""Where Ollama's interface is; its clients expect {"error": "message"}."""
+"""Path prefix of Ollama's interface; its clients expect {"error": "message"}."""
 
 
 class ApiError(Exception):

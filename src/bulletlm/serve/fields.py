@@ -19,7 +19,7 @@ from pydantic import (
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 MAX_NESTING = 32
-"""How deep objects and lists of a request may be nested; the fields with a meaning need six levels."""
+"""Maximum nesting depth of objects and lists in a request; the known fields need six levels."""
 
 ANY_TOKEN = 0x7FFF_FFFF
 """Placeholder for the highest token id of the model that is served."""

@@ -24,7 +24,7 @@ RANGES: dict[str, tuple[float, float]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class ServeOptions:
-    """How a model is served.
+    """The options of the server.
 
     Attributes:
         host: name or address to listen at; any other than this computer's own needs an `api_key`.

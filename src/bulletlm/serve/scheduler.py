@@ -25,7 +25,7 @@ SLICE = 0.01
 
 @dataclass(frozen=True)
 class Finish:
-    """How a completion ended.
+    """The result of a completion.
 
     Attributes:
         finish_reason: "stop", or "length" if max_tokens, the context length or `cancel` ended it.

@@ -50,7 +50,7 @@ METADATA_KINDS = {
 
 
 class TensorEntry(NamedTuple):
-    """Where a tensor is: `size` bytes from `offset`, both in bytes. `shape` is (outputs, inputs) or (length,)."""
+    """The position of a tensor: `size` bytes from byte `offset`. `shape` is (outputs, inputs) or (length,)."""
 
     name: str
     type: str
@@ -60,7 +60,7 @@ class TensorEntry(NamedTuple):
 
 
 class SectionEntry(NamedTuple):
-    """Where a section is: `size` bytes from `offset`."""
+    """The position of a section: `size` bytes from byte `offset`."""
 
     name: str
     offset: int

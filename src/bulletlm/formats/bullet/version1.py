@@ -349,7 +349,7 @@ def _decode_c(blocks: Bytes, extents: tuple[int, ...], what: str) -> _DecodedTen
 
 
 class _Parsed(NamedTuple):
-    """What a file holds: tensors by our names, numbers of the header, vocabulary (text, score), metadata, and notes for the user."""
+    """The contents of a file: tensors by our names, numbers of the header, vocabulary (text, score), metadata, and notes for the user."""
 
     found: dict[str, _DecodedTensor]
     numbers: Mapping[str, int]

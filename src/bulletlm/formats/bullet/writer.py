@@ -33,7 +33,7 @@ from bulletlm.text.pieces import CONTROL, SPECIAL_PIECES, UNKNOWN
 
 @dataclass(frozen=True, kw_only=True)
 class ModelContents:
-    """What a `.bullet` file holds.
+    """The contents of a `.bullet` file.
 
     Attributes:
         shape: the model's shape; it says which tensors there must be.

@@ -55,7 +55,7 @@ def usage_object(usage: Usage) -> dict[str, Any]:
 
 
 class OpenAIFormat:
-    """What both interfaces have in common; tokens that come together are one event of a stream.
+    """The parts that both interfaces share; tokens that arrive together are one event of a stream.
 
     Args:
         tokenizer: the model's.
@@ -194,7 +194,7 @@ class TextFormat(OpenAIFormat):
 
 
 class _TextOffsets:
-    """Where each token begins in the text so far, in characters. A token inside a character begins where that character begins."""
+    """Return where each token begins in the text so far, in characters. A token inside a character begins where that character begins."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer, self._decoder, self._at = tokenizer, codecs.getincrementaldecoder("utf-8")(errors="replace"), 0

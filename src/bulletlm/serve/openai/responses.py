@@ -25,7 +25,7 @@ from bulletlm.serve.service import Service, ServiceOf
 router = APIRouter(prefix="/v1", tags=["OpenAI"])
 
 LOGPROBS = "message.output_text.logprobs"
-"""What `include` names if a client wants log-probabilities."""
+"""The value in `include` that requests log-probabilities."""
 
 TemplateMessages = list[dict[str, str]]
 
