@@ -96,7 +96,6 @@ def bad_text(folder: Path, kind: str) -> Path:
         ("missing", "text.txt"),
         ("empty", "empty"),
         ("blank", "no"),
-        ("small", "characters"),
         ("binary", "text"),
         ("program", "text"),
         ("cut", "text.txt.xz"),
@@ -110,12 +109,16 @@ def test_bad_corpora(capsys: pytest.CaptureFixture[str], tmp_path: Path, kind: s
     assert not (tmp_path / "runs/micro/data").exists()
 
 
+def test_a_corpus_that_is_too_small(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    code, line = fails(capsys, "run", str(write_micro_config(tmp_path, bad_text(tmp_path, "small"))))
+    assert (code, "add text" in line) == (1, True)
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
         (["--dim=100"], "try 96"),
         (["--dim=64", "--heads=5"], "n_heads"),
-        (["--vocab-size=60000"], "vocab_size"),
         (["--seq-len=30000"], "max_seq_len"),
         (["--name=a/b"], "name"),
     ],

@@ -25,16 +25,16 @@ from bulletlm.runtime import Session, load, native
 from bulletlm.runtime.random import seeded
 from bulletlm.runtime.sampling import Sampling
 from bulletlm.shape import ModelShape
-from bulletlm.text.pieces import Piece
-from bulletlm.text.tokenizer import SPECIAL_TOKENS
+from bulletlm.text.tokenizer import Tokenizer
+from bulletlm.text.train_tokenizer import model_of_pieces
 
 SEED = 20
 
 
 def seeds(folder: Path) -> list[bytes]:
     """Small valid files: the usual types, and every type."""
-    special = [Piece(text, 0.0, 3 if i else 2) for i, text in enumerate(SPECIAL_TOKENS)]
-    pieces = [*special, *(Piece(f"<0x{byte:02X}>", 0.0, 6) for byte in range(256)), Piece("ab", -1.0, 1), Piece("▁ab", -2.0, 1)]
+    proto = model_of_pieces([("ab", -1.0), ("▁ab", -2.0)])
+    pieces = Tokenizer(proto).pieces()
     shape = ModelShape(len(pieces), 32, 2, 4, 2, 32, 24)
     rng = np.random.default_rng(SEED)
     weights = {name: (rng.standard_normal(extents) * 0.2).astype(np.float32) for name, extents in shape.tensors().items()}
@@ -49,7 +49,7 @@ def seeds(folder: Path) -> list[bytes]:
                 shape=shape,
                 tensors=weights,
                 types=types,
-                tokenizer_proto=b"proto",
+                tokenizer_proto=proto,
                 pieces=pieces,
                 metadata={"license": "CC0-1.0", "sampling": {"temperature": 1, "top_k": 5}},
             ),

@@ -300,7 +300,7 @@ def test_prove_resume_proves_it(micro_run: Path, capsys: pytest.CaptureFixture[s
     assert not ended.value.code
     said = capsys.readouterr().out
     assert re.match(r"killed after step \d+ of 12 and continued as 2 processes: all 1\d lines .* are the same, byte for byte", said)
-    assert "computed as the whole run is: fp32, eager, 1 thread" in said
+    assert "computed like the whole run: fp32, eager, 1 thread" in said
     assert sorted(tmp_path.rglob("*")) == before, "it cleans up"
 
 
@@ -318,7 +318,7 @@ def test_prove_resume_computes_as_the_long_run_does(
     here = inspect_capabilities("cpu")
     plan = default_plan(TrainConfig(threads=2, batch_size_per_device=1), here, flops=1e20)
     how = "native" if plan.precision == "int8" else "compiled" if here.machine.compiler else "eager"
-    assert f"computed as the whole run is: {plan.precision}, {how}, 2 threads" in capsys.readouterr().out
+    assert f"computed like the whole run: {plan.precision}, {how}, 2 threads" in capsys.readouterr().out
 
 
 def test_the_proof_sees_differences(tokens_dir: Path, tmp_path: Path) -> None:
