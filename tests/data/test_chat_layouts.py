@@ -197,7 +197,7 @@ def test_damaged_json(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text(json.dumps(ARRAY)[:-50])
     found = read(tmp_path / "a.json", notes)
     assert sum(isinstance(item, RawDocument) for item in found) == 299 and found[-1].reason == "not_json"  # type: ignore[union-attr]
-    assert notes == ["it is no JSON after row 299"]
+    assert notes == ["it is not JSON after row 299"]
     (tmp_path / "a.json").write_text('{"text": "one"}\n{"text": oops}\n{"text": "two"}\n')
     assert [isinstance(item, BadRow) for item in read(tmp_path / "a.json")] == [False, True, False]
 

@@ -73,7 +73,7 @@ def iscii(text: str) -> bytes:
 @pytest.mark.parametrize("lines", [5, 100])
 def test_iscii_is_named(tmp_path: Path, lines: int) -> None:
     (tmp_path / "a.txt").write_bytes(iscii("\n".join(MARATHI.splitlines()[:lines])))
-    with pytest.raises(DataError, match=r"ISCII, an old 8-bit code: convert it with `uconv") as caught:
+    with pytest.raises(DataError, match=r"ISCII, a legacy 8-bit encoding: convert it with `uconv") as caught:
         read(tmp_path / "a.txt")
     assert "\n" not in str(caught.value)
 

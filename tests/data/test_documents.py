@@ -193,7 +193,7 @@ def test_dumps_of_mediawiki(tmp_path: Path, name: str) -> None:
         (1, ["पुणे", "पुणे हे महाराष्ट्रातील मोठे शहर आहे.", "इतिहास", "जुने शहर."]),
         (5, ["मुंबई", "मुंबई शहर."]),
     ]
-    assert notes == ["2 redirects and 1 pages that are no articles are not read"]
+    assert notes == ["2 redirects and 1 pages that are not articles are not read"]
 
 
 BOMB = '<!DOCTYPE x [<!ENTITY a "aaaaaaaaaa"><!ENTITY b "&a;&a;&a;&a;&a;&a;"><!ENTITY c "&b;&b;&b;&b;&b;">]>'
@@ -329,7 +329,7 @@ def test_devanagari_in_a_pdf(tmp_path: Path) -> None:
 
 
 def test_pdfs_that_cannot_be_read_are_named(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no text layer, as scanned pages have none"):
+    with pytest.raises(DataError, match=r"no text layer \(scanned pages have none\)"):
         read(pdf(tmp_path / "scan.pdf", [[], []]))
     notes: list[str] = []
     text = [f"This is line number {n} of it." for n in range(5)]
@@ -356,7 +356,7 @@ def test_a_document_that_never_ends_is_given_up(tmp_path: Path, monkeypatch: pyt
     """Pages that contain each other, and a library that hangs, cost a bounded time."""
     monkeypatch.setattr(isolated, "SILENT_SECONDS", 0.0)
     docx(tmp_path / "a.docx", f"<w:p>{run(MARATHI)}</w:p>")
-    with pytest.raises(DataError, match="given up after 0 seconds"):
+    with pytest.raises(DataError, match="reading stopped after 0 seconds"):
         read(tmp_path / "a.docx")
     monkeypatch.undo()
     assert paragraphs(tmp_path / "a.docx") == [MARATHI]
@@ -391,7 +391,7 @@ def test_protected_and_wrong_documents(tmp_path: Path) -> None:
     (tmp_path / "locked.docx").write_bytes(b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(600))
     packed(tmp_path / "sheet.docx", {"xl/workbook.xml": "<x/>"})
     epub(tmp_path / "drm.epub", **{"META-INF/encryption.xml": '<encryption><CipherReference URI="OEBPS/one.xhtml"/></encryption>'})
-    for name, wrong in (("locked.docx", "password"), ("sheet.docx", "no Word document"), ("drm.epub", "DRM")):
+    for name, wrong in (("locked.docx", "password"), ("sheet.docx", "not a Word document"), ("drm.epub", "DRM")):
         with pytest.raises(DataError, match=wrong):
             read(tmp_path / name)
     fonts = '<encryption><CipherReference URI="OEBPS/f.otf"/></encryption>'

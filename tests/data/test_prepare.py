@@ -401,7 +401,7 @@ def test_every_broken_file_of_a_folder_is_listed(corpus: Path, tmp_path: Path) -
     report = prepare(tmp_path / "out", folder)
     reasons = {item["file"].removeprefix("corpus/"): item["reason"] for item in report["skipped_files"]}
     assert set(reasons) == {"cut.txt.gz", "picture.txt", "table.parquet", "half.parquet", "notes.docx"}
-    assert reasons["cut.txt.gz"].startswith("the packed file is cut off; used up to line ")
+    assert reasons["cut.txt.gz"].startswith("the compressed file is truncated; used up to line ")
     assert next(item["rows_out"] for item in report["sources"] if item["source"] == "corpus/utf16.txt") == 1
     assert "there is no column text, messages or prompt (it has id)" in reasons["table.parquet"]
     assert "damaged" in reasons["half.parquet"]

@@ -160,10 +160,10 @@ def test_bad_json_rows_are_counted_with_their_line(tmp_path: Path) -> None:
     [
         ("a.txt", b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 40, "binary file, not text"),
         ("a.jsonl", bytes(5000), "binary file, not text"),
-        ("a.txt.gz", b"plain text\n", "packed file is damaged"),
+        ("a.txt.gz", b"plain text\n", "compressed file is damaged"),
         ("a.txt.gz", gzip.compress(TEXT.encode() * 5000)[:-200], "cut off"),
         ("a.txt.xz", lzma.compress(TEXT.encode() * 5000)[:-40], "cut off"),
-        ("a.tsv.xz", b"\xfd7zXZ\x00nonsense", "packed file"),
+        ("a.tsv.xz", b"\xfd7zXZ\x00nonsense", "compressed file"),
     ],
 )
 def test_damaged_files(tmp_path: Path, name: str, content: bytes, wrong: str) -> None:
@@ -238,7 +238,7 @@ def test_a_cut_file_is_used_up_to_the_last_whole_line(tmp_path: Path, name: str,
     notes: list[str] = []
     found = [item for item in read(tmp_path / name, named=False, notes=notes) if isinstance(item, RawDocument)]
     paragraphs = [paragraph for document in found for paragraph in document.paragraphs]
-    assert len(notes) == 1 and notes[0] == f"the packed file is cut off; used up to line {len(paragraphs):,}"
+    assert len(notes) == 1 and notes[0] == f"the compressed file is truncated; used up to line {len(paragraphs):,}"
     assert paragraphs == rows[: len(paragraphs)]
     assert len(paragraphs) > 5_000
 
@@ -250,7 +250,7 @@ def test_a_small_cut_file_is_used_too(tmp_path: Path) -> None:
     notes: list[str] = []
     found = [p for item in read(tmp_path / "a.txt.gz", named=False, notes=notes) if isinstance(item, RawDocument) for p in item.paragraphs]
     assert found == rows[: len(found)] and len(found) > 50
-    assert notes == [f"the packed file is cut off; used up to line {len(found)}"]
+    assert notes == [f"the compressed file is truncated; used up to line {len(found)}"]
 
 
 def parquet(path: Path, **columns: list[object]) -> Path:
@@ -322,7 +322,7 @@ def test_a_packed_file_that_gives_far_too_much_is_cut(tmp_path: Path, monkeypatc
         notes: list[str] = []
         size = sum(len(block.data) for block in block_list(tmp_path / name, notes) if isinstance(block, Block))
         assert size <= opened.FREE_BYTES + opened.LARGEST_RATIO * (tmp_path / name).stat().st_size
-        assert len(notes) == 1 and notes[0].startswith("the packed file gives more than 100 times its size")
+        assert len(notes) == 1 and notes[0].startswith("the compressed file expands to more than 100 times its size")
 
 
 def test_a_parquet_file_that_gives_far_too_much_is_cut(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ def test_every_file_that_is_not_read_is_named_or_counted() -> None:
     skipped += [{"file": f"{n}.pdf", "reason": f"damaged in place {n}"} for n in range(40)] + [{"file": "a.odt", "reason": "OpenDocument"}]
     lines = summary_lines([row("a.txt")], skipped)
     text = "\n".join(lines)
-    assert "not read, or not to the end: 341 files" in text and "0.xyz and 299 more: not of a kind" in text
+    assert "not read, or only in part: 341 files" in text and "0.xyz and 299 more: not of a kind" in text
     shown = [line for line in lines if ".pdf: " in line or ".odt: " in line]
     assert len(lines) < SHOWN_SOURCES + SHOWN_NOT_READ + 6
     assert f"and {41 - len(shown)} more" in lines[-1]
@@ -32,7 +32,7 @@ def test_every_file_that_is_not_read_is_named_or_counted() -> None:
 def test_many_sources_are_cut() -> None:
     lines = summary_lines([row(f"{n}.txt", dropped=n) for n in range(100)], [])
     assert "99.txt" in lines[2] and len(lines) < SHOWN_SOURCES + 10
-    assert "and 80 files more, of each of which at least 92% was kept" in lines[-1]
+    assert "and 80 more files, with at least 92% of each kept" in lines[-1]
 
 
 def test_private_messages_are_said() -> None:

@@ -28,7 +28,7 @@ _TEXT_READERS: dict[str, Callable[[SourceFile, str, Listener], Iterator[Block | 
     ".wiki": wiki.extracted_blocks,
     ".xml": wiki.dump_blocks,
 }
-"""Kinds of text files -> what makes blocks of them, given their encoding."""
+"""File type of text files -> the function that reads blocks, given the encoding."""
 
 _OTHER_READERS: dict[str, Callable[[SourceFile, Listener], Iterator[Block | BadRow]]] = {
     ".parquet": parquet.blocks,
@@ -52,13 +52,13 @@ _DOCUMENTS: dict[str, Callable[[Block, int], Iterator[RawDocument | BadRow]]] = 
     "questions": questions.documents,
     **dict.fromkeys(DOCUMENT_KINDS, document_parts.documents),
 }
-"""Kinds of files -> what reads the documents of a block."""
+"""File type -> the function that reads the documents of a block."""
 
 
 def read_documents(
     file: SourceFile, seed: int, advance: Callable[[int], None], note: Callable[[str], None], taken_for: Callable[[str], None] = ignore
 ) -> Iterator[RawDocument | BadRow]:
-    """Documents of a file in order, and the lines that are none: `documents` of each of its `blocks`."""
+    """Read the documents of a file in order, and the lines that are not documents: `documents` of each of its `blocks`."""
     for block in blocks(file, advance, note, taken_for):
         if isinstance(block, BadRow):
             yield block
@@ -73,16 +73,16 @@ def blocks(
     taken_for: Callable[[str], None] = ignore,
     process: DocumentProcess | None = None,
 ) -> Iterator[Block | BadRow]:
-    """The file in pieces that hold whole documents, and the lines that are too long.
+    """Read the file in blocks of complete documents, and the lines that are too long.
 
     Args:
-        advance: called with the bytes of the file that have been passed.
-        note: called with a sentence when the file turns out to be damaged; what comes before the damage is kept.
-        taken_for: called with what the file was taken for, such as "text in cp1252".
-        process: the process for documents; without it, one is started for this file where it is needed.
+        advance: called with the number of bytes of the file that have been read.
+        note: called with a message if the file is damaged; the text before the damage is kept.
+        taken_for: called with the detected content of the file, such as "text in cp1252".
+        process: the process for documents; without it, one is started for this file if needed.
 
     Raises:
-        DataError: the file, named in the configuration itself, is damaged or is not what its name says.
+        DataError: the file, named in the configuration itself, is damaged or does not have the type of its name.
     """
     passed = 0
     try:
@@ -100,7 +100,7 @@ def blocks(
 
 
 def documents(block: Block, seed: int) -> Iterator[RawDocument | BadRow]:
-    """Documents of a block in order, and the lines that are none.
+    """Read the documents of a block in order, and the lines that are not documents.
 
     Args:
         seed: chooses the wording of translation requests.

@@ -40,33 +40,33 @@ Change = tuple[str, str, str]
 """A rule, the text before it and after it."""
 
 REPEAT_CHARACTERS = 30
-"""Shorter lines ("Yes." "आणि मग?") may stand in many documents; longer ones are copies or boilerplate."""
+"""Shorter lines ("Yes." "आणि मग?") may occur in many documents; longer ones are copies or boilerplate."""
 
 REFRAIN_CHARACTERS = 60
-"""A longer paragraph may come twice in one document, as a refrain, and no more."""
+"""A longer paragraph may occur at most twice in one document, as a refrain does."""
 
 _TRIGGER = re.compile("[&<\\[{'=*_#`àâÃÂð\x80-\x9f\ufffd\ud800-\udfff\ue000-\uf8ff\U000f0000-\U0010ffff]")
-"""What text must have for entities, mojibake, markup, lost characters or private use: one look instead of ten."""
+"""Characters of which text with entities, mojibake, markup, lost or private-use characters has one: one test instead of ten."""
 
 _LETTER = re.compile(r"[^\W\d_]")
 _WORD = re.compile(r"[^\W_]")
 _MESSAGE_WORDS = 8
-"""Chat is full of words that look strange ("brb lolz"): only longer messages can be text of an old font."""
+"""Chats have many unusual words ("brb lolz"): only longer messages are tested for legacy fonts."""
 
 PIECE_CHARACTERS = 2_000
-"""What a line that is too long is split into: long paragraphs of a book have about this size."""
+"""Size of the pieces of a line that is too long: about the size of long paragraphs in a book."""
 
 _FAR_TOO_LONG = 4
-"""Times max_chars: what cleaning will not make short enough, and what is not worth its time."""
+"""Factor of max_chars; longer lines are rejected before cleaning, which would not make them short enough."""
 
 _LONGER_IN_PARAGRAPHS = 2
 _ADDRESS_CHARACTERS = 40
-"""Single paragraphs are allowed twice the mean word length of documents, and a cry of one long word passes."""
+"""A single paragraph may have twice the mean word length of documents, so that an exclamation of one long word passes."""
 
 _WITHOUT_SPACES = re.compile(
     "[\u0e00-\u0fff\u1000-\u109f\u1780-\u17ff\u1950-\u19df\u3040-\u30ff\u3400-\u9fff\ua960-\uaa7f\U00020000-\U0003ffff]"
 )
-"""Letters of Thai, Lao, Tibetan, Myanmar, Khmer, Japanese, Chinese and Tai scripts, which write no spaces between words."""
+"""Letters of Thai, Lao, Tibetan, Myanmar, Khmer, Japanese, Chinese and Tai scripts, which have no spaces between words."""
 
 _LEGACY_WORDS_NEEDED = 20
 _LEGACY_KNOWN_WORDS = 4
@@ -75,7 +75,7 @@ _LEGACY_SHARE = 0.05
 
 @dataclass
 class Clean:
-    """A document that passed: `paragraphs` or `messages`, and the lines they stood on."""
+    """A document that passed: `paragraphs` or `messages`, and their line numbers."""
 
     source: str
     line: int
@@ -92,12 +92,12 @@ class Clean:
 
     @property
     def text(self) -> str:
-        """The paragraphs or the messages, a line each."""
+        """The paragraphs or the messages, one per line."""
         return "\n".join(self.paragraphs or [message["content"] for message in self.messages])
 
 
 class _Context:
-    """What the rules need to know of a whole document; worked out when a line asks for it."""
+    """Properties of a whole document that the rules need; computed on first use."""
 
     def __init__(self, raw: RawDocument, config: "CleanConfig") -> None:
         self.config = config
@@ -131,12 +131,12 @@ class _Context:
 
     @cached_property
     def legacy_words(self) -> bool:
-        """Whether any of the commonest words of old fonts occur: without them a strange line is something else."""
+        """Whether any of the most common words of legacy fonts occur; without them, an unusual line is not legacy-font text."""
         return legacy_words("\n".join(self._lines))[0] > 0
 
 
 def clean_document(raw: RawDocument, config: "CleanConfig", log: Log) -> Clean | None:
-    """A document with clean paragraphs or messages; None where nothing is left of it, with the reasons in `log`."""
+    """Clean a document; None if nothing is left of it. The reasons are in `log`."""
     for rule, characters in raw.changed.items():
         log.count(rule, raw.source, 1, characters)
     split_paragraphs(raw, config, log)
@@ -161,9 +161,9 @@ def clean_document(raw: RawDocument, config: "CleanConfig", log: Log) -> Clean |
 
 
 def clean_text(text: str, config: "CleanConfig", changes: list[Change], context: _Context | None = None) -> tuple[str, str | None]:
-    """A line after every rule that changes text, each change added to `changes`; and why it cannot be used at all, or None.
+    """Apply every rule that changes text to a line and add the changes to `changes`; also return the reason for rejection, or None.
 
-    Without `context` the line counts as a document of its own.
+    Without `context` the line is treated as a separate document.
     """
     context = context or _Context(RawDocument("", 1, "auto", [text], [1]), config)
 
@@ -205,7 +205,7 @@ def clean_text(text: str, config: "CleanConfig", changes: list[Change], context:
 
 
 def clean_code(text: str, config: "CleanConfig", changes: list[Change]) -> tuple[str, str | None]:
-    """`clean_text` for a line of code: its spaces, signs, tags and long numbers stay."""
+    """`clean_text` for a line of code: its spaces, symbols, tags and long numbers stay."""
 
     def apply(rule: str, function: Callable[[str], str]) -> None:
         nonlocal text
@@ -226,7 +226,7 @@ def clean_code(text: str, config: "CleanConfig", changes: list[Change]) -> tuple
 
 
 def _repair_encoding(text: str, config: "CleanConfig", changes: list[Change]) -> tuple[str, str | None]:
-    """A line with what was read as another code page put back; and why it cannot be used, or None."""
+    """Repair text that was decoded with another code page; also return the reason for rejection, or None."""
     if config.mojibake and has_mojibake(text):
         mended = mend_mojibake(text)
         if mended != text:
@@ -267,14 +267,14 @@ def _clean_paragraphs(raw: RawDocument, clean: Clean, config: "CleanConfig", log
             clean.lines.append(line)
             for rule, before, after in changes:
                 log.change(rule, raw.source, line, before, after)
-    if legacy > len(clean.paragraphs):  # the lines of it that were too short to be recognised
+    if legacy > len(clean.paragraphs):  # its lines that were too short to be recognised
         for line, text in zip(clean.lines, clean.paragraphs, strict=True):
             log.reject(Rejected(raw.source, line, "legacy_font", text))
         clean.paragraphs, clean.lines = [], []
 
 
 def split_paragraphs(raw: RawDocument, config: "CleanConfig", log: Log) -> None:
-    """Put pieces in the place of paragraphs that are too long; doing it again changes nothing."""
+    """Split paragraphs that are too long; a second call changes nothing."""
     if not config.split_long or all(len(paragraph) <= config.max_chars for paragraph in raw.paragraphs):
         return
     paragraphs, lines = raw.paragraphs, raw.lines
@@ -292,7 +292,7 @@ def split_paragraphs(raw: RawDocument, config: "CleanConfig", log: Log) -> None:
 
 
 def _why_not(text: str, context: _Context, config: "CleanConfig", code: bool) -> str | None:
-    """Why a paragraph is not text; None where it is."""
+    """The reason why a paragraph is not text, or None if it is text."""
     if config.no_letters and not _LETTER.search(text):
         return "no_letters"
     if not text:
@@ -316,18 +316,18 @@ def _not_language(text: str, context: _Context, config: "CleanConfig", least_wor
 
 
 def writes_no_spaces(text: str) -> bool:
-    """Whether a fifth of the characters or more are of a script that does not divide words by spaces."""
+    """Whether a fifth of the characters or more belong to a script that does not separate words by spaces."""
     return not text.isascii() and 5 * len(_WITHOUT_SPACES.findall(text)) >= len(text)
 
 
 def _is_legacy_document(text: str) -> bool:
-    """Whether a document is certainly text of an old font: several of the commonest words of such fonts, and often."""
+    """Whether a document is certainly legacy-font text: several of the most common words of such fonts occur often."""
     known, distinct, words = legacy_words(text)
     return words >= _LEGACY_WORDS_NEEDED and distinct >= _LEGACY_KNOWN_WORDS and known >= _LEGACY_SHARE * words
 
 
 def _clean_conversation(raw: RawDocument, config: "CleanConfig", log: Log) -> list[Message]:
-    """Messages in order, each a few clean lines; an empty list, with the reason logged, where that cannot be."""
+    """The cleaned messages in order; an empty list, with the reason logged, if the conversation is rejected."""
     context = _Context(raw, config)
     whole = "\n".join(line for message in raw.messages for line in message["content"].splitlines() if line.strip())
     changes: list[Change] = []
@@ -363,7 +363,7 @@ def _clean_conversation(raw: RawDocument, config: "CleanConfig", log: Log) -> li
 
 
 def _clean_message(lines: list[str], config: "CleanConfig", context: _Context, changes: list[Change]) -> tuple[str, str | None]:
-    """The clean text of a message, empty lines only in code; and why it cannot be used, or None."""
+    """The clean text of a message, with empty lines only in code; and the reason for rejection, or None."""
     kept: list[str] = []
     for line, code in zip(lines, code_lines(lines), strict=True):
         if not line.strip():
@@ -381,12 +381,12 @@ def _clean_message(lines: list[str], config: "CleanConfig", context: _Context, c
 
 
 def _says_something(text: str) -> bool:
-    """Whether there is a letter, a digit or a symbol such as an emoji: more than punctuation."""
+    """Whether there is a letter, a digit or a symbol such as an emoji, and not only punctuation."""
     return bool(_WORD.search(text)) or any(unicodedata.category(character)[0] == "S" for character in text)
 
 
 def _answered(messages: list[Message]) -> list[Message]:
-    """Without answers before the first question and questions after the last answer."""
+    """Remove answers before the first question and questions after the last answer."""
     system = [message for message in messages if message["role"] == "system"]
     talk = [message for message in messages if message["role"] != "system"]
     while talk and talk[0]["role"] != "user":

@@ -21,12 +21,12 @@ BANDS = 16
 _WORD = re.compile("[\\w\u0900-\u0963\u0970-\u097f]+")
 _MIX = np.uint64(0x9E3779B97F4A7C15)
 _FACTORS = np.cumprod(np.full(16, 0xBF58476D1CE4E5B9, dtype=np.uint64))
-"""Powers of an odd number: with multiples of one, exchanged words could give the same sum."""
+"""Powers of an odd number; with multiples of a number, swapped words could give the same sum."""
 _MINHASH_SEED = 1
 
 
 class _WordHashes(dict[str, int]):
-    """crc32 of words, remembered: a tenth of the time of hashing each again."""
+    """A cache of the crc32 of words, ten times as fast as hashing each word again."""
 
     LIMIT = 1_000_000
 
@@ -41,7 +41,7 @@ _word_hashes = _WordHashes()
 
 
 def words_of(text: str) -> list[str]:
-    """The words of `text` as they are compared."""
+    """The words of `text` in the form used for comparisons."""
     return _WORD.findall(text.lower())
 
 
@@ -75,12 +75,12 @@ def ngrams(flat: Hashes, starts: npt.NDArray[np.int64], n: int) -> tuple[Hashes,
 
 
 def repeated_share(grams: Hashes, starts: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
-    """[n] of each text: which share of its sequences came before in it."""
+    """[n] for each text, the share of its n-grams that occur earlier in the same text."""
     texts = len(starts) - 1
     owner = np.repeat(np.arange(texts), np.diff(starts))
     keys = (grams ^ (owner.astype(np.uint64) * _MIX)) * _FACTORS[1]
     ordered = np.sort(keys)
-    again = np.isin(keys, ordered[1:][ordered[1:] == ordered[:-1]])  # in most texts nothing, so that sorting the rest is cheap
+    again = np.isin(keys, ordered[1:][ordered[1:] == ordered[:-1]])  # empty for most texts, so sorting the rest is cheap
     keys, owner = keys[again], owner[again]
     order = np.argsort(keys, kind="stable")
     same = keys[order][1:] == keys[order][:-1]
@@ -99,7 +99,7 @@ def minhash(grams: Hashes, starts: npt.NDArray[np.int64]) -> npt.NDArray[np.uint
 
 
 SIGNATURE = np.dtype([("row", "<i8"), ("bands", "<u4", (BANDS,)), ("values", "u1", (PERMUTATIONS,))])
-"""What is kept of a signature: 168 bytes. One byte a value is enough to compare by; they agree by chance once in 256."""
+"""A stored signature has 168 bytes. One byte per value is enough for comparisons; two values agree by chance once in 256."""
 
 
 def signatures(rows: npt.NDArray[np.int64], matrix: npt.NDArray[np.uint32]) -> npt.NDArray[np.void]:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from bulletlm.config.schema import CleanConfig
 
 REPEATED_STRETCH = 20
-"""In characters; a cry such as "Boooooo!" is shorter."""
+"""In characters; an exclamation such as "Boooooo!" is shorter."""
 
 REPEATED_SEQUENCE = 5
 REPEATED_WORDS_NEEDED = 50
@@ -48,8 +48,8 @@ class Batch:
     """Documents and the hashes of their words: a unit is a paragraph, or a conversation as a whole.
 
     Attributes:
-        flat, starts: word hashes of all units, as `hash_words` gives them.
-        first: [documents + 1] number of each document's first unit.
+        flat, starts: word hashes of all units, as `hash_words` returns them.
+        first: [documents + 1] index of each document's first unit.
     """
 
     documents: list[Clean]
@@ -59,9 +59,9 @@ class Batch:
 
     @classmethod
     def of(cls, documents: list[Clean]) -> "Batch":
-        """Take the words of all documents; those of an answer count as other words than those of a question.
+        """Hash the words of all documents; words in answers get other hashes than words in questions.
 
-        A translation and the one in the other direction would be near duplicates otherwise.
+        Otherwise a translation and its opposite direction would be near duplicates.
         """
         words: list[list[str]] = []
         salts: list[int] = []
@@ -93,7 +93,7 @@ class Batch:
         return self.starts[self.first]
 
     def without(self, dropped: npt.NDArray[np.bool_]) -> "Batch":
-        """The batch without some units; documents that lose all of theirs are left out."""
+        """The batch without some units; documents that lose all units are left out."""
         kept = ~dropped
         lengths = np.diff(self.starts)
         starts = np.concatenate([[0], np.cumsum(lengths[kept])])
@@ -110,7 +110,7 @@ class Batch:
 
 
 def judge(documents: list[Clean], config: "CleanConfig", log: Log) -> Batch:
-    """The documents that read like text; what does not is logged."""
+    """Filter the documents by their signals; rejected text is logged."""
     batch = Batch.of(documents)
     if config.repeated_characters < 1:
         shares = repeated_characters(batch.units())
@@ -149,7 +149,7 @@ def _repeats(flat: Hashes, starts: Ints, limit: float) -> npt.NDArray[np.bool_]:
 
 
 def repeated_characters(texts: list[str]) -> Floats:
-    """[n] share of each text that is one, two or three characters over and over: six times or more, and 20 characters at least."""
+    """[n] share of each text that repeats one, two or three characters six times or more, over at least 20 characters."""
     codes, begins = _codes(texts)
     inside = np.zeros(len(codes), dtype=bool)
     visible = _kinds()[np.minimum(codes, 0xFFFF)] != _SPACE
@@ -168,7 +168,7 @@ def repeated_characters(texts: list[str]) -> Floats:
 
 
 def quality(batch: Batch, config: "CleanConfig") -> list[str | None]:
-    """For each document the rule it breaks, or None; short documents and conversations break none."""
+    """The rule that rejects each document, or None; short documents and conversations are never rejected."""
     measured = measure(batch)
     common = np.array([document.language in _LANGUAGES_WITH_COMMON_WORDS for document in batch.documents], dtype=bool)
     text = np.array([not document.messages for document in batch.documents], dtype=bool)
@@ -194,9 +194,9 @@ def quality(batch: Batch, config: "CleanConfig") -> list[str | None]:
 def measure(batch: Batch) -> dict[str, Floats]:
     """The signals, [documents] each.
 
-    words: number of words, as spaces divide them; letters, digits: share among all characters but spaces, a letter's
-    signs counted as letters; letter_words: share of words with a letter; word_length: mean, in characters;
-    common_words: share of the commonest little words.
+    words: number of words separated by spaces; letters, digits: share of all characters except spaces, with combining marks
+    counted as letters; letter_words: share of words with a letter; word_length: mean, in characters;
+    common_words: share of the most common function words.
     """
     texts = [document.text for document in batch.documents]
     codes, begins = _codes(texts)
@@ -228,7 +228,7 @@ def measure(batch: Batch) -> dict[str, Floats]:
 
 
 def _codes(texts: list[str]) -> tuple[npt.NDArray[np.uint32], Ints]:
-    """The code points of all texts with a line end after each but the last, and where each begins."""
+    """The code points of all texts, with a line end after each except the last, and the offset of each text."""
     begins = np.zeros(len(texts) + 1, dtype=np.int64)
     np.cumsum([len(text) + 1 for text in texts], out=begins[1:])
     return np.frombuffer("\n".join(texts).encode("utf-32-le", "surrogatepass"), "<u4"), begins
@@ -236,7 +236,7 @@ def _codes(texts: list[str]) -> tuple[npt.NDArray[np.uint32], Ints]:
 
 @functools.cache
 def _kinds() -> npt.NDArray[np.uint8]:
-    """What each of the first 65,536 characters is; those above count as other."""
+    """The class of each of the first 65,536 characters; characters above count as other."""
     table = np.zeros(0x10000, dtype=np.uint8)
     for code in range(0xFFFF):
         category = unicodedata.category(chr(code))
@@ -252,7 +252,7 @@ def _kinds() -> npt.NDArray[np.uint8]:
 def sign(batch: Batch) -> tuple[npt.NDArray[np.void], npt.NDArray[np.void]]:
     """MinHash signatures of documents and conversations of 20 words or more, and of such paragraphs in longer documents.
 
-    `row` is the number of the document in the batch, or of the paragraph among all paragraphs of the batch.
+    `row` is the index of the document in the batch, or of the paragraph among all paragraphs of the batch.
     """
     is_text = np.array([bool(document.paragraphs) for document in batch.documents], dtype=bool)
     units = np.diff(batch.first)

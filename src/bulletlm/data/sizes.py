@@ -19,11 +19,11 @@ SIZES = (2_000, 4_000, 8_000)
 
 
 def compare_sizes(config: Config, progress: Progress) -> dict[str, Any]:
-    """Train vocabularies of SIZES and of the configured size on the run's data; write tokenizer/compare.json and give it.
+    """Train vocabularies of SIZES and of the configured size on the run's data; write tokenizer/compare.json and return its content.
 
     Each row has `vocab_size`, `train_seconds`, `embedding_parameters` and `embedding_share` (of the whole model's parameters) for
     the configured shape, `context_words` (words that fit into the configured context, by language) and `languages`, measured on
-    val.jsonl as in tokenizer/report.json; or `problem`, where the text is too little for that size.
+    val.jsonl as in tokenizer/report.json; or `problem` if there is too little text for that size.
 
     Raises:
         BulletError: the rows of the run are missing or damaged.
@@ -57,7 +57,7 @@ def compare_sizes(config: Config, progress: Progress) -> dict[str, Any]:
 
 
 def print_sizes(result: dict[str, Any], path: Path) -> None:
-    """The comparison as a table."""
+    """Print the comparison as a table."""
     from rich.console import Console
     from rich.table import Table
 

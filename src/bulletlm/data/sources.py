@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from bulletlm.config.schema import DataConfig, Source
 
 SAMPLE = "sample"
-"""The source that stands for the corpus of the package."""
+"""The source name of the corpus that is part of the package."""
 
 HUGGING_FACE = "hf://"
 
@@ -34,14 +34,14 @@ class SourceFile:
     """One file to read.
 
     Attributes:
-        name: what rows and reports call it: the same on every machine, and of one file only.
-        kind: its ending without packing; ".arrow" for a file of a Hugging Face dataset.
+        name: the name in rows and reports; unique, and the same on every machine.
+        kind: its extension without that of the compression; ".arrow" for a file of a Hugging Face dataset.
         language: a language code, or "auto".
-        named: the configuration names this very file, so damage in it is an error and not a note.
-        text: name of the column that holds text.
-        source: number of its entry in data.sources.
-        columns: what its columns hold, the setting `data.sources[].columns`.
-        member: name of the member, where `path` is a .zip; else "". `member_bytes`: its packed size.
+        named: whether the configuration names this file itself, so that damage in it is an error and not a note.
+        text: name of the text column.
+        source: index of its entry in data.sources.
+        columns: the roles of its columns, the setting `data.sources[].columns`.
+        member: name of the member if `path` is a .zip, else "". `member_bytes`: its compressed size.
         documents: what separates the documents of a text file, the setting `data.sources[].documents`.
     """
 
@@ -65,7 +65,7 @@ class SourceFile:
 
 @dataclass(frozen=True)
 class Skipped:
-    """A file in a folder that was not read, or not to its end."""
+    """A file in a folder that was not read, or only in part."""
 
     name: str
     reason: str
@@ -80,7 +80,7 @@ def source_files(config: "DataConfig") -> list[Path]:
     """Every file that the configuration reads, in reading order.
 
     Raises:
-        DataError: as `find_files`.
+        DataError: see `find_files`.
     """
     return list(dict.fromkeys(file.path for file in find_files(config)[0]))
 
@@ -89,7 +89,7 @@ def find_files(config: "DataConfig") -> tuple[list[SourceFile], list[Skipped]]:
     """The files to read, in reading order, and those in folders that are left out.
 
     Raises:
-        DataError: a path does not exist (with the nearest name that does), holds nothing to read, or is of unknown kind.
+        DataError: a path does not exist (the message suggests a similar name), contains no readable file, or has an unknown type.
     """
     files: dict[tuple[Path, str], SourceFile] = {}
     skipped: dict[str, Skipped] = {}
@@ -154,7 +154,7 @@ def _in_folder(folder: Path, name: str, language: str) -> tuple[list[SourceFile]
 
 
 def _walk(folder: Path) -> Iterator[tuple[Path, str]]:
-    """Everything in a folder and the folders in it that is not a folder; with the reason where it cannot or must not be read."""
+    """All files in a folder and its subfolders; with a reason if a path cannot or must not be read."""
     try:
         with os.scandir(folder) as entries:
             found = list(entries)
@@ -164,7 +164,7 @@ def _walk(folder: Path) -> Iterator[tuple[Path, str]]:
     for entry in found:
         path = folder / entry.name
         if entry.name.startswith("."):
-            yield path, "hidden: its name begins with a point"
+            yield path, "hidden: its name begins with a dot"
         elif entry.is_dir(follow_symlinks=False):
             yield from _walk(path)
         elif entry.is_symlink() and path.is_dir():
@@ -177,7 +177,7 @@ def _read_or_skip(path: Path, shown: str, language: str, named: bool, top: Path 
     """A file as one source file, a .zip as its members, or the reason why it is not read.
 
     Args:
-        top: a link that leads out of this folder is not followed.
+        top: a link that points outside this folder is not followed.
     """
     shown = unicode_name(shown)
     if path.is_symlink():
@@ -215,7 +215,7 @@ def _members(path: Path, shown: str, language: str) -> tuple[list[SourceFile], l
         if entry.is_dir() or entry.filename in files:
             continue
         if any((part.startswith(".") and part != "..") or part == "__MACOSX" for part in name.parts):
-            skipped.append(Skipped(inside, "hidden: its name begins with a point"))
+            skipped.append(Skipped(inside, "hidden: its name begins with a dot"))
         elif endings(name)[-1:] == [ARCHIVE]:
             skipped.append(Skipped(inside, "a .zip inside a .zip: unpack it"))
         elif entry.flag_bits & 1:
@@ -253,7 +253,7 @@ def _matching(pattern: str, language: str) -> tuple[list[SourceFile], list[Skipp
 
 
 def _nothing_to_read(skipped: list[Skipped]) -> str:
-    """What is said where no file can be read, with the first reasons."""
+    """The message if no file can be read, with the first reasons."""
     shown = "; ".join(f"{item.name}: {item.reason}" for item in skipped[:2])
     return f"there is no file that is read ({SAID})" + (f", but {shown}," if shown else "")
 
@@ -279,7 +279,7 @@ def _of_dataset(text: str, language: str) -> list[SourceFile]:
             dataset = loaded if isinstance(loaded, Dataset) else loaded[split]
         else:
             dataset = load_dataset(name, subset, split=split)
-    except Exception as error:  # whatever network, cache or the builder of a dataset raises
+    except Exception as error:  # the network, the cache or the dataset builder can raise any exception
         reason = " ".join(str(error).split())[:200]
         raise DataError(
             f"data.sources: cannot load {text} ({type(error).__name__}: {reason}): check the name, or download it first"
@@ -290,7 +290,7 @@ def _of_dataset(text: str, language: str) -> list[SourceFile]:
 
 
 def _suggestion(path: Path) -> str:
-    """The nearest thing that does exist, for a path that does not."""
+    """A suggestion of a similar existing name, for a path that does not exist."""
     parent = path.parent
     while not parent.is_dir():
         path, parent = parent, parent.parent

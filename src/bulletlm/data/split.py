@@ -21,20 +21,20 @@ def choose_validation(
     target: int,
     paragraphs_of: Callable[[int], Sequence[int]],
 ) -> dict[int, int]:
-    """Documents for validation that hold about `target` characters.
+    """Choose validation documents of about `target` characters in total.
 
-    Each stratum (a language in a source) gives its share, in the order of `ranks`, up to a fifth of itself; what a
-    stratum of few or long documents cannot give, the next ones do. A document much longer than what is still
-    wanted is cut in two documents, and the later one taken.
+    Each stratum (a language in a source) gives its share, in the order of `ranks`, up to a fifth of its size; if a stratum of
+    few or long documents cannot give its share, the next ones give more. A document much longer than the remaining target is
+    cut in two documents, and the later one is chosen.
 
     Args:
         characters: [n] size of each document.
-        strata: [n] number of its stratum; strata are served in the order of their numbers.
+        strata: [n] index of its stratum; strata are processed in the order of their indices.
         ranks: [n] hash of content and seed.
         paragraphs_of: the sizes of a document's paragraphs; empty for a conversation, which cannot be cut.
 
     Returns:
-        Document -> from which paragraph on it belongs to validation (0: all of it).
+        Document -> its first paragraph that belongs to validation (0: the whole document).
     """
     chosen: dict[int, int] = {}
     total = int(characters.sum())
@@ -44,13 +44,13 @@ def choose_validation(
         size = int(characters[members].sum())
         owed += target * size / total
         owed -= _take(members, characters, chosen, owed, _SOURCE_SHARE * size, paragraphs_of)
-    if owed > LARGEST_SHARE * target:  # few, long documents: any of them will do
+    if owed > LARGEST_SHARE * target:  # few, long documents: take any of them
         _take(np.argsort(ranks, kind="stable"), characters, chosen, owed, total, paragraphs_of)
     return chosen or _smallest(characters, paragraphs_of)
 
 
 def _smallest(characters: npt.NDArray[np.int64], paragraphs_of: Callable[[int], Sequence[int]]) -> dict[int, int]:
-    """The smallest piece there is, for a text too small to choose from: a document, or the last paragraph of the only one."""
+    """The smallest possible choice for a very small text: the smallest document, or the last paragraph of the only document."""
     if len(characters) > 1:
         return {int(np.argmin(characters)): 0}
     paragraphs = paragraphs_of(0) if len(characters) else []
@@ -65,7 +65,7 @@ def _take(
     limit: float,
     paragraphs_of: Callable[[int], Sequence[int]],
 ) -> int:
-    """Choose among `members` until `wanted` characters are there; give how many there are."""
+    """Choose from `members` until `wanted` characters are reached; return the number of characters."""
     taken = 0
     for document in members.tolist():
         missing = min(wanted, limit) - taken

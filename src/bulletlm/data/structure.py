@@ -24,13 +24,13 @@ from typing import Literal
 Documents = Literal["auto", "file", "blank_line", "form_feed", "heading"]
 
 DOCUMENT_CHARACTERS = 8_000
-"""With blank_line, text that runs on without an empty line is cut after the paragraph that passes this size."""
+"""With blank_line, text without an empty line is cut after the paragraph that exceeds this size."""
 
 SAMPLE_LINES = 20_000
-"""`choose_structure` looks at no more lines than this."""
+"""`choose_structure` examines at most this many lines."""
 
 _LONG_LINE = 100
-"""Characters; lines that people break themselves are shorter, lines that are whole paragraphs are longer."""
+"""Range of wrap widths in characters; manually broken lines are shorter, and lines that are whole paragraphs are longer."""
 
 _ARTICLE_SHARE = 0.8
 _LEAST_BLOCKS = 3
@@ -61,7 +61,7 @@ _HEADING_CHARACTERS = 80
 
 @dataclass(frozen=True)
 class Structure:
-    """What `choose_structure` found in a file.
+    """The structure of a file, as `choose_structure` detects it.
 
     Attributes:
         documents: what separates documents.
@@ -78,7 +78,7 @@ class Structure:
     heading: str = ""
 
     def describe(self) -> str:
-        """One phrase for the screen, such as "one document a file, lines wrapped at 72 characters are joined"."""
+        """A phrase for the screen, such as "one document a file, lines wrapped at 72 characters are joined"."""
         parts = [
             {
                 "file": "one document a file",
@@ -100,9 +100,9 @@ class TextDocument:
 
     Attributes:
         line: number of its first line.
-        paragraphs, lines: its paragraphs, and the number of the line that each begins on.
-        changed: per rule of the log, the characters that are in the lines but not in the paragraphs; negative where characters
-            were added, as the spaces between joined lines.
+        paragraphs, lines: its paragraphs, and the number of the first line of each.
+        changed: per rule of the log, the characters that are in the lines but not in the paragraphs; negative if characters
+            were added, such as the spaces between joined lines.
     """
 
     line: int
@@ -113,7 +113,7 @@ class TextDocument:
 
 @dataclass(frozen=True)
 class Dropped:
-    """Lines that are no text of the document, such as a licence; `reason` is a rule of the log."""
+    """Lines that do not belong to the text of the document, such as a licence; `reason` is a rule of the log."""
 
     line: int
     reason: str
@@ -121,7 +121,7 @@ class Dropped:
 
 
 def choose_structure(sample: Sequence[str], documents: Documents = "auto") -> Structure:
-    """How to read a text file.
+    """Choose how to read a text file.
 
     Args:
         sample: the first lines of the file without their ends; all of them if the file is small.
@@ -141,7 +141,7 @@ def choose_structure(sample: Sequence[str], documents: Documents = "auto") -> St
 
 
 def split_documents(lines: Iterable[tuple[int, str]], structure: Structure) -> Iterator[TextDocument | Dropped]:
-    """The documents that are made of some lines, in order.
+    """Split lines into documents, in order.
 
     Args:
         lines: number and text of each line, without its end: a whole file, or a part of it that ends at a document's end.
@@ -205,14 +205,14 @@ def _choose(sample: list[str], blocks: list[list[str]], width: int) -> Literal["
 
 
 def _is_article(block: list[str]) -> bool:
-    """Whether a block holds several whole paragraphs, after a title or not: then an empty line is more than the end of a paragraph."""
+    """Whether a block has several paragraphs, with or without a title; then an empty line is more than the end of a paragraph."""
     body = block if len(block[0]) >= _LONG_LINE else block[1:]
     long = sum(len(line) >= _LONG_LINE for line in body)
     return len(body) >= 2 and 2 * long > len(body) and not _SPEAKER.match(block[0])
 
 
 def _form_feeds_separate(sample: list[str]) -> bool:
-    """Whether form feeds stand between documents; between pages, most of them would stand in the middle of a sentence."""
+    """Whether form feeds separate documents; if they separated pages, most of them would be in the middle of a sentence."""
     ends: list[bool] = []
     before = ""
     for line in sample:
@@ -224,10 +224,10 @@ def _form_feeds_separate(sample: list[str]) -> bool:
 
 
 def _wrap_width(blocks: list[list[str]]) -> int:
-    """The length at which the lines of paragraphs are wrapped; 0 where they are not.
+    """The length at which the lines of paragraphs are wrapped; 0 if they are not wrapped.
 
-    A program that wraps puts every word on a line that has room for it: of two lines in a row, the first word of the second
-    does not fit on the first. Lines of verse, lists and tables do not have this property.
+    A program that wraps text fills each line: the first word of the next line would not fit on the line before. Lines of verse,
+    lists and tables do not have this property.
     """
     pairs = [(first, second) for block in blocks for first, second in itertools.pairwise(block) if _plain(first, second)]
     if len(pairs) < _LEAST_WRAPPED_LINES:
@@ -237,9 +237,9 @@ def _wrap_width(blocks: list[list[str]]) -> int:
     if width not in _WIDTHS or max(lengths) > 1.5 * width:
         return 0
     full = sum(_is_full(first, second, width) for first, second in pairs)
-    # Verse inside a book lowers the share; a file of verse has hardly any full lines.
+    # Verse inside a book lowers the share; a file of verse has almost no full lines.
     long = median(len(first) for first, _ in pairs) > 0.8 * width
-    # Where a text has one sentence in each line, the lines end as sentences do.
+    # If a text has one sentence per line, the lines end like sentences.
     sentences = sum(_SENTENCE_END.search(first.rstrip()) is not None for first, _ in pairs)
     return width if long and full >= 0.6 * len(pairs) and 2 * sentences < len(pairs) else 0
 
@@ -255,7 +255,7 @@ def _is_full(first: str, second: str, width: int) -> bool:
 
 
 def _paragraphs(block: Block, structure: Structure) -> Iterator[tuple[int, str, int]]:
-    """Number, text and removed characters of each paragraph: the lines of a wrapped block joined, or every line."""
+    """Line number, text and number of removed characters of each paragraph: a wrapped block is joined, else each line is a paragraph."""
     texts = [text for _, text in block]
     if structure.width and _is_wrapped(texts, structure.width):
         joined = texts[0].rstrip()
@@ -269,14 +269,14 @@ def _paragraphs(block: Block, structure: Structure) -> Iterator[tuple[int, str, 
 
 def _is_wrapped(texts: list[str], width: int) -> bool:
     pairs = list(itertools.pairwise(texts))
-    # The first line of a paragraph may be indented; where others are too, it is a list, a table or verse.
+    # The first line of a paragraph may be indented; if other lines are indented too, it is a list, a table or verse.
     if not pairs or any(text[:1].isspace() for text in texts[1:]) or max(map(len, texts)) > 1.5 * width:
         return False
     return sum(_is_full(first, second, width) for first, second in pairs) >= _FULL_LINES * len(pairs)
 
 
 def _pieces(lines: Iterable[tuple[int, str]], structure: Structure) -> Iterator[tuple[bool, int, Block]]:
-    """Blocks, whether each begins a document, and how many characters of separators were removed before or in it."""
+    """For each block: whether it begins a document, the number of separator characters removed before or in it, and the block."""
     if structure.documents != "form_feed":
         for block in _numbered_blocks(lines):
             short = structure.documents == "heading" and structure.heading == "short" and _is_short_title(block[0][1])
@@ -287,7 +287,7 @@ def _pieces(lines: Iterable[tuple[int, str]], structure: Structure) -> Iterator[
         part: Block = []
         removed = 0
         for number, line in block:
-            blank = line.isspace()  # counts as no characters
+            blank = line.isspace()  # blank lines are not counted
             for n, piece in enumerate(line.split("\f")):
                 if n:
                     yield begins, removed, part
@@ -316,16 +316,16 @@ def _is_short_title(text: str) -> bool:
 
 
 def _body(sample: list[str]) -> list[str]:
-    """The lines between the marks of Project Gutenberg."""
+    """The lines between the start and end markers of Project Gutenberg."""
     begin = next(n for n, line in enumerate(sample) if _START.match(line)) + 1
     end = next((n for n, line in enumerate(sample) if n > begin and _END.match(line)), len(sample))
     return sample[begin:end]
 
 
 def _without_licence(lines: Iterable[tuple[int, str]], structure: Structure) -> Iterator[TextDocument | Dropped]:
-    """What stands between the marks of Project Gutenberg; header, credits and licence are dropped.
+    """Keep the text between the start and end markers of Project Gutenberg; drop header, credits and licence.
 
-    A part of a file without marks is text: the marks stand in its first and last part.
+    A part of a file without markers is text: the markers are in the first and last part of the file.
     """
     kept = [(number, line) for number, line in lines]
     begin = next((n + 1 for n, (_, line) in enumerate(kept) if _START.match(line)), 0)

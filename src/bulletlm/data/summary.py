@@ -20,21 +20,21 @@ _REASON_CHARACTERS = 200
 
 
 def summary_lines(sources: Sequence[Mapping[str, Any]], skipped: Sequence[Mapping[str, str]]) -> list[str]:
-    """Lines for the screen, the worst first: sources that lost most of their text, and files that were not read.
+    """Lines for the screen: sources, those that lost the largest share of text first, and files that were not read.
 
     Args:
         sources: the rows of the report: "source", "taken_for", "documents", "conversations", "characters_in", "characters_out",
             "languages" (characters of each), "dropped" (characters by rule).
-        skipped: the files of the report that were not read, or not to their end: "file", "reason".
+        skipped: the files of the report that were not read, or only in part: "file", "reason".
     """
     partly = {item["file"] for item in skipped}
-    ordered = sorted(sources, key=lambda row: (row["source"] not in partly, -_lost(row)))  # stable: else in reading order
-    lines = ["data: what was read, and what came of it"]
+    ordered = sorted(sources, key=lambda row: (row["source"] not in partly, -_lost(row)))  # stable sort: equal rows stay in reading order
+    lines = ["data: sources and results"]
     lines += _table(ordered[:SHOWN_SOURCES])
     if len(ordered) > SHOWN_SOURCES:
         rest = ordered[SHOWN_SOURCES:]
         kept = 1 - max(_lost(row) for row in rest)
-        lines.append(f"  and {len(rest):,} files more, of each of which at least {kept:.0%} was kept: see data/clean-report.json")
+        lines.append(f"  and {len(rest):,} more files, with at least {kept:.0%} of each kept: see data/clean-report.json")
     lines += not_read_lines(skipped)
     private = [row["source"] for row in sources if row.get("private")]
     if private:
@@ -44,10 +44,10 @@ def summary_lines(sources: Sequence[Mapping[str, Any]], skipped: Sequence[Mappin
 
 
 def not_read_lines(skipped: Sequence[Mapping[str, str]]) -> list[str]:
-    """Files that were not read, those of the same reason together where there are many."""
+    """Lines for files that were not read; many files with the same reason are grouped."""
     if not skipped:
         return []
-    lines = [f"data: not read, or not to the end: {len(skipped):,} {'file' if len(skipped) == 1 else 'files'}"]
+    lines = [f"data: not read, or only in part: {len(skipped):,} {'file' if len(skipped) == 1 else 'files'}"]
     reasons = Counter(item["reason"] for item in skipped)
     shown: set[str] = set()
     for item in sorted(skipped, key=lambda item: item["reason"].startswith("hidden")):
@@ -108,7 +108,7 @@ def _languages(characters: Mapping[str, int]) -> str:
 
 
 def _left_out(row: Mapping[str, Any]) -> str:
-    """The share that rules dropped, and the rules that dropped most."""
+    """The share that rules dropped, and the rules that dropped the most text."""
     if not row["characters_in"]:
         return "no text in it"
     dropped = Counter({rule: count for rule, count in row["dropped"].items() if count})

@@ -39,7 +39,7 @@ class LanguageCounts(TypedDict):
 
 
 class DocumentRange(TypedDict):
-    """Where a validation document lies: tokens `start` to `end`, and the UTF-8 bytes of its text."""
+    """The position of a validation document: tokens `start` to `end`, and the number of UTF-8 bytes of its text."""
 
     start: int
     end: int
@@ -49,12 +49,12 @@ class DocumentRange(TypedDict):
 
 
 class SplitIndex(TypedDict, total=False):
-    """What index.json says of a split; tokens that come from elsewhere may know less.
+    """The entry of a split in index.json; token files from other programs may have fewer fields.
 
     Attributes:
-        bytes: UTF-8 size of the text without special tokens, so that loss in bits divided by it is bits per byte.
-        learned_bytes: that of the answers, where they alone count.
-        documents: their number in training, a range for each in validation.
+        bytes: UTF-8 size of the text without special tokens; loss in bits divided by it is bits per byte.
+        learned_bytes: UTF-8 size of the answers, if only answers count in the loss.
+        documents: number of documents (training), or the range of each document (validation).
         sources: names of the sources, training only.
     """
 
@@ -67,7 +67,7 @@ class SplitIndex(TypedDict, total=False):
 
 
 class TokenIndex(TypedDict):
-    """index.json: what the token files hold."""
+    """index.json: the contents of the token files."""
 
     dtype: str
     vocab_size: int
@@ -78,13 +78,13 @@ class TokenIndex(TypedDict):
 
 @dataclass(frozen=True)
 class TokenFile:
-    """A split.
+    """The token arrays of a split.
 
     Attributes:
         tokens: uint16 or uint32 [n].
-        learn: uint8 [n], or None where every token counts.
-        info: the split's part of index.json.
-        sources: uint32 [documents, 2], the tokens of each document and the number of its source; None where it is not known.
+        learn: uint8 [n], or None if every token counts in the loss.
+        info: the split's entry in index.json.
+        sources: uint32 [documents, 2], the token count of each document and the index of its source; None if unknown.
     """
 
     tokens: npt.NDArray[np.unsignedinteger[Any]]
@@ -94,13 +94,13 @@ class TokenFile:
 
     @property
     def documents(self) -> list[DocumentRange]:
-        """Where each document of the validation split lies; empty for the training split."""
+        """The range of each document in the validation split; empty for the training split."""
         ranges = self.info["documents"]
         return ranges if isinstance(ranges, list) else []
 
 
 def write_tokens(data_dir: Path, tokenizer: Tokenizer, loss_on: str, out_dir: Path, progress: Progress) -> TokenIndex:
-    """Encode train.jsonl and val.jsonl of `data_dir` into `out_dir`; give what index.json holds.
+    """Encode train.jsonl and val.jsonl of `data_dir` into `out_dir`; return the content of index.json.
 
     Raises:
         BulletError: the rows are missing or damaged, or the disk is full.
@@ -180,7 +180,7 @@ def read_index(folder: Path) -> TokenIndex:
 
 
 def vocabulary_size(folder: Path) -> int:
-    """Size of the vocabulary with which a tokens folder was written: at most tokenizer.vocab_size, less where the text is short.
+    """Size of the vocabulary with which a tokens folder was written: at most tokenizer.vocab_size, less if the text is short.
 
     Raises:
         BulletError: index.json is missing or damaged.

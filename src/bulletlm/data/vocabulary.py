@@ -20,14 +20,14 @@ if TYPE_CHECKING:
     from bulletlm.config.schema import TokenizerConfig
 
 BALANCE = 0.5
-"""Languages enter the sample in proportion to this power of their size: of ten times as much text, three times as much.
+"""Languages enter the sample in proportion to their size to this power: ten times as much text gives three times as much sample.
 
 With 2,000,000 characters of Marathi and 200,000 of English this costs Marathi 4 % more tokens and saves English 10 %
 (bench/tokenizer.py).
 """
 
 SMALLEST_SHARE = 0.05
-"""A language with less of the text than this does not make the others give way."""
+"""A language with a smaller share of the text than this does not reduce the shares of the others."""
 
 FILES = ("tokenizer.model", "report.json", "compare.json")
 """The files of a tokenizer folder; compare.json comes from `bullet tokenizer --compare`."""
@@ -37,16 +37,16 @@ RARE = 20
 SMALLEST_VOCABULARY = 400
 
 MANY_UNUSED = 0.1
-"""Share of learned pieces without any occurrence from which on a smaller vocabulary is suggested."""
+"""Share of unused learned pieces above which a smaller vocabulary is suggested."""
 
 OFTEN = 10
-"""A piece that occurs less often than this is seen too rarely to be learned."""
+"""A piece that occurs less often than this is too rare for the model to learn."""
 
 _COUNTED_CHARACTERS = 5_000_000
 
 
 def prepare_tokenizer(config: "TokenizerConfig", seed: int, data_dir: Path, out_dir: Path, progress: Progress) -> dict[str, Any]:
-    """Train on the documents of `data_dir`/train.jsonl; write tokenizer.model and report.json; give the report.
+    """Train on the documents of `data_dir`/train.jsonl; write tokenizer.model and report.json; return the report.
 
     The figures of the report are measured on val.jsonl, text that the tokenizer has not seen; the rarest pieces on the first
     5 million characters of train.jsonl.
@@ -62,7 +62,7 @@ def prepare_tokenizer(config: "TokenizerConfig", seed: int, data_dir: Path, out_
     if tokenizer.vocab_size < config.vocab_size:
         progress.log(
             f"tokenizer: the vocabulary has {tokenizer.vocab_size:,} tokens instead of {config.vocab_size:,}, "
-            "because this text has no more words and syllables to fill it; more text fills more"
+            "because this text has too few different words for more; a larger vocabulary needs more text"
         )
     report = {
         "measured_on": "val.jsonl",
@@ -83,7 +83,7 @@ def prepare_tokenizer(config: "TokenizerConfig", seed: int, data_dir: Path, out_
 
 
 def balanced_shares(documents: Iterable[Document]) -> dict[str, float]:
-    """Of each language, the share of its text that the vocabulary is learned from; the smallest language gives all of it."""
+    """For each language, the share of its text used to train the vocabulary; all text of the smallest language is used."""
     sizes = Counter[str]()
     for document in documents:
         sizes[document["language"]] += sum(map(len, texts_of(document)))
@@ -92,14 +92,14 @@ def balanced_shares(documents: Iterable[Document]) -> dict[str, float]:
 
 
 def training_texts(path: Path, shares: dict[str, float] | None = None) -> Iterator[str]:
-    """The texts of the rows, of each language its share, chosen by a hash of the row's id; all of them without shares."""
+    """The texts of the rows, with the share of each language chosen by a hash of the row's id; all texts without `shares`."""
     for document in read_documents(path):
         if shares is None or _rank(document["id"]) < shares[document["language"]]:
             yield from texts_of(document)
 
 
 def held_out_texts(path: Path) -> dict[str, list[str]]:
-    """The texts of the rows by language; a translation request holds two, one in each message."""
+    """The texts of the rows by language; a translation request has two languages, one in each message."""
     texts: dict[str, list[str]] = {}
     for document in read_documents(path):
         for text in texts_of(document):
@@ -114,7 +114,7 @@ def _rank(identity: str) -> float:
 
 
 def _rarest(tokenizer: Tokenizer, texts: Iterator[str]) -> dict[str, Any]:
-    """How many learned pieces do not occur, and those that occur least."""
+    """The number of learned pieces that do not occur, and the rarest pieces."""
     counts = np.zeros(tokenizer.vocab_size, dtype=np.int64)
     characters = 0
     for text in texts:

@@ -15,7 +15,7 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 _AHEAD = 3
-"""Pieces a process may have waiting: enough to keep it busy, and a bound on memory."""
+"""Number of items that may wait for each process: enough to keep it busy, and a limit on memory."""
 
 _settings: Any = None
 
@@ -23,12 +23,12 @@ _settings: Any = None
 def ordered_map(
     function: Callable[[Any, Item], Result], settings: Any, items: Iterable[Item], workers: int
 ) -> Iterator[tuple[Item, Result]]:
-    """Each item with `function(settings, item)`, in order; in this process where `workers` is 1.
+    """Yield each item with `function(settings, item)`, in order; in this process if `workers` is 1.
 
-    New processes import `function` by its name, so it stands at the top of a module. `settings` is sent to each once.
+    New processes import `function` by its name, so it must be defined at module level. `settings` is sent to each process once.
 
     Raises:
-        BulletError: a process died, most likely for want of memory.
+        BulletError: a process died, probably because memory ran out.
     """
     if workers <= 1:
         for item in items:
@@ -46,13 +46,13 @@ def ordered_map(
             while waiting:
                 yield _first(waiting)
         except BrokenProcessPool:
-            raise BulletError("a cleaning process died, most likely for want of memory: run again with --set data.workers=1") from None
+            raise BulletError("a cleaning process died, probably because memory ran out: run again with --set data.workers=1") from None
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
 
 def cores() -> int:
-    """Processor cores that this process may use."""
+    """Number of processor cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -66,7 +66,7 @@ def _first(waiting: "deque[tuple[Item, Future[Result]]]") -> tuple[Item, Result]
 def _begin(settings: Any) -> None:
     global _settings
     _settings = settings
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent process handles Ctrl-C
     os.environ["RAYON_NUM_THREADS"] = "1"
 
 

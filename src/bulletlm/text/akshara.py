@@ -6,16 +6,16 @@ from bulletlm.text.pieces import BYTE, NORMAL
 from bulletlm.text.tokenizer import SPACE_MARK, Tokenizer
 
 OTHER, CONSONANT, VOWEL, VOWEL_SIGN, MARK, IMPOSSIBLE = 1, 2, 4, 8, 16, 128
-"""What a text ends in, one bit each. IMPOSSIBLE: no text ends in it, so a token that needs it is never chosen."""
+"""How a text ends, one bit each. IMPOSSIBLE: no text ends so, and a token that requires it is never chosen."""
 
 ANYTHING = 127
 """The end of a token that is a single byte: it may be part of any character."""
 
 
 def _classes() -> dict[str, tuple[int, int]]:
-    """Devanagari character -> what it must come after (0: anything) and what it is."""
+    """Devanagari character -> the classes it may follow (0: any) and its own class."""
     spans = (
-        ([(0x0900, 0x0903), (0x0951, 0x0954)], CONSONANT | VOWEL | VOWEL_SIGN | MARK, MARK),  # anusvara and its like, accents
+        ([(0x0900, 0x0903), (0x0951, 0x0954)], CONSONANT | VOWEL | VOWEL_SIGN | MARK, MARK),  # anusvara and similar marks, accents
         ([(0x0904, 0x0914), (0x0950, 0x0950), (0x0960, 0x0961), (0x0972, 0x0977)], 0, VOWEL),
         ([(0x0915, 0x0939), (0x0958, 0x095F), (0x0978, 0x097F)], 0, CONSONANT),
         ([(0x093C, 0x093C)], CONSONANT, CONSONANT),  # nukta
@@ -30,9 +30,9 @@ _CLASSES = _classes()
 
 @lru_cache(maxsize=4)
 def akshara_rules(tokenizer: Tokenizer) -> tuple[bytes, bytes]:
-    """For each token what it must come after, as a set of bits (0: anything), and what its text ends in.
+    """For each token, the classes it may follow as a bit set (0: any), and the class of its last character.
 
-    A token with a stray combining mark inside must come after IMPOSSIBLE.
+    A token that contains a stray combining mark may only follow IMPOSSIBLE.
     """
     after, ends = bytearray(), bytearray()
     for piece in tokenizer.pieces():

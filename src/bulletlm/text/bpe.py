@@ -15,9 +15,9 @@ class Vocabulary(Tokenizer):
     """A tokenizer made from the list of its pieces, as a `.bullet` file has it.
 
     Args:
-        pieces: text, score and type in the order of the ids. Of two neighbours that are a piece together, those of the
-            highest score are joined first (byte pair encoding).
-        proto: the same vocabulary as a sentencepiece model; only handed on.
+        pieces: text, score and type in the order of the ids. Among adjacent pairs that form a piece, the pair with the
+            highest score is merged first (byte pair encoding).
+        proto: the same vocabulary as a sentencepiece model; stored but not used.
 
     Raises:
         FormatError: the first pieces are not the special and byte tokens that BulletLM uses.
@@ -33,7 +33,7 @@ class Vocabulary(Tokenizer):
         self._bytes = [token_bytes(i, piece.text) for i, piece in enumerate(pieces)]
         self._ids = {piece.text: i for i, piece in enumerate(pieces) if piece.type == NORMAL}
         self._space_mark = [FIRST_BYTE + byte for byte in SPACE_MARK.encode()]
-        # With spaces only at the beginning of pieces, each word can be encoded alone.
+        # If spaces occur only at the beginning of pieces, each word can be encoded separately.
         self._by_words = not any(SPACE_MARK in text[1:] for text in self._ids)
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
@@ -63,7 +63,7 @@ class Vocabulary(Tokenizer):
         return ids
 
     def _joined(self, symbols: list[str]) -> list[str]:
-        """Characters joined to pieces, the best pair first, of equals the leftmost; n log n steps."""
+        """Merge characters to pieces, the best pair first, the leftmost of equal pairs; n log n steps."""
         count = len(symbols)
         before, after = list(range(-1, count - 1)), list(range(1, count + 1))
         pairs: list[tuple[float, int, str]] = []
@@ -80,7 +80,7 @@ class Vocabulary(Tokenizer):
             _, left, pair = heapq.heappop(pairs)
             right = after[left]
             if not symbols[left] or right >= count or symbols[left] + symbols[right] != pair:
-                continue  # one of the two has been joined with another since
+                continue  # one of the two has been merged with another symbol
             symbols[left], symbols[right] = pair, ""
             after[left] = after[right]
             if after[left] < count:

@@ -42,13 +42,13 @@ CHAT_TEMPLATE = r"""{%- set ns = namespace(system='', role='') -%}
 {%- if add_generation_prompt -%}{{- '<|assistant|>' -}}{%- endif -%}"""
 """`encode_prompt` as a Jinja template, for programs that read a model in other formats (llama.cpp, transformers).
 
-There the marks are found in the text, so a mark that a user types counts as one. The final </s> is left out: those
-programs compare a conversation with its continuation.
+These programs search the text for marks, so a mark that a user types is treated as a mark. The final </s> is left out,
+because these programs compare a conversation with its continuation.
 """
 
 
 def in_order(messages: Sequence[Mapping[str, object]]) -> list[Message]:
-    """Messages as the template wants them, their text normalised as the training text was: `arrange` after `normalize`.
+    """Messages in the form that the template needs, with text normalised like the training text: `arrange` after `normalize`.
 
     Raises:
         DataError: unknown role, missing or empty content, an answer before any question.
@@ -66,10 +66,10 @@ def in_order(messages: Sequence[Mapping[str, object]]) -> list[Message]:
 
 
 def arrange(messages: Sequence[Mapping[str, Any]]) -> list[Message]:
-    """Messages with content as user and assistant in turn, beginning with the user.
+    """Messages with content, alternating between user and assistant, beginning with the user.
 
-    A system message goes before the first user text, with a blank line between; messages of one role in a row
-    become one, a line each.
+    A system message goes before the first user text, with a blank line between; consecutive messages of one role
+    become one message, one line each.
 
     Raises:
         DataError: unknown role, an answer before any question.
@@ -94,9 +94,9 @@ def arrange(messages: Sequence[Mapping[str, Any]]) -> list[Message]:
 
 
 def encode_document(tokenizer: Tokenizer, document: Document) -> tuple[list[int], list[bool]]:
-    """Token ids of a row of train.jsonl, and for each token whether answers-only training learns to predict it.
+    """Token ids of a row of train.jsonl, and for each token whether it counts in the loss with loss_on = "answers".
 
-    In a conversation those are the assistant's texts and the marks that end them; in a text, all tokens.
+    In a conversation, the assistant's texts and the marks that end them count; in a text, all tokens.
     """
     return encode_documents(tokenizer, [document])[0]
 
@@ -135,7 +135,7 @@ def encode_prompt(tokenizer: Tokenizer, messages: Sequence[Mapping[str, object]]
 
 
 class FittedPrompt(NamedTuple):
-    """A prompt that was made to fit.
+    """A prompt shortened to the available number of tokens.
 
     Attributes:
         ids: token ids.
@@ -147,7 +147,7 @@ class FittedPrompt(NamedTuple):
 
 
 class _Turn(NamedTuple):
-    """Messages of one role in a row: their text, and how many messages they are."""
+    """Consecutive messages of one role: their text and their number."""
 
     role: str
     text: str
@@ -212,7 +212,7 @@ def system_and_last_user(messages: Sequence[Mapping[str, object]]) -> tuple[str,
 def _open_turns(messages: Sequence[Mapping[str, object]]) -> tuple[str, list[_Turn]]:
     """The normalised system text, and the turns of user and assistant, at least one: see `fit_prompt`."""
     system, turns = list[str](), list[_Turn]()
-    skipped = 0  # messages without text, which count with the turn that follows
+    skipped = 0  # messages without text, which are counted with the next turn
     for number, message in enumerate(messages, 1):
         role, content = message.get("role"), message.get("content")
         if role not in ("system", "developer", *ROLES):
@@ -241,7 +241,7 @@ def _open_turns(messages: Sequence[Mapping[str, object]]) -> tuple[str, list[_Tu
 
 
 def render(messages: Sequence[Mapping[str, object]]) -> str:
-    """The template of `messages` as people read it; the tokens themselves come from `encode_prompt`."""
+    """The template of `messages` in readable form; `encode_prompt` gives the tokens."""
     turns = in_order(messages)
     text = "".join(f"<|{turn['role']}|>{turn['content']}<|end|>\n" for turn in turns)
     return SPECIAL_TOKENS[BOS] + text + ("<|assistant|>" if turns[-1]["role"] == "user" else SPECIAL_TOKENS[EOS])

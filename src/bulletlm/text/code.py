@@ -4,10 +4,10 @@ import re
 from collections.abc import Sequence
 
 LONGEST_OPEN_FENCE = 200
-"""Lines that a fence without an end makes code; further on it was no fence."""
+"""Maximum number of code lines after an opening fence without a closing fence."""
 
 LONGEST_LINE = 1_000
-"""Longer lines are paragraphs, tables or encoded files; looking for code in them would take time with the square of their length."""
+"""Longer lines are paragraphs, tables or encoded files; searching them for code would take quadratic time."""
 
 _FENCE = re.compile(r"^\s{0,3}(`{3,}|~{3,})")
 
@@ -27,7 +27,7 @@ _CODE = re.compile(
             # declarations and assignments
             r"^\s*(?:public|private|protected|static|const|let|var|function|fn|func|int|void|double|float|char|bool|auto)\s+[\w<>\[\]*&:]+\s*[=({;,]",
             r"^\s*[A-Za-z_][\w.]*(?:\[[^\]]*\])?\s*(?:[+*/%&|^-]|:)?=(?!=)\s*\S",
-            # operators that prose does not have, calls, and the rows of JSON
+            # operators that do not occur in prose, calls, and rows of JSON
             r"[\w)\]]\s*(?:==|!=|<=|>=|&&|\|\||=>|\+=|-=|\*=|<<|>>)\s*[\w(\"'\[!-]",
             r"[A-Za-z_]\w*(?:::|->)[A-Za-z_]\w*",
             r"^\s*[A-Za-z_][\w.]*\([^()]*(?:\([^()]*\))?[^()]*\)\s*;?\s*$",
@@ -39,16 +39,16 @@ _CODE = re.compile(
 _MAY_BE_CODE = re.compile(
     r"[(){}\[\]=<>;$%|&#]|::|->|\"\s*:|^\s*(?:import|from|return|else|try|finally|class|SELECT|INSERT|UPDATE|DELETE|CREATE)\b"
 )
-"""What every line of code has: a quick look that most prose does not pass."""
+"""Characters of which every line of code has one: a quick test that most prose fails."""
 
 _LATIN = re.compile("[A-Za-z{}\\[\\]]")
 _COMMENT = re.compile(r"^\s*(?:#|//|/\*|\*/?|--)\s*\S")
 
 
 def code_lines(lines: Sequence[str]) -> list[bool]:
-    """[lines] whether each is code: between fences (``` or ~~~, the fences too), or by the syntax of common languages.
+    """[lines] whether each is code: between fences (``` or ~~~, including the fences), or by the syntax of common languages.
 
-    An indented line or a comment behind a line of code is code as well.
+    An indented line or a comment after a line of code is code too.
     """
     code = [False] * len(lines)
     n = 0

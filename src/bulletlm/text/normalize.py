@@ -13,7 +13,7 @@ _JOINING = re.compile(
     "\u0f00-\u109f\u1780-\u18af\u1900-\u1cff\ua800-\uabff"  # Tibetan, Myanmar, Khmer, Mongolian, scripts of South-East Asia
     "\U00010a00-\U00011fff\U0001e900-\U0001e95f]"
 )
-"""Characters of scripts whose letters join or stack, besides the scripts of India: joiners between two of them mean something."""
+"""Characters of scripts whose letters join or stack, except the scripts of India: joiners between two of them are significant."""
 
 _WITHOUT_SPACES = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u1950-\u19df\u1a20-\u1aaf\ua9e0-\ua9ff\uaa60-\uaa7f]")
 """Thai, Lao, Myanmar, Khmer, Tai scripts: U+200B marks where a word ends."""
@@ -38,10 +38,10 @@ _SPELLINGS = (
     ("\u0930\u094d\u200d", "\u0931\u094d"),  # eyelash ra, दुसर्‍या: दुसऱ्या
     ("\u0931\u094d\u200d", "\u0931\u094d"),
 )
-"""Two ways to write one Devanagari letter that NFC does not know about; the second is today's standard."""
+"""Two encodings of one Devanagari letter that NFC does not unify; the second is today's standard."""
 
 MOST_SIGNS = 30
-"""Combining characters in a row that are kept; no writing system needs more."""
+"""Maximum number of consecutive combining characters; no writing system needs more."""
 
 _TWO_SPELLINGS = re.compile("[\u0905\u0906\u090f\u093e][\u093e\u0945\u0947\u0948\u094b\u094c]|\u094d\u200d")
 _BROKEN = re.compile(r"[\ud800-\udfff]|(?<=\S)[\x80-\x84\x86-\x9f](?=\S)")
@@ -51,12 +51,12 @@ _SPACE = re.compile(f"[ {_SPACES}]+")
 
 
 def is_broken(text: str) -> bool:
-    """Whether characters have been lost: U+FFFD, half of a surrogate pair, a control character of an old code page inside a word."""
+    """Whether characters have been lost: U+FFFD, an unpaired surrogate, or a control character of a legacy code page inside a word."""
     return "\ufffd" in text or (not text.isprintable() and bool(_BROKEN.search(text)))
 
 
 def normalize_line(text: str, changed: Callable[[str, str, str], None] | None = None, skip: Collection[str] = ()) -> str:
-    """A paragraph in NFC, without control and stray invisible characters, one space at a time, none at the ends.
+    """Normalise a paragraph: NFC, no control and stray invisible characters, single spaces, no spaces at the ends.
 
     Normalising twice changes nothing more.
 
@@ -66,7 +66,7 @@ def normalize_line(text: str, changed: Callable[[str, str, str], None] | None = 
     """
     if _is_plain(text):
         return text
-    while True:  # a second round changes something only in odd strings of stacked marks
+    while True:  # a second pass has an effect only on unusual strings of stacked marks
         start = text
         for rule, apply in _STEPS:
             after = text if rule in skip else apply(text)
@@ -79,7 +79,7 @@ def normalize_line(text: str, changed: Callable[[str, str, str], None] | None = 
 
 
 def _is_plain(text: str) -> bool:
-    """Whether no step can change anything: true of most text, and ten times faster than the steps."""
+    """Whether no step can have an effect: true for most text, and ten times faster than the steps."""
     return (
         text.isprintable()  # no control or invisible characters, no spaces but U+0020
         and "  " not in text
@@ -128,7 +128,7 @@ def _nfc(text: str) -> str:
 def _unstacked(text: str) -> str:
     """At most MOST_SIGNS combining characters in a row, as in the Stream-Safe Text Format of UAX #15.
 
-    Bringing them into order takes time with the square of their number: half a million would stall a run for hours.
+    Sorting them into canonical order takes quadratic time: half a million would take hours.
     """
     kept, marks = [], 0
     for character in text:
@@ -179,7 +179,7 @@ NORMALIZATIONS = tuple(rule for rule, _ in _STEPS)
 
 
 def visible(text: str) -> str:
-    """Text for reading: characters that cannot be seen are written as <U+200B>."""
+    """Text for display: invisible characters are written as <U+200B>."""
     return _UNSEEN.sub(lambda found: f"<U+{ord(found[0]):04X}>", text)
 
 

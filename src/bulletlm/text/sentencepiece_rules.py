@@ -134,7 +134,7 @@ def _pieces(fields: Sequence[_Field]) -> list[Piece]:
 
 
 def _message(fields: Sequence[_Field], number: int) -> list[_Field]:
-    """The fields of an embedded message; where it is given twice, the protocol joins them."""
+    """The fields of an embedded message; if it occurs twice, the protocol merges the fields."""
     found = list[_Field]()
     for field in fields:
         if field.number == number and field.wire_type == _DELIMITED and isinstance(field.value, bytes):
@@ -169,7 +169,7 @@ def _fields(message: bytes) -> list[_Field]:
     """The fields of a protocol buffer message.
 
     Raises:
-        FormatError: it is cut short, or no such message.
+        FormatError: the message is truncated or invalid.
     """
     found, at = list[_Field](), 0
     while at < len(message):

@@ -14,19 +14,19 @@ ZERO_WIDTH_JOINER = "\u200d"
 
 
 class TextStream:
-    """The text of tokens that come one by one, in pieces made of whole letters.
+    """Decodes tokens one by one and returns text in complete letters.
 
-    A letter is held back until the next one begins: a UTF-8 character may lack bytes, a Devanagari letter (or any other
-    with combining signs) may still get a vowel sign, or a virama and another consonant. Text that may become a stop string
-    is held back until it is one, or is not.
+    A letter is withheld until the next one begins: a UTF-8 character may lack bytes, a Devanagari letter (or any other
+    with combining marks) may still get a vowel sign, or a virama and another consonant. Text that may become a stop string
+    is withheld until it is complete or can no longer match.
 
     Args:
-        tokenizer: what the ids mean.
-        stop: strings that end the text; the first one that is complete counts, and is not given out.
+        tokenizer: decodes the ids.
+        stop: strings that end the text; the first complete one ends it and is not returned.
 
     Attributes:
-        held: text that is not given out yet.
-        stopped: whether there was a stop string; nothing more comes then.
+        held: text that has not been returned yet.
+        stopped: whether a stop string was found; no more text is returned then.
     """
 
     def __init__(self, tokenizer: Tokenizer, stop: Sequence[str] = ()) -> None:
@@ -37,7 +37,7 @@ class TextStream:
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
 
     def add(self, token: int) -> str:
-        """Take one token; give what is sure to be whole now, often nothing."""
+        """Add one token; return the text that is complete now, often ""."""
         held = self.held + self._decoder.decode(self._tokenizer.decode_bytes([token]))
         limit = len(held) - 1
         if self._stop:
@@ -51,7 +51,7 @@ class TextStream:
         return held[:start]
 
     def finish(self) -> str:
-        """What was held back, now that no more tokens come. Bytes that are not a whole character are left out."""
+        """Return the withheld text at the end of the tokens. Bytes of an incomplete character are left out."""
         held, self.held = self.held, ""
         return held
 
@@ -62,7 +62,7 @@ def _overlap(text: str, stop: str) -> int:
 
 
 def _letter_at_or_before(text: str, limit: int) -> int:
-    """The last place up to `limit` where a letter of `text` begins."""
+    """The last position up to `limit` at which a letter of `text` begins."""
     return next((i for i in range(limit, 0, -1) if _begins_letter(text[i - 1], text[i])), 0)
 
 

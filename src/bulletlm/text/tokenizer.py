@@ -29,7 +29,7 @@ class Tokenizer:
     """Encodes and decodes with a trained vocabulary.
 
     Raises:
-        FormatError: the bytes are not a sentencepiece model, or not one that keeps text as BulletLM's do.
+        FormatError: the bytes are not a sentencepiece model, or the model changes text, which BulletLM's models do not.
     """
 
     def __init__(self, model_proto: bytes) -> None:
@@ -61,7 +61,7 @@ class Tokenizer:
         """Read tokenizer.model.
 
         Raises:
-            BulletError: no such file. FormatError: not a model of ours.
+            BulletError: the file does not exist. FormatError: it is not a BulletLM tokenizer.
         """
         try:
             proto = read_regular(path)
@@ -116,7 +116,7 @@ class Tokenizer:
 
 
 def token_bytes(i: int, text: str) -> bytes:
-    """The UTF-8 bytes that token `i`, the piece `text`, stands for."""
+    """The UTF-8 bytes that token `i`, the piece `text`, represents."""
     kind = type_of_id(i)
     if kind == BYTE:
         return bytes([i - FIRST_BYTE])

@@ -19,13 +19,13 @@ from bulletlm.text.sentencepiece_proto import piece_texts, with_pieces
 from bulletlm.text.tokenizer import BOS, EOS, FIRST_PIECE, SPACE_MARK, SPECIAL_TOKENS, UNK, USER
 
 CHARACTER_COVERAGE = 0.9995
-"""Share of the text whose characters get a token of their own; rarer ones are spelled in bytes."""
+"""Share of the text whose characters get their own token; rarer characters are encoded as bytes."""
 
 AKSHARA_COVERAGE = 0.985
-"""Share of the Devanagari text whose aksharas are kept whole. More costs merges and gains little."""
+"""Share of the Devanagari text whose aksharas are kept whole. A larger share leaves fewer merges and gains little."""
 
 SAMPLE_CHARACTERS = 100_000_000
-"""A vocabulary does not get better from more text than this; larger corpora are sampled."""
+"""More text than this does not improve a vocabulary; larger corpora are sampled."""
 
 _LONGEST_WORD = 256
 _STAND_INS = range(0x20000, 0x2A6DE)
@@ -47,7 +47,7 @@ _ALWAYS = (
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int, seed: int, progress: Progress, *, at_most: bool = False) -> bytes:
-    """Learn a vocabulary of exactly `vocab_size` pieces from `texts` (NFC); give the sentencepiece model.
+    """Train a vocabulary of exactly `vocab_size` pieces on `texts` (NFC); return the sentencepiece model.
 
     The bytes depend only on the texts, the size and the seed (which chooses the sample of a very large corpus).
 
@@ -69,7 +69,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, seed: int, progress: 
     with progress.task("tokenizer: merges", None):
         proto, size = _train(words, vocab_size)
         if proto is None:
-            # Fewer tokens also means fewer whole aksharas, so the largest size is found by asking again.
+            # Fewer tokens also means fewer whole aksharas, so the largest size is found by repeated attempts.
             while True:
                 smaller = size
                 proto, size = _train(words, smaller)
@@ -90,7 +90,7 @@ def model_of_pieces(learned: Iterable[tuple[str, float]]) -> bytes:
     Returns:
         The same bytes that `train_tokenizer` gave when it learned these pieces.
     """
-    # Everything but the pieces is the same in all our models, so any training will do.
+    # Everything except the pieces is the same in all our models, so the model may be trained on any text.
     return with_pieces(_sentencepiece_bpe({"a": 1}, FIRST_PIECE + 1), learned)
 
 
@@ -144,7 +144,7 @@ def _train(words: Mapping[str, int], vocab_size: int) -> tuple[bytes | None, int
     parts = _replace_aksharas(words, alphabet, stand_ins)
     symbols = len(set().union(*parts)) if parts else 0
     wanted = room - len(alphabet) - len(starts)
-    spare = 64  # a few merges may spell what a akshara already is
+    spare = 64  # a few merges may be equal to a whole akshara
     proto = _sentencepiece_bpe(parts, FIRST_PIECE + symbols + wanted + spare) if parts else b""
     back = {ord(stand_in): akshara for akshara, stand_in in stand_ins.items()}
     learned = [text.translate(back) for text in piece_texts(proto)[FIRST_PIECE:] if len(text) > 1]
@@ -157,7 +157,7 @@ def _train(words: Mapping[str, int], vocab_size: int) -> tuple[bytes | None, int
 
 
 def _alphabet(words: Mapping[str, int], room: int) -> list[str]:
-    """The characters that get a token: the commonest ones, and all of a script's basic ones."""
+    """The characters that get a token: the most common ones, and all basic characters of each script."""
     counts = Counter[str]()
     for word, count in words.items():
         for character in word:
@@ -165,7 +165,7 @@ def _alphabet(words: Mapping[str, int], room: int) -> list[str]:
     for basics in _ALWAYS:
         if any(c in counts and c.isalpha() for c in basics):
             counts.update(dict.fromkeys(basics, 0))
-    counts[" "] += 1  # every vocabulary needs it, also one of texts without a space
+    counts[" "] += 1  # every vocabulary needs the space, even if the texts have none
     always = set("".join(_ALWAYS)) | {" "}
     order = sorted((c for c in counts if _may_be_token(c)), key=lambda c: (c != " ", -counts[c], c))
     total, seen, alphabet = sum(counts.values()), 0, []
@@ -186,8 +186,8 @@ def _may_be_token(character: str) -> bool:
 def _whole_aksharas(words: Mapping[str, int], alphabet: Sequence[str], room: int) -> tuple[list[str], list[str]]:
     """Aksharas to keep whole, and the pieces that build them up character by character (at most `room`).
 
-    With every beginning of an akshara in the vocabulary, before all merges, an encoder that joins the best
-    pair first always arrives at the whole akshara.
+    Because every prefix of an akshara is in the vocabulary before all merges, an encoder that merges the best
+    pair first always produces the whole akshara.
     """
     known = set(alphabet)
     counts = Counter[str]()

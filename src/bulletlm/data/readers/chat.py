@@ -13,7 +13,7 @@ ROLES = {
     **dict.fromkeys(("user", "human", "prompter", "customer", "student", "questioner", "usr"), "user"),
     **dict.fromkeys(("assistant", "gpt", "bot", "chatgpt", "chatbot", "model", "ai", "agent", "teacher", "answerer"), "assistant"),
     **dict.fromkeys(("system", "developer"), "system"),
-    # What a tool gives back is read by the assistant like a message of the user.
+    # The output of a tool is treated as a message of the user.
     **dict.fromkeys(("tool", "function", "observation", "ipython", "tool_response", "tool_result"), "user"),
     **dict.fromkeys(("function_call", "tool_call"), "assistant"),
 }
@@ -36,20 +36,20 @@ _PAIRS: tuple[tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]], ...] = (
 _REQUESTS = {name for requests, _, _ in _PAIRS for name in requests}
 
 MAIN_NAMES = {"translation"} | set(_LISTS) | _REQUESTS
-"""Names of columns of which one is enough for a known layout."""
+"""Column names of which one is enough to recognise a layout."""
 
 USED_NAMES = (
     {"translation"} | set(_LISTS) | set(_SYSTEM_KEYS) | set(_HISTORY_KEYS) | {name for pair in _PAIRS for names in pair for name in names}
 )
-"""Every name of a column that `read_row` looks at, except that of the text column."""
+"""All column names that `read_row` uses, except the name of the text column."""
 
 COLUMN_ROLES = ("user", "assistant", "system", "text", "messages", "role", "content")
-"""What `data.sources[].columns` maps, beside language codes."""
+"""The keys of `data.sources[].columns` in addition to language codes."""
 
 
 @dataclass
 class Row:
-    """What a row holds: `messages`, `text`, or one text in each of several languages; or the reason why it holds none of these."""
+    """The content of a row: `messages`, `text`, or one text in each of several languages; or the reason why there is none."""
 
     messages: list[Message] = field(default_factory=list)
     text: str | None = None
@@ -64,7 +64,7 @@ def read_row(value: Any, text: str = "text", columns: Mapping[str, str | int] | 
     Args:
         value: the parsed row.
         text: name of the column that holds plain text.
-        columns: what the user says about the columns: "user", "assistant", "system", "text", "messages", "role", "content"
+        columns: the column mapping of the configuration: "user", "assistant", "system", "text", "messages", "role", "content"
             or a language code -> name of a column.
     """
     if isinstance(value, list):
@@ -117,18 +117,18 @@ def keys_found(value: Any) -> str:
 
 
 def mapping_advice(names: Sequence[str]) -> str:
-    """How to map columns of these names, as a sentence for messages."""
+    """Advice for messages on how to map columns with these names."""
     if len(names) == 1:
-        return f'say in data.sources what holds text, as in {{"path": ..., "text": "{names[0]}"}}'
+        return f'name the text column in data.sources, as in {{"path": ..., "text": "{names[0]}"}}'
     first, second = names[:2] if names else ("q", "a")
     return (
-        f'say which column is which in data.sources, as in {{"path": ..., "columns": {{"user": "{first}", "assistant": "{second}"}}}} '
+        f'map the columns in data.sources, as in {{"path": ..., "columns": {{"user": "{first}", "assistant": "{second}"}}}} '
         f'or {{"path": ..., "text": "{first}"}}'
     )
 
 
 def to_text(value: Any) -> str | None:
-    """Text of a message: a string, a number, or a list of parts of which all are text. None where there is something else."""
+    """Text of a message: a string, a number, or a list of parts that are all text. None for anything else."""
     if isinstance(value, str):
         return value
     if isinstance(value, bool):
@@ -169,7 +169,7 @@ def _from_list(items: Sequence[Any], columns: Mapping[str, str | int], layout: s
         content = "" if item.get(content_key) is None else to_text(item[content_key])
         if known is None or content is None or (not content_key and not _calls_a_tool(item)):
             return bad
-        # A call of a tool is no text; an empty message is left out here and its neighbours are joined.
+        # A tool call is not text; an empty message is left out here and its neighbours are joined.
         if content or not _calls_a_tool(item):
             messages.append({"role": known, "content": content})
     return Row(messages, layout=f"{layout}: {role_key}, {content_key}")
@@ -190,7 +190,7 @@ def _in_turn(texts: Sequence[str]) -> list[Message]:
 
 
 def _with_system(found: Row, named: Mapping[str, Any]) -> Row:
-    """With the system text that stands beside the list, where the list has none."""
+    """Add the system text of the row, if the list of messages has none."""
     system = next((named[name] for name in _SYSTEM_KEYS if isinstance(named.get(name), str) and named[name].strip()), None)
     if system and found.messages and found.messages[0]["role"] != "system":
         found.messages.insert(0, {"role": "system", "content": system})
@@ -242,7 +242,7 @@ def _pair(named: Mapping[str, Any], request: str, answer: str, extras: Sequence[
 
 
 def _text_beside_a_request(named: Mapping[str, Any], written: str, name: str) -> Row:
-    """A text that answers the request beside it, unless it has the request inside."""
+    """A text that answers the request in the same row, unless the text contains the request."""
     request = next((named[key] for key in ("prompt", "instruction") if isinstance(named.get(key), str)), "")
     if request.strip() and written.strip() and request.strip() not in written:
         return Row(_in_turn([request, written]), layout=f"prompt, {name}")

@@ -19,7 +19,7 @@ _HEADINGS: dict[str, str] = (
     | dict.fromkeys(("system", "system prompt", "system_prompt"), "system")
     | dict.fromkeys(("text", "content", "sentence", "body", "article", "story", "paragraph", "मजकूर", "वाक्य"), "text")
 )
-"""Usual headings, in lower case -> what the column holds."""
+"""Common headings in lower case -> role of the column."""
 
 _NOT_TEXT_HEADINGS = frozenset(
     "id no no. number nr index row label labels class category tag tags score rating date time url link split author user_id "
@@ -43,7 +43,7 @@ class TablePlan:
         width: cells in a row.
         texts: (language or "", column) of each column of text, in order.
         user, assistant, system: columns of a conversation, or -1.
-        described: what the table was taken for, for people.
+        described: a readable description of the detected content.
     """
 
     delimiter: str
@@ -60,16 +60,16 @@ class TablePlan:
 def plan_columns(
     rows: Sequence[Sequence[str]], first_line: int, delimiter: str, quoted: bool, columns: Mapping[str, str | int], text: str, language: str
 ) -> TablePlan:
-    """Decide from the first rows what each column holds.
+    """Detect the content of each column from the first rows.
 
     Args:
-        first_line: number of the line of the first row.
+        first_line: line number of the first row.
         columns: `data.sources[].columns`: a role or a language code -> heading, or number of the column from 1.
         text: `data.sources[].text`.
         language: `data.sources[].language`: of a single column of text.
 
     Raises:
-        NoColumnError: it is not clear what the columns hold, or one that is named does not exist.
+        NoColumnError: the content of the columns is not clear, or a named column does not exist.
     """
     width = Counter(len(row) for row in rows).most_common(1)[0][0]
     full = [row for row in rows if len(row) == width]
@@ -119,7 +119,7 @@ def _advice(names: Sequence[str]) -> str:
     first, second = (names[0], names[1]) if len(names) > 1 else ("1", "2")
     shown = [name if name.isdigit() else f'"{name}"' for name in (first, second)]
     return (
-        f'say it in data.sources, as in {{"path": ..., "columns": {{"en": {shown[0]}, "mr": {shown[1]}}}}} for translations, '
+        f'map them in data.sources, as in {{"path": ..., "columns": {{"en": {shown[0]}, "mr": {shown[1]}}}}} for translations, '
         '"user" and "assistant" for questions and answers, or "text"'
     )
 
@@ -160,7 +160,7 @@ def _is_header(names: Sequence[str], body: Sequence[Sequence[str]], columns: Map
         return True
     if not any(known):
         return False
-    # One name that is known beside others: a name does not come again below, and is shorter than what it names.
+    # One known name among others: a heading does not occur again below, and is shorter than the cells of its column.
     below = [[row[number] for row in body[:_SAMPLED_CELLS]] for number in range(len(names))]
     return len(names) > 2 and all(name not in cells for name, cells in zip(names, below, strict=True))
 
@@ -190,6 +190,6 @@ def _is_longest(column: int, others: Sequence[int], body: Sequence[Sequence[str]
 
 
 def _language_of(cells: Sequence[str]) -> str:
-    """The language of a column: of many cells together, which is surer than each alone."""
+    """The language of a column, detected from many cells together, which is more reliable than each cell alone."""
     sample = [cell for cell in cells if cell.strip()][:: max(len(cells) // _SAMPLED_CELLS, 1)]
     return detect("\n".join(cell[:100] for cell in sample)[:_LANGUAGE_CHARACTERS])

@@ -7,6 +7,6 @@ from bulletlm.data.readers.raw import BadRow, Block, RawDocument
 
 
 def documents(block: Block, seed: int) -> Iterator[RawDocument | BadRow]:
-    """A part of a document as one document; most documents have one part."""
+    """Read a part of a document file as one document; most files have one part."""
     part = json.loads(block.data)
     yield RawDocument(block.file.name, block.first, block.file.language, [text for _, text in part], [page for page, _ in part])

@@ -24,7 +24,7 @@ from bulletlm.data.readers.raw import BadRow, Block, Listener, NotReadError
 from bulletlm.data.sources import SourceFile
 
 SILENT_SECONDS = 120.0
-"""A document is given up after this time without a page or a part of it."""
+"""Reading of a document stops after this time without a new page or part."""
 
 MEMORY_BYTES = 4 << 30
 _MOST_BYTES = 512 << 20
@@ -40,7 +40,7 @@ _SAID = {".docx": "Word document", ".epub": "book (EPUB)", ".html": "web page", 
 
 
 class DocumentProcess:
-    """The process that takes documents apart; it is started for the first document, and again after it has ended."""
+    """The process that parses documents; it is started for the first document, and again after it has ended."""
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
@@ -53,7 +53,7 @@ class DocumentProcess:
         self.stop()
 
     def stop(self) -> None:
-        """End the process."""
+        """Stop the process."""
         if self._process:
             self._process.kill()
             self._process.wait()
@@ -67,7 +67,7 @@ class DocumentProcess:
         """The answers for one file.
 
         Raises:
-            NotReadError: the process gave up, ended or was silent for too long.
+            NotReadError: the process reported an error, ended, or sent nothing for too long.
         """
         process = self._process or self._start()
         request = {"path": os.fsencode(file.path.absolute()).hex(), "member": file.member, "kind": file.kind}
@@ -91,7 +91,7 @@ class DocumentProcess:
                 yield answer
         except queue.Empty:
             raise NotReadError(
-                f"it was given up after {SILENT_SECONDS:.0f} seconds without a result: convert it to another format"
+                f"reading stopped after {SILENT_SECONDS:.0f} seconds without a result: convert it to another format"
             ) from None
         except BrokenPipeError:
             raise NotReadError("the library that reads it failed: convert it to another format") from None
@@ -100,7 +100,7 @@ class DocumentProcess:
                 self.stop()
 
     def _start(self) -> "subprocess.Popen[bytes]":
-        # -P: modules in the current folder of the user are not imported.
+        # -P: do not import modules from the user's current folder.
         command = [sys.executable, "-P", "-m", "bulletlm.data.readers.isolated"]
         self._process = process = subprocess.Popen(
             command,
@@ -122,7 +122,7 @@ def _receive(pipe: IO[bytes], answers: "queue.Queue[bytes]") -> None:
 
 
 def blocks(file: SourceFile, listener: Listener, process: DocumentProcess) -> Iterator[Block | BadRow]:
-    """The document as blocks of lines of JSON: [[page, paragraph], ...].
+    """Read the document as blocks of JSON lines: [[page, paragraph], ...].
 
     Raises:
         DataError: the library that reads it is not installed.
@@ -145,7 +145,7 @@ def main() -> None:
     _limit_memory()
     answers = os.fdopen(os.dup(1), "wb")
     with open(os.devnull, "wb") as nothing:
-        os.dup2(nothing.fileno(), 1)  # what a library prints is no answer
+        os.dup2(nothing.fileno(), 1)  # output that a library prints must not mix with the answers
 
     def send(answer: dict[str, Any]) -> None:
         answers.write(json.dumps(answer).encode() + b"\n")
@@ -161,7 +161,7 @@ def main() -> None:
             send({"error": explain(error)})
         except MemoryError:
             send({"error": "it needs too much memory: split it"})
-        except Exception as error:  # whatever a library raises on a file that was made to break it
+        except Exception as error:  # a malicious file can make a library raise any exception
             send({"error": f"the library that reads it failed ({type(error).__name__}): convert it to another format"})
         else:
             send({"end": True})
@@ -208,7 +208,7 @@ def _paragraphs(kind: str, data: bytes) -> Iterator[str]:
 
 
 def _send_parts(paragraphs: Iterator[tuple[int, str]], send: Any) -> None:
-    """Paragraphs in parts of bounded size."""
+    """Send paragraphs in parts of bounded size."""
     part: list[tuple[int, str]] = []
     size = 0
     for number, text in paragraphs:

@@ -14,7 +14,7 @@ from bulletlm.data.sources import SourceFile
 BLOCK_BYTES = 1 << 20
 
 LINE_BYTES = 16 << 20
-"""A longer line is not text that a person wrote; it is rejected without being read into memory whole."""
+"""A longer line is not natural text; it is rejected without reading all of it into memory."""
 
 _SHOWN_BYTES = 2_000
 
@@ -22,10 +22,10 @@ _SHOWN_BYTES = 2_000
 def line_blocks(
     file: SourceFile, encoding: str, listener: Listener, *, border: bytes = b"\n", plan: Any = None, kind: str = ""
 ) -> Iterator[Block | BadRow]:
-    """Whole lines of a file, whichever of \\n, \\r\\n and \\r it uses.
+    """Read blocks of complete lines of a file with \\n, \\r\\n or \\r line ends.
 
     Args:
-        border: blocks end after these bytes, an empty line for example, except where there is none for two blocks.
+        border: blocks end after these bytes, for example an empty line, unless they do not occur within two blocks.
     """
     number, rest, skipping = 1, b"", False
     stream = pieces(file, encoding, listener.advance)
@@ -34,7 +34,7 @@ def line_blocks(
             piece = next(stream, None)
         except DAMAGE:
             end = rest.rfind(b"\n") + 1
-            if end:  # what follows is the beginning of a line that is lost
+            if end:  # the rest is the beginning of a line that is lost
                 yield _block(file, number, rest[:end], plan, kind)
             raise
         if piece is None:
@@ -62,7 +62,7 @@ def line_blocks(
 
 
 def lines_of(block: Block) -> Iterator[tuple[int, str] | BadRow]:
-    """Numbered lines without their ends."""
+    """The numbered lines of a block without their line ends."""
     for number, line in enumerate(block.data.removesuffix(b"\n").split(b"\n"), block.first):
         if len(line) > LINE_BYTES:
             yield endless(block.file, number, line)
@@ -78,5 +78,5 @@ def _block(file: SourceFile, first: int, data: bytes, plan: Any, kind: str) -> B
 
 
 def endless(file: SourceFile, number: int, line: bytes) -> BadRow:
-    """A line that is too long, with its beginning."""
+    """The rejected row for a line that is too long, with the beginning of the line."""
     return BadRow(file.name, number, "longer_than_16_MB", line[:_SHOWN_BYTES].decode("utf-8", "replace").rstrip("\ufffd"))

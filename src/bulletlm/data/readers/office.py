@@ -21,14 +21,14 @@ _OLD_OFFICE = b"\xd0\xcf\x11\xe0"
 
 
 def docx_paragraphs(data: bytes) -> Iterator[str]:
-    """The paragraphs of a Word document in order, of tables too, then its notes. Deleted text of tracked changes is left out."""
+    """The paragraphs of a Word document in order, including tables, then its notes. Deleted text of tracked changes is left out."""
     if data.startswith(_OLD_OFFICE):
         raise NotReadError("protected by a password, or a document of Word 97-2003: save it as .docx without a password")
     with _open(data) as archive:
         names = set(archive.namelist())
         main = next((name for name in ("word/document.xml", "word/document2.xml") if name in names), None)
         if main is None:
-            raise NotReadError("it is no Word document: it has no word/document.xml")
+            raise NotReadError("it is not a Word document: it has no word/document.xml")
         for name in (main, "word/footnotes.xml", "word/endnotes.xml"):
             if name in names:
                 yield from _word_paragraphs(_xml(archive.read(name)))
@@ -42,7 +42,7 @@ def _word_paragraphs(root: Any) -> Iterator[str]:
 
 
 def _word_text(paragraph: Any) -> Iterator[str]:
-    """Text of a paragraph; paragraphs in it, those of a text box, come by themselves."""
+    """Text of a paragraph; nested paragraphs, as in a text box, are returned separately."""
     waiting = list(reversed(paragraph))
     while waiting:
         node = waiting.pop()
@@ -70,7 +70,7 @@ def epub_paragraphs(data: bytes) -> Iterator[str]:
         if "META-INF/encryption.xml" in names and _is_protected(archive):
             raise NotReadError("protected against copying (DRM): its text cannot be read")
         if "META-INF/container.xml" not in names:
-            raise NotReadError("it is no EPUB: it has no META-INF/container.xml")
+            raise NotReadError("it is not an EPUB file: it has no META-INF/container.xml")
         container = _xml(archive.read("META-INF/container.xml"))
         package_name = next((node.get("full-path") for node in container.iter() if _local(node.tag) == "rootfile"), None)
         if package_name not in names:
@@ -87,7 +87,7 @@ def epub_paragraphs(data: bytes) -> Iterator[str]:
 
 
 def _is_protected(archive: zipfile.ZipFile) -> bool:
-    """Whether more than fonts is encrypted."""
+    """Whether anything other than fonts is encrypted."""
     references = [
         node.get("URI") or "" for node in _xml(archive.read("META-INF/encryption.xml")).iter() if _local(node.tag) == "CipherReference"
     ]
@@ -115,7 +115,7 @@ def _xml(data: bytes) -> Any:
     try:
         return fromstring(data, forbid_dtd=False, forbid_entities=True, forbid_external=True)
     except DefusedXmlException:
-        raise NotReadError("its XML has entities of its own, which are not expanded") from None
+        raise NotReadError("its XML defines entities, which are not expanded") from None
     except ParseError as error:
         raise NotReadError(f"its XML is damaged ({one_line(error)})") from None
 

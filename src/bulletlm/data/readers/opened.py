@@ -22,44 +22,44 @@ PIECE_BYTES = 1 << 16
 """Bytes read at a time."""
 
 LOOK_AT_BYTES = 1 << 18
-"""Bytes at the beginning of a file that decide what it is."""
+"""Number of bytes at the beginning of a file that determine its type."""
 
 SCANNED_BYTES = 64 << 20
-"""Unpacked bytes that are looked through for the encoding."""
+"""Number of decompressed bytes that are examined to detect the encoding."""
 
 FREE_BYTES = 16 << 20
 LARGEST_RATIO = 100
-"""A packed file may give `FREE_BYTES` and this many times its own size: text of people packs to a third or a tenth of its size."""
+"""A compressed file may expand to `FREE_BYTES` plus this many times its size; natural text compresses by a factor of 3 to 10."""
 
 DAMAGE = (NotReadError, EOFError, OSError, lzma.LZMAError, zlib.error, zipfile.BadZipFile, NotImplementedError)
-"""What a packed or unreadable file raises; gzip.BadGzipFile is an OSError."""
+"""Exceptions that a compressed or unreadable file raises; gzip.BadGzipFile is an OSError."""
 
 _FEW_LINES = 0.1
-"""Fewer lines than this share that are neither UTF-8 nor of a known code page are rejected one by one."""
+"""If fewer lines than this share are neither UTF-8 nor in a known code page, they are rejected one by one."""
 
 _CONTROL_BYTES = bytes(set(range(32)) - set(b"\t\n\r\f\x1b"))
 
 
 def explain(error: Exception) -> str:
-    """What is wrong with a file, as a sentence without its end."""
+    """Describe the fault of a file as a phrase without a full stop."""
     if isinstance(error, NotReadError):
         return str(error)
     if isinstance(error, EOFError):
-        return "the packed file is cut off"
+        return "the compressed file is truncated"
     if isinstance(error, (gzip.BadGzipFile, lzma.LZMAError, zlib.error, zipfile.BadZipFile)):
-        return f"the packed file is damaged ({one_line(error)})"
+        return f"the compressed file is damaged ({one_line(error)})"
     if isinstance(error, NotImplementedError):
-        return f"the packed file uses a method that is not supported ({one_line(error)})"
+        return f"the compressed file uses a method that is not supported ({one_line(error)})"
     return f"cannot be read ({getattr(error, 'strerror', None) or one_line(error)})"
 
 
 def one_line(error: Exception) -> str:
-    """A library's message, which may have several lines and characters that a terminal must not see."""
+    """A library's error message in one line, without control characters that must not reach a terminal."""
     return " ".join("".join(c if c.isprintable() else " " for c in str(error)).split())[:100].rstrip(" .:")
 
 
 class _Bounded:
-    """Unpacked bytes of a file; raises where a packed file gives far more than text can."""
+    """Decompressed bytes of a file; raises an error if a compressed file expands far more than text can."""
 
     def __init__(self, raw: IO[bytes], packed: bool, size: int, position: Callable[[], int]) -> None:
         self._raw = raw
@@ -67,18 +67,18 @@ class _Bounded:
         self.position = position
 
     def read1(self, size: int) -> bytes:
-        # read1 gives what there is before a packed file breaks off; read would throw it away.
+        # read1 returns the data before the point where a compressed file is truncated; read would discard it.
         piece = self._raw.read1(size)  # type: ignore[attr-defined]
         if self._left >= 0:
             self._left -= len(piece)
             if self._left < 0:
-                raise NotReadError(f"the packed file gives more than {LARGEST_RATIO} times its size, which text does not")
+                raise NotReadError(f"the compressed file expands to more than {LARGEST_RATIO} times its size, which text does not")
         return cast(bytes, piece)
 
 
 @contextmanager
 def open_unpacked(file: SourceFile) -> Iterator[_Bounded]:
-    """The unpacked bytes of a file or of a member of a .zip."""
+    """Open a file or a member of a .zip and decompress it."""
     with open_regular(file.path) as outer:
         if not file.member:
             with _unpacked(outer, file.path.suffix.lower()) as text:
@@ -105,7 +105,7 @@ def _unpacked(packed: IO[bytes], suffix: str) -> IO[bytes]:
 
 
 def read_whole(file: SourceFile, limit: int) -> bytes:
-    """All bytes of a file.
+    """Read all bytes of a file.
 
     Raises:
         NotReadError: there are more than `limit`.
@@ -115,7 +115,7 @@ def read_whole(file: SourceFile, limit: int) -> bytes:
         while piece := opened.read1(1 << 20):
             size += len(piece)
             if size > limit:
-                raise NotReadError(f"it is larger than {limit >> 20} MB, the most that is read of this kind: split it")
+                raise NotReadError(f"it is larger than {limit >> 20} MB, the limit for this file type: split it")
             parts.append(piece)
     return b"".join(parts)
 
@@ -137,10 +137,10 @@ def beginning_of(file: SourceFile, size: int = LOOK_AT_BYTES) -> bytes:
 def find_encoding(file: SourceFile) -> str:
     """The codec of a text file.
 
-    UTF-8 unless most lines with other characters than ASCII are something else: a few damaged lines do not decide.
+    UTF-8, unless most lines with non-ASCII characters are in another encoding; a few damaged lines do not change the result.
 
     Raises:
-        NotReadError: it is no text, or in an encoding that cannot be detected with certainty.
+        NotReadError: the file is not text, or its encoding cannot be detected with certainty.
     """
     first = beginning_of(file, PIECE_BYTES)
     marked = marked_encoding(first)
@@ -158,14 +158,14 @@ def find_encoding(file: SourceFile) -> str:
     if page is None and bad < _FEW_LINES * lines:
         return "utf-8"  # those lines are rejected one by one
     if page is None and is_iscii(sample):
-        raise NotReadError("the text is in ISCII, an old 8-bit code: convert it with `uconv -f iscii-dev -t utf-8`")
+        raise NotReadError("the text is in ISCII, a legacy 8-bit encoding: convert it with `uconv -f iscii-dev -t utf-8`")
     if page is None:
         raise NotReadError("the text is not UTF-8, and its encoding cannot be detected with certainty: save it as UTF-8")
     return page
 
 
 def _scan(file: SourceFile) -> tuple[int, int, int, bytes]:
-    """Lines, lines with other characters than ASCII that are UTF-8, lines that are not, and the first of these."""
+    """Count lines, non-ASCII lines that are UTF-8, and lines that are not UTF-8; also return the first of the latter."""
     counts, sample, scanned, rest = Counter[str](), bytearray(), 0, b""
     try:
         with open_unpacked(file) as opened:
@@ -201,7 +201,7 @@ def _count(lines: bytes, counts: Counter[str], sample: bytearray) -> None:
 
 
 def pieces(file: SourceFile, encoding: str, advance: Callable[[int], None]) -> Iterator[bytes]:
-    """The text of a file bit by bit, as UTF-8 with \\n at the end of lines."""
+    """Read the text of a file piece by piece, as UTF-8 with \\n line ends."""
     done, held = 0, b""
     decoder = None if encoding == "utf-8" else codecs.getincrementaldecoder(encoding)("replace")
     with open_unpacked(file) as opened:
@@ -222,7 +222,7 @@ def pieces(file: SourceFile, encoding: str, advance: Callable[[int], None]) -> I
 
 
 def beginning_as_text(file: SourceFile, encoding: str, size: int = LOOK_AT_BYTES) -> str:
-    """The first part of a text file, whole lines of it where it has lines, with \\n at their ends."""
+    """The first part of a text file with \\n line ends; complete lines if it has lines."""
     text = beginning_of(file, size).decode(encoding, "replace").removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
     end = text.rfind("\n") + 1
     return text[:end] if end and len(text) >= size // 4 else text

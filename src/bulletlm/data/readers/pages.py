@@ -23,13 +23,13 @@ _LOOKED_AT = 1 << 16
 
 
 def decode_html(data: bytes) -> str:
-    """HTML in the encoding that its mark or its head names; detected where it names none that works."""
+    """Decode HTML with the encoding of its byte order mark or its head; detect the encoding if there is none that works."""
     named = _CHARSET.search(data[:4_096])
     return decode_text(data, (named[1] or named[2]).decode("ascii", "replace") if named else "")
 
 
 def decode_text(data: bytes, name: str = "") -> str:
-    """Text in the encoding that its mark or `name` says; UTF-8 or an old code page where neither works.
+    """Decode text with the encoding of its byte order mark or `name`, else with UTF-8 or a legacy code page.
 
     Raises:
         NotReadError: the encoding cannot be detected with certainty.
@@ -70,12 +70,12 @@ def html_paragraphs(markup: str, whole: bool = False) -> Iterator[str]:
 
 
 def _holds_article(node: object) -> bool:
-    """Whether the text itself stands inside of what would be removed, as in pages that are one form."""
+    """Whether an element that would be removed contains the main text, as in pages that consist of one form."""
     return bool(node.css_first("article, main")) if hasattr(node, "css_first") else False
 
 
 class _Lines(HTMLParser):
-    """Text of well-formed HTML, with a line end at the borders of blocks."""
+    """Extracts the text of well-formed HTML, with a line end at the borders of block elements."""
 
     def __init__(self) -> None:
         super().__init__(convert_charrefs=True)

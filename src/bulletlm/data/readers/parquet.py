@@ -24,7 +24,7 @@ _LARGEST_GROUP_BYTES = 2 << 30
 
 
 def blocks(file: SourceFile, listener: Listener) -> Iterator[Block | BadRow]:
-    """Rows of a Parquet or Arrow file, with the columns that can hold text."""
+    """Read rows of a Parquet or Arrow file, with the columns that can contain text."""
     try:
         import pyarrow
         from pyarrow import ipc, parquet
@@ -76,7 +76,7 @@ def _cut(batch: Any) -> Iterator[Any]:
 
 
 def _parts(file: SourceFile, first: int, batch: Any) -> Iterator[Block | BadRow]:
-    """A batch in parts whose cells have no more than PART_BYTES together, and the rows that alone have more than LINE_BYTES."""
+    """Split a batch into parts of at most PART_BYTES; also return the rows that are larger than LINE_BYTES."""
     import numpy as np
     import pyarrow
     from pyarrow import ipc
@@ -101,7 +101,7 @@ def _parts(file: SourceFile, first: int, batch: Any) -> Iterator[Block | BadRow]
 
 
 def _cell_bytes(column: Any) -> Any:
-    """[rows] bytes of each cell, without making any of them."""
+    """[rows] size in bytes of each cell, without decoding the cells."""
     import numpy as np
     import pyarrow
     from pyarrow import compute

@@ -30,7 +30,7 @@ _OCR = "recognize its text first, for example with `ocrmypdf`"
 
 
 def pdf_paragraphs(data: bytes, alive: Callable[[], None]) -> tuple[list[tuple[int, str]], list[tuple[int, str]], str]:
-    """Paragraphs with the page each begins on, repeated lines of pages that are left out, and what else is to be said.
+    """Return the paragraphs with the page on which each begins, the repeated page lines that are left out, and a note.
 
     Args:
         alive: called after every page.
@@ -39,7 +39,7 @@ def pdf_paragraphs(data: bytes, alive: Callable[[], None]) -> tuple[list[tuple[i
     lines = [line for page in pages for line in page]
     letters = sum(character.isalpha() for line in lines for character in line)
     if not pages or letters < _LETTERS_ON_PAGE * max(len(pages) - empty, 1) or not lines:
-        raise NotReadError(f"it has no text layer, as scanned pages have none: {_OCR}")
+        raise NotReadError(f"it has no text layer (scanned pages have none): {_OCR}")
     _check_script(lines)
     pages, furniture = _without_furniture(pages)
     note = f"{empty:,} of {len(pages):,} pages have no text layer: {_OCR}" if empty else ""
@@ -75,7 +75,7 @@ def _pages(data: bytes, alive: Callable[[], None]) -> tuple[list[list[str]], int
     except RecursionError:
         raise NotReadError("the file is damaged (its parts contain each other)") from None
     except (PyPdfError, ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError, NotImplementedError, OSError) as error:
-        # What the library raises on damaged files.
+        # The library raises these on damaged files.
         raise NotReadError(f"the file is damaged ({one_line(error) or type(error).__name__})") from None
 
 
@@ -87,16 +87,16 @@ def _check_script(lines: list[str]) -> None:
         if broken > MOST_BROKEN * len(words):
             share = broken / len(words)
             raise NotReadError(
-                f"{share:.0%} of the Devanagari words of its text layer are broken: find the document that it was made from, or {_OCR}"
+                f"{share:.0%} of the Devanagari words of its text layer are broken: use the document that the PDF was made from, or {_OCR}"
             )
     judged = [line for line in lines if len(line.split()) >= 6][:400]
     old = sum(is_legacy_font(line) for line in judged)
     if len(judged) >= 5 and old > 0.6 * len(judged):
-        raise NotReadError(f"its text is in an old font (Kruti Dev or the like) that stands for Devanagari: {_OCR}")
+        raise NotReadError(f"its text is Devanagari in a legacy font such as Kruti Dev: {_OCR}")
 
 
 def _without_furniture(pages: list[list[str]]) -> tuple[list[list[str]], list[tuple[int, str]]]:
-    """Without numbers of pages, and lines at the top or bottom that come again on many pages."""
+    """Remove page numbers, and lines at the top or bottom that are repeated on many pages."""
 
     def key(line: str) -> str:
         return re.sub(r"^\d+|\d+(?= of \d+$)|\d+$", "0", line.strip()).lower()
@@ -115,12 +115,12 @@ def _without_furniture(pages: list[list[str]]) -> tuple[list[list[str]], list[tu
 
 
 def _join(pages: list[list[str]]) -> list[tuple[int, str]]:
-    """Paragraphs: a line that fills the page, or ends inside a sentence, goes on in the next one."""
+    """Join lines to paragraphs: a line that fills the page width or ends inside a sentence continues on the next line."""
     lengths = sorted(len(line) for lines in pages for line in lines)
     full = _FULL_LINE * lengths[int(0.9 * (len(lengths) - 1))] if lengths else 0
     paragraphs: list[tuple[int, str]] = []
     ends = [_SENTENCE_END.search(line) is not None for lines in pages for line in lines]
-    # In short lines, or where most lines end as sentences do, the end of a sentence ends the paragraph.
+    # In short lines, or if most lines end like a sentence, the end of a sentence ends the paragraph.
     sentences = sum(ends) > 0.5 * len(ends) or full < _FULL_LINE * _SHORT_LINE
     goes_on = False
     for number, lines in enumerate(pages, 1):

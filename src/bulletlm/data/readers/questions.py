@@ -33,7 +33,7 @@ _PATTERNS = [(_label(questions), _label(answers), questions[0] in ("user",)) for
 
 
 def recognize(sample: str) -> int | None:
-    """Which labels the lines of a file have, where most of it is questions, each with its answer; else None."""
+    """The index of the labels in the file if most of it consists of questions with answers, else None."""
     lines = [line for line in sample.split("\n") if line.strip()]
     for number, (question, answer, _) in enumerate(_PATTERNS):
         asked = answered = 0
@@ -53,13 +53,13 @@ def recognize(sample: str) -> int | None:
 
 
 def blocks(file: SourceFile, encoding: str, listener: Listener, labels: int) -> Iterator[Block | BadRow]:
-    """The list in blocks; an answer may be cut from its question where a block ends at an empty line between them."""
+    """Read the list in blocks; a block that ends at an empty line after a question separates it from its answer."""
     listener.taken_for(f"questions and answers ({_PAIRS[labels][0][0]}, {_PAIRS[labels][1][0]})")
     yield from line_blocks(file, encoding, listener, border=b"\n\n", plan=labels, kind="questions")
 
 
 def documents(block: Block, seed: int) -> Iterator[RawDocument | BadRow]:
-    """Each question with its answer; with "User" and "Assistant", what stands without an empty line between is one conversation."""
+    """Each question with its answer; with "User" and "Assistant", messages without an empty line between them are one conversation."""
     question, answer, several = _PATTERNS[block.plan]
     file = block.file
     turns: list[tuple[int, str, list[str]]] = []
@@ -109,5 +109,5 @@ def documents(block: Block, seed: int) -> Iterator[RawDocument | BadRow]:
 
 
 def _is_title(line: str) -> bool:
-    """Whether a line after an empty one begins another part of the list."""
+    """Whether a line after an empty line begins another part of the list."""
     return len(line) < 60 and not re.search(r"[.!?।…:][\"”’')]*$", line.strip())

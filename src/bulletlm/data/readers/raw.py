@@ -17,8 +17,7 @@ class RawDocument:
         line: number of its first line or row, from 1; `lines` has one number for each paragraph.
         group: documents of one group go to the same side of the validation split; "" for a group of its own.
         language: known language code, or "auto".
-        changed: per rule of the log, the characters that the file has and the text has not, because reading changed it; negative
-            where reading added characters.
+        changed: per rule of the log, the number of characters that reading removed; negative if reading added characters.
     """
 
     source: str
@@ -33,7 +32,7 @@ class RawDocument:
 
 @dataclass(frozen=True)
 class BadRow:
-    """A line or row that is not a document; `characters` where `text` is only its beginning."""
+    """A line or row that is not a document; `characters` is its length if `text` is only its beginning."""
 
     source: str
     line: int
@@ -44,13 +43,13 @@ class BadRow:
 
 @dataclass(frozen=True)
 class Block:
-    """A part of a file that holds whole documents.
+    """A part of a file that contains complete documents.
 
     Attributes:
         first, last: numbers of its first and last line, row or page.
         data: the lines as UTF-8, or rows of a table in Arrow's format.
-        plan: what the reader found out about the whole file; None where the reader needs nothing.
-        kind: what reads the documents of the block; "" for the kind of the file.
+        plan: information of the reader about the whole file, or None.
+        kind: the file type whose reader reads the documents of the block; "" for the type of the file.
     """
 
     file: SourceFile
@@ -62,17 +61,17 @@ class Block:
 
 
 def ignore(_: str) -> None:
-    """Do nothing with a sentence."""
+    """Ignore a message."""
 
 
 @dataclass(frozen=True)
 class Listener:
-    """Where a reader reports.
+    """The callbacks to which a reader reports.
 
     Attributes:
-        advance: called with the bytes of the file that have been passed.
-        note: called with a sentence when part of the file, or all of it, cannot be read.
-        taken_for: called once with what the file was taken for, such as "text in cp1252".
+        advance: called with the number of bytes of the file that have been read.
+        note: called with a message if part of the file, or all of it, cannot be read.
+        taken_for: called once with the detected content of the file, such as "text in cp1252".
     """
 
     advance: Callable[[int], None]
@@ -81,7 +80,7 @@ class Listener:
 
 
 class NotReadError(Exception):
-    """The file holds something that is not read; the message says what it is and what to do."""
+    """The content of the file is not supported; the message says what it is and what to do."""
 
 
 class NoColumnError(NotReadError):

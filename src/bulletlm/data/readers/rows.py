@@ -20,17 +20,17 @@ from bulletlm.text.documents import Message
 
 _SAMPLED_ROWS = 200
 _UNKNOWN = ("no_text_or_messages", "messages_without_role_and_content", "not_a_json_object")
-"""Reasons that a setting may help against."""
+"""Reasons for rejection that a setting may avoid."""
 
 WHOLE_FILE_BYTES = 64 << 20
-"""A .json file that is one object is read whole up to this size."""
+"""Maximum size of a .json file that consists of one object."""
 
 _SPACE = re.compile(r"[\s,\x1e]*")
 _TELEGRAM = re.compile(r'"(?:from_id|date_unixtime|actor_id|text_entities)"\s*:')
 
 
 def line_documents_blocks(file: SourceFile, encoding: str, listener: Listener) -> Iterator[Block | BadRow]:
-    """A .jsonl file in blocks of whole lines."""
+    """Read a .jsonl file in blocks of complete lines."""
     sample = beginning_as_text(file, encoding)
     rows = [row for line in sample.split("\n")[:_SAMPLED_ROWS] if (row := _parsed(line)) is not None]
     _report(file, rows, listener)
@@ -38,7 +38,7 @@ def line_documents_blocks(file: SourceFile, encoding: str, listener: Listener) -
 
 
 def json_blocks(file: SourceFile, encoding: str, listener: Listener) -> Iterator[Block | BadRow]:
-    """The rows of a .json file as lines of JSON; the number of a line is the number of its row."""
+    """Read the rows of a .json file as JSON lines; the number of a line is the number of its row."""
     sample = beginning_as_text(file, encoding)
     if _TELEGRAM.search(sample):
         raise NotReadError("a Telegram export, which is not read: export the chat as text, or write its messages as .jsonl")
@@ -88,7 +88,7 @@ def documents(block: Block, seed: int) -> Iterator[RawDocument | BadRow]:
 
 
 def row_documents(file: SourceFile, number: int, value: Any, line: str, seed: int) -> Iterator[RawDocument | BadRow]:
-    """What one row holds."""
+    """The documents of one row."""
     row = read_row(value, file.text, file.columns)
     if row.reason:
         yield BadRow(file.name, number, row.reason, line)
@@ -106,7 +106,7 @@ def row_documents(file: SourceFile, number: int, value: Any, line: str, seed: in
 
 
 def _report(file: SourceFile, values: list[Any], listener: Listener) -> None:
-    """Say what the first rows were taken for, and how to map those that have an unknown layout."""
+    """Report the detected layout of the first rows, and how to map rows with an unknown layout."""
     layouts, unknown, others = Counter[str](), list[Any](), 0
     for value in values:
         row: Row = read_row(value, file.text, file.columns)
@@ -131,7 +131,7 @@ def _report(file: SourceFile, values: list[Any], listener: Listener) -> None:
 
 
 def _parsed(line: str) -> Any:
-    """The value of a line, or None where it is no JSON."""
+    """The value of a line, or None if it is not JSON."""
     try:
         return json.loads(line.removeprefix("\ufeff")) if line.strip() else None
     except (ValueError, RecursionError):
@@ -139,7 +139,7 @@ def _parsed(line: str) -> Any:
 
 
 class _Buffer:
-    """The text of a file as far as it has been read, from `at` on."""
+    """The text of a file that has been read and not yet used; it starts at `at`."""
 
     def __init__(self, stream: Iterator[bytes]) -> None:
         self.text, self.at, self.ended = "", 0, False
@@ -160,7 +160,7 @@ class _Buffer:
         self.text, self.at = "".join(parts), 0
 
     def skip_space(self) -> bool:
-        """Go to the next character that is no space or comma; give whether there is one."""
+        """Go to the next character that is not a space or comma; return whether there is one."""
         while True:
             found = _SPACE.match(self.text, self.at)
             self.at = found.end() if found else self.at
@@ -170,7 +170,7 @@ class _Buffer:
 
 
 def _values(file: SourceFile, encoding: str, listener: Listener) -> Iterator[Any]:
-    """The rows of a .json file: the elements of an array, or objects one after the other."""
+    """The rows of a .json file: the elements of an array, or concatenated objects."""
     decoder, number = json.JSONDecoder(), 0
     buffer = _Buffer(pieces(file, encoding, listener.advance))
     buffer.fill(0)
@@ -198,7 +198,7 @@ def _values(file: SourceFile, encoding: str, listener: Listener) -> Iterator[Any
             yield BadRow(file.name, number, "longer_than_16_MB" if left > most else "not_json", shown)
             line_end = buffer.text.find("\n", buffer.at)
             if in_array or line_end < 0:
-                listener.note(f"it is no JSON after row {number - 1:,}" if number > 1 else "it is no JSON")
+                listener.note(f"it is not JSON after row {number - 1:,}" if number > 1 else "it is not JSON")
                 return
             buffer.at = line_end + 1
             continue
@@ -207,7 +207,7 @@ def _values(file: SourceFile, encoding: str, listener: Listener) -> Iterator[Any
 
 
 def _is_cut(error: Exception, text: str) -> bool:
-    """Whether a value could not be read because the text ends inside it."""
+    """Whether a value could not be parsed because the text ends inside it."""
     return isinstance(error, json.JSONDecodeError) and (error.msg.startswith("Unterminated") or error.pos >= len(text) - 12)
 
 
@@ -236,7 +236,7 @@ def _is_one_conversation(sample: str) -> bool:
 
 
 def _incomplete(data: bytes) -> int:
-    """Bytes at the end of `data` that begin a character and do not end it."""
+    """Number of bytes at the end of `data` that belong to an incomplete character."""
     for back in range(1, min(4, len(data)) + 1):
         byte = data[-back]
         if byte < 0x80:

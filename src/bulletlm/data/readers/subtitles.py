@@ -14,13 +14,13 @@ _NOT_SPOKEN = ("WEBVTT", "NOTE", "STYLE", "REGION", "X-TIMESTAMP-MAP")
 
 
 def blocks(file: SourceFile, encoding: str, listener: Listener) -> Iterator[Block | BadRow]:
-    """The file in blocks of whole cues."""
+    """Read the file in blocks of complete cues."""
     listener.taken_for("subtitles")
     yield from line_blocks(file, encoding, listener, border=b"\n\n")
 
 
 def documents(block: Block, seed: int) -> Iterator[RawDocument | BadRow]:
-    """The block as one document."""
+    """Read the block as one document."""
     document = RawDocument(block.file.name, block.first, block.file.language)
     cue: list[str] = []
     spoken = False
@@ -34,7 +34,7 @@ def documents(block: Block, seed: int) -> Iterator[RawDocument | BadRow]:
         if not line.strip():
             cue, spoken = [], False
         elif not spoken:
-            # Up to the line of times, there is the number of the cue, or a comment.
+            # Lines before the time line are the cue number or a comment.
             spoken = _TIME.match(line) is not None
             if not spoken and not line.strip().isdigit() and not cue and not line.startswith(_NOT_SPOKEN):
                 cue.append(line)

@@ -22,19 +22,19 @@ from bulletlm.data.sources import SourceFile
 from bulletlm.text.documents import Message
 
 _SEPARATOR = re.compile("sep=(.)\\s*$", re.MULTILINE)
-"""The first line of a table for spreadsheet programs that name the character between cells."""
+"""The first line of a table that tells spreadsheet programs the delimiter."""
 
 _PLANNED_ROWS = 400
 _DELIMITERS = ",;\t|"
 _LINES_IN_CELL = 1_000
-"""A quotation mark that nothing closes within this many lines is part of the text."""
+"""A quotation mark that is not closed within this many lines is part of the text."""
 
 _MISTAKES_IN_BLOCK = 20
-"""After this many of them, the rest of a block is read without quotation marks around cells."""
+"""After this many unclosed quotation marks, the rest of a block is read as a table without quoted cells."""
 
 
 def blocks(file: SourceFile, encoding: str, listener: Listener) -> Iterator[Block | BadRow]:
-    """The table in blocks of whole rows."""
+    """Read the table in blocks of complete rows."""
     sample = beginning_as_text(file, encoding)
     if not sample.strip():
         listener.taken_for("empty table")
@@ -46,7 +46,7 @@ def blocks(file: SourceFile, encoding: str, listener: Listener) -> Iterator[Bloc
         return
     held: Block | None = None
     for block in line_blocks(file, encoding, listener, plan=plan):
-        # A block ends where no cell is open; the rest waits for the next block.
+        # A block ends outside quoted cells; the rest belongs to the next block.
         if isinstance(block, BadRow):
             if held:
                 yield held
@@ -97,7 +97,7 @@ def _plan(file: SourceFile, sample: str) -> TablePlan:
 
 
 def _delimiter(sample: str) -> str:
-    """The character that most rows have equally often, outside quotation marks."""
+    """The delimiter: the character that occurs equally often in most rows, outside quotation marks."""
     plain = re.sub('"(?:[^"]|"")*"', "", sample)
     lines = [line for line in plain.split("\n") if line.strip()][:100]
     best, most = ",", 0.0
@@ -111,7 +111,7 @@ def _delimiter(sample: str) -> str:
 
 
 def _uses_quotes(sample: str, delimiter: str) -> bool:
-    """Whether quotation marks enclose cells: some hold a doubled mark, a tab or a line end, and nearly all are closed."""
+    """Whether quotation marks enclose cells: some cells contain a doubled mark, a tab or a line end, and nearly all marks are closed."""
     cells = re.compile(rf'(?:^|(?<={delimiter}))"((?:[^"]|"")*)"(?={delimiter}|$)', re.MULTILINE)
     closed = cells.findall(sample)
     opened = len(re.findall(rf'(?:^|(?<={delimiter}))"', sample, re.MULTILINE))
@@ -120,7 +120,7 @@ def _uses_quotes(sample: str, delimiter: str) -> bool:
 
 
 def _last_border(data: bytes) -> int:
-    """Where the last whole row ends: after a line end with an even number of quotation marks before it; 0 if there is none."""
+    """The end of the last complete row: after a line end with an even number of quotation marks before it; 0 if there is none."""
     end, marks = len(data), data.count(b'"')
     while True:
         mark = data.rfind(b'"', 0, end)
@@ -229,7 +229,7 @@ def _row(file: SourceFile, plan: TablePlan, number: int, cells: list[str], line:
 
 
 def _in_their_scripts(texts: dict[str, str]) -> dict[str, str] | None:
-    """Texts by language, exchanged where a row has them the other way round; None where both are in one script that only one has."""
+    """Texts by language, swapped if their scripts show the opposite order; None if both are in a script that only one language uses."""
     scripts = {language: SCRIPT_OF.get(language, "") for language in texts}
     if len(texts) != 2 or "latn" not in scripts.values() or len(set(scripts.values())) != 2:
         return texts

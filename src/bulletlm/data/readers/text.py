@@ -11,15 +11,15 @@ from bulletlm.data.sources import SourceFile
 from bulletlm.data.structure import Dropped, TextDocument, choose_structure, split_documents
 
 _BORDERS = {"form_feed": b"\f"}
-"""What ends a block; an empty line where nothing is said."""
+"""The bytes that end a block; an empty line by default."""
 
 
 def blocks(file: SourceFile, encoding: str, listener: Listener) -> Iterator[Block | BadRow]:
-    """The text in blocks of whole documents, except where a document is longer than a block."""
+    """Read the text in blocks of complete documents, unless a document is longer than a block."""
     sample = beginning_as_text(file, encoding)
     if is_legacy_file(sample.split("\n")):
         raise NotReadError(
-            "Devanagari of an old font (Kruti Dev, Shivaji, DVB-TT) saved as Latin letters: convert it to Unicode with a converter for "
+            "Devanagari in a legacy font (Kruti Dev, Shivaji, DVB-TT), stored as Latin letters: convert it to Unicode with a converter for "
             "that font"
         )
     if whatsapp.recognize(sample):

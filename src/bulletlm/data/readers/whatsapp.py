@@ -19,13 +19,13 @@ from bulletlm.data.sources import SourceFile
 from bulletlm.text.documents import Message
 
 PRIVATE = "private messages"
-"""What a chat is taken for begins with this; the report counts such files."""
+"""The description of a chat begins with this; the report counts such files."""
 
 NAME = "[name]"
 
 _MOST_BYTES = 256 << 20
 _TURNS = 12
-"""A conversation is cut after this many turns; the next one begins with the last of them, which its first answer answers."""
+"""A conversation is cut after this many turns; the next one begins with the last of them, so that its first answer has a request."""
 
 _HEAD = re.compile(
     r"^[\u200e\u200f\ufeff]*\[?(\d{1,4})[./-](\d{1,2})[./-](\d{1,4}),?[\s\u202f]+(\d{1,2})[:.](\d{2})(?:[:.](\d{2}))?"
@@ -74,7 +74,7 @@ class _Said:
 
 
 def recognize(sample: str) -> bool:
-    """Whether a text is an exported chat."""
+    """Whether a text is an exported WhatsApp chat."""
     lines = [line for line in sample.split("\n")[:400] if line.strip()]
     heads = sum(_HEAD.match(line) is not None for line in lines)
     with_sender = sum((found := _HEAD.match(line)) is not None and ": " in found[8] for line in lines)
@@ -83,7 +83,7 @@ def recognize(sample: str) -> bool:
 
 
 def blocks(file: SourceFile, encoding: str, listener: Listener) -> Iterator[Block | BadRow]:
-    """The conversations of the chat as lines of JSON: [line, group, messages], and what is left out."""
+    """Read the conversations of the chat as JSON lines: [line, group, messages], and the rows that are left out."""
     data = bytearray()
     for piece in pieces(file, encoding, listener.advance):
         data += piece
@@ -98,7 +98,7 @@ def blocks(file: SourceFile, encoding: str, listener: Listener) -> Iterator[Bloc
     dates = f" from {min(times):%Y-%m-%d} to {max(times):%Y-%m-%d}" if times else ""
     listener.taken_for(f"{PRIVATE}: a WhatsApp chat of {len(senders)} people, {len(said):,} messages{dates}")
     for reason, count in left_out.items():
-        # The text of a notice has names: only its kind and number are kept.
+        # The text of a notice contains names: only the kind and the number of notices are kept.
         yield BadRow(file.name, 1, reason, f"{count:,} lines", 0)
     lines = [json.dumps(item, ensure_ascii=False).encode("utf-8", "replace") for item in conversations]
     for start in range(0, len(lines), 200):
@@ -171,7 +171,7 @@ def _time(date: tuple[int, int, int, int, int], day_first: bool) -> datetime | N
 
 
 def _day_first(said: list[_Said]) -> bool:
-    """Whether 05/03 is the fifth of March: by numbers above twelve, else the order in which times run back least and lie nearest."""
+    """Whether 05/03 is the fifth of March: numbers above twelve decide, else the order with fewer backward steps and smaller gaps."""
     if any(item.date[0] > 12 for item in said):
         return True
     if any(item.date[1] > 12 for item in said):
@@ -186,7 +186,7 @@ def _day_first(said: list[_Said]) -> bool:
 
 
 def _conversations(said: list[_Said], hide: "re.Pattern[str] | None") -> Iterator[tuple[int, str, list[Message]]]:
-    """Both directions of each part of the chat."""
+    """The conversations in both directions for each part of the chat."""
     turns: list[tuple[int, list[str]]] = []
     sender = ""
     for item in said:
@@ -207,7 +207,7 @@ def _conversations(said: list[_Said], hide: "re.Pattern[str] | None") -> Iterato
 
 
 def _name_pattern(senders: set[str]) -> "re.Pattern[str] | None":
-    """What finds the names of senders, whole or in part, also with the endings of Marathi and Hindi."""
+    """A pattern that finds full or partial names of senders, also with Marathi and Hindi case endings."""
     names: set[str] = set()
     for sender in senders:
         names.add(sender)

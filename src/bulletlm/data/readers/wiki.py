@@ -38,7 +38,7 @@ _NOT_TEXT_TAGS = ("ref", "table", "gallery", "math", "timeline", "imagemap", "sc
 
 
 def dump_blocks(file: SourceFile, encoding: str, listener: Listener) -> Iterator[Block | BadRow]:
-    """The articles of a dump as lines of JSON: [number of the page, title, wikitext]."""
+    """Read the articles of a dump as JSON lines: [number of the page, title, wikitext]."""
     needs_extra("mwparserfromhell", "a MediaWiki dump")
     listener.taken_for("MediaWiki dump")
     reader = _Dump()
@@ -60,7 +60,7 @@ def dump_blocks(file: SourceFile, encoding: str, listener: Listener) -> Iterator
         if lines and reader.is_dump:
             yield Block(file, first, reader.pages, b"\n".join(lines))
     if reader.redirects or reader.other_pages:
-        listener.note(f"{reader.redirects:,} redirects and {reader.other_pages:,} pages that are no articles are not read")
+        listener.note(f"{reader.redirects:,} redirects and {reader.other_pages:,} pages that are not articles are not read")
 
 
 def dump_documents(block: Block, seed: int) -> Iterator[RawDocument | BadRow]:
@@ -90,12 +90,12 @@ def plain_wikitext(text: str) -> list[str]:
 
 
 def _remove(code: Any, node: Any) -> None:
-    with contextlib.suppress(ValueError):  # it went with one around it
+    with contextlib.suppress(ValueError):  # it was removed together with an enclosing node
         code.remove(node)
 
 
 class _Dump:
-    """Takes the XML of a dump in pieces and gives its articles."""
+    """Parses the XML of a dump piece by piece and returns its articles."""
 
     def __init__(self) -> None:
         self.is_dump = False
@@ -115,17 +115,17 @@ class _Dump:
         self._parser = parser
 
     def feed(self, piece: bytes) -> list[tuple[int, str, str]]:
-        """The articles that end in a piece."""
+        """Parse a piece and return the articles that end in it."""
         self._parser.Parse(piece, False)
         found, self._found = self._found, []
         return found
 
     def finish(self) -> None:
-        """Check that the XML ends as it should."""
+        """Check that the XML is complete."""
         self._parser.Parse(b"", True)
 
     def _refuse(self, *_: object) -> None:
-        raise NotReadError("XML with a document type or entities of its own, which is not read")
+        raise NotReadError("XML with a document type or entity declarations, which is not read")
 
     def _start(self, name: str, attributes: dict[str, str]) -> None:
         if not self._path:
@@ -147,7 +147,7 @@ class _Dump:
     def _end(self, name: str) -> None:
         self._path.pop()
         if name in ("title", "ns", "text"):
-            self._page[name] = "".join(self._text)  # of several revisions, the last one
+            self._page[name] = "".join(self._text)  # the last revision if there are several
         elif name == "page":
             self._finish_page()
         self._text, self._size = [], 0
@@ -164,7 +164,7 @@ class _Dump:
 
 
 def extracted_blocks(file: SourceFile, encoding: str, listener: Listener) -> Iterator[Block | BadRow]:
-    """The output of wikiextractor in blocks of whole articles."""
+    """Read the output of wikiextractor in blocks of complete articles."""
     listener.taken_for("articles of wikiextractor")
     yield from line_blocks(file, encoding, listener, border=b"</doc>\n", kind=".wiki")
 
