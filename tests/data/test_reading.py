@@ -161,8 +161,8 @@ def test_bad_json_rows_are_counted_with_their_line(tmp_path: Path) -> None:
         ("a.txt", b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 40, "binary file, not text"),
         ("a.jsonl", bytes(5000), "binary file, not text"),
         ("a.txt.gz", b"plain text\n", "compressed file is damaged"),
-        ("a.txt.gz", gzip.compress(TEXT.encode() * 5000)[:-200], "cut off"),
-        ("a.txt.xz", lzma.compress(TEXT.encode() * 5000)[:-40], "cut off"),
+        ("a.txt.gz", gzip.compress(TEXT.encode() * 5000)[:-200], "compressed file is truncated"),
+        ("a.txt.xz", lzma.compress(TEXT.encode() * 5000)[:-40], "compressed file is truncated"),
         ("a.tsv.xz", b"\xfd7zXZ\x00nonsense", "compressed file"),
     ],
 )
