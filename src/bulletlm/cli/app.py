@@ -43,6 +43,14 @@ Settings = Annotated[
     ),
 ]
 ConfigPath = Annotated[Path, Parameter(help="A configuration file: JSON with comments. recipes/ has examples.")]
+TextOrConfig = Annotated[
+    str,
+    Parameter(
+        allow_leading_hyphen=True,
+        help="Folders and files of text, or one configuration (JSON with comments; recipes/ has examples); then settings that override "
+        "what was chosen or configured: --layers=4 --lr 3e-4. `bullet config` lists all settings.",
+    ),
+]
 ModelPath = Annotated[Path, Parameter(help="A .bullet file, or the export/npy folder of a run.")]
 Restart = Annotated[bool, Parameter(help="Delete the trained model and its checkpoints, and train from the beginning.", negative="")]
 Json = Annotated[bool, Parameter(help="Print the result as JSON.", negative="")]
@@ -50,19 +58,35 @@ Json = Annotated[bool, Parameter(help="Print the result as JSON.", negative="")]
 
 @app.command(group=MAKE)
 def run(
-    config: ConfigPath,
-    /,
-    *settings: Settings,
+    *words: TextOrConfig,
+    hours: Annotated[
+        float | None, Parameter(help="Time for the whole command, if text is given instead of a configuration; default: 0.25.")
+    ] = None,
     restart: Restart = False,
     json: Json = False,
 ) -> None:
-    """Run all stages: clean, tokenize, train, quantize, evaluate. Stages that are up to date are skipped.
+    """Make a model from text: clean, tokenize, train, quantize, evaluate. Stages that are up to date are skipped.
 
+    Given folders or files of text, it chooses the settings for this text, this machine and the time, says what it chose, and writes
+    them to runs/NAME/recipe.jsonc. Given a configuration, it does what that says.
+
+    Example: bullet run my-texts --hours 1
     Example: bullet run recipes/demo.jsonc
     """
+    from bulletlm.cli.inputs import find_configuration, split_words
     from bulletlm.cli.output import print_summary
 
-    folder = _stages(config, settings, "evaluate", restart)
+    paths, settings = split_words(words, "run")
+    config = find_configuration(paths)
+    if config is None:
+        from bulletlm.cli.from_text import recipe_for_text
+
+        config, settings = recipe_for_text(paths, settings, hours, restart), []
+    elif hours is not None:
+        raise ConfigError(
+            f"--hours needs text, not a configuration; for a configuration use bullet plan {config} --hours {hours:g} --write NEW.jsonc"
+        )
+    folder = _stages(config, tuple(settings), "evaluate", restart)
     if json:
         print(escape_json((folder / "report.json").read_text(encoding="utf-8")), end="")
     else:
@@ -211,9 +235,7 @@ def config(*words: Annotated[str, Parameter(allow_leading_hyphen=True, help="A c
 
 @app.command(group=MAKE)
 def plan(
-    config: ConfigPath,
-    /,
-    *settings: Settings,
+    *words: TextOrConfig,
     hours: Annotated[
         float | None, Parameter(help="Also find the model shape and number of steps with the lowest expected loss within this time.")
     ] = None,
@@ -223,8 +245,20 @@ def plan(
 ) -> None:
     """Estimate time, memory and loss of a run on this machine, or find the best run for a number of hours.
 
-    Example: bullet plan recipes/seed.jsonc --hours 8 --write eight-hours.json
+    Given folders or files of text instead of a configuration, it says what `bullet run` would choose for them.
+
+    Example: bullet plan my-texts --hours 1
+    Example: bullet plan recipes/seed.jsonc --set data.sources=[my-texts] --hours 8 --write eight-hours.json
     """
+    from bulletlm.cli.inputs import find_configuration, split_words
+
+    paths, settings = split_words(words, "plan")
+    config = find_configuration(paths)
+    if config is None:
+        from bulletlm.cli.from_text import print_choice
+
+        print_choice(paths, settings, hours, write, as_json=json)
+        return
     from bulletlm.hardware import park_idle_threads
 
     park_idle_threads()

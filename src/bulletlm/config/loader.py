@@ -55,12 +55,53 @@ def load_config(path: str | Path | None, overrides: Sequence[str] = ()) -> Confi
         _merge_file(values, raw, "", str(path), {})
         if "name" not in values:
             values["name"] = path.stem
-    for name, text in _split_flags(overrides):
-        setting = _find(name, "command line", prefix="--")
-        _put(values, setting, _parse_value(text, setting))
+    for setting, value in _flag_values(overrides):
+        _put(values, setting, value)
     if broken := _not_unicode(values):
         raise ConfigError(f"{broken}: this is not Unicode text; if it is the name of a file, rename the file")
     return _validate(values, str(path) if path else "command line")
+
+
+def parse_flags(words: Sequence[str]) -> dict[str, Any]:
+    """The settings in words of the command line, by their full names; their values are not checked.
+
+    Raises:
+        ConfigError: a name is unknown, or a word is not a setting.
+    """
+    return {setting.path: value for setting, value in _flag_values(words)}
+
+
+def _flag_values(words: Sequence[str]) -> Iterator[tuple[Setting, Any]]:
+    for name, text in _split_flags(words):
+        setting = _find(name, "command line", prefix="--")
+        yield setting, _parse_value(text, setting)
+
+
+def read_values(path: Path) -> dict[str, Any]:
+    """The JSON object in a configuration file, as it is.
+
+    Raises:
+        ConfigError: the file cannot be read, or does not hold one JSON object.
+    """
+    return _read(path)
+
+
+def holds_only_settings(values: dict[str, Any], prefix: str = "") -> bool:
+    """Whether an object is a configuration: it is not empty, and every key is the name of a setting or of a group of settings."""
+    names, sections = _names(), _sections()
+
+    def known(key: str, value: Any) -> bool:
+        name = f"{prefix}{_normal(key)}"
+        if name in sections:
+            return isinstance(value, dict) and (not value or holds_only_settings(value, f"{name}."))
+        return name in names or (not prefix and key == RECORD_KEY)
+
+    return bool(values) and all(known(key, value) for key, value in values.items())
+
+
+def has_sources(config: Config) -> bool:
+    """Whether the configuration names its text; the default of data.sources does not count."""
+    return "sources" in config.data.model_fields_set
 
 
 def _validate(values: dict[str, Any], where: str) -> Config:

@@ -52,6 +52,13 @@ class Source(Section):
         1.0, ge=0, le=100, description="How often each document is used in the training stream; 0.5 uses every second document."
     )
     tokens: int | None = Field(None, ge=1, description="Use at most about this many tokens of the source; default: all.")
+    share: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="Read and clean only this share of the source, in blocks of about a megabyte from all of its files; for text that is "
+        "larger than the time allows.",
+    )
 
     @field_validator("columns")
     @classmethod

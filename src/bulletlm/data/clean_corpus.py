@@ -155,6 +155,7 @@ def clean_files(files: list[SourceFile], config: "CleanConfig", seed: int, folde
     contents = {path: sha256_of_file(path) for path in {file.path for file in files}}
     hashes = [
         [file.name, file.kind, file.language, file.text, dict(file.columns), file.documents, file.member, file.named, contents[file.path]]
+        + ([file.share] if file.share < 1 else [])
         for file in files
     ]
     settings = {**config.model_dump(mode="json", exclude=_SECOND_HALF), "signatures": config.near_duplicates > 0}
@@ -223,9 +224,14 @@ def _clean(files: list[SourceFile], config: "CleanConfig", seed: int, folder: Pa
 def _blocks(
     files: list[SourceFile], advance: Callable[[int], None], note: Callable[[SourceFile, str], None], taken_for: dict[str, str]
 ) -> Iterator[Block | BadRow]:
+    read: dict[int, float] = {}  # of each source, the blocks that its share allows so far
     with DocumentProcess() as process:
         for file in files:
-            yield from blocks(file, advance, partial(note, file), partial(taken_for.__setitem__, file.name), process)
+            for block in blocks(file, advance, partial(note, file), partial(taken_for.__setitem__, file.name), process):
+                before = read.get(file.source, 1 - file.share)  # so that the first block is read
+                read[file.source] = before + file.share
+                if int(read[file.source] + 1e-9) > int(before + 1e-9):
+                    yield block
 
 
 def _clean_block(settings: tuple["CleanConfig", int], block: Block | BadRow) -> _Part:

@@ -43,6 +43,7 @@ class SourceFile:
         columns: the roles of its columns, the setting `data.sources[].columns`.
         member: name of the member if `path` is a .zip, else "". `member_bytes`: its compressed size.
         documents: what separates the documents of a text file, the setting `data.sources[].documents`.
+        share: share of its blocks that is read, as `data.sources[].share` has it.
     """
 
     path: Path
@@ -56,6 +57,7 @@ class SourceFile:
     member: str = ""
     member_bytes: int = 0
     documents: Documents = "auto"
+    share: float = 1.0
 
     @property
     def bytes_on_disk(self) -> int:
@@ -110,7 +112,9 @@ def find_files(config: "DataConfig") -> tuple[list[SourceFile], list[Skipped]]:
                 copies += 1
                 name = f"{file.name} ({copies})"
             names.add(name)
-            files[key] = replace(file, name=name, text=source.text, source=number, columns=source.columns, documents=documents)
+            files[key] = replace(
+                file, name=name, text=source.text, source=number, columns=source.columns, documents=documents, share=source.share
+            )
         for item in left_out:
             skipped.setdefault(item.name, item)
     return list(files.values()), list(skipped.values())

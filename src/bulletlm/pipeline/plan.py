@@ -14,6 +14,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from bulletlm.data.tokens import TokenFile, read_index
 from bulletlm.errors import ConfigError
 from bulletlm.files import read_json, write_json
 from bulletlm.hardware import largest_size
+from bulletlm.pipeline.limits import MOST_EPOCHS, fed_parameters, refuse_too_large, require_sources
 from bulletlm.progress import Progress, SilentProgress
 from bulletlm.quant.types import tensor_bytes, weight_types
 from bulletlm.shape import ModelShape
@@ -35,7 +37,7 @@ from bulletlm.train.backend.choose import choose_compute
 from bulletlm.train.backend.compute import denormals_are_zero, pick_device
 from bulletlm.train.batches import TrainingWindows
 from bulletlm.train.scaling import LAW_FILE, Law, effective_tokens, family
-from bulletlm.train.schedule import count_steps
+from bulletlm.train.schedule import count_steps, sequences_per_step
 from bulletlm.train.state import initial_state
 from bulletlm.train.step import accumulate, clip, update
 
@@ -48,7 +50,6 @@ WIDTHS = range(32, 1025, 32)
 ALWAYS_COMPILE_TOKENS = 10**15
 """Tokens of one that is compiled, whatever its shape."""
 
-MANY_EPOCHS = 8
 LONG_HOURS = 24.0
 MIN_CPU_SHARE = 0.6
 """Share of the cores' time below which the measurement says little about an idle machine."""
@@ -108,8 +109,10 @@ def make_plan(config: Config, hours: float | None, seconds: float, write: Path |
         raise ConfigError("--write needs --hours=H: without them there is only the configuration that you have")
     if write and os.path.lexists(write):
         raise ConfigError(f"{write} exists already: choose another name, for example {write.with_stem(write.stem + '-2')}")
-    text = text_tokens(config)
+    require_sources(config)
     shape = config.model.shape(config.tokenizer.vocab_size)
+    refuse_too_large(shape, config.train)
+    text = text_tokens(config)
     others = [family(width, shape.vocab_size, shape.max_seq_len) for width in MEASURED_WIDTHS]
     law, facts = load_law()
     windows = text["tokens"] // shape.max_seq_len if text["tokens"] else None
@@ -138,9 +141,15 @@ def make_plan(config: Config, hours: float | None, seconds: float, write: Path |
     plan: dict[str, Any] = {"text": text, "memory_bytes": memory, "length": reason, "configured": asdict(configured), "law": facts}
     chosen = configured
     if hours is not None:
-        per_step = clock.seconds(shape, config.train)
-        plan["same_time"] = asdict(estimate(shape, max(1, int(3600 * hours / per_step))))
-        chosen = best_shape(config, hours, clock, estimate)
+        same_time = estimate(shape, _steps_within(config, shape, hours, clock, text["tokens"]) or 1)
+        plan["same_time"] = asdict(same_time)
+        chosen = best_shape(config, hours, clock, estimate, text["tokens"])
+        if text["tokens"]:
+            plan["with_more_text"] = asdict(
+                best_shape(
+                    config, hours, clock, partial(_estimate_with, config, clock, law, facts, 10 * text["tokens"]), 10 * text["tokens"]
+                )
+            )
         plan["best"] = asdict(chosen)
         plan["config"] = fragment(chosen, config)
         if write:
@@ -218,10 +227,13 @@ class Clock:
         if shape in self._known:
             m = self._known[shape]
             return m.micro_batch * sequences / m.sequences + m.update
-        tokens = sequences * shape.max_seq_len
-        start, slope = self._token
         update_start, update_slope = self._update
-        return tokens * (start + slope * training_flops(shape)) + update_start + update_slope * shape.n_parameters
+        return sequences * shape.max_seq_len * self.token_seconds(shape) + update_start + update_slope * shape.n_parameters
+
+    def token_seconds(self, shape: ModelShape) -> float:
+        """Of the forward and backward pass of one token."""
+        start, slope = self._token
+        return start + slope * training_flops(shape)
 
 
 def _line(x: list[float] | list[int], y: list[float]) -> tuple[float, float]:
@@ -264,17 +276,41 @@ def _counted(shape: ModelShape, facts: dict[str, Any]) -> int:
     return shape.n_parameters - (shape.vocab_size * shape.dim if facts["counted"] == "layer_parameters" else 0)
 
 
-def best_shape(config: Config, hours: float, clock: Clock, estimate: Callable[[ModelShape, int], Estimate]) -> Estimate:
-    """The shape with the least expected loss after `hours`, of the family and the configured one."""
+def _estimate_with(
+    config: Config, clock: Clock, law: Law, facts: dict[str, Any], available: int, shape: ModelShape, steps: int
+) -> Estimate:
+    return _estimate(config, shape, steps, clock, law, facts, available)
+
+
+def _steps_within(config: Config, shape: ModelShape, hours: float, clock: Clock, available: int | None) -> int:
+    """Steps for which there are time and, read MOST_EPOCHS times at most, text."""
+    steps = int(3600 * hours / clock.seconds(shape, config.train))
+    if available is None:
+        return steps
+    return min(steps, max(1, int(MOST_EPOCHS * available / (sequences_per_step(config.train) * shape.max_seq_len))))
+
+
+def best_shape(
+    config: Config, hours: float, clock: Clock, estimate: Callable[[ModelShape, int], Estimate], available: int | None = None
+) -> Estimate:
+    """The shape with the least expected loss after `hours`, of the family and the configured one.
+
+    Args:
+        available: tokens of the text. It is read MOST_EPOCHS times at most, and a shape with more parameters than that feeds is not
+            proposed, except the smallest if no shape is small enough. None if the size of the text is not known.
+    """
     own = config.model.shape(config.tokenizer.vocab_size)
     widths = [width for width in WIDTHS if width <= 256 or width % 64 == 0]  # heads of 64
     candidates = []
     for shape in [own, *(family(width, own.vocab_size, own.max_seq_len) for width in widths)]:
-        steps = int(3600 * hours / clock.seconds(shape, config.train))
+        steps = _steps_within(config, shape, hours, clock, available)
         if steps:
             candidates.append(estimate(shape, steps))
     if not candidates:
         raise ConfigError(f"--hours={hours:g}: not one optimiser step of the smallest model fits into it")
+    if available is not None:
+        smallest = min(candidates, key=lambda candidate: candidate.parameters)
+        candidates = [candidate for candidate in candidates if candidate.parameters <= fed_parameters(candidate.tokens)] or [smallest]
     return min(candidates, key=lambda candidate: candidate.bits_per_byte)
 
 
@@ -350,8 +386,13 @@ def _warnings(chosen: Estimate, text: dict[str, Any], facts: dict[str, Any], got
         yield f"other programs were busy: the measurement had {got:.0%} of the cores' time; on an idle machine everything is faster"
     if chosen.epochs is None:
         yield f"how much text there is is not known ({text['from']}): run `bullet tokenizer` first, and plan again"
-    elif chosen.epochs > MANY_EPOCHS:
-        yield f"too little text: it would be read {chosen.epochs:.0f} times, more than {MANY_EPOCHS}; more text helps more than more time"
+    elif chosen.epochs > MOST_EPOCHS + 0.5:
+        yield f"too little text: it would be read {chosen.epochs:.0f} times, more than {MOST_EPOCHS}; more text helps more than more time"
+    if chosen.epochs is not None and chosen.parameters > fed_parameters(chosen.tokens):
+        yield (
+            f"too little text for {chosen.parameters / 1e6:.2g}M parameters: {chosen.tokens / 1e6:.2g}M training tokens feed about "
+            f"{fed_parameters(chosen.tokens) / 1e6:.2g}M; a smaller shape learns as much in less time, and more text helps more"
+        )
     if chosen.seconds > 3600 * LONG_HOURS:
         yield f"this takes {chosen.seconds / 86400:.1f} days: --hours=H says what can be done in less"
     n, d = _counted(chosen.shape, facts), chosen.tokens
@@ -397,10 +438,26 @@ def print_plan(plan: dict[str, Any]) -> None:
     error = law["error"]
     print(f"\nThe law misses runs that it has not seen by {error['mean']:.1%} on average, {error['largest']:.1%} at most.")
     print("The speed is that of training alone; validation takes a little more.")
+    if "best" in plan and text["tokens"]:
+        for line in _trade_off(plan):
+            print(line)
     for warning in plan["warnings"]:
         echo(f"note: {warning}")
     if "config" in plan:
         print("\n" + printable_json(plan["config"]))
+
+
+def _trade_off(plan: dict[str, Any]) -> Iterable[str]:
+    """What the text allows, and what more text would give in the same time."""
+    best, more = plan["best"], plan["with_more_text"]
+    yield (
+        f"This text, read {best['epochs']:.1f} times, feeds at most {fed_parameters(best['tokens']) / 1e6:.2g}M parameters: more of them, "
+        f"or more than {MOST_EPOCHS} passes, only learn it by heart."
+    )
+    yield (
+        f"Ten times as much text would give {more['parameters'] / 1e6:.2g}M parameters in {_duration(more['seconds'])}: "
+        f"{more['bits_per_byte']:.3f} expected bits/byte instead of {best['bits_per_byte']:.3f}."
+    )
 
 
 def _duration(seconds: float) -> str:

@@ -20,6 +20,7 @@ from bulletlm.data.tokens import vocabulary_size
 from bulletlm.errors import BulletError, ConfigError, DataError
 from bulletlm.files import remove_owned, sha256_of_file, sha256_of_json, write_json
 from bulletlm.hardware import park_idle_threads
+from bulletlm.pipeline.limits import refuse_too_large, require_sources
 from bulletlm.pipeline.run_folder import WrittenFiles, locked, read_object, refuse_own_outputs
 from bulletlm.progress import Progress
 from bulletlm.shape import ModelShape
@@ -110,6 +111,8 @@ def run_stages(config: Config, until: str, progress: Progress, *, restart: bool 
             another process is using the folder.
         BulletError: a stage failed; the outputs of earlier stages remain.
     """
+    require_sources(config)
+    refuse_too_large(config.model.shape(config.tokenizer.vocab_size), config.train)
     run = _new_run(config, progress, restart, group)
     _make_folder(run.folder)
     with locked(run.folder):

@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ from bulletlm.train.backend.compute import denormals_are_zero, pick_device
 from bulletlm.train.batches import TrainingWindows
 from bulletlm.train.checkpoint import list_checkpoints
 from bulletlm.train.distributed.group import SINGLE_PROCESS, ProcessGroup
-from bulletlm.train.guard.rollback import LOSS_HISTORY_STEPS, LR_BACKOFF, Diverged, find_trouble, may_roll_back_to, roll_back
+from bulletlm.train.guard.rollback import LEVEL_STEPS, LOSS_HISTORY_STEPS, LR_BACKOFF, Diverged, find_trouble, may_roll_back_to, roll_back
 from bulletlm.train.guard.stopping import be_nice
 from bulletlm.train.log.diagnostics import memory_mb
 from bulletlm.train.log.metrics import MetricsLog
@@ -29,6 +30,9 @@ from bulletlm.train.schedule import count_steps, learning_rate, sequences_per_st
 from bulletlm.train.state import TrainPosition, initial_state
 from bulletlm.train.step import clear_gradients
 from bulletlm.train.validation import Grid, evaluate, keep_best, refuse_damaged_best, restore_best
+
+CLEAR_RISE = 0.01
+"""Rise of the validation loss above its lowest value, relative to it, that is no chance."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,6 +160,27 @@ def _refuse(folder: Path) -> None:
     raise BulletError(f"{folder} was trained with other settings or data: choose another --name, or train again with --restart")
 
 
+def overfitting(position: TrainPosition, loss: float) -> str | None:
+    """One line if the validation loss has turned up while the model still fits its training text better; None otherwise.
+
+    It has turned up if it is clearly above its lowest value, or above it for the second time in a row.
+
+    Args:
+        position: of the run, after the evaluation.
+        loss: validation loss of the evaluation, nats per token.
+    """
+    if not position.worse_in_a_row or position.best_loss is None or not position.recent_losses:
+        return None
+    training = statistics.median(position.recent_losses[-LEVEL_STEPS:])
+    if training >= position.best_loss or not (position.worse_in_a_row > 1 or loss > (1 + CLEAR_RISE) * position.best_loss):
+        return None
+    return (
+        f"over-fitting: validation loss rose from {position.best_loss:.3f} (step {position.best_step:,}) to {loss:.3f} while the training "
+        f"loss fell to {training:.3f}, so the model learns its text by heart; the best weights are kept. More text, fewer epochs or a "
+        "smaller model prevent it"
+    )
+
+
 @dataclass(kw_only=True)
 class TextTraining(Run[TrainPosition]):
     """A training on text.
@@ -167,6 +192,7 @@ class TextTraining(Run[TrainPosition]):
         grid: rounds the weights to the types of the model file; None if that has no BQ4 weights.
         samples: prompts that are answered at every evaluation.
         note: the last evaluation, in words.
+        overfitting_named: whether the rise of the validation loss has been reported.
         timed_steps: steps of this process, which took `seconds`.
         stopped_early: whether train.patience_early_stop ended the run.
     """
@@ -177,6 +203,7 @@ class TextTraining(Run[TrainPosition]):
     grid: Grid | None
     samples: SamplePrompts | None
     note: str = ""
+    overfitting_named: bool = False
     timed_steps: int = 0
     seconds: float = 0.0
     stopped_early: bool = False
@@ -220,6 +247,9 @@ class TextTraining(Run[TrainPosition]):
             raise Diverged("the validation loss is no longer a number", in_weights=True)
         better = keep_best(state, found, step * self.tokens_per_step, self.checkpoints if self.group.is_main else None, self.grid)
         self.metrics.write("eval", step, **values, best=better, memory_mb=memory_mb())
+        if (line := overfitting(state.position, found.loss)) and not self.overfitting_named:
+            self.overfitting_named = True
+            self.progress.log(line)
         for prompt, answer in answers(state.weights(found.best), state.model.shape, self.samples) if self.samples else ():
             self.metrics.write("sample", step, prompt=prompt, answer=answer)
             self.progress.log(f"  step {step:,}: {prompt} -> {answer}")

@@ -1,0 +1,53 @@
+"""`bullet run` and `bullet plan` for text without a configuration."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from bulletlm.errors import ConfigError
+from bulletlm.pipeline.recipe import existing_recipe, make_choice, render, text_run, write_recipe
+from bulletlm.progress import ConsoleProgress
+from bulletlm.terminal import echo, printable, printable_json
+
+
+def recipe_for_text(paths: Sequence[str], flags: Sequence[str], hours: float | None, restart: bool) -> Path:
+    """The configuration of the run for files and folders of text: the one that is in its run folder, or a new one.
+
+    Raises:
+        BulletError: see `text_run`, `existing_recipe` and `make_choice`.
+    """
+    progress = ConsoleProgress()
+    run = text_run(paths, flags, hours)
+    found = existing_recipe(run, restart)
+    if found:
+        progress.log(f"settings  {printable(str(found))}, chosen before; --restart chooses again")
+        return found
+    choice = make_choice(run, progress)
+    write_recipe(run, choice)
+    for line in [*choice.lines, f"settings  written to {run.recipe}; edit them and run that file to change the run"]:
+        progress.log(printable(line))
+    for note in choice.notes:
+        progress.log(printable(f"note: {note}"))
+    return run.recipe
+
+
+def print_choice(paths: Sequence[str], flags: Sequence[str], hours: float | None, write: Path | None, *, as_json: bool) -> None:
+    """Print what `recipe_for_text` would choose; write the configuration to `write` if it is given.
+
+    Raises:
+        ConfigError: `write` exists.
+    """
+    if write and write.exists():
+        raise ConfigError(f"{write} exists already: choose another name, for example {write.with_stem(write.stem + '-2')}")
+    run = text_run(paths, flags, hours)
+    choice = make_choice(run, ConsoleProgress())
+    if write:
+        from bulletlm.files import write_text
+
+        write_text(write, render(choice.values, choice.why, choice.lines, write))
+    if as_json:
+        print(printable_json({**choice.facts, "config": choice.values, "notes": choice.notes}))
+        return
+    target = write or run.recipe
+    last = f"settings  written to {target}" if write else f"settings  `bullet run` with the same words writes them to {target} and starts"
+    for line in [*choice.lines, last, *(f"note: {note}" for note in choice.notes)]:
+        echo(line)

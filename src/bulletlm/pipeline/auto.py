@@ -1,0 +1,438 @@
+"""A configuration for text, made from the text, this machine and the time: vocabulary, shape, context, steps, validation, QAT.
+
+`look` measures (text and machine); `choose` decides, from those measurements alone.
+"""
+
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from bulletlm.config.schema import Config, DataConfig
+from bulletlm.data.survey import Survey, survey
+from bulletlm.errors import ConfigError, DataError
+from bulletlm.hardware import inspect_machine
+from bulletlm.pipeline.limits import MOST_EPOCHS, fed_parameters
+from bulletlm.pipeline.plan import Clock, load_law, measure
+from bulletlm.pipeline.qat import FEWEST_STEPS, MOST_STEPS, SHARE_OF_TOKENS
+from bulletlm.progress import Progress
+from bulletlm.shape import ModelShape
+from bulletlm.terminal import printable
+from bulletlm.text.tokenizer import Tokenizer
+from bulletlm.text.train_tokenizer import train_tokenizer
+from bulletlm.train.backend.plan import default_plan, inspect_capabilities
+from bulletlm.train.scaling import effective_tokens, family
+
+DEFAULT_HOURS = 0.25
+
+SAFETY = 0.8
+"""Share of the time that is planned for; the rest is for other programs and errors of the estimate."""
+
+DATA_SHARE = 0.25
+"""Share of the time in which the text is read, cleaned and tokenized; of text that needs longer, only a part is read."""
+
+FEWEST_CHARACTERS = 3_000
+"""Less text is refused."""
+
+FEW_CHARACTERS = 300_000
+"""From less text than this a model learns to spell and not much else."""
+
+VOCABULARIES = ((60_000, 600), (150_000, 800), (400_000, 1_200), (1_500_000, 2_000), (12_000_000, 4_000), (120_000_000, 8_000))
+LARGEST_VOCABULARY = 16_000
+"""Characters of text below which a vocabulary of that size is chosen: larger ones have tokens that occur too rarely to be learned."""
+
+CHARACTERS_PER_HOUR = 40_000_000
+"""Text from which an ordinary computer learns in an hour."""
+
+SHAPES = (32, 64, 96, 128, 160, 192, 224, 256, 320, 384, 448, 512, 640, 768, 1024)
+"""Widths of the shapes among which one is chosen."""
+
+CLEARLY_BETTER = 0.005
+"""Relative difference of the expected loss below which the smaller shape is chosen."""
+
+MEASURED_WIDTHS = (64, 128, 256)
+MEASURED_SECONDS = 1.5
+
+START_SECONDS = 15.0
+"""Starting, and everything that takes about as long for any model."""
+
+CALIBRATION_PASSES = 2.5
+"""Time to calibrate a token, measured in FP32 training passes over it."""
+
+REPORT_TOKENS = 70_000
+"""Training passes in FP32 that take as long as comparing the models and generating the texts of the report."""
+
+WANTED_STEPS = 1_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Speed:
+    """How fast this machine computes.
+
+    Attributes:
+        clock: time of training steps.
+        exact: time of an FP32 pass through torch, divided by that of a training pass.
+        cores: number of cores.
+        words: the machine in a few words.
+    """
+
+    clock: Clock
+    exact: float
+    cores: int
+    words: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Text:
+    """The text as the choice needs it.
+
+    Attributes:
+        survey: what was found.
+        vocab_size: size of the vocabulary.
+        tokens_per_character: with that vocabulary.
+        tokenize_seconds: time for the tokenizer and the token files.
+    """
+
+    survey: Survey
+    vocab_size: int
+    tokens_per_character: float
+    tokenize_seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """What was chosen.
+
+    Attributes:
+        values: settings, as in a configuration file.
+        why: reasons for settings, by their full names.
+        lines: what was chosen and why, in four lines.
+        notes: what would help.
+        seconds: expected time of the parts of the run.
+        facts: figures for programs.
+    """
+
+    values: dict[str, Any]
+    why: dict[str, str]
+    lines: list[str]
+    notes: list[str]
+    seconds: dict[str, float]
+    facts: dict[str, Any]
+
+
+def look_at_text(sources: list[str], seed: int, progress: Progress, hours: float = DEFAULT_HOURS) -> Text:
+    """Read a sample of the sources, and learn a vocabulary of it: a large one if there is much text, and time to learn from it.
+
+    Raises:
+        DataError: there is nothing to read, or too little to train on; the message says what would help.
+    """
+    try:
+        found = survey(DataConfig.model_validate({"sources": sources}), seed, progress)
+    except DataError as error:
+        raise DataError(str(error).removeprefix("data.sources: ")) from None
+    names = ", ".join(printable(source) for source in sources)
+    if found.characters < FEWEST_CHARACTERS:
+        raise DataError(
+            f"{names}: {_count(found.characters, 'character')} of text in {_count(found.files, 'file')} "
+            f"{'is' if found.characters == 1 else 'are'} too little to train a model: add text; {FEWEST_CHARACTERS:,} characters are the "
+            f"least, a megabyte is a start{_left_out(found)}"
+        )
+    characters = min(found.characters, CHARACTERS_PER_HOUR * hours)
+    size = next((size for below, size in VOCABULARIES if characters < below), LARGEST_VOCABULARY)
+    started = time.monotonic()
+    tokenizer = Tokenizer(train_tokenizer(found.texts, size, seed, progress, at_most=True))
+    learned = time.monotonic() - started
+    part = found.texts[: max(1, len(found.texts) // 4)]
+    characters, tokens = sum(map(len, part)), sum(len(tokenizer.encode(text)) + 1 for text in part)
+    encoded = time.monotonic() - started - learned
+    sample = sum(map(len, found.texts))
+    return Text(
+        survey=found,
+        vocab_size=tokenizer.vocab_size if found.complete else size,
+        tokens_per_character=tokens / max(1, characters),
+        tokenize_seconds=learned * (min(found.characters, 100_000_000) / sample) ** 0.7 + encoded * found.characters / max(1, characters),
+    )
+
+
+def measure_speed(progress: Progress, seconds: float = MEASURED_SECONDS) -> Speed:
+    """Train on random tokens for a few seconds."""
+    machine = inspect_machine()
+    config = _base(128, 16, 4096)
+    train = Config.model_validate({"train": config}).train
+    with progress.task("Measuring this machine", None):
+        measured = [measure(family(width, 2_000, 128), train, seconds) for width in MEASURED_WIDTHS]
+        exact = measure(family(128, 2_000, 128), train.model_copy(update={"precision": "fp32"}), seconds)
+    capabilities = inspect_capabilities("cpu", machine)
+    precision = default_plan(train, capabilities, 0.0).precision
+    words = f"{_count(machine.cores, 'core')}, {machine.memory / 1e9:.0f} GB, training in {precision}"
+    return Speed(clock=Clock(measured), exact=max(1.0, exact.micro_batch / measured[1].micro_batch), cores=machine.cores, words=words)
+
+
+def choose(name: str, sources: list[str], text: Text, speed: Speed, hours: float, given: Mapping[str, Any]) -> Choice:
+    """Settings for a text, a machine and a time.
+
+    Args:
+        name: of the run.
+        sources: paths of the text.
+        text: what was found there.
+        speed: of this machine.
+        hours: time for the whole run.
+        given: settings that the user chose, by their full names; they stay.
+
+    Raises:
+        ConfigError: the time is too short for any model, or a given setting is not possible.
+    """
+    found, law = text.survey, load_law()[0]
+    budget = SAFETY * 3600 * hours
+    total = found.characters * text.tokens_per_character
+    validation = int(min(8_000 if total < 5e7 else 20_000, max(500, total / 20)))
+    vocab_size = int(given.get("tokenizer.vocab_size", text.vocab_size))
+    processes = speed.cores if found.bytes > 8e6 else 1
+    cleaning = 2 * found.seconds / processes
+    share = min(1.0, DATA_SHARE * budget / max(cleaning + text.tokenize_seconds, 1e-9))
+    available = max(1.0, total * share - validation)
+    context = int(given.get("model.max_seq_len", _context(available, found.document * text.tokens_per_character, hours)))
+
+    def evaluate(shape: ModelShape) -> "_Candidate | None":
+        token = speed.clock.token_seconds(shape)
+        exact = token * speed.exact
+        fixed = START_SECONDS + share * (cleaning + text.tokenize_seconds)
+        fixed += exact * (CALIBRATION_PASSES * min(40_000, available) + REPORT_TOKENS)
+        qat_token = 4 / 3 * exact
+        validations = 12 * validation * exact
+        room = budget - fixed - validations
+        if room <= 0:
+            return None
+        per_step = _tokens_per_step(min(MOST_EPOCHS * available, room / (token + SHARE_OF_TOKENS * qat_token)), context)
+        step = speed.clock.seconds(shape, Config.model_validate({"train": _base(context, per_step // context, 0)}).train)
+        most_qat = MOST_STEPS * 4_096 * qat_token
+        tokens = room / (step / per_step + SHARE_OF_TOKENS * qat_token)
+        if SHARE_OF_TOKENS * tokens * qat_token > most_qat:
+            tokens = (room - most_qat) / (step / per_step)
+        tokens = min(tokens, MOST_EPOCHS * available)
+        if tokens < 20 * per_step and tokens < MOST_EPOCHS * available * 0.99:
+            return None
+        steps = max(1, int(tokens / per_step))
+        tokens = steps * per_step
+        qat_steps = min(MOST_STEPS, round(SHARE_OF_TOKENS * tokens / 4_096))
+        qat_steps = qat_steps if qat_steps >= FEWEST_STEPS else 0
+        seconds = {
+            "data": share * cleaning + 3,
+            "tokenizer": share * text.tokenize_seconds,
+            "training": steps * step + validations,
+            "quantization": exact * CALIBRATION_PASSES * min(40_000, available),
+            "QAT": qat_steps * 4_096 * qat_token,
+            "report": exact * REPORT_TOKENS + START_SECONDS - 3,
+        }
+        loss = law.loss(shape.n_parameters, effective_tokens(tokens, available))
+        return _Candidate(shape, steps, per_step, tokens, qat_steps, seconds, loss)
+
+    fixed_shape = {key.partition(".")[2]: value for key, value in given.items() if key.startswith("model.") and value is not None}
+    shapes = [_shape(width, vocab_size, context, fixed_shape) for width in SHAPES]
+    candidates = [candidate for shape in dict.fromkeys(shapes) if (candidate := evaluate(shape))]
+    if not candidates:
+        least = _least_hours(found, text, speed, share * cleaning)
+        raise ConfigError(
+            f"--hours={hours:g} is too short: reading the text, measuring and the report take most of it; take {least:g} or more"
+        )
+    fed = [each for each in candidates if each.shape.n_parameters <= fed_parameters(each.tokens)] or [
+        min(candidates, key=lambda each: each.shape.n_parameters)
+    ]
+    limited = min(candidates, key=lambda each: each.loss) not in fed
+    best_loss = min(each.loss for each in fed)
+    chosen = min((each for each in fed if each.loss <= (1 + CLEARLY_BETTER) * best_loss), key=lambda each: each.shape.n_parameters)
+    return _describe(name, sources, text, speed, hours, given, chosen, validation, share, available, limited)
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    """A shape with the run for which there are time and text."""
+
+    shape: ModelShape
+    steps: int
+    per_step: int
+    tokens: float
+    qat_steps: int
+    seconds: dict[str, float]
+    loss: float
+
+
+def _shape(width: int, vocab_size: int, context: int, given: Mapping[str, Any]) -> ModelShape:
+    """The shape of a width, with the settings of model.* that the user gave."""
+    width = int(given.get("dim", width))
+    values: dict[str, Any] = {"dim": width, "n_layers": max(2, width // 32), "n_heads": _heads(width), "max_seq_len": context}
+    values.update({name: value for name, value in given.items() if name != "max_seq_len"})
+    return Config.model_validate({"model": values}).model.shape(vocab_size)
+
+
+def _heads(width: int) -> int:
+    """Heads of 64 in wide models and of 32 in narrow ones, where the width allows it."""
+    return next(width // size for size in ((64, 32, 16, 8, 2) if width >= 256 else (32, 16, 8, 2)) if width % size == 0)
+
+
+def _context(tokens: float, document: float, hours: float) -> int:
+    """Context length: short for a short text, so that there are enough windows; longer where the documents are, and the time."""
+    if tokens < 60_000:
+        return 64
+    if tokens > 5e7 and document > 512 and hours >= 2:
+        return 512
+    return 256 if tokens > 5e6 and document > 200 else 128
+
+
+def _tokens_per_step(tokens: float, context: int) -> int:
+    """Tokens of an effective batch: a power of two that gives at least WANTED_STEPS steps where the text is long enough."""
+    wanted = 2 ** int(math.log2(max(1.0, tokens / WANTED_STEPS)))
+    return max(context, min(8_192, max(128, wanted)) // context * context)
+
+
+def _base(context: int, sequences: int, parameters: int, steps: int = 1_000) -> dict[str, Any]:
+    """Settings of the training that follow from the size of the model and the batch."""
+    rates = ((1_500_000, 3e-3), (3_000_000, 2e-3), (12_000_000, 1.5e-3), (40_000_000, 1e-3))
+    every = max(10, math.ceil(steps / 12))
+    at_once = max(n for n in range(1, min(16, sequences) + 1) if sequences % n == 0)
+    return {
+        "learning_rate": next((rate for below, rate in rates if parameters < below), 6e-4),
+        "min_learning_rate": 1e-5,
+        "warmup_steps": min(200, max(1, steps // 10)),
+        "optimizer": "muon",
+        "batch_size_per_device": at_once,
+        "gradient_accumulation_steps": sequences // at_once,
+        "weight_decay": 0.05,
+        "ema_decay": 0.99 if steps < 5_000 else 0.999,
+        "eval_every_steps": every,
+        "save_every_steps": max(every, min(2_500, 5 * every)),
+    }
+
+
+def _least_hours(found: Survey, text: Text, speed: Speed, cleaning: float) -> float:
+    """Hours in which the smallest model gets some training."""
+    exact = speed.clock.token_seconds(family(64, text.vocab_size, 64)) * speed.exact
+    needed = START_SECONDS + cleaning + text.tokenize_seconds + exact * (CALIBRATION_PASSES * 40_000 + REPORT_TOKENS) + 60
+    return math.ceil(100 * needed / SAFETY / 3600) / 100
+
+
+def _describe(
+    name: str,
+    sources: list[str],
+    text: Text,
+    speed: Speed,
+    hours: float,
+    given: Mapping[str, Any],
+    chosen: _Candidate,
+    validation: int,
+    share: float,
+    available: float,
+    limited: bool,
+) -> Choice:
+    """The choice as settings, and in words."""
+    found, shape = text.survey, chosen.shape
+    train = _base(shape.max_seq_len, chosen.per_step // shape.max_seq_len, shape.n_parameters, chosen.steps)
+    values: dict[str, Any] = {
+        "name": name,
+        "data": {
+            "sources": [{"path": path, "share": round(share, 4)} for path in sources] if share < 1 else list(sources),
+            "val_tokens": validation,
+        },
+        "tokenizer": {"vocab_size": shape.vocab_size},
+        "model": {"dim": shape.dim, "n_layers": shape.n_layers, "n_heads": shape.n_heads, "max_seq_len": shape.max_seq_len},
+        "train": {"total_steps": chosen.steps, **train},
+    }
+    for path, value in given.items():
+        *sections, leaf = path.split(".")
+        inner = values
+        for section in sections:
+            inner = inner.setdefault(section, {})
+        inner[leaf] = value
+    if "train.epochs" in given and "train.total_steps" not in given:
+        del values["train"]["total_steps"]
+    epochs = chosen.tokens / available
+    total = sum(chosen.seconds.values())
+    languages = ", ".join(f"{language} {part:.0%}" for language, part in list(found.languages.items())[:3] if part >= 0.01)
+    kinds = ", ".join(f"{count} {kind}" for kind, count in found.kinds.items())
+    about = "" if found.complete else "about "
+    part = f", of which {share:.0%} is read in this time" if share < 1 else ""
+    conversations = f", {found.conversations:.0%} in conversations" if found.conversations >= 0.005 else ""
+    fit = "more would have too little text to learn from" if limited else "the best for this time"
+    qat = f"; up to {chosen.qat_steps:,} steps of QAT" if chosen.qat_steps else "; no QAT, which a short training does not need"
+    lines = [
+        f"text      {_size(found.bytes)} in {_count(found.files, 'file')} ({kinds}): {about}{_number(found.characters)} characters "
+        f"after cleaning{part}; {languages}{conversations}",
+        f"machine   {speed.words}: about {_number(chosen.per_step / speed.clock.seconds(shape, _config(values)))} tokens/s with this model",
+        f"model     {_number(shape.n_parameters)} parameters ({shape.dim} wide, {shape.n_layers} layers, context {shape.max_seq_len}), "
+        f"vocabulary {shape.vocab_size:,}: {fit}",
+        f"training  {chosen.steps:,} steps of {chosen.per_step:,} tokens, {epochs:.1f} times over {_number(available)} tokens"
+        f"{qat}; about {_duration(total)} in all, of {_duration(3600 * hours)}",
+    ]
+    notes = []
+    if found.skipped:
+        notes.append(_left_out(found, 3).removeprefix("; "))
+    if found.characters < FEW_CHARACTERS:
+        notes.append("from so little text a model learns to spell, but not to answer: a megabyte of text or more is a better start")
+    elif epochs > MOST_EPOCHS - 0.5:
+        notes.append(f"the text is read {MOST_EPOCHS} times at most, since more teaches little: more text gives a better model")
+    why = {
+        "data.val_tokens": "held out to measure the model",
+        "tokenizer.vocab_size": f"for {_number(found.characters)} characters; a larger one would have tokens too rare to learn",
+        "model": f"{_number(shape.n_parameters)} parameters: {fit}",
+        "train.total_steps": f"{epochs:.1f} times over the text, about {_duration(chosen.seconds['training'])} on this machine",
+        "train.learning_rate": "small models need large learning rates",
+        "train.eval_every_steps": "12 validations",
+    }
+    if share < 1:
+        why["data.sources"] = f"{_size(found.bytes)}; a larger share needs more time"
+    facts = {
+        "text": {
+            "files": found.files,
+            "bytes": found.bytes,
+            "characters": found.characters,
+            "tokens": int(available),
+            "share": share,
+            "languages": found.languages,
+            "conversations": found.conversations,
+            "skipped": [{"file": item.name, "reason": item.reason} for item in found.skipped],
+        },
+        "machine": {"cores": speed.cores, "description": speed.words},
+        "parameters": shape.n_parameters,
+        "steps": chosen.steps,
+        "tokens": int(chosen.tokens),
+        "epochs": epochs,
+        "qat_steps": chosen.qat_steps,
+        "bits_per_byte": chosen.loss,
+        "seconds": {**chosen.seconds, "total": total},
+        "hours": hours,
+    }
+    return Choice(values=values, why=why, lines=lines, notes=notes, seconds=chosen.seconds, facts=facts)
+
+
+def _config(values: dict[str, Any]) -> Any:
+    return Config.model_validate(values).train
+
+
+def _left_out(found: Survey, most: int = 2) -> str:
+    """The files that are not read, with reasons."""
+    if not found.skipped:
+        return ""
+    shown = "; ".join(f"{item.name}: {item.reason}" for item in found.skipped[:most])
+    more = f"; and {len(found.skipped) - most} more" if len(found.skipped) > most else ""
+    return f"; not read: {shown}{more}"
+
+
+def _count(count: int, what: str) -> str:
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
+
+
+def _size(count: float) -> str:
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB" if count >= 1e6 else f"{max(1, round(count / 1e3))} KB"
+
+
+def _number(count: float) -> str:
+    if count >= 1e6:
+        return f"{count / 1e6:.3g} million"
+    return f"{round(count, -3) if count >= 20_000 else round(count):,.0f}"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5_400 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,193 @@
+"""The configuration that `bullet run FOLDER` writes: runs/NAME/recipe.jsonc, with comments, to be edited.
+
+choice.json beside it records what the choice was made for. The same command then continues the run with the same recipe, and a
+recipe that the user has edited is never replaced.
+"""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bulletlm.config.loader import load_config, parse_flags
+from bulletlm.config.schema import Config
+from bulletlm.data.sources import HUGGING_FACE, SAMPLE
+from bulletlm.errors import ConfigError
+from bulletlm.files import sha256_of_file, write_json, write_text
+from bulletlm.pipeline.run_folder import read_object
+from bulletlm.progress import Progress
+from bulletlm.terminal import printable
+
+RECIPE, RECORD = "recipe.jsonc", "choice.json"
+
+Values = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class TextRun:
+    """A run that was asked for by its text alone.
+
+    Attributes:
+        name: of the run.
+        runs_dir: folder of the runs.
+        sources: paths of the text, absolute.
+        given: settings from the command line, by their full names.
+        hours: time for the whole run; None for the default.
+    """
+
+    name: str
+    runs_dir: Path
+    sources: list[str]
+    given: dict[str, Any]
+    hours: float | None
+
+    @property
+    def folder(self) -> Path:
+        """The run folder."""
+        return self.runs_dir / self.name
+
+    @property
+    def recipe(self) -> Path:
+        """The configuration to write."""
+        return self.folder / RECIPE
+
+
+def text_run(paths: Sequence[str], flags: Sequence[str], hours: float | None) -> TextRun:
+    """The run for files and folders of text.
+
+    Raises:
+        ConfigError: a flag or the time is not possible, or a path does not exist.
+    """
+    if hours is not None and not (hours > 0 and math.isfinite(hours)):
+        raise ConfigError(f"--hours={hours:g}: must be more than 0")
+    given = parse_flags(flags)
+    if "data.sources" in given:
+        raise ConfigError("--set data.sources names text, and so do the files and folders of the command: take one of the two ways")
+    sources = []
+    for path in paths:
+        here = path in (SAMPLE,) and not Path(path).exists()
+        if here or path.startswith(HUGGING_FACE):
+            sources.append(path)
+            continue
+        place = Path(path).expanduser()
+        if not place.exists() and not any(mark in path for mark in "*?["):
+            raise ConfigError(
+                f"there is no file or folder {printable(path)}: give folders or files of text, or a configuration (recipes/ has examples)"
+            )
+        sources.append(str(place.absolute()))
+    name = given.pop("name", None) or _name(sources[0])
+    runs_dir = Path(str(given.pop("runs_dir", "runs")))
+    Config.model_validate({"name": name, **_nested(given)})  # reports a mistake before anything is read
+    return TextRun(name=str(name), runs_dir=runs_dir, sources=sources, given=given, hours=hours)
+
+
+def existing_recipe(run: TextRun, restart: bool) -> Path | None:
+    """The recipe in the run folder, if this run shall continue with it; None if one must be chosen.
+
+    Raises:
+        ConfigError: the folder holds a run of other text, or for another time, or a recipe that was edited.
+    """
+    other = f"give this one another name, for example --name={printable(run.name)}-2"
+    shown = printable(str(run.folder))
+    if not run.recipe.exists():
+        if (run.folder / "config.json").exists() or (run.folder / "checkpoints").exists():
+            raise ConfigError(f"{shown} holds a run of another configuration: {other}")
+        return None
+    record = read_object(run.folder / RECORD) if (run.folder / RECORD).exists() else {}
+    if record.get("sources") != run.sources:
+        raise ConfigError(f"{shown} holds a run of other text: {other}")
+    same = (run.hours is None or run.hours == record.get("hours")) and (not run.given or run.given == record.get("given"))
+    edited = sha256_of_file(run.recipe) != record.get("recipe")
+    if not restart and same:
+        return run.recipe
+    if edited:
+        raise ConfigError(f"{printable(str(run.recipe))} was edited: run it with `bullet run {printable(str(run.recipe))}`, or {other}")
+    if not restart and (run.folder / "checkpoints").exists():
+        raise ConfigError(
+            f"{shown} holds a run with other settings: repeat its command without --hours and settings to continue it, {other}, or train "
+            "from the beginning with --restart"
+        )
+    return None
+
+
+def make_choice(run: TextRun, progress: Progress) -> Any:
+    """Look at the text and measure this machine; returns the `auto.Choice`."""
+    from bulletlm.hardware import park_idle_threads
+
+    park_idle_threads()
+    from bulletlm.pipeline.auto import DEFAULT_HOURS, choose, look_at_text, measure_speed
+
+    hours = run.hours or DEFAULT_HOURS
+    text = look_at_text(run.sources, int(run.given.get("seed", 42)), progress, hours)
+    return choose(run.name, run.sources, text, measure_speed(progress), hours, run.given)
+
+
+def write_recipe(run: TextRun, choice: Any) -> None:
+    """Write recipe.jsonc and choice.json into the run folder.
+
+    Raises:
+        BulletError: the folder is not writable.
+    """
+    from bulletlm.pipeline.auto import DEFAULT_HOURS
+
+    values = dict(choice.values)
+    if run.runs_dir != Path("runs"):
+        values = {"name": values.pop("name"), "runs_dir": str(run.runs_dir), **values}
+    write_text(run.recipe, render(values, choice.why, choice.lines, run.recipe))
+    load_config(run.recipe)
+    record = {
+        "sources": run.sources,
+        "hours": run.hours or DEFAULT_HOURS,
+        "given": run.given,
+        "recipe": sha256_of_file(run.recipe),
+        "choice": choice.facts,
+    }
+    write_json(run.folder / RECORD, record)
+
+
+def render(values: Mapping[str, Any], why: Mapping[str, str], lines: Sequence[str], path: Path) -> str:
+    """A configuration with comments: the choice in words, then the settings with the reason beside each."""
+    head = [
+        "// Chosen by `bullet run` for this text, this machine and this time. Edit it as you like, then run it:",
+        f"//   bullet run {printable(str(path))}",
+        "// All settings: docs/settings.md or `bullet init`.",
+        "//",
+        *(f"// {printable(line)}" for line in lines),
+    ]
+    return "\n".join([*head, *_object(values, why, "", "")]) + "\n"
+
+
+def _object(values: Mapping[str, Any], why: Mapping[str, str], path: str, indent: str) -> list[str]:
+    rows = ["{"]
+    for number, (name, value) in enumerate(values.items()):
+        full = f"{path}{name}"
+        comma = "," if number < len(values) - 1 else ""
+        reason = f"  // {printable(why[full])}" if full in why else ""
+        if isinstance(value, dict):
+            first, *rest = _object(value, why, f"{full}.", indent + "  ")
+            rows.append(f'{indent}  "{name}": {first}{reason}')
+            rows += [*rest[:-1], rest[-1] + comma]
+        else:
+            rows.append(f'{indent}  "{name}": {json.dumps(value, ensure_ascii=False)}{comma}{reason}')
+    return [*rows, f"{indent}}}"]
+
+
+def _name(source: str) -> str:
+    """A name for the run, from the folder or file of its text."""
+    path = Path(source.removeprefix(HUGGING_FACE))
+    stem = path.name if path.is_dir() or not path.suffix else path.name.partition(".")[0]
+    name = "".join(c if c.isprintable() and c not in "*?[]\"'" else "-" for c in stem).strip(" .-")[:100]
+    return name or "model"
+
+
+def _nested(given: Mapping[str, Any]) -> Values:
+    values: Values = {}
+    for path, value in given.items():
+        *sections, leaf = path.split(".")
+        inner = values
+        for section in sections:
+            inner = inner.setdefault(section, {})
+        inner[leaf] = value
+    return values

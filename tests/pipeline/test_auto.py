@@ -1,0 +1,253 @@
+"""A recipe for text alone: what is chosen for a text, a machine and a time; and what is written, kept and refused."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bulletlm.cli.inputs import find_configuration, split_words
+from bulletlm.config.loader import load_config
+from bulletlm.config.schema import DataConfig
+from bulletlm.data.prepare import prepare_data
+from bulletlm.data.survey import Survey, survey
+from bulletlm.errors import ConfigError, DataError
+from bulletlm.pipeline.auto import Choice, Speed, Text, choose, look_at_text
+from bulletlm.pipeline.limits import fed_parameters, refuse_too_large, require_sources, training_bytes
+from bulletlm.pipeline.plan import Clock, Measured, training_flops
+from bulletlm.pipeline.recipe import TextRun, existing_recipe, text_run, write_recipe
+from bulletlm.pipeline.stages import run_stages
+from bulletlm.progress import SilentProgress
+from bulletlm.train.scaling import family
+from bulletlm.train.state import TrainPosition
+from bulletlm.train.training import overfitting
+from micro_model import write_texts
+
+
+def machine(flops: float = 2e10) -> Speed:
+    """A machine that does so many floating-point operations a second."""
+    shapes = [family(width, 2_000, 128) for width in (64, 128, 256)]
+    clock = Clock([Measured(s, 16, 16 * 128 * training_flops(s) / flops, 1e-3) for s in shapes])
+    return Speed(clock=clock, exact=2.0, cores=2, words="a machine")
+
+
+def found(characters: int, per_second: float = 1e6) -> Text:
+    """A text of one file."""
+    seen = Survey(
+        files=1,
+        bytes=characters,
+        kinds={".txt": 1},
+        skipped=(),
+        characters=characters,
+        languages={"en": 1.0},
+        conversations=0.0,
+        document=1_000,
+        seconds=characters / per_second,
+        complete=True,
+        texts=(),
+    )
+    size = 600 if characters < 1e5 else 2_000 if characters < 1e7 else 4_000
+    return Text(survey=seen, vocab_size=size, tokens_per_character=0.35, tokenize_seconds=characters / 1e6)
+
+
+def chosen(characters: int, hours: float = 0.25, speed: Speed | None = None, **given: Any) -> Choice:
+    return choose("name", ["/text"], found(characters), speed or machine(), hours, {k.replace("__", "."): v for k, v in given.items()})
+
+
+@pytest.mark.parametrize("characters", [7_000, 20_000, 200_000, 2_000_000, 50_000_000, 1_000_000_000])
+@pytest.mark.parametrize("hours", [0.25, 1.0, 8.0])
+@pytest.mark.parametrize("flops", [2e9, 2e10, 1e12])
+def test_no_choice_takes_more_than_time_and_text_allow(characters: int, hours: float, flops: float, tmp_path: Path) -> None:
+    choice = chosen(characters, hours, machine(flops))
+    facts = choice.facts
+    assert facts["seconds"]["total"] <= 3600 * hours
+    assert facts["epochs"] <= 8.05
+    assert facts["parameters"] <= max(60_000, fed_parameters(facts["tokens"]))
+    (tmp_path / "a.json").write_text(json.dumps(choice.values))
+    config = load_config(tmp_path / "a.json")
+    assert config.model.shape(config.tokenizer.vocab_size).n_parameters == facts["parameters"]
+    assert config.train.total_steps == facts["steps"]
+    assert config.train.batch_size_per_device * config.train.gradient_accumulation_steps * config.model.max_seq_len <= 8_192
+
+
+def test_more_text_and_more_time_give_larger_models() -> None:
+    by_text = [chosen(n, 10_000).facts["parameters"] for n in (20_000, 200_000, 2_000_000, 100_000_000)]
+    by_time = [chosen(100_000_000, hours).facts["parameters"] for hours in (0.25, 1, 8)]
+    assert by_text == sorted(set(by_text))
+    assert by_time == sorted(by_time) and by_time[0] < by_time[-1]
+
+
+def test_of_text_that_takes_too_long_to_clean_a_part_is_read() -> None:
+    choice = chosen(1_000_000_000)
+    (source,) = choice.values["data"]["sources"]
+    assert 0 < source["share"] < 1
+    assert "of which" in choice.lines[0]
+    assert chosen(2_000_000).values["data"]["sources"] == ["/text"]
+
+
+def test_what_the_user_gives_stays() -> None:
+    choice = chosen(2_000_000, model__dim=96, model__n_layers=5, train__learning_rate=1e-3, tokenizer__vocab_size=900)
+    assert (choice.values["model"]["dim"], choice.values["model"]["n_layers"]) == (96, 5)
+    assert choice.values["train"]["learning_rate"] == 1e-3 and choice.values["tokenizer"]["vocab_size"] == 900
+
+
+def test_too_little_time_says_how_much_is_needed() -> None:
+    with pytest.raises(ConfigError, match=r"--hours=0.001 is too short: .*; take 0\.\d+ or more"):
+        chosen(2_000_000, 0.001)
+
+
+@pytest.fixture
+def messy(tmp_path: Path) -> Path:
+    """An ordinary folder: text, a table, a chat, and files that are not text."""
+    folder = write_texts(tmp_path / "मराठी texts")
+    (folder / "sheet.csv").write_text("question,answer\n" + "What is this?,A table of questions.\n" * 3, encoding="utf-8")
+    chat = [{"messages": [{"role": "user", "content": f"Hello {n}"}, {"role": "assistant", "content": "Good day."}]} for n in range(5)]
+    (folder / "chat.json").write_text(json.dumps(chat), encoding="utf-8")
+    (folder / "photo.png").write_bytes(b"\x89PNG\r\n" + bytes(500))
+    (folder / "sound.mp3").write_bytes(bytes(500))
+    (folder / ".hidden").write_text("x")
+    (folder / "empty.txt").write_text("")
+    return folder
+
+
+def test_the_survey_is_what_the_data_stage_finds(messy: Path, tmp_path: Path) -> None:
+    config = DataConfig.model_validate({"sources": [str(messy)], "val_tokens": 600})
+    seen = survey(config, 42, SilentProgress())
+    report = prepare_data(config, 42, tmp_path / "data", SilentProgress())
+    kept = report["train"]["characters"] + report["validation"]["characters"]
+    assert seen.complete
+    assert seen.characters == pytest.approx(kept, rel=0.05)
+    assert {item.name.rpartition("/")[2] for item in seen.skipped} >= {"photo.png", "sound.mp3", ".hidden"}
+    assert set(seen.languages) >= {"en", "mr"} and 0 < seen.conversations < 1
+
+
+def test_a_sample_is_projected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bulletlm.data.survey.SAMPLE_BYTES", 3_000_000)
+    for name in ("a", "b", "c"):
+        (tmp_path / f"{name}.txt").write_text("".join(f"{name} sentence number {n} is a line of text.\n" for n in range(80_000)))
+    total = sum(path.stat().st_size for path in tmp_path.iterdir())
+    seen = survey(DataConfig.model_validate({"sources": [str(tmp_path)]}), 42, SilentProgress())
+    assert not seen.complete
+    assert seen.characters == pytest.approx(total, rel=0.05)
+
+
+def test_a_share_of_a_source_is_read(tmp_path: Path) -> None:
+    (tmp_path / "long.txt").write_text("".join(f"Sentence number {n} is a line of this text.\n\n" for n in range(200_000)))
+    sizes = []
+    for share in (1.0, 0.5):
+        config = DataConfig.model_validate({"sources": [{"path": str(tmp_path / "long.txt"), "share": share}]})
+        report = prepare_data(config, 42, tmp_path / f"data-{share}", SilentProgress())
+        sizes.append(report["train"]["characters"])
+    assert sizes[1] == pytest.approx(sizes[0] / 2, rel=0.15)
+
+
+@pytest.mark.parametrize("content", ["", "Only a few words.\n"])
+def test_too_little_text_says_what_would_help(content: str, tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text(content)
+    (tmp_path / "photo.png").write_bytes(b"\x89PNG")
+    with pytest.raises(DataError, match=r"too little to train a model: add text; .*a megabyte.*not read: .*photo.png"):
+        look_at_text([str(tmp_path)], 42, SilentProgress())
+
+
+def test_an_empty_folder_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(DataError) as caught:
+        look_at_text([str(tmp_path)], 42, SilentProgress())
+    assert "data.sources" not in str(caught.value).partition(":")[0] and "\n" not in str(caught.value)
+
+
+def test_from_folder_to_report(messy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The recipe alone makes the model; the same words go on with it; an edited one is not replaced."""
+    monkeypatch.chdir(tmp_path)
+    flags = ["--total-steps=12", "--evaluate.samples=1", "--max-new-tokens=8", "--dim=32", "--layers=1", "--heads=1"]
+    run = text_run([str(messy)], flags, None)
+    assert run.name == "मराठी texts"
+    text = look_at_text(run.sources, 42, SilentProgress())
+    write_recipe(run, choose(run.name, run.sources, text, machine(), 0.25, run.given))
+    config = load_config(run.recipe)
+    assert config.train.total_steps == 12 and config.model.n_layers == 1
+    assert config.data.sources[0].path == str(messy)
+    folder = run_stages(config, "evaluate", SilentProgress()).folder
+    assert (folder / "report.html").is_file() and folder.resolve() == run.folder.resolve()
+    assert existing_recipe(text_run([str(messy)], [], None), restart=False) == run.recipe
+    with pytest.raises(ConfigError, match=r"other settings.*--restart"):
+        existing_recipe(text_run([str(messy)], [], 3), restart=False)
+    assert existing_recipe(text_run([str(messy)], [], 3), restart=True) is None
+    run.recipe.write_text(run.recipe.read_text() + "// mine\n")
+    assert existing_recipe(text_run([str(messy)], [], None), restart=False) == run.recipe
+    with pytest.raises(ConfigError, match="was edited"):
+        existing_recipe(text_run([str(messy)], [], None), restart=True)
+    other = tmp_path / "other" / messy.name
+    other.mkdir(parents=True)
+    with pytest.raises(ConfigError, match=r"run of other text: .*--name="):
+        existing_recipe(text_run([str(other)], [], None), restart=False)
+
+
+def test_a_run_of_a_configuration_is_not_taken_over(tmp_path: Path) -> None:
+    run = TextRun("demo", tmp_path, ["/text"], {}, None)
+    run.folder.mkdir()
+    (run.folder / "config.json").write_text("{}")
+    with pytest.raises(ConfigError, match=r"run of another configuration: .*--name=demo-2"):
+        existing_recipe(run, restart=False)
+
+
+@pytest.mark.parametrize(
+    ("content", "configuration"),
+    [
+        ('{"vocab_size": 2000, "train": {"lr": 1e-3}}', True),
+        ('{"model": {"dim": 64}, "recorded": {}}', True),
+        ('{"name": "group", "type": "chat", "messages": []}', False),
+        ('{"data": [1, 2]}', False),
+        ('{"train": {"epoch_count": 3}}', False),
+        ("{}", False),
+        ("[1, 2]", False),
+        ('{"messages": [{"role": "user", "content": "hello"}]}', False),
+        ("not json", False),
+    ],
+)
+def test_what_is_a_configuration(content: str, configuration: bool, tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.write_text(content)
+    assert (find_configuration([str(path)]) == path) == configuration
+
+
+def test_paths_and_settings(tmp_path: Path, micro_run: Path) -> None:
+    assert split_words(["a", "b", "--lr", "3e-4"], "run") == (["a", "b"], ["--lr", "3e-4"])
+    with pytest.raises(ConfigError, match="requires an argument"):
+        split_words(["--lr=1"], "run")
+    assert find_configuration([str(micro_run)]) == micro_run / "config.json", "the folder of a run goes on"
+    recipe = tmp_path / "r.jsonc"
+    recipe.write_text("{}")
+    with pytest.raises(ConfigError, match="comes alone"):
+        find_configuration([str(tmp_path), str(recipe)])
+    with pytest.raises(ConfigError, match="there is no file or folder"):
+        text_run([str(tmp_path / "gone")], [], None)
+    with pytest.raises(ConfigError, match="--hours=0: must be more than 0"):
+        text_run([str(tmp_path)], [], 0)
+
+
+def test_a_configuration_without_text_offers_both_ways() -> None:
+    with pytest.raises(ConfigError, match=r"names no text: .*data.sources=\[FOLDER\].*bullet run FOLDER"):
+        require_sources(load_config(None, ["--layers=2"]))
+    require_sources(load_config(None, ["--set", "data.sources=[sample]"]))
+
+
+def test_absurd_shapes_are_refused_with_the_memory_they_need() -> None:
+    config = load_config(None, ["--dim=8192", "--layers=16", "--heads=64", "--vocab-size=4000"])
+    shape = config.model.shape(4000)
+    with pytest.raises(
+        ConfigError, match=rf"needs {training_bytes(shape, config.train) / 1e9:,.0f} GB of memory to train, and there are 8 GB"
+    ):
+        refuse_too_large(shape, config.train, memory=8_000_000_000)
+    refuse_too_large(shape, config.train, memory=10**15)
+
+
+@pytest.mark.parametrize(
+    ("worse", "loss", "training", "named"),
+    [(0, 3.0, 1.0, False), (1, 3.001, 1.0, False), (1, 3.1, 1.0, True), (2, 3.001, 1.0, True), (2, 3.5, 3.4, False)],
+)
+def test_over_fitting_is_named_when_validation_turns_up(worse: int, loss: float, training: float, named: bool) -> None:
+    position = TrainPosition(step=90, best_step=60, best_loss=3.0, worse_in_a_row=worse, recent_losses=[training] * 20)
+    line = overfitting(position, loss)
+    assert (line is not None) == named
+    if line:
+        assert "step 60" in line and "\n" not in line
