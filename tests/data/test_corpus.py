@@ -1,0 +1,162 @@
+"""The simple part of the embedded corpus keeps to docs/corpus-style.md, and the test questions are not in any text that is trained on."""
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from paths import ROOT, SAMPLE_CORPUS
+
+QUESTIONS = ROOT / "bench" / "questions"
+LANGUAGES = ("mr", "en")
+
+
+def words(text: str) -> list[str]:
+    """Word forms in lower case; combining marks belong to their word."""
+    return re.findall(r"[\w\u0900-\u097f\u200d]+", text.lower())
+
+
+def conversations(path: Path) -> Iterator[list[str]]:
+    """The texts of each conversation of a .jsonl file: user, assistant, user, assistant ..."""
+    for line in path.read_text(encoding="utf-8").splitlines():
+        messages = json.loads(line)["messages"]
+        assert [message["role"] for message in messages] == ["user", "assistant"] * (len(messages) // 2), f"{path.name}: {line[:80]}"
+        yield [message["content"] for message in messages]
+
+
+@cache
+def new_chats(language: str) -> tuple[tuple[str, ...], ...]:
+    """The conversations of the simple part."""
+    return tuple(tuple(texts) for path in sorted(SAMPLE_CORPUS.glob(f"simple-chat-*.{language}.jsonl")) for texts in conversations(path))
+
+
+def long_answers(language: str) -> list[tuple[str, ...]]:
+    return [tuple(texts) for texts in conversations(SAMPLE_CORPUS / f"simple-answers.{language}.jsonl")]
+
+
+def stories(language: str) -> list[str]:
+    return (SAMPLE_CORPUS / f"simple-stories.{language}.txt").read_text(encoding="utf-8").strip().split("\n\n")
+
+
+def exchanges(language: str) -> int:
+    """Exchanges in all files of the corpus: one user message and one assistant message each."""
+    paths = [path for path in SAMPLE_CORPUS.glob(f"*.{language}.jsonl") if "answers" not in path.name]
+    return sum(len(texts) // 2 for path in paths for texts in conversations(path))
+
+
+def answers(language: str) -> list[str]:
+    """Answers of the simple conversations."""
+    return [text for texts in new_chats(language) for text in texts[1::2]]
+
+
+def shingles(text: str, length: int) -> set[tuple[str, ...]]:
+    """Sequences of `length` words."""
+    found = words(text)
+    return set(zip(*(found[start:] for start in range(length)), strict=False))
+
+
+def near_duplicates(texts: Iterable[str], similarity: float = 0.8) -> list[tuple[str, str]]:
+    """Pairs of texts whose pairs of words have at least this Jaccard similarity."""
+    seen: list[tuple[str, set[tuple[str, ...]]]] = []
+    where: dict[tuple[str, ...], list[int]] = {}
+    pairs = []
+    for text in texts:
+        own = shingles(text, 2) or shingles(text, 1)
+        shared = Counter(other for shingle in own for other in where.get(shingle, ()))
+        pairs += [(seen[other][0], text) for other, count in shared.items() if count / len(own | seen[other][1]) >= similarity]
+        for shingle in own:
+            where.setdefault(shingle, []).append(len(seen))
+        seen.append((text, own))
+    return pairs
+
+
+@pytest.mark.parametrize(("language", "least"), [("mr", 4000), ("en", 2500)])
+def test_there_are_enough_exchanges(language: str, least: int) -> None:
+    assert exchanges(language) >= least
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_there_are_enough_long_answers(language: str) -> None:
+    found = long_answers(language)
+    lengths = [len(words(texts[1])) for texts in found]
+    assert len(found) >= 300
+    assert sum(60 <= length <= 120 for length in lengths) >= 0.95 * len(lengths)
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_there_are_enough_stories(language: str) -> None:
+    found = stories(language)
+    titles = Counter(story.split("\n")[0] for story in found)
+    lengths = [len(words(story)) for story in found]
+    assert len(found) >= 300
+    assert sum(80 <= length <= 160 for length in lengths) >= 0.95 * len(lengths)
+    assert max(titles.values()) <= 2
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_common_words_cover_the_text(language: str) -> None:
+    texts = [*(text for chat in new_chats(language) for text in chat), *(texts[1] for texts in long_answers(language)), *stories(language)]
+    counts = Counter(word for text in texts for word in words(text))
+    covered = sum(count for _, count in counts.most_common(2000)) / counts.total()
+    assert covered >= 0.85, f"{covered:.1%}"
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_answers_open_differently(language: str) -> None:
+    openings = Counter(" ".join(words(answer)[:3]) for answer in answers(language))
+    distinct = len(openings) / openings.total()
+    assert distinct >= 0.6, f"{distinct:.0%}; most common: {openings.most_common(10)}"
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_no_phrase_returns_too_often(language: str) -> None:
+    found = answers(language)
+    phrases = Counter(shingle for answer in found for shingle in shingles(answer, 5))
+    often = {" ".join(phrase): count for phrase, count in phrases.items() if count > 0.01 * len(found)}
+    assert not often
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_there_are_few_near_duplicates(language: str) -> None:
+    found = [" ".join(texts) for texts in new_chats(language)]
+    pairs = near_duplicates(found)
+    assert len(pairs) < 0.005 * len(found), pairs[:10]
+
+
+def questions(name: str) -> list[dict[str, str]]:
+    return [json.loads(line) for line in (QUESTIONS / name).read_text(encoding="utf-8").splitlines()]
+
+
+@pytest.mark.parametrize(("name", "count"), [("known.mr.jsonl", 100), ("known.en.jsonl", 100), ("new.mr.jsonl", 50), ("new.en.jsonl", 50)])
+def test_the_sets_of_test_questions_are_whole(name: str, count: int) -> None:
+    rows = questions(name)
+    assert len(rows) == count
+    assert len({row["prompt"] for row in rows}) == count
+    assert all(row["intent"] and row["answer"] for row in rows)
+
+
+def training_texts() -> list[str]:
+    """Every text of the repository that a model is trained on."""
+    texts = []
+    for path in sorted(SAMPLE_CORPUS.iterdir()):
+        if path.suffix == ".jsonl":
+            texts += [text for conversation in conversations(path) for text in conversation]
+        elif path.suffix == ".tsv":
+            texts += [cell for line in path.read_text(encoding="utf-8").splitlines() for cell in line.split("\t")]
+        elif path.suffix == ".txt":
+            texts += [line for line in path.read_text(encoding="utf-8").splitlines() if line]
+    return texts
+
+
+@pytest.mark.parametrize("name", ["known.mr.jsonl", "known.en.jsonl", "new.mr.jsonl", "new.en.jsonl"])
+def test_no_test_question_is_trained_on(name: str) -> None:
+    trained = training_texts()
+    eight = {shingle for text in trained for shingle in shingles(text, 8)}
+    prompts = [row["prompt"] for row in questions(name)]
+    assert [prompt for prompt in prompts if shingles(prompt, 8) & eight] == []
+    near = {pair for pair in near_duplicates([*trained, *prompts]) if pair[1] in prompts}
+    assert not near, near
