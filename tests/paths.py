@@ -5,5 +5,6 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 SAMPLE_CORPUS = ROOT / "src" / "bulletlm" / "data" / "sample"
+SIMPLE_CORPUS = ROOT / "src" / "bulletlm" / "data" / "simple"
 SHARED_DATA = ROOT.parent / "shared" / "data"
 CASES = ROOT.parent / "shared" / "cases"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from paths import ROOT, SAMPLE_CORPUS
+from paths import ROOT, SAMPLE_CORPUS, SIMPLE_CORPUS
 
 QUESTIONS = ROOT / "bench" / "questions"
 LANGUAGES = ("mr", "en")
@@ -31,20 +31,20 @@ def conversations(path: Path) -> Iterator[list[str]]:
 @cache
 def new_chats(language: str) -> tuple[tuple[str, ...], ...]:
     """The conversations of the simple part."""
-    return tuple(tuple(texts) for path in sorted(SAMPLE_CORPUS.glob(f"simple-chat-*.{language}.jsonl")) for texts in conversations(path))
+    return tuple(tuple(texts) for path in sorted(SIMPLE_CORPUS.glob(f"chat-*.{language}.jsonl")) for texts in conversations(path))
 
 
 def long_answers(language: str) -> list[tuple[str, ...]]:
-    return [tuple(texts) for texts in conversations(SAMPLE_CORPUS / f"simple-answers.{language}.jsonl")]
+    return [tuple(texts) for texts in conversations(SIMPLE_CORPUS / f"answers.{language}.jsonl")]
 
 
 def stories(language: str) -> list[str]:
-    return (SAMPLE_CORPUS / f"simple-stories.{language}.txt").read_text(encoding="utf-8").strip().split("\n\n")
+    return (SIMPLE_CORPUS / f"stories.{language}.txt").read_text(encoding="utf-8").strip().split("\n\n")
 
 
 def exchanges(language: str) -> int:
     """Exchanges in all files of the corpus: one user message and one assistant message each."""
-    paths = [path for path in SAMPLE_CORPUS.glob(f"*.{language}.jsonl") if "answers" not in path.name]
+    paths = [*SAMPLE_CORPUS.glob(f"*.{language}.jsonl"), *SIMPLE_CORPUS.glob(f"chat-*.{language}.jsonl")]
     return sum(len(texts) // 2 for path in paths for texts in conversations(path))
 
 
@@ -142,7 +142,7 @@ def test_the_sets_of_test_questions_are_whole(name: str, count: int) -> None:
 def training_texts() -> list[str]:
     """Every text of the repository that a model is trained on."""
     texts = []
-    for path in sorted(SAMPLE_CORPUS.iterdir()):
+    for path in sorted([*SAMPLE_CORPUS.iterdir(), *SIMPLE_CORPUS.iterdir()]):
         if path.suffix == ".jsonl":
             texts += [text for conversation in conversations(path) for text in conversation]
         elif path.suffix == ".tsv":

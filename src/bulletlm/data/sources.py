@@ -20,8 +20,8 @@ from bulletlm.terminal import printable
 if TYPE_CHECKING:
     from bulletlm.config.schema import DataConfig, Source
 
-SAMPLE = "sample"
-"""The source name of the corpus that is part of the package."""
+EMBEDDED = ("sample", "simple")
+"""Sources that stand for the two parts of the corpus in the package: folders of bulletlm.data (docs/corpus-style.md)."""
 
 HUGGING_FACE = "hf://"
 
@@ -102,7 +102,7 @@ def find_files(config: "DataConfig") -> tuple[list[SourceFile], list[Skipped]]:
         except (OSError, RuntimeError, ValueError) as error:  # a folder that cannot be entered, ~nobody, a name with \0
             reason = getattr(error, "strerror", None) or str(error)
             raise DataError(f"data.sources: {printable(source.path)} cannot be read ({printable(reason)}): name another path") from None
-        documents: Documents = "blank_line" if source.path == SAMPLE else source.documents
+        documents: Documents = "blank_line" if source.path in EMBEDDED else source.documents
         for file in found:
             key = (file.path.resolve(), file.member)
             if key in files:
@@ -122,9 +122,8 @@ def find_files(config: "DataConfig") -> tuple[list[SourceFile], list[Skipped]]:
 
 def _find(source: "Source") -> tuple[list[SourceFile], list[Skipped]]:
     text, language = source.path, source.language
-    if text == SAMPLE:
-        folder = Path(str(importlib.resources.files("bulletlm.data"))) / "sample"
-        return _in_folder(folder, SAMPLE, language)[0], []
+    if text in EMBEDDED:
+        return _in_folder(Path(str(importlib.resources.files("bulletlm.data"))) / text, text, language)[0], []
     if text.startswith(HUGGING_FACE):
         return _of_dataset(text, language), []
     path = Path(text).expanduser()
