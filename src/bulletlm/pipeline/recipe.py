@@ -13,7 +13,7 @@ from typing import Any
 
 from bulletlm.config.loader import load_config, parse_flags
 from bulletlm.config.schema import Config
-from bulletlm.data.sources import HUGGING_FACE, SAMPLE
+from bulletlm.data.sources import EMBEDDED, HUGGING_FACE
 from bulletlm.errors import ConfigError
 from bulletlm.files import sha256_of_file, write_json, write_text
 from bulletlm.pipeline.run_folder import read_object
@@ -67,7 +67,7 @@ def text_run(paths: Sequence[str], flags: Sequence[str], hours: float | None) ->
         raise ConfigError("--set data.sources names text, and so do the files and folders of the command: take one of the two ways")
     sources = []
     for path in paths:
-        here = path in (SAMPLE,) and not Path(path).exists()
+        here = path in EMBEDDED and not Path(path).exists()
         if here or path.startswith(HUGGING_FACE):
             sources.append(path)
             continue
