@@ -282,7 +282,7 @@ def _context(tokens: float, document: float, hours: float) -> int:
 
 def _tokens_per_step(tokens: float, context: int) -> int:
     """Tokens of an effective batch: a power of two that gives at least WANTED_STEPS steps where the text is long enough."""
-    wanted = 2 ** int(math.log2(max(1.0, tokens / WANTED_STEPS)))
+    wanted = 1 << int(math.log2(max(1.0, tokens / WANTED_STEPS)))
     return max(context, min(8_192, max(128, wanted)) // context * context)
 
 

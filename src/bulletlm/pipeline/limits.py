@@ -67,4 +67,4 @@ def _memory(device: str) -> int:
 
         if torch.cuda.is_available():
             return int(torch.cuda.get_device_properties(0).total_memory)
-    return psutil.virtual_memory().total
+    return int(psutil.virtual_memory().total)
