@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # The requirement for torch. On Linux another package index has a smaller build without CUDA (see pytorch.org); it can be given here.
 TORCH ?= torch==2.13.0
 
-.PHONY: demo test lint bench fuzz sanitize docs clean
+.PHONY: demo test lint bench fuzz sanitize docs pins clean
 
 demo: $(VENV)/.run
 	@$(BIN)/bullet run recipes/demo.jsonc
@@ -53,6 +53,13 @@ fuzz: $(VENV)/.dev
 # Pages that are generated from the code; a test checks that they are up to date.
 docs: $(VENV)/.dev
 	@$(BIN)/python docs/generate.py
+
+# The newest versions that pyproject.toml allows, for constraints.txt and the build requirements; then run make test.
+pins:
+	$(PYTHON) -m venv --clear build/pins
+	build/pins/bin/pip install --quiet $(patsubst torch==%,torch,$(TORCH)) setuptools
+	build/pins/bin/pip install --quiet --no-build-isolation --editable '.[dev]'
+	build/pins/bin/python tools/refresh_pins.py
 
 clean:
 	rm -rf $(VENV) build *.egg-info src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
