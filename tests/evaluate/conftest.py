@@ -9,7 +9,7 @@ from micro_run import CLEAN_REPORT, COMPARED_SIZES, SHAPE, documents, random_ten
 from bulletlm.config.schema import Config, QuantConfig
 from bulletlm.data.tokens import open_tokens, write_tokens
 from bulletlm.formats.npy import write_npy
-from bulletlm.pipeline.build import build_bullet
+from bulletlm.pipeline.build import BuildOptions, build_bullet
 from bulletlm.progress import SilentProgress
 from bulletlm.text.documents import read_documents, texts_of, to_line
 from bulletlm.text.tokenizer import Tokenizer
@@ -45,7 +45,8 @@ def run_folder(tokenizer: Tokenizer, tmp_path_factory: pytest.TempPathFactory) -
     write_npy(folder / "export" / "npy", SHAPE, random_tensors(SHAPE, 5), tokenizer.proto, {"training": {"weights": "ema"}})
     train, val = (open_tokens(folder / "tokens", split) for split in ("train", "val"))
     quant, report = QuantConfig(calibration="search", calibration_tokens=1024), folder / "quantization.json"
-    build_bullet(folder / "export" / "npy", folder / "model.bullet", quant, 1, train, val, SilentProgress(), report)
+    options = BuildOptions(config=quant, seed=1, calibration=train, validation=val, report=report)
+    build_bullet(folder / "export" / "npy", folder / "model.bullet", options, SilentProgress())
     events = [
         {
             "event": "train",

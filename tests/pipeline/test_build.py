@@ -18,7 +18,7 @@ from bulletlm.formats.bullet.reader import open_bullet
 from bulletlm.formats.convert import ConvertOptions, convert, read_model
 from bulletlm.formats.npy import read_npy, write_npy
 from bulletlm.formats.stored import as_floats
-from bulletlm.pipeline.build import build_bullet
+from bulletlm.pipeline.build import BuildOptions, build_bullet
 from bulletlm.progress import SilentProgress
 from bulletlm.runtime import Model, NumpyEngine, Sampling, load
 from bulletlm.shape import ModelShape
@@ -100,7 +100,7 @@ def test_the_builder_takes_a_folder_and_tokens(micro_run: Path, npy: Path, tmp_p
     }
     whole, measured = open_bullet(micro_run / "model.bullet"), open_bullet(out)
     text = TokenFile(open_tokens(micro_run / "tokens", "train").tokens, None, {})  # a plain file has no information about sources
-    build_bullet(npy, tmp_path / "same.bullet", QuantConfig(), 42, text, None, SilentProgress())
+    build_bullet(npy, tmp_path / "same.bullet", BuildOptions(config=QuantConfig(), seed=42, calibration=text), SilentProgress())
     assert out.read_bytes() == (tmp_path / "same.bullet").read_bytes()
     assert {name: measured.type(name) for name in measured.tensors} == {name: whole.type(name) for name in whole.tensors}
     val = micro_run / "tokens" / "val.bin"
@@ -140,7 +140,7 @@ def test_mistakes_are_one_line(micro_run: Path, npy: Path, tmp_path: Path, capsy
     weights[1, 1] = np.nan
     np.save(damaged / "layers.1.mlp.up_proj.weight.npy", weights)
     cases: list[tuple[list[str | Path], int, str]] = [
-        ([npy], 2, "needs text: name it with --calibration tokens.bin, or take --method none"),
+        ([npy], 2, "needs text: give it with --calibration tokens.bin, or use --method none"),
         ([npy, "--calibration", odd], 1, "4,097 bytes, which is not a whole number of uint16 tokens"),
         ([npy, "--calibration", tmp_path / "empty.bin"], 1, "0 bytes"),
         ([npy, "--calibration", tmp_path / "none.bin"], 1, "No such file"),
@@ -206,8 +206,8 @@ def test_version_1_of_what_it_cannot_hold(npy: Path, tmp_path: Path, capsys: pyt
     out = tmp_path / "old.bullet"
     for words, code, message in (
         (["--method", "none"], 1, "version 1 cannot hold this model: n_kv_heads is 2, and must be 4"),
-        (["--quant", "BQ8"], 2, "version 1 has four bits for every tensor"),
-        (["--keep", "layers.0.*=BQ8", "--method", "none"], 2, "version 1 has four bits for every tensor"),
+        (["--quant", "BQ8"], 2, "version 1 stores every tensor in four bits"),
+        (["--keep", "layers.0.*=BQ8", "--method", "none"], 2, "version 1 stores every tensor in four bits"),
     ):
         got, line = fails(capsys, npy, "--format", "v1", *words, "--out", out)
         assert got == code and message in line, line

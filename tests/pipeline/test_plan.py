@@ -17,8 +17,8 @@ from bulletlm.formats.bullet.reader import open_bullet
 from bulletlm.pipeline.limits import fed_parameters
 from bulletlm.pipeline.plan import (
     Clock,
+    Estimator,
     Measured,
-    _estimate,
     bullet_bytes,
     fragment,
     load_law,
@@ -80,7 +80,7 @@ def test_what_is_proposed_can_be_loaded_and_is_of_the_family(texts: Path, tmp_pa
     config.quant.keep = ["layers.2.*=BQ8", "layers.0.*=BQ8"]
     clock = Clock([Measured(config.model.shape(700), 8, 1.0, 0.1)])
     law, facts = load_law()
-    chosen = _estimate(config, family(64, 700, 32), 10, clock, law, facts, None)
+    chosen = Estimator(config=config, clock=clock, law=law, facts=facts, available=None).estimate(family(64, 700, 32), 10)
     values = config.model_dump(mode="json")
     for section, settings in fragment(chosen, config).items():
         values[section].update(settings)
@@ -149,5 +149,5 @@ def test_mistakes_are_one_line(words: list[str], message: str, texts: Path, tmp_
 
 def test_a_file_is_never_replaced(micro_config: Config, tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text("{}")
-    with pytest.raises(ConfigError, match="exists already"):
+    with pytest.raises(ConfigError, match="already exists"):
         make_plan(micro_config, 1, 1, tmp_path / "a.json", SilentProgress())

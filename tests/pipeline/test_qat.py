@@ -27,7 +27,7 @@ from bulletlm.formats.bullet.reader import open_bullet
 from bulletlm.formats.convert import convert
 from bulletlm.formats.npy import read_npy
 from bulletlm.pipeline import qat as qat_module
-from bulletlm.pipeline.build import build_bullet
+from bulletlm.pipeline.build import BuildOptions, build_bullet
 from bulletlm.pipeline.qat import count_qat_steps
 from bulletlm.pipeline.stages import finish_run, run_stages
 from bulletlm.progress import SilentProgress
@@ -269,11 +269,13 @@ def test_weights_of_another_model_or_type_are_refused(copy: Path, tmp_path: Path
     assert out.read_bytes() == (copy / "model.bullet").read_bytes()
     text, trained = open_tokens(copy / "tokens", "train"), copy / "qat/model.bullet"
     with pytest.raises(BulletError, match="from another model or for other weight types"):
-        build_bullet(copy / "export/npy", out, QuantConfig(keep=["layers.0.*=BQ8"]), 1, text, None, SilentProgress(), trained=trained)
+        options = BuildOptions(config=QuantConfig(keep=["layers.0.*=BQ8"]), seed=1, calibration=text, trained=trained)
+        build_bullet(copy / "export/npy", out, options, SilentProgress())
     path = copy / "export/npy/layers.0.mlp.up_proj.weight.npy"
     np.save(path, np.load(path) * np.float32(1.001))
     with pytest.raises(BulletError, match="from another model or for other weight types"):
-        build_bullet(copy / "export/npy", out, QuantConfig(), 1, text, None, SilentProgress(), trained=trained)
+        options = BuildOptions(config=QuantConfig(), seed=1, calibration=text, trained=trained)
+        build_bullet(copy / "export/npy", out, options, SilentProgress())
 
 
 def test_an_option_about_calibration_calibrates_anew(copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

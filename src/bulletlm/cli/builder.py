@@ -82,7 +82,7 @@ def build(
     from bulletlm.data.tokens import open_tokens
     from bulletlm.formats.bullet.version1 import is_v1
     from bulletlm.formats.npy import read_npy
-    from bulletlm.pipeline.build import build_bullet, summary
+    from bulletlm.pipeline.build import BuildOptions, build_bullet, summary
     from bulletlm.progress import ConsoleProgress
     from bulletlm.quant.types import weight_types
 
@@ -113,7 +113,10 @@ def build(
     if trained and asked:
         echo(f"note: {', '.join(asked)}: the FP32 weights are calibrated again, and the QAT weights are not used", to_stderr=True)
         trained = None
-    quantized = build_bullet(folder, out, config, SEED, text, held_out, ConsoleProgress(), report, int(format[1]), trained)
+    options = BuildOptions(
+        config=config, seed=SEED, calibration=text, validation=held_out, report=report, version=int(format[1]), trained=trained
+    )
+    quantized = build_bullet(folder, out, options, ConsoleProgress())
     if compat:
         from bulletlm.formats.convert import compatibility
 

@@ -4,6 +4,7 @@ The rounding itself is in `bulletlm.quant`. This module gives it calibration tex
 """
 
 import hashlib
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -37,62 +38,86 @@ SENSITIVITY_TOKENS = 1_024
 """Number of held-out tokens for measuring each matrix alone; it is enough to find the matrices with a large error."""
 
 
-def build_bullet(
-    npy_folder: Path,
-    path: Path,
-    config: QuantConfig,
-    seed: int,
-    calibration: TokenFile | None,
-    validation: TokenFile | None,
-    progress: Progress,
-    report: Path | None = None,
-    version: int = 2,
-    trained: Path | None = None,
-) -> dict[str, Any]:
+@dataclass(frozen=True, kw_only=True)
+class BuildOptions:
+    """How a model file is built.
+
+    Attributes:
+        config: types and method.
+        seed: decides which text is used for calibration, unless `config` has a seed of its own.
+        calibration: text to draw the calibration windows from; needed for BQ4 unless the method is "none".
+        validation: held-out text for the measurement; without it the file does not record the quantization error.
+        report: JSON file for the errors of every tensor and layer; None writes none.
+        version: version of the file; 1 has four bits for everything and is written as its runtime reads it (docs/bullet-format.md).
+        trained: the file that QAT made from the same FP32 tensors; its weights are used unchanged.
+    """
+
+    config: QuantConfig
+    seed: int
+    calibration: TokenFile | None = None
+    validation: TokenFile | None = None
+    report: Path | None = None
+    version: int = 2
+    trained: Path | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class FloatModel:
+    """An FP32 model and the types that its tensors will have.
+
+    Attributes:
+        shape: the shape of the model.
+        tensors: float32 arrays by name.
+        types: type of every tensor in the file.
+        tokenizer: the tokenizer of the model.
+    """
+
+    shape: ModelShape
+    tensors: dict[str, Floats]
+    types: dict[str, str]
+    tokenizer: Tokenizer
+
+
+def build_bullet(npy_folder: Path, path: Path, options: BuildOptions, progress: Progress) -> dict[str, Any]:
     """Quantize the tensors of `npy_folder`, measure the result and write `path`; the same inputs give the same bytes.
 
     Args:
         npy_folder: an export/npy folder.
-        path: where the file appears once it is complete.
-        config: types and method.
-        seed: decides which text is used for calibration, unless the configuration has a seed of its own.
-        calibration: text to draw the calibration windows from; needed for BQ4 unless the method is "none".
-        validation: held-out text for the measurement; without it the file does not record the quantization error.
+        path: the file to write; it appears when it is complete.
+        options: how it is built.
         progress: shows the bars.
-        report: where to write the errors of every tensor and layer, as JSON.
-        version: of the file; 1 has four bits for everything and is written as its runtime reads it (docs/bullet-format.md).
-        trained: the file that QAT made from these tensors; its weights are used unchanged.
 
     Returns:
         What the header says under "quantised" (docs/quantization.md).
 
     Raises:
-        ConfigError: there is no calibration text for a method that needs it, `keep` fits no tensor, or version 1 is to hold
-            anything but BQ4.
+        ConfigError: there is no calibration text for a method that needs it, a rule of `keep` matches no tensor, or types other than
+            BQ4 are requested for version 1.
         DataError: calibration or validation text does not belong to the model, or is too short.
         FormatError: the folder is incomplete, or version 1 cannot hold a model of this shape.
         BulletError: a weight is not finite, or the disk is full; an older file stays as it was.
     """
     shape, tensors, proto, metadata = read_npy(npy_folder)
     tokenizer = Tokenizer(proto)
-    embedding = config.embedding
-    if version == 1:
+    config, seed, embedding = options.config, options.seed, options.config.embedding
+    if options.version == 1:
         if config.weights != "BQ4" or embedding not in (None, "BQ4") or config.keep:
-            raise ConfigError("version 1 has four bits for every tensor: leave other types (--quant, --embedding, --keep) out")
+            raise ConfigError("version 1 stores every tensor in four bits: omit other types (--quant, --embedding, --keep)")
         shape, tensors = fold_gains(shape, tensors)
         embedding = "BQ4"
     types = weight_types(shape, config.weights, embedding, config.keep)
+    model = FloatModel(shape=shape, tensors=tensors, types=types, tokenizer=tokenizer)
     # BLAS threads busy-wait for each other: with one other busy program this becomes ten times slower (`bulletlm.quant.calibrate`).
     with threadpool_limits(1, user_api="blas"):
         qat = None
-        if trained:
-            done, method, qat = _trained(trained, tensors, types)
+        if options.trained:
+            done, method, qat = _trained(options.trained, tensors, types)
         elif metadata.get("training", {}).get("qat_start") is not None:
             # These weights were trained on the grid: rounding to nearest gives exactly the same weights, and calibration would change them.
             plain = config.model_copy(update={"calibration": "none"})
-            done, method = fit_to_text(shape, tensors, types, tokenizer, plain, seed, None, progress)
+            done, method = fit_to_text(model, plain, seed, None, progress)
         else:
-            done, method = fit_to_text(shape, tensors, types, tokenizer, config, seed, calibration, progress)
+            done, method = fit_to_text(model, config, seed, options.calibration, progress)
         quantized: dict[str, Any] = {
             "weights": config.weights,
             "embedding": types["token_embedding.weight"],
@@ -103,50 +128,44 @@ def build_bullet(
         if qat:
             quantized["qat"] = qat
         costs: tuple[dict[str, float], dict[str, float]] = {}, {}
-        if validation:
+        if options.validation:
             rounded = {name: dequantize(tensor) for name, tensor in done.tensors.items()}
-            quantized |= _measure(shape, tensors, rounded, tokenizer, validation, progress)
-            if report:
-                costs = sensitivity(shape, tensors, rounded, _held_out(validation, shape.max_seq_len), progress)
+            quantized |= _measure(model, rounded, options.validation, progress)
+            if options.report:
+                costs = sensitivity(shape, tensors, rounded, _held_out(options.validation, shape.max_seq_len), progress)
     named = {**metadata, "chat_template": CHAT_TEMPLATE, "quantised": quantized}
-    if version == 1:
+    if options.version == 1:
         write_v1(path, StoredModel(shape, done.tensors, proto, named))
     else:
         write_bullet(
             path,
             ModelContents(shape=shape, tensors=done.tensors, types=types, tokenizer_proto=proto, pieces=tokenizer.pieces(), metadata=named),
         )
-    if report:
+    if options.report:
         by_matrix, by_part = costs
         rows = {name: {**row.to_dict(), "kl": by_matrix.get(name)} for name, row in done.report.items()}
-        write_json(report, {**quantized, "layers": by_part or None, "tensors": rows})
+        write_json(options.report, {**quantized, "layers": by_part or None, "tensors": rows})
     return quantized
 
 
 def fit_to_text(
-    shape: ModelShape,
-    tensors: dict[str, Floats],
-    types: dict[str, str],
-    tokenizer: Tokenizer,
-    config: QuantConfig,
-    seed: int,
-    calibration: TokenFile | None,
-    progress: Progress,
+    model: FloatModel, config: QuantConfig, seed: int, calibration: TokenFile | None, progress: Progress
 ) -> tuple[Calibrated, str]:
-    """Round float32 tensors to their types, calibrated as `config` says; returns them and the method that was used.
+    """Round float32 tensors to their types, calibrated according to `config`; returns them and the method that was used.
 
     Raises:
         ConfigError: there is no calibration text for a method that needs it.
         DataError: the text does not belong to the model, or is too short.
     """
-    method, windows = config.calibration if "BQ4" in types.values() else "none", None
+    method, windows = config.calibration if "BQ4" in model.types.values() else "none", None
     if method != "none":
         if calibration is None:
-            raise ConfigError(f'calibration "{method}" needs text: name it with --calibration tokens.bin, or take --method none')
+            raise ConfigError(f'calibration "{method}" needs text: give it with --calibration tokens.bin, or use --method none')
         chosen = seed if config.seed is None else config.seed
-        windows = calibration_windows(calibration, tokenizer, config.calibration_tokens, shape.max_seq_len, chosen)
+        windows = calibration_windows(calibration, model.tokenizer, config.calibration_tokens, model.shape.max_seq_len, chosen)
     with threadpool_limits(1, user_api="blas"):
-        return quantize(shape, tensors, QuantizeOptions(types=types, method=method, windows=windows), progress), method
+        options = QuantizeOptions(types=model.types, method=method, windows=windows)
+        return quantize(model.shape, model.tensors, options, progress), method
 
 
 def _trained(path: Path, exact: dict[str, Floats], types: dict[str, str]) -> tuple[Calibrated, str, dict[str, Any]]:
@@ -178,16 +197,11 @@ def fingerprint(tensors: dict[str, Floats]) -> str:
     return digest.hexdigest()
 
 
-def _measure(
-    shape: ModelShape,
-    tensors: dict[str, Floats],
-    rounded: dict[str, Floats],
-    tokenizer: Tokenizer,
-    validation: TokenFile,
-    progress: Progress,
-) -> dict[str, Any]:
+def _measure(model: FloatModel, rounded: dict[str, Floats], validation: TokenFile, progress: Progress) -> dict[str, Any]:
     """Return loss and perplexity of both models, and the difference between their predictions, over the validation windows."""
-    exact, quantized = (Model(NumpyEngine(shape, weights), tokenizer, shape, Sampling(), {}) for weights in (tensors, rounded))
+    exact, quantized = (
+        Model(NumpyEngine(model.shape, weights), model.tokenizer, model.shape, Sampling(), {}) for weights in (model.tensors, rounded)
+    )
     result = compare(exact, quantized, validation, progress)
     return {
         "val_tokens": result.b.tokens,

@@ -1,7 +1,7 @@
-"""What this machine can train, and in what time: measured, then calculated.
+"""Estimates of time, memory and loss of a run on this machine.
 
-Speed is measured with real training steps of the configured shape and a few others. The loss to expect comes from the law
-in train/scaling.json, which `bench/scaling.py` fitted to runs of this repository.
+Speed is measured with real training steps of the configured shape and a few others. The expected loss comes from the scaling law in
+train/scaling.json, which `bench/scaling.py` fitted to runs of this repository.
 """
 
 import contextlib
@@ -14,9 +14,8 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 import psutil
@@ -42,22 +41,24 @@ from bulletlm.train.state import initial_state
 from bulletlm.train.step import accumulate, clip, update
 
 MEASURED_WIDTHS = (64, 128, 256)
-"""Besides the configured shape; between and beyond them, time is taken to grow with the arithmetic."""
+"""Widths that are measured in addition to the configured shape. The time of other widths is interpolated from the arithmetic."""
 
 WIDTHS = range(32, 1025, 32)
-"""From which the best shape is chosen."""
+"""Widths from which the best shape is chosen."""
 
 ALWAYS_COMPILE_TOKENS = 10**15
-"""Tokens of one that is compiled, whatever its shape."""
+"""Number of training tokens with which a run of any shape is compiled."""
 
 LONG_HOURS = 24.0
+"""A run that takes longer than this gets a note."""
+
 MIN_CPU_SHARE = 0.6
-"""Share of the cores' time below which the measurement says little about an idle machine."""
+"""If the measurement gets a smaller share of the cores' time, a note says that other programs were busy."""
 
 
 @dataclass(frozen=True)
 class Measured:
-    """Time of one shape, in seconds: a micro-batch forward and backward, and clipping, optimiser and average of a step."""
+    """Times of one shape in seconds: `micro_batch` for a forward and backward pass, `update` for clipping, optimizer and average."""
 
     shape: ModelShape
     sequences: int
@@ -67,13 +68,13 @@ class Measured:
 
 @dataclass(frozen=True)
 class Estimate:
-    """A run that was not made.
+    """The estimate of a run.
 
     Attributes:
-        bullet_bytes: size of the weights in the .bullet; the tokenizer and the header come on top.
-        seconds: training alone, without validation.
-        bits_per_byte: the expected loss on held-out text like that of bench/scaling.jsonc.
-        epochs: None where the size of the text is unknown.
+        bullet_bytes: size of the weights in the .bullet file, without tokenizer and header.
+        seconds: time of the training, without validation.
+        bits_per_byte: expected loss on held-out text like that of bench/scaling.jsonc.
+        epochs: passes over the text; None if its size is unknown.
     """
 
     shape: ModelShape
@@ -88,15 +89,47 @@ class Estimate:
     bullet_bytes: int
 
 
-def make_plan(config: Config, hours: float | None, seconds: float, write: Path | None, progress: Progress) -> dict[str, Any]:
-    """Measure for about `seconds`, calculate the configured run and, given `hours`, the best one for them.
+Text = TypedDict("Text", {"tokens": int | None, "from": str})
+"""Number of training tokens, None if unknown, and where the number comes from."""
+
+
+class Plan(TypedDict):
+    """The result of `bullet plan`, as JSON values.
+
+    Attributes:
+        text: size of the training text.
+        memory_bytes: peak memory while training the configured shape.
+        length: why the configured run has its number of steps.
+        configured: estimate of the configured run.
+        law: content of train/scaling.json.
+        same_time: estimate of the configured shape for the given hours; this and the following only if hours are given.
+        best: estimate of the best shape for the given hours.
+        with_more_text: the same with ten times as much text, if the size of the text is known.
+        config: the settings of the best run.
+        warnings: notes for the user.
+    """
+
+    text: Text
+    memory_bytes: int
+    length: str
+    configured: dict[str, Any]
+    law: dict[str, Any]
+    same_time: NotRequired[dict[str, Any]]
+    best: NotRequired[dict[str, Any]]
+    with_more_text: NotRequired[dict[str, Any]]
+    config: NotRequired[dict[str, Any]]
+    warnings: list[str]
+
+
+def make_plan(config: Config, hours: float | None, seconds: float, write: Path | None, progress: Progress) -> Plan:
+    """Measure this machine, estimate the configured run and, if `hours` is given, the best run for that time.
 
     Args:
-        write: file that gets the configuration of the best run.
-
-    Returns:
-        JSON values: "text", "memory_bytes", "configured", "law", "warnings", and given hours "same_time" (the configured shape
-        for so long), "best" and "config" (the settings of the best).
+        config: the configured run.
+        hours: time for the best run; None estimates only the configured run.
+        seconds: approximate time of the measurement.
+        write: file for the configuration of the best run; None writes none.
+        progress: shows messages.
 
     Raises:
         ConfigError: hours or seconds are not positive, `write` exists or is given without hours.
@@ -106,9 +139,9 @@ def make_plan(config: Config, hours: float | None, seconds: float, write: Path |
         if value is not None and not (value > 0 and math.isfinite(value)):
             raise ConfigError(f"--{name}={value:g}: must be more than 0")
     if write and hours is None:
-        raise ConfigError("--write needs --hours=H: without them there is only the configuration that you have")
+        raise ConfigError("--write needs --hours=H, because it writes the best configuration for that time")
     if write and os.path.lexists(write):
-        raise ConfigError(f"{write} exists already: choose another name, for example {write.with_stem(write.stem + '-2')}")
+        raise ConfigError(f"{write} already exists: choose another name, for example {write.with_stem(write.stem + '-2')}")
     require_sources(config)
     shape = config.model.shape(config.tokenizer.vocab_size)
     refuse_too_large(shape, config.train)
@@ -118,12 +151,12 @@ def make_plan(config: Config, hours: float | None, seconds: float, write: Path |
     windows = text["tokens"] // shape.max_seq_len if text["tokens"] else None
     if windows is None and config.train.total_steps is None:
         raise ConfigError(
-            "the length of the run follows from its text, and that is not known: run `bullet tokenizer` first, or give --total-steps"
+            "the length of the run depends on the size of its text, which is unknown: run `bullet tokenizer` first, or give --total-steps"
         )
     steps, reason = count_steps(config.train, windows or 10**12)
     progress.log(f"measuring this machine for about {seconds:.0f} s ...")
-    # Compiling every shape would take a minute: what it gains for the configured one is taken to hold for all. As such a run
-    # computes it comes first, so that the peak of memory is its own.
+    # Compiling every shape would take a minute, so the speed-up of the configured shape is used for all. The configured run is
+    # measured first, so that the peak of memory is its own.
     tokens = steps * config.train.batch_size_per_device * config.train.gradient_accumulation_steps * shape.max_seq_len
     long = measure(shape, config.train, seconds / 8, tokens if hours is None else ALWAYS_COMPILE_TOKENS)
     memory = peak_memory(pick_device(config.train.device))
@@ -134,22 +167,23 @@ def make_plan(config: Config, hours: float | None, seconds: float, write: Path |
     gain = own.micro_batch / long.micro_batch
     clock = Clock(replace(each, micro_batch=each.micro_batch / gain) for each in eager)
 
-    def estimate(candidate: ModelShape, steps: int) -> Estimate:
-        return _estimate(config, candidate, steps, clock, law, facts, text["tokens"])
-
-    configured = estimate(shape, steps)
-    plan: dict[str, Any] = {"text": text, "memory_bytes": memory, "length": reason, "configured": asdict(configured), "law": facts}
+    estimator = Estimator(config=config, clock=clock, law=law, facts=facts, available=text["tokens"])
+    configured = estimator.estimate(shape, steps)
+    plan: Plan = {
+        "text": text,
+        "memory_bytes": memory,
+        "length": reason,
+        "configured": asdict(configured),
+        "law": facts,
+        "warnings": [],
+    }
     chosen = configured
     if hours is not None:
-        same_time = estimate(shape, _steps_within(config, shape, hours, clock, text["tokens"]) or 1)
-        plan["same_time"] = asdict(same_time)
-        chosen = best_shape(config, hours, clock, estimate, text["tokens"])
-        if text["tokens"]:
-            plan["with_more_text"] = asdict(
-                best_shape(
-                    config, hours, clock, partial(_estimate_with, config, clock, law, facts, 10 * text["tokens"]), 10 * text["tokens"]
-                )
-            )
+        available = text["tokens"]
+        plan["same_time"] = asdict(estimator.estimate(shape, estimator.steps_within(shape, hours) or 1))
+        chosen = best_shape(hours, estimator)
+        if available:
+            plan["with_more_text"] = asdict(best_shape(hours, replace(estimator, available=10 * available)))
         plan["best"] = asdict(chosen)
         plan["config"] = fragment(chosen, config)
         if write:
@@ -193,9 +227,9 @@ def measure(shape: ModelShape, config: TrainConfig, seconds: float, tokens: int 
 
 
 def peak_memory(device: torch.device) -> int:
-    """The most bytes that this process has had so far: on a GPU those that torch took there, else in memory.
+    """Peak memory of this process in bytes: that of torch on a GPU, otherwise the main memory.
 
-    Where the system does not tell the peak (Linux does), what it has now.
+    On systems that do not report the peak (Linux does), it is the current value.
     """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
@@ -203,15 +237,15 @@ def peak_memory(device: torch.device) -> int:
 
 
 def training_flops(shape: ModelShape) -> float:
-    """Arithmetic of one token, forward and backward: 6 a weight of a matrix, and the two products of attention."""
+    """Floating-point operations per token, forward and backward: 6 per matrix weight, plus the two products of attention."""
     looked_up = 0 if shape.tied_embeddings else shape.vocab_size * shape.dim
     return 6.0 * (shape.n_parameters - looked_up) + 12.0 * shape.n_layers * shape.max_seq_len * shape.dim
 
 
 class Clock:
-    """Time of an optimiser step of any shape, from measured ones.
+    """Time of an optimizer step of any shape, fitted to measured shapes.
 
-    A token takes a + b * arithmetic, an update c + d * parameters; none of the four is negative.
+    A token takes a + b * operations, an update c + d * parameters; none of the four coefficients is negative.
     """
 
     def __init__(self, measured: Iterable[Measured]) -> None:
@@ -222,7 +256,7 @@ class Clock:
         self._update = _line([m.shape.n_parameters for m in rows], [m.update for m in rows])
 
     def seconds(self, shape: ModelShape, config: TrainConfig) -> float:
-        """Of one optimiser step."""
+        """Seconds of one optimizer step."""
         sequences = config.batch_size_per_device * config.gradient_accumulation_steps
         if shape in self._known:
             m = self._known[shape]
@@ -248,67 +282,77 @@ def _line(x: list[float] | list[int], y: list[float]) -> tuple[float, float]:
 
 
 def load_law() -> tuple[Law, dict[str, Any]]:
-    """The fitted law, and what scaling.json says about it."""
+    """The fitted law, and the content of scaling.json."""
     facts: dict[str, Any] = read_json(LAW_FILE)
     return Law(**facts["law"]), facts
 
 
-def _estimate(
-    config: Config, shape: ModelShape, steps: int, clock: Clock, law: Law, facts: dict[str, Any], available: int | None
-) -> Estimate:
-    per_step = config.train.batch_size_per_device * config.train.gradient_accumulation_steps * shape.max_seq_len
-    tokens, seconds = steps * per_step, steps * clock.seconds(shape, config.train)
-    return Estimate(
-        shape=shape,
-        parameters=shape.n_parameters,
-        steps=steps,
-        tokens=tokens,
-        seconds=seconds,
-        tokens_per_s=tokens / seconds,
-        tokens_per_parameter=tokens / shape.n_parameters,
-        epochs=tokens / available if available else None,
-        bits_per_byte=law.loss(_counted(shape, facts), effective_tokens(tokens, available or tokens)),
-        bullet_bytes=bullet_bytes(config, shape),
-    )
+@dataclass(frozen=True, kw_only=True)
+class Estimator:
+    """Estimates runs of any shape and length.
+
+    Attributes:
+        config: the settings of the runs, except shape and length.
+        clock: the speed of this machine.
+        law: the expected loss.
+        facts: content of scaling.json.
+        available: number of training tokens; None if unknown.
+    """
+
+    config: Config
+    clock: Clock
+    law: Law
+    facts: dict[str, Any]
+    available: int | None
+
+    def steps_within(self, shape: ModelShape, hours: float) -> int:
+        """Number of steps that fit into `hours` and that read the text at most MOST_EPOCHS times."""
+        train = self.config.train
+        steps = int(3600 * hours / self.clock.seconds(shape, train))
+        if self.available is None:
+            return steps
+        return min(steps, max(1, int(MOST_EPOCHS * self.available / (sequences_per_step(train) * shape.max_seq_len))))
+
+    def estimate(self, shape: ModelShape, steps: int) -> Estimate:
+        """The estimate of a run of `shape` with this number of steps."""
+        config, available = self.config, self.available
+        per_step = config.train.batch_size_per_device * config.train.gradient_accumulation_steps * shape.max_seq_len
+        tokens, seconds = steps * per_step, steps * self.clock.seconds(shape, config.train)
+        return Estimate(
+            shape=shape,
+            parameters=shape.n_parameters,
+            steps=steps,
+            tokens=tokens,
+            seconds=seconds,
+            tokens_per_s=tokens / seconds,
+            tokens_per_parameter=tokens / shape.n_parameters,
+            epochs=tokens / available if available else None,
+            bits_per_byte=self.law.loss(_counted(shape, self.facts), effective_tokens(tokens, available or tokens)),
+            bullet_bytes=bullet_bytes(config, shape),
+        )
 
 
 def _counted(shape: ModelShape, facts: dict[str, Any]) -> int:
     return shape.n_parameters - (shape.vocab_size * shape.dim if facts["counted"] == "layer_parameters" else 0)
 
 
-def _estimate_with(
-    config: Config, clock: Clock, law: Law, facts: dict[str, Any], available: int, shape: ModelShape, steps: int
-) -> Estimate:
-    return _estimate(config, shape, steps, clock, law, facts, available)
+def best_shape(hours: float, estimator: Estimator) -> Estimate:
+    """The shape of the family, or the configured shape, with the lowest expected loss after `hours`.
 
-
-def _steps_within(config: Config, shape: ModelShape, hours: float, clock: Clock, available: int | None) -> int:
-    """Steps for which there are time and, read MOST_EPOCHS times at most, text."""
-    steps = int(3600 * hours / clock.seconds(shape, config.train))
-    if available is None:
-        return steps
-    return min(steps, max(1, int(MOST_EPOCHS * available / (sequences_per_step(config.train) * shape.max_seq_len))))
-
-
-def best_shape(
-    config: Config, hours: float, clock: Clock, estimate: Callable[[ModelShape, int], Estimate], available: int | None = None
-) -> Estimate:
-    """The shape with the least expected loss after `hours`, of the family and the configured one.
-
-    Args:
-        available: tokens of the text. It is read MOST_EPOCHS times at most, and a shape with more parameters than that feeds is not
-            proposed, except the smallest if no shape is small enough. None if the size of the text is not known.
+    The text is read at most MOST_EPOCHS times. If the size of the text is known, a shape with more parameters than it can feed is not
+    proposed, except the smallest shape if none is small enough.
     """
+    config = estimator.config
     own = config.model.shape(config.tokenizer.vocab_size)
     widths = [width for width in WIDTHS if width <= 256 or width % 64 == 0]  # heads of 64
     candidates = []
     for shape in [own, *(family(width, own.vocab_size, own.max_seq_len) for width in widths)]:
-        steps = _steps_within(config, shape, hours, clock, available)
+        steps = estimator.steps_within(shape, hours)
         if steps:
-            candidates.append(estimate(shape, steps))
+            candidates.append(estimator.estimate(shape, steps))
     if not candidates:
-        raise ConfigError(f"--hours={hours:g}: not one optimiser step of the smallest model fits into it")
-    if available is not None:
+        raise ConfigError(f"--hours={hours:g}: the time is too short for one optimizer step of the smallest model")
+    if estimator.available is not None:
         smallest = min(candidates, key=lambda candidate: candidate.parameters)
         candidates = [candidate for candidate in candidates if candidate.parameters <= fed_parameters(candidate.tokens)] or [smallest]
     return min(candidates, key=lambda candidate: candidate.bits_per_byte)
@@ -330,7 +374,7 @@ def fragment(chosen: Estimate, config: Config) -> dict[str, Any]:
 
 
 def exceptions(config: Config, shape: ModelShape) -> list[str]:
-    """The rules of quant.keep that mean a matrix which `shape` has."""
+    """The rules of quant.keep that match a matrix of `shape`."""
     fitting = []
     for rule in config.quant.keep:
         with contextlib.suppress(ConfigError):
@@ -340,13 +384,13 @@ def exceptions(config: Config, shape: ModelShape) -> list[str]:
 
 
 def bullet_bytes(config: Config, shape: ModelShape) -> int:
-    """Size of the weights in the file."""
+    """Size of the weights in the model file, in bytes."""
     types = weight_types(shape, config.quant.weights, config.quant.embedding, exceptions(config, shape))
     return sum(tensor_bytes(types[name], extents) for name, extents in shape.tensors().items())
 
 
-def text_tokens(config: Config) -> dict[str, Any]:
-    """Training tokens: exact where the run folder has them, else estimated from the size of the sources, else None.
+def text_tokens(config: Config) -> Text:
+    """Number of training tokens: exact if the run folder has them, else estimated from the size of the sources, else None.
 
     Raises:
         DataError: a source does not exist.
@@ -356,12 +400,12 @@ def text_tokens(config: Config) -> dict[str, Any]:
         return {"tokens": read_index(index.parent)["train"]["tokens"], "from": str(index.parent)}
     per_token = load_law()[1]["bytes_per_token"]
     if any(source.path.startswith("hf://") for source in config.data.sources):
-        return {"tokens": None, "from": "a data set on the network"}
+        return {"tokens": None, "from": "a dataset on the network"}
     by_source: dict[int, float] = {}
     for file in find_files(config.data)[0]:
         size = _text_bytes(file)
         if size is None:
-            return {"tokens": None, "from": f"{file.path.name}, whose text is packed"}
+            return {"tokens": None, "from": f"{file.path.name}, whose text is compressed"}
         by_source[file.source] = by_source.get(file.source, 0.0) + size / per_token
     total = 0.0
     for number, tokens in by_source.items():
@@ -381,39 +425,39 @@ def _text_bytes(file: SourceFile) -> int | None:
         return sum(len(block) for block in iter(lambda: opened.read(1 << 20), b""))
 
 
-def _warnings(chosen: Estimate, text: dict[str, Any], facts: dict[str, Any], got: float) -> Iterable[str]:
+def _warnings(chosen: Estimate, text: Text, facts: dict[str, Any], got: float) -> Iterable[str]:
     if got < MIN_CPU_SHARE:
-        yield f"other programs were busy: the measurement had {got:.0%} of the cores' time; on an idle machine everything is faster"
+        yield f"other programs were busy: the measurement got {got:.0%} of the cores' time; on an idle machine a run is faster"
     if chosen.epochs is None:
-        yield f"how much text there is is not known ({text['from']}): run `bullet tokenizer` first, and plan again"
+        yield f"the size of the text is unknown ({text['from']}): run `bullet tokenizer` first, then plan again"
     elif chosen.epochs > MOST_EPOCHS + 0.5:
-        yield f"too little text: it would be read {chosen.epochs:.0f} times, more than {MOST_EPOCHS}; more text helps more than more time"
+        yield f"the text is small: it would be read {chosen.epochs:.0f} times, more than {MOST_EPOCHS}; more text helps more than more time"
     if chosen.epochs is not None and chosen.parameters > fed_parameters(chosen.tokens):
         yield (
-            f"too little text for {chosen.parameters / 1e6:.2g}M parameters: {chosen.tokens / 1e6:.2g}M training tokens feed about "
-            f"{fed_parameters(chosen.tokens) / 1e6:.2g}M; a smaller shape learns as much in less time, and more text helps more"
+            f"the text is small for {chosen.parameters / 1e6:.2g}M parameters: {chosen.tokens / 1e6:.2g}M training tokens are enough for "
+            f"about {fed_parameters(chosen.tokens) / 1e6:.2g}M; a smaller shape learns as much in less time, and more text helps more"
         )
     if chosen.seconds > 3600 * LONG_HOURS:
-        yield f"this takes {chosen.seconds / 86400:.1f} days: --hours=H says what can be done in less"
+        yield f"this takes {chosen.seconds / 86400:.1f} days: --hours=H finds the best run for a shorter time"
     n, d = _counted(chosen.shape, facts), chosen.tokens
     low, high = facts["range"]["parameters"], facts["range"]["tokens"]
     if not (low[0] / 2 <= n <= low[1] * 2 and high[0] / 2 <= d <= high[1] * 2):
         counted = "parameters in the layers" if facts["counted"] == "layer_parameters" else "parameters"
         yield (
-            f"the expected loss is an extrapolation: the law rests on runs of {low[0] / 1e6:.2g}M to {low[1] / 1e6:.2g}M {counted} "
+            f"the expected loss is an extrapolation: the law is based on runs of {low[0] / 1e6:.2g}M to {low[1] / 1e6:.2g}M {counted} "
             f"and {high[0] / 1e6:.2g}M to {high[1] / 1e6:.2g}M tokens"
         )
 
 
-def print_json(plan: dict[str, Any]) -> None:
-    """As JSON on standard output."""
+def print_json(plan: Plan) -> None:
+    """Print the plan as JSON."""
     print(printable_json(plan))
 
 
-def print_plan(plan: dict[str, Any]) -> None:
-    """As text on standard output."""
+def print_plan(plan: Plan) -> None:
+    """Print the plan as text."""
     text, configured, law = plan["text"], plan["configured"], plan["law"]
-    known = f"{text['tokens']:,} (from {text['from']})" if text["tokens"] else f"not known: {text['from']}"
+    known = f"{text['tokens']:,} (from {text['from']})" if text["tokens"] else f"unknown: {text['from']}"
     echo(f"training text      {known}")
     print(f"memory             {plan['memory_bytes'] / 1e9:.2f} GB while training the configured shape")
     echo(f"length             {plan['length']}\n")
@@ -425,8 +469,8 @@ def print_plan(plan: dict[str, Any]) -> None:
         "parameters": lambda e: f"{e['parameters'] / 1e6:.2f}M",
         "steps": lambda e: f"{e['steps']:,}",
         "tokens": lambda e: f"{e['tokens'] / 1e6:,.1f}M",
-        "tokens a parameter": lambda e: f"{e['tokens_per_parameter']:.1f}",
-        "times over the text": lambda e: f"{e['epochs']:.1f}" if e["epochs"] else "?",
+        "tokens per parameter": lambda e: f"{e['tokens_per_parameter']:.1f}",
+        "passes over the text": lambda e: f"{e['epochs']:.1f}" if e["epochs"] else "?",
         "tokens/s": lambda e: f"{e['tokens_per_s']:,.0f}",
         "time": lambda e: _duration(e["seconds"]),
         ".bullet": lambda e: f"{e['bullet_bytes'] / 1e6:.1f} MB",
@@ -436,8 +480,8 @@ def print_plan(plan: dict[str, Any]) -> None:
     for title, cell in rows.items():
         print(f"{title:<20}" + "".join(f"{cell(column):>14}" for column in columns.values()))
     error = law["error"]
-    print(f"\nThe law misses runs that it has not seen by {error['mean']:.1%} on average, {error['largest']:.1%} at most.")
-    print("The speed is that of training alone; validation takes a little more.")
+    print(f"\nError of the law for runs that were not used to fit it: {error['mean']:.1%} on average, {error['largest']:.1%} at most.")
+    print("The times are those of training alone; validation takes a little more.")
     if "best" in plan and text["tokens"]:
         for line in _trade_off(plan):
             print(line)
@@ -447,12 +491,12 @@ def print_plan(plan: dict[str, Any]) -> None:
         print("\n" + printable_json(plan["config"]))
 
 
-def _trade_off(plan: dict[str, Any]) -> Iterable[str]:
-    """What the text allows, and what more text would give in the same time."""
+def _trade_off(plan: Plan) -> Iterable[str]:
+    """Sentences on the largest useful model for this text, and on the result of more text in the same time."""
     best, more = plan["best"], plan["with_more_text"]
     yield (
-        f"This text, read {best['epochs']:.1f} times, feeds at most {fed_parameters(best['tokens']) / 1e6:.2g}M parameters: more of them, "
-        f"or more than {MOST_EPOCHS} passes, only learn it by heart."
+        f"This text, read {best['epochs']:.1f} times, is enough for at most {fed_parameters(best['tokens']) / 1e6:.2g}M parameters. More "
+        f"parameters or more than {MOST_EPOCHS} passes only memorize it."
     )
     yield (
         f"Ten times as much text would give {more['parameters'] / 1e6:.2g}M parameters in {_duration(more['seconds'])}: "

@@ -24,7 +24,7 @@ from bulletlm.files import sha256_of_file, sha256_of_json, write_json
 from bulletlm.formats.bullet.reader import open_bullet
 from bulletlm.formats.bullet.writer import ModelContents, write_bullet
 from bulletlm.formats.npy import read_npy
-from bulletlm.pipeline.build import fingerprint, fit_to_text, stored_tensor
+from bulletlm.pipeline.build import FloatModel, fingerprint, fit_to_text, stored_tensor
 from bulletlm.progress import Progress
 from bulletlm.quant.bq4 import Quantized
 from bulletlm.quant.calibrate import Calibrated, Tensor
@@ -149,7 +149,8 @@ def _calibrated(model: ModelContents, run: Path, config: Config, text: TokenFile
             done = Calibrated(tensors={name: _copy(stored_tensor(stored, name)) for name in model.types}, tokens=int(facts["tokens"]))
             return done, str(facts["method"])
     tokenizer = Tokenizer(model.tokenizer_proto)
-    done, method = fit_to_text(model.shape, exact, dict(model.types), tokenizer, config.quant, config.seed, text, progress)
+    floats = FloatModel(shape=model.shape, tensors=exact, types=dict(model.types), tokenizer=tokenizer)
+    done, method = fit_to_text(floats, config.quant, config.seed, text, progress)
     facts = {"key": key, "tokens": done.tokens, "method": method}
     write_bullet(file, replace(model, tensors=done.tensors, metadata={"calibrated": facts}))
     return done, method

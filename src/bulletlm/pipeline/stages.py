@@ -348,21 +348,20 @@ def _has_qat(config: Config) -> bool:
 
 def _build(run: Run) -> None:
     from bulletlm.data.tokens import open_tokens
-    from bulletlm.pipeline.build import build_bullet, summary
+    from bulletlm.pipeline.build import BuildOptions, build_bullet, summary
 
     train, val = (open_tokens(run.folder / "tokens", split) for split in ("train", "val"))
     folder, config = run.folder, run.config
-    quantized = build_bullet(
-        folder / "export" / "npy",
-        folder / "model.bullet",
-        config.quant,
-        config.seed,
-        train,
-        val,
-        run.progress,
-        folder / "quantization.json",
-        trained=trained if (trained := folder / "qat" / "model.bullet").exists() else None,
+    trained = folder / "qat" / "model.bullet"
+    options = BuildOptions(
+        config=config.quant,
+        seed=config.seed,
+        calibration=train,
+        validation=val,
+        report=folder / "quantization.json",
+        trained=trained if trained.exists() else None,
     )
+    quantized = build_bullet(folder / "export" / "npy", folder / "model.bullet", options, run.progress)
     run.progress.log(f"build: {summary(quantized)}")
 
 
