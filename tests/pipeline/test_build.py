@@ -144,7 +144,7 @@ def test_mistakes_are_one_line(micro_run: Path, npy: Path, tmp_path: Path, capsy
         ([npy, "--calibration", odd], 1, "4,097 bytes, which is not a whole number of uint16 tokens"),
         ([npy, "--calibration", tmp_path / "empty.bin"], 1, "0 bytes"),
         ([npy, "--calibration", tmp_path / "none.bin"], 1, "No such file"),
-        ([npy, "--calibration", foreign], 1, "holds the token 700"),
+        ([npy, "--calibration", foreign], 1, "has token 700"),
         ([npy, "--calibration", short], 1, "200 tokens, and at least 256"),
         ([npy, "--calibration", train, "--validation", foreign], 1, "another vocabulary"),
         ([npy, "--calibration", train, "--keep", "layer.0=BQ8"], 2, "keep 'layer.0=BQ8' fits none of the matrices"),
