@@ -358,7 +358,7 @@ DAMAGE: dict[str, tuple[Callable[[], bytes], str]] = {
     "foreign token twice": (lambda: of_a(tokens=[(b"a", 0.0), *TOKENS[1:]]), "tokens 0 and .* of the vocabulary have the same text"),
     "unknown tensor": (
         lambda: of_a(change=set_row(3, ("who", (32,), 0, bytes(20)))),
-        "tensor 3 .hash [0-9a-f]{16}. has no name",
+        "tensor 3 .hash [0-9a-f]{16}. has no known name",
     ),
     "tensor twice": (lambda: of_a(change=lambda rows: rows.append(rows[2])), r"layers\.0\.attention\.q_proj\.weight. is given twice"),
     "tensor missing": (lambda: of_a(change=lambda rows: rows.pop(2)), r"layers\.0\.attention\.q_proj\.weight is missing"),
