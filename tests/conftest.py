@@ -82,14 +82,20 @@ def marathi() -> list[str]:
 
 
 @pytest.fixture(scope="session")
-def tokenizer() -> Tokenizer:
+def tiny_tokenizer() -> Tokenizer:
+    """A name of its own, so that no folder's `tokenizer` takes its place in `bullet_path`, which all folders share."""
     lines = [*MARATHI.splitlines(), *ENGLISH.splitlines()]
     return Tokenizer(train_tokenizer(lines * 3, 480, 0, SilentProgress()))
 
 
 @pytest.fixture(scope="session")
-def bullet_path(tmp_path_factory: pytest.TempPathFactory, tokenizer: Tokenizer) -> Path:
-    shape = ModelShape(tokenizer.vocab_size, 64, 2, 4, 2, 96, 32)
+def tokenizer(tiny_tokenizer: Tokenizer) -> Tokenizer:
+    return tiny_tokenizer
+
+
+@pytest.fixture(scope="session")
+def bullet_path(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer: Tokenizer) -> Path:
+    shape = ModelShape(tiny_tokenizer.vocab_size, 64, 2, 4, 2, 96, 32)
     path = tmp_path_factory.mktemp("model") / "tiny.bullet"
     metadata = {"license": "CC0-1.0", "sampling": {"temperature": 0.9, "top_k": 12, "max_tokens": 7}}
     write_bullet(
@@ -98,8 +104,8 @@ def bullet_path(tmp_path_factory: pytest.TempPathFactory, tokenizer: Tokenizer) 
             shape=shape,
             tensors=random_tensors(shape),
             types=standard_types(shape),
-            tokenizer_proto=tokenizer.proto,
-            pieces=tokenizer.pieces(),
+            tokenizer_proto=tiny_tokenizer.proto,
+            pieces=tiny_tokenizer.pieces(),
             metadata=metadata,
         ),
     )
