@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -36,8 +37,10 @@ def cases(micro_run: Path, texts: Path, tmp_path_factory: pytest.TempPathFactory
     folder = tmp_path_factory.mktemp("states")
     config = write_micro_config(folder, texts)
     (folder / "files").mkdir()
+    run = folder / "run" / "micro"
+    shutil.copytree(micro_run, run)  # some cases change the run folder
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "COLUMNS": "100"}
-    command = [sys.executable, str(SCRIPT), str(folder / "files"), str(micro_run), str(config)]
+    command = [sys.executable, str(SCRIPT), str(folder / "files"), str(run), str(config)]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=folder, timeout=900, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     return [json.loads(line) for line in done.stdout.splitlines()]

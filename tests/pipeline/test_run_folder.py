@@ -244,3 +244,12 @@ def test_the_lock_is_released(copy: Config) -> None:
     with locked(copy.run_dir):
         pass
     write_json(copy.run_dir / "unrelated.json", {})
+
+
+def test_a_restart_that_cannot_begin_keeps_the_checkpoints(copy: Config, tmp_path: Path) -> None:
+    before = {path: path.read_bytes() for path in (copy.run_dir / "checkpoints").rglob("*") if path.is_file()}
+    (tmp_path / "prompts.jsonl").write_text("no prompts")
+    flags = [f"--runs-dir={copy.runs_dir}", f"--evaluate.prompts={tmp_path / 'prompts.jsonl'}"]
+    with pytest.raises(DataError, match=r"prompts\.jsonl"):
+        run_stages(load_config(copy.run_dir / "config.json", flags), "train", SilentProgress(), restart=True)
+    assert before and same(before)

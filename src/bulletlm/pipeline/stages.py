@@ -524,8 +524,10 @@ def _protect_trained_model(run: Run, restart: bool) -> None:
     if not (run.folder / "config.json").exists() or not checkpoints.exists():
         return
     if restart:
+        from bulletlm.evaluate.prompts import load_prompts
         from bulletlm.train.checkpoint import remove_checkpoints
 
+        load_prompts(run.config.evaluate.prompts)  # training reads them: a mistake there must not cost the checkpoints
         if others := remove_checkpoints(checkpoints):
             run.progress.log(f"{printable(str(checkpoints))}: files that are not from this run stay: {printable(', '.join(others))}")
         return
