@@ -1,7 +1,9 @@
 """Tests `bullet plan`: it measures this machine, calculates correctly, and refuses bad input with one line."""
 
 import dataclasses
+import gzip
 import json
+import lzma
 import mmap
 from pathlib import Path
 
@@ -152,3 +154,16 @@ def test_a_file_is_never_replaced(micro_config: Config, tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text("{}")
     with pytest.raises(ConfigError, match="already exists"):
         make_plan(micro_config, 1, 1, tmp_path / "a.json", SilentProgress())
+
+
+@pytest.mark.parametrize("name", ["cut.txt.gz", "cut.txt.xz", "bad.txt.gz", "bad.txt.xz"])
+def test_a_damaged_archive_has_no_size(tmp_path: Path, name: str) -> None:
+    pack = gzip.compress if name.endswith(".gz") else lzma.compress
+    content = bytearray(pack(b"A line of text.\n" * 5_000))
+    if name.startswith("cut"):
+        del content[-20:]
+    else:
+        content[len(content) // 2] ^= 0xFF
+    (tmp_path / name).write_bytes(content)
+    config = load_config(None, [f"--data.sources=[{json.dumps(str(tmp_path / name))}]", f"--runs-dir={tmp_path}"])
+    assert text_tokens(config)["tokens"] is None

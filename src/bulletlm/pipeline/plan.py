@@ -12,6 +12,7 @@ import os
 import statistics
 import tempfile
 import time
+import zlib
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -25,7 +26,7 @@ from bulletlm.config.schema import Config, TrainConfig
 from bulletlm.data.sources import SourceFile, find_files
 from bulletlm.data.tokens import TokenFile, read_index
 from bulletlm.errors import ConfigError
-from bulletlm.files import read_json, write_json
+from bulletlm.files import open_regular, read_json, write_json
 from bulletlm.hardware import largest_size
 from bulletlm.pipeline.limits import MOST_EPOCHS, fed_parameters, refuse_too_large, require_sources
 from bulletlm.progress import Progress, SilentProgress
@@ -415,14 +416,17 @@ def text_tokens(config: Config) -> Text:
 
 
 def _text_bytes(file: SourceFile) -> int | None:
-    """Unpacked size; None where the text is packed inside of a document, a table or a .zip."""
+    """Unpacked size; None if the file is damaged, or if the text is inside a document, a table or a .zip."""
     path, suffix = file.path, file.path.suffix.lower()
     if file.member or file.kind in (".parquet", ".arrow", ".docx", ".pdf", ".epub") or suffix == ".bz2":
         return None
     if suffix not in (".gz", ".xz"):
         return path.stat().st_size
-    with gzip.open(path) if suffix == ".gz" else lzma.open(path) as opened:
-        return sum(len(block) for block in iter(lambda: opened.read(1 << 20), b""))
+    try:
+        with open_regular(path) as packed, gzip.open(packed) if suffix == ".gz" else lzma.open(packed) as opened:
+            return sum(len(block) for block in iter(lambda: opened.read(1 << 20), b""))
+    except (OSError, EOFError, lzma.LZMAError, zlib.error):  # damaged: the data stage names it
+        return None
 
 
 def _warnings(chosen: Estimate, text: Text, facts: dict[str, Any], got: float) -> Iterable[str]:
