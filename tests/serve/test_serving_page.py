@@ -24,4 +24,6 @@ def test_the_examples_work(bullet_file: Path, tmp_path: Path) -> None:
             for command in [text] if language == "python" else text.replace("\\\n", "").splitlines():
                 program = [sys.executable, "-c", command] if language == "python" else ["sh", "-c", command]
                 result = subprocess.run(program, capture_output=True, text=True, timeout=TEST_TIMEOUT)
-                assert result.returncode == 0 and result.stdout and '"error"' not in result.stdout, (command, result)
+                assert result.returncode == 0 and not result.stderr and '"error"' not in result.stdout, (command, result)
+                # The programs print only the answer, which is empty where random weights choose an end mark first.
+                assert result.stdout or language == "python", (command, result)
