@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bulletlm.data.leaks import Index, check_leaks, find_copies
+from bulletlm.data.leaks import Index, check_leaks, find_copies, load_index
 from bulletlm.data.log import Log, characters_of
 from bulletlm.data.prepare import _check, _Splits
 from bulletlm.progress import SilentProgress
@@ -85,12 +85,14 @@ def test_a_leak_is_taken_out_of_training_and_fails_nobody(tmp_path: Path) -> Non
     passages = sum(story.count("\n") + 2 for story in OTHER)
     splits = _Splits(rows=Counter({"a": 99}), characters=Counter({"a": 99_999}))
     log = Log()
-    found = _check(tmp_path, log, splits, 1, SilentProgress())
+    found = _check(tmp_path, load_index(tmp_path / "val.jsonl"), "copy_of_validation", log, splits, 1, SilentProgress())
     assert found == {"passages": passages, "exact": 0, "ngrams": 0, "near": 0, "rows_taken_out": 0}
     leaking = document(OTHER[0] + "\n" + LONG)
     with open(tmp_path / "train.jsonl", "ab") as file:
         file.write(to_line(leaking) * 2)
-    assert _check(tmp_path, log, splits, 1, SilentProgress())["rows_taken_out"] == 1
+    assert (
+        _check(tmp_path, load_index(tmp_path / "val.jsonl"), "copy_of_validation", log, splits, 1, SilentProgress())["rows_taken_out"] == 1
+    )
     assert (tmp_path / "train.jsonl").read_bytes() == clean
     assert log.characters["a"]["copy_of_validation"] == characters_of(leaking["text"]) == 99_999 - splits.characters["a"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["train.jsonl", "val.jsonl"]
@@ -127,3 +129,31 @@ def test_a_song_of_few_words_is_taken_out_before_the_check_finds_it() -> None:
     training = talk("गाणे म्हण", "टम टी टी " * 11)
     assert found(validation, training) == [(0, 1, False)]
     assert check_leaks(Index(validation), to_line(training))[0]["near"] == 1
+
+
+def test_test_texts_are_found_at_any_length_and_inside_other_text() -> None:
+    """Compares with a search for the words as text."""
+    tests = ["Go home.", "तू कुठे जातोस?", "I have never seen the sea.", "पाऊस आला की मोर नाचतो"]
+    rows = [
+        "go home",
+        "They go home in the evening.",
+        "तू कुठे जातोस",
+        "Translate into Marathi: I have never seen the sea.",
+        "I have never seen the seas.",
+        "मोर आला की पाऊस नाचतो",
+        "आई म्हणते, पाऊस आला की मोर नाचतो आणि गातो.",
+        "seen the sea",
+    ]
+    index = Index([document(text) for text in tests], strict=True)
+    copies = {row for row, _, _ in find_copies(index, b"".join(to_line(document(text)) for text in rows))}
+
+    def words(text: str) -> str:
+        return " " + " ".join("".join(c for c in text.lower() if c not in ".,?:").split()) + " "
+
+    expected = {
+        n
+        for n, row in enumerate(rows)
+        for text in tests
+        if words(row) == words(text) or (len(words(text).split()) >= 4 and words(text) in words(row))
+    }
+    assert copies == expected == {0, 2, 3, 6}

@@ -431,3 +431,23 @@ def test_a_seed_changes_the_choice_and_not_the_amount(corpus: Path, tmp_path: Pa
     assert abs(sizes[0] - sizes[1]) < 500
     val = [{d["id"] for d in read_documents(tmp_path / str(seed) / "val.jsonl")} for seed in (1, 2)]
     assert val[0] != val[1]
+
+
+def test_held_out_texts_reach_neither_training_nor_validation(corpus: Path, tmp_path: Path) -> None:
+    pairs = (corpus / "pairs.tsv").read_text(encoding="utf-8").splitlines()[5:15]
+    line = (corpus / "stories.txt").read_text(encoding="utf-8").split("\n\n")[7].split("\n")[1]
+    (tmp_path / "test.tsv").write_text("\n".join(pairs) + "\n", encoding="utf-8")
+    (tmp_path / "test.txt").write_text(line.removesuffix("आहे.") + "नाही.\n", encoding="utf-8")
+    held = [str(tmp_path / "test.tsv"), str(tmp_path / "test.txt")]
+    report = prepare(tmp_path / "data", corpus, held_out=held)
+    assert report["rules"]["held_out"]["rejected"] >= 2 * len(pairs) + 1
+    assert report["leaks"]["held_out"]["rows_taken_out"] == 0
+    written = "".join((tmp_path / "data" / f"{split}.jsonl").read_text(encoding="utf-8") for split in ("train", "val"))
+    for pair in pairs:
+        assert not [text for text in pair.split("\t") if text in written]
+    assert line not in written and (corpus / "stories.txt").read_text(encoding="utf-8").split("\n\n")[7].split("\n")[2] in written
+    for row in report["sources"]:
+        removed = sum(row["dropped"].values()) if isinstance(row["dropped"], dict) else None
+        assert removed is None or row["characters_in"] == row["characters_out"] + removed + sum(row["changed"].values())
+    with pytest.raises(DataError, match=r"data\.held_out: .* does not exist"):
+        prepare(tmp_path / "other", corpus, held_out=[str(tmp_path / "nowhere.txt")])

@@ -282,12 +282,20 @@ class DataConfig(Section):
         "all", description='Tokens of conversations that the loss counts: "all", or only those of the "answers".'
     )
     val_tokens: int = Field(8_000, ge=500, description="Size of the validation set, in tokens (estimated from its characters).")
+    held_out: list[str] = Field(
+        [], description="Files or folders of test texts: training and validation text that contains one of their lines is left out."
+    )
     # Excluded from the dump because it changes only the time, not the result.
     workers: int = Field(
         0, ge=0, exclude=True, description="Number of processes that clean; 0 uses every core. The result does not depend on it."
     )
     clean: CleanConfig = Field(default_factory=CleanConfig)
     mix: MixConfig = Field(default_factory=MixConfig)
+
+    @field_validator("held_out", mode="before")
+    @classmethod
+    def _one_file_is_a_list(cls, value: Any) -> Any:
+        return [value] if isinstance(value, str) else value
 
     @model_validator(mode="before")
     @classmethod

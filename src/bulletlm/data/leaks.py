@@ -7,6 +7,9 @@ or if they are similar (Jaccard similarity of word 3-grams, with candidates foun
 
 `find_copies` checks the documents before training text is chosen; `check_leaks` reads the finished files, which also
 contain augmented copies.
+
+Test texts (`data.held_out`) are compared more strictly, because tests consist of short sentences: a passage of any length
+that equals one of them, or contains one of four words or more, is a copy too.
 """
 
 import json
@@ -34,6 +37,9 @@ SHARED_SEQUENCES = 4
 
 SHARE = 0.5
 NEAR = 0.8
+
+CONTAINED_WORDS = 4
+"""Minimum length of a held-out text that a longer passage may not contain; "I am here" is common in the language."""
 
 BLOCK_BYTES = 1 << 20
 _MIX = np.uint64(0x9E3779B97F4A7C15)
@@ -78,15 +84,15 @@ class Passages:
         where = np.array(places, dtype=np.int64).reshape(-1, 3)
         return cls(flat, starts, where[:, 0], where[:, 1], where[:, 2] >= SAME_CHARACTERS)
 
-    def same(self) -> Hashes:
-        """[n] hash of all words of each passage; 0 for short passages."""
+    def same(self, of_any_length: bool = False) -> Hashes:
+        """[n] hash of all words of each passage; 0 for passages without a word and, unless `of_any_length`, for short ones."""
         lengths = np.diff(self.starts)
         place = np.arange(len(self.flat)) - np.repeat(self.starts[:-1], lengths)
         longest = int(lengths.max(initial=0))
         powers = np.cumprod(np.full(longest + 1, _MIX | np.uint64(1)), dtype=np.uint64)
         summed = np.concatenate([np.zeros(1, np.uint64), np.cumsum(self.flat * powers[place], dtype=np.uint64)])
         whole = summed[self.starts[1:]] - summed[self.starts[:-1]]
-        return np.where(self.long & (lengths > 0), whole * _MIX | np.uint64(1), np.uint64(0))
+        return np.where((self.long | of_any_length) & (lengths > 0), whole * _MIX | np.uint64(1), np.uint64(0))
 
     def sequences(self) -> tuple[Hashes, Ints]:
         """The distinct word 8-grams of each passage and the index of their passage, ordered by both."""
@@ -109,11 +115,17 @@ def _different(grams: Hashes, starts: Ints, rows: Ints) -> tuple[Hashes, Ints]:
 
 
 class Index:
-    """An index of the validation text for comparisons."""
+    """An index of the validation text, or of test texts, for comparisons.
 
-    def __init__(self, documents: list[Document]) -> None:
+    Args:
+        documents: the texts.
+        strict: compare passages of any length, and find texts inside longer passages.
+    """
+
+    def __init__(self, documents: list[Document], strict: bool = False) -> None:
         passages = Passages.of(documents)
-        self.same = np.unique(passages.same())
+        self.strict = strict
+        self.same = np.unique(passages.same(strict))
         self.same = self.same[self.same > 0]
         grams, owner = passages.sequences()
         order = np.argsort(grams, kind="stable")
@@ -132,7 +144,35 @@ class Index:
 
     def same_as(self, passages: Passages) -> npt.NDArray[np.bool_]:
         """[n] which passages are equal to a validation passage."""
-        return np.isin(passages.same(), self.same)
+        return np.isin(passages.same(self.strict), self.same)
+
+    @cached_property
+    def beginnings(self) -> dict[int, list[Hashes]]:
+        """Hash of the first words of the texts that no passage may contain -> the words of each text; empty unless `strict`."""
+        found: dict[int, list[Hashes]] = {}
+        for begin, end in zip(self.passages.starts, self.passages.starts[1:], strict=False):
+            words = self.passages.flat[begin:end]
+            if self.strict and len(words) >= CONTAINED_WORDS:
+                first, _ = ngrams(words[:CONTAINED_WORDS], np.array([0, CONTAINED_WORDS]), CONTAINED_WORDS)
+                found.setdefault(int(first[0]), []).append(words)
+        return found
+
+    def containing(self, passages: Passages) -> npt.NDArray[np.bool_]:
+        """[n] which passages contain a text of `beginnings` as consecutive words."""
+        found = np.zeros(len(passages.document), dtype=bool)
+        if not self.beginnings:
+            return found
+        grams, starts = ngrams(passages.flat, passages.starts, CONTAINED_WORDS)
+        hits = np.flatnonzero(np.isin(grams, np.fromiter(self.beginnings, np.uint64)))
+        for hit in hits.tolist():
+            row = int(np.searchsorted(starts, hit, side="right")) - 1
+            begin = int(passages.starts[row]) + hit - int(starts[row])
+            end = int(passages.starts[row + 1])
+            found[row] |= any(
+                begin + len(words) <= end and np.array_equal(passages.flat[begin : begin + len(words)], words)
+                for words in self.beginnings[int(grams[hit])]
+            )
+        return found
 
     def overlapping(self, passages: Passages) -> npt.NDArray[np.bool_]:
         """[n] which passages share half of the word 8-grams of the shorter one with a validation passage."""
@@ -169,7 +209,7 @@ def find_copies(index: Index, lines: bytes) -> list[tuple[int, int, bool]]:
     """Find the parts of .jsonl rows that repeat validation text: row, part (-1: the whole row), and whether the texts are equal."""
     passages = Passages.of(map(json.loads, lines.splitlines()))
     same = index.same_as(passages)
-    found = np.flatnonzero(same | index.overlapping(passages) | _near(index, passages))
+    found = np.flatnonzero(same | index.overlapping(passages) | _near(index, passages) | index.containing(passages))
     return [(int(passages.document[n]), int(passages.part[n]), bool(same[n])) for n in found]
 
 
@@ -177,6 +217,8 @@ def check_leaks(index: Index, lines: bytes) -> tuple[Counter[str], list[int]]:
     """Count the passages of train.jsonl rows that repeat validation text, by kind of similarity; also return the indices of these rows."""
     passages = Passages.of(map(json.loads, lines.splitlines()))
     kinds = {"exact": index.same_as(passages), "ngrams": index.overlapping(passages), "near": _near(index, passages)}
+    if index.strict:
+        kinds["contained"] = index.containing(passages)
     counts = Counter({"passages": len(passages.document), **{kind: int(found.sum()) for kind, found in kinds.items()}})
     found = np.logical_or.reduce(list(kinds.values()))
     return counts, np.unique(passages.document[found]).tolist()
@@ -224,6 +266,6 @@ def read_blocks(file: IO[bytes]) -> Iterator[bytes]:
         yield b"".join(lines)
 
 
-def load_index(path: Path) -> Index:
-    """Build the index of a val.jsonl file."""
-    return Index([json.loads(line) for line in path.read_bytes().splitlines()])
+def load_index(path: Path, strict: bool = False) -> Index:
+    """Build the index of a .jsonl file of documents, such as val.jsonl."""
+    return Index([json.loads(line) for line in path.read_bytes().splitlines()], strict)

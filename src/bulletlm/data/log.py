@@ -97,6 +97,7 @@ REJECTIONS = {
     "near_duplicate": "paragraphs, documents and conversations that are nearly the same as an earlier one",
     "short_outlier": "shorter than nearly all other rows",
     "long_outlier": "longer than nearly all other rows",
+    "held_out": "text of data.held_out",
     "shared_with_training": "lines of validation text that also occur in training text, such as a refrain",
     "copy_of_validation": "copies of validation text, kept out of training",
     "near_copy_of_validation": "text that shares half of its word sequences with validation text, kept out of training",

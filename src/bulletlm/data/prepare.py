@@ -21,9 +21,11 @@ from bulletlm.data.dedup import CHARACTERS_PER_TOKEN, REASONS, Verdict, find_rep
 from bulletlm.data.leaks import Index, check_leaks, find_copies, load_index, read_blocks
 from bulletlm.data.log import Log, Rejected, characters_of, loss_table
 from bulletlm.data.mixture import Cells, copies, mixture_table, rates
+from bulletlm.data.readers.raw import BadRow
 from bulletlm.data.readers.whatsapp import PRIVATE
-from bulletlm.data.rules import REPEAT_CHARACTERS
-from bulletlm.data.sources import SourceFile, find_files
+from bulletlm.data.reading import read_documents
+from bulletlm.data.rules import REPEAT_CHARACTERS, clean_text
+from bulletlm.data.sources import SourceFile, find_files, held_out_files
 from bulletlm.data.split import LARGEST_SHARE, choose_validation
 from bulletlm.data.structure import DOCUMENT_CHARACTERS
 from bulletlm.data.summary import not_read_lines, summary_lines
@@ -51,6 +53,8 @@ AUGMENT_CACHE = "augment-cache"
 LONG_CHARACTERS = 3 * DOCUMENT_CHARACTERS // 2
 PART_CHARACTERS = 2_000
 """Size of the parts of a longer document of which only a part is held out or goes into the mixture."""
+
+_SAID = {"copy_of_validation": "validation text", "held_out": "text of data.held_out"}
 
 _SHUFFLE = 1
 """Stream number of the random generator."""
@@ -89,9 +93,16 @@ def prepare_data(
                 progress.log(line)
             raise DataError(_nothing_left(files, cleaned.rows, log))
         workers = (config.workers or cores()) if store.size >= PARALLEL_FROM_BYTES else 1
+        held_out = Index(_held_out_texts(config, seed), strict=True)
+        if len(held_out.passages.document):
+            store.take_out_held_out(held_out, log, workers, progress)
+            if not len(store.documents):
+                raise DataError("all text of data.sources is also in data.held_out: name other files in one of the two")
         splits = _write_splits(store, config, seed, files, folder, log, workers, progress)
         augmentation = augment_training(augment, seed, folder, out_dir.with_name(AUGMENT_CACHE), progress)
-        leaks = _check(folder, log, splits, workers, progress)
+        leaks = _check(folder, load_index(folder / "val.jsonl"), "copy_of_validation", log, splits, workers, progress)
+        if len(held_out.passages.document):
+            leaks["held_out"] = _check(folder, held_out, "held_out", log, splits, workers, progress)
         report = {
             "settings": config.model_dump(mode="json"),
             "seed": seed,
@@ -238,6 +249,14 @@ class _Store:
         kept = (verdict.paragraphs == 0) & alive[verdict.owner] & (records["characters"] >= REPEAT_CHARACTERS)
         self.long_keys = np.sort(records["key"][kept])
 
+    def take_out_held_out(self, index: Index, log: Log, workers: int, progress: Progress) -> None:
+        """Remove what repeats the texts of data.held_out."""
+        gone, lost = _take_out_copies(
+            self, np.arange(len(self.documents)), index, ("held_out", "held_out"), "data: held-out texts", log, workers, progress
+        )
+        self.documents = self.documents[~gone]
+        progress.log(f"data: {lost:,} characters that repeat texts of data.held_out are left out; see rejected.jsonl")
+
     def occurrences(self, keys: npt.NDArray[np.uint64]) -> Ints:
         """[n] how often each long paragraph occurs in all documents."""
         counts: Ints = np.searchsorted(self.long_keys, keys, "right") - np.searchsorted(self.long_keys, keys, "left")
@@ -311,7 +330,12 @@ def _write_splits(
     chosen, target = _choose(store, files, ranks, config.val_tokens)
     validation = _write_validation(store, chosen, folder, splits, log)
     in_training = _beside_validation(store, ranks, chosen, log)
-    in_training &= ~_take_out_copies(store, in_training, folder, log, workers, progress)
+    reasons = ("copy_of_validation", "near_copy_of_validation")
+    index = load_index(folder / "val.jsonl")
+    gone, lost = _take_out_copies(store, np.flatnonzero(in_training), index, reasons, "data: copies of validation", log, workers, progress)
+    if lost > _MANY_COPIES * store.documents["characters"].sum():
+        progress.log(f"data: {lost:,} characters repeat validation text and are not trained on; see rejected.jsonl")
+    in_training &= ~gone
     numbers = np.flatnonzero(in_training)
     if not len(numbers):
         raise DataError("no training text is left after the validation set was held out: lower data.val_tokens or add text to data.sources")
@@ -486,39 +510,68 @@ def _mix(
     return taken, mixture_table(cells, documents["characters"], taken)
 
 
+def _held_out_texts(config: "DataConfig", seed: int) -> list[Document]:
+    """The texts of data.held_out, cleaned as the sources are. A request for a translation contains a text that its answer repeats."""
+    texts: list[Document] = []
+    for file in held_out_files(config):
+        for raw in read_documents(file, seed, advance=lambda _: None, note=lambda _: None):
+            if isinstance(raw, BadRow):
+                continue
+            messages = [message["content"] for message in raw.messages if message["role"] == "assistant" or not raw.group]
+            for text in messages or raw.paragraphs:
+                document = to_document(0, file.name, "und")
+                document["text"] = "\n".join(clean_text(line, config.clean, [])[0] for line in text.split("\n"))
+                texts.append(document)
+    return texts
+
+
 def _take_out_copies(
-    store: _Store, in_training: npt.NDArray[np.bool_], folder: Path, log: Log, workers: int, progress: Progress
-) -> npt.NDArray[np.bool_]:
-    """Remove passages that repeat validation text from training documents; return [n] whether nothing is left of a document."""
-    gone = np.zeros(len(in_training), dtype=bool)
-    index = load_index(folder / "val.jsonl")
-    numbers = np.flatnonzero(in_training)
+    store: _Store,
+    numbers: Ints,
+    index: Index,
+    reasons: tuple[str, str],
+    title: str,
+    log: Log,
+    workers: int,
+    progress: Progress,
+) -> tuple[npt.NDArray[np.bool_], int]:
+    """Remove passages that repeat the texts of `index` from documents.
+
+    Args:
+        numbers: the documents to look at.
+        reasons: the rules to log for equal and for similar text.
+
+    Returns:
+        [documents] whether nothing is left of a document, and the number of characters lost.
+    """
+    gone = np.zeros(len(store.documents), dtype=bool)
     lost = 0
-    while len(numbers):  # the rest of a shortened document may in turn be equal to validation text
+    while len(numbers):  # the rest of a shortened document may in turn be equal to a text of the index
         found: dict[int, list[tuple[int, bool]]] = {}
-        with progress.task("data: copies of validation", len(numbers)) as task:
+        with progress.task(title, len(numbers)) as task:
             for (batch, _), copied in ordered_map(_find_copies, index, _batches(store, numbers), workers):
                 for row, part, same in copied:
                     found.setdefault(batch[row], []).append((part, same))
                 task.advance(len(batch))
         shortened: list[int] = []
         for number, parts in found.items():
-            lost += _take_out_parts(store, number, parts, log, gone)
+            lost += _take_out_parts(store, number, parts, reasons, log, gone)
             if not gone[number]:
                 shortened.append(number)
         numbers = np.array(shortened, dtype=np.int64)
-    if lost > _MANY_COPIES * store.documents["characters"].sum():
-        progress.log(f"data: {lost:,} characters repeat validation text and are not trained on; see rejected.jsonl")
-    return gone
+    return gone, lost
 
 
-def _take_out_parts(store: _Store, number: int, parts: list[tuple[int, bool]], log: Log, gone: npt.NDArray[np.bool_]) -> int:
-    """Remove parts (-1: all) that repeat validation text from a document, or mark it as gone; return the number of characters lost."""
+def _take_out_parts(
+    store: _Store, number: int, parts: list[tuple[int, bool]], reasons: tuple[str, str], log: Log, gone: npt.NDArray[np.bool_]
+) -> int:
+    """Remove parts (-1: all) of a document that are copies, or mark it as gone; return the number of characters lost."""
+    equal, similar = reasons
     document = store.read(number)
     whole = [same for part, same in parts if part < 0]
     if "messages" in document or whole:
         same = any(same for _, same in parts) if "messages" in document else any(whole)
-        log.reject(store.rejected(number, "copy_of_validation" if same else "near_copy_of_validation"))
+        log.reject(store.rejected(number, equal if same else similar))
         gone[number] = True
         return int(store.documents["characters"][number])
     lost = 0
@@ -527,8 +580,8 @@ def _take_out_parts(store: _Store, number: int, parts: list[tuple[int, bool]], l
     for part, same in parts:
         keep[part] = False
         lost += len(paragraphs[part])
-        reason = "copy_of_validation" if same else "near_copy_of_validation"
-        log.reject(Rejected(document["source"], int(store.documents["line"][number]), reason, paragraphs[part]))
+        line = int(store.documents["line"][number])
+        log.reject(Rejected(document["source"], line, equal if same else similar, paragraphs[part]))
     if keep.any():
         store.shorten(number, document, keep)
     else:
@@ -557,12 +610,11 @@ def _find_copies(index: Index, batch: tuple[list[int], bytes]) -> list[tuple[int
     return find_copies(index, batch[1])
 
 
-def _check(folder: Path, log: Log, splits: _Splits, workers: int, progress: Progress) -> dict[str, int]:
-    """Read the finished files and remove training rows that repeat validation text; return the counts.
+def _check(folder: Path, index: Index, reason: str, log: Log, splits: _Splits, workers: int, progress: Progress) -> dict[str, Any]:
+    """Read the finished train.jsonl and remove rows that repeat a text of `index`; return the counts.
 
     The text has been compared before, so only rows that augmentation added can be found here.
     """
-    index = load_index(folder / "val.jsonl")
     counts = Counter[str]()
     leaking: set[bytes] = set()
     path = folder / "train.jsonl"
@@ -573,12 +625,13 @@ def _check(folder: Path, log: Log, splits: _Splits, workers: int, progress: Prog
             leaking.update(all_rows[row] for row in rows)
             task.advance(len(lines))
     if leaking:
-        _drop_rows(path, leaking, log, splits)
-        progress.log(f"data: {len(leaking):,} rows of training text repeated validation text and were taken out")
-    return {**{kind: counts[kind] for kind in ("passages", "exact", "ngrams", "near")}, "rows_taken_out": len(leaking)}
+        _drop_rows(path, leaking, reason, log, splits)
+        progress.log(f"data: {len(leaking):,} rows of training text repeated {_SAID[reason]} and were taken out")
+    kinds = ("passages", "exact", "ngrams", "near", *(["contained"] if index.strict else []))
+    return {**{kind: counts[kind] for kind in kinds}, "rows_taken_out": len(leaking)}
 
 
-def _drop_rows(path: Path, leaking: set[bytes], log: Log, splits: _Splits) -> None:
+def _drop_rows(path: Path, leaking: set[bytes], reason: str, log: Log, splits: _Splits) -> None:
     """Rewrite train.jsonl without the leaking rows."""
     kept = path.with_suffix(".kept")
     with open(path, "rb") as old, open(kept, "wb") as new:
@@ -587,7 +640,7 @@ def _drop_rows(path: Path, leaking: set[bytes], log: Log, splits: _Splits) -> No
     for line in sorted(leaking):
         document: Document = json.loads(line)
         if document["source"] in splits.rows:  # augmented rows have separate source names
-            log.reject(Rejected(document["source"], 0, "copy_of_validation", "\n".join(texts_of(document)), _rows(document)))
+            log.reject(Rejected(document["source"], 0, reason, "\n".join(texts_of(document)), _rows(document)))
             splits.count(document, -1)
 
 

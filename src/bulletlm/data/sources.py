@@ -87,6 +87,20 @@ def source_files(config: "DataConfig") -> list[Path]:
     return list(dict.fromkeys(file.path for file in find_files(config)[0]))
 
 
+def held_out_files(config: "DataConfig") -> list[SourceFile]:
+    """The files of data.held_out.
+
+    Raises:
+        DataError: a path does not exist or has an unknown type.
+    """
+    if not config.held_out:
+        return []
+    try:
+        return find_files(config.model_copy(update={"sources": [type(config.sources[0])(path=path) for path in config.held_out]}))[0]
+    except DataError as error:
+        raise DataError(str(error).replace("data.sources", "data.held_out")) from None
+
+
 def find_files(config: "DataConfig") -> tuple[list[SourceFile], list[Skipped]]:
     """The files to read, in reading order, and those in folders that are left out.
 

@@ -15,7 +15,7 @@ from bulletlm import __version__
 from bulletlm.config.loader import RECORD_KEY, load_config
 from bulletlm.config.schema import Config
 from bulletlm.data.augment import reproducibility_fields
-from bulletlm.data.sources import source_files, unicode_name
+from bulletlm.data.sources import held_out_files, source_files, unicode_name
 from bulletlm.data.tokens import vocabulary_size
 from bulletlm.errors import BulletError, ConfigError, DataError
 from bulletlm.files import remove_owned, sha256_of_file, sha256_of_json, write_json
@@ -39,6 +39,7 @@ class Run:
         fingerprint: SHA-256 of all settings and inputs that affect the trained weights.
         sources: path, size in bytes and SHA-256 of every source file.
         augmentation: what decides the added training text; None if there is none.
+        held_out: SHA-256 of every file of data.held_out.
         progress: shows bars and messages.
         group: processes that wait to take part in training.
         missing_source: why the sources cannot be read, if `sources` is what the run folder recorded about them; None otherwise.
@@ -49,6 +50,7 @@ class Run:
     sources: list[dict[str, Any]]
     augmentation: dict[str, Any] | None
     progress: Progress
+    held_out: Sequence[str] = ()
     group: "ProcessGroup | None" = None
     missing_source: BulletError | None = None
 
@@ -202,11 +204,13 @@ def _new_run(config: Config, progress: Progress, restart: bool, group: "ProcessG
     missing: BulletError | None = None
     sources: list[dict[str, Any]] = []
     augmentation: dict[str, Any] | None = None
+    held_out: list[str] = []
     try:
         paths = source_files(config.data)
         refuse_own_outputs(config.run_dir, paths, OUTPUT_FOLDERS)
         sources = [{"path": unicode_name(str(path)), "bytes": path.stat().st_size, "sha256": sha256_of_file(path)} for path in paths]
         augmentation = reproducibility_fields(config.augment)
+        held_out = [sha256_of_file(file.path) for file in held_out_files(config.data)]
         if gone := _gone(sources, recorded):
             missing = DataError(f"the source {printable(gone)} no longer exists: restore it, or train without it with --restart")
     except DataError as error:
@@ -217,14 +221,15 @@ def _new_run(config: Config, progress: Progress, restart: bool, group: "ProcessG
         if restart or not isinstance(recorded.get("sources"), list):
             raise missing
         progress.log(f"note: {missing} (the finished stages of {printable(str(config.run_dir))} are used)")
-        sources, augmentation = recorded["sources"], recorded.get("augmentation")
+        sources, augmentation, held_out = recorded["sources"], recorded.get("augmentation"), recorded.get("held_out", [])
     else:
         missing = None
     return Run(
         config=config,
-        fingerprint=_fingerprint(config, sources, augmentation),
+        fingerprint=_fingerprint(config, sources, augmentation, held_out),
         sources=sources,
         augmentation=augmentation,
+        held_out=held_out,
         progress=progress,
         group=group,
         missing_source=missing,
@@ -391,6 +396,7 @@ STAGES: dict[str, Stage] = {
             run.config.data.model_dump(mode="json", exclude={"loss_on", "workers"}),
             run.config.seed,
             run.sources,
+            *run.held_out,
             run.augmentation,
         ],
         inputs=(),
@@ -488,11 +494,13 @@ STAGES: dict[str, Stage] = {
 }
 
 
-def _fingerprint(config: Config, sources: list[dict[str, Any]], augmentation: dict[str, Any] | None) -> str:
+def _fingerprint(config: Config, sources: list[dict[str, Any]], augmentation: dict[str, Any] | None, held_out: Sequence[str] = ()) -> str:
     """SHA-256 of everything that decides the trained weights."""
     parts = config.model_dump(mode="json", include={"seed", "tokenizer", "model"})
     data = config.data.model_dump(mode="json", exclude={"workers"})
     texts = {"sources": [source["sha256"] for source in sources], "augmentation": augmentation}
+    if held_out:
+        texts["held_out"] = list(held_out)
     grid = {"grid": found} if (found := _rounding(config)) else {}
     return sha256_of_json({**parts, "data": data, "train": config.train.reproducibility_fields(), **texts, **grid})
 
@@ -510,6 +518,7 @@ def _record(run: Run) -> dict[str, Any]:
         "fingerprint": run.fingerprint,
         "sources": run.sources,
         **({"augmentation": run.augmentation} if run.augmentation else {}),
+        **({"held_out": list(run.held_out)} if run.held_out else {}),
     }
     return {**run.config.model_dump(mode="json"), RECORD_KEY: recorded}
 
