@@ -2,6 +2,8 @@
 
 import json
 import re
+import shutil
+import subprocess
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from functools import cache
@@ -125,6 +127,38 @@ def test_there_are_few_near_duplicates(language: str) -> None:
     found = [" ".join(texts) for texts in new_chats(language)]
     pairs = near_duplicates(found)
     assert len(pairs) < 0.005 * len(found), pairs[:10]
+
+
+def _forms(language: str) -> Counter[str]:
+    """How often each word form in the script of the language occurs in the simple part."""
+    texts = [*(text for chat in new_chats(language) for text in chat), *(text for texts in long_answers(language) for text in texts)]
+    pattern = r"[\u0900-\u0963\u0970-\u097f\u200d]+" if language == "mr" else r"[A-Za-z]+(?:['’][A-Za-z]+)?"
+    found = Counter(word for text in [*texts, *stories(language)] for word in re.findall(pattern, text))
+    return Counter({word: count for word, count in found.items() if re.search(r"[A-Za-z\u0904-\u0939]", word)})
+
+
+def _unknown_to_aspell(forms: Iterable[str], language: str) -> set[str] | None:
+    """The forms that aspell does not know; None where aspell or its dictionary is not installed."""
+    dictionary = {"mr": "mr", "en": "en_GB"}[language]
+    if not shutil.which("aspell") or dictionary not in subprocess.run(["aspell", "dicts"], capture_output=True, text=True).stdout.split():
+        return None
+    plain = {form.replace("’", "'"): form for form in forms}
+    command = ["aspell", "list", f"--lang={dictionary}", "--encoding=utf-8"]
+    # A form alone in its line; aspell splits some forms of Marathi, whose parts are then no forms of the text.
+    answer = subprocess.run(command, input="\n".join(plain), capture_output=True, text=True, check=True).stdout
+    return {plain[word] for word in answer.split() if word in plain}
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_spelling(language: str) -> None:
+    """A form is known to aspell (where it is installed) or occurs twice in the corpus; every other one is in the list of checked forms."""
+    forms = _forms(language)
+    checked = set((Path(__file__).parent / f"spelling.{language}.txt").read_text(encoding="utf-8").split())
+    unknown = _unknown_to_aspell(forms, language)
+    if unknown is None:
+        unknown = {form for form, count in forms.items() if count == 1}
+    assert not sorted(unknown - checked), "read these forms; mend them, or add them to the list"
+    assert not sorted(checked - set(forms)), "no longer in the text: take them out of the list"
 
 
 def questions(name: str) -> list[dict[str, str]]:
