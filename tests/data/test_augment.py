@@ -330,7 +330,7 @@ def test_what_decides(tmp_path: Path) -> None:
 
 def test_sacrebleu_is_named_where_it_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "sacrebleu.metrics.chrf", None)
-    with pytest.raises(BulletError, match=r"pip install 'bulletlm\[augment\]'"):
+    with pytest.raises(BulletError, match=r"pip install .*\[augment\]'"):
         augment(run_folder(tmp_path / "data"), AugmentConfig(paraphrase_models={"en": "http://127.0.0.1:1/v1"}))
 
 

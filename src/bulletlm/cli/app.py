@@ -259,6 +259,9 @@ def plan(
 
         print_choice(paths, settings, hours, write, as_json=json)
         return
+    from bulletlm.extras import require
+
+    require("train", "measuring training")
     from bulletlm.hardware import park_idle_threads
 
     park_idle_threads()

@@ -7,6 +7,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from bulletlm.extras import install_command, missing
 from bulletlm.hardware import Machine, inspect_machine
 from bulletlm.runtime.native import summary
 from bulletlm.terminal import echo, printable_json
@@ -75,8 +76,8 @@ def _arithmetic(capabilities: Capabilities) -> str:
 
 def _advice(machine: Machine, free: float) -> list[str]:
     advice = []
-    if _installed("torch") is None:
-        advice.append("torch is missing: models can run but not be trained; pip install torch")
+    if modules := missing("train"):
+        advice.append(f"models can run but not be trained, since {', '.join(modules)} are not installed: {install_command('train')}")
     if machine.compiler is None:
         advice.append("there is no C++ compiler: QAT and training in fp32 or bf16 are slower; install g++")
     if free < NEEDED_DISK:

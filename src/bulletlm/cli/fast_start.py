@@ -83,8 +83,8 @@ def _formatted(message: Warning | str, category: type[Warning], filename: str, l
 def report_errors(call: Callable[[], object], program: str = "bullet") -> None:
     """Call `call` and report errors and warnings for the user in one line; the exit code of an error (1 or 2) ends the program.
 
-    These are BulletError and BulletWarning, and errors of the operating system: a file that cannot be read, too many open files. Any
-    other exception is a bug in BulletLM and keeps its traceback.
+    These are BulletError and BulletWarning, errors of the operating system (a file that cannot be read, too many open files), and
+    libraries that only an extra installs. Any other exception is a bug in BulletLM and keeps its traceback.
     """
     warnings.formatwarning = _formatted
     for stream in (sys.stdout, sys.stderr):
@@ -94,6 +94,13 @@ def report_errors(call: Callable[[], object], program: str = "bullet") -> None:
         call()
     except BulletError as error:
         fail(str(error), error.exit_code, program)
+    except ModuleNotFoundError as error:
+        from bulletlm.extras import explain
+
+        message = explain(error)
+        if message is None:
+            raise
+        fail(message, 1, program)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)

@@ -498,7 +498,7 @@ class TrainConfig(Section):
     )
     track: list[Literal["tensorboard", "trackio"]] = Field(
         default_factory=list,
-        description="Also write the metrics for TensorBoard or trackio; this needs pip install 'bulletlm[track]'.",
+        description="Also write the metrics for TensorBoard or trackio; this needs the extra `track`.",
     )
 
     @field_validator("track", mode="before")

@@ -14,6 +14,7 @@ from urllib.parse import parse_qsl
 from bulletlm.data.kinds import ARCHIVE, SAID, endings, kind_of_beginning, kind_of_name, why_not_read
 from bulletlm.data.structure import Documents
 from bulletlm.errors import DataError
+from bulletlm.extras import install_command
 from bulletlm.files import open_regular
 from bulletlm.terminal import printable
 
@@ -289,7 +290,7 @@ def _of_dataset(text: str, language: str) -> list[SourceFile]:
     try:
         from datasets import Dataset, load_dataset, load_from_disk
     except ImportError:
-        raise DataError(f"data.sources: {text} needs the datasets package: pip install 'bulletlm[data]'") from None
+        raise DataError(f"data.sources: {text} needs the datasets package: {install_command('data')}") from None
     try:
         if (Path(name) / "dataset_info.json").is_file() or (Path(name) / "dataset_dict.json").is_file():
             loaded = load_from_disk(name)

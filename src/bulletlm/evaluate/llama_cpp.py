@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bulletlm.errors import BulletError
+from bulletlm.extras import install_command
 
 LlamaStruct = ctypes.c_char * 1024
 """llama.cpp's parameter structs as opaque bytes: they are returned through memory and are always the last argument."""
@@ -97,5 +98,5 @@ def find_llama_cpp() -> str:
     spec = importlib.util.find_spec("xllamacpp")
     found = sorted(Path(spec.origin).parent.glob("xllamacpp*.so")) if spec and spec.origin else []
     if not found:
-        raise BulletError("llama.cpp is not installed: pip install xllamacpp")
+        raise BulletError(f"llama.cpp is not installed: {install_command('bench')}")
     return str(found[0])

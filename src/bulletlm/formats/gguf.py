@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bulletlm.errors import BulletError, ConfigError, FormatError
+from bulletlm.extras import install_command
 from bulletlm.files import atomic_file, open_regular
 from bulletlm.formats.bullet.cursor import Cursor
 from bulletlm.formats.bullet.header import SHAPE_LIMITS, check_metadata, parse_json
@@ -109,7 +110,7 @@ def write_gguf(path: Path, model: StoredModel) -> None:
     try:
         import gguf
     except ImportError:
-        raise ConfigError("writing GGUF needs the gguf package: pip install 'bulletlm[export]'") from None
+        raise ConfigError(f"writing GGUF needs the package gguf, which is not installed: {install_command('export')}") from None
     path = Path(path)
     if {"\n", "\r"} & set(path.name):
         raise ConfigError(f"{path} has a line break in its name, which a Modelfile cannot hold: choose another name")

@@ -15,6 +15,7 @@ from bulletlm.config.loader import load_config, parse_flags
 from bulletlm.config.schema import Config
 from bulletlm.data.sources import EMBEDDED, HUGGING_FACE
 from bulletlm.errors import ConfigError
+from bulletlm.extras import require
 from bulletlm.files import sha256_of_file, write_json, write_text
 from bulletlm.pipeline.run_folder import read_object
 from bulletlm.progress import Progress
@@ -113,7 +114,12 @@ def existing_recipe(run: TextRun, restart: bool) -> Path | None:
 
 
 def make_choice(run: TextRun, progress: Progress) -> Any:
-    """Look at the text and measure this machine; returns the `auto.Choice`."""
+    """Look at the text and measure this machine; returns the `auto.Choice`.
+
+    Raises:
+        MissingExtra: this installation cannot train.
+    """
+    require("train", "making a model")
     from bulletlm.hardware import park_idle_threads
 
     park_idle_threads()

@@ -18,6 +18,7 @@ from bulletlm.data.augment import reproducibility_fields
 from bulletlm.data.sources import held_out_files, source_files, unicode_name
 from bulletlm.data.tokens import vocabulary_size
 from bulletlm.errors import BulletError, ConfigError, DataError
+from bulletlm.extras import require
 from bulletlm.files import remove_owned, sha256_of_file, sha256_of_json, write_json
 from bulletlm.hardware import park_idle_threads
 from bulletlm.pipeline.limits import refuse_too_large, require_sources
@@ -109,11 +110,13 @@ def run_stages(config: Config, until: str, progress: Progress, *, restart: bool 
         group: processes that wait to take part in training; this one leads them.
 
     Raises:
+        MissingExtra: this installation cannot train.
         ConfigError: the run folder holds a model trained with other settings, or a file that the run did not write is in the way, or
             another process is using the folder.
         BulletError: a stage failed; the outputs of earlier stages remain.
     """
     require_sources(config)
+    require("train", "making a model")
     refuse_too_large(config.model.shape(config.tokenizer.vocab_size), config.train)
     run = _new_run(config, progress, restart, group)
     _make_folder(run.folder)
@@ -134,6 +137,7 @@ def finish_run(folder: Path, settings: Sequence[str], progress: Progress) -> Run
     Raises:
         BulletError: see `run_stages`; or `folder` is not a run folder.
     """
+    require("train", "training the 4-bit weights")
     if not (folder / "config.json").is_file():
         raise BulletError(f"{folder} is not a run folder, because it has no config.json: give a folder such as runs/demo")
     place = folder if folder.name else folder.resolve()

@@ -14,6 +14,7 @@ from types import FrameType
 from typing import Any
 
 from bulletlm.errors import BulletError, ConfigError
+from bulletlm.extras import install_command
 from bulletlm.hardware import available_cores
 from bulletlm.runtime import load
 from bulletlm.serve.options import ServeOptions, is_loopback
@@ -31,7 +32,7 @@ try:
 except ModuleNotFoundError as error:
     if error.name is None or error.name.split(".")[0] not in ("fastapi", "prometheus_client", "starlette", "uvicorn"):
         raise
-    raise BulletError(f"the server needs {error.name}, which is not installed: pip install 'bulletlm[serve]'") from None
+    raise BulletError(f"the server needs {error.name}, which this installation does not have: {install_command('serve')}") from None
 
 KEY_VARIABLE = "BULLET_API_KEY"
 

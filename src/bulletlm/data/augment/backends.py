@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from bulletlm.data.augment.endpoint import Endpoint
 from bulletlm.errors import BulletError, ConfigError
+from bulletlm.extras import install_command
 from bulletlm.files import sha256_of_file, sha256_of_json
 
 if TYPE_CHECKING:
     from bulletlm.config.schema import AugmentConfig
 
-INSTALL = "install it with `pip install 'bulletlm[augment]'`"
 
 FLORES = {
     "en": "eng_Latn",
@@ -206,7 +206,7 @@ class CTranslate2Model:
         try:
             import ctranslate2
         except ImportError:
-            raise BulletError(f"the model in {self._folder} needs CTranslate2: {INSTALL}") from None
+            raise BulletError(f"the model in {self._folder} needs CTranslate2: {install_command('augment')}") from None
         try:
             return ctranslate2.Translator(str(self._folder), device="auto")
         except (RuntimeError, ValueError) as error:
@@ -311,7 +311,7 @@ def _import_transformers() -> Any:
     try:
         import transformers
     except ImportError:
-        raise BulletError(f"a Hugging Face model or tokenizer needs transformers: {INSTALL}") from None
+        raise BulletError(f"a Hugging Face model or tokenizer needs transformers: {install_command('augment')}") from None
     # The library's own progress bars and hints would interrupt ours.
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()

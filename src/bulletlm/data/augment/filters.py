@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from bulletlm.data.augment.sentences import split_sentences, words_only
 from bulletlm.errors import BulletError
+from bulletlm.extras import install_command
 
 if TYPE_CHECKING:
     from bulletlm.config.schema import AugmentConfig
@@ -134,7 +135,7 @@ def _chrf() -> Callable[[str, str], float]:
     try:
         from sacrebleu.metrics.chrf import CHRF
     except ImportError:
-        raise BulletError("augmentation needs sacrebleu for chrF: install it with `pip install 'bulletlm[augment]'`") from None
+        raise BulletError(f"augmentation needs sacrebleu for chrF, which is not installed: {install_command('augment')}") from None
     metric: Any = CHRF()
 
     def score(new: str, old: str) -> float:

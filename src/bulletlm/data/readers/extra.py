@@ -3,6 +3,7 @@
 import importlib.util
 
 from bulletlm.errors import DataError
+from bulletlm.extras import install_command
 
 
 def needs_extra(module: str, what: str) -> None:
@@ -12,4 +13,4 @@ def needs_extra(module: str, what: str) -> None:
         DataError: it is not; the message has the command that installs it.
     """
     if importlib.util.find_spec(module) is None:
-        raise DataError(f"reading {what} needs the {module} package: pip install 'bulletlm[documents]'")
+        raise DataError(f"reading {what} needs the {module} package: {install_command('documents')}")

@@ -15,6 +15,7 @@ from bulletlm.data.readers.raw import BadRow, Block, Listener, NoColumnError, No
 from bulletlm.data.readers.rows import row_documents
 from bulletlm.data.sources import SourceFile
 from bulletlm.errors import DataError
+from bulletlm.extras import install_command
 from bulletlm.files import open_regular
 
 ROWS_AT_ONCE = 1_000
@@ -29,7 +30,7 @@ def blocks(file: SourceFile, listener: Listener) -> Iterator[Block | BadRow]:
         import pyarrow
         from pyarrow import ipc, parquet
     except ImportError:
-        raise DataError(f"{file.path}: reading Parquet needs the pyarrow package: pip install 'bulletlm[data]'") from None
+        raise DataError(f"{file.path}: reading Parquet needs the pyarrow package: {install_command('data')}") from None
     open_regular(file.path).close()
     try:
         with pyarrow.memory_map(str(file.path)) as opened:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol, TextIO
 
 from bulletlm.errors import BulletError
+from bulletlm.extras import install_command
 
 Event = tuple[int, Mapping[str, float]]
 """(step, numbers by name)"""
@@ -42,7 +43,7 @@ def open_trackers(names: Sequence[str], run_dir: Path) -> list[Tracker]:
         try:
             trackers.append(made[name](run_dir))
         except ImportError:
-            raise BulletError(f"train.track names {name}, which is not installed: pip install 'bulletlm[track]'") from None
+            raise BulletError(f"train.track names {name}, which is not installed: {install_command('track')}") from None
     return trackers
 
 
