@@ -8,7 +8,7 @@ TORCH ?= torch==2.13.0
 .PHONY: demo test lint bench fuzz sanitize docs pins clean
 
 demo: $(VENV)/.run
-	@$(BIN)/bullet run recipes/demo.jsonc
+	@$(BIN)/bullet run demo
 
 test: $(VENV)/.dev
 	@$(BIN)/pytest --numprocesses auto

@@ -22,8 +22,8 @@ from bulletlm.train.optimizer import build_optimizers
 SEQUENCES = 16
 ROUNDS = 9
 SHAPES = {
-    "recipes/demo.jsonc": ModelShape(2000, 128, 4, 4, 4, 512, 128),
-    "recipes/seed.jsonc": ModelShape(4000, 256, 8, 4, 4, 1024, 128),
+    "demo": ModelShape(2000, 128, 4, 4, 4, 512, 128),
+    "seed": ModelShape(4000, 256, 8, 4, 4, 1024, 128),
 }
 
 

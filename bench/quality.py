@@ -40,14 +40,14 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "Muon, 0.005 (AdamW part 1e-3)": {"optimizer": "muon", "learning_rate": 1e-3, "muon_learning_rate": 0.005},
 }
 
-RECIPE = Path(__file__).parents[1] / "recipes/demo.jsonc"
+RECIPE = "demo"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("sources", nargs="*", default=["sample"], help="text files; default: the corpus of the package")
     parser.add_argument("--seconds", type=float, default=60, help="processor seconds of each training")
-    parser.add_argument("--recipe", type=Path, default=RECIPE, help="model and batch size; default: recipes/demo.jsonc")
+    parser.add_argument("--recipe", default=RECIPE, help="model and batch size: a recipe or a configuration; default: demo")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:

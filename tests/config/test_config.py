@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bulletlm.config.loader import load_config, settings
+from bulletlm.config.loader import RECIPES, find_recipe, load_config, recipe_names, settings
 from bulletlm.config.schema import Config
 from bulletlm.config.starter import settings_table, starter_config
 from bulletlm.errors import ConfigError
@@ -80,16 +80,28 @@ def test_checklist_flags_are_accepted_as_they_stand(spelling, separate) -> None:
 
 
 def test_seed_recipe_holds_the_checklist(tmp_path: Path) -> None:
-    assert load_config(ROOT / "recipes/seed.jsonc") == load_config(write(tmp_path, CHECKLIST_JSON, "seed.jsonc"))
-    shape = load_config(ROOT / "recipes/seed.jsonc").model.shape(4000)
+    assert load_config("seed") == load_config(write(tmp_path, CHECKLIST_JSON, "seed.jsonc"))
+    shape = load_config("seed").model.shape(4000)
     assert shape.n_parameters == 9_416_960
 
 
 def test_every_recipe_loads() -> None:
-    recipes = sorted((ROOT / "recipes").glob("*.jsonc"))
-    assert len(recipes) >= 3
-    for recipe in recipes:
-        assert load_config(recipe).name == recipe.stem
+    assert {"demo", "quick", "seed"} <= set(recipe_names())
+    for name in recipe_names():
+        assert load_config(name).name == load_config(f"recipes/{name}.jsonc").name == name
+
+
+def test_a_file_that_exists_wins_over_a_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert find_recipe("demo") == find_recipe("recipes/demo.jsonc") == RECIPES / "demo.jsonc"
+    for name in ("demo/", "recipes/demo.jsonc"):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.mkdir() if name.endswith("/") else path.write_text('{"dim": 64}')
+        assert find_recipe(name) is None
+    assert load_config("recipes/demo.jsonc").model.dim == 64
+    for other in ("texts/demo", "demo.txt", "../recipes/demo.jsonc", "nothing", "", "/demo"):
+        assert find_recipe(other) is None
 
 
 def test_resolved_configuration_reproduces_itself(tmp_path: Path) -> None:

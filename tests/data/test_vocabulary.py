@@ -14,7 +14,7 @@ from bulletlm.text.documents import Document, read_documents, to_line
 from bulletlm.text.tokenizer import Tokenizer
 from bulletlm.text.tokenizer_report import tokenizer_report
 from bulletlm.text.train_tokenizer import train_tokenizer
-from paths import ROOT, SAMPLE_CORPUS
+from paths import SAMPLE_CORPUS
 
 
 def rows(language: str) -> list[Document]:
@@ -120,7 +120,7 @@ def bullet(*arguments: str) -> None:
 
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("bulletlm.data.sizes.SIZES", (900,))
-    command = ("tokenizer", str(ROOT / "recipes" / "demo.jsonc"), f"--runs-dir={tmp_path}", "--vocab-size=1000")
+    command = ("tokenizer", "demo", f"--runs-dir={tmp_path}", "--vocab-size=1000")
     bullet(*command, "--compare")
     assert "1,000 *" in capsys.readouterr().out
     folder = tmp_path / "demo" / "tokenizer"

@@ -42,13 +42,13 @@ Settings = Annotated[
         help="Settings that override the file: --layers=4 --lr 3e-4 --set data.sources=[my-texts]. `bullet config` lists all settings.",
     ),
 ]
-ConfigPath = Annotated[Path, Parameter(help="A configuration file: JSON with comments. recipes/ has examples.")]
+ConfigPath = Annotated[Path, Parameter(help="A configuration (JSON with comments), or a recipe of the package: demo, quick, seed.")]
 TextOrConfig = Annotated[
     str,
     Parameter(
         allow_leading_hyphen=True,
-        help="Folders and files of text, or one configuration (JSON with comments; recipes/ has examples); then settings that override "
-        "what was chosen or configured: --layers=4 --lr 3e-4. `bullet config` lists all settings.",
+        help="Folders and files of text, or one configuration (JSON with comments) or recipe (demo, quick, seed); then settings that "
+        "override what was chosen or configured: --layers=4 --lr 3e-4. `bullet config` lists all settings.",
     ),
 ]
 ModelPath = Annotated[Path, Parameter(help="A .bullet file, or the export/npy folder of a run.")]
@@ -71,7 +71,7 @@ def run(
     them to runs/NAME/recipe.jsonc. Given a configuration, it does what that says.
 
     Example: bullet run my-texts --hours 1
-    Example: bullet run recipes/demo.jsonc
+    Example: bullet run demo
     """
     from bulletlm.cli.inputs import find_configuration, split_words
     from bulletlm.cli.output import print_summary
@@ -97,7 +97,7 @@ def _stage_command(stage: str, summary: str, output: str) -> None:
     def command(config: ConfigPath, /, *settings: Settings, restart: Restart = False) -> None:
         echo(_stages(config, settings, stage, restart) / output)
 
-    command.__doc__ = f"{summary}\n\nEarlier stages run first if they are not up to date. Example: bullet {stage} recipes/demo.jsonc"
+    command.__doc__ = f"{summary}\n\nEarlier stages run first if they are not up to date. Example: bullet {stage} demo"
     app.command(command, name=stage, group=STAGES, sort_key=STAGE_ORDER.index(stage))
 
 
@@ -116,7 +116,7 @@ def tokenizer(
 ) -> None:
     """Train the tokenizer.
 
-    Earlier stages run first if they are not up to date. Example: bullet tokenizer recipes/demo.jsonc --compare
+    Earlier stages run first if they are not up to date. Example: bullet tokenizer demo --compare
     """
     folder = _stages(config, settings, "tokenizer", restart) / "tokenizer"
     if compare:
@@ -148,7 +148,7 @@ def train(
     """Train the model, or resume training from the last checkpoint.
 
     Earlier stages run first if they are not up to date. Ctrl-C, or a file named stop in the run folder, saves a checkpoint and
-    stops. Example: bullet train recipes/demo.jsonc --prove-resume
+    stops. Example: bullet train demo --prove-resume
     """
     if prove_resume:
         from bulletlm.config.loader import load_config
@@ -201,7 +201,7 @@ def build(
 ) -> None:
     """Quantize the model and write it to one .bullet file.
 
-    Earlier stages run first if they are not up to date. Example: bullet build recipes/demo.jsonc
+    Earlier stages run first if they are not up to date. Example: bullet build demo
 
     With a run folder or a folder of .npy tensors instead of a configuration, this command is the same as bullet-builder and takes
     its options: bullet build runs/demo --quant BQ8 --out demo8.bullet
@@ -213,7 +213,7 @@ def build(
         builder(words, exit_on_error=False, print_error=False)
         return
     if not words or words[0].startswith("-"):
-        raise ConfigError("bullet build needs a configuration, a run folder or a folder of .npy tensors: bullet build recipes/demo.jsonc")
+        raise ConfigError("bullet build needs a configuration, a run folder or a folder of .npy tensors: bullet build demo")
     echo(_stages(Path(words[0]), words[1:], "build", restart) / "model.bullet")
 
 
@@ -224,7 +224,7 @@ _stage_command("evaluate", "Compare the 4-bit file with the FP32 model and write
 def config(*words: Annotated[str, Parameter(allow_leading_hyphen=True, help="A configuration file (optional), then settings.")]) -> None:
     """Print the resolved configuration and the facts derived from it: parameters, file size, tokens per step.
 
-    Example: bullet config recipes/seed.jsonc --layers=4
+    Example: bullet config seed --layers=4
     """
     from bulletlm.config.loader import load_config
     from bulletlm.config.starter import print_config
@@ -248,7 +248,7 @@ def plan(
     Given folders or files of text instead of a configuration, it says what `bullet run` would choose for them.
 
     Example: bullet plan my-texts --hours 1
-    Example: bullet plan recipes/seed.jsonc --set data.sources=[my-texts] --hours 8 --write eight-hours.json
+    Example: bullet plan seed --set data.sources=[my-texts] --hours 8 --write eight-hours.json
     """
     from bulletlm.cli.inputs import find_configuration, split_words
 

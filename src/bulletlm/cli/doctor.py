@@ -63,7 +63,7 @@ def print_doctor(as_json: bool) -> None:
     for sentence in facts["advice"]:
         echo(f"- {sentence}")
     if not facts["advice"]:
-        print("Nothing is missing. Start with: bullet run recipes/demo.jsonc")
+        print("Nothing is missing. Start with: bullet run demo")
 
 
 def _arithmetic(capabilities: Capabilities) -> str:

@@ -19,7 +19,7 @@ def split_words(words: Sequence[str], command: str) -> tuple[list[str], list[str
     if not count:
         raise ConfigError(
             f"bullet {command} requires an argument: a folder of text (bullet {command} my-texts), files, or a configuration "
-            f"(bullet {command} recipes/demo.jsonc)"
+            f"(bullet {command} demo)"
         )
     return list(words[:count]), list(words[count:])
 
@@ -27,7 +27,8 @@ def split_words(words: Sequence[str], command: str) -> tuple[list[str], list[str
 def find_configuration(paths: Sequence[str]) -> Path | None:
     """The configuration that `paths` name, or None if they are text.
 
-    A configuration is a .jsonc or .json5 file, a .json file with one object that holds only names of settings, or the folder of a run.
+    A configuration is a .jsonc or .json5 file, a .json file with one object that holds only names of settings, the folder of a run, or
+    a recipe of the package.
 
     Raises:
         ConfigError: a configuration stands among other paths.
@@ -39,13 +40,17 @@ def find_configuration(paths: Sequence[str]) -> Path | None:
         )
     if not found:
         return None
+    from bulletlm.config.loader import find_recipe
+
+    if recipe := find_recipe(found[0]):
+        return recipe
     return found[0] / "config.json" if found[0].is_dir() else found[0]
 
 
 def _is_configuration(path: Path) -> bool:
-    from bulletlm.config.loader import RECORD_KEY, holds_only_settings, read_values
+    from bulletlm.config.loader import RECORD_KEY, find_recipe, holds_only_settings, read_values
 
-    if path.suffix.lower() in (".jsonc", ".json5"):
+    if find_recipe(path) or path.suffix.lower() in (".jsonc", ".json5"):
         return True
     file = path / "config.json" if path.is_dir() else path
     if file.suffix.lower() != ".json" or not file.is_file():

@@ -22,6 +22,10 @@ RECORD_KEY = "recorded"
 """Key of config.json under which a run records versions and data hashes; ignored when the file is read as a configuration."""
 
 
+RECIPES = Path(__file__).parents[1] / "recipes"
+"""The folder of the configurations that come with the package."""
+
+
 class Setting(typing.NamedTuple):
     """One setting, as help texts and name lookup need it."""
 
@@ -37,11 +41,26 @@ def settings() -> list[Setting]:
     return list(_walk(Config, ""))
 
 
+def find_recipe(name: str | Path) -> Path | None:
+    """The configuration of the package that `demo` or `recipes/demo.jsonc` names; None if it is another path, or exists here."""
+    path = Path(name)
+    if path.exists() or str(path.parent) not in (".", "recipes") or path.suffix not in ("", ".jsonc"):
+        return None
+    recipe = RECIPES / f"{path.stem}.jsonc"
+    return recipe if recipe.is_file() else None
+
+
+def recipe_names() -> list[str]:
+    """Names of the configurations that come with the package."""
+    return sorted(path.stem for path in RECIPES.glob("*.jsonc"))
+
+
 def load_config(path: str | Path | None, overrides: Sequence[str] = ()) -> Config:
     """Read a configuration file, apply settings from the command line, and validate the result.
 
     Args:
-        path: JSON with comments, or None for the defaults. `{"dim": 256}` and `{"model": {"dim": 256}}` mean the same.
+        path: JSON with comments, or the name of a recipe; None for the defaults. `{"dim": 256}` and `{"model": {"dim": 256}}` mean the
+            same.
         overrides: words of the command line: `--layers=8`, `--lr 3e-4`, `--set train.epochs=3`.
 
     Raises:
@@ -49,7 +68,7 @@ def load_config(path: str | Path | None, overrides: Sequence[str] = ()) -> Confi
     """
     values: dict[str, Any] = {}
     if path is not None:
-        path = Path(path)
+        path = find_recipe(path) or Path(path)
         raw = _read(path)
         raw.pop(RECORD_KEY, None)
         _merge_file(values, raw, "", str(path), {})
@@ -124,7 +143,9 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         text = read_regular(path).decode("utf-8-sig")
     except FileNotFoundError:
-        raise ConfigError(f"there is no configuration file {path}: write one with `bullet init`, or use one from recipes/") from None
+        raise ConfigError(
+            f"there is no configuration file {path}: write one with `bullet init`, or name a recipe ({', '.join(recipe_names())})"
+        ) from None
     except IsADirectoryError:
         raise ConfigError(f"{path} is a folder: give the configuration file in it, for example {path}/config.json") from None
     except (OSError, UnicodeDecodeError) as error:

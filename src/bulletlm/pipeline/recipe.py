@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bulletlm.config.loader import load_config, parse_flags
+from bulletlm.config.loader import load_config, parse_flags, recipe_names
 from bulletlm.config.schema import Config
 from bulletlm.data.sources import EMBEDDED, HUGGING_FACE
 from bulletlm.errors import ConfigError
@@ -75,7 +75,8 @@ def text_run(paths: Sequence[str], flags: Sequence[str], hours: float | None) ->
         place = Path(path).expanduser()
         if not place.exists() and not any(mark in path for mark in "*?["):
             raise ConfigError(
-                f"there is no file or folder {printable(path)}: give folders or files of text, or a configuration (recipes/ has examples)"
+                f"there is no file or folder {printable(path)}: give folders or files of text, a configuration, or a recipe "
+                f"({', '.join(recipe_names())})"
             )
         sources.append(str(place.absolute()))
     name = given.pop("name", None) or _name(sources[0])
