@@ -2,10 +2,11 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# The requirement for torch. On Linux another package index has a smaller build without CUDA (see pytorch.org); it can be given here.
+# What to install as torch. On Linux pip's index has the build with CUDA, of several GB. For the build for the CPU, choose CPU on
+# pytorch.org and give the index that it names: make demo TORCH="torch==2.13.0 --extra-index-url ADDRESS"
 TORCH ?= torch==2.13.0
 
-.PHONY: demo test lint bench fuzz sanitize docs pins clean
+.PHONY: demo test lint bench fuzz sanitize docs pins wheels release-check clean
 
 demo: $(VENV)/.run
 	@$(BIN)/bullet run demo
@@ -61,15 +62,22 @@ pins:
 	build/pins/bin/pip install --quiet --no-build-isolation --editable '.[dev]'
 	build/pins/bin/python tools/refresh_pins.py
 
+# The source distribution and the wheels for Linux on x86-64 and aarch64, in dist/. It needs Debian's gcc-aarch64-linux-gnu.
+wheels: $(VENV)/.dev
+	@$(BIN)/python tools/build_wheels.py
+
+# Installs these wheels in fresh environments of every Python that is found, without a compiler; runs them; prints their sizes.
+release-check: wheels
+	@$(BIN)/python tools/release_check.py
+
 clean:
-	rm -rf $(VENV) build *.egg-info src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist *.egg-info src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 $(VENV)/.run: pyproject.toml constraints.txt setup.py $(wildcard src/bulletlm/*/native/*)
 	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) not found: install Python 3.11 or newer, or call make PYTHON=/path/to/python3" >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --constraint constraints.txt $(TORCH)
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[train]'
+	@$(BIN)/python tools/install.py $(TORCH)
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.run

@@ -2,6 +2,8 @@
 
 The libraries are optional. Without a C compiler, or if compilation fails, the installation succeeds without them: models then run in
 numpy, training uses torch, and `bullet doctor` says so.
+
+Python opens the libraries with ctypes, so they do not depend on its version: one wheel (py3-none-PLATFORM) serves every Python 3.
 """
 
 import os
@@ -9,6 +11,8 @@ import sys
 from pathlib import Path
 
 from setuptools import Extension, setup
+from setuptools.command.bdist_wheel import bdist_wheel
+from setuptools.command.build_ext import build_ext
 
 PACKAGE = Path("src/bulletlm")
 
@@ -41,5 +45,22 @@ def native(package: str, *shared: str) -> Extension:
     )
 
 
+class BuildLibraries(build_ext):
+    """Names the libraries without the version of Python."""
+
+    def get_ext_filename(self, fullname: str) -> str:
+        return str(Path(*fullname.split("."))) + ".so"
+
+
+class PlatformWheel(bdist_wheel):
+    """A wheel for every Python 3 on one platform."""
+
+    def get_tag(self) -> tuple[str, str, str]:
+        return "py3", "none", super().get_tag()[2]
+
+
 extensions = [native("runtime"), native("train", "runtime/native/threads.c")]
-setup(ext_modules=extensions if os.name == "posix" and sys.byteorder == "little" else [])
+setup(
+    ext_modules=extensions if os.name == "posix" and sys.byteorder == "little" else [],
+    cmdclass={"bdist_wheel": PlatformWheel, "build_ext": BuildLibraries},
+)

@@ -109,7 +109,8 @@ def library_path(package: Path = Path(__file__).parent) -> str:
     Raises:
         Unavailable: it was not built.
     """
-    for suffix in EXTENSION_SUFFIXES:
+    # setup.py calls it _native.so; a build of an earlier version, named for one version of Python, comes last.
+    for suffix in reversed(EXTENSION_SUFFIXES):
         path = package / f"_native{suffix}"
         if path.exists():
             return str(path)

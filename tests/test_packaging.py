@@ -1,0 +1,78 @@
+"""What ends up in the wheel, and what `make demo` shows while it installs."""
+
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from bulletlm.config.loader import recipe_names
+from paths import ROOT
+
+sys.path.insert(0, str(ROOT / "tools"))
+import install
+
+PACKAGE = ROOT / "src" / "bulletlm"
+SETUPTOOLS = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
+
+
+def test_every_data_file_is_in_the_wheel() -> None:
+    patterns = SETUPTOOLS["package-data"]["bulletlm"]
+    packaged = {path for pattern in patterns for path in PACKAGE.glob(pattern) if path.is_file()}
+    others = {path for path in PACKAGE.rglob("*") if path.is_file() and path.suffix not in {".py", ".so", ".pyc", ".c", ".h"}}
+    assert others - packaged == set()
+    assert all(list(PACKAGE.glob(pattern)) for pattern in patterns)
+    assert {f"{name}.jsonc" for name in recipe_names()} <= {path.name for path in packaged}
+
+
+def test_the_library_has_no_python_version_in_its_name(tmp_path: Path) -> None:
+    script = (
+        "import sys; sys.argv = ['setup.py', '--quiet', 'build_ext', '--dry-run']\n"
+        "import setuptools, distutils.core\n"
+        "distribution = distutils.core.run_setup('setup.py', stop_after='commandline')\n"
+        "build, wheel = (distribution.get_command_obj(name) for name in ('build_ext', 'bdist_wheel'))\n"
+        "build.ensure_finalized(); wheel.ensure_finalized()\n"
+        "print(build.get_ext_filename('bulletlm.runtime._native'), *wheel.get_tag()[:2])"
+    )
+    pytest.importorskip("setuptools", minversion="70.1")
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.split()[-3:] == ["bulletlm/runtime/_native.so", "py3", "none"]
+
+
+TRANSCRIPT = """\
+Obtaining file:///srv/bulletlm
+  Preparing editable metadata (pyproject.toml): started
+Collecting torch==2.13.0
+  Downloading torch-2.13.0-cp311-none-any.whl.metadata (25 kB)
+Collecting numpy>=1.26
+  Using cached numpy-2.4.6-cp311-cp311-manylinux_2_28_x86_64.whl.metadata (6.2 kB)
+Downloading torch-2.13.0-cp311-none-any.whl (192.5 MB)
+Using cached numpy-2.4.6-cp311-cp311-manylinux_2_28_x86_64.whl (16.5 MB)
+Downloading ftfy-6.3.1-py3-none-any.whl (44 kB)
+Installing collected packages: numpy, ftfy, torch
+"""
+
+
+def test_progress_of_an_installation() -> None:
+    progress = install.Progress()
+    shown = []
+    for line in TRANSCRIPT.splitlines():
+        progress.read(line)
+        shown.append(progress.line(65))
+    assert shown[0] == f"1:05  0 of about {install.DOWNLOAD_MB} MB  looking for packages"
+    assert shown[6].endswith("0 of about 260 MB  torch, 192 MB")
+    assert shown[7].endswith("192 of about 260 MB  numpy, 16 MB")
+    assert shown[8].endswith("209 of about 260 MB  ftfy")
+    assert shown[9].endswith("209 of about 260 MB  writing the files")
+    assert not progress.cuda
+    progress.read("Collecting nvidia-cublas-cu12==12.8.4.1")
+    assert progress.cuda
+    assert re.fullmatch(r"0:05  209 MB  writing the files", progress.line(5))
+
+
+def test_the_sizes_are_said_before() -> None:
+    text = install.announcement()
+    assert f"{install.DOWNLOAD_MB} MB to download" in text
+    assert all(len(line) <= 120 for line in text.splitlines())

@@ -1,0 +1,94 @@
+"""Build the source distribution and the wheels for Linux: x86-64 and aarch64 (`make wheels` runs this).
+
+    python tools/build_wheels.py [FOLDER]          the folder is dist/ by default
+
+One wheel serves every Python 3 on its platform. It is built from the source distribution, with gcc or, for the other processor, with
+Debian's cross-compiler (apt-get install gcc-aarch64-linux-gnu), and auditwheel names the oldest Linux that it runs on. That is decided
+by the C library of this machine, so wheels for older systems must be built on an older system.
+"""
+
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+
+ARCHITECTURES = ("x86_64", "aarch64")
+
+
+def compiler(architecture: str) -> str:
+    """The C compiler for a processor."""
+    return "gcc" if architecture == platform.machine() else f"{architecture}-linux-gnu-gcc"
+
+
+def copy_tracked(target: Path) -> None:
+    """Copy the files that git knows, with their uncommitted changes; in a folder without git, all files."""
+    if not (ROOT / ".git").exists():
+        shutil.copytree(ROOT, target, ignore=shutil.ignore_patterns(".venv", "build", "dist", "runs", "*.egg-info", "*.so"))
+        return
+    names = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    for name in filter(None, names.split("\0")):
+        if (ROOT / name).is_file():
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, target / name)
+
+
+def build(*words: str, source: Path, target: Path, environment: dict[str, str] | None = None) -> Path:
+    """Run `python -m build`; returns the file that it wrote."""
+    command = [sys.executable, "-m", "build", "--outdir", str(target), *words, str(source)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, **(environment or {})})
+    if done.returncode:
+        raise SystemExit(f"{' '.join(command)} failed:\n{done.stdout[-4000:]}{done.stderr[-4000:]}")
+    (written,) = target.iterdir()
+    return written
+
+
+def build_sdist(folder: Path, target: Path) -> Path:
+    """Build the source distribution in `target`, from a copy of the tracked files in `folder`."""
+    copy_tracked(folder / "checkout")
+    return build("--sdist", source=folder / "checkout", target=target)
+
+
+def build_wheel(sdist: Path, architecture: str, folder: Path, target: Path) -> Path:
+    """Build the wheel of one processor from the source distribution and repair it; returns its path in `target`."""
+    with tarfile.open(sdist) as archive:
+        archive.extractall(folder / "source", filter="data")
+    (source,) = (folder / "source").iterdir()
+    raw = build(
+        "--wheel",
+        f"-C--build-option=--plat-name=linux_{architecture}",
+        source=source,
+        target=folder / "raw",
+        # The way to link that this Python knows would write the path of its own libraries into ours.
+        environment={"CC": compiler(architecture), "LDSHARED": f"{compiler(architecture)} -shared", "LDFLAGS": "-s"},
+    )
+    command = [sys.executable, "-m", "auditwheel", "repair", "--wheel-dir", str(folder / "repaired"), str(raw)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"auditwheel failed:\n{done.stdout}{done.stderr}")
+    (repaired,) = (folder / "repaired").iterdir()
+    return Path(shutil.copy2(repaired, target))
+
+
+def main() -> None:
+    target = Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "dist"
+    missing = [name for name in map(compiler, ARCHITECTURES) if shutil.which(name) is None]
+    if missing:
+        raise SystemExit(f"not found: {', '.join(missing)} (Debian: apt-get install gcc gcc-aarch64-linux-gnu)")
+    target.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        sdist = build_sdist(folder, folder / "sdist")
+        written = [Path(shutil.copy2(sdist, target))]
+        written += [build_wheel(sdist, each, folder / each, target) for each in ARCHITECTURES]
+    for path in written:
+        print(f"{path}  {path.stat().st_size / 1e6:.1f} MB")
+
+
+if __name__ == "__main__":
+    main()
