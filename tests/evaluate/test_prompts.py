@@ -13,16 +13,20 @@ from paths import SAMPLE_CORPUS
 
 def test_packaged_list() -> None:
     prompts = load_prompts()
-    assert Counter(prompt.kind for prompt in prompts) == {"short": 15, "long": 10, "translation": 5}
+    assert Counter(prompt.kind for prompt in prompts) == {"short": 20, "long": 10, "translation": 10}
     by_kind = Counter((prompt.kind, prompt.language) for prompt in prompts)
     assert by_kind["short", "mr"] == 10
-    assert by_kind["translation", "mr"] == 5
+    assert by_kind["translation", "mr"] == by_kind["translation", "en"] == 5
     assert {prompt.language for prompt in prompts if prompt.kind == "long"} == {"mr", "en"}
-    assert len({prompt.prompt for prompt in prompts}) == 30
+    assert len({prompt.prompt for prompt in prompts}) == 40
     for prompt in prompts:
         assert prompt.prompt == unicodedata.normalize("NFC", prompt.prompt).strip()
         in_marathi = any("\u0900" <= c <= "\u097f" for c in prompt.prompt)
-        assert in_marathi == (prompt.language == "mr" and prompt.kind != "translation")
+        assert in_marathi == ((prompt.language == "mr") != (prompt.kind == "translation"))
+        assert (prompt.reference is not None) == (prompt.kind == "translation") and prompt.words is not None
+        assert bool(prompt.about) == (prompt.kind == "short")
+        for text in (*prompt.about, prompt.reference or ""):
+            assert text == unicodedata.normalize("NFC", text).strip()
     assert max(len(p.prompt) for p in prompts if p.kind == "short") < min(len(p.prompt) for p in prompts if p.kind == "long")
 
 
@@ -30,7 +34,8 @@ def test_prompts_are_not_in_the_corpus() -> None:
     """The embedded corpus must not contain the evaluation prompts."""
     corpus = "".join(path.read_text(encoding="utf-8") for path in SAMPLE_CORPUS.iterdir())
     for prompt in load_prompts():
-        assert prompt.prompt.removeprefix("Translate into Marathi: ") not in corpus
+        text = prompt.prompt.removeprefix("Translate into Marathi: ").removeprefix("Translate into English: ")
+        assert text not in corpus and (prompt.reference is None or prompt.reference not in corpus)
 
 
 def test_samples_are_two_and_two() -> None:
@@ -39,7 +44,7 @@ def test_samples_are_two_and_two() -> None:
     assert [(p.language, p.kind) for p in shown] == [("mr", "short"), ("en", "short"), ("mr", "short"), ("en", "short")]
     assert len({p.prompt for p in shown}) == 4
     assert choose_samples(prompts, 0) == []
-    assert sorted(choose_samples(prompts, 1000)) == list(range(30))
+    assert sorted(choose_samples(prompts, 1000)) == list(range(40))
     assert choose_samples([Prompt("a", "mr", "x")], 4) == [0]
 
 

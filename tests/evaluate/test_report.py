@@ -74,7 +74,7 @@ def test_stage(folder: Path, config: Config) -> None:
     assert json.loads((folder / "report.json").read_text(encoding="utf-8")) == report
     assert report["fp32"]["loss"] + report["comparison"]["loss_delta"]["mean"] == pytest.approx(report["bq4"]["loss"])
     assert report["bq4"]["bytes"] == (folder / "model.bullet").stat().st_size
-    assert len(report["generations"]["rows"]) == 30
+    assert len(report["generations"]["rows"]) == 40
     assert report["generations"]["samples"] == [0, 10, 1, 11]
     assert set(report["by_language"]) == {"mr", "en"}
     assert {row["type"] for row in report["tensors"]} == {"BQ4", "BQ8", "F32"}

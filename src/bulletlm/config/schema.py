@@ -578,9 +578,53 @@ class EvaluateConfig(Section):
     """Evaluation of the finished model."""
 
     prompts: str | None = Field(
-        None, description="A .jsonl file with one {prompt, language, kind} per line; default: the 30 prompts of the package."
+        None, description="A .jsonl file with one {prompt, language, kind} per line; default: the 40 prompts of the package."
     )
     samples: int = Field(4, ge=0, description="Number of answers printed at the end of a run.")
+
+
+class LimitsConfig(Section):
+    """Limits of the two verdicts of the report (docs/evaluation.md). Shares are from 0 to 1."""
+
+    perplexity_change: float = Field(
+        0.01, ge=0, description="Quantization: largest rise of the perplexity; 0.01 is 1 %, what plain rounding to 4 bits costs."
+    )
+    kl: float = Field(0.01, ge=0, description="Quantization: largest KL divergence from FP32, in nats per token.")
+    language_change: float = Field(0.02, ge=0, description="Quantization: largest rise of the perplexity in any single language.")
+    weight_error: float = Field(0.25, ge=0, description="Quantization: largest error of a matrix, relative to its root mean square.")
+    far_rows: float = Field(0.0, ge=0, le=1, description="Quantization: largest share of rows of weights that are far from FP32.")
+    worse_answers: float = Field(0.05, ge=0, le=1, description="Quantization: largest rise of the share of answers with a fault.")
+    wrong_facts: float = Field(0.05, ge=0, le=1, description="Quantization: largest rise of the share of wrong answers to facts.")
+    right_language: float = Field(0.95, ge=0, le=1, description="Usefulness: smallest share of answers in the right language.")
+    loops: float = Field(0.05, ge=0, le=1, description="Usefulness: largest share of answers that repeat themselves.")
+    invented_words: float = Field(
+        0.03, ge=0, le=1, description="Usefulness: largest share of invented words above that of held-out text, which people wrote."
+    )
+    over_ngram: float = Field(0.0, description="Usefulness: largest bits per byte above those of a 5-gram model of the same text.")
+    question_use: float = Field(
+        0.85,
+        ge=0,
+        le=1,
+        description="Usefulness: smallest share of held-out answers that the model finds likelier after their own question than after "
+        "another one; without understanding it is 0.5.",
+    )
+    on_topic: float = Field(0.2, ge=0, le=1, description="Usefulness: smallest share of answers with a word that belongs to the question.")
+    broken_letters: float = Field(0.005, ge=0, le=1, description="Usefulness: largest share of broken letters.")
+    finished: float = Field(0.5, ge=0, le=1, description="Usefulness: smallest share of answers that the model ends itself.")
+    copied: float = Field(0.25, ge=0, le=1, description="Usefulness: largest share of answers copied from the training text.")
+    contamination: float = Field(
+        0.05, ge=0, le=1, description="Usefulness: largest share of the validation text that the training text has, too."
+    )
+    below_training: float = Field(
+        0.1, ge=0, description="Usefulness: how far the validation loss may be below the training loss, in nats per token."
+    )
+
+
+class ReportConfig(Section):
+    """The report: its language, and the limits of its verdicts."""
+
+    lang: Literal["en", "mr"] = Field("en", description="Language of report.html: English or Marathi.")
+    limits: LimitsConfig = Field(default_factory=LimitsConfig)
 
 
 class Config(Section):
@@ -599,6 +643,7 @@ class Config(Section):
     qat: QatConfig = Field(default_factory=QatConfig)
     sampling: SamplingConfig = Field(default_factory=SamplingConfig)
     evaluate: EvaluateConfig = Field(default_factory=EvaluateConfig)
+    report: ReportConfig = Field(default_factory=ReportConfig)
 
     @model_validator(mode="after")
     def _defaults_that_depend(self) -> "Config":

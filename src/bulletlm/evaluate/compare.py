@@ -1,7 +1,8 @@
 """Comparing two models on the same held-out text, token by token.
 
 Both models see the same windows, so the differences are paired. The standard errors are those of the differences, which vary far
-less than the losses themselves. Tokens of one window are not independent, so the windows are the unit of the statistics.
+less than the losses themselves. Tokens of one window are not independent, so the windows are the unit of the standard errors. The
+95 % intervals are those of a bootstrap over documents (intervals.py).
 """
 
 import math
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 
 from bulletlm.data.tokens import TokenFile
 from bulletlm.errors import BulletError
+from bulletlm.evaluate.intervals import Bootstrap, Interval, choose_units
 from bulletlm.evaluate.perplexity import Score, Targets, finite_logits, groups, log_softmax, read_targets, window_batches
 from bulletlm.evaluate.report_types import ComparisonValues, EstimateValues
 from bulletlm.progress import Progress
@@ -42,6 +44,9 @@ class Comparison:
         kl: KL(A || B) of the next-token distributions, nats per token.
         top1_agreement: share of positions at which both have the same most likely token.
         max_logit_difference: largest absolute difference of any logit.
+        intervals: name -> the figure with its 95 % interval: loss, perplexity and bits_per_byte of both models (a_loss, b_loss, ...),
+            loss_delta, perplexity_change, bits_per_byte_change, kl, top1_agreement.
+        units: what the intervals resample, and their number.
         by_language, by_source: the same for the documents of one language or source.
     """
 
@@ -52,6 +57,8 @@ class Comparison:
     kl: Estimate
     top1_agreement: Estimate
     max_logit_difference: float
+    intervals: dict[str, Interval]
+    units: tuple[str, int]
     by_language: dict[str, "Comparison"] = field(default_factory=dict)
     by_source: dict[str, "Comparison"] = field(default_factory=dict)
 
@@ -73,11 +80,39 @@ class Comparison:
             "kl": self.kl.to_dict(),
             "top1_agreement": self.top1_agreement.to_dict(),
             "max_logit_difference": self.max_logit_difference,
+            "intervals": {name: interval.to_dict() for name, interval in self.intervals.items()},
+            "units": {"kind": self.units[0], "count": self.units[1]},
         }
 
 
+@dataclass(frozen=True, kw_only=True)
+class TokenLosses:
+    """The losses of both models on every target of a token file; arrays have one entry per target.
+
+    Attributes:
+        length: tokens in a window.
+        nats_a, nats_b: float64, -ln p of the target.
+        counted: bool, False for tokens without loss.
+        bytes: int64, UTF-8 bytes of the target's text.
+        document, window: int64, number of the document and of the window of the target.
+    """
+
+    length: int
+    nats_a: NDArray[np.float64]
+    nats_b: NDArray[np.float64]
+    counted: NDArray[np.bool_]
+    bytes: NDArray[np.int64]
+    document: NDArray[np.int64]
+    window: NDArray[np.int64]
+
+
 def compare(a: Model, b: Model, file: TokenFile, progress: Progress) -> Comparison:
-    """Score both models on `file` in one pass, in windows as long as the shorter of the two contexts.
+    """Score both models on `file`; see `compare_tokens`."""
+    return compare_tokens(a, b, file, progress)[0]
+
+
+def compare_tokens(a: Model, b: Model, file: TokenFile, progress: Progress) -> tuple[Comparison, TokenLosses]:
+    """Score both models on `file` in one pass, in windows as long as the shorter of the two contexts; also give the single losses.
 
     Raises:
         BulletError: the models have different vocabularies (the message names the first difference), or one of them computes NaN
@@ -102,11 +137,21 @@ def compare(a: Model, b: Model, file: TokenFile, progress: Progress) -> Comparis
             difference[here] = np.abs(logits_a - logits_b).max(axis=-1).ravel()
             bar.advance(outputs.size)
     columns = _Columns(targets, np.arange(n) // length, nats_a, nats_b, kl, agrees, difference)
-    return columns.summary(
+    comparison = columns.summary(
         targets.counted,
         {label: columns.summary(chosen) for label, chosen in groups(targets.language, targets.counted)},
         {label: columns.summary(chosen) for label, chosen in groups(targets.source, targets.counted)},
     )
+    losses = TokenLosses(
+        length=length,
+        nats_a=nats_a,
+        nats_b=nats_b,
+        counted=targets.counted,
+        bytes=targets.bytes,
+        document=targets.document,
+        window=columns.window,
+    )
+    return comparison, losses
 
 
 def check_same_vocabulary(a: Tokenizer, b: Tokenizer) -> None:
@@ -144,6 +189,7 @@ class _Columns:
         by_source: dict[str, Comparison] | None = None,
     ) -> Comparison:
         window = self.window[chosen]
+        bootstrap = Bootstrap(choose_units(self.targets.document[chosen], window))
         return Comparison(
             windows=len(np.unique(window)),
             a=self.targets.score(self.nats_a, chosen),
@@ -152,9 +198,28 @@ class _Columns:
             kl=clustered_mean(self.kl[chosen], window),
             top1_agreement=clustered_mean(self.agrees[chosen], window),
             max_logit_difference=float(self.difference[chosen].max()),
+            intervals=self._intervals(chosen, bootstrap),
+            units=(bootstrap.units.kind, bootstrap.units.count),
             by_language=by_language or {},
             by_source=by_source or {},
         )
+
+    def _intervals(self, chosen: NDArray[np.bool_], bootstrap: Bootstrap) -> dict[str, Interval]:
+        a, b, size = self.nats_a[chosen], self.nats_b[chosen], self.targets.bytes[chosen]
+        found = {"a_loss": bootstrap.mean(a), "b_loss": bootstrap.mean(b), "loss_delta": bootstrap.mean(b - a)}
+        found |= {f"{which}_perplexity": found[f"{which}_loss"].mapped(_exp) for which in "ab"}
+        found["perplexity_change"] = found["loss_delta"].mapped(lambda delta: _exp(delta) - 1)
+        if size.any():
+            bits = {"a_bits_per_byte": a, "b_bits_per_byte": b, "bits_per_byte_change": b - a}
+            found |= {name: bootstrap.ratio(nats / math.log(2), size) for name, nats in bits.items()}
+        found["kl"] = bootstrap.mean(self.kl[chosen])
+        found["top1_agreement"] = bootstrap.mean(self.agrees[chosen])
+        return found
+
+
+def _exp(value: float) -> float:
+    """exp, capped like the perplexity."""
+    return math.exp(min(value, 700.0))
 
 
 def clustered_mean(values: NDArray[np.float64], window: NDArray[np.int64]) -> Estimate:

@@ -2,22 +2,35 @@
 
 import math
 
-LANGUAGES = {
-    "mr": "Marathi",
-    "en": "English",
-    "hi": "Hindi",
-    "sa": "Sanskrit",
-    "gu": "Gujarati",
-    "kn": "Kannada",
-    "ta": "Tamil",
-    "te": "Telugu",
+from bulletlm.data.language_names import ENGLISH_NAMES
+
+NO_LANGUAGE = "und"
+"""Code of text whose language is not known."""
+
+_MARATHI_NAMES = {
+    "mr": "मराठी",
+    "en": "इंग्रजी",
+    "hi": "हिंदी",
+    "sa": "संस्कृत",
+    "gu": "गुजराती",
+    "kn": "कन्नड",
+    "ta": "तमिळ",
+    "te": "तेलुगू",
+    NO_LANGUAGE: "अज्ञात भाषा",
 }
-"""Names of language codes, in English."""
 
 
-def language_name(code: str) -> str:
-    """ "Marathi" for "mr"; unknown codes stay as they are."""
-    return LANGUAGES.get(code, code)
+def language_name(code: str, language: str = "en") -> str:
+    """ "Marathi" for "mr", in English or Marathi; unknown codes stay as they are."""
+    if language == "mr" and code in _MARATHI_NAMES:
+        return _MARATHI_NAMES[code]
+    return "unknown language" if code == NO_LANGUAGE else ENGLISH_NAMES.get(code, code)
+
+
+def language_list(codes: list[str], language: str = "en") -> str:
+    """ "Marathi and English"; text of unknown language is only named if there is no other."""
+    names = [language_name(code, language) for code in codes if code != NO_LANGUAGE] or [language_name(NO_LANGUAGE, language)]
+    return (" आणि " if language == "mr" else " and ").join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
 
 
 def decimal(value: float) -> str:

@@ -1,13 +1,16 @@
 """The answers of a model to a list of prompts, and automatic checks of the answers."""
 
 import unicodedata
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from bulletlm.evaluate.prompts import Prompt
 from bulletlm.evaluate.report_types import AnswerValues
+from bulletlm.hardware import available_cores
 from bulletlm.progress import Progress
-from bulletlm.runtime import Model, generate
+from bulletlm.runtime import Model, NativeEngine, generate
 from bulletlm.runtime.sampling import Sampling
 from bulletlm.text.chat import encode_prompt
 from bulletlm.text.tokenizer import END, EOS
@@ -36,6 +39,7 @@ class Answer:
         tokens: number of generated tokens.
         ended: whether the model ended the answer itself; False if the token limit did.
         distinct_2, longest_repeat, script_share: see the functions with these names.
+        ids: the generated tokens.
     """
 
     text: str
@@ -44,6 +48,7 @@ class Answer:
     distinct_2: float | None
     longest_repeat: int
     script_share: float | None
+    ids: tuple[int, ...] = ()
 
     def to_dict(self) -> AnswerValues:
         """Plain values for JSON."""
@@ -66,24 +71,40 @@ def answer_prompts(model: Model, prompts: list[Prompt], sampling: Sampling, seed
     Raises:
         BulletError: the weights are damaged.
     """
+    seeded = replace(sampling, seed=seed)
+    prepared = [encode_prompt(model.tokenizer, [{"role": "user", "content": prompt.prompt}]) for prompt in prompts]
     answers = []
-    with progress.task("Answering prompts", len(prompts)) as bar:
-        for prompt in prompts:
-            ids = encode_prompt(model.tokenizer, [{"role": "user", "content": prompt.prompt}])
-            generated = list(generate(model, ids, replace(sampling, seed=seed), (END, EOS)))
-            text = model.tokenizer.decode(generated)
-            answers.append(
-                Answer(
-                    text=text,
-                    tokens=len(generated),
-                    ended=len(generated) < sampling.max_tokens,
-                    distinct_2=distinct_2(text),
-                    longest_repeat=longest_repeat(text),
-                    script_share=script_share(text, prompt.language),
-                )
+    for prompt, generated in zip(prompts, generate_all(model, prepared, seeded, progress, "Answering prompts"), strict=True):
+        text = model.tokenizer.decode(generated)
+        answers.append(
+            Answer(
+                text=text,
+                tokens=len(generated),
+                ended=len(generated) < sampling.max_tokens,
+                distinct_2=distinct_2(text),
+                longest_repeat=longest_repeat(text),
+                script_share=script_share(text, prompt.language),
+                ids=tuple(generated),
             )
-            bar.advance(1)
+        )
     return answers
+
+
+def generate_all(model: Model, prompts: Sequence[list[int]], sampling: Sampling, progress: Progress, title: str) -> list[list[int]]:
+    """The tokens that follow each of `prompts` (token ids), each from a session of its own.
+
+    The native engine computes several sessions at once; the tokens are the same as one after the other.
+
+    Raises:
+        BulletError: the weights are damaged.
+    """
+    workers = available_cores() if isinstance(model.engine, NativeEngine) else 1
+    with progress.task(title, len(prompts)) as bar, ThreadPoolExecutor(workers) as pool:
+        found = []
+        for generated in pool.map(lambda ids: list(generate(model, ids, sampling, (END, EOS))), prompts):
+            found.append(generated)
+            bar.advance(1)
+    return found
 
 
 def distinct_2(text: str) -> float | None:

@@ -79,6 +79,7 @@ class Targets:
         counted: bool, False for tokens without loss.
         bytes: int64, UTF-8 bytes of the token's text (0 for special tokens).
         language, source: labels of the document that contains the token.
+        document: int64, number of that document.
     """
 
     ids: NDArray[np.int64]
@@ -86,6 +87,7 @@ class Targets:
     bytes: NDArray[np.int64]
     language: NDArray[np.str_]
     source: NDArray[np.str_]
+    document: NDArray[np.int64]
 
     def score(self, nats: NDArray[np.float64], chosen: NDArray[np.bool_]) -> Score:
         """Sum float64[n] nats over the `chosen` positions."""
@@ -135,6 +137,7 @@ def read_targets(file: TokenFile, tokenizer: Tokenizer, vocab_size: int) -> Targ
         bytes=np.array([len(tokenizer.decode_bytes([i])) for i in range(vocab_size)])[ids],
         language=np.array([d["language"] for d in documents])[document],
         source=np.array([d["source"] for d in documents])[document],
+        document=document,
     )
 
 

@@ -9,23 +9,34 @@ from bulletlm.errors import DataError
 from bulletlm.files import read_regular
 
 PACKAGED = Path(__file__).with_name("prompts.jsonl")
-"""15 short questions (10 Marathi, 5 English), 10 long philosophical ones, and 5 translations from English to Marathi."""
+"""10 short questions in Marathi and 10 in English, 10 long philosophical ones, 5 translations each from English and from Marathi."""
 
 
 @dataclass(frozen=True)
 class Prompt:
     """One line of a prompt file.
 
-    `language` is the language code of the answer (for example "mr"); `kind` groups prompts in the report.
+    Attributes:
+        prompt: the first message of the user.
+        language: code of the language of the answer, for example "mr".
+        kind: groups prompts in the report.
+        about: words of which a fitting answer has at least one, in addition to those of the prompt.
+        words: fewest and most words of a fitting answer; None if any length fits.
+        answer: what a correct answer contains; the report counts wrong answers.
+        reference: a good answer, such as the translation; the report measures chrF against it.
     """
 
     prompt: str
     language: str
     kind: str
+    about: tuple[str, ...] = ()
+    words: tuple[int, int] | None = None
+    answer: str | None = None
+    reference: str | None = None
 
 
 def load_prompts(path: str | Path | None = None) -> list[Prompt]:
-    """Read a .jsonl file with one {"prompt", "language", "kind"} per line; None reads the list in the package.
+    """Read a .jsonl file with one {"prompt", "language", "kind"} per line, and the traits of `Prompt`; None reads the packaged list.
 
     Raises:
         DataError: the file cannot be read or has no prompt, or a line is not such an object; the message names the line.
@@ -54,6 +65,9 @@ def choose_samples(prompts: list[Prompt], count: int) -> list[int]:
     return [index for taken in rounds for index in taken if index is not None][:count]
 
 
+_NEEDED = {"prompt", "language", "kind"}
+_OPTIONAL = {"about", "words", "answer", "reference"}
+_TRAITS = "about, words, answer, reference"
 _EXAMPLE = '{"prompt": "चहा घेणार का?", "language": "mr", "kind": "short"}'
 
 
@@ -62,11 +76,18 @@ def _parse(line: str, where: str) -> Prompt:
         value = json.loads(line)
     except (ValueError, RecursionError):
         raise DataError(f"{where} is not JSON: write one object per line, such as {_EXAMPLE}") from None
-    if not isinstance(value, dict) or set(value) != {"prompt", "language", "kind"}:
-        raise DataError(f"{where} must have exactly the keys prompt, language and kind, as in {_EXAMPLE}")
-    for key, text in value.items():
+    if not isinstance(value, dict) or not _NEEDED <= set(value) <= _NEEDED | _OPTIONAL:
+        raise DataError(f"{where} must have exactly the keys prompt, language and kind (and may have {_TRAITS}), as in {_EXAMPLE}")
+    about, words = value.pop("about", []), value.pop("words", None)
+    if not isinstance(about, list) or not all(isinstance(word, str) and word.strip() for word in about):
+        raise DataError(f'{where}: about must be a list of words, such as ["चहा", "दूध"]')
+    if words is not None and not (
+        isinstance(words, list) and len(words) == 2 and all(type(n) is int for n in words) and 0 <= words[0] <= words[1]
+    ):
+        raise DataError(f"{where}: words must be the fewest and the most words of a good answer, such as [2, 40]")
+    for key, text in [*value.items(), *(("about", word) for word in about)]:
         if not isinstance(text, str) or not text.strip():
             raise DataError(f"{where}: {key} must be a string that is not empty, as in {_EXAMPLE}")
         if any("\ud800" <= c <= "\udfff" for c in text):
             raise DataError(f"{where}: {key} contains a lone surrogate (\\ud800 to \\udfff), which is not a character: remove it")
-    return Prompt(**value)
+    return Prompt(**value, about=tuple(about), words=(words[0], words[1]) if words else None)

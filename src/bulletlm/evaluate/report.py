@@ -15,13 +15,18 @@ import numpy as np
 from bulletlm import __version__
 from bulletlm.config.schema import Config
 from bulletlm.data.tokens import DocumentRange, TokenIndex, open_tokens, read_index
+from bulletlm.evaluate.behaviour import Answers, Described, Questions, Texts, ask, describe, facts_for
 from bulletlm.evaluate.charts import Points
-from bulletlm.evaluate.compare import Comparison, compare
-from bulletlm.evaluate.formatting import count, duration, language_name, percent, percent_change, perplexity, size
-from bulletlm.evaluate.generation import Answer, answer_prompts, mean_checks
+from bulletlm.evaluate.compare import Comparison, compare_tokens
+from bulletlm.evaluate.data_checks import check_data
+from bulletlm.evaluate.formatting import count, duration, language_list, percent, percent_change, perplexity, size
+from bulletlm.evaluate.generation import mean_checks
 from bulletlm.evaluate.page import render
 from bulletlm.evaluate.prompts import Prompt, choose_samples, load_prompts
-from bulletlm.evaluate.report_types import Exchange, Generations, Report, TensorRow, Training
+from bulletlm.evaluate.report_types import DataChecks, Exchange, Generations, Report, TensorRow, Training, Verdict
+from bulletlm.evaluate.training_text import TrainingText, all_texts, read_part
+from bulletlm.evaluate.verdicts import judge
+from bulletlm.evaluate.weight_checks import check_weights
 from bulletlm.files import read_json, write_json, write_text
 from bulletlm.formats.bullet.reader import BulletFile, open_bullet
 from bulletlm.formats.npy import read_npy
@@ -32,6 +37,11 @@ from bulletlm.runtime.sampling import Sampling
 REPORT_VERSION = 1
 CURVES = ("train/loss", "val/loss", "val/loss_ema", "val/loss_bq4", "lr", "tokens_per_s", "grad_norm")
 POINTS_PER_CURVE = 300
+SMALLEST_SHARE = 0.02
+"""Share of the training text below which a language does not count as one that the model has learned."""
+
+NO_VERDICT: Verdict = {"decision": "safe", "title": "", "deciding": [], "figures": [], "causes": [], "remedies": []}
+"""Holds the place until the figures of the report are complete."""
 
 
 def evaluate_run(run_dir: Path, config: Config, progress: Progress) -> Report:
@@ -47,20 +57,47 @@ def evaluate_run(run_dir: Path, config: Config, progress: Progress) -> Report:
     prompts = load_prompts(config.evaluate.prompts)
     file = open_tokens(run_dir / "tokens", "val")
     fp32, bq4 = load(run_dir / "export" / "npy"), load(run_dir / "model.bullet")
-    comparison = compare(fp32, bq4, file, progress)
-    sampling = Sampling(**config.sampling.model_dump(), seed=config.seed)
-    answers = [answer_prompts(model, prompts, sampling, config.seed, progress) for model in (fp32, bq4)]
-    return build_report(run_dir, config, Measurements(comparison=comparison, prompts=prompts, fp32=answers[0], bq4=answers[1]))
+    comparison, losses = compare_tokens(fp32, bq4, file, progress)
+    checks = check_data(run_dir / "tokens", fp32, losses, config.seed, progress)
+    texts = read_texts(run_dir / "data")
+    questions = Questions(
+        prompts=prompts,
+        facts=facts_for(prompts, texts, bq4, config.seed),
+        sampling=Sampling(**config.sampling.model_dump(), seed=config.seed),
+        seed=config.seed,
+    )
+    answers = [ask(model, questions, texts, progress) for model in (fp32, bq4)]
+    measured = Measurements(comparison=comparison, data_checks=checks, questions=questions, texts=texts, fp32=answers[0], bq4=answers[1])
+    return build_report(run_dir, config, measured)
+
+
+def read_texts(folder: Path) -> Texts:
+    """The texts of a run's data folder with which answers are compared; without its train.jsonl there are none."""
+    if not (folder / "train.jsonl").is_file():
+        return Texts(training=None, documents=[], held_out=[])
+    documents, complete = read_part(folder / "train.jsonl")
+    held_out, _ = read_part(folder / "val.jsonl") if (folder / "val.jsonl").is_file() else ([], True)
+    return Texts(training=TrainingText(all_texts(documents), complete), documents=documents, held_out=held_out)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Measurements:
-    """The comparison of both models, and the answers of each to every prompt, in the order of `prompts`."""
+    """What was measured.
+
+    Attributes:
+        comparison: of both models on the validation text.
+        data_checks: comparisons with the training tokens.
+        questions: what the models were asked.
+        texts: the texts with which answers are compared.
+        fp32, bq4: the answers of each model.
+    """
 
     comparison: Comparison
-    prompts: list[Prompt]
-    fp32: list[Answer]
-    bq4: list[Answer]
+    data_checks: DataChecks
+    questions: Questions
+    texts: Texts
+    fp32: Answers
+    bq4: Answers
 
 
 def build_report(run_dir: Path, config: Config, measured: Measurements) -> Report:
@@ -79,11 +116,15 @@ def build_report(run_dir: Path, config: Config, measured: Measurements) -> Repor
     rounding = _optional(run_dir, "quantization.json", "the effect of each matrix", missing) or {}
     tensor_rows = _tensor_rows(tensors, bullet, rounding.get("tensors") or {})
     index = read_index(run_dir / "tokens")
+    if measured.texts.training is None:
+        missing.append("invented words, copied passages and facts (data/train.jsonl is missing)")
+    described = describe(measured.questions, measured.fp32, measured.bq4, measured.texts, _trained_languages(index))
     report: Report = {
         "report_version": REPORT_VERSION,
         "name": config.name,
         "summary": "",
         "verdict": [],
+        "verdicts": {"quantization": NO_VERDICT, "usefulness": NO_VERDICT},
         "model": {
             "parameters": shape.n_parameters,
             "shape": shape.to_dict(),
@@ -97,7 +138,9 @@ def build_report(run_dir: Path, config: Config, measured: Measurements) -> Repor
         "comparison": comparison.to_dict(),
         "by_language": {label: part.to_dict() for label, part in comparison.by_language.items()},
         "by_source": {label: part.to_dict() for label, part in comparison.by_source.items()},
-        "generations": _generations(config, measured),
+        "generations": _generations(config, measured, described),
+        "behaviour": described.behaviour,
+        "data_checks": measured.data_checks,
         "training": read_training(run_dir / "metrics.jsonl", missing),
         "data": _optional(run_dir, "data/clean-report.json", "the counts of the cleaning rules", missing),
         "tokens": {
@@ -110,7 +153,7 @@ def build_report(run_dir: Path, config: Config, measured: Measurements) -> Repor
         "quantised": bullet.metadata.get("quantised"),
         "tensors": tensor_rows,
         "sensitivity": rounding.get("layers") or {},
-        "commands": _commands(run_dir / "model.bullet", measured.prompts, config.seed),
+        "commands": _commands(run_dir / "model.bullet", measured.questions.prompts, config.seed),
         "settings": config.model_dump(mode="json"),
         "versions": {
             "bulletlm": __version__,
@@ -122,6 +165,7 @@ def build_report(run_dir: Path, config: Config, measured: Measurements) -> Repor
     }
     report["summary"] = _summary(report)
     report["verdict"] = _verdict(report)
+    report["verdicts"] = judge(report, config.report.limits)
     write_json(run_dir / "report.json", report)
     write_text(run_dir / "report.html", render(report))
     return report
@@ -195,19 +239,25 @@ def _folder_bytes(folder: Path) -> int:
 
 
 def _tensor_rows(tensors: dict[str, np.ndarray[Any, Any]], bullet: BulletFile, measured: dict[str, Any]) -> list[TensorRow]:
-    """relative_rmse = root mean square of (stored - FP32) / root mean square of FP32; the other errors come from the build stage."""
+    """The errors of weights are those of weight_checks.py; the errors of outputs come from the build stage."""
     rows: list[TensorRow] = []
     for name, weight in tensors.items():
-        exact = weight.astype(np.float64)
-        error, norm = float(np.linalg.norm(bullet.dequantize(name) - exact)), float(np.linalg.norm(exact))
+        check = check_weights(weight, bullet.dequantize(name))
         built = measured.get(name, {})
+        named = range(len(bullet.pieces)) if weight.ndim > 1 and weight.shape[0] == len(bullet.pieces) else ()
         rows.append(
             {
                 "name": name,
                 "type": bullet.type(name),
                 "weights": weight.size,
                 "bytes": bullet.tensors[name].size,
-                "relative_rmse": error / norm if norm else error,
+                "relative_rmse": check.relative_rmse,
+                "scale": check.scale,
+                "rows": check.rows,
+                "far_rows": check.far_rows,
+                "first_far": check.first_far,
+                "far_pieces": {str(row): bullet.pieces[row].text for row in check.first_far if row in named},
+                "exchanged": check.exchanged,
                 "output_error": built.get("output_error"),
                 "output_error_rtn": built.get("output_error_rtn"),
                 "kl": built.get("kl"),
@@ -226,11 +276,24 @@ def _languages(index: TokenIndex) -> list[str]:
     return sorted(by_language, key=lambda code: -by_language[code]["bytes"])
 
 
-def _generations(config: Config, measured: Measurements) -> Generations:
-    prompts, fp32, bq4 = measured.prompts, measured.fp32, measured.bq4
+def _trained_languages(index: TokenIndex) -> list[str]:
+    """The languages of the training text, without those of a few stray documents."""
+    train = index["train"]
+    return [code for code, row in train["by_language"].items() if row["bytes"] >= SMALLEST_SHARE * train["bytes"]]
+
+
+def _generations(config: Config, measured: Measurements, described: Described) -> Generations:
+    prompts, fp32, bq4 = measured.questions.prompts, measured.fp32.sampled, measured.bq4.sampled
     rows: list[Exchange] = [
-        {"prompt": prompt.prompt, "language": prompt.language, "kind": prompt.kind, "fp32": a.to_dict(), "bq4": b.to_dict()}
-        for prompt, a, b in zip(prompts, fp32, bq4, strict=True)
+        {
+            "prompt": prompt.prompt,
+            "language": prompt.language,
+            "kind": prompt.kind,
+            "fp32": a.to_dict(),
+            "bq4": b.to_dict(),
+            "checks": {"fp32": described.a[n], "bq4": described.b[n]},
+        }
+        for n, (prompt, a, b) in enumerate(zip(prompts, fp32, bq4, strict=True))
     ]
     return {
         "seed": config.seed,
@@ -252,8 +315,7 @@ def _commands(path: Path, prompts: list[Prompt], seed: int) -> list[str]:
 
 
 def _summary(report: Report) -> str:
-    names = [language_name(code) for code in report["model"]["languages"]]
-    languages = " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
+    languages = language_list(report["model"]["languages"])
     weights, text_bytes = report["model"]["parameters"], report["tokens"]["train"]["bytes"]
     text = f"A language model with {count(weights)} parameters for {languages}, trained on {size(text_bytes)} of text"
     if report["training"]:

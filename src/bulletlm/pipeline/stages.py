@@ -390,7 +390,7 @@ def _evaluation_settings(run: Run) -> Any:
     content = sha256_of_file(Path(prompts)) if prompts and Path(prompts).is_file() else None
     compared = run.folder / "tokenizer" / "compare.json"
     sizes = sha256_of_file(compared) if compared.is_file() else None
-    return [run.config.evaluate.model_dump(mode="json"), content, sizes]
+    return [run.config.evaluate.model_dump(mode="json"), run.config.report.model_dump(mode="json"), content, sizes]
 
 
 STAGES: dict[str, Stage] = {

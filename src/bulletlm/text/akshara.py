@@ -53,3 +53,15 @@ def _rule_of(text: str) -> tuple[int, int]:
             first = IMPOSSIBLE
         end = is_
     return first, end
+
+
+def count_broken_letters(text: str) -> int:
+    """Number of characters that are no part of a letter: U+FFFD (bytes that are no text), and Devanagari marks that no letter carries."""
+    broken, before = text.count("\ufffd"), OTHER
+    for character in text:
+        if character in "\u200c\u200d":
+            continue  # joiners stand between a virama and a letter
+        needed, is_ = _CLASSES.get(character, (0, OTHER))
+        broken += bool(needed) and not needed & before
+        before = is_
+    return broken

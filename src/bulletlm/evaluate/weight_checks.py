@@ -1,0 +1,58 @@
+"""Compares the weights of a model file with the FP32 weights: scaled tensors, exchanged rows, rows that belong to other weights."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+FAR = 0.5
+"""A row is far from FP32 if its error is more than this share of its norm. Four bits give 0.06 to 0.2, exchanged rows about 1.4."""
+
+_SCALE_CHANGE = 0.2
+_SHAPE_KEPT = 0.35
+_ROWS_SHOWN = 20
+
+
+@dataclass(frozen=True)
+class WeightCheck:
+    """How a stored tensor differs from the FP32 one.
+
+    Attributes:
+        relative_rmse: root mean square of the difference / root mean square of FP32.
+        scale: factor of all weights if the tensor is a multiple of the FP32 one, except for rounding; None if it is not.
+        rows: number of rows; 1 for vectors.
+        far_rows: how many rows are far from FP32.
+        first_far: numbers of the first of them.
+        exchanged: pairs of rows that have each other's weights.
+    """
+
+    relative_rmse: float
+    scale: float | None
+    rows: int
+    far_rows: int
+    first_far: list[int]
+    exchanged: list[list[int]]
+
+
+def check_weights(exact: npt.NDArray[np.float32], stored: npt.NDArray[np.float32]) -> WeightCheck:
+    """Compare a stored tensor with the FP32 tensor, both float[rows, columns] or float[n]."""
+    a, b = (np.atleast_2d(tensor).astype(np.float64) for tensor in (exact, stored))
+    norm, error = float(np.linalg.norm(a)), float(np.linalg.norm(b - a))
+    relative = error / norm if norm else error
+    slope = float((a * b).sum()) / norm**2 if norm else 1.0
+    rest = float(np.linalg.norm(b - slope * a)) / (abs(slope) * norm) if norm and slope else 0.0
+    scale = slope if abs(slope - 1) > _SCALE_CHANGE and rest < _SHAPE_KEPT else None
+    far: npt.NDArray[np.intp] = np.zeros(0, dtype=np.intp)
+    if np.ndim(exact) > 1:
+        norms, errors = np.linalg.norm(a, axis=1), np.linalg.norm(b - a, axis=1)
+        far = np.flatnonzero(errors > FAR * np.maximum(norms, 1e-12 + 1e-3 * norms.max(initial=0.0)))
+    shown = far[:_ROWS_SHOWN].tolist()
+    return WeightCheck(relative, scale, len(a), len(far), shown, _exchanged(a, b, shown) if len(far) <= _ROWS_SHOWN else [])
+
+
+def _exchanged(a: npt.NDArray[np.float64], b: npt.NDArray[np.float64], rows: Sequence[int]) -> list[list[int]]:
+    def equal(stored: int, exact: int) -> bool:
+        return float(np.linalg.norm(b[stored] - a[exact])) < FAR * float(np.linalg.norm(a[exact]))
+
+    return [[i, j] for n, i in enumerate(rows) for j in rows[n + 1 :] if equal(i, j) and equal(j, i)]

@@ -1,0 +1,31 @@
+"""The texts of the verdicts and of the page in English and Marathi. The English text is the key of its translation."""
+
+from bulletlm.evaluate.formatting import language_name
+
+LANGUAGES = ("en", "mr")
+
+MARATHI: dict[str, str] = {}
+
+
+class Words:
+    """Gives texts in one language.
+
+    Args:
+        code: "en" or "mr".
+    """
+
+    def __init__(self, code: str = "en") -> None:
+        self.code = code
+
+    def __call__(self, text: str, **values: object) -> str:
+        """`text`, a template with names in braces, in the language, with `values` in place of the names."""
+        template = text if self.code == "en" else MARATHI.get(text, text)
+        return template.format(**values) if values else template
+
+    def language(self, code: str) -> str:
+        """The name of a language."""
+        return language_name(code, self.code)
+
+    def layer(self, name: str) -> str:
+        """A layer ("layers.3") or a tensor by its name."""
+        return self("layer {number}", number=name.split(".")[1]) if name.startswith("layers.") else name
