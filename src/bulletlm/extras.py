@@ -22,6 +22,7 @@ EXTRAS = {
     "documents": ("defusedxml", "markdown_it", "mwparserfromhell", "pypdf", "selectolax"),
     "data": ("datasets", "pyarrow"),
     "augment": ("ctranslate2", "google.protobuf", "sacrebleu", "transformers"),
+    "score": ("krippendorff", "sacrebleu"),
     "track": ("tensorboard", "trackio"),
     "bench": ("xllamacpp",),
 }

@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import App, CycloptsError, Group, Parameter
 
 from bulletlm import __version__
+from bulletlm.cli import measure
 from bulletlm.cli.chat import chat
 from bulletlm.cli.fast_start import ALIASES, fail, report_errors
 from bulletlm.cli.generate import generate
+from bulletlm.cli.score import score
 from bulletlm.errors import ConfigError
 from bulletlm.terminal import echo, escape_json, printable_json
 
@@ -457,22 +459,9 @@ def verify(file: Annotated[Path, Parameter(help="A .bullet file.")], /) -> None:
     echo(f"{file}: valid")
 
 
-@app.command(group=LOOK)
-def compare(
-    a: Annotated[Path, Parameter(help="A run folder, an export/npy folder or a .bullet file.")],
-    b: Annotated[Path, Parameter(help="The model to compare with A: also a run folder, an export/npy folder or a .bullet file.")],
-    /,
-    *,
-    tokens: Annotated[Path | None, Parameter(help="A tokens folder; default: that of the run that A or B belongs to.")] = None,
-    json: Json = False,
-) -> None:
-    """Compare two models on the same validation text: loss, perplexity, divergence.
-
-    Example: bullet compare runs/demo/export/npy runs/demo/model.bullet
-    """
-    from bulletlm.cli.output import print_comparison
-
-    print_comparison(a, b, tokens, as_json=json)
+app.command(measure.benchmark, group=LOOK)
+app.command(measure.compare, group=LOOK)
+app.command(score, group=LOOK)
 
 
 def _stages(config: Path, settings: tuple[str, ...], until: str, restart: bool) -> Path:

@@ -4,17 +4,12 @@ import math
 import shlex
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from bulletlm.errors import BulletError
 from bulletlm.files import read_json
 from bulletlm.formats.bullet.reader import BulletFile, open_bullet
-from bulletlm.progress import ConsoleProgress
 from bulletlm.quant.types import METHOD_WORDS
 from bulletlm.terminal import echo, printable, printable_json
-
-if TYPE_CHECKING:
-    from bulletlm.evaluate.report_types import EstimateValues
 
 
 def print_summary(folder: Path) -> None:
@@ -62,28 +57,6 @@ def print_info(path: Path, tensors: bool, as_json: bool) -> None:
         for name, region in file.tensors.items():
             extents = " x ".join(str(n) for n in region.shape)
             print(f"  {name:<44} {region.type:<4} {extents:>14} {region.size:>12,} bytes")
-
-
-def print_comparison(a: Path, b: Path, tokens: Path | None, as_json: bool) -> None:
-    """Compare two models on the same validation text and print the result."""
-    from bulletlm.data.tokens import open_tokens
-    from bulletlm.evaluate.compare import compare
-    from bulletlm.runtime import load
-
-    folder = tokens or _tokens_folder((a, b))
-    comparison = compare(load(_weights(a)), load(_weights(b)), open_tokens(folder, "val"), ConsoleProgress())
-    result = comparison.to_dict()
-    if as_json:
-        by_language = {name: part.to_dict() for name, part in comparison.by_language.items()}
-        print(printable_json({**result, "by_language": by_language}))
-        return
-    echo(f"{result['tokens']:,} tokens of {folder}\n")
-    echo(f"{'':<18}{'A':>12}{'B':>12}   A = {a}, B = {b}")
-    for name in ("loss", "perplexity", "bits_per_byte"):
-        print(f"{name:<18}{result['a'][name]:>12.4f}{result['b'][name]:>12.4f}")
-    print(f"\nloss of B - A       {_estimate(result['loss_delta'])}  (perplexity {result['perplexity_change']:+.2%})")
-    print(f"KL(A || B)          {_estimate(result['kl'])}")
-    print(f"same top token      {result['top1_agreement']['mean']:.1%}")
 
 
 def _measures(file: BulletFile) -> dict[str, Any]:
@@ -150,25 +123,6 @@ def _numbers(values: dict[str, Any]) -> dict[str, Any]:
 
 def _quality(loss: float) -> str:
     return f"loss {loss:.4f}, perplexity {math.exp(min(loss, 700)):.2f}"
-
-
-def _estimate(value: "EstimateValues") -> str:
-    spread = f" +- {value['se']:.5f}" if value["se"] is not None else ""
-    return f"{value['mean']:.5f}{spread}"
-
-
-def _weights(path: Path) -> Path:
-    """The file or folder with the weights; for a run folder, its FP32 export."""
-    return path / "export" / "npy" if (path / "export" / "npy").is_dir() else path
-
-
-def _tokens_folder(paths: Iterable[Path]) -> Path:
-    """The tokens folder of the run that one of the models belongs to."""
-    for path in paths:
-        for folder in [path, *path.absolute().parents]:
-            if (folder / "tokens" / "index.json").is_file():
-                return folder / "tokens"
-    raise BulletError("neither model is in a run folder: give the text to compare on with --tokens RUN/tokens")
 
 
 def _command() -> str:

@@ -6,7 +6,7 @@ import os
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -46,23 +46,23 @@ _LONGEST_ANSWER = 1 << 20
 _QUOTES = {'"': '"', "“": "”"}
 
 
-class Endpoint:
-    """Sends POST {base}/chat/completions with one sentence per request and temperature 0.
+class ChatEndpoint:
+    """Sends POST {base}/chat/completions with one message per request and temperature 0.
 
     Args:
         base: base URL such as http://localhost:8080/v1.
         model: name of the model in the requests.
         key_variable: environment variable that holds the API key, which is never written to a file or log; None for no key.
         timeout: seconds to wait for one answer.
+        names: what the user calls the last three, for messages: "key_variable", "model" and "timeout" -> the name.
     """
 
-    def __init__(self, base: str, model: str, key_variable: str | None, timeout: float) -> None:
-        self.identity = sha256_of_json({"base": base.rstrip("/"), "model": model, "prompts": [TRANSLATE, PARAPHRASE]})
-        self._url = base.rstrip("/") + "/chat/completions"
-        self._model, self._key_variable, self._timeout = model, key_variable, timeout
+    def __init__(self, base: str, model: str, key_variable: str | None, timeout: float, names: Mapping[str, str]) -> None:
+        self.url = base.rstrip("/") + "/chat/completions"
+        self.model, self._key_variable, self._timeout, self._names = model, key_variable, timeout, names
 
-    def rewrite(self, sentences: Sequence[str], source: str, target: str) -> list[str]:
-        """Return an answer for each sentence, as `Backend.rewrite` does.
+    def complete(self, prompts: Sequence[str]) -> list[str]:
+        """Return the answer to each prompt; "" where the model gives no text.
 
         Raises:
             ConfigError: the environment variable of the key is not set.
@@ -72,12 +72,10 @@ class Endpoint:
         if self._key_variable is not None:
             key = os.environ.get(self._key_variable)
             if not key:
-                raise ConfigError(f"augment.endpoint_key_variable: there is no environment variable {self._key_variable}: export it first")
+                raise ConfigError(f"{self._names['key_variable']}: there is no environment variable {self._key_variable}: export it first")
             headers["Authorization"] = f"Bearer {key}"
-        template = PARAPHRASE if source == target else TRANSLATE
-        names = {"source": LANGUAGES.get(source, source), "target": LANGUAGES.get(target, target)}
         with ThreadPoolExecutor(REQUESTS_AT_ONCE) as threads:
-            asked = [threads.submit(self._ask, template.format(sentence=sentence, **names), headers) for sentence in sentences]
+            asked = [threads.submit(self._ask, prompt, headers) for prompt in prompts]
             try:
                 return [answer.result() for answer in asked]
             except BaseException:  # cancel the rest of the batch when one request fails, or on Ctrl-C
@@ -85,17 +83,17 @@ class Endpoint:
                 raise
 
     def _ask(self, prompt: str, headers: dict[str, str]) -> str:
-        question = {"model": self._model, "messages": [{"role": "user", "content": prompt}], "temperature": 0, "seed": 0}
+        question = {"model": self.model, "messages": [{"role": "user", "content": prompt}], "temperature": 0, "seed": 0}
         answer = self._post(json.dumps(question).encode(), headers)
         try:
             text = json.loads(answer)["choices"][0]["message"]["content"]
         except (ValueError, LookupError, TypeError):
             shown = answer[:100].decode("utf-8", errors="replace")
-            raise BulletError(f"{self._url} does not answer as an OpenAI-compatible endpoint does, but with {shown!r}") from None
-        return _plain(text) if isinstance(text, str) else ""
+            raise BulletError(f"{self.url} does not answer as an OpenAI-compatible endpoint does, but with {shown!r}") from None
+        return text if isinstance(text, str) else ""
 
     def _post(self, body: bytes, headers: dict[str, str]) -> bytes:
-        request = urllib.request.Request(self._url, body, headers)
+        request = urllib.request.Request(self.url, body, headers)
         for attempt in range(1, TRIES + 1):
             if attempt > 1:
                 time.sleep(2 ** (attempt - 2))
@@ -105,25 +103,44 @@ class Endpoint:
                     return content
             except urllib.error.HTTPError as error:
                 if error.code not in _BUSY or attempt == TRIES:
-                    raise BulletError(_refusal(self._url, error, self._model)) from None
+                    raise BulletError(_refusal(self.url, error, self.model, self._names)) from None
             except TimeoutError:
                 raise BulletError(
-                    f"{self._url} gave no answer in {self._timeout:g} s: raise augment.endpoint_timeout, or use a faster model"
+                    f"{self.url} gave no answer in {self._timeout:g} s: raise {self._names['timeout']}, or use a faster model"
                 ) from None
             except (OSError, http.client.HTTPException) as error:
                 if isinstance(getattr(error, "reason", None), TimeoutError):
-                    raise BulletError(f"{self._url} cannot be reached in {self._timeout:g} s: is the server running?") from None
+                    raise BulletError(f"{self.url} cannot be reached in {self._timeout:g} s: is the server running?") from None
                 reason: Any = getattr(error, "reason", error)
                 reason = getattr(reason, "strerror", None) or reason or type(error).__name__
-                raise BulletError(f"{self._url} cannot be reached ({reason}): is the server running, and is this its base URL?") from None
+                raise BulletError(f"{self.url} cannot be reached ({reason}): is the server running, and is this its base URL?") from None
         raise AssertionError("the last attempt returns or raises")
 
 
-def _refusal(url: str, error: urllib.error.HTTPError, model: str) -> str:
+class Endpoint(ChatEndpoint):
+    """Rewrites one sentence per request; the arguments are those of `ChatEndpoint`, from the settings augment.endpoint_*."""
+
+    def __init__(self, base: str, model: str, key_variable: str | None, timeout: float) -> None:
+        names = {name: f"augment.endpoint_{name}" for name in ("key_variable", "model", "timeout")}
+        super().__init__(base, model, key_variable, timeout, names)
+        self.identity = sha256_of_json({"base": base.rstrip("/"), "model": model, "prompts": [TRANSLATE, PARAPHRASE]})
+
+    def rewrite(self, sentences: Sequence[str], source: str, target: str) -> list[str]:
+        """Return an answer for each sentence, as `Backend.rewrite` does.
+
+        Raises:
+            ConfigError, BulletError: as `complete`.
+        """
+        template = PARAPHRASE if source == target else TRANSLATE
+        names = {"source": LANGUAGES.get(source, source), "target": LANGUAGES.get(target, target)}
+        return [_plain(answer) for answer in self.complete([template.format(sentence=sentence, **names) for sentence in sentences])]
+
+
+def _refusal(url: str, error: urllib.error.HTTPError, model: str, names: Mapping[str, str]) -> str:
     hints = {
-        401: "it requires a key: set augment.endpoint_key_variable to the environment variable that holds one",
+        401: f"it requires a key: set {names['key_variable']} to the environment variable that holds one",
         403: "the key is not accepted",
-        404: f"is this the base URL (it often ends in /v1), and is there a model {model!r} (augment.endpoint_model)?",
+        404: f"is this the base URL (it often ends in /v1), and is there a model {model!r} ({names['model']})?",
     }
     try:
         said = " ".join(error.read(300).decode("utf-8", errors="replace").split())
