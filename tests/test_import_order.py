@@ -11,7 +11,7 @@ from paths import ROOT
 
 PACKAGE = ROOT / "src" / "bulletlm"
 
-ORDER = ("cli", "pipeline", "serve", "evaluate", "train", "data", "runtime", "formats", "config", "quant", "text", "shared")
+ORDER = ("cli", "dashboard", "pipeline", "serve", "evaluate", "train", "data", "runtime", "formats", "config", "quant", "text", "shared")
 """Packages from the commands down to the foundations; "shared" stands for the modules directly below bulletlm."""
 
 

@@ -402,6 +402,32 @@ def serve(
     run_server(file, options)
 
 
+@app.command(group=MAKE)
+def dashboard(
+    folder: Annotated[Path, Parameter(help="The folder to work in: runs are in its subfolder runs, uploaded texts in uploads.")] = Path(),
+    /,
+    *,
+    host: Annotated[str, Parameter(help="Address to listen at. Every address except this computer's own needs a token.")] = "127.0.0.1",
+    port: Annotated[int, Parameter(help="Port; 0 takes a free one.")] = 8090,
+    token: Annotated[
+        str | None,
+        Parameter(help="What a user must enter. In BULLET_DASHBOARD_TOKEN, other users of this computer cannot see it."),
+    ] = None,
+    allow: Annotated[tuple[Path, ...], Parameter(help="Another folder from which texts may be read; can be repeated.", negative="")] = (),
+    open: Annotated[bool, Parameter(help="Open the page in the browser.")] = True,
+) -> None:
+    """Open the dashboard: start, watch, compare and try models in a web browser. It needs pip install 'bulletlm[dashboard]'.
+
+    Example: bullet dashboard
+    """
+    from bulletlm.dashboard.options import dashboard_options
+
+    options = dashboard_options(folder, allow, host, port, token, open)
+    from bulletlm.dashboard.app import serve as run_dashboard
+
+    run_dashboard(options)
+
+
 @app.command(group=USE)
 def convert(
     source: Annotated[Path, Parameter(help="A .bullet file (version 1 or 2), a .gguf file, a Hugging Face or .npy folder.")],

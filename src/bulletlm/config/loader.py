@@ -7,7 +7,7 @@ the short names listed in `Also` (`lr`); `-` and `_` mean the same. Unknown name
 import difflib
 import types
 import typing
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
@@ -90,6 +90,42 @@ def parse_flags(words: Sequence[str]) -> dict[str, Any]:
     return {setting.path: value for setting, value in _flag_values(words)}
 
 
+def parse_settings(text: str, where: str) -> dict[str, Any]:
+    """The settings in the text of a configuration file, by their full names; their values are not checked.
+
+    Args:
+        text: JSON with comments.
+        where: names the text in error messages.
+
+    Raises:
+        ConfigError: the text is not one JSON object, or a name is unknown or given twice.
+    """
+    raw = _parse(text, where)
+    raw.pop(RECORD_KEY, None)
+    values: dict[str, Any] = {}
+    seen: dict[str, str] = {}
+    _merge_file(values, raw, "", where, seen)
+    found: dict[str, Any] = {}
+    for path in seen:
+        value: Any = values
+        for part in path.split("."):
+            value = value[part]
+        found[path] = value
+    return found
+
+
+def nested(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings by their full names as an object with sections, as in a configuration file."""
+    values: dict[str, Any] = {}
+    for path, value in given.items():
+        *sections, leaf = path.split(".")
+        inner = values
+        for section in sections:
+            inner = inner.setdefault(section, {})
+        inner[leaf] = value
+    return values
+
+
 def _flag_values(words: Sequence[str]) -> Iterator[tuple[Setting, Any]]:
     for name, text in _split_flags(words):
         setting = _find(name, "command line", prefix="--")
@@ -152,13 +188,17 @@ def _read(path: Path) -> dict[str, Any]:
         raise ConfigError(
             f"cannot read {path} as UTF-8 text ({error.strerror if isinstance(error, OSError) else error}): is it a JSON configuration?"
         ) from None
+    return _parse(text, str(path))
+
+
+def _parse(text: str, where: str) -> dict[str, Any]:
     try:
         value = json5.loads(text, allow_duplicate_keys=False)
     except (ValueError, RecursionError) as error:
         reason = " ".join(str(error).replace("<string>:", "line ").split())  # it may quote a line break of the file
-        raise ConfigError(f"{path} is not valid JSON (comments are allowed): {reason}") from None
+        raise ConfigError(f"{where} is not valid JSON (comments are allowed): {reason}") from None
     if not isinstance(value, dict):
-        raise ConfigError(f"{path} must hold one JSON object {{...}}, not a {type(value).__name__}")
+        raise ConfigError(f"{where} must hold one JSON object {{...}}, not a {type(value).__name__}")
     return value
 
 

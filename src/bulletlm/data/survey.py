@@ -13,7 +13,7 @@ import numpy as np
 
 from bulletlm.data.clean_corpus import content_hash
 from bulletlm.data.language import detect
-from bulletlm.data.log import Log
+from bulletlm.data.log import Log, Rejected
 from bulletlm.data.reading import DOCUMENT_KINDS, BadRow, DocumentProcess, blocks, documents
 from bulletlm.data.rules import clean_document
 from bulletlm.data.sources import Skipped, SourceFile, find_files
@@ -78,8 +78,14 @@ class _Kind:
     seconds: float = 0.0
 
 
-def survey(config: "DataConfig", seed: int, progress: Progress) -> Survey:
+def survey(config: "DataConfig", seed: int, progress: Progress, log: Log | None = None) -> Survey:
     """Look at the sources of a configuration for a few seconds.
+
+    Args:
+        config: names the sources and the rules of cleaning.
+        seed: of the run.
+        progress: shows that something is going on.
+        log: receives what the rules of cleaning did to the sample, with examples.
 
     Raises:
         DataError: a source does not exist, or holds nothing that can be read.
@@ -115,8 +121,12 @@ def survey(config: "DataConfig", seed: int, progress: Progress) -> Survey:
 
             stopped = False
             for number, block in enumerate(blocks(file, advance, note, process=process)):
-                for raw in () if isinstance(block, BadRow) else documents(block, seed):
-                    document = None if isinstance(raw, BadRow) else clean_document(raw, config.clean, Log())
+                for raw in (block,) if isinstance(block, BadRow) else documents(block, seed):
+                    if isinstance(raw, BadRow):
+                        if log:
+                            log.reject(Rejected(raw.source, raw.line, raw.reason, raw.text, characters=raw.characters))
+                        continue
+                    document = clean_document(raw, config.clean, log or Log())
                     if document is None:
                         continue
                     key = content_hash(document.text)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bulletlm.config.loader import load_config, parse_flags, recipe_names
+from bulletlm.config.loader import load_config, nested, parse_flags, recipe_names
 from bulletlm.config.schema import Config
 from bulletlm.data.sources import EMBEDDED, HUGGING_FACE
 from bulletlm.errors import ConfigError
@@ -81,7 +81,7 @@ def text_run(paths: Sequence[str], flags: Sequence[str], hours: float | None) ->
         sources.append(str(place.absolute()))
     name = given.pop("name", None) or _name(sources[0])
     runs_dir = Path(str(given.pop("runs_dir", "runs")))
-    Config.model_validate({"name": name, **_nested(given)})  # reports a mistake before anything is read
+    Config.model_validate({"name": name, **nested(given)})  # reports a mistake before anything is read
     return TextRun(name=str(name), runs_dir=runs_dir, sources=sources, given=given, hours=hours)
 
 
@@ -187,14 +187,3 @@ def _name(source: str) -> str:
     stem = path.name if path.is_dir() or not path.suffix else path.name.partition(".")[0]
     name = "".join(c if c.isprintable() and c not in "*?[]\"'" else "-" for c in stem).strip(" .-")[:100]
     return name or "model"
-
-
-def _nested(given: Mapping[str, Any]) -> Values:
-    values: Values = {}
-    for path, value in given.items():
-        *sections, leaf = path.split(".")
-        inner = values
-        for section in sections:
-            inner = inner.setdefault(section, {})
-        inner[leaf] = value
-    return values

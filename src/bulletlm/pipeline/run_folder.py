@@ -12,6 +12,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+import psutil
 from filelock import FileLock, Timeout
 
 from bulletlm.errors import BulletError, ConfigError
@@ -20,6 +21,9 @@ from bulletlm.progress import Progress
 from bulletlm.terminal import printable
 
 RECORD = "files.json"
+PROCESS = "process.json"
+"""File of a run folder while a process works in it: the id of the process and when it started, so that others can find it."""
+
 NAMES_SHOWN = 20
 
 
@@ -158,7 +162,10 @@ def locked(folder: Path) -> Iterator[None]:
     except (OSError, NotImplementedError) as error:
         reason = getattr(error, "strerror", None) or error
         raise BulletError(f"cannot write in the run folder {folder} ({reason}): choose another with --runs-dir=FOLDER") from None
+    process = psutil.Process()
     try:
+        write_json(folder / PROCESS, {"pid": process.pid, "started": process.create_time()})
         yield
     finally:
+        (folder / PROCESS).unlink(missing_ok=True)
         lock.release()

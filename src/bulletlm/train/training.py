@@ -31,6 +31,9 @@ from bulletlm.train.state import TrainPosition, initial_state
 from bulletlm.train.step import clear_gradients
 from bulletlm.train.validation import Grid, evaluate, keep_best, refuse_damaged_best, restore_best
 
+FINISH = "finish"
+"""File in the run folder that ends the training after the present step; the best weights become the model."""
+
 CLEAR_RISE = 0.01
 """Rise of the validation loss above its lowest value, relative to it, that is no chance."""
 
@@ -217,9 +220,13 @@ class TextTraining(Run[TrainPosition]):
         return ""
 
     def evaluate(self) -> bool:
-        """Validate every train.eval_every_steps steps and after the last one; end the run early when that stops improving."""
+        """Validate every train.eval_every_steps steps and after the last one.
+
+        The run ends early when the validation loss stops improving, or when there is a file `finish` in the run folder.
+        """
         position, config = self.state.position, self.config
-        at_end = position.step >= self.total_steps
+        requested = self.group.sum(self.group.is_main and position.step > 0 and (self.run_dir / FINISH).exists())[0] > 0
+        at_end = requested or position.step >= self.total_steps
         due = at_end or (position.step > 0 and position.step % config.eval_every_steps == 0)
         if due and position.evaluated_step != position.step:
             self.save()
@@ -227,8 +234,11 @@ class TextTraining(Run[TrainPosition]):
         self.stopped_early = bool(config.patience_early_stop) and position.worse_in_a_row >= config.patience_early_stop
         if not (at_end or self.stopped_early):
             return False
-        self.metrics.write("end", position.step, reason="early stop" if self.stopped_early else "end of schedule")
+        reason = "finished on request" if requested else "early stop" if self.stopped_early else "end of schedule"
+        self.metrics.write("end", position.step, reason=reason)
         self.save()
+        if self.group.is_main:
+            (self.run_dir / FINISH).unlink(missing_ok=True)
         return True
 
     def replace_lost_best(self) -> None:

@@ -1,0 +1,56 @@
+"""Options of the charts, for ECharts."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from bulletlm.dashboard.metrics import Points
+
+COLORS = ("#3b82c4", "#e0862d", "#3f9a57", "#a463c7", "#c94f4f", "#4aa5a5", "#8a7a3d", "#d16ba5", "#6b7785", "#7a5cd6")
+"""Colours that can be told apart on light and on dark, also by people who confuse red and green (the first four)."""
+
+GRAY = "#8a94a0"
+
+
+def line_chart(lines: Sequence[tuple[str, Points]], *, x_name: str, log: bool = False, markers: Sequence[str] = ()) -> dict[str, Any]:
+    """A chart of curves that can be zoomed with the mouse wheel, or with two fingers.
+
+    Args:
+        lines: names and points of the curves.
+        x_name: what x is, with its unit.
+        log: logarithmic y axis.
+        markers: names of the curves with few points, which are shown as dots too.
+    """
+    return {
+        "animation": False,
+        "color": list(COLORS),
+        "textStyle": {"color": GRAY, "fontFamily": "inherit"},
+        "grid": {"left": 56, "right": 14, "top": 34, "bottom": 40},
+        "legend": {"top": 0, "textStyle": {"color": GRAY}, "type": "scroll", "show": len(lines) > 1},
+        "tooltip": {"trigger": "axis", "axisPointer": {"type": "line"}, "confine": True, "renderMode": "richText"},
+        "dataZoom": [{"type": "inside", "filterMode": "none"}],
+        "xAxis": _axis(x_name, "value") | {"nameLocation": "middle", "nameGap": 24, "min": "dataMin", "max": "dataMax"},
+        "yAxis": _axis("", "log" if log else "value") | {"scale": True},
+        "series": [
+            {
+                "type": "line",
+                "name": name,
+                "data": points,
+                "showSymbol": name in markers,
+                "symbolSize": 5,
+                "lineStyle": {"width": 1.8},
+                "emphasis": {"disabled": True},
+            }
+            for name, points in lines
+        ],
+    }
+
+
+def _axis(name: str, kind: str) -> dict[str, Any]:
+    return {
+        "type": kind,
+        "name": name,
+        "nameTextStyle": {"color": GRAY},
+        "axisLabel": {"color": GRAY, "hideOverlap": True},
+        "axisLine": {"show": True, "lineStyle": {"color": GRAY}},
+        "splitLine": {"lineStyle": {"color": GRAY, "opacity": 0.18}},
+    }

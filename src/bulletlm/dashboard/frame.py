@@ -1,0 +1,133 @@
+"""What all pages share: the head with the navigation, the language, light and dark, tiles and help."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from fastapi import Request
+from nicegui import ui
+
+from bulletlm.dashboard.options import DashboardOptions
+from bulletlm.dashboard.runs import Runs
+from bulletlm.dashboard.words import LANGUAGES, Words
+from bulletlm.dashboard.workspace import Workspace
+from bulletlm.errors import BulletError
+
+STYLE = Path(__file__).with_name("style.css")
+
+Theme = Literal["auto", "light", "dark"]
+
+PAGES = (("/", "Runs"), ("/new", "New run"), ("/playground", "Playground"), ("/score", "Score"))
+
+
+@dataclass(frozen=True)
+class Dashboard:
+    """What the pages share: the options and the runs."""
+
+    options: DashboardOptions
+    runs: Runs
+
+    @property
+    def workspace(self) -> Workspace:
+        """The folder of the dashboard."""
+        return self.options.workspace
+
+
+def words_of(request: Request) -> Words:
+    """The language of a request: its cookie, else the first known one that the browser prefers."""
+    chosen = request.cookies.get("language", "")
+    if chosen not in LANGUAGES:
+        preferred = [part.partition(";")[0].strip()[:2].lower() for part in request.headers.get("accept-language", "").split(",")]
+        chosen = next((language for language in preferred if language in LANGUAGES), "en")
+    return Words(chosen)
+
+
+@contextlib.contextmanager
+def page(request: Request, title: str, here: str) -> Iterator[Words]:
+    """The frame of a page: `title` for the window, `here` is the address of its entry in the navigation."""
+    t = words_of(request)
+    theme = request.cookies.get("theme", "auto")
+    ui.page_title(f"{t(title)} · BulletLM")
+    ui.add_css(STYLE.read_text(encoding="utf-8"))
+    ui.dark_mode({"light": False, "dark": True}.get(theme))
+    ui.query("html").props(f"lang={t.language}")
+    with ui.element("nav").classes("bar").props(f'aria-label="{t("Pages")}"'):
+        ui.link("BulletLM", "/").classes("brand")
+        for address, name in PAGES:
+            link = ui.link(t(name), address).classes("nav")
+            if address == here:
+                link.classes("here").props("aria-current=page")
+        with ui.element("div").classes("push"):
+            other = "mr" if t.language == "en" else "en"
+            ui.button(LANGUAGES[other], on_click=lambda: _remember("language", other)).props("flat dense no-caps").mark("language")
+            following: dict[str, Theme] = {"auto": "dark", "dark": "light", "light": "auto"}
+            names = {"auto": t("Colours of the system"), "dark": t("Dark"), "light": t("Light")}
+            icons = {"auto": "brightness_auto", "dark": "dark_mode", "light": "light_mode"}
+            now = theme if theme in following else "auto"
+            ui.button(icon=icons[now], on_click=lambda: _remember("theme", following[now])).props(
+                f'flat dense round aria-label="{names[now]}"'
+            ).tooltip(names[now])
+    with ui.element("main").classes("page"):
+        yield t
+
+
+def _remember(name: str, value: str) -> None:
+    """Keep a choice in a cookie of the browser, and show the page again."""
+    ui.run_javascript(f"document.cookie = '{name}={value};path=/;max-age=31536000;SameSite=Strict'; location.reload()")
+
+
+def help_button(t: Words, subject: str, text: str) -> None:
+    """A small "?" that explains a number, when it is clicked or has the focus."""
+    with ui.element("button").classes("help").props(f'type=button aria-label="{t("What is this?")} {subject}"'):
+        ui.label("?")
+        with ui.menu().props("max-width=20rem"):
+            ui.label(text).style("padding:0.75rem;max-width:20rem")
+
+
+@dataclass
+class Tile:
+    """A number with its name; `set` changes the number."""
+
+    label: ui.label
+
+    def set(self, text: str) -> None:
+        """Show another number, if it is another one."""
+        if self.label.text != text:
+            self.label.set_text(text)
+
+
+def tile(t: Words, name: str, value: str, explanation: str) -> Tile:
+    """A tile with a number, its name and its explanation."""
+    with ui.element("div").classes("tile"):
+        with ui.element("div").classes("what"):
+            ui.label(t(name))
+            help_button(t, t(name), t(explanation))
+        return Tile(ui.label(value).classes("value"))
+
+
+def report_errors(action: Callable[[], Any]) -> Any:
+    """Call `action`; show the message of a BulletError on the page. Returns the result, None after an error."""
+    try:
+        return action()
+    except BulletError as error:
+        show_error(error)
+        return None
+
+
+def show_error(error: BulletError) -> None:
+    """Show the message of an error until the user closes it."""
+    ui.notify(str(error), type="negative", position="top", multi_line=True, close_button=True, timeout=0)
+
+
+def state_chip(t: Words, state: str) -> ui.label:
+    """The state of a run as a coloured word."""
+    return ui.label(t(state)).classes(f"state {state}")
+
+
+def heading(text: str, level: int = 1) -> ui.element:
+    """A heading that screen readers know as one."""
+    with ui.element(f"h{level}") as element:
+        ui.label(text).style("display:inline")
+    return element

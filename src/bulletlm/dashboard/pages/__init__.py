@@ -1,0 +1,1 @@
+"""The pages of the dashboard: each module has one function that builds one page."""

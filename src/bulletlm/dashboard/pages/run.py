@@ -1,0 +1,377 @@
+"""The page of one run: curves while it trains, its log, its answers during training, and the buttons that control it."""
+
+import json
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import quote, urlencode
+
+from fastapi import Request
+from nicegui import run, ui
+
+from bulletlm.dashboard import processes, queue, show
+from bulletlm.dashboard.charts import line_chart
+from bulletlm.dashboard.frame import Dashboard, heading, help_button, page, report_errors, tile
+from bulletlm.dashboard.metrics import Axis, Metrics
+from bulletlm.dashboard.processes import read_record
+from bulletlm.dashboard.runs import STAGE_NAMES, Summary
+from bulletlm.dashboard.words import Words
+from bulletlm.errors import ConfigError
+from bulletlm.evaluate.formatting import language_name
+
+REFRESH_SECONDS = 1.0
+
+MOST_FACTS = 12
+
+LOAD_EVERY = 3
+"""Processor and memory are measured every this many refreshes."""
+
+CHARTS: tuple[tuple[str, str, tuple[tuple[str, str], ...], bool, str], ...] = (
+    (
+        "Loss",
+        "nats/token",
+        (("Training", "train/loss"), ("Validation", "val/loss"), ("Validation, averaged weights", "val/loss_ema"),
+         ("Validation, 4-bit weights", "val/loss_bq4")),
+        True,
+        "How badly the model predicts the next token; lower is better. Training: on the text that it learns from. Validation: on text "
+        "that it never sees. If validation rises while training falls, the model learns its text by heart.",
+    ),
+    (
+        "Perplexity",
+        "tokens",
+        (("Validation", "perplexity"), ("4-bit weights", "perplexity_bq4")),
+        True,
+        "Between how many equally likely tokens the model hesitates at each place; lower is better. It depends on the vocabulary.",
+    ),
+    (
+        "Bits per byte",
+        "bits/byte",
+        (("Validation", "val/bpb"),),
+        False,
+        "The validation loss per byte of text; lower is better. It can be compared between models with other vocabularies.",
+    ),
+    ("Learning rate", "", (("Learning rate", "lr"),), True, "How large the changes of the weights are. It rises at first, then falls."),
+    (
+        "Gradient norm",
+        "",
+        (("Gradient norm", "grad_norm"),),
+        True,
+        "How strongly a step wants to change the weights, before it is limited. Sudden jumps are a sign of an unstable training.",
+    ),
+    (
+        "Speed",
+        "tokens/s",
+        (("Training speed", "tokens_per_s"),),
+        False,
+        "How many tokens of text the training reads in a second. It falls while other programs use the processor.",
+    ),
+)  # fmt: skip
+"""Title, unit, curves (name, metric), whether it follows the switch "logarithmic", explanation."""
+
+AXES: dict[str, Axis] = {"Steps": "step", "Tokens": "tokens", "Minutes": "time"}
+
+
+def build(dashboard: Dashboard, request: Request, name: str) -> None:
+    """Build the page of the run `name`."""
+    with page(request, name, "/") as t:
+        try:
+            folder = dashboard.workspace.run_folder(name)
+        except ConfigError as error:
+            heading(t("There is no such run"))
+            ui.label(str(error))
+            return
+        _Page(dashboard, t, folder.name, request)
+
+
+class _Page:
+    """The parts of the page that change."""
+
+    def __init__(self, dashboard: Dashboard, t: Words, name: str, request: Request) -> None:
+        self.dashboard, self.t, self.name = dashboard, t, name
+        self.folder = dashboard.workspace.run_folder(name)
+        self.metrics = Metrics(self.folder / "metrics.jsonl")
+        self.metrics.refresh()
+        self.meter = processes.LoadMeter(self.folder)
+        self.summary = dashboard.runs.get(name)
+        self.ticks = 0
+        self.log_size = -1
+        self.samples_shown = -1
+        query = request.query_params
+        axis = query.get("x", "Steps")
+        self.axis = axis if axis in AXES else "Steps"
+        self.logarithmic = query.get("log") == "1"
+        try:
+            self.smoothing = min(0.99, max(0.0, float(query.get("smooth", "0"))))
+        except ValueError:
+            self.smoothing = 0.0
+        self._head()
+        self._controls()
+        self._charts()
+        self._below()
+        self._update(self.summary)
+        ui.timer(REFRESH_SECONDS, self._refresh, immediate=False)
+
+    def _head(self) -> None:
+        t = self.t
+        with ui.element("div").classes("line"):
+            heading(self.name)
+            self.chip = ui.label().classes("state")
+        self.message = ui.label().classes("bad")
+        self.bar = ui.linear_progress(0, show_value=False, size="10px").props("rounded")
+        self.progress = ui.label().classes("soft small").props("aria-live=polite")
+        with ui.element("div").classes("line"):
+            self.start = self._button("Start", "play_arrow", self._start)
+            self.stop = self._button("Stop after this step", "stop", self._stop)
+            self.finish = self._button("Stop and keep the best", "flag", self._finish)
+            self.enqueue = self._button("Start after the others", "playlist_add", self._enqueue)
+            self.dequeue = self._button("Take out of the queue", "playlist_remove", self._dequeue)
+            self._button("Duplicate with changes", "content_copy", lambda: ui.navigate.to("/new?" + urlencode({"from": self.name})))
+            self.export = self._button("Quantise and export", "download", lambda: ui.navigate.to(f"/export/{quote(self.name, safe='')}"))
+            self.play = self._button(
+                "Playground", "chat", lambda: ui.navigate.to("/playground?" + urlencode({"model": f"{self.name}/4bit"}))
+            )
+            self.report = self._button(
+                "Report card", "description", lambda: ui.navigate.to(f"/files/{quote(self.name, safe='')}/report.html")
+            )
+        with ui.element("div").classes("tiles"):
+            self.tiles = {
+                "loss": tile(t, "Best validation loss", show.NOTHING, "Lowest loss on text that the model never saw, in nats per token."),
+                "bpb": tile(t, "Bits per byte", show.NOTHING, "Bits that the model needs for a byte of unseen text. Lower is better."),
+                "gap": tile(t, "4-bit gap", show.NOTHING, "Change of the perplexity from FP32 weights to the 4-bit file. 0 is ideal."),
+                "speed": tile(t, "Speed", show.NOTHING, "Tokens of text that the training reads in a second, median of the last steps."),
+                "eta": tile(t, "Time left", show.NOTHING, "Time until the training ends at its present speed; other stages come on top."),
+                "size": tile(t, "File size", show.NOTHING, "Size of the 4-bit model file."),
+                "parameters": tile(t, "Parameters", show.NOTHING, "Number of weights of the model."),
+                "cpu": tile(t, "Processor", show.NOTHING, "Processor cores that the run uses now."),
+                "memory": tile(t, "Memory", show.NOTHING, "Main memory that the processes of the run use now."),
+            }
+        self.verdict = ui.label()
+
+    def _button(self, text: str, icon: str, action: Callable[[], Any]) -> ui.button:
+        return ui.button(self.t(text), icon=icon, on_click=action).props("no-caps outline")
+
+    def _controls(self) -> None:
+        t = self.t
+        with ui.element("div").classes("line"):
+            ui.label(t("Horizontal axis")).classes("soft small")
+            ui.toggle({name: t(name) for name in AXES}, value=self.axis, on_change=lambda e: self._set(axis=e.value)).props("no-caps dense")
+            ui.switch(t("Logarithmic"), value=self.logarithmic, on_change=lambda e: self._set(logarithmic=e.value))
+            ui.label(t("Smoothing")).classes("soft small")
+            slider = ui.slider(min=0, max=0.98, step=0.02, value=self.smoothing).props(f'aria-label="{t("Smoothing")}" label')
+            slider.style("max-width:10rem").on("change", lambda e: self._set(smoothing=slider.value))
+            ui.button(t("Whole curve"), icon="zoom_out_map", on_click=self._zoom_out).props("flat dense no-caps")
+
+    def _set(self, *, axis: str | None = None, logarithmic: bool | None = None, smoothing: float | None = None) -> None:
+        """Change how curves are drawn, and keep it in the address so that a reload shows the same."""
+        self.axis = self.axis if axis is None else axis
+        self.logarithmic = self.logarithmic if logarithmic is None else logarithmic
+        self.smoothing = self.smoothing if smoothing is None else smoothing
+        query = urlencode({"x": self.axis, "log": int(self.logarithmic), "smooth": f"{self.smoothing:g}"})
+        ui.run_javascript(f"history.replaceState(null, '', {json.dumps('?' + query)})")
+        self._draw()
+
+    def _zoom_out(self) -> None:
+        for chart in self.charts:
+            chart.run_chart_method("dispatchAction", {"type": "dataZoom", "start": 0, "end": 100})
+
+    def _charts(self) -> None:
+        t = self.t
+        self.charts: list[ui.echart] = []
+        with ui.element("div").classes("charts"):
+            for title, unit, _, _, explanation in CHARTS:
+                with ui.element("section").classes("card").props(f'aria-label="{t(title)}"'):
+                    with ui.element("div").classes("line"):
+                        heading(f"{t(title)} ({unit})" if unit else t(title), 2)
+                        help_button(t, t(title), t(explanation))
+                    self.charts.append(ui.echart(line_chart([], x_name="")).classes("chart"))
+        self._draw()
+
+    def _draw(self) -> None:
+        t, metrics = self.t, self.metrics
+        x_names = {"Steps": t("step"), "Tokens": t("training tokens"), "Minutes": t("minutes of training")}
+        for chart, (_, _, curves, follows, _) in zip(self.charts, CHARTS, strict=True):
+            lines = []
+            for label, metric in curves:
+                smoothing = self.smoothing if metric in ("train/loss", "grad_norm", "tokens_per_s") else 0.0
+                points = metrics.points(metric, AXES[self.axis], smoothing)
+                if points:
+                    lines.append((t(label), points))
+            new = line_chart(
+                lines,
+                x_name=x_names[self.axis],
+                log=follows and self.logarithmic,
+                markers=[t(label) for label, metric in curves if metric.startswith(("val/", "perplexity"))],
+            )
+            chart.options.clear()
+            chart.options.update(new)
+            chart.update()
+
+    def _below(self) -> None:
+        t = self.t
+        with ui.element("div").classes("pair"):
+            with ui.element("section").classes("card"):
+                with ui.element("div").classes("line"):
+                    heading(t("What it answers while it learns"), 2)
+                    help_button(t, t("Answers"), t("The same prompts are answered at every validation, always with the likeliest token."))
+                self.prompt = ui.select([], label=t("Prompt"), on_change=self._show_answers).props("dense outlined")
+                self.answers = ui.element("div").classes("log").props("tabindex=0")
+            with ui.element("section").classes("card"):
+                heading(t("Log"), 2)
+                with ui.element("div").classes("log tail").props(f'tabindex=0 role=log aria-label="{t("Log")}"'):
+                    self.log = ui.label().classes("mono")
+        with ui.element("div").classes("pair"):
+            self._facts("Text", "data/clean-report.json", _data_facts)
+            self._facts("Tokenizer", "tokenizer/report.json", _tokenizer_facts)
+
+    def _facts(self, title: str, file: str, facts: Callable[[Words, dict[str, Any]], list[tuple[str, str]]]) -> None:
+        rows = facts(self.t, read_record(self.folder / file))
+        if not rows:
+            return
+        with ui.element("section").classes("card"):
+            heading(self.t(title), 2)
+            for name, value in rows:
+                with ui.element("div").classes("line"):
+                    ui.label(name).classes("soft")
+                    ui.label(value)
+
+    def _show_samples(self) -> None:
+        if len(self.metrics.samples) == self.samples_shown:
+            return
+        self.samples_shown = len(self.metrics.samples)
+        prompts = list(dict.fromkeys(sample.prompt for sample in self.metrics.samples))
+        chosen = self.prompt.value if self.prompt.value in prompts else (prompts[0] if prompts else None)
+        self.prompt.set_options(prompts, value=chosen)
+        self._show_answers()
+
+    def _show_answers(self) -> None:
+        self.answers.clear()
+        with self.answers:
+            found = [sample for sample in self.metrics.samples if sample.prompt == self.prompt.value]
+            if not found:
+                ui.label(self.t("The first answers come with the first validation.")).classes("soft")
+            for sample in reversed(found[-60:]):
+                ui.label(self.t("step {step}", step=show.whole(sample.step))).classes("soft small")
+                ui.label(sample.answer or show.NOTHING).classes("answer")
+
+    def _update(self, found: Summary) -> None:
+        t, metrics = self.t, self.metrics
+        self.summary = found
+        running = found.state == "running"
+        self.chip.set_text(t(found.state))
+        self.chip.classes(replace=f"state {found.state}")
+        self.message.set_text(found.message)
+        self.message.set_visibility(bool(found.message))
+        self.bar.set_value(round(found.progress, 3))
+        text = t(STAGE_NAMES[found.stage]) if found.stage else ""
+        step = metrics.last_step or found.step
+        if step and found.total_steps:
+            text += (" · " if text else "") + t("step {step} of {total}", step=show.whole(step), total=show.whole(found.total_steps))
+        if found.eta is not None:
+            text += " · " + t("{time} left", time=show.span(found.eta))
+        self.progress.set_text(text)
+        training = running and found.stage == "train"
+        self.start.set_visibility(found.state in ("stopped", "failed"))
+        self.start.set_text(t("Resume") if step else t("Start"))
+        self.enqueue.set_visibility(found.state in ("stopped", "failed"))
+        self.dequeue.set_visibility(found.state == "waiting")
+        self.stop.set_visibility(running)
+        self.finish.set_visibility(training and found.best_loss is not None)
+        self.export.set_visibility(found.file_bytes is not None or found.best_loss is not None)
+        self.play.set_visibility(found.file_bytes is not None)
+        self.report.set_visibility((self.folder / "report.html").is_file())
+        self.tiles["loss"].set(show.decimal(found.best_loss))
+        self.tiles["bpb"].set(show.decimal(found.bits_per_byte))
+        self.tiles["gap"].set(show.change(found.gap))
+        speed = metrics.recent_speed()
+        self.tiles["speed"].set(f"{show.whole(speed)} tokens/s" if speed else show.NOTHING)
+        self.tiles["eta"].set(show.span(found.eta))
+        self.tiles["size"].set(show.file_size(found.file_bytes))
+        self.tiles["parameters"].set(show.parameters(found.parameters))
+        self.verdict.set_text(found.verdict)
+        self._show_samples()
+        log = processes.read_log(self.folder)
+        if len(log) != self.log_size or running:
+            self.log_size = len(log)
+            if self.log.text != log:
+                self.log.set_text(log or t("Nothing has been printed yet."))
+
+    def _update_load(self) -> None:
+        load = self.meter.read()
+        self.tiles["cpu"].set(f"{load.cores:.1f} {self.t('cores')}" if load else show.NOTHING)
+        self.tiles["memory"].set(show.file_size(load.memory) if load else show.NOTHING)
+
+    async def _refresh(self) -> None:
+        self.ticks += 1
+        before = self.summary
+        if self.summary.state in ("running", "waiting") or self.ticks % 3 == 0:
+            try:
+                found = await run.io_bound(self.dashboard.runs.get, self.name)
+            except ConfigError:  # the run was deleted on another page
+                ui.navigate.to("/")
+                return
+            changed = self.metrics.refresh()
+            if changed:
+                self._draw()
+            if found is not None and (changed or found != before or found.state == "running"):
+                self._update(found)
+        if self.ticks % LOAD_EVERY == 0:
+            self._update_load()
+
+    async def _act(self, action: Callable[[], Any]) -> None:
+        report_errors(action)
+        self._update(self.dashboard.runs.get(self.name))
+
+    async def _start(self) -> None:
+        await self._act(lambda: processes.start(self.folder, queue.run_words(self.folder), self.dashboard.workspace.folder))
+
+    async def _stop(self) -> None:
+        ui.notify(self.t("The run saves its state and stops."), position="top")
+        await self._act(lambda: processes.stop(self.folder))
+
+    async def _finish(self) -> None:
+        ui.notify(self.t("The training ends after this step; then the best weights become the model."), position="top")
+        await self._act(lambda: processes.finish_training(self.folder))
+
+    async def _enqueue(self) -> None:
+        await self._act(lambda: queue.enqueue(self.folder, self.dashboard.workspace))
+
+    async def _dequeue(self) -> None:
+        await self._act(lambda: queue.dequeue(self.folder))
+
+
+def _data_facts(t: Words, report: dict[str, Any]) -> list[tuple[str, str]]:
+    rows: list[tuple[str, str]] = []
+    for part, title in (("train", t("Training text")), ("validation", t("Validation text"))):
+        facts = report.get(part)
+        if isinstance(facts, dict):
+            characters, documents, conversations = (int(facts.get(name, 0)) for name in ("characters", "documents", "conversations"))
+            rows.append(
+                (
+                    title,
+                    t(
+                        "{characters} characters, {documents} documents, {conversations} conversations",
+                        characters=f"{characters:,}",
+                        documents=f"{documents:,}",
+                        conversations=f"{conversations:,}",
+                    ),
+                )
+            )
+    rules = report.get("rules")
+    for facts in sorted(rules.values(), key=lambda facts: -abs(facts.get("characters", 0))) if isinstance(rules, dict) else ():
+        count = facts.get("rejected", facts.get("changed", 0))
+        if count and len(rows) < MOST_FACTS:
+            what = t("dropped") if "rejected" in facts else t("changed")
+            rows.append((str(facts.get("rule", "")), f"{count:,} × {what}, {abs(facts.get('characters', 0)):,} {t('characters')}"))
+    return rows
+
+
+def _tokenizer_facts(t: Words, report: dict[str, Any]) -> list[tuple[str, str]]:
+    rows: list[tuple[str, str]] = []
+    if isinstance(report.get("vocab_size"), int):
+        rows.append((t("Size of the vocabulary"), t("{count} tokens", count=f"{report['vocab_size']:,}")))
+    languages = report.get("languages")
+    for code, facts in languages.items() if isinstance(languages, dict) else ():
+        words, characters = facts.get("tokens_per_word"), facts.get("chars_per_token")
+        if isinstance(words, float) and isinstance(characters, float):
+            text = t("{words} tokens per word, {characters} characters per token", words=f"{words:.2f}", characters=f"{characters:.2f}")
+            rows.append((language_name(str(code)), text))
+    return rows

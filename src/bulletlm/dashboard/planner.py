@@ -1,0 +1,158 @@
+"""The plan line of the next run: size, memory, time and expected loss, while the user types.
+
+The speed of this machine is measured once, in a process of its own, and kept in the workspace: python -m bulletlm.dashboard.planner FILE
+"""
+
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bulletlm.config.loader import nested
+from bulletlm.config.schema import Config
+from bulletlm.dashboard.processes import read_record
+from bulletlm.errors import BulletError
+from bulletlm.files import write_json
+from bulletlm.pipeline.limits import MOST_EPOCHS, fed_parameters, training_bytes
+from bulletlm.shape import ModelShape
+from bulletlm.train.schedule import count_steps, sequences_per_step
+
+if TYPE_CHECKING:
+    from bulletlm.pipeline.plan import Clock
+
+SPEED_FILE = "speed.json"
+
+ACTIVATION_COPIES = 24
+"""Float32 values of activations for each token, layer and unit of width that a training pass keeps, measured with torch."""
+
+PROCESS_BYTES = 400_000_000
+"""Memory of a process that has torch loaded, before it trains."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanLine:
+    """What the next run would be.
+
+    Attributes:
+        parameters: of the model.
+        file_bytes: weights in the model file, in bytes.
+        memory_bytes: main memory of the training, about.
+        steps: optimizer steps; None if they depend on the size of the text, which is unknown.
+        epochs: passes over the text; None if its size is unknown.
+        tokens_per_s, seconds: speed and time of the training; None before the machine is measured.
+        bits_per_byte: expected loss on unseen text; None if the number of tokens is unknown.
+        warnings: what is likely to go wrong, as (text, values to fill in).
+    """
+
+    parameters: int
+    file_bytes: int
+    memory_bytes: int
+    steps: int | None
+    epochs: float | None
+    tokens_per_s: float | None
+    seconds: float | None
+    bits_per_byte: float | None
+    warnings: tuple[tuple[str, dict[str, Any]], ...]
+
+
+def speed_file(state: Path) -> Path:
+    """The file with the measured speed of this machine."""
+    return state / SPEED_FILE
+
+
+def load_clock(state: Path) -> "Clock | None":
+    """The measured speed; None if it is not measured yet."""
+    from bulletlm.pipeline.plan import Clock, Measured
+
+    rows = read_record(speed_file(state)).get("measured")
+    if not isinstance(rows, list) or not rows:
+        return None
+    try:
+        return Clock(Measured(**{**row, "shape": ModelShape(**row["shape"])}) for row in rows)
+    except (TypeError, KeyError, ValueError, BulletError):
+        return None
+
+
+def plan_line(given: Mapping[str, Any], text_tokens: int | None, clock: "Clock | None", memory: int) -> PlanLine:
+    """The plan of a configuration without mistakes.
+
+    Args:
+        given: settings by their full names.
+        text_tokens: number of training tokens, about; None if unknown.
+        clock: the speed of this machine; None if it is not measured yet.
+        memory: main memory of this machine, in bytes.
+    """
+    from bulletlm.pipeline.plan import bullet_bytes, load_law
+    from bulletlm.train.scaling import effective_tokens
+
+    config = Config.model_validate(nested(given))
+    shape = config.model.shape(config.tokenizer.vocab_size)
+    per_step = sequences_per_step(config.train) * shape.max_seq_len
+    windows = text_tokens // shape.max_seq_len if text_tokens else None
+    steps = None
+    if windows is not None or config.train.total_steps is not None:
+        steps = count_steps(config.train, windows or 10**12)[0]
+    tokens = steps * per_step if steps else None
+    epochs = tokens / text_tokens if tokens and text_tokens else None
+    loss = None
+    if tokens:
+        law, facts = load_law()
+        counted = shape.n_parameters - (shape.vocab_size * shape.dim if facts["counted"] == "layer_parameters" else 0)
+        loss = law.loss(counted, effective_tokens(tokens, text_tokens or tokens))
+    step_seconds = clock.seconds(shape, config.train) if clock else None
+    needed = PROCESS_BYTES + training_bytes(shape, config.train)
+    needed += (
+        4 * config.train.batch_size_per_device * shape.max_seq_len * (ACTIVATION_COPIES * shape.n_layers * shape.dim + 2 * shape.vocab_size)
+    )
+    warnings: list[tuple[str, dict[str, Any]]] = []
+    if needed > memory:
+        warnings.append(("It needs more memory than this computer has: choose a smaller width or a smaller batch.", {}))
+    if epochs is not None and tokens is not None:
+        if epochs > MOST_EPOCHS + 0.5:
+            warnings.append(
+                (
+                    "The text would be read {times} times; more than {most} times teaches little.",
+                    {"times": f"{epochs:.0f}", "most": MOST_EPOCHS},
+                )
+            )
+        if shape.n_parameters > fed_parameters(tokens):
+            warnings.append(
+                (
+                    "The text is small for this model: it is enough for about {enough} parameters. A smaller model learns as much.",
+                    {"enough": f"{fed_parameters(tokens):,}"},
+                )
+            )
+        if epochs < 0.5:
+            warnings.append(("Less than half of the text would be read: give more steps or epochs.", {}))
+    if config.train.epochs is not None and config.train.total_steps is not None:
+        warnings.append(("Both epochs and total_steps are given: the shorter of the two ends the run.", {}))
+    return PlanLine(
+        parameters=shape.n_parameters,
+        file_bytes=bullet_bytes(config, shape),
+        memory_bytes=needed,
+        steps=steps,
+        epochs=epochs,
+        tokens_per_s=per_step / step_seconds if step_seconds else None,
+        seconds=steps * step_seconds if steps and step_seconds else None,
+        bits_per_byte=loss,
+        warnings=tuple(warnings),
+    )
+
+
+def measure(target: Path) -> None:
+    """Measure this machine for about ten seconds and write the result to `target`."""
+    from bulletlm.hardware import park_idle_threads
+
+    park_idle_threads()
+    from bulletlm.pipeline.auto import MEASURED_SECONDS, MEASURED_WIDTHS
+    from bulletlm.pipeline.plan import measure as measure_shape
+    from bulletlm.train.scaling import family
+
+    train = Config.model_validate({"train": {"batch_size_per_device": 16, "gradient_accumulation_steps": 1}}).train
+    rows = [asdict(measure_shape(family(width, 2_000, 128), train, MEASURED_SECONDS)) for width in MEASURED_WIDTHS]
+    write_json(target, {"measured": rows})
+
+
+if __name__ == "__main__":
+    measure(Path(sys.argv[1]))

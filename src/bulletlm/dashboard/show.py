@@ -1,0 +1,42 @@
+"""Numbers as text with their units, for the pages."""
+
+import time
+
+from bulletlm.evaluate.formatting import count, duration, percent_change, size
+
+NOTHING = "–"
+
+
+def decimal(value: float | None, digits: int = 3) -> str:
+    """A number with fixed decimals; a dash for None."""
+    return NOTHING if value is None else f"{value:.{digits}f}"
+
+
+def whole(value: float | None) -> str:
+    """A whole number with separators; a dash for None."""
+    return NOTHING if value is None else f"{value:,.0f}"
+
+
+def file_size(value: int | None) -> str:
+    """Bytes as 1.4 MB; a dash for None."""
+    return NOTHING if value is None else size(value)
+
+
+def parameters(value: int | None) -> str:
+    """1.4 million; a dash for None."""
+    return NOTHING if value is None else count(value)
+
+
+def span(seconds: float | None) -> str:
+    """3 min 20 s; a dash for None."""
+    return NOTHING if seconds is None else duration(seconds)
+
+
+def change(value: float | None) -> str:
+    """A relative change in percent with its sign; a dash for None."""
+    return NOTHING if value is None else percent_change(value)
+
+
+def date(seconds: float) -> str:
+    """Local date and time of seconds since 1970; a dash for 0."""
+    return time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds)) if seconds else NOTHING

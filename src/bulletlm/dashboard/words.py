@@ -1,0 +1,192 @@
+"""The words of the dashboard in Marathi. The keys are the English texts as the pages write them."""
+
+from dataclasses import dataclass
+
+LANGUAGES = {"en": "English", "mr": "मराठी"}
+
+MARATHI: dict[str, str] = {
+    "1. Text to learn from": "१. शिकण्यासाठीचा मजकूर",
+    "2. Settings": "२. सेटिंग्ज",
+    "3. The same settings as a form": "३. तीच सेटिंग्ज फॉर्ममध्ये",
+    "4-bit against FP32 (perplexity)": "FP32 च्या तुलनेत 4-बिट (परप्लेक्सिटी)",
+    "4-bit gap": "4-बिटमुळे पडणारा फरक",
+    "4-bit weights": "4-बिट वेट्स",
+    "Add": "जोडा",
+    "All states": "सर्व स्थिती",
+    "Answers": "उत्तरे",
+    "Augmentation": "मजकूर वाढवणे",
+    "Begin with a recipe": "तयार रेसिपीपासून सुरुवात करा",
+    "Best validation loss": "सर्वांत कमी पडताळणी लॉस",
+    "Best validation loss (nats/token)": "सर्वांत कमी पडताळणी लॉस (nats/टोकन)",
+    "Between how many equally likely tokens the model hesitates at each place; lower is better. It depends on the vocabulary.": "प्रत्येक जागी मॉडेल किती सारख्या शक्यतेच्या टोकन्समध्ये गोंधळते ते हा आकडा सांगतो; कमी असणे चांगले. तो शब्दसंग्रहावर अवलंबून असतो.",  # noqa: E501
+    "Bits per byte": "प्रति बाइट बिट्स",
+    "Bits that the model needs for a byte of unseen text. Lower is better.": "न पाहिलेल्या मजकुराच्या एका बाइटसाठी मॉडेलला लागणारे बिट्स. कमी असणे चांगले.",  # noqa: E501
+    "Both epochs and total_steps are given: the shorter of the two ends the run.": "epochs आणि total_steps दोन्ही दिले आहेत: त्यांपैकी जे आधी पूर्ण होईल तिथे प्रशिक्षण संपेल.",  # noqa: E501
+    "Cancel": "रद्द करा",
+    "Change of the perplexity from FP32 weights to the 4-bit file. 0 is ideal.": "FP32 वेट्सच्या तुलनेत 4-बिट फाइलच्या परप्लेक्सिटीत पडलेला फरक. 0 सर्वांत चांगला.",  # noqa: E501
+    "Changed": "बदल झाला",
+    "Characters": "अक्षरे",
+    "Characters of text after cleaning, without exact copies.": "स्वच्छ केल्यानंतर आणि हुबेहूब प्रती वगळून उरलेली अक्षरे.",
+    "Cleaning": "मजकूर स्वच्छ करणे",
+    "Cleaning the text": "मजकूर स्वच्छ करत आहे",
+    "Clear all": "सर्व पुसा",
+    "Colours of the system": "संगणकाप्रमाणे रंग",
+    "Compare": "तुलना करा",
+    "Configuration: paste JSON here, comments are allowed": "कॉन्फिगरेशन: JSON येथे पेस्ट करा, टिप्पण्या चालतात",
+    "Conversations": "संभाषणे",
+    "Dark": "गडद",
+    "Data": "डेटा",
+    "Delete": "हटवा",
+    "Delete these runs?": "ही प्रशिक्षणे हटवायची का?",
+    "Document length": "दस्तऐवजाची लांबी",
+    "Documents": "दस्तऐवज",
+    "Documents and conversations in the part that was looked at.": "पाहिलेल्या भागातील दस्तऐवज आणि संभाषणे.",
+    "Duplicate with changes": "प्रत काढून बदला",
+    "Encoding the text": "मजकुराचे टोकन्स करत आहे",
+    "Evaluation": "मूल्यमापन",
+    "Expected bits per byte of unseen text, from a law that was fitted to runs of this program.": "न पाहिलेल्या मजकुरासाठी अपेक्षित प्रति बाइट बिट्स; या प्रोग्रामच्या आधीच्या प्रशिक्षणांवरून काढलेल्या नियमानुसार.",  # noqa: E501
+    "Expected loss": "अपेक्षित लॉस",
+    "Expected time of the training; the other stages take a few minutes.": "प्रशिक्षणाला लागणारा अपेक्षित वेळ; इतर टप्प्यांना काही मिनिटे लागतात.",
+    "Expected tokens per second of the training on this computer.": "या संगणकावर प्रशिक्षणाचा अपेक्षित वेग, टोकन्स प्रति सेकंद.",
+    "Extra args: paste a line of flags here, such as --lr=5e-4": "जादा पर्याय: पर्यायांची ओळ येथे पेस्ट करा, उदा. --lr=5e-4",
+    "File size": "फाइलचा आकार",
+    "Files": "फाइली",
+    "Files that are read.": "वाचल्या जाणाऱ्या फाइली.",
+    "Generation": "मजकूर निर्मिती",
+    "Gradient norm": "ग्रेडियंटचे परिमाण",
+    "Horizontal axis": "आडवा अक्ष",
+    "How badly the model predicts the next token; lower is better. Training: on the text that it learns from. Validation: on text that it never sees. If validation rises while training falls, the model learns its text by heart.": "पुढच्या टोकनचा अंदाज किती चुकतो ते हा आकडा सांगतो; कमी असणे चांगले. प्रशिक्षण: मॉडेल ज्या मजकुरातून शिकते त्यावर. पडताळणी: मॉडेलने कधीही न पाहिलेल्या मजकुरावर. प्रशिक्षण लॉस कमी होत असताना पडताळणी लॉस वाढला, तर मॉडेल मजकूर पाठ करत आहे.",  # noqa: E501
+    "How large the changes of the weights are. It rises at first, then falls.": "वेट्समध्ये किती मोठे बदल होतात ते हा आकडा सांगतो. तो आधी वाढतो आणि मग कमी होतो.",  # noqa: E501
+    "How many tokens of text the training reads in a second. It falls while other programs use the processor.": "प्रशिक्षण एका सेकंदात मजकुराचे किती टोकन्स वाचते. इतर प्रोग्राम प्रोसेसर वापरत असताना तो कमी होतो.",  # noqa: E501
+    "How often the training reads the text.": "प्रशिक्षण मजकूर किती वेळा वाचते.",
+    "How strongly a step wants to change the weights, before it is limited. Sudden jumps are a sign of an unstable training.": "मर्यादा घालण्यापूर्वी एक पायरी वेट्स किती बदलू पाहते. अचानक उड्या दिसल्या तर प्रशिक्षण अस्थिर आहे.",  # noqa: E501
+    "It needs more memory than this computer has: choose a smaller width or a smaller batch.": "यासाठी या संगणकापेक्षा जास्त मेमरी लागेल: लहान रुंदी किंवा लहान बॅच निवडा.",  # noqa: E501
+    "Kinds of files": "फाइलींचे प्रकार",
+    "Languages": "भाषा",
+    "Learning rate": "लर्निंग रेट",
+    "Learning the vocabulary": "शब्दसंग्रह शिकत आहे",
+    "Less than half of the text would be read: give more steps or epochs.": "निम्म्याहून कमी मजकूर वाचला जाईल: जास्त steps किंवा epochs द्या.",
+    "Light": "उजळ",
+    "Log": "नोंदी",
+    "Logarithmic": "लॉगरिदमिक",
+    "Looking at the text ...": "मजकूर पाहत आहे ...",
+    "Loss": "लॉस",
+    "Lowest loss on text that the model never saw, in nats per token.": "मॉडेलने कधीही न पाहिलेल्या मजकुरावरील सर्वांत कमी लॉस, nats प्रति टोकन.",
+    "Main memory that the processes of the run use now.": "हे प्रशिक्षण आत्ता वापरत असलेली मेमरी.",
+    "Main memory that the training needs, about.": "प्रशिक्षणाला साधारण लागणारी मेमरी.",
+    "Median length of a document.": "दस्तऐवजाची मध्यक लांबी.",
+    "Memory": "मेमरी",
+    "Minutes": "मिनिटे",
+    "Mixture": "मिश्रण",
+    "Model": "मॉडेल",
+    "Name": "नाव",
+    "New run": "नवे प्रशिक्षण",
+    "No run yet": "अजून एकही प्रशिक्षण नाही",
+    "Not read": "वाचली नाही",
+    "Nothing has been printed yet.": "अजून काहीही छापलेले नाही.",
+    "Number of weights of the model.": "मॉडेलमधील वेट्सची संख्या.",
+    "Optimizer steps of the training.": "प्रशिक्षणाच्या पायऱ्या.",
+    "Or a folder or file on this computer": "किंवा या संगणकावरील फोल्डर किंवा फाइल",
+    "Pages": "पाने",
+    "Parameters": "पॅरामीटर्स",
+    "Passes over the text": "मजकुराची वाचने",
+    "Perplexity": "परप्लेक्सिटी",
+    "Plan": "नियोजन",
+    "Playground": "वापरून पाहा",
+    "Processor": "प्रोसेसर",
+    "Processor cores that the run uses now.": "हे प्रशिक्षण आत्ता वापरत असलेले प्रोसेसर कोअर.",
+    "Progress": "प्रगती",
+    "Prompt": "प्रश्न",
+    "Quantisation": "क्वांटायझेशन",
+    "Quantisation-aware training": "क्वांटायझेशनसह प्रशिक्षण",
+    "Quantise and export": "क्वांटाइझ करा आणि निर्यात करा",
+    "Quantising": "क्वांटाइझ करत आहे",
+    "Report card": "प्रगतिपुस्तक",
+    "Resume": "पुढे चालू करा",
+    "Run": "प्रशिक्षण",
+    "Runs": "प्रशिक्षणे",
+    "Score": "गुण द्या",
+    "Search by name": "नावाने शोधा",
+    "Share of the characters that are in conversations.": "संभाषणांमधील अक्षरांचे प्रमाण.",
+    "Size of the 4-bit model file.": "4-बिट मॉडेल फाइलचा आकार.",
+    "Size of the 4-bit weights in the model file.": "मॉडेल फाइलमधील 4-बिट वेट्सचा आकार.",
+    "Size of the vocabulary": "शब्दसंग्रहाचा आकार",
+    "Smoothing": "गुळगुळीत करणे",
+    "Speed": "वेग",
+    "Start": "सुरू करा",
+    "Start after the others": "इतरांनंतर सुरू करा",
+    "State": "स्थिती",
+    "Steps": "पायऱ्या",
+    "Stop after this step": "या पायरीनंतर थांबवा",
+    "Stop and keep the best": "थांबवा आणि सर्वोत्तम ठेवा",
+    "Take out of the queue": "रांगेतून काढा",
+    "Text": "मजकूर",
+    "Text to learn from": "शिकण्यासाठीचा मजकूर",
+    "Text, Word, PDF, EPUB, web pages, tables, subtitles, chats and archives are read. Files stay on this computer.": "मजकूर, Word, PDF, EPUB, वेब पाने, तक्ते, सबटायटल, चॅट आणि संग्रह (archive) वाचता येतात. फाइली याच संगणकावर राहतात.",  # noqa: E501
+    "The first answers come with the first validation.": "पहिली उत्तरे पहिल्या पडताळणीनंतर दिसतील.",
+    "The run saves its state and stops.": "प्रशिक्षण आपली स्थिती जतन करून थांबत आहे.",
+    "The same prompts are answered at every validation, always with the likeliest token.": "प्रत्येक पडताळणीच्या वेळी त्याच प्रश्नांची उत्तरे दिली जातात, नेहमी सर्वांत शक्य टोकन निवडून.",  # noqa: E501
+    "The text is small for this model: it is enough for about {enough} parameters. A smaller model learns as much.": "या मॉडेलसाठी मजकूर कमी आहे: तो साधारण {enough} पॅरामीटर्सना पुरतो. लहान मॉडेलही तेवढेच शिकेल.",  # noqa: E501
+    "The text would be read {times} times; more than {most} times teaches little.": "मजकूर {times} वेळा वाचला जाईल; {most} पेक्षा जास्त वेळा वाचल्याने फार काही शिकता येत नाही.",  # noqa: E501
+    "The training ends after this step; then the best weights become the model.": "प्रशिक्षण या पायरीनंतर संपेल; मग सर्वोत्तम वेट्सपासून मॉडेल बनेल.",
+    "The upload failed: is there room on the disk?": "अपलोड झाले नाही: डिस्कवर जागा आहे का?",
+    "The validation loss per byte of text; lower is better. It can be compared between models with other vocabularies.": "मजकुराच्या प्रति बाइट पडताळणी लॉस; कमी असणे चांगले. वेगळा शब्दसंग्रह असलेल्या मॉडेलशीही याची तुलना करता येते.",  # noqa: E501
+    "There is no such run": "असे प्रशिक्षण नाही",
+    "They are moved to the folder {folder}.": "ती {folder} या फोल्डरमध्ये हलवली जातील.",
+    "Time left": "उरलेला वेळ",
+    "Time of the training": "प्रशिक्षणाचा वेळ",
+    "Time until the training ends at its present speed; other stages come on top.": "आत्ताच्या वेगाने प्रशिक्षण संपायला लागणारा वेळ; इतर टप्प्यांचा वेळ वेगळा.",  # noqa: E501
+    "Tokenizer": "टोकनायझर",
+    "Tokens": "टोकन्स",
+    "Tokens of text that the training reads in a second, median of the last steps.": "प्रशिक्षण एका सेकंदात वाचत असलेले टोकन्स, शेवटच्या पायऱ्यांचा मध्यक.",  # noqa: E501
+    "Training": "प्रशिक्षण",
+    "Training speed": "प्रशिक्षणाचा वेग",
+    "Training speed (tokens/s)": "प्रशिक्षणाचा वेग (टोकन्स/से.)",
+    "Training text": "प्रशिक्षणाचा मजकूर",
+    "Training the 4-bit weights": "4-बिट वेट्सचे प्रशिक्षण",
+    "Upload files: choose or drop them here": "फाइली अपलोड करा: निवडा किंवा येथे टाका",
+    "Validation": "पडताळणी",
+    "Validation text": "पडताळणीचा मजकूर",
+    "Validation, 4-bit weights": "पडताळणी, 4-बिट वेट्स",
+    "Validation, averaged weights": "पडताळणी, सरासरी वेट्स",
+    "What cleaning would drop or change, with examples": "स्वच्छ करताना काय वगळले किंवा बदलले जाईल, उदाहरणांसह",
+    "What is this?": "हे काय आहे?",
+    "What it answers while it learns": "शिकत असताना दिलेली उत्तरे",
+    "What this would be": "असे मॉडेल बनेल",
+    "Whole curve": "पूर्ण आलेख",
+    "Writing the FP32 model": "FP32 मॉडेल लिहीत आहे",
+    "Writing the report card": "प्रगतिपुस्तक लिहीत आहे",
+    "and {count} more": "आणि आणखी {count}",
+    "bits/byte": "बिट्स/बाइट",
+    "changed": "बदलले",
+    "characters": "अक्षरे",
+    "cores": "कोअर",
+    "default": "मूळ मूल्य",
+    "dropped": "वगळले",
+    "failed": "अयशस्वी",
+    "finished": "पूर्ण",
+    "minutes of training": "प्रशिक्षणाची मिनिटे",
+    "more settings": "आणखी सेटिंग्ज",
+    "running": "चालू",
+    "step": "पायरी",
+    "step {step}": "पायरी {step}",
+    "step {step} of {total}": "पायरी {step} / {total}",
+    "stopped": "थांबले",
+    "training tokens": "प्रशिक्षणाचे टोकन्स",
+    "waiting": "रांगेत",
+    "{characters} characters, {documents} documents, {conversations} conversations": "{characters} अक्षरे, {documents} दस्तऐवज, {conversations} संभाषणे",  # noqa: E501
+    "{count} tokens": "{count} टोकन्स",
+    "{time} left": "{time} उरले",
+    "{words} tokens per word, {characters} characters per token": "प्रति शब्द {words} टोकन्स, प्रति टोकन {characters} अक्षरे",
+}
+
+
+@dataclass(frozen=True)
+class Words:
+    """Texts in one language: `words("Runs")` gives the text, with {placeholders} filled in."""
+
+    language: str
+
+    def __call__(self, english: str, **values: object) -> str:
+        text = MARATHI.get(english, english) if self.language == "mr" else english
+        return text.format(**values) if values else text

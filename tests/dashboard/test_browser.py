@@ -1,0 +1,127 @@
+"""The way of a user through the dashboard, in a real browser."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from running_dashboard import RunningDashboard
+from test_forms import BRIEF_FLAGS, BRIEF_JSON
+
+from bulletlm.dashboard import processes
+from bulletlm.dashboard.runs import summarize
+from micro_model import MICRO
+
+SETTINGS = {name: value for name, value in MICRO.items() if name not in ("data", "total_steps", "save_every")}
+
+
+def test_from_a_pasted_configuration_to_a_model(dashboard: RunningDashboard, browser_page: Any, texts: Path) -> None:
+    page = browser_page
+    page.goto(dashboard.address + "/new")
+    configuration, flags = page.get_by_label("Configuration: paste JSON"), page.get_by_label("Extra args")
+
+    # The configuration of a guide can be pasted unchanged; the form follows.
+    configuration.fill(BRIEF_JSON)
+    flags.fill(BRIEF_FLAGS)
+    page.get_by_label("train.ema_decay").first.wait_for()
+    page.wait_for_function("document.querySelector('[aria-label=\"model.n_layers\"]').value == '8'")
+    page.wait_for_function("[...document.querySelectorAll('textarea')].some(box => box.value.includes('\"total_steps\": 120000'))")
+
+    # A mistake stands at its field.
+    page.get_by_label("model.dim").first.fill("99")
+    page.get_by_text("a multiple of 32").first.wait_for()
+
+    # A small configuration, an uploaded file, and a start.
+    flags.fill("")
+    configuration.fill(json.dumps({**SETTINGS, "name": "सुरुवात 1", "total_steps": 100_000, "save_every": 100_000, "eval_every": 20}))
+    page.set_input_files("input[type=file]", [str(texts / "stories.en.txt"), str(texts / "stories.mr.txt")])
+    page.get_by_text("uploads/stories.en.txt").wait_for()
+    page.get_by_text("uploads/stories.mr.txt").wait_for()
+    page.reload()
+    page.get_by_text("uploads/stories.mr.txt").wait_for()
+    assert page.get_by_label("name", exact=True).first.input_value() == "सुरुवात 1", "a reload loses nothing"
+    page.get_by_role("button", name="Start", exact=True).click()
+    page.wait_for_url("**/run/**")
+    run = dashboard.folder / "runs" / "सुरुवात 1"
+
+    # The curve moves, also after a reload and after the dashboard was killed.
+    page.get_by_text(re.compile(r"step \d+ of 100,000")).wait_for()
+    pid = processes.find(run)
+    assert pid is not None
+    dashboard.kill()
+    assert processes.find(run) == pid
+    dashboard.start()
+    page.reload()
+    page.get_by_text(re.compile(r"step \d\d+ of 100,000")).wait_for()
+    page.wait_for_function("document.querySelectorAll('canvas').length >= 6")
+    page.get_by_text("running", exact=True).wait_for()
+
+    # Stop, resume, end with the best weights.
+    page.get_by_role("button", name="Stop after this step").click()
+    page.get_by_text("stopped", exact=True).wait_for()
+    stopped_at = summarize(run).step
+    page.get_by_role("button", name="Resume").click()
+    page.get_by_text("running", exact=True).wait_for()
+    page.get_by_role("button", name="Stop and keep the best").click()
+    page.get_by_text("finished", exact=True).wait_for()
+    assert stopped_at <= summarize(run).step < 100_000 and (run / "model.bullet").is_file()
+
+    # The list has it, in both languages.
+    page.goto(dashboard.address)
+    page.get_by_role("link", name="सुरुवात 1").wait_for()
+    page.get_by_role("button", name="मराठी").click()
+    page.get_by_role("heading", name="प्रशिक्षणे").wait_for()
+
+
+def test_a_run_that_fails_says_why_in_two_tabs_at_once(dashboard: RunningDashboard, browser_page: Any) -> None:
+    page = browser_page
+    (dashboard.folder / "tiny.txt").write_text("short\n", encoding="utf-8")
+    page.goto(dashboard.address + "/new")
+    other = page.context.new_page()
+    other.goto(dashboard.address)
+    page.get_by_label("Configuration: paste JSON").fill(json.dumps({**SETTINGS, "name": "broken", "data": {"sources": ["tiny.txt"]}}))
+    page.get_by_text("tiny.txt", exact=True).wait_for()
+    page.get_by_role("button", name="Start", exact=True).click()
+    page.wait_for_url("**/run/broken")
+    page.get_by_text("failed", exact=True).wait_for()
+    message = summarize(dashboard.folder / "runs" / "broken").message
+    assert message
+    page.get_by_text(message).first.wait_for()
+    other.get_by_text("failed", exact=True).wait_for()
+    other.get_by_text(message[:60]).wait_for()
+
+
+def test_names_and_texts_are_never_markup(dashboard: RunningDashboard, browser_page: Any) -> None:
+    evil = "<img src=x onerror=document.title='owned'>{{ 7*7 }}"
+    run = dashboard.folder / "runs" / evil.replace("/", "")
+    (run / "dashboard").mkdir(parents=True)
+    (run / "dashboard" / "configuration.json").write_text("{}", encoding="utf-8")
+    (run / "dashboard" / "exit.json").write_text('{"code": 1, "time": 1}', encoding="utf-8")
+    (run / "dashboard" / "output.log").write_text(f"bullet: {evil}\n", encoding="utf-8")
+    sample = {"event": "sample", "step": 1, "prompt": evil, "answer": evil}
+    (run / "metrics.jsonl").write_text(json.dumps(sample) + "\n", encoding="utf-8")
+    page = browser_page
+    page.goto(dashboard.address)
+    page.get_by_role("link", name=evil).click()
+    page.get_by_role("heading", name=evil).wait_for()
+    page.get_by_text(evil).nth(2).wait_for()
+    assert page.locator("img[src=x]").count() == 0 and page.title() != "owned"
+
+
+def test_files_of_runs_are_served_and_no_others(dashboard: RunningDashboard) -> None:
+    run = dashboard.folder / "runs" / "a"
+    (run / "dashboard").mkdir(parents=True)
+    (run / "dashboard" / "configuration.json").write_text("{}", encoding="utf-8")
+    (run / "report.html").write_text("<p>report</p>", encoding="utf-8")
+    (run / "secret.txt").write_text("secret", encoding="utf-8")
+    assert dashboard.get("/files/a/report.html") == (200, b"<p>report</p>")
+    for path in (
+        "/files/a/secret.txt",
+        "/files/b/report.html",
+        "/files/..%2Fruns%2Fa/report.html",
+        "/files/a/..%2F..%2Fx",
+        "/files/%2E%2E/x",
+    ):
+        assert dashboard.get(path)[0] == 404, path
+    assert dashboard.get("/", Host="evil.example")[0] == 403
+    assert dashboard.get("/upload?name=x", Origin="http://evil.example")[0] == 403

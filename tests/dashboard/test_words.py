@@ -1,0 +1,60 @@
+"""Tests that every text of the pages has a Marathi translation, with the same placeholders."""
+
+import ast
+import re
+from collections.abc import Iterator
+
+import pytest
+
+from bulletlm.dashboard.frame import PAGES
+from bulletlm.dashboard.pages.new_run import SECTIONS
+from bulletlm.dashboard.pages.run import AXES, CHARTS
+from bulletlm.dashboard.pages.runs import STATES
+from bulletlm.dashboard.runs import STAGE_NAMES
+from bulletlm.dashboard.words import MARATHI, Words
+from paths import ROOT
+
+FOLDER = ROOT / "src" / "bulletlm" / "dashboard"
+
+TEXT_ARGUMENTS = {"t": (0,), "page": (1,), "tile": (1, 3), "_button": (0,), "_facts": (0,)}
+"""Functions that show a text, and which of their arguments it is."""
+
+
+def shown_texts() -> Iterator[str]:
+    for path in FOLDER.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call):
+                name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+                for place in TEXT_ARGUMENTS.get(name, ()):
+                    if place < len(node.args) and isinstance(node.args[place], ast.Constant):
+                        yield str(node.args[place].value)  # type: ignore[attr-defined]
+            elif isinstance(node, ast.Tuple) and len(node.elts) == 2 and isinstance(node.elts[1], ast.Dict):
+                yield from (part.value for part in node.elts[:1] if isinstance(part, ast.Constant))  # a warning and its values
+    yield from (name for _, name in PAGES)
+    yield from STATES
+    yield from (*SECTIONS.values(), *AXES, *STAGE_NAMES.values())
+    for title, _, curves, _, explanation in CHARTS:
+        yield from (title, explanation, *(label for label, _ in curves))
+
+
+TEXTS = sorted(set(shown_texts()) - {""})
+
+
+def test_texts_are_found() -> None:
+    assert len(TEXTS) > 100
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_every_text_has_a_translation(text: str) -> None:
+    assert text in MARATHI, "add it to words.py"
+    placeholders = re.compile(r"{\w+}")
+    assert sorted(placeholders.findall(text)) == sorted(placeholders.findall(MARATHI[text]))
+
+
+def test_no_translation_is_left_over() -> None:
+    assert set(MARATHI) <= set(TEXTS)
+
+
+def test_words() -> None:
+    assert Words("en")("{time} left", time="3 s") == "3 s left"
+    assert re.search("[\u0900-\u097f]", Words("mr")("Runs"))

@@ -1,0 +1,93 @@
+"""Tests of what a user of the dashboard may name: runs, files, folders, uploads."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given, strategies
+
+from bulletlm.dashboard.uploads import receive, uploaded
+from bulletlm.dashboard.workspace import Workspace, is_name, named_paths, safe_file_name
+from bulletlm.errors import BulletError, ConfigError
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Workspace:
+    (tmp_path / "home" / "texts").mkdir(parents=True)
+    (tmp_path / "outside").mkdir()
+    return Workspace(tmp_path / "home")
+
+
+@pytest.mark.parametrize("path", ["sample", "hf://somebody/texts", "texts", "texts/*.txt", "uploads/new.txt", "./texts/../texts"])
+def test_paths_in_the_workspace(workspace: Workspace, path: str) -> None:
+    workspace.check(path)
+    workspace.check(str(workspace.folder / "texts"))
+
+
+@pytest.mark.parametrize(
+    "path", ["/etc/passwd", "..", "../outside", "../outside/*", "texts/../../outside", "~", "/*", "texts/*/../../../x", "a\0b"]
+)
+def test_paths_outside_of_the_workspace(workspace: Workspace, path: str) -> None:
+    with pytest.raises(ConfigError, match=r"outside|pattern|not a path"):
+        workspace.check(path)
+
+
+def test_a_link_does_not_lead_outside(workspace: Workspace, tmp_path: Path) -> None:
+    (workspace.folder / "link").symlink_to(tmp_path / "outside")
+    with pytest.raises(ConfigError, match="--allow"):
+        workspace.check("link/secret.txt")
+    Workspace(workspace.folder, (tmp_path / "outside",)).check("link/secret.txt")
+
+
+def test_every_setting_that_names_a_path_is_checked(workspace: Workspace) -> None:
+    given = {
+        "data.sources": ["/etc", {"path": "/etc/hosts", "weight": 2}],
+        "evaluate.prompts": "/etc/passwd",
+        "augment.paraphrase_pairs": ["/x"],
+        "augment.paraphrase_models": {"mr": "http://example.org"},
+        "augment.translation_models": {"mr-en": "/m"},
+        "augment.cache": "/tmp",
+        "model.dim": 3,
+    }
+    assert len(list(named_paths(given))) == 7
+    assert {setting for setting, _ in workspace.check_settings(given)} == set(given) - {"model.dim"}
+
+
+@given(strategies.text(max_size=200))
+def test_the_name_of_an_upload_is_never_a_path(name: str) -> None:
+    safe = safe_file_name(name)
+    assert safe and len(safe) <= 80 and not safe.startswith((".", "-"))
+    assert Path(safe).name == safe and safe not in (".", "..") and not set(safe) & set("/\\\0*?[]")
+    assert is_name(safe)
+
+
+@given(strategies.text(max_size=120))
+def test_the_name_of_a_run_is_never_a_path(name: str) -> None:
+    if is_name(name):
+        assert Path("runs", name).parent == Path("runs") and name not in (".", "..")
+
+
+def sent(content: bytes, size: int = 7) -> AsyncIterator[bytes]:
+    async def parts() -> AsyncIterator[bytes]:
+        for start in range(0, len(content), size):
+            yield content[start : start + size]
+
+    return parts()
+
+
+def test_uploads_are_complete_and_replace_nothing(workspace: Workspace) -> None:
+    content = "नमस्कार\n".encode() * 100
+    first = asyncio.run(receive(workspace, "../../गोष्ट.txt", sent(content), len(content)))
+    second = asyncio.run(receive(workspace, "गोष्ट.txt", sent(b"other"), None))
+    assert first.parent == second.parent == workspace.uploads
+    assert (first.read_bytes(), second.read_bytes()) == (content, b"other")
+    assert {upload.name for upload in uploaded(workspace)} == {first.name, second.name}
+
+
+def test_a_broken_upload_leaves_nothing(workspace: Workspace) -> None:
+    with pytest.raises(BulletError, match="arrived"):
+        asyncio.run(receive(workspace, "a.txt", sent(b"half"), 8))
+    with pytest.raises(ConfigError, match="room"):
+        asyncio.run(receive(workspace, "a.txt", sent(b"x"), 1 << 60))
+    assert not list(workspace.uploads.iterdir())
