@@ -9,6 +9,7 @@ from urllib.parse import quote
 import psutil
 from fastapi import Request
 from nicegui import run, ui
+from nicegui.elements.mixins.validation_element import ValidationElement
 
 from bulletlm.dashboard import processes, queue, show
 from bulletlm.dashboard.drafts import draft_of_run, load_draft, mistakes, new_run, save_draft
@@ -64,6 +65,7 @@ class _Page:
     def __init__(self, dashboard: Dashboard, t: Words, draft: Draft) -> None:
         self.dashboard, self.t, self.draft = dashboard, t, draft
         self.fields: dict[str, tuple[Setting, Any]] = {}
+        self.mistakes: dict[str, str] = {}
         self.syncing = False
         self.found: Preview | None = None
         self.looked_at: Any = None
@@ -289,6 +291,8 @@ class _Page:
                 field.set_value(_text(setting, self.draft.value(setting)))
             field.props(f'hint="{hint}"' if setting.kind != "switch" else "").mark(setting.path)
             help_button(t, setting.path, f"{setting.help} ({hint})")
+        if isinstance(field, ValidationElement):
+            field.validation = lambda value: self.mistakes.get(setting.path)  # after each change, when `_sync` has checked all
         field.on_value_change(lambda e: self._from_field(setting, e.value))
         self.fields[setting.path] = (setting, field)
 
@@ -323,11 +327,8 @@ class _Page:
         self.flags_problem.set_text(draft.flags_problem)
         self.mistakes = mistakes(draft.given, self.dashboard.workspace)
         for path, (_, field) in self.fields.items():
-            problem = self.mistakes.get(path, "")
-            if bool(field.props.get("error")) != bool(problem) or field.props.get("error-message", "") != problem:
-                field.props["error"] = bool(problem)
-                field.props["error-message"] = problem
-                field.update()
+            if isinstance(field, ValidationElement) and field.error != self.mistakes.get(path):
+                field.validate()
         self.sources_problem.set_text(self.mistakes.get("data.sources", "") if self._paths() else "")
         hidden = [f"{path}: {text}" if path else text for path, text in self.mistakes.items() if path not in self.fields]
         self.general_problem.set_text("; ".join(text for text in hidden if not text.startswith("data.sources:")))
