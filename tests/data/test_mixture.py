@@ -1,10 +1,16 @@
 """Tests the shares, weights and token budgets of the data mixture."""
 
+import json
+from collections import Counter
+from pathlib import Path
+
 import numpy as np
 import pytest
 
-from bulletlm.config.schema import MixConfig, Source
+from bulletlm.config.schema import DataConfig, MixConfig, Source
 from bulletlm.data.mixture import Cells, copies, mixture_table, rates
+from bulletlm.data.prepare import prepare_data
+from bulletlm.progress import SilentProgress
 
 KEYS = [("a", "en", False), ("a", "en", True), ("b", "mr", False), ("b", "mr", True)]
 
@@ -134,3 +140,16 @@ def test_the_table() -> None:
         ("conversations", 0.0, 0),
     ]
     assert sum(row["share"] for row in table) == pytest.approx(1, abs=1e-3)
+
+
+def test_general_text_is_mixed_in_and_not_held_out(tmp_path: Path) -> None:
+    (tmp_path / "own.txt").write_text("".join(f"The tide of day {n} rose by {n % 7} feet at the old pier.\n\n" for n in range(3_000)))
+    config = DataConfig.model_validate({"sources": [str(tmp_path / "own.txt")], "val_tokens": 1_000, "mix": {"general": 0.25}})
+    report = prepare_data(config, 1, tmp_path / "data", SilentProgress())
+    shares = Counter[str]()
+    for row in report["mixture"]:
+        shares["own" if row["source"] == "own.txt" else "general"] += row["share"]
+    assert shares["general"] == pytest.approx(0.25, abs=0.01)
+    assert {json.loads(line)["source"] for line in (tmp_path / "data" / "val.jsonl").read_text().splitlines()} == {"own.txt"}
+    own = [row for row in report["mixture"] if row["source"] == "own.txt"]
+    assert [row["times"] for row in own] == [1.0]

@@ -32,6 +32,8 @@ def print_summary(folder: Path) -> None:
     table.add_row("bits per byte", f"{bits[0]:.4f}", f"{bits[1]:.4f}", f"{bits[1] - bits[0]:+.4f}")
     table.add_row("size", f"{fp32['bytes'] / 1e6:.1f} MB", f"{bq4['bytes'] / 1e6:.2f} MB", f"{fp32['bytes'] / bq4['bytes']:.1f} x smaller")
     console.print(Padding(table, (1, 0)))
+    for line in _origin_lines(report):
+        console.print(Text(printable(line)), soft_wrap=True)
     for index in report["generations"]["samples"]:
         row = report["generations"]["rows"][index]
         console.print(Text(printable(row["prompt"], lines=True), style="cyan"))
@@ -39,6 +41,18 @@ def print_summary(folder: Path) -> None:
     console.print(Text(printable(f"model   {model}  ({bq4['bytes']:,} bytes)")), soft_wrap=True)
     console.print(Text(printable(f"report  {folder / 'report.html'}")), soft_wrap=True)
     console.print(Text("\n" + printable(f"Talk with it:  {_command()} chat {shlex.quote(str(model))}"), style="bold"), soft_wrap=True)
+
+
+def _origin_lines(report: dict[str, Any]) -> list[str]:
+    """Bits per byte before and after on each text, for a run that started from a model; then an empty line."""
+    origin = report.get("origin")
+    if not origin or not origin["name"]:
+        return []
+    rows = [f"started from {origin['name']}; bits per byte before -> FP32 -> 4-bit:"]
+    for row in origin["texts"]:
+        bits = [row[which] and row[which]["bits_per_byte"] for which in ("parent", "fp32", "bq4")]
+        rows.append(f"  {row['text']}: " + " -> ".join("unknown" if value is None else f"{value:.4f}" for value in bits))
+    return [*rows, ""]
 
 
 def print_info(path: Path, tensors: bool, as_json: bool) -> None:
@@ -84,6 +98,8 @@ def _card(file: BulletFile) -> Iterable[tuple[str, str]]:
     yield "name", meta.get("name") or "unnamed"
     yield "licence", meta.get("license") or "not given"
     yield "languages", ", ".join(meta.get("languages", [])) or "not given"
+    for number, line in enumerate(_parents(meta)):
+        yield "" if number else "started from", line
     yield "parameters", f"{shape.n_parameters:,}"
     heads = f"{shape.n_heads} heads" + ("" if shape.n_kv_heads == shape.n_heads else f" ({shape.n_kv_heads} for keys and values)")
     yield "shape", f"{shape.n_layers} layers, dim {shape.dim}, {heads}, hidden {shape.hidden_dim}, context {shape.max_seq_len}"
@@ -114,6 +130,25 @@ def _card(file: BulletFile) -> Iterable[tuple[str, str]]:
         yield "difference", f"{change}; on {rounded['val_tokens']:,} held-out tokens"
     if meta.get("sampling"):
         yield "sampling", ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in meta["sampling"].items())
+
+
+def _parents(meta: dict[str, Any]) -> Iterable[str]:
+    """One line for each model from which the file descends, the nearest first. The entries may hold anything."""
+    parents = meta.get("parents", [])
+    for entry in parents if isinstance(parents, list) else []:
+        if not isinstance(entry, dict):
+            continue
+        facts = [str(entry.get("name") or "unnamed"), f"licence {entry.get('license') or 'not given'}"]
+        if isinstance(entry.get("languages"), list):
+            facts.append(" ".join(map(str, entry["languages"])))
+        if type(entry.get("parameters")) is int:
+            facts.append(f"{entry['parameters']:,} parameters")
+        if isinstance(entry.get("sha256"), str):
+            facts.append(f"sha256 {entry['sha256'][:16]}")
+        if isinstance(entry.get("sources"), list):
+            more = entry["more_sources"] if type(entry.get("more_sources")) is int else 0
+            facts.append(f"{len(entry['sources']) + more} source files")
+        yield ", ".join(fact for fact in facts if fact)
 
 
 def _numbers(values: dict[str, Any]) -> dict[str, Any]:

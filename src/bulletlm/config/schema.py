@@ -268,6 +268,17 @@ class MixConfig(Section):
     )
     conversations: float | None = Field(None, ge=0, le=1, description="Share of conversations in the stream; default: their natural share.")
     max_repeats: float = Field(4.0, ge=1, le=100, description="Largest number of times that a document is used to reach these shares.")
+    general: float | None = Field(
+        None,
+        ge=0,
+        lt=1,
+        description="Share of general text (the sources sample and simple) in the stream, none of it in the validation text; default: 0, "
+        "or with model.start_from a share that keeps a model of these languages from forgetting them.",
+    )
+
+
+GENERAL_SOURCES = ("sample", "simple")
+"""The sources of general text, which are in the package."""
 
 
 class DataConfig(Section):
@@ -296,6 +307,13 @@ class DataConfig(Section):
     @classmethod
     def _one_file_is_a_list(cls, value: Any) -> Any:
         return [value] if isinstance(value, str) else value
+
+    @property
+    def all_sources(self) -> list[Source]:
+        """The sources, followed by those of the general text if data.mix.general wants it and they are not named already."""
+        named = {source.path for source in self.sources}
+        general = [Source(path=path) for path in GENERAL_SOURCES if path not in named] if self.mix.general else []
+        return [*self.sources, *general]
 
     @model_validator(mode="before")
     @classmethod
@@ -390,6 +408,16 @@ class ModelConfig(Section):
     rope_theta: float = Field(10_000.0, gt=0, description="Base of the rotary position angles.")
     norm_eps: float = Field(1e-5, gt=0, lt=1, description="Epsilon of RMSNorm.")
     tied_embeddings: bool = Field(True, description="Use the token embedding also as the output matrix.")
+    start_from: Annotated[str | None, Also("from")] = Field(
+        None,
+        description="A model to start from instead of random weights: a .bullet or .gguf file, a run folder, a checkpoint, a Hugging Face "
+        'folder, or the name of a model of the package. Shape and vocabulary are its own (docs/fine-tuning.md). "none" is the default.',
+    )
+
+    @field_validator("start_from")
+    @classmethod
+    def _none_in_words(cls, value: str | None) -> str | None:
+        return None if value in ("", "none") else value
 
     def shape(self, vocab_size: int) -> ModelShape:
         """The full shape for a vocabulary of `vocab_size`.
@@ -581,6 +609,16 @@ class EvaluateConfig(Section):
         None, description="A .jsonl file with one {prompt, language, kind} per line; default: the 40 prompts of the package."
     )
     samples: int = Field(4, ge=0, description="Number of answers printed at the end of a run.")
+    also: list[str] = Field(
+        default_factory=list,
+        description="Other text on which the report measures the models too, as paths like data.sources; with model.start_from it shows "
+        "what the new model forgot.",
+    )
+
+    @field_validator("also", mode="before")
+    @classmethod
+    def _one_path_is_a_list(cls, value: Any) -> Any:
+        return [value] if isinstance(value, str) else value
 
 
 class LimitsConfig(Section):
@@ -649,7 +687,8 @@ class Config(Section):
     def _defaults_that_depend(self) -> "Config":
         if self.name in (".", ".."):
             raise ValueError("name: must be a folder name, not a path")
-        self.weight_types()  # reports a mistake in quant.keep now instead of after the training
+        if self.model.start_from is None:
+            self.weight_types()  # reports a mistake in quant.keep now instead of after the training
         return self
 
     def weight_types(self) -> dict[str, str]:

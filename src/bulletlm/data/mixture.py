@@ -49,13 +49,22 @@ def copies(cells: Cells, characters: Ints, ranks: npt.NDArray[np.uint64], rates:
     return result
 
 
-def rates(cells: Cells, sources: list["Source"], source_of: dict[str, int], mix: "MixConfig") -> Floats:
+def rates(cells: Cells, sources: list["Source"], source_of: dict[str, int], mix: "MixConfig", own_sources: int | None = None) -> Floats:
     """[cells] how often the documents of each cell are used.
 
     Weights and budgets of the sources are applied first; then languages and conversations get their shares (iterative
     proportional fitting), and the stream keeps its length or gets the configured length. Budgets and the limit on repetition
     always hold; the text that they exclude is replaced by other text of the same language and kind, else by other text of the
     same language, else by any other text.
+
+    General text comes on top of the other text, in the share data.mix.general of both, or as often as the limit on repetition allows.
+
+    Args:
+        cells: the groups of documents.
+        sources: the entries of data.sources, then those of the general text.
+        source_of: file name -> index of its source.
+        mix: the settings of the mixture.
+        own_sources: number of sources before those of the general text; None if there are no others.
     """
     weight = np.array([sources[source_of[file]].weight for file, _, _ in cells.keys])
     limit = np.maximum(mix.max_repeats, weight) * cells.sizes
@@ -70,6 +79,10 @@ def rates(cells: Cells, sources: list["Source"], source_of: dict[str, int], mix:
         return wanted
 
     wanted = limited(cells.sizes * weight)
+    general = home >= (len(sources) if own_sources is None else own_sources)
+    if mix.general and wanted[general].sum():
+        wanted[general] *= mix.general / (1 - mix.general) * wanted[~general].sum() / wanted[general].sum()
+        wanted = limited(wanted)
     length = mix.tokens * CHARACTERS_PER_TOKEN if mix.tokens is not None else wanted.sum()
     languages = sorted({language for _, language, _ in cells.keys})
     language = np.array([languages.index(language) for _, language, _ in cells.keys])
@@ -83,6 +96,9 @@ def rates(cells: Cells, sources: list["Source"], source_of: dict[str, int], mix:
         shares = by_language / by_language.sum() if shares is None else shares
     if shares is not None:
         targets.append((language, shares))
+    if targets and general.any():
+        part = wanted[general].sum() / max(wanted.sum(), 1)
+        targets.append((general.astype(np.int64), np.array([1 - part, part])))
     targets = targets or [(np.zeros_like(kind), np.ones(1))]
     for _ in range(_ROUNDS):
         for groups, target in targets:

@@ -138,7 +138,7 @@ def prepare_data(
     progress.log(f"data: training text is {_in_shares(report['mixture'])}")
     for line in summary_lines(report["sources"], report["skipped_files"]):
         progress.log(line)
-    for line in loss_table(files, [source.path for source in config.sources], cleaned.characters, splits.characters, log):
+    for line in loss_table(files, [source.path for source in config.all_sources], cleaned.characters, splits.characters, log):
         progress.log(line)
     return report
 
@@ -327,7 +327,8 @@ def _write_splits(
     """Choose the validation set, remove copies of it from the training text, mix the rest, and write both files."""
     splits = _Splits()
     ranks = _ranks(store.documents["group"], seed)
-    chosen, target = _choose(store, files, ranks, config.val_tokens)
+    own = np.array([file.source < len(config.sources) for file in files])[store.documents["file"]]
+    chosen, target = _choose(store, files, ranks, config.val_tokens, own)
     validation = _write_validation(store, chosen, folder, splits, log)
     in_training = _beside_validation(store, ranks, chosen, log)
     reasons = ("copy_of_validation", "near_copy_of_validation")
@@ -373,7 +374,7 @@ def _write_splits(
 def _takes_parts(config: "DataConfig") -> bool:
     """Whether the mixture uses text at rates that are not whole numbers."""
     mix = config.mix
-    uneven = any(source.tokens is not None or source.weight != int(source.weight) for source in config.sources)
+    uneven = any(source.tokens is not None or source.weight != int(source.weight) for source in config.sources) or bool(mix.general)
     return uneven or mix.tokens is not None or mix.temperature > 1 or bool(mix.languages) or mix.conversations is not None
 
 
@@ -464,17 +465,26 @@ def _ranks(groups: npt.NDArray[np.uint64], seed: int) -> npt.NDArray[np.uint64]:
     return ranks
 
 
-def _choose(store: _Store, files: list[SourceFile], ranks: npt.NDArray[np.uint64], val_tokens: int) -> tuple[dict[int, int], int]:
-    """Validation documents, each with the first paragraph that belongs to validation; and the number of characters wanted."""
-    characters = store.documents["characters"]
+def _choose(
+    store: _Store, files: list[SourceFile], ranks: npt.NDArray[np.uint64], val_tokens: int, own: npt.NDArray[np.bool_]
+) -> tuple[dict[int, int], int]:
+    """Validation documents, each with the first paragraph that belongs to validation; and the number of characters wanted.
+
+    Args:
+        own: [documents] which may be chosen: all except the general text of data.mix.general.
+    """
+    numbers = np.flatnonzero(own)
+    documents = store.documents[numbers]
+    characters = documents["characters"]
     target = _validation_characters(int(characters.sum()), val_tokens)
 
-    def paragraphs_of(number: int) -> list[int]:
-        row = store.read(number)
+    def paragraphs_of(place: int) -> list[int]:
+        row = store.read(int(numbers[place]))
         return [len(paragraph) for paragraph in row["text"].split("\n")] if "text" in row else []
 
-    cells = _cells(store.documents, files, with_kind=False)
-    chosen = choose_validation(characters, cells.of, ranks, target, paragraphs_of)
+    cells = _cells(documents, files, with_kind=False)
+    found = choose_validation(characters, cells.of, ranks[numbers], target, paragraphs_of) if len(numbers) else {}
+    chosen = {int(numbers[place]): first for place, first in found.items()}
     if not chosen:
         raise DataError(
             f"the sources contain one paragraph of {int(characters.sum()):,} characters, of which nothing can be held out for validation: "
@@ -504,7 +514,7 @@ def _mix(
     """How often each document is used, and the table of the mixture."""
     cells = _cells(documents, files)
     source_of = {file.name: file.source for file in files}
-    taken = copies(cells, documents["characters"], ranks, rates(cells, config.sources, source_of, config.mix))
+    taken = copies(cells, documents["characters"], ranks, rates(cells, config.all_sources, source_of, config.mix, len(config.sources)))
     if not taken.any():
         raise DataError("the mixture leaves nothing to train on: raise the weights in data.sources or the shares in data.mix")
     return taken, mixture_table(cells, documents["characters"], taken)

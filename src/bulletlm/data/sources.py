@@ -111,7 +111,7 @@ def find_files(config: "DataConfig") -> tuple[list[SourceFile], list[Skipped]]:
     files: dict[tuple[Path, str], SourceFile] = {}
     skipped: dict[str, Skipped] = {}
     names: set[str] = set()
-    for number, source in enumerate(config.sources):
+    for number, source in enumerate(config.all_sources):
         try:
             found, left_out = _find(source)
         except (OSError, RuntimeError, ValueError) as error:  # a folder that cannot be entered, ~nobody, a name with \0

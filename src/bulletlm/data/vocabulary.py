@@ -39,13 +39,18 @@ SMALLEST_VOCABULARY = 400
 MANY_UNUSED = 0.1
 """Share of unused learned pieces above which a smaller vocabulary is suggested."""
 
+MANY_IN_BYTES = 0.05
+"""Share of characters outside the vocabulary above which a vocabulary does not suit a text."""
+
 OFTEN = 10
 """A piece that occurs less often than this is too rare for the model to learn."""
 
 _COUNTED_CHARACTERS = 5_000_000
 
 
-def prepare_tokenizer(config: "TokenizerConfig", seed: int, data_dir: Path, out_dir: Path, progress: Progress) -> dict[str, Any]:
+def prepare_tokenizer(
+    config: "TokenizerConfig", seed: int, data_dir: Path, out_dir: Path, progress: Progress, given: bytes | None = None
+) -> dict[str, Any]:
     """Train on the documents of `data_dir`/train.jsonl; write tokenizer.model and report.json; return the report.
 
     The figures of the report are measured on val.jsonl, text that the tokenizer has not seen; the rarest pieces on the first
@@ -53,13 +58,17 @@ def prepare_tokenizer(config: "TokenizerConfig", seed: int, data_dir: Path, out_
 
     A text with too few different words for `config.vocab_size` gets the largest vocabulary that it can fill.
 
+    Args:
+        given: a sentencepiece model to use instead of training one, because the model to start from has it.
+
     Raises:
         ConfigError: the vocabulary is too small. BulletError: the rows are missing or damaged.
     """
     train = data_dir / "train.jsonl"
-    shares = balanced_shares(read_documents(train))
-    tokenizer = Tokenizer(train_tokenizer(training_texts(train, shares), config.vocab_size, seed, progress, at_most=True))
-    if tokenizer.vocab_size < config.vocab_size:
+    shares = balanced_shares(read_documents(train)) if given is None else {}
+    proto = given or train_tokenizer(training_texts(train, shares), config.vocab_size, seed, progress, at_most=True)
+    tokenizer = Tokenizer(proto)
+    if given is None and tokenizer.vocab_size < config.vocab_size:
         progress.log(
             f"tokenizer: the vocabulary has {tokenizer.vocab_size:,} tokens instead of {config.vocab_size:,}, "
             "because this text has too few different words for more; a larger vocabulary needs more text"
@@ -70,8 +79,10 @@ def prepare_tokenizer(config: "TokenizerConfig", seed: int, data_dir: Path, out_
         **_rarest(tokenizer, training_texts(train)),
         "trained_on_share": {language: round(share, 4) for language, share in shares.items()},
     }
+    if given is not None:
+        _warn_of_bytes(report, progress)
     unused = report["unused_pieces"]
-    if unused > MANY_UNUSED * (tokenizer.vocab_size - FIRST_PIECE):
+    if given is None and unused > MANY_UNUSED * (tokenizer.vocab_size - FIRST_PIECE):
         progress.log(
             f"tokenizer: {unused:,} of {tokenizer.vocab_size:,} tokens never occur in the training text: "
             f"a vocabulary of {report['suggested_vocab_size']:,} fits it better (--tokenizer.vocab_size={report['suggested_vocab_size']})"
@@ -80,6 +91,17 @@ def prepare_tokenizer(config: "TokenizerConfig", seed: int, data_dir: Path, out_
         (folder / "tokenizer.model").write_bytes(tokenizer.proto)
         write_json(folder / "report.json", report)
     return report
+
+
+def _warn_of_bytes(report: dict[str, Any], progress: Progress) -> None:
+    """Say if a vocabulary that was trained on other text does not have the letters of this text."""
+    rows = report["languages"].values()
+    share = sum(row["share_in_bytes"] * row["characters"] for row in rows) / max(1, sum(row["characters"] for row in rows))
+    if share > MANY_IN_BYTES:
+        progress.log(
+            f"tokenizer: the vocabulary of the model to start from lacks {share:.0%} of the characters of this text, and spells each in up "
+            "to four tokens: a model that was trained on this script, or random weights (--from none), will learn more"
+        )
 
 
 def balanced_shares(documents: Iterable[Document]) -> dict[str, float]:

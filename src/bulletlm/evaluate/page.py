@@ -35,6 +35,7 @@ def render(report: Report) -> str:
     """The page as HTML; the same report gives the same bytes."""
     sections = [
         ("numbers", "Results", _numbers(report)),
+        ("origin", "Against the model it started from" if _parent_name(report) else "On other text", _origin(report)),
         ("curves", "Training", _curves(report)),
         ("languages", "By language", _by_label(report["by_language"], "Language", language_name)),
         ("sources", "By source", _by_label(report["by_source"], "Source", str) if len(report["by_source"]) > 1 else Html()),
@@ -161,6 +162,32 @@ def _by_label(rows: Mapping[str, ComparisonValues], title: str, name: Callable[[
             [name(label), f"{row['tokens']:,}", *ppl, change, *bpb, small(row["kl"]["mean"]), percent(row["top1_agreement"]["mean"])]
         )
     return html_table(head, body)
+
+
+def _parent_name(report: Report) -> str | None:
+    origin = report["origin"]
+    return origin["name"] if origin else None
+
+
+def _origin(report: Report) -> Html:
+    """Bits per byte of the parent, the FP32 model and the 4-bit model on each text."""
+    origin, name = report["origin"], _parent_name(report)
+    if origin is None or not origin["texts"]:
+        return Html()
+    head = ["Text", "tokens", *(["bits/byte before"] if name else []), "bits/byte FP32", "bits/byte 4-bit", *(["change"] if name else [])]
+    body = []
+    for row in origin["texts"]:
+        before, exact, after = (row[which]["bits_per_byte"] if row[which] else None for which in ("parent", "fp32", "bq4"))
+        shown = ["–" if bits is None else decimal(bits) for bits in ((before, exact, after) if name else (exact, after))]
+        change = [percent_change(after / before - 1) if before and after is not None else "–"] if name else []
+        body.append([row["text"], f"{row['tokens']:,}", *shown, *change])
+    note = (
+        f"Before: the model {name} (licence: {origin['license']}), from which the training started. A lower number is better: on the "
+        "validation text it shows what the model learned, on other text a higher one shows what it forgot."
+        if name
+        else "Text that is named by evaluate.also, without what the model was trained on."
+    )
+    return html_table(head, body) + tag("p", note, cls="note")
 
 
 def _use(report: Report) -> Html:

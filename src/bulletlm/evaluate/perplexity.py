@@ -94,10 +94,13 @@ class Targets:
         return Score(float(nats[chosen].sum()), int(chosen.sum()), int(self.bytes[chosen].sum()))
 
 
-def score(engine: Scorer, file: TokenFile, tokenizer: Tokenizer, progress: Progress) -> Scores:
+def score(engine: Scorer, file: TokenFile, tokenizer: Tokenizer, progress: Progress, length: int | None = None) -> Scores:
     """Score every token of `file`, predicted from the tokens before it in its window.
 
     Memory: a batch of logits (LOGITS_AT_ONCE) and about 50 bytes per token of the file.
+
+    Args:
+        length: tokens in a window, at most the context of the model; None: the context.
 
     Raises:
         DataError: the file has nothing to predict, or was made for another vocabulary.
@@ -106,7 +109,7 @@ def score(engine: Scorer, file: TokenFile, tokenizer: Tokenizer, progress: Progr
     targets = read_targets(file, tokenizer, engine.shape.vocab_size)
     nats = np.empty(len(targets.ids))
     with progress.task("Scoring", len(nats)) as bar:
-        for start, inputs, outputs in window_batches(file.tokens, engine.shape.max_seq_len, engine.shape.vocab_size):
+        for start, inputs, outputs in window_batches(file.tokens, length or engine.shape.max_seq_len, engine.shape.vocab_size):
             log_p = log_softmax(finite_logits(engine, inputs, "the model"))
             nats[start : start + outputs.size] = -np.take_along_axis(log_p, outputs[..., None], -1).ravel()
             bar.advance(outputs.size)

@@ -22,8 +22,9 @@ from bulletlm.evaluate.data_checks import check_data
 from bulletlm.evaluate.formatting import count, duration, language_list, percent, percent_change, perplexity, size
 from bulletlm.evaluate.generation import mean_checks
 from bulletlm.evaluate.page import render
+from bulletlm.evaluate.parent import measure_origin
 from bulletlm.evaluate.prompts import Prompt, choose_samples, load_prompts
-from bulletlm.evaluate.report_types import DataChecks, Exchange, Generations, Report, TensorRow, Training, Verdict
+from bulletlm.evaluate.report_types import DataChecks, Exchange, Generations, Origin, Report, TensorRow, Training, Verdict
 from bulletlm.evaluate.training_text import TrainingText, all_texts, read_part
 from bulletlm.evaluate.verdicts import judge
 from bulletlm.evaluate.weight_checks import check_weights
@@ -44,8 +45,14 @@ NO_VERDICT: Verdict = {"decision": "safe", "title": "", "deciding": [], "figures
 """Holds the place until the figures of the report are complete."""
 
 
-def evaluate_run(run_dir: Path, config: Config, progress: Progress) -> Report:
+def evaluate_run(run_dir: Path, config: Config, progress: Progress, parent: Path | None = None) -> Report:
     """Compare export/npy with model.bullet on the validation text, let both answer the prompts, and write the report.
+
+    Args:
+        run_dir: the run folder.
+        config: its configuration.
+        progress: shows bars and messages.
+        parent: folder of the tensors of the model from which the run started; None if it started from random weights.
 
     Returns:
         The content of report.json (docs/evaluation.md).
@@ -67,7 +74,15 @@ def evaluate_run(run_dir: Path, config: Config, progress: Progress) -> Report:
         seed=config.seed,
     )
     answers = [ask(model, questions, texts, progress) for model in (fp32, bq4)]
-    measured = Measurements(comparison=comparison, data_checks=checks, questions=questions, texts=texts, fp32=answers[0], bq4=answers[1])
+    measured = Measurements(
+        comparison=comparison,
+        data_checks=checks,
+        questions=questions,
+        texts=texts,
+        fp32=answers[0],
+        bq4=answers[1],
+        origin=measure_origin(run_dir, config, parent, (fp32, bq4), file, progress),
+    )
     return build_report(run_dir, config, measured)
 
 
@@ -90,6 +105,7 @@ class Measurements:
         questions: what the models were asked.
         texts: the texts with which answers are compared.
         fp32, bq4: the answers of each model.
+        origin: the model from which the run started against the new ones; None if there is none.
     """
 
     comparison: Comparison
@@ -98,6 +114,7 @@ class Measurements:
     texts: Texts
     fp32: Answers
     bq4: Answers
+    origin: Origin | None = None
 
 
 def build_report(run_dir: Path, config: Config, measured: Measurements) -> Report:
@@ -141,6 +158,7 @@ def build_report(run_dir: Path, config: Config, measured: Measurements) -> Repor
         "generations": _generations(config, measured, described),
         "behaviour": described.behaviour,
         "data_checks": measured.data_checks,
+        "origin": measured.origin,
         "training": read_training(run_dir / "metrics.jsonl", missing),
         "data": _optional(run_dir, "data/clean-report.json", "the counts of the cleaning rules", missing),
         "tokens": {
@@ -163,6 +181,7 @@ def build_report(run_dir: Path, config: Config, measured: Measurements) -> Repor
         },
         "missing": missing,
     }
+    missing += measured.origin["missing"] if measured.origin else []
     report["summary"] = _summary(report)
     report["verdict"] = _verdict(report)
     report["verdicts"] = judge(report, config.report.limits)
@@ -318,6 +337,8 @@ def _summary(report: Report) -> str:
     languages = language_list(report["model"]["languages"])
     weights, text_bytes = report["model"]["parameters"], report["tokens"]["train"]["bytes"]
     text = f"A language model with {count(weights)} parameters for {languages}, trained on {size(text_bytes)} of text"
+    if (origin := report["origin"]) and origin["name"]:
+        text += f", starting from the model {origin['name']},"
     if report["training"]:
         text += f" in {duration(report['training']['seconds'])}"
     return f"{text}; the model file has {size(report['bq4']['bytes'])}."
@@ -347,6 +368,7 @@ def _verdict(report: Report) -> list[str]:
         f"{max(1, round(bq4['perplexity'])):,} equally likely tokens of its {report['tokens']['vocab_size']:,}."
     )
     sentences = [f"{quality} {agreement}", meaning]
+    sentences += _learned_and_forgot(report)
     training = report["training"]
     last = training["last_val_loss"] if training else None
     if training and training["best_step"] is not None and last is not None and last > fp32["loss"] + 0.02:
@@ -354,4 +376,25 @@ def _verdict(report: Report) -> list[str]:
             f"After step {training['best_step']:,} of {training['steps']:,} the validation loss rose again: the model started "
             "to memorize its training text (overfitting). More text or more varied text helps more than longer training."
         )
+    return sentences
+
+
+def _learned_and_forgot(report: Report) -> list[str]:
+    """What the 4-bit model does better or worse than the model from which the run started, in sentences."""
+    origin = report["origin"]
+    if origin is None or origin["name"] is None:
+        return []
+    sentences = []
+    for number, row in enumerate(origin["texts"]):
+        before, after = (row[which]["bits_per_byte"] if row[which] else None for which in ("parent", "bq4"))
+        if before is None or after is None:
+            continue
+        figures = f"{after:.3f} bits per byte against the {before:.3f} of {origin['name']}, from which the run started"
+        if number == 0:
+            learned = "learned" if after < before else "did not learn anything measurable from"
+            sentences.append(f"The new model {learned} its text: {figures}.")
+        else:
+            change = f"{percent_change(after / before - 1)}"
+            forgot = "it has forgotten some of it" if after > 1.01 * before else "it has not forgotten it"
+            sentences.append(f"On {row['text']} it has {figures} ({change}): {forgot}.")
     return sentences

@@ -359,6 +359,29 @@ class ModelFacts(TypedDict):
     bits_per_weight: float
 
 
+class TextValues(TypedDict):
+    """How well three models predict one text of `tokens` targets; parent is None for a run from random weights."""
+
+    text: str
+    tokens: int
+    parent: Quality | None
+    fp32: Quality | None
+    bq4: Quality | None
+
+
+class Origin(TypedDict):
+    """The model from which the run started (name and license None: random weights), and how it and the new ones predict texts.
+
+    `texts` begins with the validation text if there is such a model; the others are those of evaluate.also. `missing` names texts that
+    could not be measured, with the reason.
+    """
+
+    name: str | None
+    license: str | None
+    texts: list[TextValues]
+    missing: list[str]
+
+
 class Report(TypedDict):
     """The whole of report.json; the parts typed as plain dictionaries are other files of the run folder."""
 
@@ -376,6 +399,7 @@ class Report(TypedDict):
     generations: Generations
     behaviour: BehaviourValues
     data_checks: DataChecks
+    origin: Origin | None
     training: Training | None
     data: dict[str, Any] | None
     tokens: dict[str, Any]

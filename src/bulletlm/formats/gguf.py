@@ -22,7 +22,7 @@ from bulletlm.files import atomic_file, open_regular
 from bulletlm.formats.bullet.cursor import Cursor
 from bulletlm.formats.bullet.header import SHAPE_LIMITS, check_metadata, parse_json
 from bulletlm.formats.chat_template import GGUF_TEMPLATE, exported_template, is_standard
-from bulletlm.formats.not_a_model import what_was_downloaded
+from bulletlm.formats.not_a_model import INSTEAD, what_was_downloaded
 from bulletlm.formats.stored import EncodedTensor, StoredModel, as_floats, brief, check_finite, check_tokenizer, type_of, view_tensor
 from bulletlm.quant.bq4 import Quantized
 from bulletlm.quant.types import tensor_bytes
@@ -253,7 +253,7 @@ def _read(data: mmap.mmap) -> StoredModel:
         _refuse_split(values)
     architecture = _text(values, "general.architecture")
     if architecture != "llama":
-        raise FormatError(f'general.architecture is "{brief(architecture)}": only "llama" is supported')
+        raise FormatError(f'general.architecture is "{brief(architecture)}": only "llama" is supported; {INSTEAD}')
     proto = _tokenizer(values)
     _check_keys(values)
     _refuse_split(values)

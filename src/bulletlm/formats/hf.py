@@ -16,13 +16,15 @@ import numpy as np
 
 from bulletlm.errors import BulletError, FormatError
 from bulletlm.files import atomic_folder, read_regular, write_json, write_text
-from bulletlm.formats.bullet.header import check_metadata, parse_json, read_shape, show
+from bulletlm.formats.bullet.header import check_metadata, parent_names, parse_json, read_shape, show
+from bulletlm.formats.chat_marks import add_chat_marks
 from bulletlm.formats.chat_template import HF_TEMPLATE, exported_template, is_standard
 from bulletlm.formats.gguf import size_label
-from bulletlm.formats.not_a_model import what_was_downloaded
+from bulletlm.formats.not_a_model import INSTEAD, what_was_downloaded
 from bulletlm.formats.stored import EncodedTensor, Floats, StoredModel, as_floats, brief, check_finite, check_tokenizer
 from bulletlm.formats.tokenizer_json import read_tokenizer_json
 from bulletlm.shape import ModelShape
+from bulletlm.text.sentencepiece_rules import lacks_marks
 from bulletlm.text.tokenizer import BOS, END, EOS, FIRST_PIECE, SPECIAL_TOKENS, UNK
 from bulletlm.text.train_tokenizer import model_of_pieces
 
@@ -214,7 +216,9 @@ def model_card(model: StoredModel) -> str:
     }
     lines = ["---", *(f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in head.items()), "---", "", f"# {name}", ""]
     spoken = f" for {', '.join(languages)}" if languages else ""
-    lines += [f"A small Llama-shaped language model{spoken}, trained from scratch with BulletLM.", "", "| | |", "|---|---|"]
+    parent = parent_names(metadata)
+    made = f"trained with BulletLM from the model {parent[0]}" if parent else "trained from scratch with BulletLM"
+    lines += [f"A small Llama-shaped language model{spoken}, {made}.", "", "| | |", "|---|---|"]
     lines += [f"| {key} | {value} |" for key, value in _figures(model)]
     lines += [
         "",
@@ -261,8 +265,12 @@ def _figures(model: StoredModel) -> list[tuple[str, str]]:
     return [(key, value.replace("|", "\\|").replace("\n", " ")) for key, value in rows]
 
 
-def read_hf(folder: Path) -> StoredModel:
+def read_hf(folder: Path, marks: bool = True) -> StoredModel:
     """Read a folder of a Llama-shaped model with safetensors weights and one of our sentencepiece tokenizers.
+
+    Args:
+        folder: the folder.
+        marks: False accepts a tokenizer.model without the chat marks, and adds them (`add_chat_marks`).
 
     Raises:
         BulletError: there is no such folder.
@@ -274,7 +282,8 @@ def read_hf(folder: Path) -> StoredModel:
     where = folder / "config.json"
     config = parse_json(_read(where), str(where))
     shape = _shape(config, str(where))
-    proto = _tokenizer(folder, shape)
+    unmarked = not marks and _exists(folder / TOKENIZER) and _lacks_marks(folder / TOKENIZER)
+    proto = _read(folder / TOKENIZER) if unmarked else _tokenizer(folder, shape)
     notes: list[str] = []
     metadata = _metadata(folder, config, notes)
     tensors = _weights(folder, shape)
@@ -284,7 +293,22 @@ def read_hf(folder: Path) -> StoredModel:
         else:
             shape = replace(shape, tied_embeddings=False)
             notes.append("config.json ties the output matrix to the embedding, but lm_head.weight differs from it: both were kept")
-    return StoredModel(shape, tensors, proto, metadata, tuple(notes))
+    model = StoredModel(shape, tensors, proto, metadata, tuple(notes))
+    if not unmarked:
+        return model
+    try:
+        model = add_chat_marks(model)
+    except FormatError as error:
+        raise FormatError(f"{folder / TOKENIZER}: the tokenizer is not one of BulletLM: {error}") from None
+    check_tokenizer(model.tokenizer_proto, model.shape.vocab_size, str(folder / TOKENIZER))
+    return model
+
+
+def _lacks_marks(path: Path) -> bool:
+    try:
+        return lacks_marks(_read(path))
+    except FormatError:
+        return False  # the usual reader says what is wrong
 
 
 def _read(path: Path, max_bytes: int | None = None) -> bytes:
@@ -391,7 +415,7 @@ _SETTLED: dict[str, tuple[Any, ...]] = {
 
 def _shape(config: Mapping[str, Any], where: str) -> ModelShape:
     if config.get("model_type") != "llama":
-        raise FormatError(f'{where}: model_type is {show(config.get("model_type"))}: only "llama" is supported')
+        raise FormatError(f'{where}: model_type is {show(config.get("model_type"))}: only "llama" is supported; {INSTEAD}')
     rope = config.get("rope_parameters") or {}
     scaling = config.get("rope_scaling")
     for name, group in (("rope_parameters", rope), ("rope_scaling", scaling or {})):

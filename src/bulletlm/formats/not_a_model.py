@@ -8,6 +8,11 @@ _HTML = re.compile(rb"\A(\xef\xbb\xbf)?\s*(<!--.*?-->\s*)*<(!doctype\s+html|html
 _XML = re.compile(rb"\A(\xef\xbb\xbf)?\s*<\?xml\b", re.IGNORECASE)
 _HUB_ERRORS = (b"Entry not found", b"Repository not found", b"Invalid username or password", b"Access to model ")
 
+INSTEAD = (
+    "the nearest that works is a Llama model with a tokenizer of BulletLM, or text that this model writes, as training text for a new one"
+)
+"""What to do with a model of another architecture."""
+
 
 def what_was_downloaded(head: bytes) -> str | None:
     """Say what a wrongly downloaded file is and what to do; None for any other file.

@@ -400,7 +400,7 @@ def text_tokens(config: Config) -> Text:
     if index.exists():
         return {"tokens": read_index(index.parent)["train"]["tokens"], "from": str(index.parent)}
     per_token = load_law()[1]["bytes_per_token"]
-    if any(source.path.startswith("hf://") for source in config.data.sources):
+    if any(source.path.startswith("hf://") for source in config.data.all_sources):
         return {"tokens": None, "from": "a dataset on the network"}
     by_source: dict[int, float] = {}
     for file in find_files(config.data)[0]:
@@ -410,7 +410,7 @@ def text_tokens(config: Config) -> Text:
         by_source[file.source] = by_source.get(file.source, 0.0) + size / per_token
     total = 0.0
     for number, tokens in by_source.items():
-        source = config.data.sources[number]
+        source = config.data.all_sources[number]
         total += min(tokens, source.tokens or math.inf) * source.weight
     return {"tokens": int(total), "from": "the size of the sources, before cleaning"}
 

@@ -1,11 +1,13 @@
 """Runs the stages in order: text -> clean -> tokenizer -> tokens -> train -> export -> qat -> build -> evaluate.
 
+A run that starts from an existing model begins with one more stage, start, which keeps that model in the run folder.
+
 Each stage reads files of the run folder and writes files of the run folder. stages.json records a hash of the settings and
 inputs of each stage, and the SHA-256 of its outputs. A stage whose settings, inputs and outputs are unchanged does not run again.
 """
 
 import platform
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -28,6 +30,7 @@ from bulletlm.shape import ModelShape
 from bulletlm.terminal import printable
 
 if TYPE_CHECKING:
+    from bulletlm.pipeline.start import Parent
     from bulletlm.train.distributed.group import ProcessGroup
 
 
@@ -44,6 +47,7 @@ class Run:
         progress: shows bars and messages.
         group: processes that wait to take part in training.
         missing_source: why the sources cannot be read, if `sources` is what the run folder recorded about them; None otherwise.
+        parent: the model from which the run starts; None if it starts from random weights.
     """
 
     config: Config
@@ -54,6 +58,17 @@ class Run:
     held_out: Sequence[str] = ()
     group: "ProcessGroup | None" = None
     missing_source: BulletError | None = None
+    parent: "Parent | None" = None
+
+    @property
+    def stages(self) -> "dict[str, Stage]":
+        """The stages of this run by name, in order."""
+        return {"start": START, **STAGES} if self.parent else STAGES
+
+    @property
+    def parent_hash(self) -> list[str]:
+        """The hash of the model from which the run starts; empty if there is none."""
+        return [self.parent.sha256] if self.parent else []
 
     @property
     def folder(self) -> Path:
@@ -95,7 +110,7 @@ class Stage:
         return (*(name for name in self.outputs if not name.endswith("/")), *self.also)
 
 
-OUTPUT_FOLDERS = ("data", "cleaned", "augment-cache", "tokenizer", "tokens", "checkpoints", "export", "qat")
+OUTPUT_FOLDERS = ("start", "data", "cleaned", "augment-cache", "tokenizer", "tokens", "checkpoints", "export", "qat")
 """The folders of a run folder in which the stages write."""
 
 
@@ -117,8 +132,9 @@ def run_stages(config: Config, until: str, progress: Progress, *, restart: bool 
     """
     require_sources(config)
     require("train", "making a model")
+    config, parent = _resolve(config, progress)
     refuse_too_large(config.model.shape(config.tokenizer.vocab_size), config.train)
-    run = _new_run(config, progress, restart, group)
+    run = _new_run(config, progress, restart, group, parent)
     _make_folder(run.folder)
     with locked(run.folder):
         _protect_trained_model(run, restart)
@@ -145,20 +161,42 @@ def finish_run(folder: Path, settings: Sequence[str], progress: Progress) -> Run
     if not {"fingerprint", "sources"} <= set(recorded):
         raise BulletError(f"{folder / 'config.json'} was not written by a run: run its configuration with `bullet run`")
     config = load_config(folder / "config.json", [f"--name={place.name}", f"--runs-dir={place.parent}", *settings])
-    run = Run(config=config, fingerprint=recorded["fingerprint"], sources=recorded["sources"], augmentation=None, progress=progress)
+    parent = None
+    if config.model.start_from is not None:
+        from bulletlm.pipeline.start import read_copy
+
+        parent = read_copy(folder)
+    run = Run(
+        config=config,
+        fingerprint=recorded["fingerprint"],
+        sources=recorded["sources"],
+        augmentation=None,
+        progress=progress,
+        parent=parent,
+    )
     with locked(folder):
         _protect_trained_model(run, restart=False)
-        _update_stages(run, "evaluate", given=("data", "tokenizer", "tokens", "train"))
+        _update_stages(run, "evaluate", given=("start", "data", "tokenizer", "tokens", "train"))
     return run
+
+
+def _resolve(config: Config, progress: Progress) -> "tuple[Config, Parent | None]":
+    """The configuration with what the model in model.start_from decides, and that model; without one, nothing is imported or changed."""
+    if config.model.start_from is None:
+        return config, None
+    from bulletlm.pipeline.start import resolve
+
+    return resolve(config, progress)
 
 
 def _update_stages(run: Run, until: str, given: tuple[str, ...] = ()) -> None:
     """Run every stage up to `until` that is not up to date. The stages in `given` must be finished; their settings do not matter."""
     stages_file = run.folder / "stages.json"
-    done = _read_stages(stages_file)
-    written = WrittenFiles(run.folder, [pattern for stage in STAGES.values() if stage.checked for pattern in stage.files])
+    stages = run.stages
+    done = _read_stages(stages_file, stages)
+    written = WrittenFiles(run.folder, [pattern for stage in stages.values() if stage.checked for pattern in stage.files])
     write_json(run.folder / "config.json", _record(run))
-    for name, stage in STAGES.items():
+    for name, stage in stages.items():
         key = sha256_of_json({"settings": stage.settings(run), "inputs": [done[i]["outputs"] for i in stage.inputs]})
         record = done.get(name)
         unchanged = record and _outputs(run.folder, stage) == record["outputs"]
@@ -170,7 +208,7 @@ def _update_stages(run: Run, until: str, given: tuple[str, ...] = ()) -> None:
         else:
             if name == "data" and run.missing_source:
                 raise run.missing_source
-            done = {earlier: done[earlier] for earlier in list(STAGES)[: list(STAGES).index(name)]}
+            done = {earlier: done[earlier] for earlier in list(stages)[: list(stages).index(name)]}
             if stage.checked:
                 written.begin(name, stage.files, run.progress)
             write_json(stages_file, done)
@@ -183,11 +221,11 @@ def _update_stages(run: Run, until: str, given: tuple[str, ...] = ()) -> None:
             break
 
 
-def _read_stages(path: Path) -> dict[str, Any]:
+def _read_stages(path: Path, stages: Iterable[str]) -> dict[str, Any]:
     """The records of the finished stages, up to the first stage that has none."""
     records = read_object(path) if path.exists() else {}
     done: dict[str, Any] = {}
-    for name in STAGES:
+    for name in stages:
         record = records.get(name)
         if record is None:
             break
@@ -197,7 +235,7 @@ def _read_stages(path: Path) -> dict[str, Any]:
     return done
 
 
-def _new_run(config: Config, progress: Progress, restart: bool, group: "ProcessGroup | None") -> Run:
+def _new_run(config: Config, progress: Progress, restart: bool, group: "ProcessGroup | None", parent: "Parent | None") -> Run:
     """Return the run with the present sources; if they no longer exist, with the sources that the run folder recorded."""
     recorded = _recorded(config.run_dir)
     if (config.run_dir / "config.json").exists() and not recorded:
@@ -230,13 +268,14 @@ def _new_run(config: Config, progress: Progress, restart: bool, group: "ProcessG
         missing = None
     return Run(
         config=config,
-        fingerprint=_fingerprint(config, sources, augmentation, held_out),
+        fingerprint=_fingerprint(config, sources, augmentation, held_out, parent),
         sources=sources,
         augmentation=augmentation,
         held_out=held_out,
         progress=progress,
         group=group,
         missing_source=missing,
+        parent=parent,
     )
 
 
@@ -257,6 +296,14 @@ def _recorded(folder: Path) -> dict[str, Any]:
     return recorded if isinstance(recorded, dict) else {}
 
 
+def _start(run: Run) -> None:
+    from bulletlm.pipeline.start import describe, write_copy
+
+    assert run.parent
+    run.progress.log(f"start: {describe(run.parent)}")
+    write_copy(run.folder, run.parent)
+
+
 def _data(run: Run) -> None:
     from bulletlm.data.prepare import prepare_data
 
@@ -266,7 +313,8 @@ def _data(run: Run) -> None:
 def _tokenizer(run: Run) -> None:
     from bulletlm.data.vocabulary import prepare_tokenizer
 
-    prepare_tokenizer(run.config.tokenizer, run.config.seed, run.folder / "data", run.folder / "tokenizer", run.progress)
+    given = run.parent.tokenizer_proto if run.parent else None
+    prepare_tokenizer(run.config.tokenizer, run.config.seed, run.folder / "data", run.folder / "tokenizer", run.progress, given)
 
 
 def _tokens(run: Run) -> None:
@@ -298,8 +346,18 @@ def _train(run: Run) -> None:
         key=run.fingerprint,
         types=config.weight_types(),
         qat_start=config.qat.start,
+        start=_start_folder(run),
     )
     run_main(job, run.group, config.train.workers or 1, run.progress, samples)
+
+
+def _start_folder(run: Run) -> Path | None:
+    """The folder of the weights from which training starts; None for random weights."""
+    if run.parent is None:
+        return None
+    from bulletlm.pipeline.start import START as COPY
+
+    return run.folder / COPY
 
 
 def _export(run: Run) -> None:
@@ -322,6 +380,10 @@ def _export(run: Run) -> None:
         "training": {**training, "seed": run.config.seed, "settings": run.config.train.model_dump(mode="json"), "sources": run.sources},
         "bulletlm": __version__,
     }
+    if run.parent:
+        from bulletlm.pipeline.start import license_line
+
+        metadata |= {"license": license_line(run.config.license, run.parent), "parents": run.parent.parents}
     write_npy(run.folder / "export" / "npy", shape, tensors, tokenizer.proto, metadata)
 
 
@@ -377,7 +439,7 @@ def _build(run: Run) -> None:
 def _evaluate(run: Run) -> None:
     from bulletlm.evaluate import evaluate_run
 
-    evaluate_run(run.folder, run.config, run.progress)
+    evaluate_run(run.folder, run.config, run.progress, _start_folder(run))
 
 
 def _rounding(config: Config) -> list[Any]:
@@ -390,14 +452,49 @@ def _evaluation_settings(run: Run) -> Any:
     content = sha256_of_file(Path(prompts)) if prompts and Path(prompts).is_file() else None
     compared = run.folder / "tokenizer" / "compare.json"
     sizes = sha256_of_file(compared) if compared.is_file() else None
-    return [run.config.evaluate.model_dump(mode="json"), run.config.report.model_dump(mode="json"), content, sizes]
+    report = run.config.report.model_dump(mode="json")
+    return [run.config.evaluate.model_dump(mode="json"), report, content, sizes, *run.parent_hash]
+
+
+def _data_settings(config: Config) -> dict[str, Any]:
+    """The settings of data that decide its text."""
+    settings = config.data.model_dump(mode="json", exclude={"workers"})
+    # As before there were these settings, so that finished runs stay up to date.
+    if not settings["mix"]["general"]:
+        del settings["mix"]["general"]
+    if not settings["held_out"]:
+        del settings["held_out"]
+    return settings
+
+
+def _shape_settings(config: Config) -> dict[str, Any]:
+    """The settings of model except where the weights come from: a model at another place may be the same one."""
+    return config.model.model_dump(mode="json", exclude={"start_from"})
+
+
+START = Stage(
+    title="Start",
+    settings=lambda run: run.parent_hash,
+    inputs=(),
+    outputs=("start/npy/",),
+    also=(
+        "start/npy/manifest.json",
+        "start/npy/tokenizer.model",
+        "start/npy/token_embedding.weight.npy",
+        "start/npy/layers.*.weight.npy",
+        "start/npy/final_norm.weight.npy",
+        "start/npy/lm_head.weight.npy",
+    ),
+    work=_start,
+)
+"""The first stage of a run that starts from an existing model."""
 
 
 STAGES: dict[str, Stage] = {
     "data": Stage(
         title="Data",
         settings=lambda run: [
-            run.config.data.model_dump(mode="json", exclude={"loss_on", "workers"}),
+            {name: value for name, value in _data_settings(run.config).items() if name != "loss_on"},
             run.config.seed,
             run.sources,
             *run.held_out,
@@ -418,7 +515,7 @@ STAGES: dict[str, Stage] = {
     ),
     "tokenizer": Stage(
         title="Tokenizer",
-        settings=lambda run: [run.config.tokenizer.model_dump(mode="json"), run.config.seed],
+        settings=lambda run: [run.config.tokenizer.model_dump(mode="json"), run.config.seed, *run.parent_hash],
         inputs=("data",),
         outputs=("tokenizer/tokenizer.model", "tokenizer/report.json"),
         also=("tokenizer/compare.json",),
@@ -440,10 +537,11 @@ STAGES: dict[str, Stage] = {
     "train": Stage(
         title="Training",
         settings=lambda run: [
-            run.config.model.model_dump(mode="json"),
+            _shape_settings(run.config),
             run.config.train.reproducibility_fields(),
             run.config.seed,
             *_rounding(run.config),
+            *run.parent_hash,
         ],
         inputs=("tokens",),
         outputs=("checkpoints/best/model.safetensors", "checkpoints/best/state.json"),
@@ -452,7 +550,7 @@ STAGES: dict[str, Stage] = {
     ),
     "export": Stage(
         title="Export",
-        settings=lambda run: [run.config.name, run.config.license, run.config.sampling.model_dump(mode="json")],
+        settings=lambda run: [run.config.name, run.config.license, run.config.sampling.model_dump(mode="json"), *run.parent_hash],
         inputs=("tokenizer", "train"),
         outputs=("export/npy/",),
         also=(
@@ -498,15 +596,23 @@ STAGES: dict[str, Stage] = {
 }
 
 
-def _fingerprint(config: Config, sources: list[dict[str, Any]], augmentation: dict[str, Any] | None, held_out: Sequence[str] = ()) -> str:
+def _fingerprint(
+    config: Config,
+    sources: list[dict[str, Any]],
+    augmentation: dict[str, Any] | None,
+    held_out: Sequence[str] = (),
+    parent: "Parent | None" = None,
+) -> str:
     """SHA-256 of everything that decides the trained weights."""
-    parts = config.model_dump(mode="json", include={"seed", "tokenizer", "model"})
-    data = config.data.model_dump(mode="json", exclude={"workers"})
+    parts = {"seed": config.seed, "tokenizer": config.tokenizer.model_dump(mode="json"), "model": _shape_settings(config)}
     texts = {"sources": [source["sha256"] for source in sources], "augmentation": augmentation}
     if held_out:
         texts["held_out"] = list(held_out)
     grid = {"grid": found} if (found := _rounding(config)) else {}
-    return sha256_of_json({**parts, "data": data, "train": config.train.reproducibility_fields(), **texts, **grid})
+    start = {"start": parent.sha256} if parent else {}
+    return sha256_of_json(
+        {**parts, "data": _data_settings(config), "train": config.train.reproducibility_fields(), **texts, **grid, **start}
+    )
 
 
 def _record(run: Run) -> dict[str, Any]:
@@ -548,7 +654,7 @@ def _protect_trained_model(run: Run, restart: bool) -> None:
     if _recorded(run.folder).get("fingerprint") == run.fingerprint:
         return
     new = run.config.model_dump(mode="json")
-    changed = list(_differences(old, new)) or ["the source files"]
+    changed = list(_differences(old, new)) or ["the source files" + (" or the model that it starts from" if run.parent else "")]
     raise ConfigError(
         f"{run.folder} holds a model trained with other settings ({'; '.join(changed[:3])}): "
         f"give this run another name (--name={run.config.name}-2), or train again with --restart"

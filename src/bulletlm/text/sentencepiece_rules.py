@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from bulletlm.errors import FormatError
 from bulletlm.text.pieces import BYTE, CONTROL, NORMAL, UNKNOWN, Piece
-from bulletlm.text.tokenizer import FIRST_PIECE, SPECIAL_TOKENS, type_of_id
+from bulletlm.text.tokenizer import FIRST_BYTE, FIRST_PIECE, SPECIAL_TOKENS, USER, type_of_id
 
 TYPE_NAMES = {NORMAL: "normal", UNKNOWN: "unknown", CONTROL: "control", 4: "user-defined", 5: "unused", BYTE: "byte"}
 
@@ -68,6 +68,34 @@ def read_model_file(proto: bytes) -> list[Piece]:
         raise FormatError(f"it has {len(pieces)} pieces: {FIRST_PIECE} special and byte pieces come first")
     _check_settings(fields)
     return pieces
+
+
+def lacks_marks(proto: bytes) -> bool:
+    """Whether a sentencepiece model has the bytes directly after <unk> <s> </s>, where BulletLM's models have the chat marks.
+
+    Raises:
+        FormatError: the file is damaged.
+    """
+    pieces = _pieces(_fields(proto))
+    return len(pieces) > USER and pieces[USER].text == "<0x00>"
+
+
+def pieces_without_marks(proto: bytes) -> list[tuple[str, float]]:
+    """Text and score of the learned pieces of a model that lacks the chat marks and otherwise follows the rules.
+
+    Raises:
+        FormatError: the file is damaged or breaks another rule.
+    """
+    fields = _fields(proto)
+    pieces = _pieces(fields)
+    marks = FIRST_BYTE - USER
+    if len(pieces) <= FIRST_PIECE - marks:
+        raise FormatError(f"it has {len(pieces)} pieces: {FIRST_PIECE - marks} special and byte pieces come first")
+    for i, piece in enumerate(pieces):
+        place = i if i < USER else i + marks
+        _check_piece(i, piece, piece._replace(text=fixed_text(place) or piece.text, type=type_of_id(place)))
+    _check_settings(fields)
+    return [(piece.text, piece.score) for piece in pieces[FIRST_PIECE - marks :]]
 
 
 def fixed_text(i: int) -> str | None:

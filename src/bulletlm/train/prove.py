@@ -164,6 +164,7 @@ def _main(run_dir: Path, folder: Path, workers: int, kill_at: int) -> None:
         key="proof",
         types=config.weight_types(),
         qat_start=config.qat.start,
+        start=run_dir / "start" / "npy" if config.model.start_from is not None else None,
     )
     run_main(job, None, workers, _KillAt(kill_at) if kill_at else SilentProgress())
 

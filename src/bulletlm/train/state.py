@@ -1,11 +1,13 @@
 """Everything that changes during a run: weights, optimizer state, moving average, position. A checkpoint holds exactly this."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Generic, Protocol, Self, TypeVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from bulletlm.config.schema import TrainConfig
@@ -188,8 +190,23 @@ class TrainState(Generic[AnyPosition]):
         return True
 
 
-def initial_state(config: TrainConfig, shape: ModelShape, seed: int, device: torch.device, key: str = "") -> TrainState[TrainPosition]:
-    """The state before the first step of a training on text, with random weights that depend on `seed` only."""
+def initial_state(
+    config: TrainConfig,
+    shape: ModelShape,
+    seed: int,
+    device: torch.device,
+    key: str = "",
+    weights: Mapping[str, NDArray[np.float32]] | None = None,
+) -> TrainState[TrainPosition]:
+    """The state before the first step of a training on text.
+
+    Args:
+        weights: initial weights by name, float32; None: random weights that depend on `seed` only.
+    """
     model = Transformer(shape)
     model.initialize(seed)
+    if weights is not None:
+        with torch.no_grad():
+            for name, weight in model.named_parameters():
+                weight.copy_(torch.tensor(weights[name]))
     return TrainState(model.to(device), config, TrainPosition(), key)

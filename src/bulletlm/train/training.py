@@ -11,6 +11,7 @@ from typing import Any, Self
 from bulletlm.config.schema import TrainConfig
 from bulletlm.data.tokens import TokenFile, open_tokens
 from bulletlm.errors import BulletError
+from bulletlm.formats.npy import read_npy
 from bulletlm.progress import Progress
 from bulletlm.quant.fake_quant import FakeQuant
 from bulletlm.shape import ModelShape
@@ -52,6 +53,8 @@ class TrainJob:
         types: type of every tensor in the model file. If BQ4 is among them, evaluations log the loss in those types as val/loss_bq4.
         qat_start: share of the steps after which the model computes with weights rounded to `types`. The weights that are best
             when rounded are then kept, rounded. None: the whole run computes with exact weights.
+        start: folder of .npy tensors (`formats.npy`) with the initial weights; None: random weights. The context of the model there
+            may differ.
     """
 
     config: TrainConfig
@@ -62,18 +65,20 @@ class TrainJob:
     key: str
     types: Mapping[str, str] | None = None
     qat_start: float | None = None
+    start: Path | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The job as JSON values, with absolute paths."""
         paths = {"tokens_dir": str(self.tokens_dir.resolve()), "run_dir": str(self.run_dir.resolve())}
         types = None if self.types is None else dict(self.types)
-        plain = {"seed": self.seed, "key": self.key, "types": types, "qat_start": self.qat_start}
+        start = None if self.start is None else str(self.start.resolve())
+        plain = {"seed": self.seed, "key": self.key, "types": types, "qat_start": self.qat_start, "start": start}
         return {"config": self.config.model_dump(mode="json"), "shape": self.shape.to_dict(), **plain, **paths}
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Self:
         """The job from what `to_json` returned."""
-        paths = {name: Path(values[name]) for name in ("tokens_dir", "run_dir")}
+        paths = {name: Path(values[name]) for name in ("tokens_dir", "run_dir", "start") if values[name] is not None}
         return cls(**{**values, "config": TrainConfig(**values["config"]), "shape": ModelShape(**values["shape"]), **paths})
 
 
@@ -119,7 +124,8 @@ def train(job: TrainJob, progress: Progress, group: ProcessGroup = SINGLE_PROCES
     tokens_per_step = sequences_per_step(config) * shape.max_seq_len
 
     be_nice(config.nice)
-    state = initial_state(config, shape, job.seed, pick_device(config.device), job.key)
+    weights = read_npy(job.start)[1] if job.start and group.is_main else None  # the other processes get the state of the main one
+    state = initial_state(config, shape, job.seed, pick_device(config.device), job.key, weights)
     grid = Grid(FakeQuant(state.model, job.types), job.qat_start) if job.types and "BQ4" in job.types.values() else None
     if group.is_main:
         if state.resume(checkpoints, "train again with --restart", _refuse, progress):
@@ -153,6 +159,7 @@ def train(job: TrainJob, progress: Progress, group: ProcessGroup = SINGLE_PROCES
             metrics=metrics,
             grid=grid,
             samples=samples,
+            trained_start=job.start is not None,
         )
         run.replace_lost_best()
         run_steps(run)
@@ -194,6 +201,7 @@ class TextTraining(Run[TrainPosition]):
         metrics: receives every event.
         grid: rounds the weights to the types of the model file; None if that has no BQ4 weights.
         samples: prompts that are answered at every evaluation.
+        trained_start: whether the initial weights are those of a trained model, which are evaluated too.
         note: the last evaluation, in words.
         overfitting_named: whether the rise of the validation loss has been reported.
         timed_steps: steps of this process, which took `seconds`.
@@ -205,6 +213,7 @@ class TextTraining(Run[TrainPosition]):
     metrics: MetricsLog
     grid: Grid | None
     samples: SamplePrompts | None
+    trained_start: bool = False
     note: str = ""
     overfitting_named: bool = False
     timed_steps: int = 0
@@ -222,12 +231,13 @@ class TextTraining(Run[TrainPosition]):
     def evaluate(self) -> bool:
         """Validate every train.eval_every_steps steps and after the last one.
 
-        The run ends early when the validation loss stops improving, or when there is a file `finish` in the run folder.
+        The run ends early when the validation loss stops improving, or when there is a file `finish` in the run folder. A trained model
+        from which the run starts is validated too, so that its weights stay the best ones if training does not help.
         """
         position, config = self.state.position, self.config
         requested = self.group.sum(self.group.is_main and position.step > 0 and (self.run_dir / FINISH).exists())[0] > 0
         at_end = requested or position.step >= self.total_steps
-        due = at_end or (position.step > 0 and position.step % config.eval_every_steps == 0)
+        due = at_end or (position.step % config.eval_every_steps == 0 and (position.step > 0 or self.trained_start))
         if due and position.evaluated_step != position.step:
             self.save()
             self._validate()

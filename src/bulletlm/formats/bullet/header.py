@@ -3,7 +3,7 @@
 import json
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from bulletlm.errors import ConfigError, FormatError
@@ -45,6 +45,7 @@ METADATA_KINDS = {
     "sampling": (dict, "an object"),
     "training": (dict, "an object"),
     "quantised": (dict, "an object"),
+    "parents": (list, "a list"),
 }
 """Metadata that means the same in every file; other keys are free."""
 
@@ -169,6 +170,13 @@ def check_metadata(values: dict[str, Any]) -> None:
             _integer(sampling, key, "sampling", int(low), int(high))
         elif key in sampling:
             _real(sampling, key, "sampling", low, high)
+
+
+def parent_names(metadata: Mapping[str, Any]) -> list[str]:
+    """The names of the models from which a model was trained, the nearest first; "unnamed" for a model without a name."""
+    parents = metadata.get("parents", [])
+    named = [parent.get("name") for parent in parents if isinstance(parent, dict)] if isinstance(parents, list) else []
+    return [name if isinstance(name, str) and name else "unnamed" for name in named]
 
 
 def show(value: Any) -> str:

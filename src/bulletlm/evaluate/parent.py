@@ -1,0 +1,112 @@
+"""The model from which a run started against the new one: on the validation text, and on other text that `evaluate.also` names.
+
+The first comparison shows what the run learned, the others what it forgot.
+"""
+
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from bulletlm.config.schema import CleanConfig, Config, DataConfig
+from bulletlm.data.clean_corpus import clean_files
+from bulletlm.data.sources import find_files
+from bulletlm.data.tokens import DocumentRange, TokenFile
+from bulletlm.errors import DataError
+from bulletlm.evaluate.perplexity import score
+from bulletlm.evaluate.report_types import Origin, TextValues
+from bulletlm.formats.npy import read_npy
+from bulletlm.progress import Progress
+from bulletlm.runtime import Model, load
+from bulletlm.text.chat import encode_document
+from bulletlm.text.documents import read_documents, texts_of
+from bulletlm.text.tokenizer import Tokenizer
+
+ALSO_TOKENS = 20_000
+"""Tokens of a text of evaluate.also that are measured: whole documents, chosen by the hash of their content."""
+
+
+def measure_origin(
+    run_dir: Path, config: Config, parent: Path | None, models: tuple[Model, Model], file: TokenFile, progress: Progress
+) -> Origin | None:
+    """Measure parent, FP32 and 4-bit model on the validation text, and on each text of evaluate.also.
+
+    All models see the same windows, as long as the shortest of their contexts.
+
+    Args:
+        run_dir: the run folder.
+        config: its configuration.
+        parent: folder of the tensors of the model from which the run started; None if it started from random weights.
+        models: the FP32 model and the 4-bit model.
+        file: the validation text.
+        progress: shows bars and messages.
+
+    Returns:
+        The entry of the report; None if there is neither a parent nor other text.
+
+    Raises:
+        DataError: a path of evaluate.also does not exist or cannot be read.
+        BulletError: a model is damaged.
+    """
+    if parent is None and not config.evaluate.also:
+        return None
+    three = (load(parent) if parent else None, *models)
+    tokenizer = models[0].tokenizer
+    texts = [("validation text", file)] if parent else []
+    missing = []
+    for path in config.evaluate.also:
+        label = Path(path).name or path
+        tokens = other_text(path, run_dir, config.seed, tokenizer, progress)
+        if tokens is None:
+            missing.append(f"{label}: all of it is in the training text")
+        else:
+            texts.append((label, tokens))
+    length = min(model.shape.max_seq_len for model in three if model)
+    rows: list[TextValues] = []
+    for label, text in texts:
+        scores = [score(model.engine, text, tokenizer, progress, length).total if model else None for model in three]
+        rows.append(
+            {
+                "text": label,
+                "tokens": len(text.tokens) - 1,
+                "parent": scores[0].to_dict() if scores[0] else None,
+                "fp32": scores[1].to_dict() if scores[1] else None,
+                "bq4": scores[2].to_dict() if scores[2] else None,
+            }
+        )
+    metadata = read_npy(parent)[3] if parent else {}
+    return {
+        "name": str(metadata.get("name") or "unnamed") if parent else None,
+        "license": str(metadata.get("license") or "unspecified") if parent else None,
+        "texts": rows,
+        "missing": missing,
+    }
+
+
+def other_text(path: str, run_dir: Path, seed: int, tokenizer: Tokenizer, progress: Progress) -> TokenFile | None:
+    """About ALSO_TOKENS tokens of a text, without documents on which the run trained; None if nothing is left.
+
+    Raises:
+        DataError: the path does not exist or holds nothing that can be read.
+    """
+    try:
+        files, _ = find_files(DataConfig.model_validate({"sources": [path]}))
+    except DataError as error:
+        raise DataError(str(error).replace("data.sources:", "evaluate.also:", 1)) from None
+    trained = {document["id"] for document in read_documents(run_dir / "data" / "train.jsonl")}
+    ids: list[int] = []
+    ranges: list[DocumentRange] = []
+    with tempfile.TemporaryDirectory() as folder:
+        cleaned = clean_files(files, CleanConfig(), seed, Path(folder) / "cleaned", 1, progress)
+        rows = sorted(read_documents(cleaned.folder / "documents.jsonl"), key=lambda document: document["id"])
+    for document in rows:
+        if document["id"] in trained or len(ids) >= ALSO_TOKENS:
+            continue
+        start = len(ids)
+        ids += encode_document(tokenizer, document)[0]
+        size = sum(len(text.encode()) for text in texts_of(document))
+        ranges.append({"start": start, "end": len(ids), "bytes": size, "language": document["language"], "source": document["source"]})
+    if len(ids) < 2:
+        return None
+    tokens = np.array(ids[: 2 * ALSO_TOKENS], dtype=np.uint32)  # a single long document is cut
+    return TokenFile(tokens, None, {"documents": ranges})
