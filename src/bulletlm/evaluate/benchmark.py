@@ -226,7 +226,7 @@ def _halves(model: LanguageModel, task: Task) -> _Values:
     return _Values(np.array(values), np.ones(len(values)), {})
 
 
-def _sentence_bits(model: LanguageModel, texts: Sequence[str]) -> NDArray[np.float64]:
+def sentence_bits(model: LanguageModel, texts: Sequence[str]) -> NDArray[np.float64]:
     """Bits of each whole text, float64[n]."""
     encoded = [_marked(model, text) for text in texts]
     return np.array([_bits(model, ids, scores).sum() for ids, scores in zip(encoded, log_probs(model, encoded), strict=True)])
@@ -234,7 +234,7 @@ def _sentence_bits(model: LanguageModel, texts: Sequence[str]) -> NDArray[np.flo
 
 def _pairs(model: LanguageModel, task: Task) -> _Values:
     items: Sequence[Pair] = task.items
-    bits = _sentence_bits(model, [task.delimiter + text for pair in items for text in (pair.good, pair.bad)]).reshape(-1, 2)
+    bits = sentence_bits(model, [task.delimiter + text for pair in items for text in (pair.good, pair.bad)]).reshape(-1, 2)
     right = np.where(bits[:, 0] == bits[:, 1], 50.0, np.where(bits[:, 0] < bits[:, 1], 100.0, 0.0))
     groups = sorted({pair.group for pair in items} - {""})
     by_group = {group: float(right[[pair.group == group for pair in items]].mean()) for group in groups}
@@ -266,7 +266,7 @@ def _choice(model: LanguageModel, task: Task) -> _Values:
 def _text(model: LanguageModel, task: Task) -> _Values:
     """Bits of all documents divided by their UTF-8 bytes; the end of a document is not counted."""
     sizes = np.array([len(document.encode()) for document in task.items], dtype=np.float64)
-    return _Values(_sentence_bits(model, task.items), sizes, {"bytes": int(sizes.sum())})
+    return _Values(sentence_bits(model, task.items), sizes, {"bytes": int(sizes.sum())})
 
 
 def _translation(model: LanguageModel, task: Task, progress: Progress, title: str, seed: int) -> _Translations:
