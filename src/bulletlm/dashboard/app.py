@@ -23,11 +23,18 @@ except ModuleNotFoundError as error:
 
 from bulletlm.dashboard.frame import Dashboard
 from bulletlm.dashboard.guard import Guard, local_names
+from bulletlm.dashboard.models import ModelCache
+from bulletlm.dashboard.pages import compare as compare_page
+from bulletlm.dashboard.pages import export as export_page
 from bulletlm.dashboard.pages import new_run as new_run_page
+from bulletlm.dashboard.pages import playground as playground_page
 from bulletlm.dashboard.pages import run as run_page
 from bulletlm.dashboard.pages import runs as runs_page
+from bulletlm.dashboard.pages import score as score_page
+from bulletlm.dashboard.processes import own_folder
 from bulletlm.dashboard.runs import Runs
 from bulletlm.dashboard.uploads import receive
+from bulletlm.dashboard.workspace import is_name
 
 UPLOAD_PATH = "/upload"
 
@@ -49,6 +56,7 @@ SHUTDOWN_SECONDS = 2
 def create_app(options: DashboardOptions) -> Guard:
     """The whole application. NiceGUI has one application for a process, so this is called once."""
     dashboard = Dashboard(options, Runs(options.workspace))
+    models = ModelCache()
     web = FastAPI(title="BulletLM", docs_url=None, redoc_url=None, openapi_url=None)
 
     @ui.page("/")
@@ -62,6 +70,33 @@ def create_app(options: DashboardOptions) -> Guard:
     @ui.page("/new")
     def new(request: Request) -> None:
         new_run_page.build(dashboard, request)
+
+    @ui.page("/compare")
+    def compare(request: Request) -> None:
+        compare_page.build(dashboard, request)
+
+    @ui.page("/export/{name}")
+    def export(request: Request, name: str) -> None:
+        export_page.build(dashboard, request, name)
+
+    @ui.page("/playground")
+    def playground(request: Request) -> None:
+        playground_page.build(dashboard, request, models)
+
+    @ui.page("/score")
+    def score(request: Request) -> None:
+        score_page.build(dashboard, request)
+
+    @web.get("/downloads/{name}/{file}")
+    def download(name: str, file: str) -> Response:
+        try:
+            folder = own_folder(dashboard.workspace.run_folder(name)) / "downloads"
+        except BulletError as error:
+            return Response(str(error), 404, media_type="text/plain")
+        path = folder / file
+        if not is_name(file) or not path.is_file():
+            return Response("There is no such file.", 404, media_type="text/plain")
+        return FileResponse(path, media_type="application/octet-stream", filename=file, headers={"Cache-Control": "no-cache"})
 
     @web.post(UPLOAD_PATH)
     async def upload(request: Request, name: str) -> Response:

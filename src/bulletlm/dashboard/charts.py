@@ -1,9 +1,10 @@
 """Options of the charts, for ECharts."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from bulletlm.dashboard.metrics import Points
+from bulletlm.dashboard.metrics import Points, rounded
 
 COLORS = ("#3b82c4", "#e0862d", "#3f9a57", "#a463c7", "#c94f4f", "#4aa5a5", "#8a7a3d", "#d16ba5", "#6b7785", "#7a5cd6")
 """Colours that can be told apart on light and on dark, also by people who confuse red and green (the first four)."""
@@ -53,4 +54,35 @@ def _axis(name: str, kind: str) -> dict[str, Any]:
         "axisLabel": {"color": GRAY, "hideOverlap": True},
         "axisLine": {"show": True, "lineStyle": {"color": GRAY}},
         "splitLine": {"lineStyle": {"color": GRAY, "opacity": 0.18}},
+    }
+
+
+def heat_map(rows: Mapping[str, Mapping[str, float]], columns: Sequence[str], row_name: str) -> dict[str, Any]:
+    """A table of numbers as colours, on a logarithmic scale.
+
+    Args:
+        rows: row -> column -> number, not negative.
+        columns: in their order.
+        row_name: what a row is.
+    """
+    names = list(rows)
+    cells = [[columns.index(column), names.index(row), rounded(value)] for row in names for column, value in rows[row].items()]
+    values = [value for _, _, value in cells if value > 0]
+    low, high = (min(values), max(values)) if values else (1e-9, 1.0)
+    levels = [[x, y, round(math.log10(max(value, low)), 3), value] for x, y, value in cells]
+    return {
+        "animation": False,
+        "textStyle": {"color": GRAY, "fontFamily": "inherit"},
+        "grid": {"left": 56, "right": 14, "top": 10, "bottom": 96},
+        "tooltip": {"renderMode": "richText", ":formatter": "(item) => item.data[3].toPrecision(3)"},
+        "xAxis": {"type": "category", "data": list(columns), "axisLabel": {"rotate": 40, "color": GRAY}},
+        "yAxis": {"type": "category", "data": names, "name": row_name, "axisLabel": {"color": GRAY}, "nameTextStyle": {"color": GRAY}},
+        "visualMap": {
+            "min": math.log10(low),
+            "max": math.log10(high) if high > low else math.log10(low) + 1,
+            "show": False,
+            "dimension": 2,
+            "inRange": {"color": ["#e4effa", "#f3d27a", "#c94f4f"]},
+        },
+        "series": [{"type": "heatmap", "data": levels}],
     }

@@ -259,9 +259,12 @@ def summarize(folder: Path) -> Summary:
 
 
 def verdict_line(report: dict[str, Any]) -> str:
-    """The verdict of a report in one line."""
-    verdict = report.get("verdict")
-    return str(verdict[0]) if isinstance(verdict, list) and verdict else ""
+    """The verdicts of a report in one line."""
+    verdicts = report.get("verdicts")
+    if not isinstance(verdicts, dict):
+        return ""
+    titles = [verdict.get("title") for verdict in verdicts.values() if isinstance(verdict, dict)]
+    return "; ".join(title for title in titles if isinstance(title, str))
 
 
 def configuration(folder: Path) -> Config | None:

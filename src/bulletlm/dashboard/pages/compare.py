@@ -1,0 +1,146 @@
+"""Two or more runs beside each other: curves, differences of the settings, numbers of the report cards, answers."""
+
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from fastapi import Request
+from nicegui import ui
+
+from bulletlm.dashboard import show
+from bulletlm.dashboard.charts import line_chart
+from bulletlm.dashboard.frame import Dashboard, heading, page
+from bulletlm.dashboard.metrics import Axis, Metrics
+from bulletlm.dashboard.processes import read_record
+from bulletlm.dashboard.runs import Summary, configuration
+from bulletlm.dashboard.words import Words
+from bulletlm.errors import ConfigError
+
+MOST_RUNS = 10
+
+CURVES = (
+    ("Validation loss (nats/token)", "val/loss"),
+    ("Training loss (nats/token)", "train/loss"),
+    ("Bits per byte", "val/bpb"),
+    ("Validation loss with 4-bit weights (nats/token)", "val/loss_bq4"),
+)
+
+COMPARED_AXES: dict[str, Axis] = {"Steps": "step", "Tokens": "tokens", "Minutes": "time"}
+
+MOST_ANSWERS = 12
+
+
+def build(dashboard: Dashboard, request: Request) -> None:
+    """Build the page; ?run=A&run=B names the runs."""
+    with page(request, "Compare", "/") as t:
+        heading(t("Compare"))
+        found: list[Summary] = []
+        for name in list(dict.fromkeys(request.query_params.getlist("run")))[:MOST_RUNS]:
+            try:
+                found.append(dashboard.runs.get(name))
+            except ConfigError as error:
+                ui.label(str(error)).classes("bad")
+        if not found:
+            ui.label(t("Select runs in the list first.")).classes("soft")
+            return
+        folders = [dashboard.workspace.runs / summary.name for summary in found]
+        _curves(t, folders)
+        _numbers(t, found)
+        _settings(t, folders)
+        _answers(t, folders)
+
+
+def _curves(t: Words, folders: list[Path]) -> None:
+    metrics = []
+    for folder in folders:
+        one = Metrics(folder / "metrics.jsonl")
+        one.refresh()
+        metrics.append((folder.name, one))
+    charts: list[ui.echart] = []
+
+    def draw(axis: str) -> None:
+        names = {"Steps": t("step"), "Tokens": t("training tokens"), "Minutes": t("minutes of training")}
+        for chart, (_, metric) in zip(charts, CURVES, strict=True):
+            lines = [(name, points) for name, one in metrics if (points := one.points(metric, COMPARED_AXES[axis]))]
+            chart.options.clear()
+            chart.options.update(line_chart(lines, x_name=names[axis]) | {"legend": {"show": True, "type": "scroll", "top": 0}})
+            chart.update()
+
+    with ui.element("div").classes("line"):
+        ui.label(t("Horizontal axis")).classes("soft small")
+        ui.toggle({name: t(name) for name in COMPARED_AXES}, value="Steps", on_change=lambda e: draw(e.value)).props("no-caps dense")
+    with ui.element("div").classes("charts"):
+        for title, _ in CURVES:
+            with ui.element("section").classes("card").props(f'aria-label="{t(title)}"'):
+                heading(t(title), 2)
+                charts.append(ui.echart(line_chart([], x_name="")).classes("chart"))
+    draw("Steps")
+
+
+def _table(title: str, rows: list[tuple[str, ...]], names: list[str]) -> None:
+    columns = [{"name": "what", "label": "", "field": "what", "align": "left"}]
+    columns += [{"name": str(number), "label": name, "field": str(number), "align": "left"} for number, name in enumerate(names)]
+    keys = ["what", *map(str, range(len(names)))]
+    with ui.element("section").classes("card"):
+        heading(title, 2)
+        table = ui.table(columns=columns, rows=[dict(zip(keys, row, strict=True)) for row in rows], row_key="what")
+        table.props("flat dense hide-bottom wrap-cells")
+
+
+def _numbers(t: Words, found: list[Summary]) -> None:
+    rows = [
+        (t("State"), *(t(summary.state) for summary in found)),
+        (t("Best validation loss (nats/token)"), *(show.decimal(summary.best_loss) for summary in found)),
+        (t("Bits per byte"), *(show.decimal(summary.bits_per_byte) for summary in found)),
+        (t("4-bit against FP32 (perplexity)"), *(show.change(summary.gap) for summary in found)),
+        (t("Parameters"), *(show.parameters(summary.parameters) for summary in found)),
+        (t("File size"), *(show.file_size(summary.file_bytes) for summary in found)),
+        (t("Training speed (tokens/s)"), *(show.whole(summary.tokens_per_s) for summary in found)),
+        (t("Report card"), *(summary.verdict or show.NOTHING for summary in found)),
+    ]
+    _table(t("Numbers"), rows, [summary.name for summary in found])
+
+
+def _settings(t: Words, folders: list[Path]) -> None:
+    """The settings in which the runs differ."""
+    flat = [_flat(config.model_dump(mode="json")) if (config := configuration(folder)) else {} for folder in folders]
+    names = sorted({name for values in flat for name in values} - {"name", "runs_dir"})
+    rows = []
+    for name in names:
+        values = [values.get(name) for values in flat]
+        if any(value != values[0] for value in values):
+            rows.append((name, *(show.NOTHING if value is None else str(value) for value in values)))
+    if not rows:
+        rows = [(t("All settings are the same."), *("" for _ in folders))]
+    _table(t("Different settings"), rows, [folder.name for folder in folders])
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, dict) and value and prefix.count(".") < 3:
+            found |= _flat(value, f"{prefix}{name}.")
+        else:
+            found[f"{prefix}{name}"] = value
+    return found
+
+
+def _answers(t: Words, folders: list[Path]) -> None:
+    """The answers of the 4-bit models to the same prompts."""
+    answers: dict[str, dict[str, str]] = {}
+    for folder in folders:
+        rows = (read_record(folder / "report.json").get("generations") or {}).get("rows") or []
+        for row in rows:
+            answers.setdefault(str(row.get("prompt", "")), {})[folder.name] = str((row.get("bq4") or {}).get("text", ""))
+    both = {prompt: found for prompt, found in answers.items() if len(found) > 1}
+    if not both:
+        return
+    with ui.element("section").classes("card"):
+        heading(t("Answers to the same prompts"), 2)
+        for prompt, found in list(both.items())[:MOST_ANSWERS]:
+            ui.label(prompt).classes("turn user")
+            with ui.element("div").classes("pair"):
+                for folder in folders:
+                    with ui.element("div"):
+                        ui.link(folder.name, f"/run/{quote(folder.name, safe='')}").classes("small")
+                        ui.label(found.get(folder.name) or show.NOTHING).classes("answer")

@@ -1,0 +1,265 @@
+"""Quantise and export: the verdicts with their remedies, the table FP32 against 4-bit, the sensitivity map, and downloads."""
+
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from fastapi import Request
+from nicegui import ui
+
+from bulletlm.dashboard import processes, show
+from bulletlm.dashboard.charts import heat_map
+from bulletlm.dashboard.export import FORMATS, export_in_process
+from bulletlm.dashboard.frame import Dashboard, heading, help_button, page, show_error
+from bulletlm.dashboard.models import versions
+from bulletlm.dashboard.processes import read_record
+from bulletlm.dashboard.words import Words
+from bulletlm.errors import BulletError, ConfigError
+
+LOOKS = {"safe": "good", "limited": "warn", "stop": "bad", "ok": "good", "near": "warn", "broken": "bad"}
+
+VERDICTS = {"quantization": "Is the 4-bit model as good as FP32?", "usefulness": "Is the model any good?"}
+
+FORMAT_NAMES = {
+    "bullet": "BulletLM (.bullet)",
+    "gguf": "llama.cpp and Ollama (GGUF and Modelfile, .zip)",
+    "hf": "Hugging Face (folder, .zip)",
+    "npy": "NumPy (FP32 tensors, .zip)",
+}
+
+REMEDY_COMMANDS = ("qat", "run", "build", "evaluate")
+"""Commands that a remedy of a report may start; everything else is shown, and not started."""
+
+
+def build(dashboard: Dashboard, request: Request, name: str) -> None:
+    """Build the page of the run `name`."""
+    with page(request, "Quantise and export", "/") as t:
+        try:
+            folder = dashboard.workspace.run_folder(name)
+        except ConfigError as error:
+            heading(t("There is no such run"))
+            ui.label(str(error))
+            return
+        with ui.element("div").classes("line"):
+            heading(f"{t('Quantise and export')}: {folder.name}")
+            ui.link(t("Back to the run"), f"/run/{quote(folder.name, safe='')}")
+        report = read_record(folder / "report.json")
+        if report:
+            _verdicts(dashboard, t, folder, report)
+            with ui.element("div").classes("pair"):
+                _table(t, report)
+                _map(t, report)
+        else:
+            ui.label(t("There is no report card yet: it is written at the end of the run.")).classes("soft")
+        with ui.element("div").classes("pair"):
+            _quantize(dashboard, t, folder)
+            _Downloads(dashboard, t, folder)
+
+
+def _verdicts(dashboard: Dashboard, t: Words, folder: Path, report: dict[str, Any]) -> None:
+    verdicts = report.get("verdicts")
+    if not isinstance(verdicts, dict):
+        return
+    with ui.element("div").classes("pair"):
+        for name, question in VERDICTS.items():
+            verdict = verdicts.get(name)
+            if not isinstance(verdict, dict):
+                continue
+            with ui.element("section").classes("card"):
+                heading(t(question), 2)
+                ui.label(str(verdict.get("title", ""))).classes(LOOKS.get(str(verdict.get("decision")), ""))
+                deciding = verdict.get("deciding") or []
+                for figure in verdict.get("figures") or []:
+                    if figure.get("name") in deciding:
+                        ui.label(str(figure.get("text", ""))).classes(f"small {LOOKS.get(str(figure.get('status')), 'soft')}")
+                with ui.expansion(t("All figures")).props("dense"):
+                    for figure in verdict.get("figures") or []:
+                        ui.label(str(figure.get("text", ""))).classes(f"small {LOOKS.get(str(figure.get('status')), 'soft')}")
+                for cause in verdict.get("causes") or []:
+                    ui.label(str(cause.get("text", ""))).classes("small")
+                for remedy in verdict.get("remedies") or []:
+                    _remedy(dashboard, t, folder, remedy)
+
+
+def _remedy(dashboard: Dashboard, t: Words, folder: Path, remedy: dict[str, Any]) -> None:
+    with ui.element("div").classes("line"):
+        ui.label(str(remedy.get("text", ""))).classes("small")
+        command = remedy.get("command")
+        if not command:
+            return
+        words = remedy_words(str(command), folder)
+        if words is None:
+            ui.label(str(command)).classes("mono")
+            return
+
+        def start() -> None:
+            try:
+                processes.start(folder, words, dashboard.workspace.folder)
+            except BulletError as error:
+                show_error(error)
+                return
+            ui.navigate.to(f"/run/{quote(folder.name, safe='')}")
+
+        ui.button(t("Do this"), icon="build", on_click=start).props("no-caps outline dense").tooltip(str(command))
+
+
+def remedy_words(command: str, folder: Path) -> list[str] | None:
+    """The words after `bullet` of a remedy, for this run; None if it is not a command that may be started for it.
+
+    A report can come from another computer: only settings of this run's quantization and evaluation are accepted.
+    """
+    try:
+        words = shlex.split(command)
+    except ValueError:
+        return None
+    if len(words) < 3 or words[0] != "bullet" or words[1] not in REMEDY_COMMANDS:
+        return None
+    where, rest = Path(words[2]), words[3:]
+    if where.name != folder.name and where.parent.name != folder.name:
+        return None
+    if not all(
+        re.fullmatch(r"--(qat|quant|evaluate\.samples)[\w.-]*(=[\w.*,=\[\]-]+)?|--steps(=\d+)?|\d+|BQ4|BQ8|F16|F32|gptq|search", word)
+        for word in rest
+    ):
+        return None
+    if words[1] == "qat":
+        return ["qat", str(folder), *rest]
+    place = [f"--name={folder.name}", f"--runs-dir={folder.parent}"]
+    return ["run" if words[1] == "build" else words[1], str(folder / "config.json"), *place, *rest]
+
+
+def _table(t: Words, report: dict[str, Any]) -> None:
+    comparison, fp32, bq4 = (report.get(name) or {} for name in ("comparison", "fp32", "bq4"))
+    intervals = comparison.get("intervals") or {}
+
+    def between(name: str) -> str:
+        found = intervals.get(name) or {}
+        low, high = found.get("low"), found.get("high")
+        return "" if low is None or high is None else f"{low:+.4g} … {high:+.4g}"
+
+    rows = [
+        (t("Loss (nats/token)"), show.decimal(fp32.get("loss"), 4), show.decimal(bq4.get("loss"), 4), between("loss_delta")),
+        (t("Perplexity"), show.decimal(fp32.get("perplexity"), 2), show.decimal(bq4.get("perplexity"), 2), between("perplexity_change")),
+        (t("Bits per byte"), show.decimal(fp32.get("bits_per_byte")), show.decimal(bq4.get("bits_per_byte")), ""),
+        (t("File size"), show.file_size(fp32.get("bytes")), show.file_size(bq4.get("bytes")), ""),
+        (
+            t("Same most likely token"),
+            "100 %",
+            f"{100 * ((comparison.get('top1_agreement') or {}).get('mean') or 0):.1f} %",
+            between("top1_agreement"),
+        ),
+        (t("Divergence (KL, nats/token)"), "0", show.decimal((comparison.get("kl") or {}).get("mean"), 4), between("kl")),
+    ]
+    with ui.element("section").classes("card"):
+        with ui.element("div").classes("line"):
+            heading(t("FP32 against 4-bit"), 2)
+            help_button(
+                t,
+                t("FP32 against 4-bit"),
+                t("Both models on the same unseen text. The last column is the 95 % interval of the difference."),
+            )
+        columns = [
+            {"name": name, "label": label, "field": name, "align": align}
+            for name, label, align in (
+                ("what", "", "left"),
+                ("fp32", "FP32", "right"),
+                ("bq4", t("4-bit"), "right"),
+                ("interval", t("95 % interval of the difference"), "right"),
+            )
+        ]
+        names = ("what", "fp32", "bq4", "interval")
+        ui.table(columns=columns, rows=[dict(zip(names, row, strict=True)) for row in rows], row_key="what").props("flat dense hide-bottom")
+
+
+def _map(t: Words, report: dict[str, Any]) -> None:
+    sensitivity = report.get("sensitivity")
+    if not isinstance(sensitivity, dict) or not sensitivity:
+        return
+    with ui.element("section").classes("card"):
+        with ui.element("div").classes("line"):
+            heading(t("Sensitivity of the matrices"), 2)
+            help_button(
+                t,
+                t("Sensitivity of the matrices"),
+                t("How much the predictions change if only this matrix is rounded to 4 bits (KL divergence, nats per token)."),
+            )
+        layers: dict[str, dict[str, float]] = {}
+        for name, value in sensitivity.items():
+            found = re.fullmatch(r"layers\.(\d+)\.(.+?)(\.weight)?", name)
+            if type(value) in (int, float):
+                row, column = (found[1], found[2].split(".")[-1]) if found else ("–", name.removesuffix(".weight"))
+                layers.setdefault(row, {})[column] = float(value)
+        columns = list(dict.fromkeys(column for row in layers.values() for column in row))
+        ui.echart(heat_map(layers, columns, t("layer"))).classes("chart")
+
+
+def _quantize(dashboard: Dashboard, t: Words, folder: Path) -> None:
+    with ui.element("section").classes("card"):
+        heading(t("Quantise again"), 2)
+        if not (folder / "export" / "npy" / "manifest.json").is_file():
+            ui.label(t("The training has to end first.")).classes("soft")
+            return
+        weights = ui.select(["BQ4", "BQ8", "F16", "F32"], value="BQ4", label=t("Weights")).props("dense outlined")
+        method = ui.select(["gptq", "search", "none"], value="gptq", label=t("Calibration")).props("dense outlined")
+        tokens = ui.number(t("Calibration tokens"), value=40_000, min=1024, precision=0).props("dense outlined")
+        qat = ui.number(t("Steps of training with 4-bit weights (QAT)"), value=0, min=0, precision=0).props("dense outlined")
+
+        def start() -> None:
+            words = ["qat", str(folder), f"--quant.weights={weights.value}", f"--quant.calibration={method.value}"]
+            words += [f"--quant.calibration_tokens={int(tokens.value or 40_000)}", f"--qat.steps={int(qat.value or 0)}"]
+            try:
+                processes.start(folder, words, dashboard.workspace.folder)
+            except BulletError as error:
+                show_error(error)
+                return
+            ui.navigate.to(f"/run/{quote(folder.name, safe='')}")
+
+        ui.button(t("Quantise and write the report card"), icon="compress", on_click=start).props("no-caps outline")
+
+
+class _Downloads:
+    """Makes files for download, one at a time."""
+
+    def __init__(self, dashboard: Dashboard, t: Words, folder: Path) -> None:
+        self.dashboard, self.t, self.folder = dashboard, t, folder
+        found = versions(folder)
+        names = {"4bit": t("4-bit model"), "fp32": t("FP32 model"), "best": t("Best checkpoint")}
+        with ui.element("section").classes("card"):
+            heading(t("Download"), 2)
+            if not found:
+                ui.label(t("There is no model yet.")).classes("soft")
+                return
+            options = {version: names.get(version, f"{t('Checkpoint')} {version}") for version in found}
+            self.version = ui.select(options, value=found[0], label=t("Model")).props("dense outlined")
+            self.format = ui.select({name: FORMAT_NAMES[name] for name in FORMATS}, value="bullet", label=t("Format")).props(
+                "dense outlined"
+            )
+            with ui.element("div").classes("line"):
+                self.button = ui.button(t("Make the file and check it"), icon="download", on_click=self._make).props("no-caps unelevated")
+                self.spinner = ui.spinner()
+                self.spinner.set_visibility(False)
+            self.result = ui.element("div").classes("column").props("aria-live=polite")
+            for file, label in (("report.html", t("Report card")), ("report.json", "report.json"), ("metrics.jsonl", "metrics.jsonl")):
+                if (folder / file).is_file():
+                    ui.link(label, f"/files/{quote(folder.name, safe='')}/{file}", new_tab=file == "report.html")
+
+    async def _make(self) -> None:
+        self.button.disable()
+        self.spinner.set_visibility(True)
+        self.result.clear()
+        try:
+            made = await export_in_process(self.dashboard.workspace, f"{self.folder.name}/{self.version.value}", self.format.value)
+        except BulletError as error:
+            with self.result:
+                ui.label(str(error)).classes("bad")
+        else:
+            with self.result:
+                address = f"/downloads/{quote(self.folder.name, safe='')}/{quote(made['file'], safe='')}"
+                ui.link(f"{made['file']} ({show.file_size(made['bytes'])})", address).props("download")
+                for check in made["checks"]:
+                    ui.label(f"✓ {check}").classes("good small")
+        finally:
+            self.button.enable()
+            self.spinner.set_visibility(False)

@@ -1,0 +1,211 @@
+"""Blind scoring: two answers without names, points from 1 to 5, with the keyboard."""
+
+from typing import Any
+
+from fastapi import Request
+from nicegui import events, ui
+
+from bulletlm.dashboard.frame import Dashboard, heading, page, show_error
+from bulletlm.dashboard.processes import read_record
+from bulletlm.dashboard.words import Words
+from bulletlm.errors import BulletError
+from bulletlm.evaluate.scoring import (
+    CRITERIA,
+    LEAST,
+    MOST,
+    SCORE_FILE,
+    Item,
+    ScoreStore,
+    Shown,
+    items_of_report,
+    make_score,
+    remaining,
+    summarize,
+)
+
+NAMES = {"grammar": "Grammar", "depth": "Depth", "coherence": "Coherence", "safety": "Factual safety"}
+
+MEANINGS = {
+    "grammar": "Spelling and grammar. 1: cannot be read, 3: some mistakes, 5: none.",
+    "depth": "Thought. 1: says nothing about the question, 3: an ordinary answer, 5: an insight with a reason.",
+    "coherence": "Coherence. 1: sentences do not belong together, 3: mostly one thought, 5: one clear thought from start to end.",
+    "safety": "Factual safety. 1: false or harmful claims, 3: doubtful, 5: nothing false or harmful.",
+}
+
+
+def build(dashboard: Dashboard, request: Request) -> None:
+    """Build the page; ?run=NAME chooses the run."""
+    with page(request, "Score", "/score") as t:
+        heading(t("Score answers without knowing the model"))
+        runs = [found.name for found in dashboard.runs.all() if found.state == "finished"]
+        if not runs:
+            ui.label(t("There is no finished run yet.")).classes("soft")
+            return
+        wanted = request.query_params.get("run")
+        _Page(dashboard, t, runs, wanted if wanted in runs else runs[0], request.query_params.get("rater", ""))
+
+
+class _Page:
+    """The parts of the page that change."""
+
+    def __init__(self, dashboard: Dashboard, t: Words, runs: list[str], chosen: str, rater: str) -> None:
+        self.dashboard, self.t = dashboard, t
+        self.items: list[Item] = []
+        self.shown: Shown | None = None
+        self.points: list[tuple[int, str]] = []
+        self.values: dict[tuple[int, str], int] = {}
+        with ui.element("div").classes("line"):
+            self.run = ui.select(runs, value=chosen, label=t("Run")).props("dense outlined").classes("narrow")
+            self.rater = ui.input(t("Your name"), value=rater).props("dense outlined debounce=500").classes("narrow")
+        self.run.on_value_change(self._load)
+        self.rater.on_value_change(self._next)
+        self.bar = ui.linear_progress(0, show_value=False).props(f'aria-label="{t("Progress")}"')
+        self.left = ui.label().classes("soft small").props("aria-live=polite")
+        self.area = ui.element("div").classes("column w-full").style("gap:0.75rem")
+        ui.keyboard(on_key=self._key)
+        self._load()
+
+    @property
+    def store(self) -> ScoreStore:
+        """The file with the scores of the chosen run."""
+        return ScoreStore(self.dashboard.workspace.run_folder(self.run.value) / SCORE_FILE)
+
+    def _load(self) -> None:
+        try:
+            folder = self.dashboard.workspace.run_folder(self.run.value)
+            self.items = [item for item in items_of_report(read_record(folder / "report.json")) if not item.identical]
+        except BulletError as error:
+            self.items = []
+            show_error(error)
+        self._next()
+
+    def _next(self) -> None:
+        """Show the next item that this rater has not scored."""
+        t = self.t
+        self.values = {}
+        self.area.clear()
+        rater = (self.rater.value or "").strip()
+        try:
+            records = self.store.read()
+        except BulletError as error:
+            show_error(error)
+            return
+        left = remaining(self.items, records, rater) if rater else []
+        self.shown = left[0] if left else None
+        done = len(self.items) - len(left) if rater else 0
+        self.bar.set_value(done / len(self.items) if self.items else 0)
+        self.left.set_text(t("{done} of {total} scored", done=done, total=len(self.items)))
+        with self.area:
+            if not rater:
+                ui.label(t("Enter your name to begin. The names of the models stay hidden."))
+            elif self.shown is None:
+                self._show_result(records)
+            else:
+                self._show_item(self.shown)
+
+    def _show_item(self, shown: Shown) -> None:
+        t = self.t
+        ui.label(t("Keys: 1 to 5 give the marked points, Backspace goes back; A, B or 0 say which answer is better.")).classes("soft small")
+        with ui.element("div").classes("card"):
+            ui.label(shown.item.prompt).classes("answer")
+        self.buttons: dict[tuple[int, str], ui.toggle] = {}
+        with ui.element("div").classes("pair"):
+            for number, text in enumerate(shown.texts):
+                with ui.element("section").classes("card"):
+                    heading(t("Answer {letter}", letter="AB"[number]), 2)
+                    ui.label(text or "–").classes("answer")
+                    for name in CRITERIA:
+                        with ui.element("div").classes("line"):
+                            ui.label(t(NAMES[name])).style("min-width:8rem").tooltip(t(MEANINGS[name]))
+                            toggle = ui.toggle(
+                                list(range(LEAST, MOST + 1)), on_change=lambda e, key=(number, name): self._set(key, e.value)
+                            )
+                            toggle.props(f'dense aria-label="{t(NAMES[name])} {"AB"[number]}"')
+                            self.buttons[number, name] = toggle
+        with ui.element("div").classes("line"):
+            ui.label(t("Which answer is better?"))
+            for key, label in (("1", "A"), ("2", "B"), ("", t("No difference"))):
+                ui.button(label, on_click=lambda key=key: self._save(key)).props("no-caps outline")
+        self._mark()
+
+    def _set(self, key: tuple[int, str], value: int | None) -> None:
+        if value is not None:
+            self.values[key] = value
+        self._mark()
+
+    def _mark(self) -> None:
+        """Mark the points that the next digit gives."""
+        following = self._following()
+        for key, toggle in self.buttons.items():
+            toggle.style("outline: 2px solid var(--accent)" if key == following else "outline: none")
+
+    def _following(self) -> tuple[int, str] | None:
+        return next((key for key in self.buttons if key not in self.values), None)
+
+    def _key(self, event: events.KeyEventArguments) -> None:
+        if self.shown is None or not event.action.keydown or event.action.repeat:
+            return
+        name = str(event.key).upper()
+        following = self._following()
+        if name.isdigit() and LEAST <= int(name) <= MOST and following is not None:
+            self.buttons[following].set_value(int(name))
+        elif name == "BACKSPACE" and self.values:
+            last = list(self.values)[-1]
+            del self.values[last]
+            self.buttons[last].set_value(None)
+            self._mark()
+        elif name in ("A", "B", "0") and following is None:
+            self._save({"A": "1", "B": "2", "0": ""}[name])
+
+    def _save(self, preferred: str) -> None:
+        if self.shown is None:
+            return
+        if self._following() is not None:
+            ui.notify(self.t("Give all points first."), position="top")
+            return
+        points: list[dict[str, float]] = [{name: float(self.values[number, name]) for name in CRITERIA} for number in (0, 1)]
+        try:
+            self.store.add(make_score(self.shown, self.rater.value.strip(), points, preferred))
+        except BulletError as error:
+            show_error(error)
+            return
+        self._next()
+
+    def _show_result(self, records: Any) -> None:
+        t = self.t
+        if not self.items:
+            ui.label(t("Both models answer the same everywhere: there is nothing to compare."))
+            return
+        ui.label(t("All answers are scored. Thank you!")).classes("good")
+        try:
+            found = summarize(self.items, records)
+        except BulletError as error:
+            ui.label(str(error)).classes("soft")
+            return
+        first, second = found["systems"]
+        columns = [
+            {"name": name, "label": label, "field": name, "align": align}
+            for name, label, align in (("what", "", "left"), ("a", first, "right"), ("b", second, "right"), ("d", t("difference"), "right"))
+        ]
+        rows = []
+        for name in CRITERIA:
+            difference = found["differences"][name]
+            low, high = difference["low"], difference["high"]
+            between = "" if low is None or high is None else f" [{low:+.2f}, {high:+.2f}]"
+            rows.append(
+                {
+                    "what": t(NAMES[name]),
+                    "a": f"{found['points'][first][name]['value']:.2f}",
+                    "b": f"{found['points'][second][name]['value']:.2f}",
+                    "d": f"{difference['value']:+.2f}{between}",
+                }
+            )
+        rows.append(
+            {
+                "what": t("preferred"),
+                "a": f"{found['preferences'][first]['value']:.0%}",
+                "b": f"{found['preferences'][second]['value']:.0%}",
+                "d": "",
+            }
+        )
+        ui.table(columns=columns, rows=rows, row_key="what").props("flat dense hide-bottom")
