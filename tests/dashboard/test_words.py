@@ -7,9 +7,13 @@ from collections.abc import Iterator
 import pytest
 
 from bulletlm.dashboard.frame import PAGES
+from bulletlm.dashboard.pages.compare import CURVES
+from bulletlm.dashboard.pages.export import VERDICTS
 from bulletlm.dashboard.pages.new_run import SECTIONS
+from bulletlm.dashboard.pages.playground import CONTROLS
 from bulletlm.dashboard.pages.run import AXES, CHARTS
 from bulletlm.dashboard.pages.runs import STATES
+from bulletlm.dashboard.pages.score import MEANINGS, NAMES
 from bulletlm.dashboard.runs import STAGE_NAMES
 from bulletlm.dashboard.words import MARATHI, Words
 from paths import ROOT
@@ -33,6 +37,9 @@ def shown_texts() -> Iterator[str]:
     yield from (name for _, name in PAGES)
     yield from STATES
     yield from (*SECTIONS.values(), *AXES, *STAGE_NAMES.values())
+    yield from (*VERDICTS.values(), *NAMES.values(), *MEANINGS.values(), *(title for title, _ in CURVES))
+    for _, label, *_, text in CONTROLS:
+        yield from (label, text)
     for title, _, curves, _, explanation in CHARTS:
         yield from (title, explanation, *(label for label, _ in curves))
 

@@ -174,8 +174,9 @@ def _table(t: Words, report: dict[str, Any]) -> None:
 
 
 def _map(t: Words, report: dict[str, Any]) -> None:
-    sensitivity = report.get("sensitivity")
-    if not isinstance(sensitivity, dict) or not sensitivity:
+    tensors = report.get("tensors")
+    sensitivity = {row.get("name"): row.get("kl") for row in tensors if row.get("kl") is not None} if isinstance(tensors, list) else {}
+    if not sensitivity:
         return
     with ui.element("section").classes("card"):
         with ui.element("div").classes("line"):
