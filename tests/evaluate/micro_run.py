@@ -6,7 +6,7 @@ import numpy as np
 
 from bulletlm.shape import ModelShape
 from bulletlm.text.documents import Document
-from paths import SAMPLE_CORPUS
+from paths import SAMPLE_CORPUS, SIMPLE_CORPUS
 
 SHAPE = ModelShape(vocab_size=600, dim=32, n_layers=2, n_heads=2, n_kv_heads=1, hidden_dim=64, max_seq_len=48)
 
@@ -99,3 +99,15 @@ def random_tensors(shape: ModelShape, seed: int) -> dict[str, np.ndarray]:
         name: np.ones(extents, np.float32) if len(extents) == 1 else (0.4 * random.standard_normal(extents)).astype(np.float32)
         for name, extents in shape.tensors().items()
     }
+
+
+def conversations() -> list[Document]:
+    """Questions and answers in both languages, in turn."""
+    rows: list[Document] = []
+    for language, name in (("mr", "chat-home.mr.jsonl"), ("en", "chat-everyday.en.jsonl")):
+        lines = (SIMPLE_CORPUS / name).read_text(encoding="utf-8").splitlines()[:100]
+        rows += [
+            {"id": f"{language}{n}", "source": name, "language": language, "messages": json.loads(line)["messages"][:2]}
+            for n, line in enumerate(lines)
+        ]
+    return rows

@@ -640,7 +640,7 @@ class LimitsConfig(Section):
     )
     over_ngram: float = Field(0.0, description="Usefulness: largest bits per byte above those of a 5-gram model of the same text.")
     question_use: float = Field(
-        0.85,
+        0.9,
         ge=0,
         le=1,
         description="Usefulness: smallest share of held-out answers that the model finds likelier after their own question than after "

@@ -19,7 +19,7 @@ from bulletlm.text.documents import Document
 
 FEWEST_PAIRS = 15
 """Fewer questions do not show anything."""
-MOST_PAIRS = 60
+MOST_PAIRS = 80
 OTHERS = 2
 """Other questions for each answer."""
 

@@ -32,7 +32,7 @@ from bulletlm.files import read_json, write_json, write_text
 from bulletlm.formats.bullet.reader import BulletFile, open_bullet
 from bulletlm.formats.npy import read_npy
 from bulletlm.progress import Progress
-from bulletlm.runtime import load
+from bulletlm.runtime import Model, load
 from bulletlm.runtime.sampling import Sampling
 
 REPORT_VERSION = 1
@@ -61,9 +61,19 @@ def evaluate_run(run_dir: Path, config: Config, progress: Progress, parent: Path
         BulletError: a file of the run folder is missing or damaged, or a model computes NaN.
         DataError: the prompt file or the validation tokens cannot be used.
     """
+    fp32, bq4 = load(run_dir / "export" / "npy"), load(run_dir / "model.bullet")
+    return build_report(run_dir, config, measure(run_dir, config, (fp32, bq4), progress, parent))
+
+
+def measure(run_dir: Path, config: Config, models: tuple[Model, Model], progress: Progress, parent: Path | None = None) -> "Measurements":
+    """Compare two models, FP32 and 4-bit, on the texts of a run folder, and let both answer the prompts; see `evaluate_run`.
+
+    Raises:
+        BulletError, DataError: as `evaluate_run`.
+    """
+    fp32, bq4 = models
     prompts = load_prompts(config.evaluate.prompts)
     file = open_tokens(run_dir / "tokens", "val")
-    fp32, bq4 = load(run_dir / "export" / "npy"), load(run_dir / "model.bullet")
     comparison, losses = compare_tokens(fp32, bq4, file, progress)
     checks = check_data(run_dir / "tokens", fp32, losses, config.seed, progress)
     texts = read_texts(run_dir / "data")
@@ -74,7 +84,7 @@ def evaluate_run(run_dir: Path, config: Config, progress: Progress, parent: Path
         seed=config.seed,
     )
     answers = [ask(model, questions, texts, progress) for model in (fp32, bq4)]
-    measured = Measurements(
+    return Measurements(
         comparison=comparison,
         data_checks=checks,
         questions=questions,
@@ -83,7 +93,6 @@ def evaluate_run(run_dir: Path, config: Config, progress: Progress, parent: Path
         bq4=answers[1],
         origin=measure_origin(run_dir, config, parent, (fp32, bq4), file, progress),
     )
-    return build_report(run_dir, config, measured)
 
 
 def read_texts(folder: Path) -> Texts:

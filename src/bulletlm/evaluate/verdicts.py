@@ -312,7 +312,7 @@ def _quantization_causes(report: Report, limits: LimitsConfig, figures: list[Fig
             "the weights of {where} ({names}) are {factor} times those of FP32: their scales are wrong",
             where=say.layer(layer),
             names=_some([row["name"] for row in rows], 2),
-            factor=f"{factor:.2f}",
+            factor=f"{factor:.1f}",
         )
         causes.append({"name": "wrong_scales", "text": text})
     for row in report["tensors"]:

@@ -1,0 +1,239 @@
+"""Tests that the verdicts can fail: every way to break a model changes a verdict, and the report names what is wrong."""
+
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from micro_run import conversations
+from scripted import scripted_model
+
+from bulletlm.config.schema import Config, LimitsConfig
+from bulletlm.data.tokens import write_tokens
+from bulletlm.evaluate import evaluate_run
+from bulletlm.evaluate.report import build_report, measure
+from bulletlm.evaluate.report_types import Report, Verdict
+from bulletlm.evaluate.verdicts import judge
+from bulletlm.formats.bullet.reader import open_bullet
+from bulletlm.formats.bullet.writer import ModelContents, write_bullet
+from bulletlm.formats.npy import read_npy
+from bulletlm.progress import SilentProgress
+from bulletlm.quant.bq4 import Quantized, pack_bq4, quantize_bq4, unpack_bq4
+from bulletlm.shape import ModelShape
+from bulletlm.text.chat import encode_document
+from bulletlm.text.documents import Document, read_documents, to_line
+from bulletlm.text.tokenizer import Tokenizer
+
+Tensors = dict[str, Any]
+
+
+def figure(verdict: Verdict, name: str) -> dict[str, Any]:
+    return dict(next(each for each in verdict["figures"] if each["name"] == name))
+
+
+def causes(verdict: Verdict) -> dict[str, str]:
+    return {cause["name"]: cause["text"] for cause in verdict["causes"]}
+
+
+# Quantization: a finished run of a micro model whose file is changed afterwards.
+
+
+@pytest.fixture(scope="module")
+def micro(micro_run: Path, micro_config: Config, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Config]:
+    folder = Path(shutil.copytree(micro_run, tmp_path_factory.mktemp("sabotage") / micro_run.name))
+    return folder, micro_config.model_copy(update={"runs_dir": str(folder.parent)})
+
+
+@pytest.fixture(scope="module")
+def intact(micro: tuple[Path, Config]) -> Report:
+    return evaluate_run(*micro, SilentProgress())
+
+
+def sabotaged(micro: tuple[Path, Config], tmp_path: Path, change: Callable[[Tensors], None]) -> Report:
+    """The report of the run after a change of the stored tensors."""
+    folder, config = micro
+    file = open_bullet(folder / "model.bullet")
+    tensors: Tensors = {name: file.read_blocks(name) for name in file.tensors}
+    change(tensors)
+    copy = Path(shutil.copytree(folder, tmp_path / folder.name))
+    contents = ModelContents(
+        shape=file.shape,
+        tensors=tensors,
+        types={name: file.type(name) for name in file.tensors},
+        tokenizer_proto=file.tokenizer_proto,
+        pieces=file.pieces,
+        metadata=file.metadata,
+    )
+    write_bullet(copy / "model.bullet", contents)
+    return evaluate_run(copy, config, SilentProgress())
+
+
+def test_an_intact_file_is_safe(intact: Report) -> None:
+    verdict = intact["verdicts"]["quantization"]
+    assert verdict["decision"] == "safe" and verdict["title"] == "Safe to ship"
+    assert verdict["deciding"] == ["perplexity_change", "kl", "language_change"]
+    assert not verdict["causes"] and not verdict["remedies"]
+
+
+def test_doubled_scales_of_a_layer(micro: tuple[Path, Config], tmp_path: Path) -> None:
+    def change(tensors: Tensors) -> None:
+        for name in [name for name in tensors if name.startswith("layers.1.") and isinstance(tensors[name], Quantized)]:
+            codes, scales = unpack_bq4(tensors[name].blocks)
+            tensors[name] = Quantized("BQ4", pack_bq4(codes, (2 * scales.astype(np.float32)).astype(np.float16)))
+
+    verdict = sabotaged(micro, tmp_path, change)["verdicts"]["quantization"]
+    assert verdict["decision"] == "stop"
+    assert "layer 1" in causes(verdict)["wrong_scales"] and "2.0" in causes(verdict)["wrong_scales"]
+    assert "layer 0" not in json.dumps(verdict["causes"])
+    assert verdict["remedies"][0]["command"] == f"bullet evaluate {micro[0]}"
+
+
+def test_two_exchanged_rows_of_the_vocabulary(micro: tuple[Path, Config], tmp_path: Path) -> None:
+    def change(tensors: Tensors) -> None:
+        blocks = np.array(tensors["token_embedding.weight"].blocks)
+        blocks[[620, 655]] = blocks[[655, 620]]
+        tensors["token_embedding.weight"] = Quantized("BQ8", blocks)
+
+    verdict = sabotaged(micro, tmp_path, change)["verdicts"]["quantization"]
+    assert verdict["decision"] == "stop" and verdict["deciding"][0] == "far_rows"
+    assert "620 and 655 of token_embedding.weight" in causes(verdict)["exchanged_rows"]
+
+
+def test_two_bits(micro: tuple[Path, Config], tmp_path: Path) -> None:
+    _, exact, _, _ = read_npy(micro[0] / "export" / "npy")
+
+    def change(tensors: Tensors) -> None:
+        for name in [name for name in tensors if isinstance(tensors[name], Quantized) and tensors[name].type == "BQ4"]:
+            blocks = exact[name].reshape(-1, 32)
+            scale = np.abs(blocks).max(axis=1, keepdims=True) / 2
+            coarse = np.clip(np.round(blocks / scale), -2, 1) * scale
+            tensors[name] = Quantized("BQ4", quantize_bq4(coarse.reshape(exact[name].shape).astype(np.float32)))
+
+    verdict = sabotaged(micro, tmp_path, change)["verdicts"]["quantization"]
+    assert verdict["decision"] == "stop" and "more coarsely than 4 bits" in causes(verdict)["coarse_rounding"]
+
+
+# Usefulness: models that know certain texts, on the texts of a run folder.
+
+
+class Scene:
+    """A run folder whose held-out questions are the prompts, and models that answer them in a certain way."""
+
+    def __init__(self, folder: Path, config: Config, tokenizer: Tokenizer) -> None:
+        self.folder, self.config, self.tokenizer = folder, config, tokenizer
+        shape, *_ = read_npy(folder / "export" / "npy")
+        self.shape: ModelShape = replace(shape, max_seq_len=256)
+        self.train, self.val = (list(read_documents(folder / "data" / f"{split}.jsonl")) for split in ("train", "val"))
+
+    def report(self, documents: Sequence[Document], answers: Callable[[Document], str] | None = None) -> Report:
+        """The report of a model that knows `documents`, and gives other answers to the prompts if `answers` is given."""
+        known = [(encode_document(self.tokenizer, document)[0], 1) for document in documents]
+        for document in self.val:
+            if "messages" in document and answers:
+                question = document["messages"][0]
+                changed: Document = {**document, "messages": [question, {"role": "assistant", "content": answers(document)}]}
+                known.append((encode_document(self.tokenizer, changed)[0], 50))
+        model = scripted_model(self.tokenizer, self.shape, known)
+        return build_report(self.folder, self.config, measure(self.folder, self.config, (model, model), SilentProgress()))
+
+    def own_answer(self, document: Document) -> str:
+        return document["messages"][1]["content"]
+
+
+@pytest.fixture(scope="module")
+def scene(run_folder: Path, tokenizer: Tokenizer, tmp_path_factory: pytest.TempPathFactory) -> Scene:
+    """Conversations for training and validation, with prompts of their own."""
+    folder = Path(shutil.copytree(run_folder, tmp_path_factory.mktemp("scene") / "micro"))
+    rows = conversations()
+    for split, part in (("train", [row for n, row in enumerate(rows) if n % 4]), ("val", rows[::4])):
+        (folder / "data" / f"{split}.jsonl").write_bytes(b"".join(to_line(row) for row in part))
+    write_tokens(folder / "data", tokenizer, "all", folder / "tokens", SilentProgress())
+    (folder / "metrics.jsonl").unlink()
+    prompts = folder / "prompts.jsonl"
+    lines = [
+        {
+            "prompt": row["messages"][0]["content"],
+            "language": row["language"],
+            "kind": "short",
+            "about": row["messages"][1]["content"].split(),
+        }
+        for row in rows[::4]
+    ]
+    prompts.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")
+    config = Config.model_validate(
+        {"name": "micro", "runs_dir": str(folder.parent), "evaluate": {"prompts": str(prompts)}, "sampling": {"max_tokens": 60}}
+    )
+    return Scene(folder, config, tokenizer)
+
+
+@pytest.fixture(scope="module")
+def good(scene: Scene) -> Report:
+    """A model that knows everything and answers as people do."""
+    return scene.report([*scene.train, *scene.val], scene.own_answer)
+
+
+def test_a_good_model_is_safe(good: Report) -> None:
+    verdict = good["verdicts"]["usefulness"]
+    assert verdict["decision"] == "safe", [
+        (each["name"], each["value"], each["limit"]) for each in verdict["figures"] if each["status"] != "ok"
+    ]
+    assert not verdict["causes"] and len(verdict["deciding"]) == 3
+
+
+def test_trained_on_the_validation_text(scene: Scene) -> None:
+    verdict = scene.report(scene.val, scene.own_answer)["verdicts"]["usefulness"]
+    assert verdict["decision"] == "stop" and "trained on it" in causes(verdict)["trained_on_validation"]
+
+
+def test_validation_text_in_the_training_text(scene: Scene, tmp_path: Path) -> None:
+    other = Scene(Path(shutil.copytree(scene.folder, tmp_path / "micro")), scene.config, scene.tokenizer)
+    other.train += other.val
+    (other.folder / "data" / "train.jsonl").write_bytes(b"".join(to_line(row) for row in other.train))
+    write_tokens(other.folder / "data", other.tokenizer, "all", other.folder / "tokens", SilentProgress())
+    verdict = other.report(other.train, other.own_answer)["verdicts"]["usefulness"]
+    assert verdict["decision"] == "stop" and "contamination" in causes(verdict)
+
+
+def test_only_repeats_its_training_text(scene: Scene) -> None:
+    longest = sorted((row["messages"][1]["content"] for row in scene.train if row["language"] == "mr"), key=len)[-30:]
+
+    def answer(document: Document) -> str:
+        return longest[len(document["messages"][0]["content"]) % len(longest)]
+
+    verdict = scene.report([*scene.train, *scene.val], answer)["verdicts"]["usefulness"]
+    assert verdict["decision"] == "stop" and "repeats its training text" in causes(verdict)["repeats_training_text"]
+
+
+def test_answers_in_english(scene: Scene) -> None:
+    english = [row["messages"][1]["content"] for row in scene.val if row["language"] == "en"]
+
+    def answer(document: Document) -> str:
+        return english[len(document["messages"][0]["content"]) % len(english)]
+
+    verdict = scene.report([*scene.train, *scene.val], answer)["verdicts"]["usefulness"]
+    assert verdict["decision"] == "stop" and "should be in Marathi are in English" in causes(verdict)["wrong_language"]
+    assert any("Marathi" in remedy["text"] and remedy["command"] for remedy in verdict["remedies"])
+
+
+def test_loops(scene: Scene) -> None:
+    verdict = scene.report([*scene.train, *scene.val], lambda document: "हो हो आहे " * 8)["verdicts"]["usefulness"]
+    assert verdict["decision"] == "stop" and figure(verdict, "loops")["status"] == "broken"
+    assert any("--repetition-penalty" in (remedy["command"] or "") for remedy in verdict["remedies"])
+
+
+def test_limits_are_settings(good: Report) -> None:
+    strict = judge(good, LimitsConfig(on_topic=1.0, over_ngram=-5))
+    assert strict["usefulness"]["decision"] == "stop" and figure(strict["usefulness"], "over_ngram")["limit"] == -5
+    assert strict["quantization"] == good["verdicts"]["quantization"]
+
+
+def test_remedies_are_in_the_order_of_their_cost(intact: Report) -> None:
+    """The micro model is far from useful, so there is much to do."""
+    verdict = intact["verdicts"]["usefulness"]
+    costs = [("seconds", "minutes", "training", "text").index(remedy["cost"]) for remedy in verdict["remedies"]]
+    assert verdict["decision"] == "stop" and costs == sorted(costs) and len(costs) >= 2
+    assert verdict["title"].startswith("Do not ship: ")
