@@ -1,0 +1,152 @@
+"""Measures what the packaged model must do: FLORES, translation, and its answers to the test questions.
+
+    python bench/model.py runs/marathi-english --flores FOLDER             prints the table
+    python bench/model.py runs/marathi-english --flores FOLDER --sheet SHEET.jsonl
+                                                                           also writes the answers for people to grade, unlabelled
+    python bench/model.py runs/marathi-english --marks SHEET.jsonl         prints the counts of a graded sheet
+
+FOLDER has FLORES in both languages (mar_Deva.dev and eng_Latn.dev, or flores-dev.mr and flores-dev.en), which no model of this
+repository is trained on. The translations are those of bench/questions/translations.tsv, which the recipe holds out
+(`data.held_out`), and the questions those of bench/questions: set A has intents that the corpus teaches, in other wordings, set B
+has new ones. Answers are greedy, from the 4-bit file of the run, with 100 tokens at most. An invented word is in no training text;
+held-out text that people wrote is counted in the same way.
+
+A reader adds "good": true or false to each line of the sheet: is the answer on topic and grammatical? The names of the systems are
+in SHEET.key.json. `--other NAME=FILE.bullet` mixes in another model's answers, and the reference answers are always among them.
+"""
+
+import argparse
+import json
+import random
+import shutil
+import sys
+import tempfile
+from collections import Counter
+from pathlib import Path
+
+from bulletlm.data.language import detect
+from bulletlm.evaluate.benchmark import run_benchmark, table
+from bulletlm.evaluate.benchmark_tasks import load_suite
+from bulletlm.evaluate.checks import is_in_language, is_loop
+from bulletlm.evaluate.generation import Answer, answer_prompts
+from bulletlm.evaluate.intervals import proportion
+from bulletlm.evaluate.language_models import open_model
+from bulletlm.evaluate.prompts import Prompt
+from bulletlm.evaluate.training_text import TrainingText, all_texts, real_words
+from bulletlm.progress import SilentProgress
+from bulletlm.runtime import load
+from bulletlm.runtime.sampling import Sampling
+from bulletlm.text.documents import read_documents
+
+QUESTIONS = Path(__file__).parent / "questions"
+SETS = {"A": "known", "B": "new"}
+TOKENS = 100
+GREEDY = Sampling(temperature=0.0, max_tokens=TOKENS, repetition_penalty=1.1)
+FLORES_NAMES = {"flores-dev.mr": "mar_Deva.dev", "flores-dev.en": "eng_Latn.dev"}
+
+
+def read_questions() -> list[tuple[str, Prompt]]:
+    """The test questions of both sets and languages, with the name of their set."""
+    found = []
+    for name, stem in SETS.items():
+        for language in ("mr", "en"):
+            for line in (QUESTIONS / f"{stem}.{language}.jsonl").read_text(encoding="utf-8").splitlines():
+                row = json.loads(line)
+                found.append((name, Prompt(row["prompt"], language, row["intent"], reference=row["answer"])))
+    return found
+
+
+def flores(model: Path, folder: Path) -> None:
+    """Print the bits of second halves of FLORES sentences, among published scores."""
+    with tempfile.TemporaryDirectory() as temporary:
+        for file in sorted(folder.iterdir()):
+            if file.name in FLORES_NAMES or file.name in FLORES_NAMES.values():
+                shutil.copy(file, Path(temporary) / FLORES_NAMES.get(file.name, file.name))
+        tasks = [task for task in load_suite("flores", Path(temporary)) if task.kind == "halves"]
+        for result in run_benchmark([open_model(model)], tasks, SilentProgress()):
+            print("\n".join(table(result)), end="\n\n")
+
+
+def translation(model: Path) -> None:
+    """Print chrF of the held-out translations."""
+    tasks = [task for task in load_suite(str(QUESTIONS / "translations.tsv"), Path()) if task.kind == "translation"]
+    for result in run_benchmark([open_model(model)], tasks, SilentProgress()):
+        print("\n".join(table(result)), end="\n\n")
+
+
+def behaviour(run: Path, questions: list[tuple[str, Prompt]], answers: list[Answer]) -> None:
+    """Print the shares of answers in the right language and of loops, and the invented words beside those of people."""
+    training = TrainingText(all_texts(read_documents(run / "data" / "train.jsonl")))
+    held_out = list(read_documents(run / "data" / "val.jsonl"))
+    right = [is_in_language(answer.text, prompt.language) for (_, prompt), answer in zip(questions, answers, strict=True)]
+    loops = [is_loop(answer.text) for answer in answers]
+    for name, flags in (("answer in the language of the question", right), ("no loop within 100 tokens", [not loop for loop in loops])):
+        share = proportion(sum(map(bool, flags)), len(flags))
+        print(f"{name:42} {100 * share.value:5.1f} %   (95 %: {100 * share.low:.1f} to {100 * share.high:.1f}; {len(flags)} answers)")
+    for language in ("mr", "en"):
+        written = [word for (_, p), a in zip(questions, answers, strict=True) if p.language == language for word in real_words(a.text)]
+        people = [word for text in all_texts(held_out) if detect(text) == language for word in real_words(text)]
+        ours, theirs = (100 * float(training.unknown(words).mean()) for words in (written, people))
+        print(f"invented words, {language}: {ours:.1f} % of {len(written):,}; in held-out text of people {theirs:.1f} % of {len(people):,}")
+
+
+def write_sheet(path: Path, questions: list[tuple[str, Prompt]], systems: dict[str, list[str]]) -> None:
+    """Write the answers of all systems in random order, and the key beside the sheet."""
+    rows = [(n, system) for n in range(len(questions)) for system in systems]
+    random.Random(7).shuffle(rows)
+    key = {}
+    with open(path, "w", encoding="utf-8") as sheet:
+        for number, (n, system) in enumerate(rows):
+            name, prompt = questions[n]
+            key[str(number)] = {"system": system, "set": name, "language": prompt.language}
+            row = {"id": str(number), "question": prompt.prompt, "answer": systems[system][n], "good": None}
+            sheet.write(json.dumps(row, ensure_ascii=False) + "\n")
+    path.with_suffix(".key.json").write_text(json.dumps(key) + "\n", encoding="utf-8")
+    print(f"wrote {path}: {len(rows)} answers to grade")
+
+
+def print_marks(path: Path) -> None:
+    """Print how many answers of each system a reader found good."""
+    key = json.loads(path.with_suffix(".key.json").read_text(encoding="utf-8"))
+    good: Counter[tuple[str, str, str]] = Counter()
+    seen: Counter[tuple[str, str, str]] = Counter()
+    for line in path.read_text(encoding="utf-8").splitlines():
+        row = json.loads(line)
+        if row["good"] is not None:
+            cell = (key[row["id"]]["system"], key[row["id"]]["set"], key[row["id"]]["language"])
+            seen[cell] += 1
+            good[cell] += bool(row["good"])
+    for cell in sorted(seen):
+        print(f"{cell[0]:12} set {cell[1]} {cell[2]}: {good[cell]} of {seen[cell]} answers on topic and grammatical")
+
+
+def main() -> None:
+    """Measure a run."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--flores", type=Path)
+    parser.add_argument("--sheet", type=Path)
+    parser.add_argument("--marks", type=Path)
+    parser.add_argument("--other", action="append", default=[], metavar="NAME=FILE")
+    args = parser.parse_args()
+    if args.marks:
+        print_marks(args.marks)
+        return
+    file = args.run / "model.bullet"
+    if args.flores:
+        flores(file, args.flores)
+    translation(file)
+    questions = read_questions()
+    prompts = [prompt for _, prompt in questions]
+    answers = answer_prompts(load(file), prompts, GREEDY, 42, SilentProgress())
+    behaviour(args.run, questions, answers)
+    if args.sheet:
+        systems = {args.run.name: [answer.text for answer in answers], "reference": [prompt.reference or "" for prompt in prompts]}
+        for other in args.other:
+            name, _, path = other.partition("=")
+            systems[name] = [answer.text for answer in answer_prompts(load(path), prompts, GREEDY, 42, SilentProgress())]
+        write_sheet(args.sheet, questions, systems)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
