@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from bulletlm.cli.app import main
 from bulletlm.evaluate.compare_models import Passage, compare_models, read_passages
-from bulletlm.evaluate.compare_page import conclusion, marked, render_comparison
+from bulletlm.evaluate.compare_page import conclusion, marked, render_comparison, short_names
 from bulletlm.evaluate.language_models import BulletModel, LanguageModel, _stored, log_probs, open_model
 from bulletlm.evaluate.prompts import Prompt
 from bulletlm.formats.gguf import write_gguf
@@ -145,7 +145,9 @@ def test_the_command_takes_every_pair(first: StoredModel, second: StoredModel, f
     write_gguf(tmp_path / "two.gguf", second)
     (tmp_path / "text.txt").write_text("\n\n".join(passage.text for passage in PASSAGES), encoding="utf-8")
     prompts = tmp_path / "prompts.jsonl"
-    prompts.write_text("".join(json.dumps(prompt.__dict__) + "\n" for prompt in PROMPTS))
+    prompts.write_text(
+        "".join(json.dumps({"prompt": prompt.prompt, "language": prompt.language, "kind": prompt.kind}) + "\n" for prompt in PROMPTS)
+    )
     common = ("--text", tmp_path / "text.txt", "--prompts", prompts, "--json")
     for a, b in ((tmp_path / "one-hf", tmp_path / "two.gguf"), (tmp_path / "two.gguf", foreign)):
         run(a, b, *common)
@@ -162,7 +164,7 @@ def test_the_command_for_a_run(micro_run: Path, tmp_path: Path, capsys: Any) -> 
     assert page.read_text(encoding="utf-8").count("<table>") >= 3
     run(micro_run / "export" / "npy", micro_run / "model.bullet", "--json", "--no-answers")
     result = json.loads(capsys.readouterr().out)
-    assert result["perplexity_change"] and result["kl"]["mean"] > 0 and result["text"]["documents"] > 0 and result["answers"] is None
+    assert result["perplexity_change"] and result["kl"]["mean"] > 0 and result["text"]["passages"] > 0 and result["answers"] is None
 
 
 def test_without_a_run_the_text_is_asked_for(first: StoredModel, second: StoredModel, tmp_path: Path, capsys: Any) -> None:
@@ -181,6 +183,12 @@ def test_the_page_is_one_file_without_requests(first: StoredModel, second: Store
     assert page.count("<article>") == 2 and "चहा घेणार का?" in page
 
 
+def test_the_page_shows_no_folders_of_this_computer() -> None:
+    assert short_names("/home/asha/runs/a/model.bullet", "/home/asha/runs/b/model.bullet") == ("a/model.bullet", "b/model.bullet")
+    assert short_names("/home/asha/one.gguf", "two.bullet") == ("one.gguf", "two.bullet")
+    assert short_names("/x/model.bullet", "/x/model.bullet") == ("model.bullet", "model.bullet")
+
+
 @given(a=st.lists(st.sampled_from(["a", "<b>", "क", "&"]), max_size=8), b=st.lists(st.sampled_from(["a", "<b>", "क", "&"]), max_size=8))
 def test_marks_keep_the_words_and_escape_them(a: list[str], b: list[str]) -> None:
     import html
@@ -193,9 +201,16 @@ def test_marks_keep_the_words_and_escape_them(a: list[str], b: list[str]) -> Non
         assert "<mark>" not in "".join(marked(" ".join(a), " ".join(b)))
 
 
+def test_long_documents_are_cut_at_line_ends(tmp_path: Path) -> None:
+    text = "\n".join(f"line {n} " + "word " * 50 for n in range(100))
+    (tmp_path / "one.txt").write_text(text, encoding="utf-8")
+    passages = read_passages(tmp_path / "one.txt")
+    assert len(passages) > 10 and "\n".join(passage.text for passage in passages) == text.strip()
+
+
 def test_long_texts_are_thinned_evenly(tmp_path: Path) -> None:
     path = tmp_path / "long.txt"
     path.write_text("\n\n".join(f"line {n} " + "word " * 400 for n in range(1000)), encoding="utf-8")
     passages = read_passages(path)
     numbers = [int(passage.text.split()[1]) for passage in passages]
-    assert 150 < len(passages) < 250 and numbers == sorted(set(numbers)) and numbers[-1] > 900
+    assert 150 < len(passages) < 300 and numbers == sorted(set(numbers)) and numbers[-1] > 900

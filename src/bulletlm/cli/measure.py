@@ -1,4 +1,4 @@
-"""The commands that measure models: `bullet benchmark`, `bullet compare` and `bullet card`."""
+"""The commands that measure models: `bullet benchmark` and `bullet compare`."""
 
 import math
 from collections.abc import Sequence
@@ -227,7 +227,7 @@ def _print_text(result: "ModelComparison") -> None:
     for name, part in rows:
         cells = interval_text(part["a"]), interval_text(part["b"]), interval_text(part["difference"], signed)
         echo(f"{name:<18}{cells[0]:>26}{cells[1]:>26}{cells[2]:>28}")
-    echo(f"\n{conclusion(result)} ({result.text['documents']:,} documents, {result.text['bytes']:,} bytes; brackets: 95 % interval)")
+    echo(f"\n{conclusion(result)} ({result.text['passages']:,} passages, {result.text['bytes']:,} bytes; brackets: 95 % interval)")
 
 
 def _print_answers(answers: "AnswerComparison") -> None:

@@ -4,7 +4,7 @@
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple, TypedDict
@@ -27,6 +27,10 @@ MOST_BYTES = 400_000
 """Of the text on which two models are compared; a longer text is thinned evenly."""
 
 
+PASSAGE_BYTES = 2_000
+"""Longer documents are cut at line ends, so that a few long documents give an interval too; about the context of a small model."""
+
+
 class Passage(NamedTuple):
     """A text to predict and the code of its language."""
 
@@ -35,9 +39,9 @@ class Passage(NamedTuple):
 
 
 class TextComparison(TypedDict):
-    """Bits per byte of both models over the same documents, and their difference, each with its 95 % interval."""
+    """Bits per byte of both models over the same passages, and their difference, each with its 95 % interval."""
 
-    documents: int
+    passages: int
     bytes: int
     a: IntervalValues
     b: IntervalValues
@@ -95,7 +99,7 @@ def read_passages(path: Path) -> list[Passage]:
     else:
         tasks = [task for task in read_tasks(path) if task.kind in ("text", "halves")]
         passages = [Passage(str(text), task.language) for task in tasks for text in task.items]
-    passages = [passage for passage in passages if passage.text.strip()]
+    passages = [part for passage in passages for part in _cut(passage) if part.text.strip()]
     if not passages:
         raise DataError(f"{path} holds no text to compare on: name a text file, or a .jsonl file whose lines have a text")
     total = sum(len(passage.text.encode()) for passage in passages)
@@ -103,6 +107,17 @@ def read_passages(path: Path) -> list[Passage]:
         step = total / MOST_BYTES
         passages = [passages[int(number * step)] for number in range(int(len(passages) / step))] or passages[:1]
     return passages
+
+
+def _cut(passage: Passage) -> Iterator[Passage]:
+    """The passage in parts of whole lines, of PASSAGE_BYTES at most where the lines are not longer."""
+    part = ""
+    for line in passage.text.splitlines(keepends=True):
+        if part and len((part + line).encode()) > PASSAGE_BYTES:
+            yield Passage(part.rstrip("\n"), passage.language)
+            part = ""
+        part += line
+    yield Passage(part.rstrip("\n"), passage.language)
 
 
 def compare_models(
@@ -175,7 +190,7 @@ def _compared(bits: Sequence[NDArray[np.float64]], sizes: NDArray[np.float64], c
         return bootstrap.ratio(values, weights)
 
     return {
-        "documents": len(weights),
+        "passages": len(weights),
         "bytes": int(weights.sum()),
         "a": interval(a).to_dict(),
         "b": interval(b).to_dict(),

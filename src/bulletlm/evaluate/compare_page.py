@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 from bulletlm.evaluate.compare_models import AnswerComparison, ModelComparison, TextComparison
 from bulletlm.evaluate.formatting import decimal, language_name, percent, percent_change, perplexity, plus_minus, signed, size, small
@@ -32,7 +33,8 @@ def render_comparison(result: ModelComparison, tokens: ComparisonValues | None) 
     if result.answers:
         parts.append(_answers(result.answers))
     style = STYLE_FILE.read_text(encoding="utf-8")
-    title = f"{result.a['model']} and {result.b['model']}"
+    names = short_names(result.a["model"], result.b["model"])
+    title = " and ".join(names)
     return f"""<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -50,7 +52,7 @@ def render_comparison(result: ModelComparison, tokens: ComparisonValues | None) 
 <p class="eyebrow">BulletLM comparison</p>
 <h1>Two models on the same text</h1>
 <p class="lead">{escape(conclusion(result))}</p>
-{html_table(["", "model", "runs on", "vocabulary", "context"], [_model("A", result.a), _model("B", result.b)])}
+{html_table(["", "model", "runs on", "vocabulary", "context"], [_model("A", names[0], result.a), _model("B", names[1], result.b)])}
 </header>
 <main>
 {join(parts)}
@@ -74,8 +76,18 @@ def conclusion(result: ModelComparison) -> str:
     return f"Model {better} predicts this text better: it needs {percent(share)} fewer bits than model {worse}."
 
 
-def _model(letter: str, facts: Mapping[str, object]) -> list[str]:
-    return [letter, str(facts["model"]), str(facts["engine"]), f"{facts['vocab_size']:,} tokens", f"{facts['context']:,} tokens"]
+def short_names(a: str, b: str) -> tuple[str, str]:
+    """The ends of two paths, as short as they differ: a page that is sent to others must not show the folders of this computer."""
+    parts = Path(a).parts, Path(b).parts
+    for count in range(1, max(map(len, parts)) + 1):
+        first, second = ("/".join(side[-count:]) for side in parts)
+        if first != second or parts[0] == parts[1]:
+            return first, second
+    return a, b
+
+
+def _model(letter: str, name: str, facts: Mapping[str, object]) -> list[str]:
+    return [letter, name, str(facts["engine"]), f"{facts['vocab_size']:,} tokens", f"{facts['context']:,} tokens"]
 
 
 def interval_text(interval: IntervalValues, form: Callable[[float], str] = decimal) -> str:
@@ -86,14 +98,14 @@ def interval_text(interval: IntervalValues, form: Callable[[float], str] = decim
 
 def _text(result: ModelComparison) -> Html:
     rows = [_text_row("all", result.text), *(_text_row(language_name(code), part) for code, part in result.by_language.items())]
-    note = tag("p", "Bits per byte can be compared between tokenizers. Brackets show the 95 % interval over documents.", cls="note")
-    table = html_table(["Bits per byte", "documents", "text", "A", "B", "B − A"], rows)
+    note = tag("p", "Bits per byte can be compared between tokenizers. Brackets show the 95 % interval over passages.", cls="note")
+    table = html_table(["Bits per byte", "passages", "text", "A", "B", "B − A"], rows)
     return tag("section", tag("h2", "Prediction of text") + table + note)
 
 
 def _text_row(name: str, part: TextComparison) -> list[str]:
     sides = [interval_text(part["a"]), interval_text(part["b"]), interval_text(part["difference"], signed)]
-    return [name, f"{part['documents']:,}", size(part["bytes"]), *sides]
+    return [name, f"{part['passages']:,}", size(part["bytes"]), *sides]
 
 
 def _tokens(both: ComparisonValues) -> Html:
