@@ -4,9 +4,14 @@ import contextlib
 import sys
 import time
 from collections.abc import Iterator
-from typing import Protocol
+from typing import Literal, Protocol
 
 from bulletlm.terminal import printable
+
+Level = Literal["debug", "info", "warning"]
+"""debug: details, which only a log file and --verbose show; info: what happens; warning: something that the user should know."""
+
+LEVELS: tuple[Level, ...] = ("debug", "info", "warning")
 
 
 class Task(Protocol):
@@ -22,38 +27,47 @@ class Progress(Protocol):
     def task(self, title: str, total: float | None) -> contextlib.AbstractContextManager[Task]:
         """Show a bar with an ETA until the block ends; `total` None means the amount is unknown."""
 
-    def log(self, text: str) -> None:
+    def log(self, text: str, level: Level = "info") -> None:
         """Print one line that stays."""
 
 
 class SilentProgress:
     """Shows nothing (tests, scripts that want only the result)."""
 
-    class _Task:
+    class Task:
+        """A bar that is not shown."""
+
         def advance(self, amount: float = 1, note: str = "") -> None:
             pass
 
     @contextlib.contextmanager
     def task(self, title: str, total: float | None) -> Iterator[Task]:
-        yield self._Task()
+        yield self.Task()
 
-    def log(self, text: str) -> None:
+    def log(self, text: str, level: Level = "info") -> None:
         pass
 
 
 class ConsoleProgress:
-    """Bars on standard error: live in a terminal, one line every ten seconds in a log file."""
+    """Bars on standard error: live in a terminal, one line every ten seconds in a log file.
+
+    Args:
+        level: the lowest level that is shown; there are no bars with "warning".
+    """
 
     LOG_EVERY_SECONDS = 10.0
 
-    def __init__(self) -> None:
+    def __init__(self, level: Level = "info") -> None:
         from rich.console import Console
 
+        self._shown = LEVELS[LEVELS.index(level) :]
         self.console = Console(file=sys.stderr, highlight=False, soft_wrap=True)
 
     @contextlib.contextmanager
     def task(self, title: str, total: float | None) -> Iterator[Task]:
-        if self.console.is_terminal:
+        if "info" not in self._shown:
+            yield SilentProgress.Task()
+        elif self.console.is_terminal:
             with self._live(title, total) as task:
                 yield task
         else:
@@ -84,8 +98,9 @@ class ConsoleProgress:
 
             yield _Bar()
 
-    def log(self, text: str) -> None:
-        self.console.print(printable(text, lines=True), markup=False)
+    def log(self, text: str, level: Level = "info") -> None:
+        if level in self._shown:
+            self.console.print(printable(text, lines=True), markup=False)
 
 
 class _LoggedTask:

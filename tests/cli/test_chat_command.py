@@ -1,13 +1,8 @@
 """Tests `bullet chat` in a real terminal and in a pipe."""
 
-import codecs
 import contextlib
 import json
 import os
-import pty
-import re
-import select
-import signal
 import subprocess
 import sys
 import time
@@ -26,6 +21,7 @@ from bulletlm.shape import ModelShape
 from bulletlm.terminal import printable
 from bulletlm.text.chat import encode_prompt
 from bulletlm.text.tokenizer import END, EOS, Tokenizer
+from pseudo_terminal import Terminal
 from tiny_model import random_tensors
 
 
@@ -134,61 +130,12 @@ def test_a_pipe(chat_path: Path, tmp_path: Path) -> None:
     assert done.stdout.startswith(again.stdout.rstrip("\n"))
 
 
-class Nothing(Exception):
-    """The expected output did not arrive."""
-
-
-class Terminal:
-    """A program in its own pseudo-terminal."""
-
-    def __init__(self, words: list[str]) -> None:
-        self.pid, self.screen = pty.fork()
-        if self.pid == 0:
-            os.environ["TERM"] = "xterm"
-            os.execv(words[0], words)
-        self.seen, self.ended = "", False
-        self.decode = codecs.getincrementaldecoder("utf-8")(errors="replace").decode  # a read may end inside a character
-
-    def exit_code(self) -> int:
-        """Wait for its end."""
-        _, status = os.waitpid(self.pid, 0)
-        self.ended = True
-        return os.waitstatus_to_exitcode(status)
-
-    def read_until(self, pattern: str, seconds: float = 240) -> str:
-        """Return the output since the last match, up to this one."""
-        end = time.monotonic() + seconds
-        while not (found := re.search(pattern, self.seen)):
-            if time.monotonic() > end:
-                raise Nothing(f"no {pattern} in {self.seen!r}")
-            if select.select([self.screen], [], [], 0.1)[0]:
-                try:
-                    self.seen += self.decode(os.read(self.screen, 4096))
-                except OSError:  # the program has ended
-                    assert re.search(pattern, self.seen), f"ended without {pattern}: {self.seen!r}"
-        text, self.seen = self.seen[: found.end()], self.seen[found.end() :]
-        return text
-
-    def type_until(self, text: str, pattern: str) -> str:
-        """Type a text, and repeat it every second until there is output."""
-        for _ in range(240):
-            self.type(text)
-            with contextlib.suppress(Nothing):
-                return self.read_until(pattern, 1)
-        raise Nothing(pattern)
-
-    def type(self, text: str) -> None:
-        os.write(self.screen, text.encode())
-
-
-@pytest.fixture
-def terminal(chat_path: Path) -> Iterator[Terminal]:
-    program = Terminal(command(chat_path, "--max-tokens", "1000000"))
+@pytest.fixture(params=["xterm", "dumb"])
+def terminal(chat_path: Path, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Terminal]:
+    """A chat with prompt_toolkit, and one with Python's own input."""
+    program = Terminal(command(chat_path, "--max-tokens", "1000000"), TERM=request.param, XDG_STATE_HOME=str(tmp_path))
     yield program
-    if not program.ended:
-        os.kill(program.pid, signal.SIGKILL)
-        os.waitpid(program.pid, 0)
-    os.close(program.screen)
+    program.close()
 
 
 def test_a_terminal_gets_no_control_characters_of_the_model(chat_path: Path) -> None:

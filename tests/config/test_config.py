@@ -149,7 +149,7 @@ def test_neither_epochs_nor_steps_leaves_the_length_to_the_text() -> None:
         (["--lr=nan"], "train.learning_rate"),
         (["--epochs"], "--epochs needs a value"),
         (["--set", "epochs"], "NAME=VALUE"),
-        (["layers=8"], "unexpected 'layers=8'"),
+        (["layers=8"], "unexpected layers=8"),
         (["--name=../x"], "name"),
         (["--name=.."], "name"),
         (["--set", "data.sources=[]"], "data.sources"),

@@ -37,7 +37,7 @@ class Screen(SilentProgress):
     def __init__(self) -> None:
         self.lines: list[str] = []
 
-    def log(self, text: str) -> None:
+    def log(self, text: str, level: str = "info") -> None:
         self.lines.append(text)
 
 

@@ -135,7 +135,7 @@ def test_a_short_text_gets_the_vocabulary_that_it_can_fill(run: Config, tmp_path
     said: list[str] = []
 
     class Listening(SilentProgress):
-        def log(self, text: str) -> None:
+        def log(self, text: str, level: str = "info") -> None:
             said.append(text)
 
     prepare_tokenizer(TokenizerConfig(vocab_size=60_000), 1, run.run_dir / "data", tmp_path / "tokenizer", Listening())

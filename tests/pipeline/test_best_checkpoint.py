@@ -23,8 +23,9 @@ class Log(SilentProgress):
     def __init__(self) -> None:
         self.lines: list[str] = []
 
-    def log(self, text: str) -> None:
-        self.lines.append(text)
+    def log(self, text: str, level: str = "info") -> None:
+        if level != "debug":
+            self.lines.append(text)
 
 
 @pytest.fixture(scope="module", params=[(), ("--qat.start=0.5",)], ids=["exact", "rounded"])

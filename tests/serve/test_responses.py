@@ -8,10 +8,14 @@ from openai import OpenAI
 from running_server import Server
 
 from bulletlm.serve.errors import ApiError
-from bulletlm.serve.openai.responses import ResponseStore
+from bulletlm.serve.openai.responses import ResponseStore, StoredResponse
 
 QUESTION = "मैत्री म्हणजे काय?"
 NAME = "seed-like"
+
+
+def stored(item_id: str, text: str) -> StoredResponse:
+    return StoredResponse({}, item_id, [{"role": "assistant", "content": text}])
 
 
 def chat(client: OpenAI, messages: list[dict[str, str]], **options: Any) -> str:
@@ -183,22 +187,39 @@ def test_neutral_values(client: OpenAI) -> None:
 def test_the_store_is_bounded() -> None:
     store = ResponseStore(max_answers=3, max_characters=100)
     for number in range(5):
-        store.remember(f"r{number}", f"i{number}", [{"role": "assistant", "content": f"{number}"}])
+        store.remember(f"r{number}", stored(f"i{number}", f"{number}"))
     assert store.item("i4", "")["content"] == "4"
     for lost in ("0", "1"):
         with pytest.raises(ApiError):
             store.item(f"i{lost}", "")
         with pytest.raises(ApiError):
-            store.conversation(f"r{lost}")
-    store.remember("large", "large", [{"role": "assistant", "content": "x" * 100}])
+            store.response(f"r{lost}")
+    store.remember("large", stored("large", "x" * 100))
     with pytest.raises(ApiError):
-        store.conversation("r4")
-    assert store.conversation("large")
-    store.remember("larger", "larger", [{"role": "assistant", "content": "x" * 101}])
+        store.response("r4")
+    assert store.response("large")
+    store.remember("larger", stored("larger", "x" * 101))
     with pytest.raises(ApiError):
-        store.conversation("larger")
+        store.response("larger")
 
 
 def test_end_tokens_do_not_show(client: OpenAI) -> None:
     text = client.responses.create(model="any", input="hello", max_output_tokens=50, temperature=1.5).output_text
     assert "<|end|>" not in text and "</s>" not in text
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_answer_can_be_fetched_again_and_deleted(client: OpenAI, stream: bool) -> None:
+    made = client.responses.create(model="any", input=QUESTION, temperature=0, max_output_tokens=5, stream=stream)
+    answer = list(made)[-1].response if stream else made
+    again = client.responses.retrieve(answer.id)
+    assert again.to_dict() == answer.to_dict()
+    client.responses.delete(answer.id)
+    for call in (client.responses.retrieve, client.responses.delete):
+        with pytest.raises(openai.NotFoundError, match="the server remembers recent answers only"):
+            call(answer.id)
+    with pytest.raises(openai.NotFoundError):
+        client.responses.create(model="any", input="a", previous_response_id=answer.id)
+    unkept = client.responses.create(model="any", input=QUESTION, max_output_tokens=2, store=False)
+    with pytest.raises(openai.NotFoundError):
+        client.responses.retrieve(unkept.id)

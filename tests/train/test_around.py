@@ -55,7 +55,7 @@ class AtStep(SilentProgress):
     def task(self, title: str, total: float | None) -> Any:
         return self
 
-    def log(self, text: str) -> None:
+    def log(self, text: str, level: str = "info") -> None:
         self.said.append(text)
 
     def advance(self, amount: float = 1, note: str = "") -> None:

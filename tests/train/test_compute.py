@@ -49,7 +49,7 @@ class Said(SilentProgress):
     def __init__(self) -> None:
         self.lines: list[str] = []
 
-    def log(self, text: str) -> None:
+    def log(self, text: str, level: str = "info") -> None:
         self.lines.append(text)
 
 

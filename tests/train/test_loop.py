@@ -291,7 +291,7 @@ def test_a_damaged_checkpoint_is_reported_and_the_one_before_used(whole: Path, t
     said: list[str] = []
 
     class Listening(SilentProgress):
-        def log(self, text: str) -> None:
+        def log(self, text: str, level: str = "info") -> None:
             said.append(text)
 
     train(job(tokens_dir, tmp_path), Listening())

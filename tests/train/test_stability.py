@@ -53,7 +53,7 @@ class Listening(SilentProgress):
         self.said: list[str] = []
         self.steps, self.stop_at = 0, stop_at
 
-    def log(self, text: str) -> None:
+    def log(self, text: str, level: str = "info") -> None:
         self.said.append(text)
 
     def task(self, title: str, total: float | None) -> Any:

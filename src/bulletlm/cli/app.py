@@ -6,6 +6,8 @@ Heavy imports stay inside the commands, so that `bullet --help` and light comman
 import contextlib
 import os
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from types import FunctionType
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -17,17 +19,20 @@ from bulletlm.cli import measure
 from bulletlm.cli.chat import chat
 from bulletlm.cli.fast_start import ALIASES, fail, report_errors
 from bulletlm.cli.generate import generate
+from bulletlm.cli.models import find_model, find_run
 from bulletlm.cli.score import score
 from bulletlm.errors import ConfigError
 from bulletlm.terminal import echo, escape_json, printable_json
 
 if TYPE_CHECKING:
+    from bulletlm.progress import ConsoleProgress
     from bulletlm.train.distributed.group import ProcessGroup
 
 app = App(
     name="bullet",
     help="From raw text to a small 4-bit language model, on an ordinary computer.",
     version=__version__,
+    version_flags=("--version", "-V"),
     help_format="plaintext",
 )
 
@@ -53,9 +58,33 @@ TextOrConfig = Annotated[
         "override what was chosen or configured: --layers=4 --lr 3e-4. `bullet config` lists all settings.",
     ),
 ]
-ModelPath = Annotated[Path, Parameter(help="A .bullet file, or the export/npy folder of a run.")]
+A_MODEL = "The name of a run or model here (`bullet list` shows them), or the path of a .bullet file"
+ModelFile = Annotated[Path, Parameter(help=f"{A_MODEL}.")]
+ModelPath = Annotated[Path, Parameter(help=f"{A_MODEL} or of the export/npy folder of a run.")]
 Restart = Annotated[bool, Parameter(help="Delete the trained model and its checkpoints, and train from the beginning.", negative="")]
 Json = Annotated[bool, Parameter(help="Print the result as JSON.", negative="")]
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class Verbosity:
+    """How much a command says about its progress."""
+
+    verbose: Annotated[
+        bool, Parameter(name=["--verbose", "-v"], help="Also show details: why a stage runs, and how long it takes.", negative="")
+    ] = False
+    quiet: Annotated[bool, Parameter(name=["--quiet", "-q"], help="Show only warnings, errors and the result.", negative="")] = False
+
+    def progress(self) -> "ConsoleProgress":
+        """Bars and messages on standard error."""
+        from bulletlm.progress import ConsoleProgress
+
+        if self.verbose and self.quiet:
+            raise ConfigError("--verbose and --quiet contradict each other: use one of them")
+        return ConsoleProgress("debug" if self.verbose else "warning" if self.quiet else "info")
+
+
+USUAL = Verbosity()
 
 
 @app.command(group=MAKE)
@@ -66,6 +95,7 @@ def run(
     ] = None,
     restart: Restart = False,
     json: Json = False,
+    verbosity: Verbosity = USUAL,
 ) -> None:
     """Make a model from text: clean, tokenize, train, quantize, evaluate. Stages that are up to date are skipped.
 
@@ -83,12 +113,12 @@ def run(
     if config is None:
         from bulletlm.cli.from_text import recipe_for_text
 
-        config, settings = recipe_for_text(paths, settings, hours, restart), []
+        config, settings = recipe_for_text(paths, settings, hours, restart, verbosity.progress()), []
     elif hours is not None:
         raise ConfigError(
             f"--hours needs text, not a configuration; for a configuration use bullet plan {config} --hours {hours:g} --write NEW.jsonc"
         )
-    folder = _stages(config, tuple(settings), "evaluate", restart)
+    folder = _stages(config, tuple(settings), "evaluate", restart, verbosity)
     if json:
         print(escape_json((folder / "report.json").read_text(encoding="utf-8")), end="")
     else:
@@ -96,8 +126,8 @@ def run(
 
 
 def _stage_command(stage: str, summary: str, output: str) -> None:
-    def command(config: ConfigPath, /, *settings: Settings, restart: Restart = False) -> None:
-        echo(_stages(config, settings, stage, restart) / output)
+    def command(config: ConfigPath, /, *settings: Settings, restart: Restart = False, verbosity: Verbosity = USUAL) -> None:
+        echo(_stages(config, settings, stage, restart, verbosity) / output)
 
     command.__doc__ = f"{summary}\n\nEarlier stages run first if they are not up to date. Example: bullet {stage} demo"
     app.command(command, name=stage, group=STAGES, sort_key=STAGE_ORDER.index(stage))
@@ -115,19 +145,19 @@ def tokenizer(
         bool, Parameter(help="Also compare vocabularies of 2,000, 4,000 and 8,000 tokens on this text.", negative="")
     ] = False,
     restart: Restart = False,
+    verbosity: Verbosity = USUAL,
 ) -> None:
     """Train the tokenizer.
 
     Earlier stages run first if they are not up to date. Example: bullet tokenizer demo --compare
     """
-    folder = _stages(config, settings, "tokenizer", restart) / "tokenizer"
+    folder = _stages(config, settings, "tokenizer", restart, verbosity) / "tokenizer"
     if compare:
         from bulletlm.config.loader import load_config
         from bulletlm.data.sizes import compare_sizes, print_sizes
         from bulletlm.pipeline.run_folder import WrittenFiles
-        from bulletlm.progress import ConsoleProgress
 
-        print_sizes(compare_sizes(load_config(config, settings), ConsoleProgress()), folder / "compare.json")
+        print_sizes(compare_sizes(load_config(config, settings), verbosity.progress()), folder / "compare.json")
         WrittenFiles(folder.parent).record("tokenizer/compare.json")
     else:
         echo(folder)
@@ -146,6 +176,7 @@ def train(
         ),
     ] = False,
     restart: Restart = False,
+    verbosity: Verbosity = USUAL,
 ) -> None:
     """Train the model, or resume training from the last checkpoint.
 
@@ -154,13 +185,12 @@ def train(
     """
     if prove_resume:
         from bulletlm.config.loader import load_config
-        from bulletlm.progress import ConsoleProgress
         from bulletlm.train.prove import prove_resume as prove
 
         workers = load_config(config, settings).train.workers or 1
-        echo(prove(_stages(config, settings, "tokens", restart), workers, ConsoleProgress()))
+        echo(prove(_stages(config, settings, "tokens", restart, verbosity), workers, verbosity.progress()))
     else:
-        echo(_stages(config, settings, "train", restart) / "checkpoints/best")
+        echo(_stages(config, settings, "train", restart, verbosity) / "checkpoints/best")
 
 
 _stage_command("export", "Write the best checkpoint as FP32 .npy files.", "export/npy")
@@ -168,22 +198,23 @@ _stage_command("export", "Write the best checkpoint as FP32 .npy files.", "expor
 
 @app.command(group=STAGES, sort_key=STAGE_ORDER.index("qat"))
 def qat(
-    run: Annotated[Path, Parameter(help="The folder of a trained run.")],
+    run: Annotated[Path, Parameter(help="The name or the folder of a trained run.")],
     /,
     *settings: Settings,
     steps: Annotated[int | None, Parameter(help="Steps of quantization-aware training; default: the run's own qat.steps.")] = None,
     json: Json = False,
+    verbosity: Verbosity = USUAL,
 ) -> None:
     """Fine-tune the 4-bit weights of a finished run with its FP32 model as the teacher, then build and evaluate again.
 
-    Example: bullet qat runs/demo --steps 300
+    Example: bullet qat demo --steps 300
     """
     from bulletlm.cli.output import print_summary
     from bulletlm.pipeline.stages import finish_run
-    from bulletlm.progress import ConsoleProgress
 
+    run = find_run(run)
     flags = (*settings, *((f"--qat.steps={steps}",) if steps is not None else ()))
-    finish_run(run, flags, ConsoleProgress())
+    finish_run(run, flags, verbosity.progress())
     if json:
         print(escape_json((run / "qat" / "report.json").read_text(encoding="utf-8")), end="")
     else:
@@ -200,6 +231,7 @@ def build(
         ),
     ],
     restart: Restart = False,
+    verbosity: Verbosity = USUAL,
 ) -> None:
     """Quantize the model and write it to one .bullet file.
 
@@ -211,12 +243,13 @@ def build(
     from bulletlm.cli.builder import app as builder
     from bulletlm.cli.builder import is_model_folder
 
-    if any(is_model_folder(Path(word)) for word in words if not word.startswith("-")):
-        builder(words, exit_on_error=False, print_error=False)
+    named = [word if word.startswith("-") else str(find_run(Path(word))) for word in words]
+    if any(is_model_folder(Path(word)) for word in named if not word.startswith("-")):
+        builder(named, exit_on_error=False, print_error=False)
         return
     if not words or words[0].startswith("-"):
         raise ConfigError("bullet build needs a configuration, a run folder or a folder of .npy tensors: bullet build demo")
-    echo(_stages(Path(words[0]), words[1:], "build", restart) / "model.bullet")
+    echo(_stages(Path(words[0]), words[1:], "build", restart, verbosity) / "model.bullet")
 
 
 _stage_command("evaluate", "Compare the 4-bit file with the FP32 model and write the report.", "report.html")
@@ -322,7 +355,7 @@ _register(chat)
 
 @app.command(group=USE)
 def bench(
-    file: Annotated[Path, Parameter(help="A .bullet file.")],
+    file: ModelFile,
     /,
     *,
     against: Annotated[Literal["llama.cpp"] | None, Parameter(help="Also measure this program with the same weights.")] = None,
@@ -332,12 +365,12 @@ def bench(
 ) -> None:
     """Measure how fast a model runs on this machine: decode, prefill, start-up time, memory.
 
-    Example: bullet bench runs/demo/model.bullet --against llama.cpp
+    Example: bullet bench demo --against llama.cpp
     """
     from bulletlm.evaluate.speed import bench as measure
     from bulletlm.evaluate.speed import print_bench
 
-    result = measure(file, against, tokens, rounds)
+    result = measure(find_model(file), against, tokens, rounds)
     if json:
         print(printable_json(result))
     else:
@@ -377,7 +410,7 @@ def serve(
 ) -> None:
     """Serve a model over HTTP with OpenAI's interface; by default to programs on this computer only.
 
-    Example: bullet serve runs/demo/model.bullet
+    Example: bullet serve demo
     """
     from bulletlm.serve.options import ServeOptions
     from bulletlm.serve.server import serve as run_server
@@ -399,7 +432,7 @@ def serve(
         connections=connections,
         overflow=overflow,
     )
-    run_server(file, options)
+    run_server(find_model(file), options)
 
 
 @app.command(group=MAKE)
@@ -430,7 +463,10 @@ def dashboard(
 
 @app.command(group=USE)
 def convert(
-    source: Annotated[Path, Parameter(help="A .bullet file (version 1 or 2), a .gguf file, a Hugging Face or .npy folder.")],
+    source: Annotated[
+        Path,
+        Parameter(help="The name of a run or model here, a .bullet file (version 1 or 2), a .gguf file, a Hugging Face or .npy folder."),
+    ],
     target: Annotated[Path, Parameter(help="What to write: NAME.bullet, NAME.gguf, or a folder with hf or npy in its name.")],
     /,
     *,
@@ -445,20 +481,45 @@ def convert(
 ) -> None:
     """Convert a model to another format: for llama.cpp, Ollama or transformers, and back.
 
-    Example: bullet convert runs/demo/model.bullet demo.gguf
+    Example: bullet convert demo demo.gguf
     """
     from bulletlm.formats.convert import ConvertOptions
     from bulletlm.formats.convert import convert as convert_model
 
+    source, like = find_model(source, other_folders=True), find_model(like) if like else None
     result = convert_model(source, target, ConvertOptions(to=to, version=int(format[1]), quant=quant, like=like, force=force))
     for note in result.notes:
         echo(f"note: {note}", to_stderr=True)
     echo(f"{source} ({result.source_kind}) -> {target} ({result.target_kind})")
 
 
+@app.command(name="list", group=LOOK)
+def list_models(*, json: Json = False) -> None:
+    """List the models and runs in this folder: name, kind, parameters, size, date and state.
+
+    Other commands accept these names instead of paths. Example: bullet list
+    """
+    from bulletlm.cli.listing import print_list
+
+    print_list(as_json=json)
+
+
+@app.command(name="help", group=LOOK)
+def show_help(command: Annotated[str, Parameter(help="The command to explain; without it, all commands are listed.")] = "", /) -> None:
+    """Explain a command, or list all commands.
+
+    Example: bullet help run
+    """
+    names = [name for name in app if not name.startswith("-")]
+    if command and command not in names:
+        near = get_close_matches(command, names, n=1)
+        raise ConfigError(f"there is no command {command}: " + (f"did you mean {near[0]}?" if near else "bullet help lists all commands"))
+    app.help_print([command] if command else [])
+
+
 @app.command(group=LOOK)
 def info(
-    file: Annotated[Path, Parameter(help="A .bullet file.")],
+    file: ModelFile,
     /,
     *,
     tensors: Annotated[bool, Parameter(help="List every tensor.", negative="")] = False,
@@ -466,23 +527,24 @@ def info(
 ) -> None:
     """Print the facts about a .bullet file: shape, size, training, licence.
 
-    Example: bullet info runs/demo/model.bullet
+    Example: bullet info demo
     """
     from bulletlm.cli.output import print_info
 
-    print_info(file, tensors=tensors, as_json=json)
+    print_info(find_model(file), tensors=tensors, as_json=json)
 
 
 @app.command(group=LOOK)
-def verify(file: Annotated[Path, Parameter(help="A .bullet file.")], /) -> None:
+def verify(file: ModelFile, /) -> None:
     """Check a .bullet file: checksum, structure, and that every number is finite.
 
-    Example: bullet verify runs/demo/model.bullet
+    Example: bullet verify demo
     """
     from bulletlm.formats.bullet.reader import open_bullet
 
-    open_bullet(file).verify()
-    echo(f"{file}: valid")
+    path = find_model(file)
+    open_bullet(path).verify()
+    echo(f"{path}: valid")
 
 
 app.command(measure.benchmark, group=LOOK)
@@ -490,13 +552,13 @@ app.command(measure.compare, group=LOOK)
 app.command(score, group=LOOK)
 
 
-def _stages(config: Path, settings: tuple[str, ...], until: str, restart: bool) -> Path:
+def _stages(config: Path, settings: tuple[str, ...], until: str, restart: bool, verbosity: Verbosity) -> Path:
     from bulletlm.config.loader import load_config
     from bulletlm.pipeline.stages import run_stages
-    from bulletlm.progress import ConsoleProgress
 
+    progress = verbosity.progress()
     with _process_group() as group:
-        return run_stages(load_config(config, settings), until, ConsoleProgress(), restart=restart, group=group).folder
+        return run_stages(load_config(config, settings), until, progress, restart=restart, group=group).folder
 
 
 @contextlib.contextmanager
@@ -512,6 +574,11 @@ def _process_group() -> "Iterator[ProcessGroup | None]":
 
     with torchrun_group() as group:
         yield group
+
+
+app.register_install_completion_command(
+    group=LOOK, help="Install the completion of commands and options for your shell: bash, zsh, fish or PowerShell."
+)
 
 
 def main(arguments: list[str] | None = None) -> None:

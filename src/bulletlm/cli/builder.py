@@ -78,6 +78,7 @@ def build(
     """
     from pydantic import ValidationError
 
+    from bulletlm.config.messages import describe_error
     from bulletlm.config.schema import QuantConfig
     from bulletlm.data.tokens import open_tokens
     from bulletlm.formats.bullet.version1 import is_v1
@@ -96,7 +97,8 @@ def build(
         config = QuantConfig(weights=quant, embedding=embedding, keep=list(keep), **given)
     except ValidationError as error:
         first = error.errors()[0]
-        raise ConfigError(f"--{str(first['loc'][0]).replace('_', '-')} {first['input']}: {first['msg']}") from None
+        name = str(first["loc"][0]).replace("_", "-")
+        raise ConfigError(describe_error({**first, "loc": (name,)}, [name], {name: first["input"]}, "")) from None
     vocab_size = read_npy(folder)[0].vocab_size
     text, held_out = None, None
     if calibration:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 from bulletlm.cli.generate import sampling_for
+from bulletlm.cli.models import find_model
+from bulletlm.cli.wrap import WordWrapper
 from bulletlm.errors import BulletError
 from bulletlm.runtime.model import Model, load
 from bulletlm.runtime.prompt import chat_prompt
@@ -18,6 +21,10 @@ from bulletlm.runtime.session import Session
 from bulletlm.terminal import echo, model_text, printable
 
 SETTINGS = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty", "max_tokens", "seed")
+
+COMMANDS = ("/exit", "/help", "/reset", "/save", "/set")
+
+PROMPT = "> "
 
 HELP = f"""/reset             start a new conversation
 /save FILE         write the conversation to a file: JSON if its name ends in .json, plain text otherwise
@@ -39,27 +46,28 @@ def chat(
 ) -> None:
     """Chat with a model. Type /help to see the commands.
 
-    Example: bullet chat runs/demo/model.bullet
+    Example: bullet chat demo
 
     Args:
-        file: A .bullet file, or the export/npy folder of a run.
+        file: The name of a run or model here (`bullet list` shows them), a .bullet file, or the export/npy folder of a run.
         system: System message; it stays in the context for the whole conversation.
         temperature: Randomness of the choice of tokens; 0 always takes the most likely token.
         max_tokens: Largest number of tokens in an answer.
         seed: The same seed and the same questions give the same answers.
         turbo: Use 8-bit activations in the native engine: faster, slightly less exact.
     """
-    model = load(file, turbo=turbo)
+    path = find_model(file)
+    model = load(path, turbo=turbo)
     sampling = sampling_for(model, {"temperature": temperature, "max_tokens": max_tokens, "seed": seed})
     terminal = sys.stdin.isatty() and sys.stdout.isatty()
     if terminal:
-        name = printable(str(model.header.get("name", file.name)))
+        name = printable(str(model.header.get("name", path.name)))
         print(f"{name}, {model.shape.n_parameters / 1e6:.1f}M parameters. /help lists the commands, Ctrl-D quits.\n")
     conversation = Conversation(model, sampling, system)
     for line in _lines(terminal):
         if line in ("/exit", "/quit"):
             return
-        if line.startswith("/"):
+        if line.startswith("/") and "\n" not in line:
             try:
                 print(printable(_command(line, conversation), lines=True))
             except BulletError as error:
@@ -130,12 +138,13 @@ def _answer(conversation: Conversation, question: str, terminal: bool) -> None:
     """Print an answer while it is generated; in a terminal Ctrl-C ends this answer and the chat continues."""
     started = time.monotonic()
     pieces = conversation.ask(question)
+    wrapper = WordWrapper(_columns) if terminal else None
     try:
         for text in pieces:
             if conversation.note:
                 echo(f"note: {conversation.note}", to_stderr=True)
                 conversation.note = None
-            sys.stdout.write(model_text(text))
+            sys.stdout.write(wrapper.feed(model_text(text)) if wrapper else model_text(text))
             sys.stdout.flush()
     except KeyboardInterrupt:
         if not terminal:
@@ -144,18 +153,26 @@ def _answer(conversation: Conversation, question: str, terminal: bool) -> None:
         print(printable(str(error)), end="")
     finally:
         pieces.close()  # type: ignore[attr-defined]
+        if wrapper:
+            sys.stdout.write(wrapper.finish())
     count, seconds = conversation.session.completion_tokens, max(time.monotonic() - started, 1e-9)
     print(f"\n\033[2m{count} tokens, {count / seconds:,.0f} tokens/s\033[0m\n" if terminal else "")
 
 
+def _columns() -> int:
+    """The present width of the terminal."""
+    try:
+        return os.get_terminal_size(sys.stdout.fileno()).columns or 80
+    except OSError:
+        return 80
+
+
 def _lines(terminal: bool) -> Iterator[str]:
-    """Yield the lines of the input that are not empty."""
-    if terminal:
-        with contextlib.suppress(ImportError):  # Windows has its own editing keys
-            import readline  # noqa: F401 - gives input() its history and editing keys
+    """Yield the messages of the input that are not empty. In a pipe, each line is one."""
+    read = _reader() if terminal else input
     while True:
         try:
-            line = input("> " if terminal else "")
+            line = read()
         except EOFError:
             if terminal:
                 print()
@@ -169,6 +186,18 @@ def _lines(terminal: bool) -> Iterator[str]:
             raise BulletError("standard input is not UTF-8 text: send UTF-8") from None
         if line.strip():
             yield line.strip()
+
+
+def _reader() -> Callable[[], str]:
+    """A function that reads a message in a terminal: with prompt_toolkit if it is installed, else with Python's own `input`."""
+    if os.environ.get("TERM", "dumb") != "dumb":
+        with contextlib.suppress(ImportError):
+            from bulletlm.cli.editor import open_editor
+
+            return open_editor(PROMPT, COMMANDS, SETTINGS, sys.stdout)
+    with contextlib.suppress(ImportError):  # Windows has its own editing keys
+        import readline  # noqa: F401 - gives input() its history and editing keys
+    return lambda: input(PROMPT)
 
 
 def _command(line: str, conversation: Conversation) -> str:

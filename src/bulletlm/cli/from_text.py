@@ -5,17 +5,16 @@ from pathlib import Path
 
 from bulletlm.errors import ConfigError
 from bulletlm.pipeline.recipe import existing_recipe, make_choice, render, text_run, write_recipe
-from bulletlm.progress import ConsoleProgress
+from bulletlm.progress import ConsoleProgress, Progress
 from bulletlm.terminal import echo, printable, printable_json
 
 
-def recipe_for_text(paths: Sequence[str], flags: Sequence[str], hours: float | None, restart: bool) -> Path:
+def recipe_for_text(paths: Sequence[str], flags: Sequence[str], hours: float | None, restart: bool, progress: Progress) -> Path:
     """The configuration of the run for files and folders of text: the one that is in its run folder, or a new one.
 
     Raises:
         BulletError: see `text_run`, `existing_recipe` and `make_choice`.
     """
-    progress = ConsoleProgress()
     run = text_run(paths, flags, hours)
     found = existing_recipe(run, restart)
     if found:
@@ -26,7 +25,7 @@ def recipe_for_text(paths: Sequence[str], flags: Sequence[str], hours: float | N
     for line in [*choice.lines, f"settings  written to {run.recipe}; edit them and run that file to change the run"]:
         progress.log(printable(line))
     for note in choice.notes:
-        progress.log(printable(f"note: {note}"))
+        progress.log(printable(f"note: {note}"), "warning")
     return run.recipe
 
 

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from bulletlm.cli.models import find_model
 from bulletlm.runtime.model import Model, load
 from bulletlm.runtime.prompt import chat_prompt, text_prompt
 from bulletlm.runtime.sampling import Sampling
@@ -39,10 +40,10 @@ def generate(
 ) -> None:
     """Generate text from a model file.
 
-    Example: bullet generate runs/demo/model.bullet -p "मैत्री म्हणजे काय?" --seed 1
+    Example: bullet generate demo -p "मैत्री म्हणजे काय?" --seed 1
 
     Args:
-        file: A .bullet file, or the export/npy folder of a run.
+        file: The name of a run or model here (`bullet list` shows them), a .bullet file, or the export/npy folder of a run.
         prompt: The question to answer; with --raw, the text to continue.
         raw: Continue the prompt as plain text instead of answering it as a chat message.
         max_tokens: Largest number of tokens to generate.
@@ -59,7 +60,7 @@ def generate(
         turbo: Use 8-bit activations in the native engine: faster, slightly less exact.
         json: Print the text, token counts, time and seed as JSON.
     """
-    model = load(file, turbo=turbo)
+    model = load(find_model(file), turbo=turbo)
     given = {
         "max_tokens": max_tokens,
         "temperature": temperature,

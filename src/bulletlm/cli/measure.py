@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
+from bulletlm.cli.models import find_any
 from bulletlm.errors import BulletError, ConfigError
 from bulletlm.terminal import echo, printable_json
 
@@ -17,8 +18,13 @@ if TYPE_CHECKING:
     from bulletlm.evaluate.report_types import EstimateValues
 
 Json = Annotated[bool, Parameter(help="Print the result as JSON.", negative="")]
+ANY_MODEL = (
+    "The name of a run or model here, or a path: a run folder, a checkpoint, a .bullet or .gguf file, an export/npy folder, or a folder "
+    "of transformers."
+)
 AnyModel = Annotated[
-    Path, Parameter(help="A run folder, a checkpoint, a .bullet or .gguf file, an export/npy folder, or a folder of transformers.")
+    Path,
+    Parameter(help=ANY_MODEL),
 ]
 
 
@@ -63,7 +69,7 @@ def benchmark(
         raise ConfigError(f"--tasks {wrong[0]}: it must be among {', '.join(KINDS)}")
     if limit is not None and limit < 1:
         raise ConfigError(f"--limit is {limit}: it must be 1 or more")
-    opened = [model for path in models for model in open_models(path)]
+    opened = [model for path in models for model in open_models(find_any(path))]
     # A folder can hold a test set in two hundred languages; a single file is measured whatever its language is.
     own = [code for code in opened[0].languages if code != "und"]
     chosen = []
@@ -83,7 +89,8 @@ def benchmark(
 
 def compare(
     a: Annotated[
-        Path, Parameter(help="A run folder, a checkpoint, a .bullet or .gguf file, an export/npy folder, or a folder of transformers.")
+        Path,
+        Parameter(help=ANY_MODEL),
     ],
     b: Annotated[Path, Parameter(help="The model to compare with A, of any of these kinds.")],
     /,
@@ -117,6 +124,7 @@ def compare(
     from bulletlm.files import write_text
     from bulletlm.progress import ConsoleProgress
 
+    a, b = find_any(a), find_any(b)
     progress = ConsoleProgress()
     asked = load_prompts(prompts) if answers else []
     first, second = open_model(_weights(a)), open_model(_weights(b))

@@ -8,12 +8,13 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
+from bulletlm.cli.models import find_any
 from bulletlm.errors import BulletError, ConfigError
 from bulletlm.terminal import echo, printable, printable_json
 
 
 def score(
-    run: Annotated[Path, Parameter(help="A run folder with a report; with --against, any model.")],
+    run: Annotated[Path, Parameter(help="The name or folder of a run with a report; with --against, any model.")],
     /,
     *,
     against: Annotated[Path | None, Parameter(help="Score the answers of these two models instead of FP32 and 4-bit of the run.")] = None,
@@ -40,6 +41,7 @@ def score(
     """
     from bulletlm.evaluate.scoring import SCORE_FILE, ScoreStore, summarize, summary_lines
 
+    run, against = find_any(run), find_any(against) if against else None
     items = _items(run, against, prompts)
     folder = run if run.is_dir() and (run / "config.json").is_file() else Path()
     path = out or folder / SCORE_FILE

@@ -14,7 +14,8 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 import json5
 from pydantic import BaseModel, ValidationError
 
-from bulletlm.config.schema import Also, Config, FullNameOnly, Section
+from bulletlm.config.messages import describe_error, format_value, split_location
+from bulletlm.config.schema import Also, Config, FullNameOnly, Section, Source
 from bulletlm.errors import ConfigError
 from bulletlm.files import read_regular
 
@@ -74,11 +75,12 @@ def load_config(path: str | Path | None, overrides: Sequence[str] = ()) -> Confi
         _merge_file(values, raw, "", str(path), {})
         if "name" not in values:
             values["name"] = path.stem
-    for setting, value in _flag_values(overrides):
-        _put(values, setting, value)
+    given = parse_flags(overrides)
+    for name, value in given.items():
+        _put(values, name, value)
     if broken := _not_unicode(values):
         raise ConfigError(f"{broken}: this is not Unicode text; if it is the name of a file, rename the file")
-    return _validate(values, str(path) if path else "command line")
+    return _validate(values, str(path) if path else "command line", given)
 
 
 def parse_flags(words: Sequence[str]) -> dict[str, Any]:
@@ -87,7 +89,11 @@ def parse_flags(words: Sequence[str]) -> dict[str, Any]:
     Raises:
         ConfigError: a name is unknown, or a word is not a setting.
     """
-    return {setting.path: value for setting, value in _flag_values(words)}
+    values: dict[str, Any] = {}
+    for name, text in _split_flags(words):
+        setting = _find(name, "command line", prefix="--")
+        values[setting.path] = _parse_value(text, setting)
+    return values
 
 
 def parse_settings(text: str, where: str) -> dict[str, Any]:
@@ -126,10 +132,13 @@ def nested(given: Mapping[str, Any]) -> dict[str, Any]:
     return values
 
 
-def _flag_values(words: Sequence[str]) -> Iterator[tuple[Setting, Any]]:
-    for name, text in _split_flags(words):
-        setting = _find(name, "command line", prefix="--")
-        yield setting, _parse_value(text, setting)
+def check_flags(given: dict[str, Any]) -> None:
+    """Check the values of `parse_flags` without a configuration.
+
+    Raises:
+        ConfigError: a value is not possible.
+    """
+    _validate(nested(given), "command line", given)
 
 
 def read_values(path: Path) -> dict[str, Any]:
@@ -159,18 +168,15 @@ def has_sources(config: Config) -> bool:
     return "sources" in config.data.model_fields_set
 
 
-def _validate(values: dict[str, Any], where: str) -> Config:
+def _validate(values: dict[str, Any], where: str, given: Mapping[str, Any]) -> Config:
     try:
         return Config.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
-        location = ".".join(str(part) for part in first["loc"])
-        message = first["msg"].removeprefix("Value error, ")
+        names = {setting.path for setting in settings()}
         if first["type"] == "extra_forbidden":
-            raise ConfigError(f"{where}: {_unknown(location, '')}") from None
-        got = first.get("input")
-        shown = f" (got {got!r})" if isinstance(got, (str, int, float, bool, type(None))) else ""
-        raise ConfigError(f"{where}: {location + ': ' if location else ''}{message}{shown}") from None
+            raise ConfigError(f"{where}: {_unknown_inside(*split_location(first['loc'], names))}") from None
+        raise ConfigError(describe_error(first, names, given, where)) from None
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}") from None
 
@@ -198,7 +204,7 @@ def _parse(text: str, where: str) -> dict[str, Any]:
         reason = " ".join(str(error).replace("<string>:", "line ").split())  # it may quote a line break of the file
         raise ConfigError(f"{where} is not valid JSON (comments are allowed): {reason}") from None
     if not isinstance(value, dict):
-        raise ConfigError(f"{where} must hold one JSON object {{...}}, not a {type(value).__name__}")
+        raise ConfigError(f"{where} must hold one JSON object {{...}}, but it holds {format_value(value)}")
     return value
 
 
@@ -212,11 +218,11 @@ def _merge_file(values: dict[str, Any], raw: dict[str, Any], prefix: str, where:
         if setting.path in seen:
             raise ConfigError(f"{where}: {setting.path} is given twice, as {seen[setting.path]} and as {prefix}{key}: remove one")
         seen[setting.path] = prefix + key
-        _put(values, setting, value)
+        _put(values, setting.path, value)
 
 
-def _put(values: dict[str, Any], setting: Setting, value: Any) -> None:
-    *sections, leaf = setting.path.split(".")
+def _put(values: dict[str, Any], name: str, value: Any) -> None:
+    *sections, leaf = name.split(".")
     for section in sections:
         values = values.setdefault(section, {})
     values[leaf] = value
@@ -236,7 +242,7 @@ def _split_flags(words: Sequence[str]) -> Iterator[tuple[str, str]]:
     while rest:
         word = rest.pop(0)
         if not word.startswith("--") or word == "--":
-            raise ConfigError(f"command line: unexpected {word!r}: write settings as --name=value")
+            raise ConfigError(f"command line: unexpected {word}: write settings as --name=value")
         name, equals, text = word[2:].partition("=")
         if not equals:
             if not rest:
@@ -335,3 +341,13 @@ def _unknown(name: str, prefix: str) -> str:
     near = difflib.get_close_matches(_normal(name), [*_names(), *_sections()], n=1, cutoff=0.5)
     hint = f"did you mean {prefix}{near[0]}?" if near else "`bullet config` lists all names"
     return f"unknown setting {prefix}{name}: {hint}"
+
+
+def _unknown_inside(name: str, inside: str) -> str:
+    """Say that an object in the value of a setting (a source) has an unknown key."""
+    if not inside:
+        return _unknown(name, "")
+    *entry, key = inside.removesuffix(": ").split(": ")
+    near = difflib.get_close_matches(_normal(key), Source.model_fields, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(Source.model_fields)}"
+    return f"{': '.join([name, *entry])}: unknown setting {key}: {hint}"

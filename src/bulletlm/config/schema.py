@@ -66,7 +66,7 @@ class Source(Section):
         roles = ("user", "assistant", "system", "text", "messages", "role", "content")
         for role in value:
             if role not in roles and not re.fullmatch("[a-z]{2,3}", role):
-                raise ValueError(f"columns: {role!r} is neither one of {', '.join(roles)} nor a language code such as mr")
+                raise ValueError(f"columns: {role} is neither one of {', '.join(roles)} nor a language code such as mr")
         return value
 
 
@@ -382,11 +382,11 @@ class AugmentConfig(Section):
                 raise ValueError(f"{name}: the range [{low:g}, {high:g}] is empty: the first number must be smaller")
         for language in self.paraphrase_models:
             if not re.fullmatch("[a-z]{2,3}", language):
-                raise ValueError(f"paraphrase_models: {language!r} is not a language code: use one like mr or en")
+                raise ValueError(f"paraphrase_models: {language} is not a language code: use one like mr or en")
         for pair in self.translation_models:
             source, _, target = pair.partition("-")
             if not re.fullmatch("[a-z]{2,3}-[a-z]{2,3}", pair) or source == target:
-                raise ValueError(f"translation_models: {pair!r} is not a pair of languages: use one like en-mr")
+                raise ValueError(f"translation_models: {pair} is not a pair of languages: use one like en-mr")
             if f"{target}-{source}" not in self.translation_models:
                 raise ValueError(f"translation_models: {pair} needs a model for the opposite direction: add {target}-{source}")
         return self
@@ -668,7 +668,7 @@ class ReportConfig(Section):
 class Config(Section):
     """The whole configuration of a run."""
 
-    name: str = Field("model", pattern=r"^[^/\\\x00]{1,100}$", description="Name of the run; its folder is runs_dir/name.")
+    name: str = Field("model", description="Name of the run; its folder is runs_dir/name.")
     runs_dir: str = Field("runs", min_length=1, description="Folder that holds the runs.")
     seed: int = Field(42, ge=0, lt=2**32, description="Seed of all random numbers.")
     license: str = Field("unspecified", description="Licence of the model, written into the model file.")
@@ -683,10 +683,15 @@ class Config(Section):
     evaluate: EvaluateConfig = Field(default_factory=EvaluateConfig)
     report: ReportConfig = Field(default_factory=ReportConfig)
 
+    @field_validator("name")
+    @classmethod
+    def _a_folder_name(cls, value: str) -> str:
+        if not 1 <= len(value) <= 100 or value in (".", "..") or set(value) & set("/\\\0"):
+            raise ValueError("must be a folder name of 1 to 100 characters without / and \\")
+        return value
+
     @model_validator(mode="after")
-    def _defaults_that_depend(self) -> "Config":
-        if self.name in (".", ".."):
-            raise ValueError("name: must be a folder name, not a path")
+    def _check_quant_keep(self) -> "Config":
         if self.model.start_from is None:
             self.weight_types()  # reports a mistake in quant.keep now instead of after the training
         return self

@@ -18,6 +18,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 from bulletlm.config.loader import nested, parse_flags, parse_settings
+from bulletlm.config.messages import what_is_wrong
 from bulletlm.config.schema import Config, Section
 from bulletlm.errors import ConfigError
 from bulletlm.terminal import printable
@@ -246,7 +247,7 @@ def problems(given: Mapping[str, Any]) -> dict[str, str]:
         for item in error.errors():
             parts = [str(part) for part in item["loc"]]
             path = next((".".join(parts[:size]) for size in range(len(parts), 0, -1) if ".".join(parts[:size]) in known), "")
-            found.setdefault(path, printable(item["msg"].removeprefix("Value error, ").rstrip(".")))
+            found.setdefault(path, printable(what_is_wrong(item)))
     except ConfigError as error:
         message = printable(str(error))
         first = re.match(r"\w+", message)

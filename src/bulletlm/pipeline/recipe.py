@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bulletlm.config.loader import load_config, nested, parse_flags, recipe_names
-from bulletlm.config.schema import Config
+from bulletlm.config.loader import check_flags, load_config, parse_flags, recipe_names
 from bulletlm.data.sources import EMBEDDED, HUGGING_FACE
 from bulletlm.errors import ConfigError
 from bulletlm.extras import require
@@ -81,7 +80,7 @@ def text_run(paths: Sequence[str], flags: Sequence[str], hours: float | None) ->
         sources.append(str(place.absolute()))
     name = given.pop("name", None) or _name(sources[0])
     runs_dir = Path(str(given.pop("runs_dir", "runs")))
-    Config.model_validate({"name": name, **nested(given)})  # reports a mistake before anything is read
+    check_flags({**given, "name": str(name)})  # reports a mistake before anything is read
     return TextRun(name=str(name), runs_dir=runs_dir, sources=sources, given=given, hours=hours)
 
 

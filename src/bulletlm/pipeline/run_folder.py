@@ -74,7 +74,7 @@ class WrittenFiles:
         if others:
             shown = ", ".join(printable(name) for name in others[:NAMES_SHOWN])
             more = f" and {len(others) - NAMES_SHOWN} more" if len(others) > NAMES_SHOWN else ""
-            progress.log(f"{stage}: these files are not from this run and stay unchanged: {shown}{more}")
+            progress.log(f"{stage}: these files are not from this run and stay unchanged: {shown}{more}", "warning")
         self._unfinished = [*(name for name in self._unfinished if name != stage), stage]
         self._save()
 

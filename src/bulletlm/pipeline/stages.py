@@ -6,15 +6,18 @@ Each stage reads files of the run folder and writes files of the run folder. sta
 inputs of each stage, and the SHA-256 of its outputs. A stage whose settings, inputs and outputs are unchanged does not run again.
 """
 
+import contextlib
 import platform
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bulletlm import __version__
 from bulletlm.config.loader import RECORD_KEY, load_config
+from bulletlm.config.messages import format_value
 from bulletlm.config.schema import Config
 from bulletlm.data.augment import reproducibility_fields
 from bulletlm.data.sources import held_out_files, source_files, unicode_name
@@ -25,6 +28,7 @@ from bulletlm.files import remove_owned, sha256_of_file, sha256_of_json, write_j
 from bulletlm.hardware import park_idle_threads
 from bulletlm.pipeline.limits import refuse_too_large, require_sources
 from bulletlm.pipeline.run_folder import WrittenFiles, locked, read_object, refuse_own_outputs
+from bulletlm.pipeline.run_log import LoggedProgress
 from bulletlm.progress import Progress
 from bulletlm.shape import ModelShape
 from bulletlm.terminal import printable
@@ -136,9 +140,9 @@ def run_stages(config: Config, until: str, progress: Progress, *, restart: bool 
     refuse_too_large(config.model.shape(config.tokenizer.vocab_size), config.train)
     run = _new_run(config, progress, restart, group, parent)
     _make_folder(run.folder)
-    with locked(run.folder):
-        _protect_trained_model(run, restart)
-        _update_stages(run, until)
+    with locked(run.folder), _logged(run) as logged:
+        _protect_trained_model(logged, restart)
+        _update_stages(logged, until)
     return run
 
 
@@ -174,9 +178,9 @@ def finish_run(folder: Path, settings: Sequence[str], progress: Progress) -> Run
         progress=progress,
         parent=parent,
     )
-    with locked(folder):
-        _protect_trained_model(run, restart=False)
-        _update_stages(run, "evaluate", given=("start", "data", "tokenizer", "tokens", "train"))
+    with locked(folder), _logged(run) as logged:
+        _protect_trained_model(logged, restart=False)
+        _update_stages(logged, "evaluate", given=("start", "data", "tokenizer", "tokens", "train"))
     return run
 
 
@@ -187,6 +191,15 @@ def _resolve(config: Config, progress: Progress) -> "tuple[Config, Parent | None
     from bulletlm.pipeline.start import resolve
 
     return resolve(config, progress)
+
+
+@contextlib.contextmanager
+def _logged(run: Run) -> Iterator[Run]:
+    """The run with a progress that also writes log.txt, which receives the error that ends the block too."""
+    progress = LoggedProgress(run.progress, run.folder)
+    progress.log(f"BulletLM {__version__}, Python {platform.python_version()}, {platform.platform()}", "debug")
+    with progress.errors():
+        yield replace(run, progress=progress)
 
 
 def _update_stages(run: Run, until: str, given: tuple[str, ...] = ()) -> None:
@@ -212,13 +225,25 @@ def _update_stages(run: Run, until: str, given: tuple[str, ...] = ()) -> None:
             if stage.checked:
                 written.begin(name, stage.files, run.progress)
             write_json(stages_file, done)
+            run.progress.log(f"{stage.title}: {_why(record, unchanged)}", "debug")
+            started = time.monotonic()
             stage.work(run)
+            run.progress.log(f"{stage.title}: finished in {time.monotonic() - started:.1f} s", "debug")
             done[name] = {"key": key, "outputs": _outputs(run.folder, stage)}
             if stage.checked:
                 written.finish(name, stage.files, done[name]["outputs"])
             write_json(stages_file, done)
         if name == until:
             break
+
+
+def _why(record: Any, unchanged: bool | None) -> str:
+    """Why a stage runs."""
+    if not record:
+        return "runs, because it has not finished before"
+    return (
+        "runs again, because its settings or inputs have changed" if unchanged else "runs again, because its files are missing or changed"
+    )
 
 
 def _read_stages(path: Path, stages: Iterable[str]) -> dict[str, Any]:
@@ -262,7 +287,7 @@ def _new_run(config: Config, progress: Progress, restart: bool, group: "ProcessG
     if missing and (not restart or not sources):
         if restart or not isinstance(recorded.get("sources"), list):
             raise missing
-        progress.log(f"note: {missing} (the finished stages of {printable(str(config.run_dir))} are used)")
+        progress.log(f"note: {missing} (the finished stages of {printable(str(config.run_dir))} are used)", "warning")
         sources, augmentation, held_out = recorded["sources"], recorded.get("augmentation"), recorded.get("held_out", [])
     else:
         missing = None
@@ -648,7 +673,9 @@ def _protect_trained_model(run: Run, restart: bool) -> None:
 
         load_prompts(run.config.evaluate.prompts)  # training reads them: a mistake there must not cost the checkpoints
         if others := remove_checkpoints(checkpoints):
-            run.progress.log(f"{printable(str(checkpoints))}: files that are not from this run stay: {printable(', '.join(others))}")
+            run.progress.log(
+                f"{printable(str(checkpoints))}: files that are not from this run stay: {printable(', '.join(others))}", "warning"
+            )
         return
     old = read_object(run.folder / "config.json")
     if _recorded(run.folder).get("fingerprint") == run.fingerprint:
@@ -667,7 +694,7 @@ def _differences(old: Any, new: Any, path: str = "") -> Iterator[str]:
         if isinstance(value, dict) and isinstance(old.get(name), dict):
             yield from _differences(old[name], value, where + ".")
         elif old.get(name) != value:
-            yield f"{where} {old.get(name)} -> {value}"
+            yield f"{where} {format_value(old.get(name))} -> {format_value(value)}"
 
 
 def _outputs(folder: Path, stage: Stage) -> dict[str, str | None]:

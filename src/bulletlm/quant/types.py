@@ -73,11 +73,11 @@ def weight_types(shape: ModelShape, weights: str = "BQ4", embedding: str | None 
     for rule in keep:
         pattern, equals, type = (part.strip() for part in rule.partition("="))
         if not equals or type not in WEIGHT_TYPES:
-            raise ConfigError(f'keep {rule!r}: write NAME=TYPE with a type of {", ".join(WEIGHT_TYPES)}, for example "layers.0.*=BQ8"')
+            raise ConfigError(f'keep {rule}: write NAME=TYPE with a type of {", ".join(WEIGHT_TYPES)}, for example "layers.0.*=BQ8"')
         found = [name for name in matrices if fnmatchcase(name, pattern) or fnmatchcase(name.removesuffix(".weight"), pattern)]
         if not found:
             raise ConfigError(
-                f"keep {rule!r} fits none of the matrices {matrices[0]}, {matrices[1]} ... {matrices[-1]}: `*` stands for anything"
+                f"keep {rule} fits none of the matrices {matrices[0]}, {matrices[1]} ... {matrices[-1]}: `*` stands for anything"
             )
         types |= dict.fromkeys(found, type)
     return types

@@ -145,7 +145,7 @@ def newest_checkpoint(checkpoints: Path, restart: str, progress: Progress) -> tu
             continue
         for other, problem in damaged:
             kept = _unused(other.with_name(f"{other.name}.damaged"))
-            progress.log(f"{problem}; continuing from the checkpoint before it (the damaged one is now {kept.name})")
+            progress.log(f"{problem}; continuing from the checkpoint before it (the damaged one is now {kept.name})", "warning")
             other.rename(kept)
         return folder, found
     if damaged:

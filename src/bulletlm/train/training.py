@@ -269,7 +269,7 @@ class TextTraining(Run[TrainPosition]):
         self.metrics.write("eval", step, **values, best=better, memory_mb=memory_mb())
         if (line := overfitting(state.position, found.loss)) and not self.overfitting_named:
             self.overfitting_named = True
-            self.progress.log(line)
+            self.progress.log(line, "warning")
         for prompt, answer in answers(state.weights(found.best), state.model.shape, self.samples) if self.samples else ():
             self.metrics.write("sample", step, prompt=prompt, answer=answer)
             self.progress.log(f"  step {step:,}: {prompt} -> {answer}")

@@ -230,7 +230,7 @@ def restore_best(state: TrainState[TrainPosition], tokens_per_step: int, checkpo
     if _problem(source, state.key) is None:
         weights = load_checkpoint(source).tensors["model" if position.best_weights == "raw" else "ema"]
         _save_best(state, weights, position.best_step * tokens_per_step, checkpoints, grid)
-        progress.log(f"{problem}; {folder} was written again from {source.name}")
+        progress.log(f"{problem}; {folder} was written again from {source.name}", "warning")
         return
     lost = f"the best weights (step {position.best_step:,}, validation loss {position.best_loss:.4f}) are lost"
     if _exists(folder):
@@ -238,7 +238,7 @@ def restore_best(state: TrainState[TrainPosition], tokens_per_step: int, checkpo
             f"{problem}, and no other checkpoint has its weights: restore the folder from a copy, or delete it to continue without "
             f"training again ({lost}, and the weights from step {position.step:,} on are used)"
         )
-    progress.log(f"{problem}; {lost}; the best weights from step {position.step:,} on are used instead")
+    progress.log(f"{problem}; {lost}; the best weights from step {position.step:,} on are used instead", "warning")
     position.best_loss, position.best_step = None, -1
 
 

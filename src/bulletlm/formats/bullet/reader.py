@@ -25,7 +25,7 @@ from bulletlm.formats.bullet.layout import (
     aligned,
     decode_pieces,
 )
-from bulletlm.formats.not_a_model import what_was_downloaded
+from bulletlm.formats.not_a_model import what_kind, what_was_downloaded
 from bulletlm.shape import ModelShape
 from bulletlm.text.pieces import Piece
 from bulletlm.text.sentencepiece_rules import check_model_file
@@ -208,6 +208,6 @@ def _what_it_is(data: mmap.mmap) -> str:
         return f"this is a version 1 file (dialect {dialect}): convert it with bullet convert OLD NEW"
     if head.startswith(b"GGUF"):
         return "this is a GGUF file, not a .bullet: convert it with bullet convert FILE.gguf NEW.bullet"
-    if head.startswith(b"{"):
+    if head.startswith(b"{") and b'"bullet_version"' in head:
         return 'the header must begin with {"bullet_version": "2.x": this is not a .bullet file of version 2'
-    return 'this is not a .bullet file: it does not begin with {"bullet_version"'
+    return what_kind(head) or 'this is not a .bullet file: it does not begin with {"bullet_version"'

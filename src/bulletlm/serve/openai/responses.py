@@ -5,13 +5,13 @@ import secrets
 import time
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 from fastapi import APIRouter
 from pydantic import BaseModel, Field
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import JSONResponse, Response
 
 from bulletlm.runtime import Token
 from bulletlm.serve.answers import Choice, CompletionSpec, Usage
@@ -19,7 +19,7 @@ from bulletlm.serve.errors import ApiError
 from bulletlm.serve.fields import Fraction, Lenient, MaxTokens, Neutral, OneOf, Text
 from bulletlm.serve.openai.formats import logprob_entries
 from bulletlm.serve.openai.schemas import NO_JSON, NO_TOOLS, Content, Ignored, Role, StreamOptions, content_text
-from bulletlm.serve.openapi import GENERATE, also, errors
+from bulletlm.serve.openapi import GENERATE, READ, also, errors
 from bulletlm.serve.service import Service, ServiceOf
 
 router = APIRouter(prefix="/v1", tags=["OpenAI"])
@@ -30,8 +30,16 @@ LOGPROBS = "message.output_text.logprobs"
 TemplateMessages = list[dict[str, str]]
 
 
+class StoredResponse(NamedTuple):
+    """An answer as the client received it, the id of its message, and the conversation that ends with it."""
+
+    body: dict[str, Any]
+    item_id: str
+    messages: TemplateMessages
+
+
 class ResponseStore:
-    """Conversations of recent answers, in memory, so that clients can refer to an answer by its id instead of sending it back.
+    """Recent answers and their conversations, in memory, so that clients can refer to an answer by its id instead of sending it back.
 
     The oldest ones are forgotten.
 
@@ -42,25 +50,29 @@ class ResponseStore:
 
     def __init__(self, max_answers: int = 1000, max_characters: int = 16_000_000) -> None:
         self._max_answers, self._max_characters = max_answers, max_characters
-        self._conversations: OrderedDict[str, tuple[str, TemplateMessages]] = OrderedDict()  # response id -> item id, messages
+        self._responses: OrderedDict[str, StoredResponse] = OrderedDict()
         self._items: dict[str, dict[str, str]] = {}
         self._characters = 0
 
-    def remember(self, response_id: str, item_id: str, messages: TemplateMessages) -> None:
-        """Keep a conversation whose last message is the answer with the item id `item_id`."""
-        self._conversations[response_id] = item_id, messages
-        self._items[item_id] = messages[-1]
-        self._characters += _characters(messages)
-        while self._conversations and (len(self._conversations) > self._max_answers or self._characters > self._max_characters):
-            _, (oldest_item, oldest) = self._conversations.popitem(last=False)
-            del self._items[oldest_item]
-            self._characters -= _characters(oldest)
+    def remember(self, response_id: str, response: StoredResponse) -> None:
+        """Keep an answer; the last message of its conversation is its text."""
+        self._responses[response_id] = response
+        self._items[response.item_id] = response.messages[-1]
+        self._characters += _characters(response.messages)
+        while self._responses and (len(self._responses) > self._max_answers or self._characters > self._max_characters):
+            self.forget(next(iter(self._responses)))
 
-    def conversation(self, response_id: str) -> TemplateMessages:
+    def response(self, response_id: str, what: str = "Response", param: str = "response_id") -> StoredResponse:
         """Raises ApiError 404 if the answer is not known."""
-        if response_id not in self._conversations:
-            raise _not_found(f"Previous response with id '{response_id}' not found", "previous_response_id")
-        return self._conversations[response_id][1]
+        if response_id not in self._responses:
+            raise _not_found(f"{what} with id '{response_id}' not found", param)
+        return self._responses[response_id]
+
+    def forget(self, response_id: str) -> None:
+        """Delete an answer. Raises ApiError 404 if it is not known."""
+        response = self.response(response_id)
+        del self._responses[response_id], self._items[response.item_id]
+        self._characters -= _characters(response.messages)
 
     def item(self, item_id: str | None, param: str) -> dict[str, str]:
         """Raises ApiError 404 if the item is not known."""
@@ -160,6 +172,14 @@ class ResponsesAnswer(BaseModel):
     usage: ResponsesUsage | None
 
 
+class DeletedResponse(BaseModel):
+    """The answer to a deletion."""
+
+    id: str
+    object: Literal["response"]
+    deleted: Literal[True]
+
+
 class ResponsesFormat:
     """Answers of /v1/responses.
 
@@ -229,9 +249,11 @@ class ResponsesFormat:
 
     def _finished(self, usage: Usage) -> dict[str, Any]:
         """The complete answer; the store remembers it."""
+        body = self._response(self._status(), [self._item(self._status(), [self._part(self._text, self._logprobs)])], usage)
         if self.request.store is not False:
-            self.store.remember(self.id, self.item_id, [*self.messages, {"role": "assistant", "content": self._text}])
-        return self._response(self._status(), [self._item(self._status(), [self._part(self._text, self._logprobs)])], usage)
+            messages = [*self.messages, {"role": "assistant", "content": self._text}]
+            self.store.remember(self.id, StoredResponse(body, self.item_id, messages))
+        return body
 
     def _event(self, kind: str, **data: Any) -> bytes:
         self._events += 1
@@ -306,9 +328,25 @@ async def create_response(request: Request, body: ResponsesRequest, service: Ser
     return await service.answer(request, [spec], usage=usage, answer_format=answer_format, stream=bool(body.stream))
 
 
+@router.get("/responses/{response_id}", responses=errors(404, *READ), response_model=ResponsesAnswer)
+async def get_response(request: Request, response_id: str) -> Response:
+    """A recent answer again."""
+    store: ResponseStore = request.app.state.response_store
+    return JSONResponse(store.response(response_id).body)
+
+
+@router.delete("/responses/{response_id}", responses=errors(404, *READ), response_model=DeletedResponse)
+async def delete_response(request: Request, response_id: str) -> Response:
+    """Forget an answer."""
+    store: ResponseStore = request.app.state.response_store
+    store.forget(response_id)
+    return JSONResponse({"id": response_id, "object": "response", "deleted": True})
+
+
 def _messages(body: ResponsesRequest, store: ResponseStore) -> TemplateMessages:
     """The conversation of a request, without its instructions, which hold for one answer only."""
-    messages = list(store.conversation(body.previous_response_id)) if body.previous_response_id else []
+    before = body.previous_response_id
+    messages = list(store.response(before, "Previous response", "previous_response_id").messages) if before else []
     if isinstance(body.input, str):
         return [*messages, {"role": "user", "content": body.input}]
     for number, item in enumerate(body.input):

@@ -94,10 +94,10 @@ def supported(plan: ComputePlan, default: ComputePlan, model: Transformer, capab
         default: gives the precision if int8 is not available.
     """
     if plan.precision == "int8" and capabilities.int8_problem:
-        progress.log(f"training in {default.precision} instead of int8: {capabilities.int8_problem}")
+        progress.log(f"training in {default.precision} instead of int8: {capabilities.int8_problem}", "warning")
         plan = dataclasses.replace(plan, precision=default.precision, compiled=default.compiled)
     if plan.compiled and (problem := compile_problem(gradient_pass(plan, model), model, capabilities)):
-        progress.log(f"training in eager mode, which is slower: {problem}")
+        progress.log(f"training in eager mode, which is slower: {problem}", "warning")
         plan = dataclasses.replace(plan, compiled=False)
     return plan
 

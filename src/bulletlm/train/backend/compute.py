@@ -61,7 +61,7 @@ def pick_device(wanted: Literal["auto", "cpu", "cuda", "mps"]) -> torch.device:
     if wanted == "auto":
         return torch.device(next(name for name, there in present.items() if there))
     if not present[wanted]:
-        raise ConfigError(f"train.device is {wanted!r}, but torch finds only {', '.join(n for n, there in present.items() if there)} here")
+        raise ConfigError(f"train.device is {wanted}, but torch finds only {', '.join(n for n, there in present.items() if there)} here")
     return torch.device(wanted)
 
 

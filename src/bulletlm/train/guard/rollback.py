@@ -129,7 +129,8 @@ def roll_back(state: TrainState[TrainPosition], checkpoints: Path, trouble: Dive
     factor = LR_BACKOFF[backoff_level]
     progress.log(
         f"step {now.step:,}: {trouble.problem}; back to step {then.step:,} without batch {skipped:,}, learning rate x {factor:g} "
-        f"(peak {config.learning_rate * factor:.2g})"
+        f"(peak {config.learning_rate * factor:.2g})",
+        "warning",
     )
 
 
@@ -141,7 +142,7 @@ def _load_good(checkpoints: Path, step: int, eval_every: int, progress: Progress
         try:
             return load_checkpoint(folder)
         except BulletError as error:
-            progress.log(f"{error}; trying an earlier checkpoint")
+            progress.log(f"{error}; trying an earlier checkpoint", "warning")
     raise BulletError(f"{checkpoints} has no intact checkpoint to return to: train again with --restart")
 
 
