@@ -51,7 +51,7 @@ class Listening(SilentProgress):
     def __init__(self) -> None:
         self.said: list[str] = []
 
-    def log(self, text: str) -> None:
+    def log(self, text: str, level: str = "info") -> None:
         self.said.append(text)
 
 

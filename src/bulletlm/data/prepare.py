@@ -34,6 +34,7 @@ from bulletlm.errors import DataError
 from bulletlm.files import atomic_folder, write_json
 from bulletlm.progress import Progress
 from bulletlm.text.documents import Document, texts_of, to_line
+from bulletlm.text.documents import read_documents as read_rows
 
 if TYPE_CHECKING:
     from bulletlm.config.schema import AugmentConfig, DataConfig
@@ -66,12 +67,25 @@ Ints = npt.NDArray[np.int64]
 
 
 def prepare_data(
-    config: "DataConfig", seed: int, out_dir: Path, progress: Progress, augment: "AugmentConfig | None" = None
+    config: "DataConfig",
+    seed: int,
+    out_dir: Path,
+    progress: Progress,
+    augment: "AugmentConfig | None" = None,
+    trained: Path | None = None,
 ) -> dict[str, Any]:
     """Read and clean all sources, split off the validation set, mix, augment, write the four files; return the report.
 
     The bytes written depend only on the contents of the sources, the settings and the seed. A folder `cleaned` beside
     `out_dir` keeps the cleaned documents for the next run.
+
+    Args:
+        config: sources, cleaning and mixture.
+        seed: of the validation set, the mixture and the order.
+        out_dir: the data folder.
+        progress: shows bars and messages.
+        augment: augmentation of the training text; None for none.
+        trained: train.jsonl of a run that is continued with more text: nothing that is in it becomes validation text.
 
     Raises:
         DataError: a source is missing or damaged; no text, or too little for a validation set, is left; validation
@@ -98,7 +112,8 @@ def prepare_data(
             store.take_out_held_out(held_out, log, workers, progress)
             if not len(store.documents):
                 raise DataError("all text of data.sources is also in data.held_out: name other files in one of the two")
-        splits = _write_splits(store, config, seed, files, folder, log, workers, progress)
+        known = _texts_in(store, trained) if trained else np.zeros(len(store.documents), dtype=bool)
+        splits = _write_splits(store, config, seed, files, folder, log, workers, progress, known)
         augmentation = augment_training(augment, seed, folder, out_dir.with_name(AUGMENT_CACHE), progress)
         leaks = _check(folder, load_index(folder / "val.jsonl"), "copy_of_validation", log, splits, workers, progress)
         if len(held_out.passages.document):
@@ -322,12 +337,29 @@ class _Splits:
 
 
 def _write_splits(
-    store: _Store, config: "DataConfig", seed: int, files: list[SourceFile], folder: Path, log: Log, workers: int, progress: Progress
+    store: _Store,
+    config: "DataConfig",
+    seed: int,
+    files: list[SourceFile],
+    folder: Path,
+    log: Log,
+    workers: int,
+    progress: Progress,
+    known: npt.NDArray[np.bool_],
 ) -> _Splits:
-    """Choose the validation set, remove copies of it from the training text, mix the rest, and write both files."""
+    """Choose the validation set, remove copies of it from the training text, mix the rest, and write both files.
+
+    Args:
+        known: [documents] which must not be chosen because a model was trained on them before.
+    """
     splits = _Splits()
     ranks = _ranks(store.documents["group"], seed)
     own = np.array([file.source < len(config.sources) for file in files])[store.documents["file"]]
+    if not (own & ~known).any():
+        raise DataError(
+            "the added text is too little to hold out text that the model has not been trained on: add more, or train again with --restart"
+        )
+    own &= ~known
     chosen, target = _choose(store, files, ranks, config.val_tokens, own)
     validation = _write_validation(store, chosen, folder, splits, log)
     in_training = _beside_validation(store, ranks, chosen, log)
@@ -369,6 +401,20 @@ def _write_splits(
         little = " Its loss is not a reliable measure of the model: add text to data.sources." if size < SMALL_VALIDATION_TOKENS else ""
         progress.log(f"data: the validation set is a tenth of the text, about {size:,} tokens instead of {config.val_tokens:,}.{little}")
     return splits
+
+
+def _texts_in(store: _Store, path: Path) -> npt.NDArray[np.bool_]:
+    """[documents] which are in a train.jsonl, or share a line of 30 characters or more with it."""
+    ids: set[str] = set()
+    lines: set[int] = set()
+    for document in read_rows(path):
+        ids.add(document["id"])
+        lines.update(_long_keys(document))
+    found = np.zeros(len(store.documents), dtype=bool)
+    for number in range(len(found)):
+        document = store.read(number)
+        found[number] = document["id"] in ids or not lines.isdisjoint(_long_keys(document))
+    return found
 
 
 def _takes_parts(config: "DataConfig") -> bool:

@@ -36,6 +36,7 @@ from bulletlm.terminal import printable
 if TYPE_CHECKING:
     from bulletlm.pipeline.start import Parent
     from bulletlm.train.distributed.group import ProcessGroup
+    from bulletlm.train.extend import Extension
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +53,7 @@ class Run:
         group: processes that wait to take part in training.
         missing_source: why the sources cannot be read, if `sources` is what the run folder recorded about them; None otherwise.
         parent: the model from which the run starts; None if it starts from random weights.
+        extension: how the run continues one with fewer steps or less text (`extension.find_extension`); None if it does not.
     """
 
     config: Config
@@ -63,6 +65,7 @@ class Run:
     group: "ProcessGroup | None" = None
     missing_source: BulletError | None = None
     parent: "Parent | None" = None
+    extension: dict[str, Any] | None = None
 
     @property
     def stages(self) -> "dict[str, Stage]":
@@ -141,8 +144,8 @@ def run_stages(config: Config, until: str, progress: Progress, *, restart: bool 
     run = _new_run(config, progress, restart, group, parent)
     _make_folder(run.folder)
     with locked(run.folder), _logged(run) as logged:
-        _protect_trained_model(logged, restart)
-        _update_stages(logged, until)
+        run = replace(run, extension=_protect_trained_model(logged, restart))
+        _update_stages(replace(logged, extension=run.extension), until)
     return run
 
 
@@ -179,8 +182,8 @@ def finish_run(folder: Path, settings: Sequence[str], progress: Progress) -> Run
         parent=parent,
     )
     with locked(folder), _logged(run) as logged:
-        _protect_trained_model(logged, restart=False)
-        _update_stages(logged, "evaluate", given=("start", "data", "tokenizer", "tokens", "train"))
+        run = replace(run, extension=_protect_trained_model(logged, restart=False))
+        _update_stages(replace(logged, extension=run.extension), "evaluate", given=("start", "data", "tokenizer", "tokens", "train"))
     return run
 
 
@@ -332,13 +335,16 @@ def _start(run: Run) -> None:
 def _data(run: Run) -> None:
     from bulletlm.data.prepare import prepare_data
 
-    prepare_data(run.config.data, run.config.seed, run.folder / "data", run.progress, run.config.augment)
+    trained = run.folder / "data" / "train.jsonl"
+    known = trained if run.extension and run.extension["more_text"] and trained.is_file() else None
+    prepare_data(run.config.data, run.config.seed, run.folder / "data", run.progress, run.config.augment, known)
 
 
 def _tokenizer(run: Run) -> None:
     from bulletlm.data.vocabulary import prepare_tokenizer
+    from bulletlm.pipeline.extension import kept_tokenizer
 
-    given = run.parent.tokenizer_proto if run.parent else None
+    given = run.parent.tokenizer_proto if run.parent else kept_tokenizer(run.folder, run.extension)
     prepare_tokenizer(run.config.tokenizer, run.config.seed, run.folder / "data", run.folder / "tokenizer", run.progress, given)
 
 
@@ -372,8 +378,16 @@ def _train(run: Run) -> None:
         types=config.weight_types(),
         qat_start=config.qat.start,
         start=_start_folder(run),
+        extension=_extension(run),
     )
     run_main(job, run.group, config.train.workers or 1, run.progress, samples)
+
+
+def _extension(run: Run) -> "Extension | None":
+    from bulletlm.train.extend import Extension
+
+    found = run.extension
+    return Extension(decay_start=found["decay_start"], more_text=found["more_text"]) if found else None
 
 
 def _start_folder(run: Run) -> Path | None:
@@ -492,6 +506,11 @@ def _data_settings(config: Config) -> dict[str, Any]:
     return settings
 
 
+def _kept(run: Run) -> list[str]:
+    """The hash of the tokenizer that an extended run keeps; empty if it trains its own."""
+    return [run.extension["tokenizer"]] if run.extension and "tokenizer" in run.extension else []
+
+
 def _shape_settings(config: Config) -> dict[str, Any]:
     """The settings of model except where the weights come from: a model at another place may be the same one."""
     return config.model.model_dump(mode="json", exclude={"start_from"})
@@ -540,7 +559,7 @@ STAGES: dict[str, Stage] = {
     ),
     "tokenizer": Stage(
         title="Tokenizer",
-        settings=lambda run: [run.config.tokenizer.model_dump(mode="json"), run.config.seed, *run.parent_hash],
+        settings=lambda run: [run.config.tokenizer.model_dump(mode="json"), run.config.seed, *run.parent_hash, *_kept(run)],
         inputs=("data",),
         outputs=("tokenizer/tokenizer.model", "tokenizer/report.json"),
         also=("tokenizer/compare.json",),
@@ -654,19 +673,23 @@ def _record(run: Run) -> dict[str, Any]:
         "sources": run.sources,
         **({"augmentation": run.augmentation} if run.augmentation else {}),
         **({"held_out": list(run.held_out)} if run.held_out else {}),
+        **({"extension": run.extension} if run.extension else {}),
     }
     return {**run.config.model_dump(mode="json"), RECORD_KEY: recorded}
 
 
-def _protect_trained_model(run: Run, restart: bool) -> None:
-    """Refuse to overwrite a model that was trained with other settings.
+def _protect_trained_model(run: Run, restart: bool) -> dict[str, Any] | None:
+    """Refuse to overwrite a model that was trained with other settings, except to train it longer or on more text.
+
+    Returns:
+        How the run continues another one (`extension.find_extension`); None if it does not.
 
     Raises:
-        ConfigError: there is one, and `restart` is false.
+        ConfigError: there is a model with other settings, and `restart` is false.
     """
     checkpoints = run.folder / "checkpoints"
     if not (run.folder / "config.json").exists() or not checkpoints.exists():
-        return
+        return None
     if restart:
         from bulletlm.evaluate.prompts import load_prompts
         from bulletlm.train.checkpoint import remove_checkpoints
@@ -676,16 +699,37 @@ def _protect_trained_model(run: Run, restart: bool) -> None:
             run.progress.log(
                 f"{printable(str(checkpoints))}: files that are not from this run stay: {printable(', '.join(others))}", "warning"
             )
-        return
-    old = read_object(run.folder / "config.json")
-    if _recorded(run.folder).get("fingerprint") == run.fingerprint:
-        return
+        return None
+    old, recorded = read_object(run.folder / "config.json"), _recorded(run.folder)
+    if recorded.get("fingerprint") == run.fingerprint:
+        extension = recorded.get("extension")
+        return extension if isinstance(extension, dict) else None
+    if found := _find_extension(run, recorded):
+        what = "more text" if found["more_text"] else "more steps"
+        run.progress.log(f"{printable(str(run.folder))} is a trained run, and is continued with {what}")
+        return found
     new = run.config.model_dump(mode="json")
     changed = list(_differences(old, new)) or ["the source files" + (" or the model that it starts from" if run.parent else "")]
+    same_shape = all(not change.startswith(("model.", "tokenizer.")) for change in changed)
+    onwards = f", start a new run from it (--name={run.config.name}-2 --from={printable(str(run.folder))})" if same_shape else ""
     raise ConfigError(
         f"{run.folder} holds a model trained with other settings ({'; '.join(changed[:3])}): "
-        f"give this run another name (--name={run.config.name}-2), or train again with --restart"
+        f"give this run another name (--name={run.config.name}-2){onwards}, or train again with --restart"
     )
+
+
+def _find_extension(run: Run, recorded: dict[str, Any]) -> dict[str, Any] | None:
+    from bulletlm.pipeline.extension import find_extension
+
+    if run.missing_source:
+        return None
+    place = [f"--name={run.config.name}", f"--runs-dir={run.config.runs_dir}"]
+    old = load_config(run.folder / "config.json", place)
+
+    def fingerprint(config: Config, sources: list[dict[str, Any]]) -> str:
+        return _fingerprint(config, sources, run.augmentation, run.held_out, run.parent)
+
+    return find_extension(run.folder, old, run.config, recorded, run.sources, fingerprint)
 
 
 def _differences(old: Any, new: Any, path: str = "") -> Iterator[str]:

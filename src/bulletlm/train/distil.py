@@ -131,6 +131,10 @@ class DistilPosition:
         """Number of the effective batch that the next step uses."""
         return self.step
 
+    def optimizer_step(self) -> int:
+        """Number of steps that the optimizers have taken."""
+        return self.step
+
     def to_json(self) -> dict[str, Any]:
         """The entries of state.json, as JSON values."""
         return {"step": self.step, "kl": self.kl}

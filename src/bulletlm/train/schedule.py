@@ -39,6 +39,24 @@ def warmup_length(config: TrainConfig, total_steps: int) -> int:
     return min(config.warmup_steps, total_steps // 5)
 
 
+def last_step(config: TrainConfig, n_windows: int, schedule_start: int) -> tuple[int, str]:
+    """The step at which a run ends, and what decided it: `count_steps`, or after as many steps as that more if a run that was extended
+    began a new warm-up at `schedule_start` and is past that already."""
+    steps, reason = count_steps(config, n_windows)
+    if schedule_start and steps <= schedule_start:
+        return schedule_start + steps, f"{reason} after the {schedule_start:,} before"
+    return steps, reason
+
+
+def decay_start(config: TrainConfig, total_steps: int) -> int | None:
+    """The first step with a lowered learning rate: None if the rate falls from the warm-up on, `total_steps` if it falls to no end."""
+    if config.scheduler == "cosine":
+        return None
+    if config.scheduler == "wsd":
+        return max(warmup_length(config, total_steps), total_steps - round(config.decay_share * total_steps))
+    return total_steps
+
+
 def learning_rate(config: TrainConfig, step: int, total_steps: int) -> float:
     """Learning rate of step 0 ... total_steps - 1: linear warm-up, then as `config.scheduler` says.
 
@@ -58,7 +76,8 @@ def learning_rate(config: TrainConfig, step: int, total_steps: int) -> float:
         return max(low, peak * math.sqrt(max(1, warmup) / max(1, step)))
     if config.scheduler == "cosine":
         return low + (peak - low) * 0.5 * (1 + math.cos(math.pi * _progress(step, warmup, total_steps)))
-    decay_from = max(warmup, total_steps - round(config.decay_share * total_steps))
+    decay_from = decay_start(config, total_steps)
+    assert decay_from is not None
     return peak if step < decay_from else low + (peak - low) * (1 - math.sqrt(_progress(step, decay_from, total_steps)))
 
 

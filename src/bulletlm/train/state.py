@@ -32,6 +32,9 @@ class Position(Protocol):
     def batch(self) -> int:
         """Number of the effective batch that the next step uses."""
 
+    def optimizer_step(self) -> int:
+        """Number of steps that the optimizers have taken."""
+
     def to_json(self) -> dict[str, Any]:
         """The entries of state.json, as JSON values."""
 
@@ -58,6 +61,8 @@ class TrainPosition:
         backoff_level: index into guard.rollback.LR_BACKOFF; state.json calls it "rung".
         skipped: numbers of the effective batches that are left out, ascending.
         rollbacks: the rollbacks so far, as in metrics.jsonl.
+        schedule_start: step from which the schedule, the optimizer and the average count; more than 0 if an extended run began a new
+            warm-up there. state.json has it only then.
     """
 
     step: int = 0
@@ -70,6 +75,7 @@ class TrainPosition:
     backoff_level: int = 0
     skipped: list[int] = field(default_factory=list)
     rollbacks: list[dict[str, Any]] = field(default_factory=list)
+    schedule_start: int = 0
 
     def batch(self, back: int = 0) -> int:
         """Number of the effective batch that the next step uses, or that the step `back` steps before it used."""
@@ -78,9 +84,16 @@ class TrainPosition:
             number += skipped <= number
         return number
 
+    def optimizer_step(self) -> int:
+        """Number of steps that the optimizers have taken."""
+        return self.step - self.schedule_start
+
     def to_json(self) -> dict[str, Any]:
         """The entries of state.json, as JSON values."""
-        return {"position": {"rung" if name == "backoff_level" else name: value for name, value in asdict(self).items()}}
+        values = {"rung" if name == "backoff_level" else name: value for name, value in asdict(self).items()}
+        if not self.schedule_start:
+            del values["schedule_start"]
+        return {"position": values}
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Self:
@@ -112,6 +125,14 @@ class TrainState(Generic[AnyPosition]):
             return self.ema.average
         return {name: weight.detach() for name, weight in self.model.named_parameters()}
 
+    def load_weights(self, weights: Mapping[str, NDArray[np.float32]]) -> None:
+        """Replace the weights and their average by float32 arrays, by parameter name."""
+        with torch.no_grad():
+            for name, weight in self.model.named_parameters():
+                weight.copy_(torch.tensor(weights[name]))
+        if self.ema:
+            self.ema.restart(self.model)
+
     def is_finite(self) -> bool:
         """Whether no weight is NaN or infinite."""
         return all(bool(torch.isfinite(weight).all()) for weight in self.model.parameters())
@@ -141,7 +162,7 @@ class TrainState(Generic[AnyPosition]):
         with torch.no_grad():
             for name, weight in self.model.named_parameters():
                 weight.copy_(checkpoint.tensors["model"][name])
-        restore_optimizers(self.optimizers, self.model, checkpoint.tensors["optimizer"], self.position.step)
+        restore_optimizers(self.optimizers, self.model, checkpoint.tensors["optimizer"], self.position.optimizer_step())
         if self.ema:
             self.ema.average = {name: average.to(self.model.rope.device) for name, average in checkpoint.tensors["ema"].items()}
 
@@ -205,8 +226,7 @@ def initial_state(
     """
     model = Transformer(shape)
     model.initialize(seed)
+    state = TrainState(model.to(device), config, TrainPosition(), key)
     if weights is not None:
-        with torch.no_grad():
-            for name, weight in model.named_parameters():
-                weight.copy_(torch.tensor(weights[name]))
-    return TrainState(model.to(device), config, TrainPosition(), key)
+        state.load_weights(weights)
+    return state

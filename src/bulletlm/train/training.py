@@ -20,6 +20,7 @@ from bulletlm.train.backend.compute import denormals_are_zero, pick_device
 from bulletlm.train.batches import TrainingWindows
 from bulletlm.train.checkpoint import list_checkpoints
 from bulletlm.train.distributed.group import SINGLE_PROCESS, ProcessGroup
+from bulletlm.train.extend import Extension, extend, keep_the_better
 from bulletlm.train.guard.rollback import LEVEL_STEPS, LOSS_HISTORY_STEPS, LR_BACKOFF, Diverged, find_trouble, may_roll_back_to, roll_back
 from bulletlm.train.guard.stopping import be_nice
 from bulletlm.train.log.diagnostics import memory_mb
@@ -27,7 +28,7 @@ from bulletlm.train.log.metrics import MetricsLog
 from bulletlm.train.log.samples import SamplePrompts, answers
 from bulletlm.train.log.trackers import open_trackers
 from bulletlm.train.loop import Run, StepResult, run_steps
-from bulletlm.train.schedule import count_steps, learning_rate, sequences_per_step, warmup_length
+from bulletlm.train.schedule import decay_start, last_step, learning_rate, sequences_per_step, warmup_length
 from bulletlm.train.state import TrainPosition, initial_state
 from bulletlm.train.step import clear_gradients
 from bulletlm.train.validation import Grid, evaluate, keep_best, refuse_damaged_best, restore_best
@@ -55,6 +56,8 @@ class TrainJob:
             when rounded are then kept, rounded. None: the whole run computes with exact weights.
         start: folder of .npy tensors (`formats.npy`) with the initial weights; None: random weights. The context of the model there
             may differ.
+        extension: how the run differs from the one whose checkpoints are in the run folder, if it continues that one; only the main
+            process needs to know.
     """
 
     config: TrainConfig
@@ -66,6 +69,7 @@ class TrainJob:
     types: Mapping[str, str] | None = None
     qat_start: float | None = None
     start: Path | None = None
+    extension: Extension | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The job as JSON values, with absolute paths."""
@@ -120,7 +124,6 @@ def train(job: TrainJob, progress: Progress, group: ProcessGroup = SINGLE_PROCES
     config, shape, checkpoints = job.config, job.shape, job.run_dir / "checkpoints"
     train_tokens, val_tokens = open_tokens(job.tokens_dir, "train"), open_tokens(job.tokens_dir, "val")
     windows = TrainingWindows(train_tokens, shape.max_seq_len, job.seed)
-    total_steps, reason = count_steps(config, windows.count)
     tokens_per_step = sequences_per_step(config) * shape.max_seq_len
 
     be_nice(config.nice)
@@ -128,17 +131,21 @@ def train(job: TrainJob, progress: Progress, group: ProcessGroup = SINGLE_PROCES
     state = initial_state(config, shape, job.seed, pick_device(config.device), job.key, weights)
     grid = Grid(FakeQuant(state.model, job.types), job.qat_start) if job.types and "BQ4" in job.types.values() else None
     if group.is_main:
+        if job.extension:
+            extend(state, job.extension, checkpoints, progress)
         if state.resume(checkpoints, "train again with --restart", _refuse, progress):
             restore_best(state, tokens_per_step, checkpoints, grid, progress)
         else:
             refuse_damaged_best(checkpoints, job.key)
     state.copy_from_main(group)
+    schedule_start = state.position.schedule_start
+    total_steps, reason = last_step(config, windows.count, schedule_start)
     compute = choose_compute(config, state.model, tokens_per_step * total_steps, checkpoints, progress, group)
     progress.log(
         f"{shape.n_parameters / 1e6:.2f}M parameters, {len(train_tokens.tokens):,} training tokens, {reason}, "
         f"{tokens_per_step:,} tokens a step, {compute.description}{group.description}"
     )
-    if (warmup := warmup_length(config, total_steps)) < config.warmup_steps:
+    if (warmup := warmup_length(config, total_steps - schedule_start)) < config.warmup_steps:
         progress.log(f"warm-up shortened from {config.warmup_steps:,} to {warmup:,} steps, a fifth of this run")
 
     trackers = open_trackers(config.track, job.run_dir) if group.is_main else []
@@ -163,6 +170,8 @@ def train(job: TrainJob, progress: Progress, group: ProcessGroup = SINGLE_PROCES
         )
         run.replace_lost_best()
         run_steps(run)
+        if group.is_main:
+            keep_the_better(state, checkpoints, progress)
     return run.result()
 
 
@@ -222,6 +231,13 @@ class TextTraining(Run[TrainPosition]):
 
     title = "Training"
 
+    @property
+    def decay_start(self) -> int | None:
+        """The step at which the learning rate begins to fall, from which a longer run could continue; None without such a step."""
+        start = self.state.position.schedule_start
+        step = decay_start(self.config, self.total_steps - start)
+        return None if step is None else start + step
+
     def begin(self) -> str:
         """Write a first checkpoint, to which a rollback can return."""
         if not list_checkpoints(self.checkpoints):
@@ -238,6 +254,8 @@ class TextTraining(Run[TrainPosition]):
         requested = self.group.sum(self.group.is_main and position.step > 0 and (self.run_dir / FINISH).exists())[0] > 0
         at_end = requested or position.step >= self.total_steps
         due = at_end or (position.step % config.eval_every_steps == 0 and (position.step > 0 or self.trained_start))
+        if position.step == self.decay_start and position.step < self.total_steps:
+            self.save()
         if due and position.evaluated_step != position.step:
             self.save()
             self._validate()
@@ -278,7 +296,8 @@ class TextTraining(Run[TrainPosition]):
             self.note = f"4-bit {values['val/loss_bq4']:.3f}  {self.note}"
 
     def _learning_rate(self, step: int) -> float:
-        return learning_rate(self.config, step, self.total_steps) * LR_BACKOFF[self.state.position.backoff_level]
+        start = self.state.position.schedule_start
+        return learning_rate(self.config, step - start, self.total_steps - start) * LR_BACKOFF[self.state.position.backoff_level]
 
     def learning_rate_share(self) -> float:
         """The schedule, lowered after rollbacks."""
@@ -291,7 +310,7 @@ class TextTraining(Run[TrainPosition]):
         rounded = grid is not None and state.position.step >= first
         if state.ema:
             # The average restarts with the rounding: a slow one would keep weights that were trained without it for thousands of steps.
-            state.ema.start = first if rounded else 0
+            state.ema.start = first if rounded else state.position.schedule_start
             if state.position.step == state.ema.start:
                 state.ema.restart(state.model)
         return grid.fake.applied() if grid and rounded else contextlib.nullcontext()
@@ -325,8 +344,13 @@ class TextTraining(Run[TrainPosition]):
         return f"loss {loss:.3f}  {self.note}  lr {rate:.1e}  {tokens_per_s:,.0f} tokens/s  {memory_mb():,.0f} MB"
 
     def keeps(self, step: int) -> bool:
-        """Whether a rollback may return to the checkpoint of `step`."""
-        return may_roll_back_to(step, self.state.position.step, self.config.eval_every_steps)
+        """Whether a rollback may return to the checkpoint of `step`, or a longer run may continue from it."""
+        start = self.state.position.schedule_start
+        return (
+            step == self.decay_start
+            or (step == start and start > 0)
+            or may_roll_back_to(step, self.state.position.step, self.config.eval_every_steps)
+        )
 
     def flush(self) -> None:
         """Write the metrics to disk."""

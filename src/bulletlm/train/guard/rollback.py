@@ -110,7 +110,8 @@ def roll_back(state: TrainState[TrainPosition], checkpoints: Path, trouble: Dive
             raise _hopeless(state, trouble.problem, config)
         backoff_level -= 1
     skipped = now.batch(back=int(trouble.in_weights and now.step > 0))
-    state.restore(_load_good(checkpoints, last_good_step(now.step, config.eval_every_steps), config.eval_every_steps, progress))
+    good = max(last_good_step(now.step, config.eval_every_steps), now.schedule_start)
+    state.restore(_load_good(checkpoints, good, config.eval_every_steps, now.schedule_start, progress))
     then = state.position
     event = {
         "from_step": now.step,
@@ -134,10 +135,10 @@ def roll_back(state: TrainState[TrainPosition], checkpoints: Path, trouble: Dive
     )
 
 
-def _load_good(checkpoints: Path, step: int, eval_every: int, progress: Progress) -> Checkpoint:
-    """The checkpoint of the evaluated step `step`, or if that is damaged, the newest intact one before it."""
+def _load_good(checkpoints: Path, step: int, eval_every: int, start: int, progress: Progress) -> Checkpoint:
+    """The checkpoint of the evaluated step `step`, or if that is damaged, the newest intact one before it, from step `start` on."""
     for found, folder in reversed(list_checkpoints(checkpoints)):
-        if found > step or found % eval_every:
+        if found > step or found < start or (found % eval_every and found != start):
             continue
         try:
             return load_checkpoint(folder)

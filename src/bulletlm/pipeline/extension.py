@@ -1,0 +1,99 @@
+"""Whether a changed configuration continues the trained run in its folder: more steps, or more text (docs/training.md).
+
+Everything else that decides the weights must be as it was. What the run needs to know later is recorded in config.json, so that an
+extended run can be interrupted like any other.
+"""
+
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from bulletlm.config.schema import Config
+from bulletlm.data.tokens import read_index
+from bulletlm.errors import BulletError, ConfigError
+from bulletlm.files import read_json, sha256_of_file
+from bulletlm.terminal import printable
+from bulletlm.train.checkpoint import list_checkpoints
+from bulletlm.train.schedule import decay_start, last_step
+
+LENGTH_SETTINGS = ("total_steps", "epochs", "patience_early_stop", "eval_every_steps")
+"""Settings of train that a longer run may change."""
+
+Sources = list[dict[str, Any]]
+
+
+def find_extension(
+    folder: Path, old: Config, new: Config, recorded: dict[str, Any], sources: Sources, fingerprint: Callable[[Config, Sources], str]
+) -> dict[str, Any] | None:
+    """What config.json records about an extension, as JSON values; None if the change is none.
+
+    Args:
+        folder: the run folder.
+        old: the configuration of the trained run.
+        new: the configuration to run.
+        recorded: what config.json recorded about the trained run.
+        sources: the source files of the new run, with their SHA-256.
+        fingerprint: of a configuration and source files.
+
+    Returns:
+        "decay_start", "more_text" (`train.extend.Extension`), and with more text "tokenizer", the SHA-256 of the tokenizer to keep.
+
+    Raises:
+        ConfigError: the run would not become longer; the message says from which number of steps on it would.
+    """
+    checkpoints = list_checkpoints(folder / "checkpoints")
+    before = recorded.get("sources")
+    if not checkpoints or not isinstance(before, list):
+        return None
+    as_before = new.model_copy(
+        update={
+            "train": new.train.model_copy(update={name: getattr(old.train, name) for name in LENGTH_SETTINGS}),
+            "data": new.data.model_copy(update={"sources": old.data.sources}),
+        }
+    )
+    if fingerprint(as_before, before) != recorded.get("fingerprint"):
+        return None
+    hashes, old_hashes = (Counter(source["sha256"] for source in each) for each in (sources, before))
+    if not old_hashes <= hashes:
+        return None
+    more_text = hashes != old_hashes
+    tokenizer = folder / "tokenizer" / "tokenizer.model"
+    try:
+        position = read_json(checkpoints[-1][1] / "state.json")["position"]
+        done, start = int(position["step"]), int(position.get("schedule_start", 0))
+        windows = _windows(folder, old)
+    except (BulletError, KeyError, TypeError, ValueError):
+        return None
+    if not more_text and (steps := last_step(new.train, windows, 0)[0]) <= done:
+        raise ConfigError(
+            f"{printable(str(folder))} has trained {done:,} steps, and these settings end at {steps:,}: give more, for example "
+            f"--total-steps={2 * done}, or give this run another name (--name={new.name}-2)"
+        )
+    lowered = decay_start(old.train, last_step(old.train, windows, start)[0] - start)
+    found: dict[str, Any] = {"decay_start": None if lowered is None else start + lowered, "more_text": more_text}
+    if more_text:
+        if not tokenizer.is_file():
+            return None
+        found["tokenizer"] = sha256_of_file(tokenizer)
+    return found
+
+
+def _windows(folder: Path, config: Config) -> int:
+    """Training sequences of the text as it was."""
+    tokens, length = int(read_index(folder / "tokens")["train"]["tokens"]), config.model.max_seq_len
+    return (tokens - length) // length
+
+
+def kept_tokenizer(folder: Path, extension: dict[str, Any] | None) -> bytes | None:
+    """The tokenizer that a run with more text keeps, because its weights know no other; None for a run that trains its own.
+
+    Raises:
+        BulletError: the file has changed.
+    """
+    if not extension or "tokenizer" not in extension:
+        return None
+    path = folder / "tokenizer" / "tokenizer.model"
+    if not path.is_file() or sha256_of_file(path) != extension["tokenizer"]:
+        raise BulletError(f"{path} is not the tokenizer of the trained model: restore it from a copy, or train again with --restart")
+    return path.read_bytes()
