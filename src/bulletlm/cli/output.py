@@ -4,12 +4,17 @@ import math
 import shlex
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bulletlm.files import read_json
 from bulletlm.formats.bullet.reader import BulletFile, open_bullet
 from bulletlm.quant.types import METHOD_WORDS
 from bulletlm.terminal import echo, printable, printable_json
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from bulletlm.evaluate.report_types import Verdicts
 
 
 def print_summary(folder: Path) -> None:
@@ -34,6 +39,7 @@ def print_summary(folder: Path) -> None:
     console.print(Padding(table, (1, 0)))
     for line in _origin_lines(report):
         console.print(Text(printable(line)), soft_wrap=True)
+    _print_verdicts(console, report["verdicts"])
     for index in report["generations"]["samples"]:
         row = report["generations"]["rows"][index]
         console.print(Text(printable(row["prompt"], lines=True), style="cyan"))
@@ -53,6 +59,26 @@ def _origin_lines(report: dict[str, Any]) -> list[str]:
         bits = [row[which] and row[which]["bits_per_byte"] for which in ("parent", "fp32", "bq4")]
         rows.append(f"  {row['text']}: " + " -> ".join("unknown" if value is None else f"{value:.4f}" for value in bits))
     return [*rows, ""]
+
+
+def _print_verdicts(console: "Console", verdicts: "Verdicts") -> None:
+    """One line for each verdict, and what to do if a limit is exceeded."""
+    from rich.padding import Padding
+    from rich.text import Text
+
+    styles = {"safe": "bold green", "limited": "bold yellow", "stop": "bold red"}
+    for name, verdict in (("4-bit file", verdicts["quantization"]), ("model", verdicts["usefulness"])):
+        console.print(Text.assemble(f"{name:<11}", (printable(verdict["title"]), styles[verdict["decision"]])), soft_wrap=True)
+        if verdict["decision"] == "safe":
+            continue
+        shown = [figure for figure in verdict["figures"] if figure["name"] in verdict["deciding"] and figure["status"] != "ok"]
+        lines = [*(figure["text"] for figure in shown), *(cause["text"] for cause in verdict["causes"][:2])]
+        for line in dict.fromkeys(lines):
+            console.print(Padding(Text(printable(line)), (0, 0, 0, 11)))
+        for remedy in verdict["remedies"][:2]:
+            if remedy["command"]:
+                console.print(Text(" " * 11 + printable(f"{remedy['text']}:  {remedy['command']}"), style="dim"), soft_wrap=True)
+    console.print()
 
 
 def print_info(path: Path, tensors: bool, as_json: bool) -> None:

@@ -5,6 +5,8 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 Points = list[list[float]]
 """[step, value] pairs."""
 
@@ -50,9 +52,7 @@ def learning_curves(curves: dict[str, Points], best_step: int | None) -> list[tu
         curves: any of train/loss, val/loss, val/loss_ema, val/loss_bq4, lr, tokens_per_s, grad_norm.
         best_step: marked in the loss chart.
     """
-    charts = []
-    if curves.get("train/loss") or curves.get("val/loss"):
-        charts.append(("Training and validation loss by step", _loss(curves, best_step)))
+    charts = loss_curves(curves, best_step)
     for name, title in (
         ("lr", "Learning rate"),
         ("tokens_per_s", "Speed (tokens per second)"),
@@ -63,7 +63,17 @@ def learning_curves(curves: dict[str, Points], best_step: int | None) -> list[tu
     return charts
 
 
-def _loss(curves: dict[str, Points], best_step: int | None) -> str:
+def loss_curves(curves: dict[str, Points], best_step: int | None, logarithmic: bool = False) -> list[tuple[str, str]]:
+    """The chart of the losses, as `learning_curves` gives it; with logarithmic axes, the slope shows whether more steps still help."""
+    if not curves.get("train/loss") and not curves.get("val/loss"):
+        return []
+    caption = "Training and validation loss by step" + (", logarithmic axes" if logarithmic else "")
+    return [(caption, _loss(curves, best_step, logarithmic))]
+
+
+def _loss(curves: dict[str, Points], best_step: int | None, logarithmic: bool) -> str:
+    from matplotlib.ticker import NullFormatter
+
     def draw(axes: Any) -> None:
         for name, label, style in (
             ("train/loss", "training", {"color": _MUTED, "linewidth": 1.0}),
@@ -78,8 +88,14 @@ def _loss(curves: dict[str, Points], best_step: int | None) -> str:
             ring = {"markersize": 8, "markerfacecolor": "none", "markeredgecolor": _INK}
             axes.plot([best_step], [min(best)], "o", label=f"best: step {best_step:,}", **ring)
         axes.legend(loc="upper right")
+        if logarithmic:
+            axes.loglog()
+            for axis in (axes.xaxis, axes.yaxis):
+                axis.set_minor_formatter(NullFormatter())
+            low, high = axes.get_ylim()
+            axes.set_yticks(np.geomspace(low, high, 5).tolist())
 
-    return _chart("loss", "Loss (nats per token)", draw)
+    return _chart("log-loss" if logarithmic else "loss", "Loss (nats per token)", draw, logarithmic)
 
 
 def _line(name: str, title: str, points: Points) -> str:
@@ -94,7 +110,7 @@ def _columns(points: Points) -> tuple[list[float], list[float]]:
     return [step for step, _ in points], [value for _, value in points]
 
 
-def _chart(name: str, title: str, draw: Callable[[Any], None]) -> str:
+def _chart(name: str, title: str, draw: Callable[[Any], None], logarithmic: bool = False) -> str:
     import matplotlib
     from matplotlib.figure import Figure
     from matplotlib.ticker import FuncFormatter
@@ -104,9 +120,10 @@ def _chart(name: str, title: str, draw: Callable[[Any], None]) -> str:
         axes = figure.subplots()
         axes.set_title(title)
         axes.set_xlabel("step")
-        for axis in (axes.xaxis, axes.yaxis):
-            axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}" if abs(value) >= 100 else f"{value:g}"))
         draw(axes)
+        digits = 3 if logarithmic else 6
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}" if abs(value) >= 100 else f"{value:.{digits}g}"))
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     return _inline(buffer.getvalue(), name)

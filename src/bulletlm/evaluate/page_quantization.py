@@ -7,6 +7,7 @@ from typing import Literal
 from bulletlm.evaluate.formatting import count, percent, size, small
 from bulletlm.evaluate.markup import Html, html_table, join, tag
 from bulletlm.evaluate.report_types import Report, TensorRow
+from bulletlm.evaluate.words import Words
 
 _PARTS = {
     "attention.q_proj": "query",
@@ -19,55 +20,66 @@ _PARTS = {
 }
 
 
-def qat_section(report: Report) -> Html:
+def qat_section(report: Report, say: Words) -> Html:
     """How quantization-aware training (docs/quantization.md) changed the KL divergence from FP32."""
     facts = (report["quantised"] or {}).get("qat")
     if facts is None:
         return Html()
-    names = {"start": "before QAT", "raw": "after QAT", "ema": "after QAT, averaged"}
+    names = {"start": say("before QAT"), "raw": say("after QAT"), "ema": say("after QAT, averaged")}
     rows = [
-        [name + (" (this file)" if key == facts["chosen"] else ""), small(facts["kl"][key])]
+        [name + (f" ({say('this file')})" if key == facts["chosen"] else ""), small(facts["kl"][key])]
         for key, name in names.items()
         if key in facts["kl"]
     ]
-    text = (
-        f"In {facts['steps']:,} steps on {count(facts['tokens'])} tokens the 4-bit model was trained to predict as the FP32 model does "
-        "(quantization-aware training, QAT). The file has the weights with the lowest divergence on the validation text."
+    text = say(
+        "In {steps} steps on {tokens} tokens the 4-bit model was trained to predict as the FP32 model does (quantization-aware training, "
+        "QAT). The file has the weights with the lowest divergence on the validation text.",
+        steps=f"{facts['steps']:,}",
+        tokens=count(facts["tokens"]),
     )
     if not facts["steps"]:
-        text = (
+        text = say(
             "Quantization-aware training (QAT) was left out, because the 4-bit model differs from the FP32 model by less than the "
             "validation text can show."
         )
-    return tag("p", text) + html_table(["Weights", "KL divergence, nats per token"], rows)
+    return tag("p", text) + html_table([say("Weights"), say("KL divergence, nats per token")], rows)
 
 
-def tensors_section(report: Report) -> Html:
+def tensors_section(report: Report, say: Words) -> Html:
     tensors = [tensor for tensor in report["tensors"] if tensor["type"] != "F32"]
     if not tensors:
         return Html()
     maps = [
         _map(
-            "Effect of each matrix alone",
-            "The KL divergence from FP32 if only this matrix is quantized, in thousandths of a nat per token. In the whole file the effect "
-            "is smaller, because the calibration of later matrices compensates for a part of it.",
+            say("Effect of each matrix alone"),
+            say(
+                "The KL divergence from FP32 if only this matrix is quantized, in thousandths of a nat per token. In the whole file the "
+                "effect is smaller, because the calibration of later matrices compensates for a part of it."
+            ),
             _values(tensors, "kl"),
             lambda cost: f"{1000 * cost:.3f}" if cost < 0.01 else f"{1000 * cost:.1f}",
+            say,
             report["sensitivity"],
         ),
         _map(
-            "Error of the outputs",
-            "Mean square error of the outputs of each matrix on the calibration text, with all earlier matrices quantized too, as a share "
-            "of their mean square. The matrices output and down also correct the error of the hidden state up to them.",
+            say("Error of the outputs"),
+            say(
+                "Mean square error of the outputs of each matrix on the calibration text, with all earlier matrices quantized too, as a "
+                "share of their mean square. The matrices output and down also correct the error of the hidden state up to them."
+            ),
             _values(tensors, "output_error"),
             lambda share: percent(share, 2),
+            say,
         ),
         _map(
-            "Error of the weights",
-            "Root mean square error of the weights, relative to their root mean square. Calibration can increase it, because it minimizes "
-            "the error of the outputs instead.",
+            say("Error of the weights"),
+            say(
+                "Root mean square error of the weights, relative to their root mean square. Calibration can increase it, because it "
+                "minimizes the error of the outputs instead."
+            ),
             _values(tensors, "relative_rmse"),
             lambda share: percent(share, 1),
+            say,
         ),
     ]
     rows = []
@@ -76,7 +88,7 @@ def tensors_section(report: Report) -> Html:
         weights, stored = sum(t["weights"] for t in same), sum(t["bytes"] for t in same)
         error = math.sqrt(sum(t["relative_rmse"] ** 2 for t in same) / len(same))
         rows.append([kind, f"{len(same):,}", f"{weights:,}", size(stored), f"{8 * stored / weights:.2f}", percent(error, 2)])
-    table = html_table(["Type", "tensors", "weights", "size", "bits per weight", "mean error"], rows)
+    table = html_table([say("Type"), say("tensors"), say("weights"), say("size"), say("bits per weight"), say("mean error")], rows)
     return table + join(maps)
 
 
@@ -85,7 +97,9 @@ def _values(tensors: list[TensorRow], key: Literal["kl", "output_error", "relati
     return {tensor["name"]: value for tensor in tensors if (value := tensor[key]) is not None}
 
 
-def _map(title: str, text: str, values: dict[str, float], form: Callable[[float], str], whole: dict[str, float] | None = None) -> Html:
+def _map(
+    title: str, text: str, values: dict[str, float], form: Callable[[float], str], say: Words, whole: dict[str, float] | None = None
+) -> Html:
     """A table of one value per matrix with a row for each layer; higher values have a darker background.
 
     `whole` adds a column with a value for all matrices of a layer together.
@@ -104,7 +118,7 @@ def _map(title: str, text: str, values: dict[str, float], form: Callable[[float]
     for name, value in values.items():
         by_layer.setdefault(_layer_of(name), {})[_part_of(name)] = value
     parts = list(dict.fromkeys(_part_of(name) for name in values if name.startswith("layers.")))
-    head = ["", *parts, *(["whole layer"] if whole else [])]
+    head = ["", *parts, *([say("whole layer")] if whole else [])]
     rows, outside = [], []
     for layer, found in by_layer.items():
         if "matrix" in found:
@@ -114,10 +128,10 @@ def _map(title: str, text: str, values: dict[str, float], form: Callable[[float]
         if whole:
             cost = whole.get(layer.replace("layer ", "layers."))
             cells.append(tag("td", "–" if cost is None else form(cost)))
-        rows.append(tag("tr", tag("th", layer, scope="row") + join(cells)))
+        rows.append(tag("tr", tag("th", say.layer(layer.replace("layer ", "layers.")), scope="row") + join(cells)))
     top = join(tag("th", name, scope="col") for name in head)
     table = tag("table", tag("thead", tag("tr", top)) + tag("tbody", join(rows)), cls="map")
-    note = tag("p", f"Other matrices: {', '.join(outside)}.", cls="note") if outside else Html()
+    note = tag("p", say("Other matrices: {names}.", names=", ".join(outside)), cls="note") if outside else Html()
     return tag("h3", title) + tag("p", text, cls="note") + tag("div", table, cls="scroll") + note
 
 

@@ -1,0 +1,234 @@
+"""The first screen of report.html (the two verdicts), and the sections about behaviour, facts and comparisons with the training text."""
+
+from bulletlm.evaluate.formatting import count, decimal, percent
+from bulletlm.evaluate.markup import Html, html_table, join, tag
+from bulletlm.evaluate.report_types import Figure, IntervalValues, Rate, Report, Verdict, Verdicts
+from bulletlm.evaluate.verdicts import show
+from bulletlm.evaluate.words import Words
+
+FACTS_SHOWN = 12
+
+
+def verdict_section(verdicts: Verdicts, say: Words) -> Html:
+    """Both verdicts, each with the figures that decided it, causes and remedies."""
+    questions = {say("The 4-bit file"): verdicts["quantization"], say("The model"): verdicts["usefulness"]}
+    strip = join(tag("p", join([f"{name}: ", tag("b", verdict["title"])]), cls=verdict["decision"]) for name, verdict in questions.items())
+    return tag("div", strip, cls="strip") + tag(
+        "div",
+        _verdict(say("Is the 4-bit file as good as FP32?"), verdicts["quantization"], say)
+        + _verdict(say("Is the model useful?"), verdicts["usefulness"], say),
+        cls="verdicts",
+    )
+
+
+def _verdict(question: str, verdict: Verdict, say: Words) -> Html:
+    figures = {figure["name"]: figure for figure in verdict["figures"]}
+    deciding = join(_deciding(figures[name], say) for name in verdict["deciding"])
+    parts = [tag("h2", question), tag("p", verdict["title"], cls="title"), tag("dl", deciding, cls="deciding")]
+    if verdict["causes"]:
+        parts.append(tag("h3", say("Why")) + tag("ul", join(tag("li", _sentence(cause["text"])) for cause in verdict["causes"])))
+    if verdict["remedies"]:
+        items = [
+            tag("li", join([_sentence(remedy["text"]), tag("small", f" {_cost(remedy['cost'], say)}"), _command(remedy["command"])]))
+            for remedy in verdict["remedies"]
+        ]
+        parts.append(tag("h3", say("What to do, the cheapest first")) + tag("ol", join(items)))
+    parts.append(tag("p", tag("a", say("All figures and limits"), href="#figures"), cls="more"))
+    return tag("article", join(parts), cls=f"verdict {verdict['decision']}")
+
+
+def figures_section(verdicts: Verdicts, say: Words) -> Html:
+    """All figures of both verdicts with their limits."""
+    head = [say("Figure"), say("value"), say("95 % interval"), say("limit"), say("result"), say("setting")]
+    named = ((say("Is the 4-bit file as good as FP32?"), verdicts["quantization"]), (say("Is the model useful?"), verdicts["usefulness"]))
+    return join(tag("h3", title) + html_table(head, [_row(figure, say) for figure in verdict["figures"]]) for title, verdict in named)
+
+
+def _sentence(text: str) -> str:
+    return f"{text[:1].upper()}{text[1:].rstrip('.')}."
+
+
+def _command(command: str | None) -> Html:
+    return tag("pre", command) if command else Html()
+
+
+def _cost(cost: str, say: Words) -> str:
+    names = {
+        "seconds": say("(a minute)"),
+        "minutes": say("(some minutes)"),
+        "training": say("(another training)"),
+        "text": say("(more text, and another training)"),
+    }
+    return names[cost]
+
+
+def _deciding(figure: Figure, say: Words) -> Html:
+    low, high = figure["low"], figure["high"]
+    facts = [_limit(figure, say)]
+    if low is not None and high is not None and low != high:
+        facts.insert(0, say("95 % interval {low} to {high}", low=_value(figure, low, say), high=_value(figure, high, say)))
+    value = tag("b", _value(figure, figure["value"], say)) + tag("span", _status(figure, say), cls="status")
+    return tag("div", tag("dt", figure["label"]) + tag("dd", value + tag("small", "; ".join(facts))), cls=figure["status"])
+
+
+def _row(figure: Figure, say: Words) -> list[object]:
+    low, high, value = figure["low"], figure["high"], figure["value"]
+    interval = "–" if low is None or high is None or low == high else f"{_value(figure, low, say)} … {_value(figure, high, say)}"
+    result = tag("span", _status(figure, say), cls=figure["status"])
+    return [figure["label"], _value(figure, value, say), interval, _limit(figure, say), result, tag("code", figure["setting"])]
+
+
+def _value(figure: Figure, value: float | None, say: Words) -> str:
+    return "–" if value is None else show(value, figure["unit"], say)
+
+
+def _limit(figure: Figure, say: Words) -> str:
+    shown = show(figure["limit"], figure["unit"], say)
+    return say("at least {limit}", limit=shown) if figure["better"] == "higher" else say("at most {limit}", limit=shown)
+
+
+def _status(figure: Figure, say: Words) -> str:
+    names = {
+        "ok": say("within the limit"),
+        "near": say("beyond the limit, perhaps by chance"),
+        "broken": say("beyond the limit"),
+        "unknown": say("not measured"),
+    }
+    return names[figure["status"]]
+
+
+def behaviour_section(report: Report, say: Words) -> Html:
+    """Rates of the checks of all answers, greedy answers, translations, facts."""
+    behaviour = report["behaviour"]
+    rates = behaviour["rates"]
+    lines = [
+        ("right_language", say("in the right language"), 0),
+        ("loops", say("repeat themselves"), 0),
+        ("ended", say("ended by the model itself"), 0),
+        ("fitting_length", say("of a fitting length"), 0),
+        ("on_topic", say("have a word that belongs to the question"), 0),
+        ("copied", say("copied from the training text"), 0),
+        ("faults", say("with a fault (wrong language, loop or broken letters)"), 0),
+        ("invented_words", say("invented words, of all words"), 1),
+        ("broken_letters", say("broken letters, of all letters"), 2),
+    ]
+    rows = [[label, *_rate(rate, digits, say)] for name, label, digits in lines if (rate := rates[name])]
+    head = [say("Answers"), "FP32", say("4-bit"), say("change"), say("text of people")]
+    parts = [
+        tag("p", say("Automatic checks of {prompts} answers of each version, with 95 % intervals.", prompts=behaviour["prompts"])),
+        html_table(head, rows),
+    ]
+    notes = []
+    if behaviour["not_judged"]:
+        names = ", ".join(say.language(code) for code in behaviour["not_judged"])
+        notes.append(say("Prompts in {languages} are not judged, because the training text has no such language.", languages=names))
+    greedy = behaviour["greedy"]
+    if greedy["identical_tokens"] is not None:
+        text = say(
+            "Without sampling, {same} of {answers} answers are equal, and {tokens} of the tokens.",
+            same=greedy["identical_answers"],
+            answers=greedy["answers"],
+            tokens=percent(greedy["identical_tokens"], 0),
+        )
+        if greedy["first_divergence"] is not None:
+            text += " " + say("Where they differ, it begins at token {place} (median).", place=f"{greedy['first_divergence']:g}")
+        notes.append(text)
+    if use := behaviour["question_use"]:
+        notes.append(
+            say(
+                "Held-out answers that the model finds likelier after their own question than after another one: FP32 {a}, 4-bit {b}.",
+                a=percent(use["fp32"]["value"], 0),
+                b=percent(use["bq4"]["value"], 0),
+            )
+        )
+    if copy := behaviour["longest_copy"]:
+        notes.append(say("Longest passage from the training text: FP32 {a} words, 4-bit {b} words.", a=copy["fp32"], b=copy["bq4"]))
+    if translation := behaviour["translation"]:
+        notes.append(
+            say(
+                "chrF of {count} translations: FP32 {a}, 4-bit {b} (0 to 100; good translations have 50 and more).",
+                count=translation["references"],
+                a=f"{translation['fp32']:.1f}",
+                b=f"{translation['bq4']:.1f}",
+            )
+        )
+    parts += [tag("p", note, cls="note") for note in notes]
+    invented = behaviour["invented_by_language"]
+    if invented:
+        table = [[say.language(code), *(_share(row[key], 1) for key in ("fp32", "bq4", "human"))] for code, row in invented.items()]
+        parts.append(
+            tag("h3", say("Invented words by language")) + html_table([say("Language"), "FP32", say("4-bit"), say("text of people")], table)
+        )
+    return join([*parts, _facts(report, say)])
+
+
+def _rate(rate: Rate, digits: int, say: Words) -> list[object]:
+    return [_interval(rate["fp32"], digits), _interval(rate["bq4"], digits), _change(rate["change"], say), _share(rate["human"], digits)]
+
+
+def _interval(value: IntervalValues, digits: int) -> Html:
+    spread = "" if value["low"] is None or value["high"] is None else f" {100 * value['low']:.{digits}f}–{100 * value['high']:.{digits}f}"
+    return tag("span", percent(value["value"], digits)) + tag("small", spread)
+
+
+def _change(change: IntervalValues, say: Words) -> str:
+    if change["low"] is None or change["high"] is None:
+        return show(change["value"], "points", say)
+    inside = change["low"] <= 0 <= change["high"]
+    return say("inside the noise") if inside else show(change["value"], "points", say)
+
+
+def _share(value: float | None, digits: int) -> str:
+    return "–" if value is None else percent(value, digits)
+
+
+def _facts(report: Report, say: Words) -> Html:
+    facts = report["behaviour"]["facts"]
+    if facts is None:
+        return Html()
+    wrong = facts["wrong"]
+    text = say(
+        "Both versions were asked for {asked} facts. Wrong answers: FP32 {a}, 4-bit {b}.",
+        asked=facts["asked"],
+        a=percent(wrong["fp32"]["value"], 0),
+        b=percent(wrong["bq4"]["value"], 0),
+    )
+    text += " " + (
+        say("The 4-bit model is wrong more often than chance explains: use QAT or another calibration.")
+        if facts["significant"]
+        else say("The difference is inside the noise.")
+    )
+    rows = [
+        [row["question"], row["expected"], _answer(row["fp32"], row["fp32_right"]), _answer(row["bq4"], row["bq4_right"])]
+        for row in facts["rows"][:FACTS_SHOWN]
+    ]
+    table = html_table([say("Question"), say("expected"), "FP32", say("4-bit")], rows)
+    more = tag("details", tag("summary", say("The first {count} of them", count=len(rows))) + tag("div", table, cls="words"))
+    return tag("h3", say("Facts of the training text")) + tag("p", text) + more
+
+
+def _answer(text: str, right: bool) -> Html:
+    return tag("span", ("✓ " if right else "✗ ") + text.strip(), cls="ok" if right else "broken")
+
+
+def checks_section(report: Report, say: Words) -> Html:
+    """The 5-gram baseline, contamination, and the training loss."""
+    checks = report["data_checks"]
+    rows: list[list[object]] = []
+    if ngram := checks["ngram"]:
+        rows += [
+            [say("bits per byte of the 4-bit model"), decimal(report["bq4"]["bits_per_byte"] or 0)],
+            [
+                say("bits per byte of a 5-gram model of the same text ({tokens} tokens)", tokens=count(ngram["tokens"])),
+                decimal(ngram["bits_per_byte"]),
+            ],
+        ]
+    if sample := checks["training_sample"]:
+        rows += [
+            [say("validation loss of FP32, nats per token"), decimal(report["fp32"]["loss"])],
+            [say("training loss of FP32, on {tokens} tokens", tokens=f"{sample['tokens']:,}"), decimal(sample["loss"])],
+        ]
+    if contamination := checks["contamination"]:
+        label = say("validation text in sequences of {length} tokens that the training text has, too", length=contamination["sequence"])
+        rows.append([label, percent(contamination["share"])])
+    return html_table([say("Comparison"), ""], rows) if rows else Html()
