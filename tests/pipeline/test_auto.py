@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from bulletlm.cli.inputs import find_configuration, split_words
+from bulletlm.cli.inputs import almost_a_configuration, find_configuration, split_words
 from bulletlm.config.loader import load_config
 from bulletlm.config.schema import DataConfig
 from bulletlm.data.prepare import prepare_data
@@ -208,6 +208,13 @@ def test_what_is_a_configuration(content: str, configuration: bool, tmp_path: Pa
     path = tmp_path / "a.json"
     path.write_text(content)
     assert (find_configuration([str(path)]) == path) == configuration
+
+
+def test_a_misspelled_configuration_says_why_it_is_text(tmp_path: Path) -> None:
+    (tmp_path / "typo.json").write_text('{"vocab_size": 2000, "layrs": 2}')
+    (tmp_path / "chat.json").write_text('{"messages": []}')
+    assert "layrs is not a setting" in str(almost_a_configuration([str(tmp_path / "typo.json")]))
+    assert almost_a_configuration([str(tmp_path / "chat.json")]) is None
 
 
 def test_paths_and_settings(tmp_path: Path, micro_run: Path) -> None:

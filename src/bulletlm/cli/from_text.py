@@ -2,11 +2,16 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from bulletlm.errors import ConfigError
-from bulletlm.pipeline.recipe import existing_recipe, make_choice, render, text_run, write_recipe
+from bulletlm.cli.inputs import almost_a_configuration
+from bulletlm.errors import ConfigError, DataError
+from bulletlm.pipeline.recipe import TextRun, existing_recipe, make_choice, render, text_run, write_recipe
 from bulletlm.progress import ConsoleProgress, Progress
 from bulletlm.terminal import echo, printable, printable_json
+
+if TYPE_CHECKING:
+    from bulletlm.pipeline.auto import Choice
 
 
 def recipe_for_text(paths: Sequence[str], flags: Sequence[str], hours: float | None, restart: bool, progress: Progress) -> Path:
@@ -20,13 +25,22 @@ def recipe_for_text(paths: Sequence[str], flags: Sequence[str], hours: float | N
     if found:
         progress.log(f"settings  {printable(str(found))}, chosen before; --restart chooses again")
         return found
-    choice = make_choice(run, progress)
+    choice = _choose(paths, run, progress)
     write_recipe(run, choice)
     for line in [*choice.lines, f"settings  written to {run.recipe}; edit them and run that file to change the run"]:
         progress.log(printable(line))
     for note in choice.notes:
         progress.log(printable(f"note: {note}"), "warning")
     return run.recipe
+
+
+def _choose(paths: Sequence[str], run: TextRun, progress: Progress) -> "Choice":
+    """`make_choice`; of a file that was meant as a configuration, the error says why it is not one."""
+    try:
+        return make_choice(run, progress)
+    except DataError as error:
+        reason = almost_a_configuration(paths)
+        raise DataError(f"{error}; {reason}" if reason else str(error)) from None
 
 
 def print_choice(paths: Sequence[str], flags: Sequence[str], hours: float | None, write: Path | None, *, as_json: bool) -> None:
@@ -38,7 +52,7 @@ def print_choice(paths: Sequence[str], flags: Sequence[str], hours: float | None
     if write and write.exists():
         raise ConfigError(f"{write} exists already: choose another name, for example {write.with_stem(write.stem + '-2')}")
     run = text_run(paths, flags, hours)
-    choice = make_choice(run, ConsoleProgress())
+    choice = _choose(paths, run, ConsoleProgress())
     if write:
         from bulletlm.files import write_text
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bulletlm.errors import ConfigError
+from bulletlm.terminal import printable
 
 LARGEST_CONFIGURATION = 1_000_000
 """Bytes of a .json file above which it is not looked at: a configuration has a few thousand."""
@@ -45,6 +46,23 @@ def find_configuration(paths: Sequence[str]) -> Path | None:
     if recipe := find_recipe(found[0]):
         return recipe
     return found[0] / "config.json" if found[0].is_dir() else found[0]
+
+
+def almost_a_configuration(paths: Sequence[str]) -> str | None:
+    """Why a .json file with names of settings is read as text, in words; None if the paths are anything else."""
+    from bulletlm.config.loader import holds_only_settings, read_values
+
+    path = Path(paths[0])
+    if len(paths) > 1 or path.suffix.lower() != ".json" or not path.is_file() or path.stat().st_size > LARGEST_CONFIGURATION:
+        return None
+    try:
+        values = read_values(path)
+    except ConfigError:
+        return None
+    unknown = [key for key, value in values.items() if not holds_only_settings({key: value})]
+    if len(unknown) in (0, len(values)):
+        return None
+    return f"it is read as text and not as a configuration, because {printable(unknown[0])} is not a setting or holds one that is none"
 
 
 def _is_configuration(path: Path) -> bool:

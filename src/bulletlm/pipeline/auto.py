@@ -54,6 +54,9 @@ CLEARLY_BETTER = 0.005
 MEASURED_WIDTHS = (64, 128, 256)
 MEASURED_SECONDS = 1.5
 
+READ_BYTES_PER_SECOND = 40e6
+"""Hashing a file, finding its encoding and passing over the blocks that are not cleaned."""
+
 START_SECONDS = 15.0
 """Starting, and everything that takes about as long for any model."""
 
@@ -190,6 +193,7 @@ def choose(name: str, sources: list[str], text: Text, speed: Speed, hours: float
     vocab_size = int(given.get("tokenizer.vocab_size", text.vocab_size))
     processes = speed.cores if found.bytes > 8e6 else 1
     cleaning = 2 * found.seconds / processes
+    reading = found.bytes / READ_BYTES_PER_SECOND
     share = min(1.0, DATA_SHARE * budget / max(cleaning + text.tokenize_seconds, 1e-9))
     available = max(1.0, total * share - validation)
     context = int(given.get("model.max_seq_len", _context(available, found.document * text.tokens_per_character, hours)))
@@ -197,7 +201,7 @@ def choose(name: str, sources: list[str], text: Text, speed: Speed, hours: float
     def evaluate(shape: ModelShape) -> "_Candidate | None":
         token = speed.clock.token_seconds(shape)
         exact = token * speed.exact
-        fixed = START_SECONDS + share * (cleaning + text.tokenize_seconds)
+        fixed = START_SECONDS + reading + share * (cleaning + text.tokenize_seconds)
         fixed += exact * (CALIBRATION_PASSES * min(40_000, available) + REPORT_TOKENS)
         qat_token = 4 / 3 * exact
         validations = 12 * validation * exact
@@ -218,7 +222,7 @@ def choose(name: str, sources: list[str], text: Text, speed: Speed, hours: float
         qat_steps = min(MOST_STEPS, round(SHARE_OF_TOKENS * tokens / 4_096))
         qat_steps = qat_steps if qat_steps >= FEWEST_STEPS else 0
         seconds = {
-            "data": share * cleaning + 3,
+            "data": reading + share * cleaning + 3,
             "tokenizer": share * text.tokenize_seconds,
             "training": steps * step + validations,
             "quantization": exact * CALIBRATION_PASSES * min(40_000, available),

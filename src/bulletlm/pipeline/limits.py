@@ -55,8 +55,7 @@ def refuse_too_large(shape: ModelShape, config: TrainConfig, memory: int | None 
     if needed > memory:
         raise ConfigError(
             f"a model of {shape.n_parameters / 1e9:.1f} billion parameters ({shape.dim} wide, {shape.n_layers} layers) needs "
-            f"{needed / 1e9:,.0f} GB of memory to train, and there are {memory / 1e9:,.0f} GB here: lower model.dim or model.n_layers "
-            "(`bullet plan` finds a shape that fits)"
+            f"{needed / 1e9:,.0f} GB of memory to train, and there are {memory / 1e9:,.0f} GB here: lower model.dim or model.n_layers"
         )
 
 

@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bulletlm.config.loader import check_flags, load_config, parse_flags, recipe_names
 from bulletlm.data.sources import EMBEDDED, HUGGING_FACE
@@ -19,6 +19,9 @@ from bulletlm.files import sha256_of_file, write_json, write_text
 from bulletlm.pipeline.run_folder import read_object
 from bulletlm.progress import Progress
 from bulletlm.terminal import printable
+
+if TYPE_CHECKING:
+    from bulletlm.pipeline.auto import Choice
 
 RECIPE, RECORD = "recipe.jsonc", "choice.json"
 
@@ -113,7 +116,7 @@ def existing_recipe(run: TextRun, restart: bool) -> Path | None:
     return None
 
 
-def make_choice(run: TextRun, progress: Progress) -> Any:
+def make_choice(run: TextRun, progress: Progress) -> "Choice":
     """Look at the text and measure this machine; returns the `auto.Choice`.
 
     Raises:
@@ -130,7 +133,7 @@ def make_choice(run: TextRun, progress: Progress) -> Any:
     return choose(run.name, run.sources, text, measure_speed(progress), hours, run.given)
 
 
-def write_recipe(run: TextRun, choice: Any) -> None:
+def write_recipe(run: TextRun, choice: "Choice") -> None:
     """Write recipe.jsonc and choice.json into the run folder.
 
     Raises:
