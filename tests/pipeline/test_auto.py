@@ -12,7 +12,7 @@ from bulletlm.config.schema import DataConfig
 from bulletlm.data.prepare import prepare_data
 from bulletlm.data.survey import Survey, survey
 from bulletlm.errors import ConfigError, DataError
-from bulletlm.pipeline.auto import Choice, Speed, Text, choose, look_at_text
+from bulletlm.pipeline.auto import Choice, Speed, Text, choose, learn_vocabulary, look_at_text, wanted_vocabulary
 from bulletlm.pipeline.limits import fed_parameters, refuse_too_large, require_sources, training_bytes
 from bulletlm.pipeline.plan import Clock, Measured, training_flops
 from bulletlm.pipeline.recipe import TextRun, existing_recipe, text_run, write_recipe
@@ -31,7 +31,7 @@ def machine(flops: float = 2e10) -> Speed:
     return Speed(clock=clock, exact=2.0, cores=2, words="a machine")
 
 
-def found(characters: int, per_second: float = 1e6) -> Text:
+def found(characters: int, speed: Speed, hours: float, per_second: float = 1e6) -> Text:
     """A text of one file."""
     seen = Survey(
         files=1,
@@ -46,12 +46,14 @@ def found(characters: int, per_second: float = 1e6) -> Text:
         complete=True,
         texts=(),
     )
-    size = 600 if characters < 1e5 else 2_000 if characters < 1e7 else 4_000
-    return Text(survey=seen, vocab_size=size, tokens_per_character=0.35, tokenize_seconds=characters / 1e6)
+    return Text(
+        survey=seen, vocab_size=wanted_vocabulary(characters, speed, hours), tokens_per_character=0.35, tokenize_seconds=characters / 1e6
+    )
 
 
 def chosen(characters: int, hours: float = 0.25, speed: Speed | None = None, **given: Any) -> Choice:
-    return choose("name", ["/text"], found(characters), speed or machine(), hours, {k.replace("__", "."): v for k, v in given.items()})
+    speed = speed or machine()
+    return choose("name", ["/text"], found(characters, speed, hours), speed, hours, {k.replace("__", "."): v for k, v in given.items()})
 
 
 @pytest.mark.parametrize("characters", [7_000, 20_000, 200_000, 2_000_000, 50_000_000, 1_000_000_000])
@@ -62,7 +64,7 @@ def test_no_choice_takes_more_than_time_and_text_allow(characters: int, hours: f
     facts = choice.facts
     assert facts["seconds"]["total"] <= 3600 * hours
     assert facts["epochs"] <= 8.05
-    assert facts["parameters"] <= max(60_000, fed_parameters(facts["tokens"]))
+    assert facts["parameters"] <= max(100_000, fed_parameters(facts["tokens"]))
     (tmp_path / "a.json").write_text(json.dumps(choice.values))
     config = load_config(tmp_path / "a.json")
     assert config.model.shape(config.tokenizer.vocab_size).n_parameters == facts["parameters"]
@@ -161,7 +163,7 @@ def test_from_folder_to_report(messy: Path, tmp_path: Path, monkeypatch: pytest.
     flags = ["--total-steps=12", "--evaluate.samples=1", "--max-new-tokens=8", "--dim=32", "--layers=1", "--heads=1"]
     run = text_run([str(messy)], flags, None)
     assert run.name == "मराठी texts"
-    text = look_at_text(run.sources, 42, SilentProgress())
+    text = learn_vocabulary(look_at_text(run.sources, 42, SilentProgress()), 600, 42, SilentProgress())
     write_recipe(run, choose(run.name, run.sources, text, machine(), 0.25, run.given))
     config = load_config(run.recipe)
     assert config.train.total_steps == 12 and config.model.n_layers == 1

@@ -42,8 +42,10 @@ VOCABULARIES = ((60_000, 600), (150_000, 800), (400_000, 1_200), (1_500_000, 2_0
 LARGEST_VOCABULARY = 16_000
 """Characters of text below which a vocabulary of that size is chosen: larger ones have tokens that occur too rarely to be learned."""
 
-CHARACTERS_PER_HOUR = 40_000_000
-"""Text from which an ordinary computer learns in an hour."""
+LEARNED_SHARE = 0.5
+"""Share of the time that is training, roughly; how far the text is learned in it limits the vocabulary."""
+
+CHARACTERS_PER_TOKEN = 3.0
 
 SHAPES = (32, 64, 96, 128, 160, 192, 224, 256, 320, 384, 448, 512, 640, 768, 1024)
 """Widths of the shapes among which one is chosen."""
@@ -124,8 +126,8 @@ class Choice:
     facts: dict[str, Any]
 
 
-def look_at_text(sources: list[str], seed: int, progress: Progress, hours: float = DEFAULT_HOURS) -> Text:
-    """Read a sample of the sources, and learn a vocabulary of it: a large one if there is much text, and time to learn from it.
+def look_at_text(sources: list[str], seed: int, progress: Progress) -> Survey:
+    """Read a sample of the sources.
 
     Raises:
         DataError: there is nothing to read, or too little to train on; the message says what would help.
@@ -134,15 +136,24 @@ def look_at_text(sources: list[str], seed: int, progress: Progress, hours: float
         found = survey(DataConfig.model_validate({"sources": sources}), seed, progress)
     except DataError as error:
         raise DataError(str(error).removeprefix("data.sources: ")) from None
-    names = ", ".join(printable(source) for source in sources)
     if found.characters < FEWEST_CHARACTERS:
+        names = ", ".join(printable(source) for source in sources)
         raise DataError(
             f"{names}: {_count(found.characters, 'character')} of text in {_count(found.files, 'file')} "
             f"{'is' if found.characters == 1 else 'are'} too little to train a model: add text; {FEWEST_CHARACTERS:,} characters are the "
             f"least, a megabyte is a start{_left_out(found)}"
         )
-    characters = min(found.characters, CHARACTERS_PER_HOUR * hours)
-    size = next((size for below, size in VOCABULARIES if characters < below), LARGEST_VOCABULARY)
+    return found
+
+
+def wanted_vocabulary(characters: int, speed: Speed, hours: float) -> int:
+    """Size of the vocabulary for a text: a large one if there is much text, and time to learn from it."""
+    reached = LEARNED_SHARE * 3600 * hours / speed.clock.token_seconds(family(64, 2_000, 128)) * CHARACTERS_PER_TOKEN
+    return next((size for below, size in VOCABULARIES if min(characters, reached) < below), LARGEST_VOCABULARY)
+
+
+def learn_vocabulary(found: Survey, size: int, seed: int, progress: Progress) -> Text:
+    """Learn a vocabulary of at most `size` tokens from the sample."""
     started = time.monotonic()
     tokenizer = Tokenizer(train_tokenizer(found.texts, size, seed, progress, at_most=True))
     learned = time.monotonic() - started
@@ -172,7 +183,7 @@ def measure_speed(progress: Progress, seconds: float = MEASURED_SECONDS) -> Spee
     return Speed(clock=Clock(measured), exact=max(1.0, exact.micro_batch / measured[1].micro_batch), cores=machine.cores, words=words)
 
 
-def choose(name: str, sources: list[str], text: Text, speed: Speed, hours: float, given: Mapping[str, Any]) -> Choice:
+def choose(name: str, sources: list[str], text: Text, speed: Speed, hours: float, given: Mapping[str, Any], spent: float = 0.0) -> Choice:
     """Settings for a text, a machine and a time.
 
     Args:
@@ -182,12 +193,13 @@ def choose(name: str, sources: list[str], text: Text, speed: Speed, hours: float
         speed: of this machine.
         hours: time for the whole run.
         given: settings that the user chose, by their full names; they stay.
+        spent: seconds of that time that have passed.
 
     Raises:
         ConfigError: the time is too short for any model, or a given setting is not possible.
     """
     found, law = text.survey, load_law()[0]
-    budget = SAFETY * 3600 * hours
+    budget = SAFETY * 3600 * hours - spent
     total = found.characters * text.tokens_per_character
     validation = int(min(8_000 if total < 5e7 else 20_000, max(500, total / 20)))
     vocab_size = int(given.get("tokenizer.vocab_size", text.vocab_size))
@@ -246,7 +258,7 @@ def choose(name: str, sources: list[str], text: Text, speed: Speed, hours: float
     limited = min(candidates, key=lambda each: each.loss) not in fed
     best_loss = min(each.loss for each in fed)
     chosen = min((each for each in fed if each.loss <= (1 + CLEARLY_BETTER) * best_loss), key=lambda each: each.shape.n_parameters)
-    return _describe(name, sources, text, speed, hours, given, chosen, validation, share, available, limited)
+    return _describe(name, sources, text, speed, hours, given, chosen, validation, share, available, limited, spent)
 
 
 @dataclass(frozen=True)
@@ -328,6 +340,7 @@ def _describe(
     share: float,
     available: float,
     limited: bool,
+    spent: float,
 ) -> Choice:
     """The choice as settings, and in words."""
     found, shape = text.survey, chosen.shape
@@ -351,7 +364,7 @@ def _describe(
     if "train.epochs" in given and "train.total_steps" not in given:
         del values["train"]["total_steps"]
     epochs = chosen.tokens / available
-    total = sum(chosen.seconds.values())
+    total = spent + sum(chosen.seconds.values())
     languages = ", ".join(f"{language} {part:.0%}" for language, part in list(found.languages.items())[:3] if part >= 0.01)
     kinds = ", ".join(f"{count} {kind}" for kind, count in found.kinds.items())
     about = "" if found.complete else "about "

@@ -6,10 +6,13 @@ recipe that the user has edited is never replaced.
 
 import json
 import math
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import psutil
 
 from bulletlm.config.loader import check_flags, load_config, parse_flags, recipe_names
 from bulletlm.data.sources import EMBEDDED, HUGGING_FACE
@@ -126,11 +129,14 @@ def make_choice(run: TextRun, progress: Progress) -> "Choice":
     from bulletlm.hardware import park_idle_threads
 
     park_idle_threads()
-    from bulletlm.pipeline.auto import DEFAULT_HOURS, choose, look_at_text, measure_speed
+    from bulletlm.pipeline.auto import DEFAULT_HOURS, choose, learn_vocabulary, look_at_text, measure_speed, wanted_vocabulary
 
     hours = run.hours or DEFAULT_HOURS
-    text = look_at_text(run.sources, int(run.given.get("seed", 42)), progress, hours)
-    return choose(run.name, run.sources, text, measure_speed(progress), hours, run.given)
+    seed = int(run.given.get("seed", 42))
+    found = look_at_text(run.sources, seed, progress)
+    speed = measure_speed(progress)
+    text = learn_vocabulary(found, wanted_vocabulary(found.characters, speed, hours), seed, progress)
+    return choose(run.name, run.sources, text, speed, hours, run.given, time.time() - psutil.Process().create_time())
 
 
 def write_recipe(run: TextRun, choice: "Choice") -> None:
