@@ -32,6 +32,12 @@ SAFETY = 0.8
 DATA_SHARE = 0.25
 """Share of the time in which the text is read, cleaned and tokenized; of text that needs longer, only a part is read."""
 
+VALIDATIONS = 12
+"""Validations in a training."""
+
+VALIDATION_SHARE = 0.1
+"""Share of the time that the validations of a small model take at most; a slow machine gets a smaller validation set."""
+
 FEWEST_CHARACTERS = 3_000
 """Less text is refused."""
 
@@ -201,8 +207,10 @@ def choose(name: str, sources: list[str], text: Text, speed: Speed, hours: float
     found, law = text.survey, load_law()[0]
     budget = SAFETY * 3600 * hours - spent
     total = found.characters * text.tokens_per_character
-    validation = int(min(8_000 if total < 5e7 else 20_000, max(500, total / 20)))
     vocab_size = int(given.get("tokenizer.vocab_size", text.vocab_size))
+    validated = speed.clock.token_seconds(family(64, vocab_size, 64)) * speed.exact
+    affordable = VALIDATION_SHARE * budget / (VALIDATIONS * validated)
+    validation = int(min(8_000 if total < 5e7 else 20_000, max(500, min(total / 20, affordable))))
     processes = speed.cores if found.bytes > 8e6 else 1
     cleaning = 2 * found.seconds / processes
     reading = found.bytes / READ_BYTES_PER_SECOND
@@ -216,7 +224,7 @@ def choose(name: str, sources: list[str], text: Text, speed: Speed, hours: float
         fixed = START_SECONDS + reading + share * (cleaning + text.tokenize_seconds)
         fixed += exact * (CALIBRATION_PASSES * min(40_000, available) + REPORT_TOKENS)
         qat_token = 4 / 3 * exact
-        validations = 12 * validation * exact
+        validations = VALIDATIONS * validation * exact
         room = budget - fixed - validations
         if room <= 0:
             return None
@@ -305,7 +313,7 @@ def _tokens_per_step(tokens: float, context: int) -> int:
 def _base(context: int, sequences: int, parameters: int, steps: int = 1_000) -> dict[str, Any]:
     """Settings of the training that follow from the size of the model and the batch."""
     rates = ((1_500_000, 3e-3), (3_000_000, 2e-3), (12_000_000, 1.5e-3), (40_000_000, 1e-3))
-    every = max(10, math.ceil(steps / 12))
+    every = max(10, math.ceil(steps / VALIDATIONS))
     at_once = max(n for n in range(1, min(16, sequences) + 1) if sequences % n == 0)
     return {
         "learning_rate": next((rate for below, rate in rates if parameters < below), 6e-4),
@@ -394,7 +402,7 @@ def _describe(
         "model": f"{_number(shape.n_parameters)} parameters: {fit}",
         "train.total_steps": f"{epochs:.1f} times over the text, about {_duration(chosen.seconds['training'])} on this machine",
         "train.learning_rate": "small models need large learning rates",
-        "train.eval_every_steps": "12 validations",
+        "train.eval_every_steps": f"{VALIDATIONS} validations",
     }
     if share < 1:
         why["data.sources"] = f"{_size(found.bytes)}; a larger share needs more time"
