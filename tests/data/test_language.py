@@ -1,9 +1,17 @@
 """Tests language detection, which uses the script first, then function words, then a library."""
 
+import json
+import re
+
 import pytest
 
+from bulletlm.config.schema import CleanConfig
 from bulletlm.data.language import detect, has_script, is_in_other_script, main_script
 from bulletlm.data.language_names import ENGLISH_NAMES, OWN_NAMES, language_of_name
+from bulletlm.data.log import Log
+from bulletlm.data.reading import RawDocument
+from bulletlm.data.rules import clean_document
+from paths import ROOT
 
 
 @pytest.mark.parametrize(
@@ -99,3 +107,46 @@ def test_names_of_languages() -> None:
         assert language_of_name(ENGLISH_NAMES[code]) == language_of_name(OWN_NAMES[code]) == language_of_name(code) == code
     assert [language_of_name(name) for name in ("en_IN", "Marathi sentence", "eng", "हिन्दी", "id")] == ["en", "mr", "en", "hi", "id"]
     assert [language_of_name(name) for name in ("", "go to the house now", "title", "text")] == [None] * 4
+
+
+ROMANIZED = {
+    "mr-Latn": [
+        "Mi udya shala madhe yenar nahi karan mala bara vatat nahi aahe.",
+        "Tumhi kuthe aahat? Amhi aata ghari jat aahot.",
+        "Kal khup paus zala ani amhi ghari basun hoto.",
+        "aaj shalet khup majja aali, aani mala ek nava mitra milala aahe",
+        "Tyala sanga ki majha kaam zala aahe, pudhe kay karaycha te bagh.",
+    ],
+    "hi-Latn": [
+        "Main kal school nahin aaunga kyunki mujhe bukhar hai aur main ghar par hoon.",
+        "Tum kahan ho? Hum abhi ghar ja rahe hain.",
+        "Kal bahut baarish hui aur hum ghar par hi rahe.",
+        "mujhe pata nahi ki woh kya karna chahta hai lekin accha lagta hai",
+    ],
+}
+
+
+@pytest.mark.parametrize(("code", "text"), [(code, text) for code, texts in ROMANIZED.items() for text in texts])
+def test_romanized_text_has_its_own_code(code: str, text: str) -> None:
+    assert detect(text) == code
+
+
+def test_no_other_language_is_taken_for_romanized_text() -> None:
+    for path in (ROOT / "tests" / "data" / "languages").glob("*.json"):
+        texts = json.loads(path.read_text(encoding="utf-8"))
+        assert detect(texts.pop("mr-latn")) == "mr-Latn" and detect(texts.pop("hinglish")) in ("hi-Latn", "und", "en")
+        for language, text in texts.items():
+            for part in [text, *re.split(r"(?<=[.!?।])\s+", text)]:
+                assert not detect(part).endswith("-Latn"), (language, part)
+    for language, text in SENTENCES.items():
+        assert detect(text) == language
+
+
+@pytest.mark.parametrize("languages", [["mr"], ["mr", "en"], []])
+def test_a_filter_for_marathi_keeps_romanized_marathi(languages: list[str]) -> None:
+    config, log = CleanConfig(languages=languages), Log()
+    text = RawDocument("a", 1, "auto", [*ROMANIZED["mr-Latn"], "Thik."], [1] * 6)
+    document = clean_document(text, config, log)
+    assert document is not None and document.language == "mr-Latn" and len(document.paragraphs) == 6
+    hindi = RawDocument("a", 1, "auto", ROMANIZED["hi-Latn"], [1] * 4)
+    assert (clean_document(hindi, config, log) is None) == bool(languages)

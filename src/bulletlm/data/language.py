@@ -93,6 +93,27 @@ WORDS_OF_OTHERS = frozenset(
 )
 """The most common words of other languages in Latin script, including romanised Marathi and Hindi."""
 
+_ROMANIZED_MARATHI = """
+    aahe ahe aahet ahet aani nahit naahit mhanun mhanje mhantat kasa kashi kuthe amhi aamhi tumhi tumhala mala tyala tila tujha tuzha majha
+    majhi mazha mazhi maze majhe aapan aapla aaplya zala jhala jhali zhali jhale zhale nahiye hoto hotis asel aste asto ahes aahes karto
+    karte karun karaycha nako pahije pahijet sathi saathi madhe madhye khup khoop aata udya zhopla yetoy yete yenar jaycha jaato jevan
+    tyamule pudhe nantar mage bagh sanga sangto kaay bolto bolte rahto rahte ani hote hoti ghari gharich karan kela keli kele gela geli
+    tevha tyachi tyacha tyanchi tichi ticha amchya majhya mazya tujhya tuzya aaji mule mulga mulgi alo aalo aalya
+"""
+_ROMANIZED_HINDI = """
+    hain nahin kya kyun kyon mujhe mujhko tumhe hum aur bhi woh raha rahi rahe hoon karo karna karke mera meri tera kuch abhi accha achha
+    bahut phir jab kaise kaisa kahan liye wala wali unka uska iska yahan wahan chahiye hota hoti tumhara humara apna apni sabse lekin agar
+    matlab pata chalo bolo batao karta karti gaya gayi gaye diya kyunki itni itna usne maine subah bhai hua hui poora laga tha thi
+"""
+_ROMANIZED_BOTH = frozenset("nahi nahin ki ka ke ko se ne na ho te ti ha he mi tu tar pan kay kal ghar mala tula mein main".split())
+"""Further words, which many languages have: they count for the share, but not as evidence on their own."""
+"""Words of Marathi and Hindi in Latin letters, as people write them in messages."""
+_ROMANIZED = {"mr-Latn": frozenset(_ROMANIZED_MARATHI.split()), "hi-Latn": frozenset(_ROMANIZED_HINDI.split())}
+_ROMANIZED_SHARE = 0.2
+"""Share of these words above which a text is romanized Marathi or Hindi. Other languages have single words in common with them."""
+
+_SEVERAL_WORDS = 12
+
 _HINDI_SHARE = 0.2
 """A single Hindi word in a longer sentence is usually part of a name ("स्वनिधी से समृद्धी" योजना)."""
 
@@ -114,7 +135,7 @@ _FEW_WORDS = 0.1
 
 
 def detect(text: str) -> str:
-    """ISO 639 code of the language of `text`; "und" without letters.
+    """ISO 639 code of the language of `text`; "mr-Latn" and "hi-Latn" if it is romanized; "und" without letters.
 
     Devanagari is Marathi unless its words are Hindi, or it has no Marathi words and py3langid is sure of Nepali. Two words
     in Latin script count as English, because they are often names.
@@ -171,12 +192,24 @@ def _in_latin(text: str) -> str:
         return "en"
     if len(words) < _SHORT_WORDS and text.isascii():
         return "en"
+    if romanized := _romanized(words):
+        return romanized
     ranked = dict(_classifier("latn").rank(text))
     code = next(iter(ranked))
     nearly = _NEARLY_WITH_WORDS if english >= _ENOUGH_ENGLISH * len(words) else _NEARLY
     if ranked["en"] > nearly * ranked[code] or (text.isascii() and ranked[code] < _LATIN_SURE):
         return "en"
     return "nb" if code == "no" else code
+
+
+def _romanized(words: Sequence[str]) -> str | None:
+    """The code of romanized Marathi or Hindi if enough different words are of one of them; "und" if it may be either."""
+    found = {code: {word for word in words if word in common} for code, common in _ROMANIZED.items()}
+    total = sum(word in _ROMANIZED_BOTH or any(word in common for common in _ROMANIZED.values()) for word in words)
+    if total < _ROMANIZED_SHARE * len(words) or sum(map(len, found.values())) < (3 if len(words) >= _SEVERAL_WORDS else 2):
+        return None
+    marathi, hindi = len(found["mr-Latn"]), len(found["hi-Latn"])
+    return "und" if marathi == hindi else "mr-Latn" if marathi > hindi else "hi-Latn"
 
 
 _NEARLY = 0.6

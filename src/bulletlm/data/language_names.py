@@ -103,10 +103,18 @@ _TABLE = """
 
 _ROWS = [line.split() for line in _TABLE.splitlines() if line.strip()]
 
-SCRIPT_OF = {code: script for code, script, *_ in _ROWS} | {"gom": "deva", "no": "latn"}
+ROMANIZED = {"mr-Latn": "mr", "hi-Latn": "hi"}
+"""Code of a language in Latin letters that is detected -> code of the language."""
+
+SCRIPT_OF = {code: script for code, script, *_ in _ROWS} | {"gom": "deva", "no": "latn"} | dict.fromkeys(ROMANIZED, "latn")
 """ISO 639 code -> ISO 15924 code of the usual script, in lower case."""
 
-ENGLISH_NAMES = {code: name for code, _, name, *_ in _ROWS} | {"no": "Norwegian", "gom": "Konkani"}
+ENGLISH_NAMES = {code: name for code, _, name, *_ in _ROWS} | {
+    "no": "Norwegian",
+    "gom": "Konkani",
+    "mr-Latn": "Marathi in Latin letters",
+    "hi-Latn": "Hindi in Latin letters",
+}
 """ISO 639 code -> name in English."""
 
 OWN_NAMES = {code: names[1] if len(names) > 1 else names[0] for code, _, *names in _ROWS}

@@ -21,6 +21,7 @@ from bulletlm.data.encodings import (
     remove_private_bullets,
 )
 from bulletlm.data.language import detect, is_in_other_script
+from bulletlm.data.language_names import ROMANIZED
 from bulletlm.data.letters import broken_words, is_suspect, mend_letters
 from bulletlm.data.log import Log, Rejected, characters_of
 from bulletlm.data.long_lines import split_long
@@ -105,7 +106,15 @@ class _Context:
         self._raw = raw
         lines = [line for message in raw.messages for line in message["content"].splitlines()] if raw.messages else raw.paragraphs
         self._lines = lines
-        self.languages = config.languages if raw.language == "auto" else []
+
+    @cached_property
+    def languages(self) -> list[str]:
+        """The languages to keep; "mr" keeps romanized Marathi too."""
+        if self._raw.language != "auto" or not self.config.languages:
+            return []
+        romanized = [code for code, language in ROMANIZED.items() if language in self.config.languages]
+        found = detect("\n".join(self._lines)) if romanized else ""
+        return [*self.config.languages, found] if found in romanized else self.config.languages
 
     @cached_property
     def regions(self) -> Sequence[str]:
@@ -154,7 +163,8 @@ def clean_document(raw: RawDocument, config: "CleanConfig", log: Log) -> Clean |
         return None
     if raw.language == "auto":
         clean.language = detect(judged)
-        if config.languages and clean.language not in config.languages and clean.language != "und":
+        wanted = clean.language in config.languages or ROMANIZED.get(clean.language) in config.languages
+        if config.languages and not wanted and clean.language != "und":
             log.reject(Rejected(clean.source, clean.line, "wrong_language", clean.text, clean.rows))
             return None
     return clean
