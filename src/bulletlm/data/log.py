@@ -68,6 +68,7 @@ REJECTIONS = {
     "chat_notice": "system notices in an exported chat",
     "chat_media": "placeholders for pictures, audio and files in an exported chat",
     "chat_deleted": "deleted messages in an exported chat",
+    "wikitext_not_read": "pages of a wiki that take the parser too long or too much memory",
     "page_furniture": "page numbers, and lines at the top or bottom of a PDF that are repeated on many pages",
     "gutenberg": "header, credits and licence of Project Gutenberg",
     "broken_unicode": "U+FFFD, an unpaired surrogate, or a control character of a legacy code page in a word: letters are lost",

@@ -2,7 +2,7 @@
 
 The process reads requests from its standard input and writes answers to its standard output, one JSON object per line:
 
-    {"path", "member", "kind"}
+    {"path", "member", "kind"} or {"wikitext"}
     {"alive"}; {"paragraphs": [[page, text], ...]}, as often as needed; {"left_out": [[reason, page, text], ...]}; {"note"}
     {"end"} or {"error": why the document is not read}
 """
@@ -69,8 +69,18 @@ class DocumentProcess:
         Raises:
             NotReadError: the process reported an error, ended, or sent nothing for too long.
         """
+        yield from self._ask({"path": os.fsencode(file.path.absolute()).hex(), "member": file.member, "kind": file.kind}, SILENT_SECONDS)
+
+    def convert_wikitext(self, text: str, seconds: float) -> list[str]:
+        """The paragraphs of wikitext.
+
+        Raises:
+            NotReadError: the parser failed, needed too much memory, or took longer than `seconds`.
+        """
+        return [paragraph for answer in self._ask({"wikitext": text}, seconds) for _, paragraph in answer.get("paragraphs", ())]
+
+    def _ask(self, request: dict[str, Any], seconds: float) -> Iterator[dict[str, Any]]:
         process = self._process or self._start()
-        request = {"path": os.fsencode(file.path.absolute()).hex(), "member": file.member, "kind": file.kind}
         finished = False
         try:
             if process.stdin is None:
@@ -78,7 +88,7 @@ class DocumentProcess:
             process.stdin.write(json.dumps(request).encode() + b"\n")
             process.stdin.flush()
             while True:
-                line = self._answers.get(timeout=SILENT_SECONDS)
+                line = self._answers.get(timeout=seconds)
                 if not line:
                     raise NotReadError("the library that reads it failed, or needed too much memory: convert it to another format")
                 answer: dict[str, Any] = json.loads(line)
@@ -90,9 +100,7 @@ class DocumentProcess:
                     return
                 yield answer
         except queue.Empty:
-            raise NotReadError(
-                f"reading stopped after {SILENT_SECONDS:.0f} seconds without a result: convert it to another format"
-            ) from None
+            raise NotReadError(f"reading stopped after {seconds:.0f} seconds without a result: convert it to another format") from None
         except BrokenPipeError:
             raise NotReadError("the library that reads it failed: convert it to another format") from None
         finally:
@@ -153,10 +161,14 @@ def main() -> None:
 
     for line in sys.stdin.buffer:
         request = json.loads(line)
-        path = Path(os.fsdecode(bytes.fromhex(request["path"])))
-        file = SourceFile(path, "", request["kind"], "auto", False, member=request["member"])
         try:
-            _answer(file, send)
+            if "wikitext" in request:
+                from bulletlm.data.readers.wiki import plain_wikitext
+
+                _send_parts(enumerate(plain_wikitext(request["wikitext"]), 1), send)
+            else:
+                path = Path(os.fsdecode(bytes.fromhex(request["path"])))
+                _answer(SourceFile(path, "", request["kind"], "auto", False, member=request["member"]), send)
         except DAMAGE as error:
             send({"error": explain(error)})
         except MemoryError:
