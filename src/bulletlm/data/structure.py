@@ -311,6 +311,13 @@ def _is_heading(text: str, kind: str) -> bool:
     return kind in _HEADINGS and len(text) <= _HEADING_CHARACTERS and _HEADINGS[kind].match(text) is not None
 
 
+def begins_document(line: str, follows_text: bool, structure: Structure) -> bool:
+    """Whether a line is a heading that begins a document; `follows_text`: the line before it is not empty."""
+    if structure.heading == "short":
+        return not follows_text and bool(line.strip()) and _is_short_title(line)
+    return _is_heading(line, structure.heading)
+
+
 def _is_short_title(text: str) -> bool:
     return len(text) <= _HEADING_CHARACTERS and not _SENTENCE_END.search(text.strip())
 

@@ -4,7 +4,8 @@ Memory use is bounded for files and lines of any size. Where a block ends depend
 depend on the process that reads it.
 """
 
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from bulletlm.data.readers.opened import DAMAGE, pieces
@@ -17,15 +18,23 @@ LINE_BYTES = 16 << 20
 """A longer line is not natural text; it is rejected without reading all of it into memory."""
 
 _SHOWN_BYTES = 2_000
+_SENTENCE_LINE = re.compile(rb"(?:[.!?]|\xe0\xa5[\xa4\xa5]|\xe2\x80\xa6|\xe3\x80\x82)[\"')\]]{0,3}\n")
 
 
 def line_blocks(
-    file: SourceFile, encoding: str, listener: Listener, *, border: bytes = b"\n", plan: Any = None, kind: str = ""
+    file: SourceFile,
+    encoding: str,
+    listener: Listener,
+    *,
+    border: bytes | Callable[[bytes], int] = b"\n",
+    plan: Any = None,
+    kind: str = "",
 ) -> Iterator[Block | BadRow]:
     """Read blocks of complete lines of a file with \\n, \\r\\n or \\r line ends.
 
     Args:
-        border: blocks end after these bytes, for example an empty line, unless they do not occur within two blocks.
+        border: blocks end after the last of these bytes, for example an empty line, or where this function says (0: nowhere). Where there
+            is no border in two blocks, a block ends at an empty line, or else after a line that ends like a sentence.
     """
     number, rest, skipping = 1, b"", False
     stream = pieces(file, encoding, listener.advance)
@@ -47,9 +56,7 @@ def line_blocks(
         rest += piece
         if len(rest) < BLOCK_BYTES:
             continue
-        end = rest.rfind(border) + len(border)
-        if end < len(border):
-            end = rest.rfind(b"\n") + 1 if len(rest) >= 2 * BLOCK_BYTES else 0
+        end = _end(rest, border) or (_any_end(rest) if len(rest) >= 2 * BLOCK_BYTES else 0)
         if end:
             yield (block := _block(file, number, rest[:end], plan, kind))
             number = block.last + 1
@@ -59,6 +66,22 @@ def line_blocks(
             rest, skipping = b"", True
     if rest:
         yield _block(file, number, rest, plan, kind)
+
+
+def _end(data: bytes, border: bytes | Callable[[bytes], int]) -> int:
+    """The position after the last border; 0 if there is none."""
+    if callable(border):
+        return border(data)
+    at = data.rfind(border)
+    return at + len(border) if at >= 0 else 0
+
+
+def _any_end(data: bytes) -> int:
+    """The position after the last empty line, the last line that ends like a sentence, or else the last line; 0 if there is no line end."""
+    if end := _end(data, b"\n\n"):
+        return end
+    sentences = [found.end() for found in _SENTENCE_LINE.finditer(data, max(len(data) - BLOCK_BYTES, 0))]
+    return sentences[-1] if sentences else _end(data, b"\n")
 
 
 def lines_of(block: Block) -> Iterator[tuple[int, str] | BadRow]:
