@@ -139,3 +139,45 @@ def test_the_shared_case() -> None:
     found = repr([item for item in read(CASES / "whatsapp.txt") if isinstance(item, RawDocument)])
     for secret in ("Asha", "Ravi", "आजी", "98000", "9800000001", "05/03", "pm", "omitted", "deleted", "encrypted"):
         assert secret not in found, secret
+
+
+NOTICES = {
+    "Ravi (office) added Meera Joshi": ["Meera", "Joshi"],
+    "You added Vasant Kale and Leela Rane": ["Vasant", "Kale", "Leela", "Rane"],
+    "Ravi (office) added Vasant, Leela and Meera": ["Vasant", "Leela", "Meera"],
+    "Ravi (office) removed Meera Joshi": ["Meera"],
+    "Meera Joshi left": ["Meera", "Joshi"],
+    "~ Meera Joshi joined using this group's invite link": ["Meera", "Joshi"],
+    'Meera Joshi created group "Trip"': ["Meera", "Joshi"],
+    "Your security code with Meera Joshi changed. Tap to learn more.": ["Meera", "Joshi"],
+    "Meera Joshi's security code changed.": ["Meera", "Joshi"],
+    'Meera Joshi changed the subject from "old" to "new"': ["Meera", "Joshi"],
+    "Meera Joshi is now an admin": ["Meera"],
+    "मीरा जोशी यांनी वसंत काळे यांना जोडले": ["मीरा", "जोशी", "वसंत", "काळे"],
+}
+
+
+@pytest.mark.parametrize("notice", NOTICES)
+def test_names_in_notices_are_hidden_in_messages(tmp_path: Path, notice: str) -> None:
+    """The person may never have written."""
+    words = "you and group left the trip changed"
+    chat = [*CHAT, ("Asha Patil", f"काल {', '.join(NOTICES[notice])} आले. {words}")]
+    lines = [*export("android 24", chat).splitlines(), "05/02/2024, 10:00 - " + notice]
+    (tmp_path / "chat.txt").write_text("\n".join(lines), encoding="utf-8")
+    found = repr([item for item in read(tmp_path / "chat.txt") if isinstance(item, RawDocument)])
+    for name in NOTICES[notice]:
+        assert name not in found, name
+    assert words in found, "common words of notices are no names"
+
+
+def test_names_on_contact_cards_and_in_mentions_are_hidden(tmp_path: Path) -> None:
+    chat = [
+        *CHAT,
+        ("Asha Patil", "Meera Joshi.vcf (file attached)"),
+        ("आजी", "@\u2068Vasant Kale\u2069 कुठे आहे?"),
+        ("Asha Patil", "Meera आणि Vasant उद्या येतील."),
+    ]
+    (tmp_path / "chat.txt").write_text(export("android 24", chat), encoding="utf-8")
+    found = repr([item for item in read(tmp_path / "chat.txt") if isinstance(item, RawDocument)])
+    assert "[name] आणि [name] उद्या येतील." in found
+    assert not any(name in found for name in ("Meera", "Joshi", "Vasant", "Kale"))

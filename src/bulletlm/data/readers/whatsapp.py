@@ -2,7 +2,8 @@
 
 Each message is an answer to the messages of the previous sender. A chat gives two conversations, with each side once in the
 assistant role, so that the model learns the messages of both people as answers. Sender names, phone numbers, times, system
-notices, media placeholders and deleted messages are left out; names of senders inside messages become [name].
+notices, media placeholders and deleted messages are left out. Names inside messages become [name] if the export says whose they are:
+names of senders, of people in notices ("A added B", "B left"), of contact cards and of mentions.
 """
 
 import itertools
@@ -55,6 +56,19 @@ _NOTICE = re.compile(
     r"pinned a message|turned (?:on|off)|started a call|disappearing messages|was added)\b",
     re.IGNORECASE,
 )
+_ADDED = re.compile(r"^(.{1,60}?) (?:added|removed|invited) (.{1,400}?)(?: to (?:the|this) .{1,40})?\.?$", re.IGNORECASE)
+_DID = re.compile(
+    r"^(.{1,60}?)(?:'s|’s)? (?:left|joined|was (?:added|removed)|created (?:the |this )?group|changed|is now an admin|"
+    r"is no longer an admin|pinned|started a|turned o|deleted this group|reset this group|security code|requested to join|is a contact)\b",
+    re.IGNORECASE,
+)
+_CODE = re.compile(r"^your security code with (.{1,60}?) (?:has )?changed", re.IGNORECASE)
+_NATIVE = re.compile(r" (?:यांनी|यांना|ने|को) ")
+_AND = re.compile(r", | and | आणि | और ")
+"""People in system notices: in English, and "A यांनी B यांना जोडले" in Marathi and Hindi."""
+_CARD = re.compile(r"([^/\\\n]{1,60}?)\.vcf\b", re.IGNORECASE)
+_MENTIONED = re.compile(r"@\u2068~?([^\u2069\n]{1,60})\u2069")
+_SAME_PERSON = frozenset("you your someone they admin an the this group messages calls तुम्ही तुम्हाला आपण आप आपने आपको कोणी किसी".split())
 _EDITED = re.compile(r"\s*<(?:this message was edited|हा मेसेज संपादित केला|यह मैसेज एडिट किया गया)>\s*$", re.IGNORECASE)
 _MENTION = re.compile(r"@(?:\u2068[^\u2069\n]{1,60}\u2069|~?[\w+][\w.]*)")
 _NUMBER = re.compile(r"\+?\d[\d\s()-]{7,}\d")
@@ -89,10 +103,11 @@ def blocks(file: SourceFile, encoding: str, listener: Listener) -> Iterator[Bloc
         data += piece
         if len(data) > _MOST_BYTES:
             raise NotReadError(f"a chat of more than {_MOST_BYTES >> 20} MB: split it")
-    said, left_out = _parse(data.decode("utf-8", "replace"))
+    text = data.decode("utf-8", "replace")
+    said, left_out = _parse(text)
     day_first = _day_first(said)
     senders = {item.sender for item in said}
-    hide = _name_pattern(senders)
+    hide = _name_pattern(senders | _people(text))
     conversations = list(_conversations(said, hide))
     times = [time for item in said if (time := _time(item.date, day_first)) is not None]
     dates = f" from {min(times):%Y-%m-%d} to {max(times):%Y-%m-%d}" if times else ""
@@ -110,7 +125,7 @@ def documents(block: Block, seed: int) -> Iterator[RawDocument | BadRow]:
     """The conversations of a block."""
     for line in block.data.decode().split("\n"):
         number, group, messages = json.loads(line)
-        yield RawDocument(block.file.name, number, block.file.language, messages=messages, group=f"{block.file.name}:{group}")
+        yield RawDocument(block.file.name, number, block.file.language, messages=messages, group=f"{block.file.label}:{group}")
 
 
 def _parse(text: str) -> tuple[list[_Said], Counter[str]]:
@@ -151,6 +166,24 @@ def _parse(text: str) -> tuple[list[_Said], Counter[str]]:
             item.lines = [line for line in content.split("\n") if line.strip()]
             kept.append(item)
     return kept, left_out
+
+
+def _people(text: str) -> set[str]:
+    """Names of people who need not have written: in system notices, contact cards and mentions."""
+    people = {name for pattern in (_CARD, _MENTIONED) for name in pattern.findall(text)}
+    for line in text.split("\n"):
+        found = _HEAD.match(line)
+        if not found or ": " in found[8]:
+            continue
+        notice = found[8].strip(_MARKS + " ")
+        if added := _ADDED.match(notice):
+            people |= {added[1], *_AND.split(added[2])}
+        elif code := _CODE.match(notice) or _DID.match(notice):
+            people.add(code[1])
+        else:
+            people.update(name for part in _NATIVE.split(notice)[:-1] for name in _AND.split(part))
+    names = (re.split(r" - |: ", name)[-1].strip(_MARKS + " ~\"'") for name in people)
+    return {name for name in names if name and not _SAME_PERSON & set(name.lower().split())}
 
 
 def _numbers(found: "re.Match[str]") -> tuple[int, int, int, int, int]:
