@@ -31,7 +31,7 @@ def test_folders_globs_and_files(tmp_path: Path) -> None:
     assert find(corpus / "*.txt")[0] == ["b.txt"]
     assert find(f"{corpus}/**/*.tsv")[0] == ["story-credits.tsv", "c.tsv"]
     assert find(corpus, corpus / "b.txt")[0] == names, "no file is read twice"
-    assert source_files(DataConfig(sources=[str(corpus)])) == [corpus / name for name in read]  # type: ignore[list-item]
+    assert list(source_files(DataConfig(sources=[str(corpus)]))) == [corpus / name for name in read]  # type: ignore[list-item]
 
 
 @pytest.mark.parametrize("name", ["वाहन licence मार्गदर्शक.TXT", "credits.txt", "README.txt", "license-plates.csv"])
@@ -126,7 +126,7 @@ def test_a_zip_is_a_folder(tmp_path: Path) -> None:
     assert names == ["all.zip/../../etc/passwd.txt", "all.zip/a/x.jsonl", "all.zip/b.txt", "all.zip/c.csv", "all.zip/c.txt.gz"]
     assert [name for name, _ in skipped] == ["all.zip/__MACOSX/._b.txt", "all.zip/inner.zip", "all.zip/old.doc"]
     assert read_all(path) == ["चार", "q", "r", "दोन", "काय?", "हे.", "तीन"], "members are read, and nothing is written anywhere"
-    assert source_files(DataConfig(sources=[str(path)])) == [path]  # type: ignore[list-item]
+    assert list(source_files(DataConfig(sources=[str(path)]))) == [path]  # type: ignore[list-item]
     (tmp_path / "plain.txt").write_text("पाच\n", encoding="utf-8")
     assert read_all(tmp_path)[-1] == "पाच"
 
@@ -235,7 +235,7 @@ def test_a_local_dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         config = DataConfig(sources=[{"path": f"hf://{tmp_path / name}", "text": "content"}])  # type: ignore[list-item]
         files, _ = find_files(config)
         assert [(file.name, file.kind) for file in files] == [(f"hf/{name}/train/0", ".arrow")]
-        assert source_files(config) == [files[0].path] and files[0].path.is_file()
+        assert list(source_files(config)) == [files[0].path] and files[0].path.is_file()
         found = [item for file in files for item in read_documents(file, 1, lambda n: None, print) if isinstance(item, RawDocument)]
         assert [(d.paragraphs, d.line) for d in found] == [(["पहिला"], 1), (["दुसरा"], 2)]
     with pytest.raises(DataError, match=r"cannot load hf://.*missing") as caught:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from bulletlm.files import read_json
 from bulletlm.formats.bullet.reader import BulletFile, open_bullet
+from bulletlm.formats.provenance import PRIVATE_NOTE, is_private
 from bulletlm.quant.types import METHOD_WORDS
 from bulletlm.terminal import echo, printable, printable_json
 
@@ -154,6 +155,8 @@ def _card(file: BulletFile) -> Iterable[tuple[str, str]]:
         spread = f" +- {rounded['loss_delta_se']:.2%}" if "loss_delta_se" in rounded else ""
         change = f"perplexity {rounded['perplexity_change']:+.2%}{spread}, KL {rounded['kl']:.5f}"
         yield "difference", f"{change}; on {rounded['val_tokens']:,} held-out tokens"
+    if is_private(meta):
+        yield "private", PRIVATE_NOTE
     if meta.get("sampling"):
         yield "sampling", ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in meta["sampling"].items())
 

@@ -43,6 +43,11 @@ class Source(Section):
         description='Columns of a layout that is not recognized: {"user": "q", "assistant": "a"}, {"text": "body"}, or languages, '
         '{"en": 1, "mr": 3}; by name or by number.',
     )
+    label: str | None = Field(
+        None,
+        description="Short name that stands for this source in the model file, its exports and the report, where no path or file name "
+        "appears; default: the extension and a number, such as txt-1.",
+    )
     documents: Literal["auto", "file", "blank_line", "form_feed", "heading"] = Field(
         "auto",
         description="What separates the documents of a text file: nothing (one document a file), an empty line, a form feed, or each "
@@ -59,6 +64,13 @@ class Source(Section):
         description="Read and clean only this share of the source, in blocks of about a megabyte from all of its files; for text that is "
         "larger than the time allows.",
     )
+
+    @field_validator("label")
+    @classmethod
+    def _short(cls, value: str | None) -> str | None:
+        if value is not None and not (1 <= len(value) <= 40 and value.isprintable() and not set(value) & set("/\\")):
+            raise ValueError("must be 1 to 40 printable characters without / and \\")
+        return value
 
     @field_validator("columns")
     @classmethod
@@ -669,6 +681,7 @@ class Config(Section):
     """The whole configuration of a run."""
 
     name: str = Field("model", description="Name of the run; its folder is runs_dir/name.")
+    model_name: str | None = Field(None, description="Name of the model in its file, its exports and the report; default: name.")
     runs_dir: str = Field("runs", min_length=1, description="Folder that holds the runs.")
     seed: int = Field(42, ge=0, lt=2**32, description="Seed of all random numbers.")
     license: str = Field("unspecified", description="Licence of the model, written into the model file.")
@@ -688,6 +701,13 @@ class Config(Section):
     def _a_folder_name(cls, value: str) -> str:
         if not 1 <= len(value) <= 100 or value in (".", "..") or set(value) & set("/\\\0"):
             raise ValueError("must be a folder name of 1 to 100 characters without / and \\")
+        return value
+
+    @field_validator("model_name")
+    @classmethod
+    def _printable_name(cls, value: str | None) -> str | None:
+        if value is not None and not (1 <= len(value) <= 100 and value.isprintable()):
+            raise ValueError("must be 1 to 100 printable characters")
         return value
 
     @model_validator(mode="after")

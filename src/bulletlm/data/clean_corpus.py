@@ -154,7 +154,8 @@ def clean_files(files: list[SourceFile], config: "CleanConfig", seed: int, folde
     """
     contents = {path: sha256_of_file(path) for path in {file.path for file in files}}
     hashes = [
-        [file.name, file.kind, file.language, file.text, dict(file.columns), file.documents, file.member, file.named, contents[file.path]]
+        [file.name, file.label, file.kind, file.language, file.text, dict(file.columns), file.documents, file.member, file.named]
+        + [contents[file.path]]
         + ([file.share] if file.share < 1 else [])
         for file in files
     ]

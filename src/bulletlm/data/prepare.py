@@ -124,6 +124,7 @@ def prepare_data(
             "sources": [
                 {
                     "source": file.name,
+                    "label": file.label,
                     "taken_for": cleaned.taken_for.get(file.name, "nothing: it could not be read"),
                     "private": cleaned.taken_for.get(file.name, "").startswith(PRIVATE),
                     **splits.of_source(file.name),
@@ -540,18 +541,15 @@ def _choose(
 
 
 def _cells(documents: npt.NDArray[np.void], files: list[SourceFile], with_kind: bool = True) -> Cells:
-    """Documents by language, file and kind; cells are numbered by name, independent of the order of the documents."""
+    """Documents by language, file and kind; cells are in this order, which depends neither on names nor on the order of the documents."""
     kinds = documents["conversation"] if with_kind else np.zeros(len(documents), dtype=bool)
     combined = np.empty(len(documents), dtype=[("language", "S15"), ("file", "<i4"), ("conversation", "?")])
     combined["language"], combined["file"], combined["conversation"] = documents["language"], documents["file"], kinds
     values, of = np.unique(combined, return_inverse=True)
     keys = [(files[value["file"]].name, value["language"].decode(), bool(value["conversation"])) for value in values]
-    order = sorted(range(len(keys)), key=lambda n: (keys[n][1], keys[n][0], keys[n][2]))
-    place = np.empty(len(keys), dtype=np.int64)
-    place[order] = np.arange(len(keys))
-    of = place[of.reshape(-1)]
+    of = of.reshape(-1)
     sizes = np.bincount(of, weights=documents["characters"], minlength=len(keys)).astype(np.float64)
-    return Cells([keys[n] for n in order], of, sizes)
+    return Cells(keys, of, sizes)
 
 
 def _mix(

@@ -5,7 +5,8 @@ import glob
 import importlib.resources
 import os
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
@@ -35,7 +36,8 @@ class SourceFile:
     """One file to read.
 
     Attributes:
-        name: the name in rows and reports; unique, and the same on every machine.
+        name: the name on the screen and in files of the run folder that stay on this computer; unique, and the same on every machine.
+        label: what stands for the name in everything that leaves the computer (`set_labels`); unique.
         kind: its extension without that of the compression; ".arrow" for a file of a Hugging Face dataset.
         language: a language code, or "auto".
         named: whether the configuration names this file itself, so that damage in it is an error and not a note.
@@ -59,16 +61,22 @@ class SourceFile:
     member_bytes: int = 0
     documents: Documents = "auto"
     share: float = 1.0
+    label: str = ""
 
     @property
     def bytes_on_disk(self) -> int:
         """Size of the file or member as it is stored."""
         return self.member_bytes if self.member else self.path.stat().st_size
 
+    @property
+    def label_on_disk(self) -> str:
+        """The label of `path`: for a member of a .zip, that of the whole archive."""
+        return self.label.rpartition("/")[0] if self.member else self.label
+
 
 @dataclass(frozen=True)
 class Skipped:
-    """A file in a folder that was not read, or only in part."""
+    """A file in a folder that was not read, or only in part. Names in `reason` are in parentheses or after a colon."""
 
     name: str
     reason: str
@@ -79,13 +87,13 @@ def unicode_name(name: str) -> str:
     return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
-def source_files(config: "DataConfig") -> list[Path]:
-    """Every file that the configuration reads, in reading order.
+def source_files(config: "DataConfig") -> dict[Path, str]:
+    """Every file that the configuration reads, in reading order, and its label (`set_labels`).
 
     Raises:
         DataError: see `find_files`.
     """
-    return list(dict.fromkeys(file.path for file in find_files(config)[0]))
+    return {file.path: file.label_on_disk for file in find_files(config)[0]}
 
 
 def held_out_files(config: "DataConfig") -> list[SourceFile]:
@@ -132,7 +140,43 @@ def find_files(config: "DataConfig") -> tuple[list[SourceFile], list[Skipped]]:
             )
         for item in left_out:
             skipped.setdefault(item.name, item)
-    return list(files.values()), list(skipped.values())
+    return set_labels(list(files.values()), config.all_sources), list(skipped.values())
+
+
+def set_labels(files: list[SourceFile], sources: "Sequence[Source]") -> list[SourceFile]:
+    """Give each file its label: `data.sources[].label`, or else its extension, with a number that makes it unique: txt-1, txt-2.
+
+    A file name can say who somebody is ("Chat with Asha.txt"), so models and reports carry labels. The members of an archive share
+    the label of the archive: zip-1/1, zip-1/2. The corpus in the package keeps its names. Labels depend on the order of the files
+    and never on their names or folders.
+    """
+    paths: dict[Path, SourceFile] = {}
+    for file in files:
+        paths.setdefault(file.path, file)
+    given = Counter(sources[file.source].label for file in paths.values())
+    taken = {label for label, count in given.items() if label and count == 1}
+    labels: dict[Path, str] = {}
+    numbers = Counter[str]()
+    for path, file in paths.items():
+        source = sources[file.source]
+        if source.path in EMBEDDED:
+            labels[path] = file.name
+        elif source.label and given[source.label] == 1:
+            labels[path] = source.label
+        else:
+            stem = source.label or (ARCHIVE if file.member else file.kind).removeprefix(".")
+            while not labels.get(path):
+                numbers[stem] += 1
+                if (label := f"{stem}-{numbers[stem]}") not in taken:
+                    labels[path] = label
+        taken.add(labels[path])
+    members = Counter[Path]()
+    labelled = []
+    for file in files:
+        members[file.path] += 1
+        inside = f"/{members[file.path]}" if file.member else ""
+        labelled.append(replace(file, label=f"{labels[file.path]}{inside}"))
+    return labelled
 
 
 def _find(source: "Source") -> tuple[list[SourceFile], list[Skipped]]:

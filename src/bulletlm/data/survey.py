@@ -168,8 +168,8 @@ def survey(config: "DataConfig", seed: int, progress: Progress, log: Log | None 
 
 
 def _spread(files: list[SourceFile]) -> Iterator[SourceFile]:
-    """The files in an order in which any beginning is a fair sample: one of each kind first, then by a hash of their names."""
-    ranked = sorted(files, key=lambda file: content_hash(file.name))
+    """The files in an order in which any beginning is a fair sample: one of each kind first, then by a hash of their labels."""
+    ranked = sorted(files, key=lambda file: content_hash(file.label))
     first = {file.kind: file for file in reversed(ranked)}
     yield from first.values()
     yield from (file for file in ranked if first[file.kind] is not file)

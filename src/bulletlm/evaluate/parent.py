@@ -54,8 +54,8 @@ def measure_origin(
     tokenizer = models[0].tokenizer
     texts = [("validation text", file)] if parent else []
     missing = []
-    for path in config.evaluate.also:
-        label = Path(path).name or path
+    for number, path in enumerate(config.evaluate.also, 1):
+        label = f"text {number}"  # the report names no files
         tokens = other_text(path, run_dir, config.seed, tokenizer, progress)
         if tokens is None:
             missing.append(f"{label}: all of it is in the training text")

@@ -21,6 +21,7 @@ from bulletlm.evaluate.compare import Comparison, compare_tokens
 from bulletlm.evaluate.data_checks import check_data
 from bulletlm.evaluate.formatting import count, duration, language_list, percent, percent_change, perplexity, size
 from bulletlm.evaluate.generation import mean_checks
+from bulletlm.evaluate.labels import Labels, describe_cleaning, describe_settings
 from bulletlm.evaluate.page import render
 from bulletlm.evaluate.parent import measure_origin
 from bulletlm.evaluate.prompts import Prompt, choose_samples, load_prompts
@@ -31,6 +32,7 @@ from bulletlm.evaluate.weight_checks import check_weights
 from bulletlm.files import read_json, write_json, write_text
 from bulletlm.formats.bullet.reader import BulletFile, open_bullet
 from bulletlm.formats.npy import read_npy
+from bulletlm.formats.provenance import PRIVATE_NOTE, is_private
 from bulletlm.progress import Progress
 from bulletlm.runtime import Model, load
 from bulletlm.runtime.sampling import Sampling
@@ -142,12 +144,14 @@ def build_report(run_dir: Path, config: Config, measured: Measurements) -> Repor
     rounding = _optional(run_dir, "quantization.json", "the effect of each matrix", missing) or {}
     tensor_rows = _tensor_rows(tensors, bullet, rounding.get("tensors") or {})
     index = read_index(run_dir / "tokens")
+    cleaning = _optional(run_dir, "data/clean-report.json", "the counts of the cleaning rules", missing)
+    labels = Labels(cleaning)
     if measured.texts.training is None:
         missing.append("invented words, copied passages and facts (data/train.jsonl is missing)")
     described = describe(measured.questions, measured.fp32, measured.bq4, measured.texts, _trained_languages(index))
     report: Report = {
         "report_version": REPORT_VERSION,
-        "name": config.name,
+        "name": config.model_name or config.name,
         "summary": "",
         "verdict": [],
         "verdicts": {"quantization": NO_VERDICT, "usefulness": NO_VERDICT},
@@ -163,16 +167,17 @@ def build_report(run_dir: Path, config: Config, measured: Measurements) -> Repor
         "bq4": {"path": "model.bullet", "bytes": (run_dir / "model.bullet").stat().st_size, **comparison.b.to_dict()},
         "comparison": comparison.to_dict(),
         "by_language": {label: part.to_dict() for label, part in comparison.by_language.items()},
-        "by_source": {label: part.to_dict() for label, part in comparison.by_source.items()},
+        "by_source": labels.rename({name: part.to_dict() for name, part in comparison.by_source.items()}),
         "generations": _generations(config, measured, described),
         "behaviour": described.behaviour,
         "data_checks": measured.data_checks,
         "origin": measured.origin,
         "training": read_training(run_dir / "metrics.jsonl", missing),
-        "data": _optional(run_dir, "data/clean-report.json", "the counts of the cleaning rules", missing),
+        "data": describe_cleaning(cleaning, labels, config) if cleaning else None,
+        "private_messages": is_private(metadata) or bool((cleaning or {}).get("private_messages")),
         "tokens": {
             "vocab_size": index["vocab_size"],
-            "train": index["train"],
+            "train": {name: value for name, value in index["train"].items() if name != "sources"},
             "val": {**index["val"], "documents": len(_documents(index))},
         },
         "tokenizer": _optional(run_dir, "tokenizer/report.json", "the statistics of the tokenizer", missing),
@@ -180,8 +185,8 @@ def build_report(run_dir: Path, config: Config, measured: Measurements) -> Repor
         "quantised": bullet.metadata.get("quantised"),
         "tensors": tensor_rows,
         "sensitivity": rounding.get("layers") or {},
-        "commands": _commands(run_dir / "model.bullet", measured.questions.prompts, config.seed),
-        "settings": config.model_dump(mode="json"),
+        "commands": _commands(measured.questions.prompts, config.seed),
+        "settings": describe_settings(config),
         "versions": {
             "bulletlm": __version__,
             "python": platform.python_version(),
@@ -333,12 +338,12 @@ def _generations(config: Config, measured: Measurements, described: Described) -
     }
 
 
-def _commands(path: Path, prompts: list[Prompt], seed: int) -> list[str]:
-    file = shlex.quote(str(path))
+def _commands(prompts: list[Prompt], seed: int) -> list[str]:
+    """Commands for the folder of the report."""
     return [
-        f"bullet chat {file}",
-        f"bullet generate {file} --prompt {shlex.quote(prompts[0].prompt)} --seed {seed}",
-        f"bullet info {file}",
+        "bullet chat model.bullet",
+        f"bullet generate model.bullet --prompt {shlex.quote(prompts[0].prompt)} --seed {seed}",
+        "bullet info model.bullet",
     ]
 
 
@@ -350,7 +355,8 @@ def _summary(report: Report) -> str:
         text += f", starting from the model {origin['name']},"
     if report["training"]:
         text += f" in {duration(report['training']['seconds'])}"
-    return f"{text}; the model file has {size(report['bq4']['bytes'])}."
+    text += f"; the model file has {size(report['bq4']['bytes'])}."
+    return f"{text} It was {PRIVATE_NOTE}." if report["private_messages"] else text
 
 
 def _verdict(report: Report) -> list[str]:

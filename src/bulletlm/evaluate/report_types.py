@@ -402,6 +402,7 @@ class Report(TypedDict):
     origin: Origin | None
     training: Training | None
     data: dict[str, Any] | None
+    private_messages: bool
     tokens: dict[str, Any]
     tokenizer: dict[str, Any] | None
     vocabulary_sizes: dict[str, Any] | None

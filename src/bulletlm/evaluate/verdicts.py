@@ -7,10 +7,10 @@ that decided it, probable causes, and remedies with exact commands in the order 
 import json
 import shlex
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import Any
 
 from bulletlm.config.schema import LimitsConfig
+from bulletlm.data.sources import EMBEDDED
 from bulletlm.evaluate.formatting import count, percent, small
 from bulletlm.evaluate.report_types import (
     Cause,
@@ -28,6 +28,9 @@ from bulletlm.evaluate.report_types import (
     Verdicts,
 )
 from bulletlm.evaluate.words import Words
+
+RUN, TEXT = "RUN", "TEXT"
+"""They stand for the run folder and the sources in the commands of a report, because a report names no folders."""
 
 FEWEST_LANGUAGE_TOKENS = 300
 """A language with fewer validation tokens does not decide alone."""
@@ -299,11 +302,11 @@ def _facts_figure(report: Report, limits: LimitsConfig, say: Words) -> Figure:
 
 
 def _quantization_causes(report: Report, limits: LimitsConfig, figures: list[Figure], say: Words) -> tuple[list[Cause], list[Remedy]]:
-    folder, settings = _folder(report), report["settings"]
+    settings = report["settings"]
     quant = settings["quant"]
     causes: list[Cause] = []
     remedies: list[Remedy] = []
-    rebuild = shlex.join(["bullet", "evaluate", folder])
+    rebuild = f"bullet evaluate {RUN}"
 
     scaled = [row for row in report["tensors"] if row["scale"] is not None and row["type"] in ("BQ4", "BQ8")]
     for layer, rows in _by_layer(scaled).items():
@@ -374,7 +377,7 @@ def _quantization_causes(report: Report, limits: LimitsConfig, figures: list[Fig
             _remedy(
                 "qat",
                 say("train the 4-bit weights (QAT) for {steps} steps", steps=steps),
-                f"bullet qat {shlex.quote(folder)} --steps={steps}",
+                f"bullet qat {RUN} --steps={steps}",
                 "training",
             )
         )
@@ -398,10 +401,6 @@ def _by_layer(rows: list[Any]) -> dict[str, list[Any]]:
 def _tokens(row: Any, i: int, j: int) -> str:
     pieces = row.get("far_pieces") or {}
     return f" ({pieces[str(i)]!r}, {pieces[str(j)]!r})" if str(i) in pieces and str(j) in pieces else ""
-
-
-def _folder(report: Report) -> str:
-    return str(Path(report["settings"]["runs_dir"]) / report["settings"]["name"])
 
 
 # Usefulness
@@ -543,8 +542,7 @@ def _usefulness_causes(report: Report, figures: list[Figure], say: Words) -> tup
     status = {figure["name"]: figure["status"] for figure in figures}
     bad = {name for name, value in status.items() if value in ("near", "broken")}
     settings, training, checks = report["settings"], report["training"], report["data_checks"]
-    folder = _folder(report)
-    evaluate, again = shlex.join(["bullet", "evaluate", folder]), _run_again(report)
+    evaluate, again = f"bullet evaluate {RUN}", _run_again(report)
     causes: list[Cause] = []
     remedies: list[Remedy] = []
 
@@ -553,7 +551,7 @@ def _usefulness_causes(report: Report, figures: list[Figure], say: Words) -> tup
 
     if "contamination" in bad and checks["contamination"]:
         add("contamination", say("validation text stands in the training text, so the loss says nothing about new text"))
-        command = shlex.join(["bullet", "run", f"{folder}/config.json", "--restart"])
+        command = shlex.join(["bullet", "run", f"{RUN}/config.json", "--restart"])
         remedies.append(
             _remedy("contamination", say("prepare the text and train again, so that the validation text is left out"), command, "training")
         )
@@ -562,7 +560,7 @@ def _usefulness_causes(report: Report, figures: list[Figure], say: Words) -> tup
             "trained_on_validation",
             say("the model predicts the validation text better than its training text: it was probably trained on it"),
         )
-        command = shlex.join(["bullet", "run", f"{folder}/config.json", "--restart"])
+        command = shlex.join(["bullet", "run", f"{RUN}/config.json", "--restart"])
         remedies.append(_remedy("trained_on_validation", say("train again without the validation text"), command, "training"))
     if "copied" in bad:
         add("repeats_training_text", say("the model repeats its training text instead of answering"))
@@ -707,7 +705,7 @@ def still_falling(curves: dict[str, list[list[float]]]) -> float:
 
 def _run_again(report: Report) -> list[str]:
     """The command that trains again under another name, so that the old model stays."""
-    return ["bullet", "run", f"{_folder(report)}/config.json", f"--name={report['settings']['name']}-2"]
+    return ["bullet", "run", f"{RUN}/config.json", f"--name={report['settings']['name']}-2"]
 
 
 def _twice(settings: dict[str, Any], steps: int, epochs: float) -> str:
@@ -720,7 +718,8 @@ def _no_steps(settings: dict[str, Any]) -> list[str]:
 
 def _with_text(report: Report) -> str:
     """The command that trains on more text: the conversations of the package if the run does not have them, otherwise the user's own."""
-    own = [source["path"] for source in report["settings"]["data"]["sources"]]
+    paths = [source["path"] for source in report["settings"]["data"]["sources"]]
+    own = list(dict.fromkeys(path if path in EMBEDDED else TEXT for path in paths))
     extra = next(
         (name for name in ("simple", "sample") if name not in own and set(report["model"]["languages"]) & {"mr", "en"}), "MORE-TEXT"
     )

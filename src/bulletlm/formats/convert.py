@@ -24,6 +24,7 @@ from bulletlm.formats.hf import read_hf, write_hf
 from bulletlm.formats.not_a_model import what_was_downloaded
 from bulletlm.formats.npy import FORMAT as NPY_FORMAT
 from bulletlm.formats.npy import MANIFEST, TOKENIZER, read_npy, write_npy
+from bulletlm.formats.provenance import has_paths, without_paths
 from bulletlm.formats.stored import EncodedTensor, StoredModel, as_floats, check_tokenizer, type_of
 from bulletlm.quant.bq4 import Quantized, quantize_bq4, quantize_bq8
 from bulletlm.quant.types import standard_types
@@ -91,6 +92,9 @@ def convert(source: Path, target: Path, options: ConvertOptions | None = None) -
     _check_target(target, kind, options.force)
     source_kind, model = read_model(source, options.like)
     notes = list(model.notes)
+    if has_paths(model.metadata):
+        model = model._replace(metadata=without_paths(model.metadata))
+        notes.append("the paths of the source files, which an earlier version wrote into the model, are left out")
     model = _rounded(model, source_kind, kind, options, notes)
     _write(target, kind, version, model)
     if version == 1:
@@ -273,7 +277,12 @@ def _rounded(model: StoredModel, source_kind: str, kind: str, options: ConvertOp
         tensors[name] = _as_type(name, tensor, types[name])
     if again:
         notes.append(f"{again} tensors were rounded to another type before and have been rounded again: start from FP32 if you can")
-    return model._replace(tensors=tensors)
+    metadata = dict(model.metadata)
+    if "quantised" in metadata and any(tensors[name] is not tensor for name, tensor in model.tensors.items()):
+        # What was measured describes the weights before this rounding.
+        kinds = {"weights": quant or "BQ4", "embedding": types["token_embedding.weight"]}
+        metadata["quantised"] = {**kinds, "keep": [], "method": "none", "calibration_tokens": 0}
+    return model._replace(tensors=tensors, metadata=metadata)
 
 
 def _as_type(name: str, tensor: EncodedTensor, type: str) -> EncodedTensor:

@@ -21,6 +21,7 @@ from bulletlm.formats.chat_marks import add_chat_marks
 from bulletlm.formats.chat_template import HF_TEMPLATE, exported_template, is_standard
 from bulletlm.formats.gguf import size_label
 from bulletlm.formats.not_a_model import INSTEAD, what_was_downloaded
+from bulletlm.formats.provenance import PRIVATE_NOTE, is_private
 from bulletlm.formats.stored import EncodedTensor, Floats, StoredModel, as_floats, brief, check_finite, check_tokenizer
 from bulletlm.formats.tokenizer_json import read_tokenizer_json
 from bulletlm.shape import ModelShape
@@ -205,11 +206,12 @@ def model_card(model: StoredModel) -> str:
     shape, metadata = model.shape, model.metadata
     name, license = str(metadata.get("name", "model")), str(metadata.get("license", ""))
     languages = metadata.get("languages", [])
+    codes = list(dict.fromkeys(language.partition("-")[0] for language in languages))  # the hub knows no scripts
     known = license in _HUB_LICENSES
     head = {
         "license": license.lower() if known else "other",
         **({} if known or not license else {"license_name": license}),
-        **({"language": languages} if languages else {}),
+        **({"language": codes} if codes else {}),
         "library_name": "transformers",
         "pipeline_tag": "text-generation",
         "tags": ["bulletlm"],
@@ -253,16 +255,25 @@ def _figures(model: StoredModel) -> list[tuple[str, str]]:
         ("vocabulary", f"{shape.vocab_size:,} tokens (sentencepiece BPE)"),
         ("licence", str(metadata.get("license", "not said"))),
     ]
+    if is_private(metadata):
+        rows.append(("private", PRIVATE_NOTE))
     if isinstance(training.get("tokens_seen"), int):
         rows.append(("trained on", f"{training['tokens_seen']:,} tokens"))
-    if isinstance(training.get("val_loss"), float):
-        with np.errstate(over="ignore"):  # a damaged file may say anything
-            perplexity = np.exp(training["val_loss"])
-        rows.append(("validation loss", f"{training['val_loss']:.4f} (perplexity {perplexity:.2f})"))
+    measured = metadata.get("quantised", {}).get("val_loss")
+    if isinstance(measured, float):
+        rows.append(("validation loss", _loss(measured)))
+    elif isinstance(training.get("val_loss"), float):
+        before = " of the FP32 model, before rounding" if "quantised" in metadata else ""
+        rows.append((f"validation loss{before}", _loss(training["val_loss"])))
     kinds = {type_name for type_name in (getattr(tensor, "type", None) for tensor in model.tensors.values()) if type_name}
     if kinds:
         rows.append(("weights", f"exactly those of a file in {' and '.join(sorted(kinds))}, written out as float32"))
     return [(key, value.replace("|", "\\|").replace("\n", " ")) for key, value in rows]
+
+
+def _loss(loss: float) -> str:
+    with np.errstate(over="ignore"):  # a damaged file may say anything
+        return f"{loss:.4f} (perplexity {np.exp(loss):.2f})"
 
 
 def read_hf(folder: Path, marks: bool = True) -> StoredModel:

@@ -22,6 +22,7 @@ from bulletlm.formats.bullet.reader import BulletFile, open_bullet
 from bulletlm.formats.bullet.version1 import fold_gains, write_v1
 from bulletlm.formats.bullet.writer import ModelContents, write_bullet
 from bulletlm.formats.npy import read_npy
+from bulletlm.formats.provenance import without_paths
 from bulletlm.formats.stored import StoredModel
 from bulletlm.progress import Progress
 from bulletlm.quant.bq4 import Quantized
@@ -133,7 +134,7 @@ def build_bullet(npy_folder: Path, path: Path, options: BuildOptions, progress: 
             quantized |= _measure(model, rounded, options.validation, progress)
             if options.report:
                 costs = sensitivity(shape, tensors, rounded, _held_out(options.validation, shape.max_seq_len), progress)
-    named = {**metadata, "chat_template": CHAT_TEMPLATE, "quantised": quantized}
+    named = {**without_paths(metadata), "chat_template": CHAT_TEMPLATE, "quantised": quantized}
     if options.version == 1:
         write_v1(path, StoredModel(shape, done.tensors, proto, named))
     else:

@@ -24,6 +24,7 @@ from bulletlm.files import sha256_of_file, sha256_of_json, write_json
 from bulletlm.formats.bullet.reader import open_bullet
 from bulletlm.formats.bullet.writer import ModelContents, write_bullet
 from bulletlm.formats.npy import read_npy
+from bulletlm.formats.provenance import without_paths
 from bulletlm.pipeline.build import FloatModel, fingerprint, fit_to_text, stored_tensor
 from bulletlm.progress import Progress
 from bulletlm.quant.bq4 import Quantized
@@ -66,6 +67,7 @@ def train_on_grid(run: Path, config: Config, text: TokenFile, held_out: TokenFil
     folder.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
     shape, tensors, proto, metadata = read_npy(run / "export" / "npy")
+    metadata = without_paths(metadata)
     model = ModelContents(
         shape=shape,
         tensors=tensors,

@@ -8,7 +8,7 @@ import json
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,11 +36,12 @@ class TextRun:
     """A run that was asked for by its text alone.
 
     Attributes:
-        name: of the run.
+        name: of the run: the user's choice, or the name of the folder or file of the text.
         runs_dir: folder of the runs.
         sources: paths of the text, absolute.
         given: settings from the command line, by their full names.
         hours: time for the whole run; None for the default.
+        named: whether the user chose the name. Otherwise it is the name of a folder or file, which the model file must not have.
     """
 
     name: str
@@ -48,6 +49,7 @@ class TextRun:
     sources: list[str]
     given: dict[str, Any]
     hours: float | None
+    named: bool = False
 
     @property
     def folder(self) -> Path:
@@ -84,10 +86,11 @@ def text_run(paths: Sequence[str], flags: Sequence[str], hours: float | None) ->
                 f"({', '.join(recipe_names())})"
             )
         sources.append(str(place.absolute()))
-    name = given.pop("name", None) or _name(sources[0])
+    chosen = given.pop("name", None)
+    name = chosen or _name(sources[0])
     runs_dir = Path(str(given.pop("runs_dir", "runs")))
     check_flags({**given, "name": str(name)})  # reports a mistake before anything is read
-    return TextRun(name=str(name), runs_dir=runs_dir, sources=sources, given=given, hours=hours)
+    return TextRun(name=str(name), runs_dir=runs_dir, sources=sources, given=given, hours=hours, named=bool(chosen))
 
 
 def existing_recipe(run: TextRun, restart: bool) -> Path | None:
@@ -136,7 +139,17 @@ def make_choice(run: TextRun, progress: Progress) -> "Choice":
     found = look_at_text(run.sources, seed, progress)
     speed = measure_speed(progress)
     text = learn_vocabulary(found, wanted_vocabulary(found.characters, speed, hours), seed, progress)
-    return choose(run.name, run.sources, text, speed, hours, run.given, time.time() - psutil.Process().create_time())
+    choice = choose(run.name, run.sources, text, speed, hours, run.given, time.time() - psutil.Process().create_time())
+    return choice if run.named or "model_name" in run.given else with_model_name(choice)
+
+
+def with_model_name(choice: "Choice") -> "Choice":
+    """The choice with a name for the model that says its size, because the run has the name of a folder, which may be private."""
+    from bulletlm.formats.gguf import size_label
+
+    name, values = choice.values["name"], {key: value for key, value in choice.values.items() if key != "name"}
+    values = {"name": name, "model_name": f"bulletlm-{size_label(choice.facts['parameters'])}", **values}
+    return replace(choice, values=values, why={**choice.why, "model_name": "written into the model file; the name of the run is not"})
 
 
 def write_recipe(run: TextRun, choice: "Choice") -> None:

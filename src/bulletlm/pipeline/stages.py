@@ -25,6 +25,7 @@ from bulletlm.data.tokens import vocabulary_size
 from bulletlm.errors import BulletError, ConfigError, DataError
 from bulletlm.extras import require
 from bulletlm.files import remove_owned, sha256_of_file, sha256_of_json, write_json
+from bulletlm.formats.provenance import PRIVATE_KEY, is_private, public_sources
 from bulletlm.hardware import park_idle_threads
 from bulletlm.pipeline.limits import refuse_too_large, require_sources
 from bulletlm.pipeline.run_folder import WrittenFiles, locked, read_object, refuse_own_outputs
@@ -46,7 +47,7 @@ class Run:
     Attributes:
         config: the configuration of the run.
         fingerprint: SHA-256 of all settings and inputs that affect the trained weights.
-        sources: path, size in bytes and SHA-256 of every source file.
+        sources: path, label, size in bytes and SHA-256 of every source file.
         augmentation: what decides the added training text; None if there is none.
         held_out: SHA-256 of every file of data.held_out.
         progress: shows bars and messages.
@@ -276,9 +277,12 @@ def _new_run(config: Config, progress: Progress, restart: bool, group: "ProcessG
     augmentation: dict[str, Any] | None = None
     held_out: list[str] = []
     try:
-        paths = source_files(config.data)
-        refuse_own_outputs(config.run_dir, paths, OUTPUT_FOLDERS)
-        sources = [{"path": unicode_name(str(path)), "bytes": path.stat().st_size, "sha256": sha256_of_file(path)} for path in paths]
+        labels = source_files(config.data)
+        refuse_own_outputs(config.run_dir, labels, OUTPUT_FOLDERS)
+        sources = [
+            {"path": unicode_name(str(path)), "label": label, "bytes": path.stat().st_size, "sha256": sha256_of_file(path)}
+            for path, label in labels.items()
+        ]
         augmentation = reproducibility_fields(config.augment)
         held_out = [sha256_of_file(file.path) for file in held_out_files(config.data)]
         if gone := _gone(sources, recorded):
@@ -314,7 +318,10 @@ def _gone(sources: list[dict[str, Any]], recorded: dict[str, Any]) -> str | None
         return None
     present = {source["path"] for source in sources}
     gone = [source for source in before if source["path"] not in present and not Path(source["path"]).exists()]
-    return str(gone[0]["path"]) if gone and [source for source in before if source not in gone] == sources else None
+    rest = [source for source in before if source not in gone]
+    # Without a source, others can have another label; earlier versions recorded none.
+    same = [{**source, "label": ""} for source in rest] == [{**source, "label": ""} for source in sources]
+    return str(gone[0]["path"]) if gone and same else None
 
 
 def _recorded(folder: Path) -> dict[str, Any]:
@@ -411,12 +418,21 @@ def _export(run: Run) -> None:
     tokenizer = Tokenizer.load(run.folder / "tokenizer" / "tokenizer.model")
     training = {name: value for name, value in best.state.items() if name != "key"}
     index = read_index(run.folder / "tokens")
+    cleaned = run.folder / "data" / "clean-report.json"
+    private = bool(read_object(cleaned).get("private_messages")) if cleaned.is_file() else False
+    private = private or (run.parent is not None and is_private(run.parent.metadata))
     metadata = {
-        "name": run.config.name,
+        "name": run.config.model_name or run.config.name,
         "license": run.config.license,
         "languages": sorted(language for language in index["train"]["by_language"]),
         "sampling": run.config.sampling.model_dump(mode="json"),
-        "training": {**training, "seed": run.config.seed, "settings": run.config.train.model_dump(mode="json"), "sources": run.sources},
+        "training": {
+            **training,
+            "seed": run.config.seed,
+            "settings": run.config.train.model_dump(mode="json"),
+            "sources": public_sources(run.sources),
+        },
+        **({PRIVATE_KEY: True} if private else {}),
         "bulletlm": __version__,
     }
     if run.parent:
@@ -503,12 +519,21 @@ def _data_settings(config: Config) -> dict[str, Any]:
         del settings["mix"]["general"]
     if not settings["held_out"]:
         del settings["held_out"]
+    for source in settings["sources"]:
+        if source["label"] is None:
+            del source["label"]
     return settings
 
 
 def _kept(run: Run) -> list[str]:
     """The hash of the tokenizer that an extended run keeps; empty if it trains its own."""
     return [run.extension["tokenizer"]] if run.extension and "tokenizer" in run.extension else []
+
+
+def _labels(config: Config) -> list[list[str | None]]:
+    """The labels that the configuration gives, as a part of settings."""
+    labels = [source.label for source in config.data.sources]
+    return [labels] if any(labels) else []
 
 
 def _shape_settings(config: Config) -> dict[str, Any]:
@@ -540,7 +565,7 @@ STAGES: dict[str, Stage] = {
         settings=lambda run: [
             {name: value for name, value in _data_settings(run.config).items() if name != "loss_on"},
             run.config.seed,
-            run.sources,
+            [{name: value for name, value in source.items() if name != "label"} for source in run.sources],
             *run.held_out,
             run.augmentation,
         ],
@@ -594,7 +619,13 @@ STAGES: dict[str, Stage] = {
     ),
     "export": Stage(
         title="Export",
-        settings=lambda run: [run.config.name, run.config.license, run.config.sampling.model_dump(mode="json"), *run.parent_hash],
+        settings=lambda run: [
+            run.config.model_name or run.config.name,
+            run.config.license,
+            run.config.sampling.model_dump(mode="json"),
+            *_labels(run.config),
+            *run.parent_hash,
+        ],
         inputs=("tokenizer", "train"),
         outputs=("export/npy/",),
         also=(
@@ -649,14 +680,15 @@ def _fingerprint(
 ) -> str:
     """SHA-256 of everything that decides the trained weights."""
     parts = {"seed": config.seed, "tokenizer": config.tokenizer.model_dump(mode="json"), "model": _shape_settings(config)}
+    data = _data_settings(config)
+    for source in data["sources"]:
+        source.pop("label", None)
     texts = {"sources": [source["sha256"] for source in sources], "augmentation": augmentation}
     if held_out:
         texts["held_out"] = list(held_out)
     grid = {"grid": found} if (found := _rounding(config)) else {}
     start = {"start": parent.sha256} if parent else {}
-    return sha256_of_json(
-        {**parts, "data": _data_settings(config), "train": config.train.reproducibility_fields(), **texts, **grid, **start}
-    )
+    return sha256_of_json({**parts, "data": data, "train": config.train.reproducibility_fields(), **texts, **grid, **start})
 
 
 def _record(run: Run) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from bulletlm.dashboard.models import versions
 from bulletlm.dashboard.processes import read_record
 from bulletlm.dashboard.words import Words
 from bulletlm.errors import BulletError, ConfigError
+from bulletlm.evaluate.verdicts import RUN
 
 LOOKS = {"safe": "good", "limited": "warn", "stop": "bad", "ok": "good", "near": "warn", "broken": "bad"}
 
@@ -117,7 +118,7 @@ def remedy_words(command: str, folder: Path) -> list[str] | None:
     if len(words) < 3 or words[0] != "bullet" or words[1] not in REMEDY_COMMANDS:
         return None
     where, rest = Path(words[2]), words[3:]
-    if where.name != folder.name and where.parent.name != folder.name:
+    if not {where.name, where.parent.name} & {RUN, folder.name}:
         return None
     if not all(
         re.fullmatch(r"--(qat|quant|evaluate\.samples)[\w.-]*(=[\w.*,=\[\]-]+)?|--steps(=\d+)?|\d+|BQ4|BQ8|F16|F32|gptq|search", word)
