@@ -467,10 +467,14 @@ def convert(
         Path,
         Parameter(help="The name of a run or model here, a .bullet file (version 1 or 2), a .gguf file, a Hugging Face or .npy folder."),
     ],
-    target: Annotated[Path, Parameter(help="What to write: NAME.bullet, NAME.gguf, or a folder with hf or npy in its name.")],
+    target: Annotated[
+        Path, Parameter(help="What to write: NAME.bullet, NAME.gguf, NAME.html (a chat page), or a folder with hf or npy in its name.")
+    ],
     /,
     *,
-    to: Annotated[Literal["bullet", "gguf", "hf", "npy"] | None, Parameter(help="The target format, if its name does not show it.")] = None,
+    to: Annotated[
+        Literal["bullet", "gguf", "hf", "npy", "html"] | None, Parameter(help="The target format, if its name does not show it.")
+    ] = None,
     format: Annotated[Literal["v1", "v2"], Parameter(help="Version of the .bullet file to write.")] = "v2",
     quant: Annotated[
         Literal["BQ4", "BQ8", "F16", "F32"] | None,
@@ -479,9 +483,10 @@ def convert(
     like: Annotated[Path | None, Parameter(help="For version 1: a model of the same shape whose tokenizer to use.")] = None,
     force: Annotated[bool, Parameter(help="Replace an existing target, and the NAME.Modelfile of a GGUF.", negative="")] = False,
 ) -> None:
-    """Convert a model to another format: for llama.cpp, Ollama or transformers, and back.
+    """Convert a model to another format: for llama.cpp, Ollama or transformers, and back; or to a page that runs it in a browser.
 
     Example: bullet convert demo demo.gguf
+    Example: bullet convert demo demo.html
     """
     from bulletlm.formats.convert import ConvertOptions
     from bulletlm.formats.convert import convert as convert_model

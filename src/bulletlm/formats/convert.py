@@ -1,7 +1,8 @@
-"""Converts between model formats: .bullet (versions 1 and 2), GGUF, Hugging Face folder, folder of .npy tensors."""
+"""Converts between model formats: .bullet (versions 1 and 2), GGUF, Hugging Face folder, folder of .npy tensors; and to an HTML page."""
 
 import os
 import re
+import tempfile
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from bulletlm.formats.hf import INDEX as HF_INDEX
 from bulletlm.formats.hf import METADATA as HF_METADATA
 from bulletlm.formats.hf import WEIGHTS as HF_WEIGHTS
 from bulletlm.formats.hf import read_hf, write_hf
+from bulletlm.formats.html.page import write_page
 from bulletlm.formats.not_a_model import what_was_downloaded
 from bulletlm.formats.npy import FORMAT as NPY_FORMAT
 from bulletlm.formats.npy import MANIFEST, TOKENIZER, read_npy, write_npy
@@ -31,7 +33,8 @@ from bulletlm.quant.types import standard_types
 from bulletlm.shape import ModelShape
 from bulletlm.terminal import printable
 
-KINDS = ("bullet", "gguf", "hf", "npy")
+KINDS = ("bullet", "gguf", "hf", "npy", "html")
+"""The formats that can be written; all but "html" can be read too."""
 
 
 class Conversion(NamedTuple):
@@ -99,7 +102,7 @@ def convert(source: Path, target: Path, options: ConvertOptions | None = None) -
     _write(target, kind, version, model)
     if version == 1:
         notes.append("version 1 has four bits for every tensor, the embedding too, which costs a small model more than 1 % perplexity")
-    types = {name: type_of(tensor) for name, tensor in model.tensors.items()} if kind in ("bullet", "gguf") and version == 2 else {}
+    types = {name: type_of(tensor) for name, tensor in model.tensors.items()} if kind in ("bullet", "gguf", "html") and version == 2 else {}
     return Conversion(source_kind, kind if version == 2 else "bullet v1", types, notes)
 
 
@@ -207,13 +210,13 @@ def _has_weights(folder: Path) -> bool:
 
 
 def _kind_by_name(target: Path) -> str:
-    if target.suffix in (".bullet", ".gguf"):
+    if target.suffix in (".bullet", ".gguf", ".html"):
         return target.suffix[1:]
     words = set(re.split("[^a-z0-9]+", target.name.lower()))
     kinds = [kind for kind in ("hf", "npy") if kind in words]
     if len(kinds) == 1:
         return kinds[0]
-    raise ConfigError(f"{target}: end the name in .bullet or .gguf, or choose the kind of folder with --to hf or --to npy")
+    raise ConfigError(f"{target}: end the name in .bullet, .gguf or .html, or choose the kind of folder with --to hf or --to npy")
 
 
 def _check_target(target: Path, kind: str, force: bool) -> None:
@@ -264,7 +267,7 @@ def _rounded(model: StoredModel, source_kind: str, kind: str, options: ConvertOp
     quant = options.quant
     if kind in ("hf", "npy") or options.version == 1:
         return model
-    floats_only = source_kind in ("hf", "npy", "bullet v1") and kind == "bullet"
+    floats_only = source_kind in ("hf", "npy", "bullet v1") and kind in ("bullet", "html")
     if not quant and not floats_only:
         return model
     types = standard_types(model.shape, quant or "BQ4")
@@ -309,18 +312,31 @@ def _write(target: Path, kind: str, version: int, model: StoredModel) -> None:
         write_npy(target, model.shape, floats, model.tokenizer_proto, model.metadata)
     elif version == 1:
         write_v1(target, model)
+    elif kind == "html":
+        _write_page(target, model)
     else:
-        tokenizer = check_tokenizer(model.tokenizer_proto, model.shape.vocab_size, "the tokenizer")
-        types = {name: type_of(tensor) for name, tensor in model.tensors.items()}
-        tensors = {name: tensor if isinstance(tensor, Quantized) else as_floats(tensor) for name, tensor in model.tensors.items()}
-        write_bullet(
-            target,
-            ModelContents(
-                shape=model.shape,
-                tensors=tensors,
-                types=types,
-                tokenizer_proto=tokenizer.proto,
-                pieces=tokenizer.pieces(),
-                metadata=model.metadata,
-            ),
-        )
+        _write_bullet(target, model)
+
+
+def _write_page(target: Path, model: StoredModel) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "model.bullet"
+        _write_bullet(file, model)
+        write_page(target, file.read_bytes(), model.metadata)
+
+
+def _write_bullet(target: Path, model: StoredModel) -> None:
+    tokenizer = check_tokenizer(model.tokenizer_proto, model.shape.vocab_size, "the tokenizer")
+    types = {name: type_of(tensor) for name, tensor in model.tensors.items()}
+    tensors = {name: tensor if isinstance(tensor, Quantized) else as_floats(tensor) for name, tensor in model.tensors.items()}
+    write_bullet(
+        target,
+        ModelContents(
+            shape=model.shape,
+            tensors=tensors,
+            types=types,
+            tokenizer_proto=tokenizer.proto,
+            pieces=tokenizer.pieces(),
+            metadata=model.metadata,
+        ),
+    )

@@ -59,6 +59,11 @@ static inline float quantization_scale(float largest, float limit, float *scale)
     return limit / largest;
 }
 
+/* Where kernels want integer i of a block among the 16-bit ones. */
+#ifndef Q16_ORDER
+#define Q16_ORDER(i) (i)
+#endif
+
 /* x[n] -> out[n / 32]. */
 static void quantize_blocks(const float *x, struct act_block *out, int32_t n, bool turbo) {
     for (; n > 0; n -= BLOCK, x += BLOCK, out++) {
@@ -68,7 +73,7 @@ static void quantize_blocks(const float *x, struct act_block *out, int32_t n, bo
             q[i] = factor == 0.0f ? 0 : cvt_i32(x[i] * factor);
             sum += q[i];
         }
-        for (int i = 0; i < BLOCK; i++) out->q16[i] = (int16_t)q[i];
+        for (int i = 0; i < BLOCK; i++) out->q16[Q16_ORDER(i)] = (int16_t)q[i];
         if (turbo) {
             for (int i = 0; i < BLOCK; i++) out->high[i] = (int8_t)q[i];
         } else {

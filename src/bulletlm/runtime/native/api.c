@@ -6,7 +6,7 @@
 #include "model.h"
 #include "shape.h"
 
-extern const struct kernels kernels_avx512, kernels_avx2, kernels_neon_dot, kernels_neon, kernels_portable;
+extern const struct kernels kernels_avx512, kernels_avx2, kernels_neon_dot, kernels_neon, kernels_simd128, kernels_portable;
 
 /* In order of preference. */
 static const struct kernels *const all_kernels[] = {
@@ -16,8 +16,12 @@ static const struct kernels *const all_kernels[] = {
 #elif defined(__aarch64__)
     &kernels_neon_dot,
     &kernels_neon,
+#elif defined(__wasm_simd128__)
+    &kernels_simd128,
 #endif
+#if !defined(__wasm_simd128__) /* another module has these, for browsers that refuse the first one */
     &kernels_portable,
+#endif
     NULL,
 };
 

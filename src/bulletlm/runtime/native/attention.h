@@ -4,6 +4,11 @@
  * and for each position a float32 scale of its key and one of its value. int16 takes half the memory of float32, and its rounding error
  * is smaller than that of the weights. */
 
+/* Sums of sixteen lanes that fit into the registers, 4 or 2; results do not depend on it. */
+#ifndef REGISTER_SUMS
+#define REGISTER_SUMS 4
+#endif
+
 /* Store the rotated key and the value [head_dim] of one position (0 ... 63) of a page. */
 static void store_key_value(const struct model *m, uint8_t *head_memory, int32_t position, const float *key, const float *value) {
     int16_t *keys = (int16_t *)(void *)head_memory + (size_t)(position / ROWS) * (size_t)m->head_dim * ROWS + position % ROWS;
@@ -28,7 +33,7 @@ static ALWAYS_INLINE void score_tiles(const float *query, const int16_t *keys, i
 /* out[16 * vectors] += the sum over `count` positions of weight * value; values: rows of `stride` int16. */
 static ALWAYS_INLINE void accumulate_values(const float *weights, const int16_t *values, int32_t count, size_t stride, const int vectors,
                                             float *out) {
-    f32x16 acc[4];
+    f32x16 acc[REGISTER_SUMS];
     UNROLL for (int v = 0; v < vectors; v++) acc[v] = f32x16_load(out + ROWS * v);
     for (int32_t t = 0; t < count; t++, values += stride)
         UNROLL for (int v = 0; v < vectors; v++) acc[v] = f32x16_fma(acc[v], f32x16_from_i16(values + ROWS * v), weights[t]);
@@ -51,12 +56,14 @@ static void attend_head(const struct model *m, uint8_t *const *pages, int32_t la
         /* Whole vectors; positions past the end get the weight 0. */
         const int32_t padded_count = (int32_t)ROUND_UP((size_t)count, ROWS);
         float scores[PAGE_POSITIONS] = {0}, lane_max[ROWS], lane_sum[ROWS] = {0};
-        for (int32_t t = 0; t < padded_count; t += 2 * ROWS) {
+        for (int32_t t = 0; t < padded_count;) {
             const int16_t *keys = (const int16_t *)(const void *)memory + (size_t)t * (size_t)m->head_dim;
-            if (padded_count - t > ROWS) {
+            if (REGISTER_SUMS >= 4 && padded_count - t > ROWS) {
                 score_tiles(query, keys, m->head_dim, 2, scores + t);
+                t += 2 * ROWS;
             } else {
                 score_tiles(query, keys, m->head_dim, 1, scores + t);
+                t += ROWS;
             }
         }
         for (int32_t t = 0; t < padded_count; t++) scores[t] *= key_scales[t];
@@ -74,7 +81,8 @@ static void attend_head(const struct model *m, uint8_t *const *pages, int32_t la
             max_score = page_max;
         }
 
-        for (int32_t t = 0; t < padded_count; t++) scores[t] = exp_approx(scores[t] - max_score);
+        for (int32_t t = 0; t < padded_count; t += ROWS)
+            for (int r = 0; r < ROWS; r++) scores[t + r] = exp_approx(scores[t + r] - max_score);
         for (int32_t t = count; t < padded_count; t++) scores[t] = 0.0f;
         for (int32_t t = 0; t < padded_count; t += ROWS)
             for (int r = 0; r < ROWS; r++) lane_sum[r] += scores[t + r];
@@ -82,8 +90,8 @@ static void attend_head(const struct model *m, uint8_t *const *pages, int32_t la
         for (int32_t t = 0; t < padded_count; t++) scores[t] *= value_scales[t];
         const int16_t *values = (const int16_t *)(const void *)(memory + m->values_offset);
         int32_t d = 0;
-        for (; d + 64 <= m->padded_head_dim; d += 64)
-            accumulate_values(scores, values + d, count, (size_t)m->padded_head_dim, 4, accumulator + d);
+        for (; d + REGISTER_SUMS * ROWS <= m->padded_head_dim; d += REGISTER_SUMS * ROWS)
+            accumulate_values(scores, values + d, count, (size_t)m->padded_head_dim, REGISTER_SUMS, accumulator + d);
         for (; d < m->padded_head_dim; d += ROWS)
             accumulate_values(scores, values + d, count, (size_t)m->padded_head_dim, 1, accumulator + d);
     }

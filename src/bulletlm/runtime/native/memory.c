@@ -1,8 +1,10 @@
 /* Aligned memory, the workspaces of threads, and the pages of the cache. */
 
 #include <stdlib.h>
+#if !defined(__wasm__)
 #include <sys/mman.h>
 #include <unistd.h>
+#endif
 
 #include "model.h"
 
@@ -21,9 +23,13 @@ void *alloc_aligned(size_t bytes) {
 
 /* Release the physical memory of the pages that lie fully inside a range of a mapped file. Reading them again loads them from the file. */
 void release_file_pages(const void *data, size_t bytes) {
+#if defined(__wasm__)
+    (void)data, (void)bytes; /* files are not mapped */
+#else
     const uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
     const uintptr_t start = ((uintptr_t)data + page - 1) / page * page, end = ((uintptr_t)data + bytes) / page * page;
     if (start < end) madvise((void *)start, end - start, MADV_DONTNEED);
+#endif
 }
 
 /* Returns the bytes that the arrays of a workspace need; sets their pointers too if `memory` is not NULL. */

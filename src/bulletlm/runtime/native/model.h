@@ -19,7 +19,11 @@ enum {
     ROWS = 16,           /* outputs computed together, one in each lane: a row group */
     PAGE_POSITIONS = 64, /* positions in a page of the cache; a multiple of ROWS */
     CHUNK_TOKENS = 96,   /* tokens that one thread takes through the layers together; a multiple of 6, the register tile of prefill */
+#if defined(__wasm__)
+    HUGE_PAGE_BYTES = ALIGN_BYTES, /* there are none, so sizes and addresses need no rounding to them */
+#else
     HUGE_PAGE_BYTES = 2 << 20,
+#endif
     PREFETCH_BYTES = 4096, /* how far ahead weights are prefetched in software; hardware prefetchers stop at each 4 KB page */
     PANEL_BLOCKS = 16,     /* blocks of inputs that prefill unpacks at a time, for two row groups */
     PANEL_BYTES = PANEL_BLOCKS * 2 * 1024,
@@ -80,7 +84,7 @@ struct act_block {
     int32_t offset_bq4; /* -8 * sum(q): corrects for weights that are stored with 8 added */
     int32_t offset_bq8; /* -128 * sum(q) */
     int32_t unused;
-    int16_t q16[BLOCK]; /* q, for kernels that multiply 16-bit integers */
+    int16_t q16[BLOCK]; /* q, for kernels that multiply 16-bit integers, in their order (Q16_ORDER) */
 };
 
 /* Scratch memory of one thread, for `tokens` tokens. kv_dim is rounded up to 16. */
