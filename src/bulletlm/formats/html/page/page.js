@@ -53,6 +53,7 @@ const WORDS = {
       shape: "Shape",
       file: "Size",
       training: "Training",
+      texts: "Texts",
       quality: "Quality, measured on held-out text",
       engine: "Engine",
       notGiven: "not given",
@@ -118,6 +119,7 @@ const WORDS = {
       shape: "रचना",
       file: "आकार",
       training: "प्रशिक्षण",
+      texts: "मजकूर",
       quality: "गुणवत्ता, वेगळ्या ठेवलेल्या मजकुरावर मोजलेली",
       engine: "इंजिन",
       notGiven: "दिलेले नाही",
@@ -411,6 +413,7 @@ function showCard() {
     [f.shape, f.layers(shape)],
     [f.file, f.mb(Number(MODEL_BYTES))],
     [f.training, joined([[f.steps, number(training.steps ?? training.step, 0)], [f.seen, number(training.tokens ?? training.tokens_seen, 0)], [f.loss, number(training.val_loss, 4)]])],
+    [f.texts, sources(training)],
     [f.quality, joined([[f.perplexity, number(quantised.perplexity, 2)], [f.bits, number(quantised.bits_per_byte, 4)], [f.change, typeof quantised.perplexity_change === "number" ? `${(100 * quantised.perplexity_change).toFixed(2)} % ${f.perplexity}` : null]])],
     [f.engine, `WebAssembly, ${kernels}`],
   ];
@@ -430,6 +433,12 @@ function attribution(header) {
   const value = header.attribution ?? header.training?.attribution;
   if (typeof value === "string") return value || null;
   return Array.isArray(value) ? value.filter((line) => typeof line === "string").join("\n") || null : null;
+}
+
+/** The names of the files that the model was trained on. */
+function sources(training) {
+  const paths = Array.isArray(training.sources) ? training.sources.map((source) => source?.path).filter((path) => typeof path === "string") : [];
+  return [...new Set(paths.map((path) => path.split(/[\\/]/).pop()))].join(", ") || null;
 }
 
 /** Number of weights; tied embeddings count once. */
