@@ -51,6 +51,7 @@ Collecting numpy>=1.26
 Downloading torch-2.13.0-cp311-none-any.whl (192.5 MB)
 Using cached numpy-2.4.6-cp311-cp311-manylinux_2_28_x86_64.whl (16.5 MB)
 Downloading ftfy-6.3.1-py3-none-any.whl (44 kB)
+  Building editable for bulletlm (pyproject.toml): started
 Installing collected packages: numpy, ftfy, torch
 """
 
@@ -65,7 +66,8 @@ def test_progress_of_an_installation() -> None:
     assert shown[6].endswith("0 of about 260 MB  torch, 192 MB")
     assert shown[7].endswith("192 of about 260 MB  numpy, 16 MB")
     assert shown[8].endswith("209 of about 260 MB  ftfy")
-    assert shown[9].endswith("209 of about 260 MB  writing the files")
+    assert shown[9].endswith("compiling the C libraries")
+    assert shown[10].endswith("209 of about 260 MB  writing the files")
     assert not progress.cuda
     progress.read("Collecting nvidia-cublas-cu12==12.8.4.1")
     assert progress.cuda

@@ -53,6 +53,8 @@ class Progress:
                 self.megabytes += self._size
                 self._size = float(found[2]) * {"B": 1e-6, "kB": 1e-3, "MB": 1.0, "GB": 1e3}[found[3]]
                 self.now = f"{found[1]}, {self._size:.0f} MB" if self._size >= 1 else found[1]
+        elif line.startswith("Building "):
+            self.now = "compiling the C libraries"
         elif line.startswith("Installing collected packages"):
             self.megabytes += self._size
             self._size = 0.0
