@@ -3,8 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 # What to install as torch. On Linux pip's index has the build with CUDA, of several GB. For the build for the CPU, choose CPU on
-# pytorch.org and give the index that it names: make demo TORCH="torch==2.13.0 --extra-index-url ADDRESS"
-TORCH ?= torch==2.13.0
+# pytorch.org and give the index that it names: make demo TORCH="torch --extra-index-url ADDRESS"
+TORCH ?= torch
 
 .PHONY: demo test lint bench fuzz sanitize docs pins wheels release-check clean
 
@@ -58,7 +58,7 @@ docs: $(VENV)/.dev
 # The newest versions that pyproject.toml allows, for constraints.txt and the build requirements; then run make test.
 pins:
 	$(PYTHON) -m venv --clear build/pins
-	build/pins/bin/pip install --quiet $(patsubst torch==%,torch,$(TORCH)) setuptools
+	build/pins/bin/pip install --quiet $(TORCH) setuptools
 	build/pins/bin/pip install --quiet --no-build-isolation --editable '.[dev]'
 	build/pins/bin/python tools/refresh_pins.py
 

@@ -19,6 +19,7 @@ from typing import NamedTuple
 import pytest
 from packaging.requirements import Requirement
 
+from bulletlm.cli.app import app
 from micro_model import write_micro_config
 from paths import ROOT
 
@@ -93,6 +94,18 @@ def run(python: Path, folder: Path, *commands: str) -> list[Result]:
     return [Result(*each) for each in json.loads(done.stdout)]
 
 
+WORK = set("benchmark build chat bench compare config convert doctor generate info init score verify".split())
+"""Commands that this page runs in the plain installation."""
+
+NEED_AN_EXTRA = set("dashboard data evaluate export plan qat run serve tokenizer train".split())
+"""Commands that must name the extra that they need."""
+
+
+def test_every_command_is_tried() -> None:
+    names = {name for name in app if not name.startswith("-")}
+    assert names == WORK | NEED_AN_EXTRA
+
+
 def test_torch_is_not_there(plain_python: Path) -> None:
     for module in ("torch", "matplotlib", "ftfy", "fastapi"):
         assert subprocess.run([plain_python, "-c", f"import {module}"], capture_output=True, check=False).returncode
@@ -120,11 +133,19 @@ def test_models_run_and_convert(plain_python: Path, micro_run: Path, tmp_path: P
         "doctor --json",
         "init mine.jsonc",
         "config mine.jsonc --layers=3",
+        f"benchmark {model} --suite pairs.en.jsonl",
     ]
+    (tmp_path / "pairs.en.jsonl").write_text('{"good": "The cat sleeps.", "bad": "The cat sleep."}')
     results = run(plain_python, tmp_path, *commands)
-    assert [(command, result) for command, result in zip(commands, results, strict=True) if result.code] == []
+    assert "".join(result.err for result in results if result.code) == ""
     assert (tmp_path / "back.bullet").is_file()
     assert "models can run but not be trained" in results[commands.index("doctor")].out
+
+
+def test_scoring_needs_scores_only(plain_python: Path, micro_run: Path, tmp_path: Path) -> None:
+    (result,) = run(plain_python, tmp_path, f"score {shlex.quote(str(micro_run))} --summary")
+    assert result.code == 1
+    assert re.fullmatch("bullet: no score .*\n", result.err)
 
 
 def test_chat_and_bench(plain_python: Path, bullet_path: Path, tmp_path: Path) -> None:
@@ -146,6 +167,7 @@ def test_the_rest_names_the_extra(plain_python: Path, micro_run: Path, texts: Pa
         f"train {config} --prove-resume": "train",
         f"qat {folder} --steps 3": "train",
         f"serve {model}": "serve",
+        "dashboard --no-open --port 0": "dashboard",
     }
     before = sorted(tmp_path.iterdir())
     for command, result in zip(commands, run(plain_python, tmp_path, *commands), strict=True):

@@ -111,14 +111,15 @@ def install(python: Path, wheel: Path, extra: str, folder: Path, constraints: Pa
     run([python, "-m", "venv", folder / "venv"])
     inside = folder / "venv" / "bin" / "python"
     packages = next((folder / "venv" / "lib").glob("python*/site-packages"))
-    before = disk_bytes(packages)
     what = f"{wheel}[{extra}]" if extra else str(wheel)
     pip = [inside, "-m", "pip", "--quiet", "--disable-pip-version-check"]
     environment = {**os.environ, "CC": "no-compiler", "CXX": "no-compiler"}
     pins = ["--constraint", constraints] if constraints else []
     run([*pip, "download", "--only-binary=:all:", *pins, "--dest", files, what], env=environment)
     run([*pip, "install", "--no-index", "--find-links", files, what], env=environment)
-    size = Size(disk_bytes(files), disk_bytes(packages) - before, disk_bytes(files, "torch-*"), disk_bytes(packages, "torch*"))
+    size = Size(
+        disk_bytes(files), disk_bytes(packages) - disk_bytes(packages, "pip*"), disk_bytes(files, "torch-*"), disk_bytes(packages, "torch*")
+    )
     shutil.rmtree(files)
     return Environment(folder / "venv", size)
 

@@ -449,7 +449,7 @@ def dashboard(
     allow: Annotated[tuple[Path, ...], Parameter(help="Another folder from which texts may be read; can be repeated.", negative="")] = (),
     open: Annotated[bool, Parameter(help="Open the page in the browser.")] = True,
 ) -> None:
-    """Open the dashboard: start, watch, compare and try models in a web browser. It needs pip install 'bulletlm[dashboard]'.
+    """Open the dashboard: start, watch, compare and try models in a web browser. It needs the extra `dashboard`.
 
     Example: bullet dashboard
     """

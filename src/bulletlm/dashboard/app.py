@@ -7,6 +7,7 @@ from typing import Any
 
 from bulletlm.dashboard.options import DashboardOptions
 from bulletlm.errors import BulletError
+from bulletlm.extras import install_command
 from bulletlm.terminal import echo
 
 try:
@@ -19,7 +20,7 @@ try:
 except ModuleNotFoundError as error:
     if error.name is None or error.name.split(".")[0] not in ("fastapi", "starlette", "uvicorn", "nicegui"):
         raise
-    raise BulletError(f"the dashboard needs {error.name}, which is not installed: pip install 'bulletlm[dashboard]'") from None
+    raise BulletError(f"the dashboard needs {error.name}, which is not installed: {install_command('dashboard')}") from None
 
 from bulletlm.dashboard.frame import Dashboard
 from bulletlm.dashboard.guard import Guard, local_names
