@@ -70,7 +70,7 @@ class Progress:
 
 def main() -> None:
     command = [sys.executable, "-m", "pip", "install", "--disable-pip-version-check", "--no-input", "--progress-bar", "off"]
-    command += ["--constraint", "constraints.txt", *sys.argv[1:], "--editable", ".[train]"]
+    command += ["--constraint", "constraints.txt", *sys.argv[1:], "--editable", ".[terminal,train]"]
     print(announcement(), flush=True)
     progress, lines = Progress(), list[str]()
     started = time.monotonic()

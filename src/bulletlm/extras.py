@@ -24,6 +24,7 @@ EXTRAS = {
     "data": ("datasets", "pyarrow"),
     "augment": ("ctranslate2", "google.protobuf", "sacrebleu", "transformers"),
     "score": ("krippendorff", "sacrebleu"),
+    "terminal": ("prompt_toolkit",),
     "track": ("tensorboard", "trackio"),
     "bench": ("xllamacpp",),
 }

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from raw_gguf import ARRAY, BOOL, F32, FLOAT32, Q4_0, STRING, UINT32, UINT64, raw_gguf, small_keys_and_tensors, string
 from small_model import METADATA, assert_same, small_model
 
-from bulletlm.errors import BulletError, ConfigError, FormatError
+from bulletlm.errors import BulletError, FormatError
 from bulletlm.formats.chat_template import GGUF_TEMPLATE, HF_TEMPLATE
 from bulletlm.formats.convert import ConvertOptions, convert, read_model
 from bulletlm.formats.gguf import gguf_name, read_gguf, write_gguf
@@ -562,13 +562,6 @@ def test_a_changed_byte(tmp_path: Path, parts: Parts, place: int, byte: int) -> 
         read_gguf(path)
     except FormatError as error:
         assert str(error).isprintable()
-
-
-def test_without_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "gguf", None)
-    with pytest.raises(ConfigError, match=r"pip install .*\[export\]'"):
-        write_gguf(tmp_path / "m.gguf", small_model())
-    assert not list(tmp_path.iterdir())
 
 
 def test_no_file(tmp_path: Path) -> None:

@@ -1,8 +1,8 @@
 """Writes and reads GGUF, the format of llama.cpp, Ollama and LM Studio.
 
 BQ4 and BQ8 are ggml's Q4_0 and Q8_0, and the `llama` architecture rotates the same pairs. So every tensor is converted bit
-for bit, in both directions. Writing uses the gguf package (extra `export`). Reading is implemented here, since the files
-are not trusted: every length is checked before it is used, and tensors are mapped, not copied.
+for bit, in both directions. The files that are read are not trusted: every length is checked before it is used, and tensors are
+mapped, not copied.
 """
 
 import itertools
@@ -10,24 +10,25 @@ import json
 import math
 import mmap
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from bulletlm.errors import BulletError, ConfigError, FormatError
-from bulletlm.extras import install_command
 from bulletlm.files import atomic_file, open_regular
 from bulletlm.formats.bullet.cursor import Cursor
 from bulletlm.formats.bullet.header import SHAPE_LIMITS, check_metadata, parse_json
 from bulletlm.formats.chat_template import GGUF_TEMPLATE, exported_template, is_standard
+from bulletlm.formats.gguf_container import Tensor, Typed, write_container
 from bulletlm.formats.not_a_model import INSTEAD, what_was_downloaded
 from bulletlm.formats.stored import EncodedTensor, StoredModel, as_floats, brief, check_finite, check_tokenizer, type_of, view_tensor
 from bulletlm.quant.bq4 import Quantized
 from bulletlm.quant.types import tensor_bytes
 from bulletlm.sampling_limits import PENALTY_WINDOW
 from bulletlm.shape import ModelShape
+from bulletlm.text.pieces import Piece
 from bulletlm.text.sentencepiece_rules import TYPE_NAMES, fixed_text
 from bulletlm.text.tokenizer import BOS, END, EOS, FIRST_PIECE, SPECIAL_TOKENS, UNK, type_of_id
 from bulletlm.text.train_tokenizer import model_of_pieces
@@ -103,45 +104,20 @@ def write_gguf(path: Path, model: StoredModel) -> None:
     """Write a GGUF file, and beside NAME.gguf a NAME.Modelfile for Ollama; each atomically.
 
     Raises:
-        ConfigError: the gguf package is not installed, or the file's name has a line break.
+        ConfigError: the file's name has a line break.
         FormatError: the tokenizer is not one of ours.
         BulletError: the disk is full or the folder is not writable.
     """
-    try:
-        import gguf
-    except ImportError:
-        raise ConfigError(f"writing GGUF needs the package gguf, which is not installed: {install_command('export')}") from None
     path = Path(path)
     if {"\n", "\r"} & set(path.name):
         raise ConfigError(f"{path} has a line break in its name, which a Modelfile cannot hold: choose another name")
     pieces = check_tokenizer(model.tokenizer_proto, model.shape.vocab_size, "the tokenizer").pieces()
     with atomic_file(path) as file:
-        # The writer opens the same partial file by name; atomic_file then syncs and renames it.
-        writer = gguf.GGUFWriter(file.name, "llama")
-        _add_model(writer, model)
-        writer.add_tokenizer_model("llama")
-        writer.add_tokenizer_pre("default")
-        writer.add_token_list([piece.text for piece in pieces])
-        writer.add_token_scores([piece.score for piece in pieces])
-        writer.add_token_types([piece.type for piece in pieces])
-        writer.add_unk_token_id(UNK)
-        writer.add_bos_token_id(BOS)
-        writer.add_eos_token_id(EOS)
-        writer.add_eot_token_id(END)
-        writer.add_add_bos_token(True)
-        writer.add_add_eos_token(False)
-        writer.add_add_space_prefix(False)
-        writer.add_bool("tokenizer.ggml.remove_extra_whitespaces", False)
-        writer.add_chat_template(exported_template(model.metadata, GGUF_TEMPLATE))
-        for name in model.shape.tensors():
-            tensor = model.tensors[name]
-            data = tensor.blocks.reshape(*tensor.shape[:-1], -1) if isinstance(tensor, Quantized) else tensor
-            kind = gguf.GGMLQuantizationType(GGML_TYPES[type_of(tensor)])
-            writer.add_tensor(gguf_name(name), np.ascontiguousarray(data), raw_dtype=kind)
-        writer.write_header_to_file()
-        writer.write_kv_data_to_file()
-        writer.write_tensors_to_file()
-        writer.close()
+        write_container(
+            file,
+            {**_model_values(model), **_tokenizer_values(model, pieces)},
+            (_tensor(name, model.tensors[name]) for name in model.shape.tensors()),
+        )
     with atomic_file(modelfile_path(path)) as file:
         file.write(modelfile(path.name, model).encode("utf-8", "surrogateescape"))  # the name may have bytes that are not UTF-8
 
@@ -151,34 +127,65 @@ def modelfile_path(path: Path) -> Path:
     return path.with_name(f"{path.name.removesuffix('.gguf')}.Modelfile")
 
 
-def _add_model(writer: Any, model: StoredModel) -> None:
+def _model_values(model: StoredModel) -> dict[str, Typed]:
+    """The keys of name, licence, defaults and shape."""
     shape, metadata = model.shape, model.metadata
-    writer.add_type("model")
-    writer.add_name(metadata.get("name", ""))
-    writer.add_size_label(size_label(shape.n_parameters))
-    writer.add_license(metadata.get("license", ""))
-    writer.add_languages(metadata.get("languages", []))
-    writer.add_file_type(FILE_TYPES[main_type(model)])
-    writer.add_quantization_version(2)
     sampling = metadata.get("sampling", {})
-    for name, key in SAMPLING_KEYS.items():
-        if name in sampling and name == "top_k":
-            writer.add_int32(key, sampling[name])
-        elif name in sampling:
-            writer.add_float32(key, sampling[name])
+    values = {
+        "general.architecture": Typed("string", "llama"),
+        "general.type": Typed("string", "model"),
+        "general.name": Typed("string", metadata.get("name", "")),
+        "general.size_label": Typed("string", size_label(shape.n_parameters)),
+        "general.license": Typed("string", metadata.get("license", "")),
+        "general.languages": Typed("string", list(metadata.get("languages", []))),
+        "general.file_type": Typed("u32", FILE_TYPES[main_type(model)]),
+        "general.quantization_version": Typed("u32", 2),
+        **{key: Typed("i32" if name == "top_k" else "f32", sampling[name]) for name, key in SAMPLING_KEYS.items() if name in sampling},
+    }
     if "repetition_penalty" in sampling:
-        writer.add_sampling_penalty_last_n(PENALTY_WINDOW)
-    writer.add_vocab_size(shape.vocab_size)
-    writer.add_context_length(shape.max_seq_len)
-    writer.add_embedding_length(shape.dim)
-    writer.add_block_count(shape.n_layers)
-    writer.add_feed_forward_length(shape.hidden_dim)
-    writer.add_head_count(shape.n_heads)
-    writer.add_head_count_kv(shape.n_kv_heads)
-    writer.add_layer_norm_rms_eps(shape.norm_eps)
-    writer.add_rope_dimension_count(shape.head_dim)
-    writer.add_rope_freq_base(shape.rope_theta)
-    writer.add_string(METADATA_KEY, json.dumps(dict(metadata), ensure_ascii=False, allow_nan=False))
+        values["general.sampling.penalty_last_n"] = Typed("i32", PENALTY_WINDOW)
+    numbers = {
+        "vocab_size": shape.vocab_size,
+        "context_length": shape.max_seq_len,
+        "embedding_length": shape.dim,
+        "block_count": shape.n_layers,
+        "feed_forward_length": shape.hidden_dim,
+        "attention.head_count": shape.n_heads,
+        "attention.head_count_kv": shape.n_kv_heads,
+        "attention.layer_norm_rms_epsilon": shape.norm_eps,
+        "rope.dimension_count": shape.head_dim,
+        "rope.freq_base": shape.rope_theta,
+    }
+    floats = {"attention.layer_norm_rms_epsilon", "rope.freq_base"}
+    values |= {f"llama.{key}": Typed("f32" if key in floats else "u32", number) for key, number in numbers.items()}
+    values[METADATA_KEY] = Typed("string", json.dumps(dict(metadata), ensure_ascii=False, allow_nan=False))
+    return values
+
+
+def _tokenizer_values(model: StoredModel, pieces: Sequence[Piece]) -> dict[str, Typed]:
+    """The keys of the tokenizer and the chat template."""
+    values = {
+        "model": Typed("string", "llama"),
+        "pre": Typed("string", "default"),
+        "tokens": Typed("string", [piece.text for piece in pieces]),
+        "scores": Typed("f32", [piece.score for piece in pieces]),
+        "token_type": Typed("i32", [piece.type for piece in pieces]),
+        "unknown_token_id": Typed("u32", UNK),
+        "bos_token_id": Typed("u32", BOS),
+        "eos_token_id": Typed("u32", EOS),
+        "eot_token_id": Typed("u32", END),
+        "add_bos_token": Typed("bool", True),
+        "add_eos_token": Typed("bool", False),
+        "add_space_prefix": Typed("bool", False),
+        "remove_extra_whitespaces": Typed("bool", False),
+    }
+    template = Typed("string", exported_template(model.metadata, GGUF_TEMPLATE))
+    return {**{f"tokenizer.ggml.{key}": value for key, value in values.items()}, "tokenizer.chat_template": template}
+
+
+def _tensor(name: str, tensor: EncodedTensor) -> Tensor:
+    blocks = tensor.blocks if isinstance(tensor, Quantized) else tensor
+    return Tensor(gguf_name(name), tuple(tensor.shape), GGML_TYPES[type_of(tensor)], np.ascontiguousarray(blocks))
 
 
 def main_type(model: StoredModel) -> str:
