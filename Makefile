@@ -6,10 +6,13 @@ BIN := $(VENV)/bin
 # pytorch.org and give the index that it names: make demo TORCH="torch --extra-index-url ADDRESS"
 TORCH ?= torch
 
-.PHONY: demo test lint bench fuzz sanitize docs pins wheels release-check clean
+.PHONY: demo chat test lint bench fuzz sanitize docs pins wheels release-check clean
 
 demo: $(VENV)/.run
 	@$(BIN)/bullet run demo
+
+chat: $(VENV)/.run
+	@$(BIN)/bullet chat demo
 
 test: $(VENV)/.dev
 	@$(BIN)/pytest --numprocesses auto

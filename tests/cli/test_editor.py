@@ -53,6 +53,7 @@ def message(program: Terminal, typed: str) -> str:
     program.type(typed + "\r")
     found = re.search(r"got (\".*\")\.\r?\n", program.read_until(r"got \".*\"\.\r?\n", 60))
     assert found
+    program.read_until("> ", 60)  # before that, the system and not the editor handles keys such as Backspace
     return json.loads(found.group(1))
 
 

@@ -15,7 +15,7 @@ from micro_model import write_micro_config
 
 SCRIPT = Path(__file__).with_name("file_states.py")
 
-WITHOUT_PATHS = {"doctor"}
+WITHOUT_PATHS = {"doctor", "help", "list"}
 
 NEW_FILE = {"missing", "no such user", "not UTF-8", "control characters"}
 
