@@ -55,6 +55,7 @@ def test_everything_else_is_left_to_it(words: list[str]) -> None:
 
 
 def test_chat() -> None:
+    assert parse(chat, []) == ([], {}) and parse(chat, ["--seed", "1"]) == ([], {"seed": 1})
     assert parse(chat, ["m.bullet"]) == ([Path("m.bullet")], {})
     assert parse(chat, ["m.bullet", "--system", "Be kind.", "--temperature", "0"]) == (
         [Path("m.bullet")],

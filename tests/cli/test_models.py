@@ -12,7 +12,7 @@ import pytest
 from filelock import FileLock
 
 from bulletlm.cli.app import main
-from bulletlm.cli.models import find_model, find_models, find_run
+from bulletlm.cli.models import default_model, find_any, find_model, find_models, find_run
 from bulletlm.errors import BulletError, ConfigError
 
 
@@ -147,3 +147,34 @@ def test_shell_completion_is_valid_shell(tmp_path: Path) -> None:
     script = (tmp_path / "bullet.sh").read_text()
     assert all(name in script for name in ("chat", "--temperature", "verify"))
     assert subprocess.run(["bash", "-n", str(tmp_path / "bullet.sh")], check=False).returncode == 0
+
+
+@pytest.fixture
+def packaged(tmp_path: Path, bullet_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty current folder, and a package with a model."""
+    models, here = tmp_path / "models", tmp_path / "here"
+    models.mkdir()
+    here.mkdir()
+    shutil.copy(bullet_path, models / "marathi-english.bullet")
+    monkeypatch.setattr("bulletlm.formats.packaged.MODELS", models)
+    monkeypatch.chdir(here)
+    return models / "marathi-english.bullet"
+
+
+def test_the_model_of_the_package_has_a_name_and_answers_where_there_is_no_other(packaged: Path, bullet_path: Path) -> None:
+    assert default_model() == packaged
+    assert find_model(Path("marathi-english")) == packaged == find_any(Path("marathi-english"))
+    shutil.copy(bullet_path, "mine.bullet")
+    with pytest.raises(ConfigError, match=r"bullet chat requires an argument: the name of a model here"):
+        default_model()
+    shutil.copy(bullet_path, "marathi-english.bullet")  # what is here comes first
+    assert find_model(Path("marathi-english")) == Path("marathi-english.bullet")
+
+
+def test_without_a_model_in_the_package_chat_needs_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bulletlm.formats.packaged.MODELS", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=r"bullet chat requires an argument"):
+        default_model()
+    with pytest.raises(BulletError, match="there is no model marathi-english here"):
+        find_model(Path("marathi-english"))

@@ -280,8 +280,14 @@ def test_settings_that_are_not_given_are_those_of_fine_tuning(micro_run: Path, t
     assert given_steps.train.epochs is None and not given_steps.data.mix.general
 
 
+def test_the_name_of_a_run_is_a_source(micro_run: Path) -> None:
+    assert read_parent("micro", str(micro_run.parent)).sha256 == read_parent(str(micro_run)).sha256
+
+
 def test_what_is_not_a_model_to_start_from_is_named(micro_run: Path, tmp_path: Path, exports: dict[str, Path]) -> None:
-    with pytest.raises(ConfigError, match=r"model.start_from: there is no nowhere.bullet: give a .bullet or .gguf file, a run folder"):
+    with pytest.raises(
+        ConfigError, match=r"model.start_from: there is no nowhere.bullet: give a .bullet or .gguf file, a run, a checkpoint"
+    ):
         read_parent("nowhere.bullet")
     lone = tmp_path / "best"
     shutil.copytree(micro_run / "checkpoints" / "best", lone)

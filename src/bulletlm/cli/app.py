@@ -338,7 +338,7 @@ def doctor(json: Json = False) -> None:
 def _register(command: Callable[..., None]) -> None:
     """Register a command that fast_start.py also starts; its options are its plain annotations, their help is in its docstring."""
     short = {long: alias for alias, long in ALIASES.items()}
-    ours = FunctionType(command.__code__, command.__globals__, command.__name__)
+    ours = FunctionType(command.__code__, command.__globals__, command.__name__, command.__defaults__)
     ours.__doc__, ours.__kwdefaults__, ours.__annotations__ = command.__doc__, command.__kwdefaults__, dict(command.__annotations__)
     for name, kind in command.__annotations__.items():
         option = f"--{name}".replace("_", "-")

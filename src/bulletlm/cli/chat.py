@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from bulletlm.cli.generate import sampling_for
-from bulletlm.cli.models import find_model
+from bulletlm.cli.models import default_model, find_model
 from bulletlm.cli.wrap import WordWrapper
 from bulletlm.errors import BulletError
 from bulletlm.runtime.model import Model, load
@@ -35,7 +35,7 @@ HELP = f"""/reset             start a new conversation
 
 
 def chat(
-    file: Path,
+    file: Path | None = None,
     /,
     *,
     system: str | None = None,
@@ -49,14 +49,15 @@ def chat(
     Example: bullet chat demo
 
     Args:
-        file: The name of a run or model here (`bullet list` shows them), a .bullet file, or the export/npy folder of a run.
+        file: The name of a run or model here (`bullet list` shows them), a .bullet file, or the export/npy folder of a run. Without it,
+            where there is no run or model here, the model of the package answers.
         system: System message; it stays in the context for the whole conversation.
         temperature: Randomness of the choice of tokens; 0 always takes the most likely token.
         max_tokens: Largest number of tokens in an answer.
         seed: The same seed and the same questions give the same answers.
         turbo: Use 8-bit activations in the native engine: faster, slightly less exact.
     """
-    path = find_model(file)
+    path = find_model(file) if file else default_model()
     model = load(path, turbo=turbo)
     sampling = sampling_for(model, {"temperature": temperature, "max_tokens": max_tokens, "seed": seed})
     terminal = sys.stdin.isatty() and sys.stdout.isatty()

@@ -64,9 +64,10 @@ def parse(command: Callable[..., None], words: Sequence[str]) -> tuple[list[Any]
                 if value.startswith("-"):
                     return None
             values[name] = _KINDS[kinds[name]](value)
-        if len(files) != len(positional) or set(named) - set(command.__kwdefaults__ or ()) - set(values):
+        least = len(positional) - len(command.__defaults__ or ())
+        if not least <= len(files) <= len(positional) or set(named) - set(command.__kwdefaults__ or ()) - set(values):
             return None
-        return [_KINDS[kinds[name]](file) for name, file in zip(positional, files, strict=True)], values
+        return [_KINDS[kinds[name]](file) for name, file in zip(positional, files, strict=False)], values
     except (IndexError, KeyError, ValueError):
         return None
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bulletlm.errors import BulletError, ConfigError
+from bulletlm.formats.packaged import packaged_model
 
 MODEL, STAGES, MANIFEST = "model.bullet", "stages.json", "manifest.json"
 SUFFIX = ".bullet"
@@ -50,7 +51,8 @@ def find_models(place: Path = Path()) -> list[Found]:
 
 
 def find_model(word: Path, *, other_folders: bool = False) -> Path:
-    """The model that a word of the command line means: a path, or else the name of a model or run that `find_models` finds.
+    """The model that a word of the command line means: a path, or else the name of a model or run that `find_models` finds, or else the
+    name of a model of the package.
 
     Args:
         word: a .bullet file, a folder of .npy tensors, a run folder (its model.bullet is meant), or a name.
@@ -69,7 +71,21 @@ def find_model(word: Path, *, other_folders: bool = False) -> Path:
         return word
     if found := _named(word, find_models()):
         return _model_of(found)
+    if _is_name(word) and (packaged := packaged_model(word.name)):
+        return packaged
     raise BulletError(_nothing(word))
+
+
+def default_model() -> Path:
+    """The model of a command that was given none: that of the package, if nothing in the current folder could be meant.
+
+    Raises:
+        ConfigError: there are models here, or the package has none.
+    """
+    packaged = packaged_model()
+    if packaged is None or find_models():
+        raise ConfigError("bullet chat requires an argument: the name of a model here (`bullet list` shows them), or a .bullet file")
+    return packaged
 
 
 def find_run(word: Path) -> Path:
@@ -88,7 +104,7 @@ def find_any(word: Path) -> Path:
     """What a word of the command line means to commands that take models of every kind: a path, or else the name of a run or model.
 
     Returns:
-        `word` itself, or the run folder or .bullet file that has this name.
+        `word` itself, or the run folder or .bullet file that has this name, or else the file of the package.
 
     Raises:
         ConfigError: several models have this name.
@@ -96,7 +112,8 @@ def find_any(word: Path) -> Path:
     if is_run(word) or (os.path.lexists(word) and not word.is_dir()):
         return word
     found = _named(word, find_models())
-    return found.path if found else word
+    packaged = packaged_model(word.name) if _is_name(word) and not word.exists() else None
+    return found.path if found else packaged or word
 
 
 def is_run(folder: Path) -> bool:

@@ -91,27 +91,27 @@ class Parent:
         return str(self.metadata.get("name") or self.where)
 
 
-def read_parent(where: str) -> Parent:
+def read_parent(where: str, runs_dir: str = "runs") -> Parent:
     """Read the model that `model.start_from` names.
 
     Args:
-        where: a file, a folder or the name of a model of the package.
+        where: a file, a folder, the name of a run, or that of a model of the package; looked for in this order.
+        runs_dir: folder of the runs.
 
     Raises:
         ConfigError: there is nothing of this name, or a folder is not a model.
         FormatError: the model is damaged, of another architecture, or has another kind of tokenizer; the message says which.
     """
-    path = Path(where).expanduser()
-    packaged = None if path.exists() else packaged_model(where)
-    if packaged is None and not path.exists():
+    path = _locate(where, runs_dir)
+    if path is None:
         names = packaged_names()
         known = f", or a model of the package ({', '.join(names)})" if names else ""
         raise ConfigError(
-            f"model.start_from: there is no {printable(where)}: give a .bullet or .gguf file, a run folder, a checkpoint or a Hugging Face "
+            f"model.start_from: there is no {printable(where)}: give a .bullet or .gguf file, a run, a checkpoint or a Hugging Face "
             f"folder{known}"
         )
     try:
-        model = _read(packaged or path)
+        model = _read(path)
         tensors = {name: as_floats(model.tensors[name]) for name in model.shape.tensors()}
     except BulletError as error:
         raise type(error)(f"model.start_from: {error}") from None
@@ -119,8 +119,7 @@ def read_parent(where: str) -> Parent:
         if not np.isfinite(tensor).all():
             raise FormatError(f"model.start_from: {printable(where)}: {name} holds a number that is NaN or infinite: the model is damaged")
     sha256 = sha256_of_json([fingerprint(tensors), sha256_of_json(model.tokenizer_proto.hex())])
-    file = packaged or path
-    entry = _entry(model, sha256, sha256_of_file(file) if file.is_file() else None)
+    entry = _entry(model, sha256, sha256_of_file(path) if path.is_file() else None)
     return Parent(
         where=where,
         shape=model.shape,
@@ -131,6 +130,15 @@ def read_parent(where: str) -> Parent:
         parents=[entry, *(each for each in model.metadata.get("parents", []) if isinstance(each, dict))],
         notes=model.notes,
     )
+
+
+def _locate(where: str, runs_dir: str) -> Path | None:
+    """The file or folder that a value of model.start_from means; None if there is none."""
+    path = Path(where).expanduser()
+    if path.exists():
+        return path
+    run = Path(runs_dir) / where
+    return run if run.is_dir() else packaged_model(where)
 
 
 def _read(path: Path) -> StoredModel:
@@ -298,12 +306,12 @@ def _given(train: TrainConfig) -> dict[str, Any]:
 def _parent_of(config: Config, where: str, progress: Progress) -> Parent:
     """The model at `where`; if it is gone, the copy in the run folder."""
     copy = config.run_dir / START / MANIFEST
-    if not Path(where).expanduser().exists() and packaged_model(where) is None and copy.is_file():
+    if _locate(where, config.runs_dir) is None and copy.is_file():
         kept = read_copy(config.run_dir)
         if kept.where == where:
             progress.log(f"note: {printable(where)} no longer exists; the copy in {printable(str(copy.parent))} is used")
             return kept
-    return read_parent(where)
+    return read_parent(where, config.runs_dir)
 
 
 def _with_shape(config: Config, parent: Parent, progress: Progress) -> Config:
