@@ -139,11 +139,11 @@ def test_the_report_compares_three(child: Config, micro_run: Path) -> None:
     new, old = origin["texts"]
     assert new["fp32"]["loss"] == pytest.approx(report["fp32"]["loss"], abs=1e-4)
     assert new["bq4"]["bits_per_byte"] < new["parent"]["bits_per_byte"]
-    assert old["text"] == "stories.mr.txt" and old["tokens"] > 5_000
+    assert old["text"] == "text 1" and old["tokens"] > 5_000  # file names stay on this computer
     assert old["bq4"]["bits_per_byte"] > old["parent"]["bits_per_byte"], "training on English only made its Marathi better"
     page = (child.run_dir / "report.html").read_text(encoding="utf-8")
-    assert "Against the model it started from" in page and "stories.mr.txt" in page
-    assert any("stories.mr.txt" in sentence and "forgotten" in sentence for sentence in report["verdict"])
+    assert "Against the model it started from" in page and "text 1" in page
+    assert any("text 1" in sentence and "forgotten" in sentence for sentence in report["verdict"])
 
 
 def test_the_file_says_where_it_is_from(child: Config, micro_run: Path, capsys: pytest.CaptureFixture[str]) -> None:

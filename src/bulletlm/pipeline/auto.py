@@ -145,9 +145,9 @@ def look_at_text(sources: list[str], seed: int, progress: Progress) -> Survey:
     if found.characters < FEWEST_CHARACTERS:
         names = ", ".join(printable(source) for source in sources)
         raise DataError(
-            f"{names}: {_count(found.characters, 'character')} of text in {_count(found.files, 'file')} "
+            f"{names}: {format_count(found.characters, 'character')} of text in {format_count(found.files, 'file')} "
             f"{'is' if found.characters == 1 else 'are'} too little to train a model: add text; {FEWEST_CHARACTERS:,} characters are the "
-            f"least, a megabyte is a start{_left_out(found)}"
+            f"least, a megabyte is a start{left_out(found)}"
         )
     return found
 
@@ -185,7 +185,7 @@ def measure_speed(progress: Progress, seconds: float = MEASURED_SECONDS) -> Spee
         exact = measure(family(128, 2_000, 128), train.model_copy(update={"precision": "fp32"}), seconds)
     capabilities = inspect_capabilities("cpu", machine)
     precision = default_plan(train, capabilities, 0.0).precision
-    words = f"{_count(machine.cores, 'core')}, {machine.memory / 1e9:.0f} GB, training in {precision}"
+    words = f"{format_count(machine.cores, 'core')}, {machine.memory / 1e9:.0f} GB, training in {precision}"
     return Speed(clock=Clock(measured), exact=max(1.0, exact.micro_batch / measured[1].micro_batch), cores=machine.cores, words=words)
 
 
@@ -363,60 +363,39 @@ def _describe(
         "model": {"dim": shape.dim, "n_layers": shape.n_layers, "n_heads": shape.n_heads, "max_seq_len": shape.max_seq_len},
         "train": {"total_steps": chosen.steps, **train},
     }
-    for path, value in given.items():
-        *sections, leaf = path.split(".")
-        inner = values
-        for section in sections:
-            inner = inner.setdefault(section, {})
-        inner[leaf] = value
-    if "train.epochs" in given and "train.total_steps" not in given:
-        del values["train"]["total_steps"]
+    put_given(values, given)
     epochs = chosen.tokens / available
     total = spent + sum(chosen.seconds.values())
-    languages = ", ".join(f"{language} {part:.0%}" for language, part in list(found.languages.items())[:3] if part >= 0.01)
-    kinds = ", ".join(f"{count} {kind}" for kind, count in found.kinds.items())
-    about = "" if found.complete else "about "
-    part = f", of which {share:.0%} is read in this time" if share < 1 else ""
-    conversations = f", {found.conversations:.0%} in conversations" if found.conversations >= 0.005 else ""
     fit = "more would have too little text to learn from" if limited else "the best for this time"
     qat = f"; up to {chosen.qat_steps:,} steps of QAT" if chosen.qat_steps else "; no QAT, which a short training does not need"
+    rate = chosen.per_step / speed.clock.seconds(shape, _config(values))
     lines = [
-        f"text      {_size(found.bytes)} in {_count(found.files, 'file')} ({kinds}): {about}{_number(found.characters)} characters "
-        f"after cleaning{part}; {languages}{conversations}",
-        f"machine   {speed.words}: about {_number(chosen.per_step / speed.clock.seconds(shape, _config(values)))} tokens/s with this model",
-        f"model     {_number(shape.n_parameters)} parameters ({shape.dim} wide, {shape.n_layers} layers, context {shape.max_seq_len}), "
-        f"vocabulary {shape.vocab_size:,}: {fit}",
-        f"training  {chosen.steps:,} steps of {chosen.per_step:,} tokens, {epochs:.1f} times over {_number(available)} tokens"
-        f"{qat}; about {_duration(total)} in all, of {_duration(3600 * hours)}",
+        text_line(found, share),
+        f"machine   {speed.words}: about {format_number(rate)} tokens/s with this model",
+        f"model     {format_number(shape.n_parameters)} parameters ({shape.dim} wide, {shape.n_layers} layers, "
+        f"context {shape.max_seq_len}), vocabulary {shape.vocab_size:,}: {fit}",
+        f"training  {chosen.steps:,} steps of {chosen.per_step:,} tokens, {epochs:.1f} times over {format_number(available)} tokens"
+        f"{qat}; about {format_duration(total)} in all, of {format_duration(3600 * hours)}",
     ]
     notes = []
     if found.skipped:
-        notes.append(_left_out(found, 3).removeprefix("; "))
+        notes.append(left_out(found, 3).removeprefix("; "))
     if found.characters < FEW_CHARACTERS:
         notes.append("from so little text a model learns to spell, but not to answer: a megabyte of text or more is a better start")
     elif epochs > MOST_EPOCHS - 0.5:
         notes.append(f"the text is read {MOST_EPOCHS} times at most, since more teaches little: more text gives a better model")
     why = {
         "data.val_tokens": "held out to measure the model",
-        "tokenizer.vocab_size": f"for {_number(found.characters)} characters; a larger one would have tokens too rare to learn",
-        "model": f"{_number(shape.n_parameters)} parameters: {fit}",
-        "train.total_steps": f"{epochs:.1f} times over the text, about {_duration(chosen.seconds['training'])} on this machine",
+        "tokenizer.vocab_size": f"for {format_number(found.characters)} characters; a larger one would have tokens too rare to learn",
+        "model": f"{format_number(shape.n_parameters)} parameters: {fit}",
+        "train.total_steps": f"{epochs:.1f} times over the text, about {format_duration(chosen.seconds['training'])} on this machine",
         "train.learning_rate": "small models need large learning rates",
         "train.eval_every_steps": f"{VALIDATIONS} validations",
     }
     if share < 1:
-        why["data.sources"] = f"{_size(found.bytes)}; a larger share needs more time"
+        why["data.sources"] = f"{format_size(found.bytes)}; a larger share needs more time"
     facts = {
-        "text": {
-            "files": found.files,
-            "bytes": found.bytes,
-            "characters": found.characters,
-            "tokens": int(available),
-            "share": share,
-            "languages": found.languages,
-            "conversations": found.conversations,
-            "skipped": [{"file": item.name, "reason": item.reason} for item in found.skipped],
-        },
+        "text": text_facts(found, available, share),
         "machine": {"cores": speed.cores, "description": speed.words},
         "parameters": shape.n_parameters,
         "steps": chosen.steps,
@@ -430,11 +409,50 @@ def _describe(
     return Choice(values=values, why=why, lines=lines, notes=notes, seconds=chosen.seconds, facts=facts)
 
 
+def put_given(values: dict[str, Any], given: Mapping[str, Any]) -> None:
+    """Put the settings that the user chose, by their full names, into a configuration."""
+    for path, value in given.items():
+        *sections, leaf = path.split(".")
+        inner = values
+        for section in sections:
+            inner = inner.setdefault(section, {})
+        inner[leaf] = value
+    if "train.epochs" in given and "train.total_steps" not in given:
+        del values["train"]["total_steps"]
+
+
+def text_line(found: Survey, share: float) -> str:
+    """What was found, in a line."""
+    languages = ", ".join(f"{language} {part:.0%}" for language, part in list(found.languages.items())[:3] if part >= 0.01)
+    kinds = ", ".join(f"{count} {kind}" for kind, count in found.kinds.items())
+    about = "" if found.complete else "about "
+    part = f", of which {share:.0%} is read in this time" if share < 1 else ""
+    conversations = f", {found.conversations:.0%} in conversations" if found.conversations >= 0.005 else ""
+    return (
+        f"text      {format_size(found.bytes)} in {format_count(found.files, 'file')} ({kinds}): {about}"
+        f"{format_number(found.characters)} characters after cleaning{part}; {languages}{conversations}"
+    )
+
+
+def text_facts(found: Survey, available: float, share: float) -> dict[str, Any]:
+    """What was found, for programs; `available` tokens are for training."""
+    return {
+        "files": found.files,
+        "bytes": found.bytes,
+        "characters": found.characters,
+        "tokens": int(available),
+        "share": share,
+        "languages": found.languages,
+        "conversations": found.conversations,
+        "skipped": [{"file": item.name, "reason": item.reason} for item in found.skipped],
+    }
+
+
 def _config(values: dict[str, Any]) -> Any:
     return Config.model_validate(values).train
 
 
-def _left_out(found: Survey, most: int = 2) -> str:
+def left_out(found: Survey, most: int = 2) -> str:
     """The files that are not read, with reasons."""
     if not found.skipped:
         return ""
@@ -443,21 +461,21 @@ def _left_out(found: Survey, most: int = 2) -> str:
     return f"; not read: {shown}{more}"
 
 
-def _count(count: int, what: str) -> str:
+def format_count(count: int, what: str) -> str:
     return f"{count:,} {what}{'' if count == 1 else 's'}"
 
 
-def _size(count: float) -> str:
+def format_size(count: float) -> str:
     return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB" if count >= 1e6 else f"{max(1, round(count / 1e3))} KB"
 
 
-def _number(count: float) -> str:
+def format_number(count: float) -> str:
     if count >= 1e6:
         return f"{count / 1e6:.3g} million"
     return f"{round(count, -3) if count >= 20_000 else round(count):,.0f}"
 
 
-def _duration(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5_400 else f"{seconds / 3600:.1f} h"

@@ -86,6 +86,9 @@ def text_run(paths: Sequence[str], flags: Sequence[str], hours: float | None) ->
                 f"({', '.join(recipe_names())})"
             )
         sources.append(str(place.absolute()))
+    start = given.get("model.start_from")
+    if start is not None and Path(str(start)).expanduser().exists():
+        given["model.start_from"] = str(Path(str(start)).expanduser().absolute())
     chosen = given.pop("name", None)
     name = chosen or _name(sources[0])
     runs_dir = Path(str(given.pop("runs_dir", "runs")))
@@ -132,15 +135,38 @@ def make_choice(run: TextRun, progress: Progress) -> "Choice":
     from bulletlm.hardware import park_idle_threads
 
     park_idle_threads()
+    choice = _choose(run, progress)
+    return choice if run.named or "model_name" in run.given else with_model_name(choice)
+
+
+def _choose(run: TextRun, progress: Progress) -> "Choice":
+    """The choice: from a model, or from random weights."""
     from bulletlm.pipeline.auto import DEFAULT_HOURS, choose, learn_vocabulary, look_at_text, measure_speed, wanted_vocabulary
+    from bulletlm.pipeline.auto_start import choose_from, find_base, scratch_is_better, use_vocabulary
 
     hours = run.hours or DEFAULT_HOURS
     seed = int(run.given.get("seed", 42))
     found = look_at_text(run.sources, seed, progress)
+    base, reason = find_base(run.given, found)
     speed = measure_speed(progress)
+    if base:
+        text = use_vocabulary(found, base.tokenizer)
+        choice = choose_from(run.name, run.sources, text, base, reason, speed, hours, run.given, _seconds_so_far())
+        if choice and (base.asked or not scratch_is_better(choice, base, text, speed, hours, run.given)):
+            return choice
+        if base.asked:
+            raise ConfigError(
+                f"--hours={hours:g} is too short to train {printable(base.where)}, which has {base.shape.n_parameters:,} parameters, on "
+                "this machine: give more time, or start from random weights with a smaller model (--from none)"
+            )
+        better = "a larger model from random weights is expected to be better with so much text and time"
+        short = "the time is too short for the size of that model on this machine"
+        reason = f"and not the model {base.where}, because {better if choice else short}"
     text = learn_vocabulary(found, wanted_vocabulary(found.characters, speed, hours), seed, progress)
-    choice = choose(run.name, run.sources, text, speed, hours, run.given, time.time() - psutil.Process().create_time())
-    return choice if run.named or "model_name" in run.given else with_model_name(choice)
+    choice = choose(run.name, run.sources, text, speed, hours, run.given, _seconds_so_far())
+    if reason:
+        choice.lines.insert(2, f"start     random weights, {reason}")
+    return choice
 
 
 def with_model_name(choice: "Choice") -> "Choice":
@@ -150,6 +176,11 @@ def with_model_name(choice: "Choice") -> "Choice":
     name, values = choice.values["name"], {key: value for key, value in choice.values.items() if key != "name"}
     values = {"name": name, "model_name": f"bulletlm-{size_label(choice.facts['parameters'])}", **values}
     return replace(choice, values=values, why={**choice.why, "model_name": "written into the model file; the name of the run is not"})
+
+
+def _seconds_so_far() -> float:
+    """Seconds since this process was started."""
+    return time.time() - psutil.Process().create_time()
 
 
 def write_recipe(run: TextRun, choice: "Choice") -> None:

@@ -1,0 +1,301 @@
+"""The choice of `bullet run FOLDER` when the run starts from an existing model: shape and vocabulary are the model's.
+
+Only passes, batch, validation and QAT are chosen for the text, the machine and the time.
+"""
+
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from bulletlm.config.schema import GENERAL_SOURCES, Config, DataConfig
+from bulletlm.data.sources import find_files
+from bulletlm.data.survey import Survey
+from bulletlm.errors import ConfigError
+from bulletlm.formats.packaged import BASE, packaged_model
+from bulletlm.pipeline.auto import (
+    CALIBRATION_PASSES,
+    CLEARLY_BETTER,
+    DATA_SHARE,
+    READ_BYTES_PER_SECOND,
+    REPORT_TOKENS,
+    SAFETY,
+    START_SECONDS,
+    VALIDATION_SHARE,
+    VALIDATIONS,
+    Choice,
+    Speed,
+    Text,
+    choose,
+    format_duration,
+    format_number,
+    left_out,
+    put_given,
+    text_facts,
+    text_line,
+    wanted_vocabulary,
+)
+from bulletlm.pipeline.plan import load_law
+from bulletlm.pipeline.qat import FEWEST_STEPS, MOST_STEPS
+from bulletlm.pipeline.start import FINE_TUNING, GENERAL_LANGUAGES, GENERAL_SHARE, Parent, describe, read_parent, resolve
+from bulletlm.progress import SilentProgress
+from bulletlm.shape import ModelShape
+from bulletlm.terminal import printable
+from bulletlm.text.tokenizer import Tokenizer
+from bulletlm.train.scaling import effective_tokens
+
+LEAST_KNOWN_SHARE = 0.8
+"""Share of the text in the languages of the packaged model from which on a run starts from it."""
+
+MOST_EPOCHS = 6
+"""Passes over the text at most; early stopping ends a run that stops improving."""
+
+WANTED_STEPS = 300
+GENERAL_CHARACTERS_PER_BYTE = 0.45
+"""Of the general text, which is Marathi and English."""
+
+GENERAL_SECONDS = 8.0
+"""Time to read and clean the general text."""
+
+QAT_TOKENS_PER_STEP = 1_024
+QAT_SHARE = 0.08
+"""Share of the time for QAT at most."""
+
+CALIBRATION_SHARE = 0.1
+"""Share of the time for calibration at most."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Base:
+    """A model from which the run may start.
+
+    Attributes:
+        where: value of model.start_from.
+        shape: its shape.
+        tokenizer: its tokenizer.
+        languages: codes of its languages.
+        tokens: on which it was trained; 0 if unknown.
+        line: the model in words.
+        asked: whether the user named it; the run then starts from it in any case.
+    """
+
+    where: str
+    shape: ModelShape
+    tokenizer: Tokenizer
+    languages: tuple[str, ...]
+    tokens: int
+    line: str
+    asked: bool
+
+
+def find_base(given: Mapping[str, Any], found: Survey) -> tuple[Base | None, str]:
+    """The model from which a run over a text starts, and the reason in words, "" if there is no model to speak of.
+
+    Raises:
+        ConfigError: a setting of the user contradicts the model that he names.
+        BulletError: that model cannot be read.
+    """
+    where = given.get("model.start_from")
+    if where is not None:
+        values: dict[str, Any] = {"train": {}}
+        put_given(values, {name: value for name, value in given.items() if not name.startswith("train.")})
+        config = Config.model_validate(values)
+        parent = resolve(config, SilentProgress())[1]
+        return (_base(str(where), parent, asked=True), "") if parent else (None, "because --from none asks for it")
+    if packaged_model() is None:
+        return None, ""
+    fixed = [name for name in given if name == "tokenizer.vocab_size" or (name.startswith("model.") and name != "model.max_seq_len")]
+    if fixed:
+        return None, f"because {fixed[0]} is given, and the model {BASE} has its own"
+    base = _base(BASE, read_parent(BASE), asked=False)
+    known = sum(share for language, share in found.languages.items() if language in base.languages)
+    names = ", ".join(base.languages)
+    if known < LEAST_KNOWN_SHARE:
+        return None, f"because only {known:.0%} of the text is in the languages of the model {BASE} ({names})"
+    return base, f"because {known:.0%} of the text is in its languages ({names}); --from none starts from random weights"
+
+
+def _base(where: str, parent: Parent, asked: bool) -> Base:
+    training = parent.metadata.get("training", {})
+    tokens = training.get("tokens_seen", 0) if isinstance(training, dict) else 0
+    return Base(
+        where=where,
+        shape=parent.shape,
+        tokenizer=Tokenizer(parent.tokenizer_proto),
+        languages=tuple(str(language) for language in parent.metadata.get("languages", [])),
+        tokens=tokens if type(tokens) is int else 0,
+        line=describe(parent),
+        asked=asked,
+    )
+
+
+def use_vocabulary(found: Survey, tokenizer: Tokenizer) -> Text:
+    """The text as a given vocabulary spells it."""
+    part = found.texts[: max(1, len(found.texts) // 4)]
+    started = time.monotonic()
+    characters, tokens = sum(map(len, part)), sum(len(tokenizer.encode(text)) + 1 for text in part)
+    seconds = (time.monotonic() - started) * found.characters / max(1, characters)
+    return Text(survey=found, vocab_size=tokenizer.vocab_size, tokens_per_character=tokens / max(1, characters), tokenize_seconds=seconds)
+
+
+def scratch_is_better(choice: Choice, base: Base, text: Text, speed: Speed, hours: float, given: Mapping[str, Any]) -> bool:
+    """Whether the scaling law expects less loss of random weights than of the base, with as much time.
+
+    The base's tokens count as text like the new one, so the answer is no unless there is far more text and time than it has seen.
+    """
+    wanted = Text(
+        survey=text.survey,
+        vocab_size=wanted_vocabulary(text.survey.characters, speed, hours),
+        tokens_per_character=text.tokens_per_character,
+        tokenize_seconds=text.tokenize_seconds,
+    )
+    try:
+        fresh = choose("name", ["text"], wanted, speed, hours, given)
+    except ConfigError:
+        return False
+    return float(fresh.facts["bits_per_byte"]) < (1 - CLEARLY_BETTER) * float(choice.facts["bits_per_byte"])
+
+
+def choose_from(
+    name: str,
+    sources: list[str],
+    text: Text,
+    base: Base,
+    reason: str,
+    speed: Speed,
+    hours: float,
+    given: Mapping[str, Any],
+    spent: float = 0.0,
+) -> Choice | None:
+    """Settings of a run from a model; None if the time is too short for its size.
+
+    Args:
+        name: of the run.
+        sources: paths of the text.
+        text: what was found there, in the vocabulary of the model.
+        base: the model.
+        reason: why the run starts from it.
+        speed: of this machine.
+        hours: time for the whole run.
+        given: settings that the user chose, by their full names; they stay.
+        spent: seconds of that time that have passed.
+    """
+    found = text.survey
+    budget = SAFETY * 3600 * hours - spent
+    total = found.characters * text.tokens_per_character
+    affordable = VALIDATION_SHARE * budget / (VALIDATIONS * speed.clock.token_seconds(base.shape) * speed.exact)
+    validation = int(min(8_000, max(500, min(total / 20, affordable))))
+    general = float(given.get("data.mix.general", GENERAL_SHARE if set(base.languages) >= GENERAL_LANGUAGES else 0.0))
+    cleaning = 2 * found.seconds / (speed.cores if found.bytes > 8e6 else 1)
+    reading = found.bytes / READ_BYTES_PER_SECOND + (GENERAL_SECONDS if general else 0.0)
+    share = min(1.0, DATA_SHARE * budget / max(cleaning + text.tokenize_seconds, 1e-9))
+    own = max(1.0, total * share - validation)
+    stream = own + min(general / (1 - general) * own, 4 * _general_tokens(text) if general else 0.0)
+    context = int(given.get("model.max_seq_len", min(base.shape.max_seq_len, _longest_context(stream))))
+    shape = ModelShape(**{**base.shape.to_dict(), "max_seq_len": context})
+    token = speed.clock.token_seconds(shape)
+    exact = token * speed.exact
+    calibration = min(40_000.0, stream, max(2_048.0, CALIBRATION_SHARE * budget / (CALIBRATION_PASSES * exact)))
+    fixed = START_SECONDS + reading + share * (cleaning + text.tokenize_seconds)
+    fixed += exact * (CALIBRATION_PASSES * calibration + REPORT_TOKENS + validation)
+    validations = (VALIDATIONS + 1) * validation * exact
+    qat_step = 4 / 3 * exact * QAT_TOKENS_PER_STEP
+    qat_steps = int(min(MOST_STEPS, QAT_SHARE * budget / qat_step))
+    qat_steps = qat_steps if qat_steps >= FEWEST_STEPS else 0
+    room = budget - fixed - validations - qat_steps * qat_step
+    if room <= 0:
+        return None
+    wanted = min(MOST_EPOCHS * stream, room / token)
+    sequences = 1 << int(math.log2(max(1.0, min(8_192.0, wanted / WANTED_STEPS) / context)))
+    per_step = sequences * context
+    train = {**FINE_TUNING, **_batch(sequences)}
+    del train["epochs"]
+    step = speed.clock.seconds(shape, Config.model_validate({"train": train}).train)
+    steps = int(min(MOST_EPOCHS * stream / per_step, room / step))
+    if steps < 1 or (steps < 20 and steps < int(MOST_EPOCHS * stream / per_step)):
+        return None
+    every = max(1, math.ceil(steps / VALIDATIONS))
+    train |= {
+        "total_steps": steps,
+        "warmup_steps": min(int(FINE_TUNING["warmup_steps"]), max(1, steps // 10)),
+        "eval_every_steps": every,
+        "save_every_steps": 5 * every,
+    }
+    values: dict[str, Any] = {
+        "name": name,
+        "data": {
+            "sources": [{"path": path, "share": round(share, 4)} for path in sources] if share < 1 else list(sources),
+            "val_tokens": validation,
+            "mix": {"general": general},
+        },
+        "model": {"start_from": base.where, **({"max_seq_len": context} if context != base.shape.max_seq_len else {})},
+        "train": train,
+        "quant": {"calibration_tokens": int(max(1_024, calibration))},
+        "qat": {"steps": qat_steps, "tokens_per_step": QAT_TOKENS_PER_STEP},
+    }
+    put_given(values, given)
+    tokens = steps * per_step
+    epochs = tokens / stream
+    seconds = {
+        "data": reading + share * cleaning + 3,
+        "tokenizer": share * text.tokenize_seconds,
+        "training": steps * step + validations,
+        "quantization": exact * CALIBRATION_PASSES * calibration,
+        "QAT": qat_steps * qat_step,
+        "report": exact * (REPORT_TOKENS + validation) + START_SECONDS - 3,
+    }
+    whole = spent + sum(seconds.values())
+    mixed = f", {general:.0%} of them general text against forgetting" if general else ""
+    qat = f"; {qat_steps:,} steps of QAT" if qat_steps else "; no QAT in this time"
+    rate = format_number(per_step / step)
+    lines = [
+        text_line(found, share),
+        f"machine   {speed.words}: about {rate} tokens/s with this model",
+        f"start     {printable(base.line)}{': ' + reason if reason else ''}",
+        f"training  at most {steps:,} steps of {per_step:,} tokens, {epochs:.1f} times over {format_number(stream)} tokens{mixed}"
+        f"{qat}; about {format_duration(whole)} in all, of {format_duration(3600 * hours)}",
+    ]
+    notes = []
+    if found.skipped:
+        notes.append(left_out(found, 3).removeprefix("; "))
+    why = {
+        "data.val_tokens": "held out to measure the model",
+        "data.mix": "share of general text, so that the model does not forget what it knows",
+        "model": "shape and vocabulary are those of the model to start from",
+        "train.total_steps": f"{epochs:.1f} times over the text, about {format_duration(seconds['training'])} on this machine",
+        "train.patience_early_stop": "ends the run when the validation loss stops falling",
+        "qat.steps": "what the time allows",
+    }
+    law = load_law()[0]
+    facts = {
+        "text": text_facts(found, own, share),
+        "machine": {"cores": speed.cores, "description": speed.words},
+        "start": {"from": base.where, "reason": reason, "general": general},
+        "parameters": shape.n_parameters,
+        "steps": steps,
+        "tokens": tokens,
+        "epochs": epochs,
+        "qat_steps": qat_steps,
+        "bits_per_byte": law.loss(shape.n_parameters, base.tokens + effective_tokens(tokens, stream)),
+        "seconds": {**seconds, "total": whole},
+        "hours": hours,
+    }
+    return Choice(values=values, why=why, lines=lines, notes=notes, seconds=seconds, facts=facts)
+
+
+def _general_tokens(text: Text) -> float:
+    """Tokens of the general text, estimated from its size."""
+    files = find_files(DataConfig.model_validate({"sources": list(GENERAL_SOURCES)}))[0]
+    return sum(file.bytes_on_disk for file in files) * GENERAL_CHARACTERS_PER_BYTE * text.tokens_per_character
+
+
+def _longest_context(tokens: float) -> int:
+    """The longest context with which a text of that many tokens has enough windows; a power of two."""
+    return 1 << int(math.log2(max(32.0, tokens / 8)))
+
+
+def _batch(sequences: int) -> dict[str, int]:
+    """An effective batch in passes of at most 16 sequences."""
+    at_once = max(n for n in range(1, min(16, sequences) + 1) if sequences % n == 0)
+    return {"batch_size_per_device": at_once, "gradient_accumulation_steps": sequences // at_once}

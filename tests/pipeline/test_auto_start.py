@@ -1,0 +1,171 @@
+"""`bullet run FOLDER` from the model of the package: when it starts there, what it chooses, and that it says so."""
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bulletlm.config.loader import load_config
+from bulletlm.data.survey import Survey
+from bulletlm.errors import ConfigError
+from bulletlm.files import read_json
+from bulletlm.formats.bullet.reader import open_bullet
+from bulletlm.pipeline.auto import Choice, Speed
+from bulletlm.pipeline.auto_start import MOST_EPOCHS, Base, choose_from, find_base, scratch_is_better, use_vocabulary
+from bulletlm.pipeline.plan import Clock, Measured, training_flops
+from bulletlm.pipeline.recipe import make_choice, text_run, write_recipe
+from bulletlm.pipeline.stages import run_stages
+from bulletlm.progress import SilentProgress
+from bulletlm.shape import ModelShape
+from bulletlm.text.tokenizer import Tokenizer
+from bulletlm.train.scaling import family
+from micro_model import write_texts
+
+ENGLISH = "The tide rose over the old pier while the children counted boats. "
+
+
+def machine(flops: float = 2e10) -> Speed:
+    """A machine that does so many floating-point operations a second."""
+    shapes = [family(width, 2_000, 128) for width in (64, 128, 256)]
+    clock = Clock([Measured(shape, 16, 16 * 128 * training_flops(shape) / flops, 1e-3) for shape in shapes])
+    return Speed(clock=clock, exact=2.0, cores=2, words="a machine")
+
+
+def survey_of(characters: int, languages: Mapping[str, float] | None = None) -> Survey:
+    """What a look at a text of one file found."""
+    return Survey(
+        files=1,
+        bytes=characters,
+        kinds={".txt": 1},
+        skipped=(),
+        characters=characters,
+        languages=dict(languages or {"en": 1.0}),
+        conversations=0.0,
+        document=1_000,
+        seconds=characters / 1e6,
+        complete=True,
+        texts=(ENGLISH * 40,) * 4,
+    )
+
+
+def base_of(tokenizer: Tokenizer, width: int = 128, tokens: int = 20_000_000) -> Base:
+    """A model of a width that was trained on so many tokens."""
+    shape = ModelShape(tokenizer.vocab_size, width, width // 32, width // 32, width // 32, 4 * width, 256)
+    return Base(where="base.bullet", shape=shape, tokenizer=tokenizer, languages=("en", "mr"), tokens=tokens, line="base", asked=False)
+
+
+def chosen(characters: int, base: Base, hours: float = 0.25, flops: float = 2e10, **given: Any) -> Choice | None:
+    text = use_vocabulary(survey_of(characters), base.tokenizer)
+    named = {key.replace("__", "."): value for key, value in given.items()}
+    return choose_from("name", ["/text"], text, base, "because", machine(flops), hours, named)
+
+
+@pytest.mark.parametrize("characters", [3_000, 20_000, 200_000, 2_000_000, 100_000_000])
+@pytest.mark.parametrize("hours", [0.25, 1.0, 8.0])
+@pytest.mark.parametrize("flops", [2e9, 2e10, 1e12])
+def test_no_choice_takes_more_than_time_and_text_allow(
+    characters: int, hours: float, flops: float, tiny_tokenizer: Tokenizer, tmp_path: Path
+) -> None:
+    choice = chosen(characters, base_of(tiny_tokenizer), hours, flops)
+    if choice is None:
+        assert flops == 2e9 and hours < 1
+        return
+    assert choice.facts["seconds"]["total"] <= 3600 * hours
+    assert choice.facts["epochs"] <= MOST_EPOCHS + 0.01
+    (tmp_path / "a.json").write_text(json.dumps(choice.values))
+    config = load_config(tmp_path / "a.json")
+    assert config.model.start_from == "base.bullet"
+    assert config.train.batch_size_per_device * config.train.gradient_accumulation_steps * config.model.max_seq_len <= 8_192
+    stated = {"dim", "n_layers", "n_heads", "n_kv_heads", "hidden_dim"} & config.model.model_fields_set
+    assert not stated and "tokenizer" not in choice.values, "shape and vocabulary are those of the model"
+
+
+def test_what_the_user_gives_stays(tiny_tokenizer: Tokenizer) -> None:
+    choice = chosen(2_000_000, base_of(tiny_tokenizer), train__learning_rate=1e-4, data__mix__general=0.0, model__max_seq_len=128)
+    assert choice
+    assert choice.values["train"]["learning_rate"] == 1e-4
+    assert choice.values["data"]["mix"]["general"] == 0.0 and choice.values["model"]["max_seq_len"] == 128
+
+
+def test_a_model_that_is_too_large_for_the_time_gives_no_choice(tiny_tokenizer: Tokenizer) -> None:
+    assert chosen(200_000, base_of(tiny_tokenizer, 1024), 0.05, 1e9) is None
+
+
+def test_random_weights_are_expected_to_be_better_only_with_far_more_text_and_time(tiny_tokenizer: Tokenizer) -> None:
+    def better(characters: int, hours: float, flops: float, base: Base) -> bool:
+        text = use_vocabulary(survey_of(characters), base.tokenizer)
+        choice = choose_from("name", ["/text"], text, base, "", machine(flops), hours, {})
+        assert choice
+        return scratch_is_better(choice, base, text, machine(flops), hours, {})
+
+    assert not better(50_000, 0.25, 2e10, base_of(tiny_tokenizer))
+    assert not better(2_000_000, 1.0, 2e10, base_of(tiny_tokenizer))
+    assert better(1_000_000_000, 24.0, 1e12, base_of(tiny_tokenizer, 64, 100_000))
+
+
+@pytest.fixture
+def packaged(micro_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A package whose model is a micro model."""
+    folder = tmp_path / "models"
+    folder.mkdir()
+    shutil.copy(micro_run / "model.bullet", folder / "marathi-english.bullet")
+    monkeypatch.setattr("bulletlm.formats.packaged.MODELS", folder)
+    return folder / "marathi-english.bullet"
+
+
+@pytest.mark.parametrize(
+    ("languages", "starts", "reason"),
+    [
+        ({"en": 0.5, "mr": 0.35, "hi": 0.15}, True, "because 85% of the text is in its languages (en, mr); --from none"),
+        ({"fr": 0.9, "en": 0.1}, False, "because only 10% of the text is in the languages of the model marathi-english (en, mr)"),
+    ],
+)
+def test_the_languages_of_the_text_decide(languages: dict[str, float], starts: bool, reason: str, packaged: Path) -> None:
+    base, said = find_base({}, survey_of(100_000, languages))
+    assert (base is not None) == starts and said.startswith(reason)
+
+
+def test_the_user_decides_first(packaged: Path, micro_run: Path) -> None:
+    text = survey_of(100_000)
+    assert find_base({"model.start_from": "none"}, text)[0] is None
+    assert find_base({"model.dim": 96}, text) == (None, "because model.dim is given, and the model marathi-english has its own")
+    french = survey_of(100_000, {"fr": 1.0})
+    base, _ = find_base({"model.start_from": str(micro_run)}, french)
+    assert base and base.asked
+    with pytest.raises(ConfigError, match=r"model\.dim is 96, but"):
+        find_base({"model.start_from": str(micro_run), "model.dim": 96}, text)
+
+
+def test_without_a_model_in_the_package_nothing_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bulletlm.formats.packaged.MODELS", tmp_path)
+    assert find_base({}, survey_of(100_000)) == (None, "")
+
+
+def test_a_run_from_the_package_end_to_end(packaged: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bulletlm.pipeline.auto.measure_speed", lambda progress: machine())
+    write_texts(tmp_path / "texts")
+    flags = [
+        "--total-steps=3",
+        "--set",
+        "data.mix.general=0",
+        "--qat.steps=0",
+        "--max-tokens=4",
+        "--threads=1",
+        "--runs-dir",
+        str(tmp_path),
+    ]
+    run = text_run([str(tmp_path / "texts")], [*flags, "--name=mine"], 0.25)
+    found = make_choice(run, SilentProgress())  # a micro model has learned so little that random weights are as good
+    monkeypatch.setattr("bulletlm.pipeline.auto_start.scratch_is_better", lambda *arguments: False)
+    assert any(line.startswith("start     random weights, and not the model marathi-english, because a larger") for line in found.lines)
+    choice = make_choice(run, SilentProgress())
+    start = next(line for line in choice.lines if line.startswith("start"))
+    assert start.startswith("start     micro, 0.") and "of the text is in its languages" in start and "--from none" in start
+    write_recipe(run, choice)
+    folder = run_stages(load_config(run.recipe), "evaluate", SilentProgress()).folder
+    assert [entry["name"] for entry in open_bullet(folder / "model.bullet").metadata["parents"]] == ["micro"]
+    report = read_json(folder / "report.json")
+    assert report["origin"]["name"] == "micro" and "starting from the model micro" in report["summary"]
