@@ -169,7 +169,7 @@ def test_scoring_in_the_terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     typed = "".join("4444\n" if identical else "5 5 5 5\n2222\n1\n" for identical in order[:2])
     assert command([str(run), "--rater", "asha"], f"?\n9\n{typed}q\n", monkeypatch) == 0
     shown = capsys.readouterr().out
-    assert "FP32" not in shown.partition("items, scored by")[0] and "4-bit" not in shown.partition("items, scored by")[0], "blind"
+    assert "FP32" not in shown.partition(", scored by")[0] and "4-bit" not in shown.partition(", scored by")[0], "blind"
     assert "2 items, scored by asha (2)" in shown
     assert len(ScoreStore(run / "scores.jsonl").read()) == 2
     rest = "4444\n" if order[2] else "5555\n2222\n1\n"

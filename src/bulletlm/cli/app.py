@@ -554,6 +554,7 @@ def verify(file: ModelFile, /) -> None:
 
 app.command(measure.benchmark, group=LOOK)
 app.command(measure.compare, group=LOOK)
+app.command(measure.card, group=LOOK)
 app.command(score, group=LOOK)
 
 

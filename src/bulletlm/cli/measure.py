@@ -1,4 +1,4 @@
-"""The commands that measure models: `bullet benchmark` and `bullet compare`."""
+"""The commands that measure models: `bullet benchmark`, `bullet compare` and `bullet card`."""
 
 import math
 from collections.abc import Sequence
@@ -156,6 +156,35 @@ def compare(
         _print_answers(result.answers)
     if html is not None:
         echo(f"\npage  {html}")
+
+
+def card(
+    model: Annotated[Path, Parameter(help="A .bullet or .gguf file, a run folder (its model.bullet), or a Hugging Face folder.")],
+    /,
+    *,
+    benchmarks: Annotated[
+        tuple[Path, ...], Parameter(help="Results of `bullet benchmark --out` for this model, which the card shows; can be repeated.")
+    ] = (),
+    out: Annotated[Path | None, Parameter(help="Write the card to this new file, such as README.md; default: print it.")] = None,
+) -> None:
+    """Print the model card of a file: README.md in the form of the Hugging Face hub, with figures, provenance and attribution.
+
+    For the model.bullet of a run, it also shows the verdicts of the report.
+
+    Example: bullet card runs/demo/model.bullet --out README.md
+    """
+    from bulletlm.evaluate.card import card_of
+    from bulletlm.files import write_text
+    from bulletlm.terminal import model_text
+
+    text = card_of(model, benchmarks)
+    if out is None:
+        print(model_text(text), end="")
+        return
+    if out.exists() or out.is_symlink():
+        raise ConfigError(f"{out} exists: name a new file")
+    write_text(out, text)
+    echo(out)
 
 
 def _words(value: str | None) -> list[str]:

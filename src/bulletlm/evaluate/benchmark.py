@@ -330,7 +330,7 @@ def table(result: TaskResult) -> list[str]:
     lines += [f"  {mark} {name:<{width}}  {unit.format(value):>8}{interval}" for value, mark, name, interval in rows]
     for row in result["differences"]:
         low, high = row["low"], row["high"]
-        signed = unit.replace(":", ":+")
+        signed = "{:+.4f}" if result["kind"] == "text" else "{:+.2f}"
         what = " (too few items for an interval)" if low is None or high is None else " (within the noise)" if low <= 0 <= high else ""
         lines.append(f"    {row['model']} - {row['against']}: {signed.format(row['value'])}{_interval(row, signed)}{what}")
     splits = sorted({row["split"] for row in result["published"]} - {"", result["split"]})

@@ -334,7 +334,8 @@ def summary_lines(summary: Summary) -> list[str]:
     first, second = summary["systems"]
     raters = ", ".join(f"{printable(name)} ({count})" for name, count in summary["raters"].items())
     width = max(len(name) for name in (*CRITERIA, first, second, NO_PREFERENCE))
-    lines = [f"{summary['items']} items, scored by {raters}", "", f"{'':<{width}}  {first:<22}{second:<22}difference"]
+    items = "1 item" if summary["items"] == 1 else f"{summary['items']} items"
+    lines = [f"{items}, scored by {raters}", "", f"{'':<{width}}  {first:<22}{second:<22}difference"]
     for name in CRITERIA:
         cells = [_cell(summary["points"][system][name]) for system in (first, second)]
         lines.append(f"{name:<{width}}  {cells[0]:<22}{cells[1]:<22}{_cell(summary['differences'][name], signed=True)}")
