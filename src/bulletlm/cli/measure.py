@@ -159,7 +159,7 @@ def compare(
 
 
 def card(
-    model: Annotated[Path, Parameter(help="A .bullet or .gguf file, a run folder (its model.bullet), or a Hugging Face folder.")],
+    model: AnyModel,
     /,
     *,
     benchmarks: Annotated[
@@ -177,7 +177,7 @@ def card(
     from bulletlm.files import write_text
     from bulletlm.terminal import model_text
 
-    text = card_of(model, benchmarks)
+    text = card_of(find_any(model), benchmarks)
     if out is None:
         print(model_text(text), end="")
         return

@@ -64,6 +64,12 @@ class Source(Section):
         description="Read and clean only this share of the source, in blocks of about a megabyte from all of its files; for text that is "
         "larger than the time allows.",
     )
+    license: str | None = Field(
+        None, min_length=1, max_length=200, description="Licence of the text, for the model file and its card, such as CC-BY-4.0."
+    )
+    attribution: str | None = Field(
+        None, min_length=1, max_length=500, description="Whom the model card names for this text: authors, project, address."
+    )
 
     @field_validator("label")
     @classmethod

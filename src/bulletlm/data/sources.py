@@ -110,6 +110,25 @@ def held_out_files(config: "DataConfig") -> list[SourceFile]:
         raise DataError(str(error).replace("data.sources", "data.held_out")) from None
 
 
+def source_terms(config: "DataConfig") -> list[dict[str, str]]:
+    """What the model card says about each source: label, license, attribution, and the name of a data set of the Hugging Face hub.
+
+    Sources of which nothing is known are left out; a path or a file name is never given.
+    """
+    terms = []
+    for number, source in enumerate(config.sources, 1):
+        known: dict[str, str] = {}
+        if source.path in EMBEDDED:
+            known = {"license": "CC0-1.0", "attribution": "BulletLM, embedded corpus"}
+        elif source.path.startswith(HUGGING_FACE) and not Path(name := source.path.removeprefix(HUGGING_FACE).partition("?")[0]).exists():
+            known = {"dataset": name}
+        known |= {key: value for key in ("license", "attribution") if (value := getattr(source, key))}
+        if known:
+            label = source.label or (source.path if source.path in EMBEDDED else known.get("dataset", f"source {number}"))
+            terms.append({"label": label, **known})
+    return terms
+
+
 def find_files(config: "DataConfig") -> tuple[list[SourceFile], list[Skipped]]:
     """The files to read, in reading order, and those in folders that are left out.
 

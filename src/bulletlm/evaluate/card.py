@@ -48,13 +48,11 @@ def _report(path: Path, metadata: Mapping[str, Any]) -> Mapping[str, Any] | None
 
 def _results(file: Path) -> list[Mapping[str, Any]]:
     values = read_json(file)
-    results = values.get("results") if isinstance(values, dict) else None
-    known = isinstance(results, list) and all(
-        isinstance(row, dict) and row.keys() >= _RESULT_KEYS and row["kind"] in METRICS for row in results
-    )
-    if not known:
+    rows = values.get("results") if isinstance(values, dict) else None
+    if not isinstance(rows, list) or not all(
+        isinstance(row, dict) and row.keys() >= _RESULT_KEYS and row["kind"] in METRICS for row in rows
+    ):
         raise DataError(f"{file} has no results of benchmarks: write it with bullet benchmark MODEL --suite SUITE --out {file}")
-    rows: list[Mapping[str, Any]] = results
     return rows
 
 

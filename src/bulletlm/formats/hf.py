@@ -4,7 +4,6 @@ Only the rotary pairs differ: transformers rotates element i of a head with elem
 neighbours. So the rows of the query and key matrices are reordered, head by head, in both directions.
 """
 
-import json
 import os
 import re
 from collections.abc import Mapping
@@ -16,12 +15,11 @@ import numpy as np
 
 from bulletlm.errors import BulletError, FormatError
 from bulletlm.files import atomic_folder, read_regular, write_json, write_text
-from bulletlm.formats.bullet.header import check_metadata, parent_names, parse_json, read_shape, show
+from bulletlm.formats.bullet.header import check_metadata, parse_json, read_shape, show
 from bulletlm.formats.chat_marks import add_chat_marks
 from bulletlm.formats.chat_template import HF_TEMPLATE, exported_template, is_standard
-from bulletlm.formats.gguf import size_label
+from bulletlm.formats.model_card import model_card
 from bulletlm.formats.not_a_model import INSTEAD, what_was_downloaded
-from bulletlm.formats.provenance import PRIVATE_NOTE, is_private
 from bulletlm.formats.stored import EncodedTensor, Floats, StoredModel, as_floats, brief, check_finite, check_tokenizer
 from bulletlm.formats.tokenizer_json import read_tokenizer_json
 from bulletlm.shape import ModelShape
@@ -184,96 +182,6 @@ def _tokenizer_config(shape: ModelShape) -> dict[str, Any]:
         "clean_up_tokenization_spaces": False,
         "model_max_length": shape.max_seq_len,
     }
-
-
-_HUB_LICENSES = {
-    "CC0-1.0",
-    "CC-BY-4.0",
-    "CC-BY-SA-4.0",
-    "CC-BY-NC-4.0",
-    "CC-BY-NC-SA-4.0",
-    "MIT",
-    "Apache-2.0",
-    "BSD-3-Clause",
-    "GPL-3.0",
-    "Unlicense",
-}
-"""Licences that the model hub knows by their lower-case names."""
-
-
-def model_card(model: StoredModel) -> str:
-    """README.md: a model card made from the metadata."""
-    shape, metadata = model.shape, model.metadata
-    name, license = str(metadata.get("name", "model")), str(metadata.get("license", ""))
-    languages = metadata.get("languages", [])
-    codes = list(dict.fromkeys(language.partition("-")[0] for language in languages))  # the hub knows no scripts
-    known = license in _HUB_LICENSES
-    head = {
-        "license": license.lower() if known else "other",
-        **({} if known or not license else {"license_name": license}),
-        **({"language": codes} if codes else {}),
-        "library_name": "transformers",
-        "pipeline_tag": "text-generation",
-        "tags": ["bulletlm"],
-    }
-    lines = ["---", *(f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in head.items()), "---", "", f"# {name}", ""]
-    spoken = f" for {', '.join(languages)}" if languages else ""
-    parent = parent_names(metadata)
-    made = f"trained with BulletLM from the model {parent[0]}" if parent else "trained from scratch with BulletLM"
-    lines += [f"A small Llama-shaped language model{spoken}, {made}.", "", "| | |", "|---|---|"]
-    lines += [f"| {key} | {value} |" for key, value in _figures(model)]
-    lines += [
-        "",
-        "## Use",
-        "",
-        "```python",
-        "from transformers import AutoModelForCausalLM, AutoTokenizer",
-        "",
-        'tokenizer = AutoTokenizer.from_pretrained("THIS FOLDER")',
-        'model = AutoModelForCausalLM.from_pretrained("THIS FOLDER")',
-        'messages = [{"role": "user", "content": "..."}]',
-        'prompt = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt", return_dict=True)',
-        "answer = model.generate(**prompt)[0, prompt.input_ids.shape[1] :]",
-        "print(tokenizer.decode(answer, skip_special_tokens=True))",
-        "```",
-        "",
-        "## Limits",
-        "",
-        f"A model of {size_label(shape.n_parameters)} parameters knows little and often invents facts. Do not rely on its answers.",
-        "",
-    ]
-    return "\n".join(lines)
-
-
-def _figures(model: StoredModel) -> list[tuple[str, str]]:
-    shape, metadata = model.shape, model.metadata
-    training = metadata.get("training", {})
-    rows = [
-        ("parameters", f"{shape.n_parameters:,}"),
-        ("shape", f"{shape.n_layers} layers, dim {shape.dim}, {shape.n_heads} heads, hidden {shape.hidden_dim}"),
-        ("context", f"{shape.max_seq_len} tokens"),
-        ("vocabulary", f"{shape.vocab_size:,} tokens (sentencepiece BPE)"),
-        ("licence", str(metadata.get("license", "not said"))),
-    ]
-    if is_private(metadata):
-        rows.append(("private", PRIVATE_NOTE))
-    if isinstance(training.get("tokens_seen"), int):
-        rows.append(("trained on", f"{training['tokens_seen']:,} tokens"))
-    measured = metadata.get("quantised", {}).get("val_loss")
-    if isinstance(measured, float):
-        rows.append(("validation loss", _loss(measured)))
-    elif isinstance(training.get("val_loss"), float):
-        before = " of the FP32 model, before rounding" if "quantised" in metadata else ""
-        rows.append((f"validation loss{before}", _loss(training["val_loss"])))
-    kinds = {type_name for type_name in (getattr(tensor, "type", None) for tensor in model.tensors.values()) if type_name}
-    if kinds:
-        rows.append(("weights", f"exactly those of a file in {' and '.join(sorted(kinds))}, written out as float32"))
-    return [(key, value.replace("|", "\\|").replace("\n", " ")) for key, value in rows]
-
-
-def _loss(loss: float) -> str:
-    with np.errstate(over="ignore"):  # a damaged file may say anything
-        return f"{loss:.4f} (perplexity {np.exp(loss):.2f})"
 
 
 def read_hf(folder: Path, marks: bool = True) -> StoredModel:

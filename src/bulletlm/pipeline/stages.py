@@ -20,7 +20,7 @@ from bulletlm.config.loader import RECORD_KEY, load_config
 from bulletlm.config.messages import format_value
 from bulletlm.config.schema import Config
 from bulletlm.data.augment import reproducibility_fields
-from bulletlm.data.sources import held_out_files, source_files, unicode_name
+from bulletlm.data.sources import EMBEDDED, held_out_files, source_files, source_terms, unicode_name
 from bulletlm.data.tokens import vocabulary_size
 from bulletlm.errors import BulletError, ConfigError, DataError
 from bulletlm.extras import require
@@ -435,6 +435,8 @@ def _export(run: Run) -> None:
         **({PRIVATE_KEY: True} if private else {}),
         "bulletlm": __version__,
     }
+    if terms := source_terms(run.config.data):
+        metadata["training_text"] = terms
     if run.parent:
         from bulletlm.pipeline.start import license_line
 
@@ -522,6 +524,7 @@ def _data_settings(config: Config) -> dict[str, Any]:
     for source in settings["sources"]:
         if source["label"] is None:
             del source["label"]
+        del source["license"], source["attribution"]  # only the model card shows them
     return settings
 
 
@@ -534,6 +537,12 @@ def _labels(config: Config) -> list[list[str | None]]:
     """The labels that the configuration gives, as a part of settings."""
     labels = [source.label for source in config.data.sources]
     return [labels] if any(labels) else []
+
+
+def _terms(config: Config) -> list[list[dict[str, str]]]:
+    """The licences and attributions of the sources, as a part of settings; those of the embedded corpus never change."""
+    terms = [entry for entry in source_terms(config.data) if entry["label"] not in EMBEDDED]
+    return [terms] if terms else []
 
 
 def _shape_settings(config: Config) -> dict[str, Any]:
@@ -624,6 +633,7 @@ STAGES: dict[str, Stage] = {
             run.config.license,
             run.config.sampling.model_dump(mode="json"),
             *_labels(run.config),
+            *_terms(run.config),
             *run.parent_hash,
         ],
         inputs=("tokenizer", "train"),
