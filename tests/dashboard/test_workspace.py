@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 from hypothesis import given, strategies
 
+from bulletlm.dashboard.forms import form
 from bulletlm.dashboard.uploads import receive, uploaded
-from bulletlm.dashboard.workspace import Workspace, is_name, named_paths, safe_file_name
+from bulletlm.dashboard.workspace import PATH_SETTINGS, SOURCE_SETTINGS, Workspace, is_name, safe_file_name
 from bulletlm.errors import BulletError, ConfigError
 
 
@@ -40,18 +41,26 @@ def test_a_link_does_not_lead_outside(workspace: Workspace, tmp_path: Path) -> N
     Workspace(workspace.folder, (tmp_path / "outside",)).check("link/secret.txt")
 
 
-def test_every_setting_that_names_a_path_is_checked(workspace: Workspace) -> None:
-    given = {
-        "data.sources": ["/etc", {"path": "/etc/hosts", "weight": 2}],
-        "evaluate.prompts": "/etc/passwd",
-        "augment.paraphrase_pairs": ["/x"],
-        "augment.paraphrase_models": {"mr": "http://example.org"},
-        "augment.translation_models": {"mr-en": "/m"},
-        "augment.cache": "/tmp",
-        "model.dim": 3,
-    }
-    assert len(list(named_paths(given))) == 7
-    assert {setting for setting, _ in workspace.check_settings(given)} == set(given) - {"model.dim"}
+NO_PATHS = {
+    *("name", "license", "augment.paraphrase_prefix", "augment.endpoint_model", "augment.endpoint_key_variable"),
+    *("data.clean.phone_regions", "data.clean.languages", "data.mix.languages", "augment.length_ratio", "augment.chrf"),
+    *("train.betas", "train.track", "quant.keep"),
+}
+"""Settings of free text that are no paths."""
+
+
+def test_every_setting_that_names_a_path_is_known() -> None:
+    free = {setting.path for setting in form() if setting.kind in ("text", "json")}
+    assert free | {"data.sources"} == NO_PATHS | set(PATH_SETTINGS), "is the new setting a path? then add it to PATH_SETTINGS"
+
+
+@pytest.mark.parametrize("setting", PATH_SETTINGS)
+@pytest.mark.parametrize("path", ["/etc/passwd", "../x", "http://192.168.0.1/v1"])
+def test_every_setting_that_names_a_path_is_checked(workspace: Workspace, setting: str, path: str) -> None:
+    key = "path" if setting in SOURCE_SETTINGS else "mr"
+    for value in (path, [path], ["texts", path], {key: path}, [{key: path, "weight": 2}]):
+        assert {found for found, _ in workspace.check_settings({setting: value, "model.dim": 3})} == {setting}, value
+    assert not list(workspace.check_settings({setting: "texts"}))
 
 
 @given(strategies.text(max_size=200))

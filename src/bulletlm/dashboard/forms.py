@@ -18,7 +18,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 from bulletlm.config.loader import nested, parse_flags, parse_settings
-from bulletlm.config.messages import what_is_wrong
+from bulletlm.config.messages import split_location, what_is_wrong
 from bulletlm.config.schema import Config, Section
 from bulletlm.errors import ConfigError
 from bulletlm.terminal import printable
@@ -56,6 +56,18 @@ BASIC = (
 ELSEWHERE = ("runs_dir", "data.sources")
 """Settings that the form does not show: the dashboard has its own place for runs, and its own part of the page for texts."""
 
+LIMITS = {
+    "ge le": "from {low} to {high}",
+    "ge lt": "from {low} to less than {high}",
+    "gt le": "more than {low}, at most {high}",
+    "gt lt": "between {low} and {high}",
+    "ge": "{low} or more",
+    "gt": "more than {low}",
+    "le": "at most {high}",
+    "lt": "less than {high}",
+}
+"""Limits in words, by the rules of the schema."""
+
 Kind = Literal["number", "whole", "choice", "switch", "text", "json"]
 
 
@@ -68,7 +80,7 @@ class Setting:
         kind: "whole" is an integer; "json" is a list or an object, typed as JSON.
         default: value if it is not given.
         help: its description.
-        limits: allowed values in words, such as "from 1 to 256"; "" without limits.
+        limits: allowed values in words with placeholders, such as "from {low} to {high}", and their values; "" without limits.
         choices: for kind "choice".
         optional: whether null is allowed.
         basic: whether it is among the settings that the form shows first.
@@ -78,7 +90,7 @@ class Setting:
     kind: Kind
     default: Any
     help: str
-    limits: str
+    limits: tuple[str, dict[str, str]]
     choices: tuple[str, ...] = ()
     optional: bool = False
     basic: bool = False
@@ -141,18 +153,15 @@ def _setting(path: str, info: FieldInfo) -> Setting:
     )
 
 
-def _limits(info: FieldInfo) -> str:
-    low = high = ""
+def _limits(info: FieldInfo) -> tuple[str, dict[str, str]]:
+    values: dict[str, str] = {}
+    kinds: list[str] = []
     for rule in info.metadata:
-        if isinstance(rule, annotated_types.Ge):
-            low = f"from {rule.ge:,}"
-        elif isinstance(rule, annotated_types.Gt):
-            low = f"more than {rule.gt:,}"
-        elif isinstance(rule, annotated_types.Le):
-            high = f"to {rule.le:,}" if low.startswith("from") else f"at most {rule.le:,}"
-        elif isinstance(rule, annotated_types.Lt):
-            high = f"less than {rule.lt:,}"
-    return " ".join(filter(None, [low, "and" if low and high and not high.startswith("to") else "", high]))
+        for kind, name in (("ge", "low"), ("gt", "low"), ("le", "high"), ("lt", "high")):
+            if isinstance(rule, getattr(annotated_types, kind.capitalize())):
+                values[name] = f"{getattr(rule, kind):,}"
+                kinds.append(kind)
+    return LIMITS.get(" ".join(sorted(kinds)), ""), values
 
 
 @dataclass
@@ -245,9 +254,8 @@ def problems(given: Mapping[str, Any]) -> dict[str, str]:
     except ValidationError as error:
         known = {setting.path for setting in form()} | set(ELSEWHERE)
         for item in error.errors():
-            parts = [str(part) for part in item["loc"]]
-            path = next((".".join(parts[:size]) for size in range(len(parts), 0, -1) if ".".join(parts[:size]) in known), "")
-            found.setdefault(path, printable(what_is_wrong(item)))
+            path, inside = split_location(item["loc"], known)
+            found.setdefault(path if path in known else "", printable(inside + what_is_wrong(item)))
     except ConfigError as error:
         message = printable(str(error))
         first = re.match(r"\w+", message)

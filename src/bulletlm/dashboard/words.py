@@ -96,6 +96,7 @@ MARATHI: dict[str, str] = {
     "Is the 4-bit model as good as FP32?": "4-बिट मॉडेल FP32 इतकेच चांगले आहे का?",
     "Is the model any good?": "मॉडेल उपयोगी आहे का?",
     "It needs more memory than this computer has: choose a smaller width or a smaller batch.": "यासाठी या संगणकापेक्षा जास्त मेमरी लागेल: लहान रुंदी किंवा लहान बॅच निवडा.",  # noqa: E501
+    "Its simple part": "त्याचा सोपा भाग",
     "Keep only the k likeliest tokens; 0 keeps all.": "फक्त k सर्वांत शक्य टोकन्स ठेवा; 0 असल्यास सर्व.",
     "Keep the likeliest tokens that together reach this probability.": "एकत्रितपणे या शक्यतेपर्यंत पोचणारे सर्वांत शक्य टोकन्स ठेवा.",
     "Keys: 1 to 5 give the marked points, Backspace goes back; A, B or 0 say which answer is better.": "कळा: 1 ते 5 ने चौकटीतील गुण द्या, Backspace ने मागे जा; कोणते उत्तर चांगले ते A, B किंवा 0 ने सांगा.",  # noqa: E501
@@ -153,6 +154,7 @@ MARATHI: dict[str, str] = {
     "Repetition penalty": "पुनरावृत्तीसाठी दंड",
     "Report card": "प्रगतिपुस्तक",
     "Resume": "पुढे चालू करा",
+    "Rows": "ओळी",
     "Run": "प्रशिक्षण",
     "Runs": "प्रशिक्षणे",
     "Same most likely token": "सर्वांत शक्य टोकन सारखाच",
@@ -186,6 +188,7 @@ MARATHI: dict[str, str] = {
     "Text": "मजकूर",
     "Text to learn from": "शिकण्यासाठीचा मजकूर",
     "Text, Word, PDF, EPUB, web pages, tables, subtitles, chats and archives are read. Files stay on this computer.": "मजकूर, Word, PDF, EPUB, वेब पाने, तक्ते, सबटायटल, चॅट आणि संग्रह (archive) वाचता येतात. फाइली याच संगणकावर राहतात.",  # noqa: E501
+    "The corpus of the package": "पॅकेजमधील मजकूर",
     "The first answers come with the first validation.": "पहिली उत्तरे पहिल्या पडताळणीनंतर दिसतील.",
     "The run saves its state and stops.": "प्रशिक्षण आपली स्थिती जतन करून थांबत आहे.",
     "The same prompts are answered at every validation, always with the likeliest token.": "प्रत्येक पडताळणीच्या वेळी त्याच प्रश्नांची उत्तरे दिली जातात, नेहमी सर्वांत शक्य टोकन निवडून.",  # noqa: E501
@@ -238,6 +241,8 @@ MARATHI: dict[str, str] = {
     "Your message": "तुमचा संदेश",
     "Your name": "तुमचे नाव",
     "and {count} more": "आणि आणखी {count}",
+    "at most {high}": "{high} पर्यंत",
+    "between {low} and {high}": "{low} आणि {high} च्या दरम्यान",
     "bits/byte": "बिट्स/बाइट",
     "changed": "बदलले",
     "characters": "अक्षरे",
@@ -247,9 +252,14 @@ MARATHI: dict[str, str] = {
     "dropped": "वगळले",
     "failed": "अयशस्वी",
     "finished": "पूर्ण",
+    "from {low} to less than {high}": "{low} पासून {high} पेक्षा कमी",
+    "from {low} to {high}": "{low} ते {high}",
     "layer": "थर",
+    "less than {high}": "{high} पेक्षा कमी",
     "minutes of training": "प्रशिक्षणाची मिनिटे",
     "more settings": "आणखी सेटिंग्ज",
+    "more than {low}": "{low} पेक्षा जास्त",
+    "more than {low}, at most {high}": "{low} पेक्षा जास्त, {high} पर्यंत",
     "preferred": "पसंती",
     "running": "चालू",
     "step": "पायरी",
@@ -262,6 +272,7 @@ MARATHI: dict[str, str] = {
     "{count} tokens": "{count} टोकन्स",
     "{count} tokens, {speed} tokens/s": "{count} टोकन्स, {speed} टोकन्स/से.",
     "{done} of {total} scored": "{total} पैकी {done} ला गुण दिले",
+    "{low} or more": "{low} किंवा जास्त",
     "{time} left": "{time} उरले",
     "{words} tokens per word, {characters} characters per token": "प्रति शब्द {words} टोकन्स, प्रति टोकन {characters} अक्षरे",
 }

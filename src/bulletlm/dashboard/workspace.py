@@ -20,6 +20,20 @@ STATE_FOLDER = ".bullet-dashboard"
 
 LONGEST_NAME = 100
 
+SOURCE_SETTINGS = ("data.sources", "evaluate.also")
+
+PATH_SETTINGS = (
+    *SOURCE_SETTINGS,
+    "data.held_out",
+    "model.start_from",
+    "evaluate.prompts",
+    "augment.paraphrase_pairs",
+    "augment.paraphrase_models",
+    "augment.translation_models",
+    "augment.cache",
+)
+"""Settings that name files or folders, except the folder of the runs."""
+
 
 @dataclass(frozen=True)
 class Workspace:
@@ -106,19 +120,15 @@ def named_paths(given: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
     The address of an endpoint is a path here too, so that no text is sent to another computer.
     """
-    for source in _items(given.get("data.sources")):
-        path = source.get("path") if isinstance(source, dict) else source
-        if isinstance(path, str):
-            yield "data.sources", path
-    for setting in ("evaluate.prompts", "augment.paraphrase_pairs", "augment.cache"):
-        yield from ((setting, path) for path in _items(given.get(setting)) if isinstance(path, str))
-    for setting in ("augment.paraphrase_models", "augment.translation_models"):
-        models = given.get(setting)
-        if isinstance(models, dict):
-            yield from ((setting, path) for path in models.values() if isinstance(path, str))
+    for setting in PATH_SETTINGS:
+        for item in _items(given.get(setting)):
+            paths = [item.get("path")] if setting in SOURCE_SETTINGS and isinstance(item, dict) else _items(item, values=True)
+            yield from ((setting, path) for path in paths if isinstance(path, str))
 
 
-def _items(value: Any) -> list[Any]:
+def _items(value: Any, values: bool = False) -> list[Any]:
+    if values and isinstance(value, dict):
+        return list(value.values())
     return value if isinstance(value, list) else [] if value is None else [value]
 
 

@@ -105,8 +105,8 @@ class _Page:
                     self.path.on("keydown.enter", self._add_path)
                     ui.button(t("Add"), icon="add", on_click=self._add_path).props("flat no-caps dense")
                     with ui.element("div").classes("line"):
-                        for name, label in (("sample", "The corpus of the package"), ("simple", "Its simple part")):
-                            ui.button(t(label), on_click=lambda name=name: self._add(name)).props("flat no-caps dense")
+                        for name, label in (("sample", t("The corpus of the package")), ("simple", t("Its simple part"))):
+                            ui.button(label, on_click=lambda name=name: self._add(name)).props("flat no-caps dense")
             self.sources = ui.element("div").classes("line")
             self.sources_problem = ui.label().classes("bad")
             self.preview = ui.element("div").classes("card").props("aria-live=polite")
@@ -275,7 +275,8 @@ class _Page:
 
     def _field(self, setting: Setting) -> None:
         t = self.t
-        hint = "; ".join(filter(None, [setting.limits, f"{t('default')}: {_text(setting, setting.default) or '–'}"]))
+        limits, values = setting.limits
+        hint = "; ".join(filter(None, [t(limits, **values) if limits else "", f"{t('default')}: {_text(setting, setting.default) or '–'}"]))
         field: Any
         with ui.element("div").classes("line").style("flex-wrap:nowrap;align-items:flex-start"):
             if setting.kind == "switch":

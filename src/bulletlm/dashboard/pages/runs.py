@@ -52,7 +52,8 @@ class _List:
         self.state.on_value_change(lambda: self._show())
         self.table = ui.table(columns=self._columns(), rows=[], row_key="name", selection="multiple", pagination=25)
         self.table.props(
-            f':grid="window.innerWidth < 900" flat no-data-label="{t("No run yet")}" :rows-per-page-options="[25, 50, 100, 0]"'
+            f':grid="window.innerWidth < 900" flat no-data-label="{t("No run yet")}" '
+            f'rows-per-page-label="{t("Rows")}" :rows-per-page-options="[25, 50, 100, 0]"'
         )
         self.table.add_slot("body-cell-name", NAME_CELL)
         self.table.add_slot("body-cell-state", STATE_CELL)

@@ -1,0 +1,200 @@
+"""Tests that every version of a model can be tried and exported, and that what is offered for download was checked."""
+
+import json
+import shutil
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from bulletlm.dashboard import export as export_module
+from bulletlm.dashboard.drafts import draft_of_run, load_draft, mistakes, new_run, save_draft
+from bulletlm.dashboard.export import FORMATS, export
+from bulletlm.dashboard.forms import Draft
+from bulletlm.dashboard.models import Answer, ModelCache, checkpoint_folder, generate, model_names, model_path, versions
+from bulletlm.dashboard.pages.export import remedy_words
+from bulletlm.dashboard.planner import load_clock, plan_line
+from bulletlm.dashboard.preview import look
+from bulletlm.dashboard.runs import Runs, configuration, summarize
+from bulletlm.dashboard.workspace import Workspace
+from bulletlm.errors import BulletError, ConfigError
+from bulletlm.formats.bullet.reader import open_bullet
+from bulletlm.formats.npy import read_npy
+from bulletlm.pipeline.plan import Clock, Measured
+from bulletlm.runtime import Sampling
+from bulletlm.shape import ModelShape
+
+PROMPTS = ("Hello", "Tell me about the river.", "नमस्कार", "एका गावात काय झाले?")
+
+
+@pytest.fixture
+def workspace(tmp_path: Path, micro_run: Path) -> Workspace:
+    """A workspace with a copy of the finished micro run."""
+    shutil.copytree(micro_run, tmp_path / "runs" / "micro")
+    return Workspace(tmp_path)
+
+
+def test_a_run_from_a_terminal_is_found(workspace: Workspace) -> None:
+    (found,) = Runs(workspace).all()
+    assert (found.name, found.state, found.step, found.total_steps, found.progress) == ("micro", "finished", 60, 60, 1.0)
+    assert found.best_loss and found.gap is not None and found.parameters and found.verdict
+    assert found.file_bytes == (workspace.runs / "micro" / "model.bullet").stat().st_size
+
+
+def test_every_version_answers(workspace: Workspace) -> None:
+    run, cache = workspace.runs / "micro", ModelCache()
+    found = versions(run)
+    assert found[:3] == ["4bit", "fp32", "best"] and found[3].startswith("step-")
+    assert model_names(workspace, ["micro", "none"]) == [f"micro/{version}" for version in found]
+    texts = {}
+    for version in found:
+        path = model_path(workspace, f"micro/{version}")
+        answers = [Answer() for _ in PROMPTS]
+        for prompt, answer in zip(PROMPTS, answers, strict=True):
+            messages = [{"role": "user", "content": prompt}]
+            generate(lambda path=path: cache.get(path), messages, Sampling(temperature=1.0, max_tokens=8), answer)
+            assert answer.error == "" and answer.seconds is not None
+        pieces = [piece for answer in answers for piece in answer.pieces]
+        assert pieces and all(0 <= piece.probability <= 1 and piece.others for piece in pieces)
+        texts[version] = [answer.text for answer in answers]
+    assert texts["fp32"] == texts["best"]
+    for name in ("micro/../micro", "micro/last", "other/4bit", "/4bit", "4bit"):
+        with pytest.raises(ConfigError):
+            model_path(workspace, name)
+
+
+def test_an_answer_reports_an_error_and_can_be_stopped(workspace: Workspace) -> None:
+    answer = Answer()
+    generate(lambda: ModelCache().get(model_path(workspace, "micro/4bit")), [{"role": "robot", "content": "x"}], Sampling(), answer)
+    assert "robot" in answer.error
+    stopped = Answer(stopped=True)
+    generate(lambda: ModelCache().get(model_path(workspace, "micro/4bit")), [{"role": "user", "content": "x"}], Sampling(), stopped)
+    assert len(stopped.pieces) <= 1
+
+
+def test_a_checkpoint_is_written_again_when_it_changed(workspace: Workspace) -> None:
+    run = workspace.runs / "micro"
+    folder = checkpoint_folder(run, "best")
+    before = (folder / "manifest.json").stat().st_mtime_ns
+    assert checkpoint_folder(run, "best") == folder and (folder / "manifest.json").stat().st_mtime_ns == before
+    _, tensors, _, _ = read_npy(folder)
+    _, exported, _, _ = read_npy(run / "export" / "npy")
+    assert all((tensors[name] == exported[name]).all() for name in exported)
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_a_download_is_complete_and_checked(workspace: Workspace, format: str) -> None:
+    made = export(workspace, "micro/4bit" if format == "bullet" else "micro/fp32", format)
+    path = workspace.runs / "micro" / "dashboard" / "downloads" / made["file"]
+    assert path.stat().st_size == made["bytes"] and len(made["checks"]) >= 2
+    assert any("tokens are the same as those of the original" in check for check in made["checks"])
+    if format == "bullet":
+        assert path.read_bytes() == (workspace.runs / "micro" / "model.bullet").read_bytes()
+    else:
+        names = zipfile.ZipFile(path).namelist()
+        assert all(name.startswith("micro-fp32") and ".." not in name for name in names) or format == "gguf"
+        assert any(name.endswith({"gguf": ".Modelfile", "hf": "config.json", "npy": "manifest.json"}[format]) for name in names)
+
+
+def test_a_checkpoint_can_be_exported_in_four_bits(workspace: Workspace) -> None:
+    made = export(workspace, "micro/best", "bullet")
+    file = open_bullet(workspace.runs / "micro" / "dashboard" / "downloads" / made["file"])
+    file.verify()
+    assert "BQ4" in {file.type(name) for name in file.tensors}
+
+
+def test_nothing_is_offered_that_failed_its_check(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(export_module, "_compare_answers", lambda a, b: (95, 96))
+    with pytest.raises(BulletError, match="same tokens"):
+        export(workspace, "micro/4bit", "bullet")
+    assert not [path for path in (workspace.runs / "micro" / "dashboard" / "downloads").iterdir() if not path.name.startswith(".")]
+
+
+def test_remedies_start_only_commands_for_this_run(tmp_path: Path) -> None:
+    run = tmp_path / "runs" / "demo"
+    assert remedy_words("bullet qat runs/demo --steps 300", run) == ["qat", str(run), "--steps", "300"]
+    words = remedy_words("bullet build runs/demo/config.json --quant.weights=BQ8", run)
+    assert words and words[:2] == ["run", str(run / "config.json")] and words[-1] == "--quant.weights=BQ8"
+    for evil in (
+        "rm -rf runs/demo",
+        "bullet convert runs/demo/model.bullet /etc/x",
+        "bullet qat runs/other --steps 300",
+        "bullet qat runs/demo --name=../x",
+        "bullet qat runs/demo --set data.sources=[/etc]",
+        "bullet run runs/demo --quant.keep=$(id)",
+        "bullet qat runs/demo; id",
+        "bullet qat 'runs/demo",
+        "",
+    ):
+        assert remedy_words(evil, run) is None, evil
+
+
+# The next run.
+
+
+def test_a_draft_survives(tmp_path: Path) -> None:
+    workspace, draft = Workspace(tmp_path), Draft()
+    draft.edit_json('{"dim": 64} // note')
+    draft.edit_flags("--layers=3")
+    save_draft(draft, workspace)
+    again = load_draft(workspace)
+    assert (again.given, again.flags_text) == (draft.given, "--layers=3")
+    (workspace.state / "draft.json").write_text("[", encoding="utf-8")
+    assert load_draft(workspace).given == {}
+
+
+def test_a_run_is_duplicated_with_its_settings(workspace: Workspace) -> None:
+    run = workspace.runs / "micro"
+    draft = draft_of_run(run)
+    assert draft.problems() == {} and "name" not in draft.given
+    copy = Workspace(workspace.folder, (Path("/"),))
+    folder = new_run({**draft.given, "name": "copy"}, copy)
+    before, after = configuration(run), configuration(folder)
+    assert before and after
+    kept = {"name", "runs_dir"}
+    assert before.model_dump(exclude=kept) == after.model_dump(exclude=kept)
+    assert summarize(folder).state == "stopped"
+
+
+@pytest.mark.parametrize(
+    ("given", "where"),
+    [
+        ({"name": "../x"}, "name"),
+        ({"name": ".hidden"}, "name"),
+        ({"name": "micro"}, "name"),
+        ({}, "data.sources"),
+        ({"data.sources": ["/etc/passwd"]}, "data.sources"),
+        ({"data.sources": ["sample"], "model.dim": 3}, "model.dim"),
+    ],
+)
+def test_mistakes_make_no_run(workspace: Workspace, given: dict, where: str) -> None:
+    assert where in mistakes(given, workspace)
+    with pytest.raises(ConfigError):
+        new_run(given, workspace)
+    assert [path.name for path in workspace.runs.iterdir()] == ["micro"]
+
+
+def test_a_preview_says_what_is_there_and_what_would_go(tmp_path: Path, texts: Path) -> None:
+    (tmp_path / "more.txt").write_text("A line with a phone number: +91 98765 43210.\n" * 2 + "\u200b\n", encoding="utf-8")
+    found = look({"sources": [str(texts), str(tmp_path / "more.txt")]}, 42)
+    assert json.loads(json.dumps(found)) == found
+    assert found["files"] == 5 and found["complete"] and found["characters"] > 10_000
+    assert set(found["languages"]) >= {"mr", "en"} and 0 < found["conversations"] < 1
+    assert found["text_bytes"] > found["characters"]
+    phones = next(rule for rule in found["rules"] if rule["name"] == "phones")
+    assert not phones["dropped"] and phones["examples"] and "98765" not in phones["examples"][0]["after"]
+
+
+def test_the_plan_follows_the_settings(tmp_path: Path) -> None:
+    clock = Clock([Measured(ModelShape(2000, width, 4, 4, 4, 4 * width, 128), 16, width / 1e4, 0.01) for width in (64, 128, 256)])
+    memory = 8_000_000_000
+    small = plan_line({"model.dim": 64, "train.total_steps": 100}, 1_000_000, clock, memory)
+    large = plan_line({"model.dim": 256, "train.total_steps": 200}, 1_000_000, clock, memory)
+    assert small.parameters < large.parameters and small.file_bytes < large.file_bytes and small.memory_bytes < large.memory_bytes
+    assert small.seconds and large.seconds and small.seconds < large.seconds
+    assert (small.steps, large.steps) == (100, 200) and small.bits_per_byte and small.epochs
+    few = plan_line({"train.epochs": 100}, 50_000, None, memory)
+    assert few.seconds is None and any("times" in text for text, _ in few.warnings) and any("small" in text for text, _ in few.warnings)
+    assert any("memory" in text for text, _ in plan_line({"model.dim": 4096, "model.n_layers": 64}, None, None, memory).warnings)
+    assert plan_line({}, None, None, memory).steps is None
+    assert load_clock(tmp_path) is None
