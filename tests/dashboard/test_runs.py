@@ -15,7 +15,7 @@ from hypothesis import given, strategies
 from bulletlm.dashboard import processes, queue
 from bulletlm.dashboard.metrics import POINTS, Metrics, read_tail, smooth, thin
 from bulletlm.dashboard.processes import own_folder
-from bulletlm.dashboard.runs import Runs, summarize
+from bulletlm.dashboard.runs import Runs, configuration, summarize
 from bulletlm.dashboard.workspace import Workspace
 from bulletlm.errors import ConfigError
 from bulletlm.files import write_json
@@ -191,7 +191,7 @@ def test_long_curves_are_thinned_and_the_end_is_read_from_the_tail(tmp_path: Pat
 # Processes.
 
 
-def wait(condition: object, seconds: float = 60.0) -> None:
+def wait(condition: object, seconds: float = 300.0) -> None:
     end = time.monotonic() + seconds
     while not condition():  # type: ignore[operator]
         assert time.monotonic() < end, "it did not happen"
@@ -248,3 +248,12 @@ def test_training_can_be_ended_with_the_best_weights(tmp_path: Path, texts: Path
     found = summarize(run)
     assert (found.state, found.message) == ("finished", "") and found.step < 100_000
     assert not (run / "finish").exists() and (run / "model.bullet").is_file()
+
+    # It can be trained longer.
+    with pytest.raises(ConfigError, match="already"):
+        queue.extend(run, found.step, workspace)
+    queue.extend(run, found.step + 20, workspace)
+    wait(lambda: processes.find(run) is None and processes.ended(run) is not None)
+    longer = summarize(run)
+    assert (longer.state, longer.message) == ("finished", "") and longer.step > 0
+    assert configuration(run).train.total_steps == found.step + 20

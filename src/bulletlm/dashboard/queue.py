@@ -13,7 +13,9 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from bulletlm.config.loader import nested, parse_settings
 from bulletlm.dashboard import processes
+from bulletlm.dashboard.metrics import read_tail
 from bulletlm.dashboard.processes import own_folder, read_record
 from bulletlm.dashboard.workspace import Workspace, is_run
 from bulletlm.errors import BulletError, ConfigError
@@ -30,6 +32,25 @@ def run_words(run: Path) -> list[str]:
     written = own_folder(run) / "configuration.json"
     place = [f"--name={run.name}", f"--runs-dir={run.parent}"]
     return ["run", str(written if written.is_file() else run / "config.json"), *place]
+
+
+def extend(run: Path, steps: int, workspace: Workspace) -> None:
+    """Continue a run whose training has ended, up to `steps` steps in all.
+
+    Raises:
+        ConfigError: the run is running, or has trained as many steps already.
+    """
+    done = read_tail(run / "metrics.jsonl")[0].get("step", 0)
+    if steps <= done:
+        raise ConfigError(f"the run has trained {done:,} steps already: give more")
+    settings = {"train.total_steps": steps, "train.epochs": None}
+    written = own_folder(run) / "configuration.json"
+    flags = []
+    if written.is_file():  # also for the next time that the run is resumed
+        write_json(written, nested({**parse_settings(written.read_text(encoding="utf-8"), str(written)), **settings}))
+    else:
+        flags = [f"--train.total_steps={steps}", "--train.epochs=null"]
+    processes.start(run, [*run_words(run), *flags], workspace.folder)
 
 
 def enqueue(run: Path, workspace: Workspace) -> None:

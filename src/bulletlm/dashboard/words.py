@@ -179,6 +179,7 @@ MARATHI: dict[str, str] = {
     "Start after the others": "इतरांनंतर सुरू करा",
     "State": "स्थिती",
     "Steps": "पायऱ्या",
+    "Steps in all": "एकूण पायऱ्या",
     "Steps of training with 4-bit weights (QAT)": "4-बिट वेट्ससह प्रशिक्षणाच्या पायऱ्या (QAT)",
     "Stop": "थांबवा",
     "Stop after this step": "या पायरीनंतर थांबवा",
@@ -190,6 +191,7 @@ MARATHI: dict[str, str] = {
     "Text, Word, PDF, EPUB, web pages, tables, subtitles, chats and archives are read. Files stay on this computer.": "मजकूर, Word, PDF, EPUB, वेब पाने, तक्ते, सबटायटल, चॅट आणि संग्रह (archive) वाचता येतात. फाइली याच संगणकावर राहतात.",  # noqa: E501
     "The corpus of the package": "पॅकेजमधील मजकूर",
     "The first answers come with the first validation.": "पहिली उत्तरे पहिल्या पडताळणीनंतर दिसतील.",
+    "The run has trained {count} steps. It continues from there, and everything after the training is done again.": "आतापर्यंत {count} पायऱ्यांचे प्रशिक्षण झाले आहे. ते तिथून पुढे सुरू होईल, आणि प्रशिक्षणानंतरचे सर्व टप्पे पुन्हा होतील.",  # noqa: E501
     "The run saves its state and stops.": "प्रशिक्षण आपली स्थिती जतन करून थांबत आहे.",
     "The same prompts are answered at every validation, always with the likeliest token.": "प्रत्येक पडताळणीच्या वेळी त्याच प्रश्नांची उत्तरे दिली जातात, नेहमी सर्वांत शक्य टोकन निवडून.",  # noqa: E501
     "The same seed and the same prompts give the same answer.": "तोच सीड आणि तेच प्रश्न असल्यास तेच उत्तर मिळते.",
@@ -215,6 +217,7 @@ MARATHI: dict[str, str] = {
     "Tokens of text that the training reads in a second, median of the last steps.": "प्रशिक्षण एका सेकंदात वाचत असलेले टोकन्स, शेवटच्या पायऱ्यांचा मध्यक.",  # noqa: E501
     "Top k": "Top k",
     "Top p": "Top p",
+    "Train longer": "आणखी प्रशिक्षण द्या",
     "Training": "प्रशिक्षण",
     "Training loss (nats/token)": "प्रशिक्षण लॉस (nats/टोकन)",
     "Training speed": "प्रशिक्षणाचा वेग",

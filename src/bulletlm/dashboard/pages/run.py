@@ -122,6 +122,7 @@ class _Page:
             self.start = self._button("Start", "play_arrow", self._start)
             self.stop = self._button("Stop after this step", "stop", self._stop)
             self.finish = self._button("Stop and keep the best", "flag", self._finish)
+            self.extend = self._button("Train longer", "update", self._extend)
             self.enqueue = self._button("Start after the others", "playlist_add", self._enqueue)
             self.dequeue = self._button("Take out of the queue", "playlist_remove", self._dequeue)
             self._button("Duplicate with changes", "content_copy", lambda: ui.navigate.to("/new?" + urlencode({"from": self.name})))
@@ -272,6 +273,7 @@ class _Page:
         self.start.set_visibility(found.state in ("stopped", "failed"))
         self.start.set_text(t("Resume") if step else t("Start"))
         self.enqueue.set_visibility(found.state in ("stopped", "failed"))
+        self.extend.set_visibility(found.state in ("finished", "stopped", "failed") and "train" in processes.done_stages(self.folder))
         self.dequeue.set_visibility(found.state == "waiting")
         self.stop.set_visibility(running)
         self.finish.set_visibility(training and found.best_loss is not None)
@@ -330,6 +332,24 @@ class _Page:
     async def _finish(self) -> None:
         ui.notify(self.t("The training ends after this step; then the best weights become the model."), position="top")
         await self._act(lambda: processes.finish_training(self.folder))
+
+    async def _extend(self) -> None:
+        t, step = self.t, self.metrics.last_step
+        with ui.dialog() as dialog, ui.element("div").classes("card"):
+            heading(t("Train longer"), 2)
+            ui.label(
+                t(
+                    "The run has trained {count} steps. It continues from there, and everything after the training is done again.",
+                    count=step,
+                )
+            )
+            steps = ui.number(t("Steps in all"), value=2 * step, min=step + 1, precision=0).props("dense outlined")
+            with ui.element("div").classes("line"):
+                ui.button(t("Cancel"), on_click=lambda: dialog.submit(None)).props("no-caps flat")
+                ui.button(t("Start"), on_click=lambda: dialog.submit(steps.value)).props("no-caps unelevated")
+        chosen = await dialog
+        if chosen:
+            await self._act(lambda: queue.extend(self.folder, int(chosen), self.dashboard.workspace))
 
     async def _enqueue(self) -> None:
         await self._act(lambda: queue.enqueue(self.folder, self.dashboard.workspace))
