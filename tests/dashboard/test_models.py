@@ -12,7 +12,7 @@ from bulletlm.dashboard.drafts import draft_of_run, load_draft, mistakes, new_ru
 from bulletlm.dashboard.export import FORMATS, export
 from bulletlm.dashboard.forms import Draft
 from bulletlm.dashboard.models import Answer, ModelCache, checkpoint_folder, generate, model_names, model_path, versions
-from bulletlm.dashboard.pages.export import remedy_words
+from bulletlm.dashboard.pages.export import new_run_flags, remedy_words
 from bulletlm.dashboard.planner import load_clock, plan_line
 from bulletlm.dashboard.preview import look
 from bulletlm.dashboard.runs import Runs, configuration, summarize
@@ -115,6 +115,11 @@ def test_remedies_start_only_commands_for_this_run(tmp_path: Path) -> None:
     assert remedy_words("bullet qat runs/demo --steps 300", run) == ["qat", str(run), "--steps", "300"]
     words = remedy_words("bullet build runs/demo/config.json --quant.weights=BQ8", run)
     assert words and words[:2] == ["run", str(run / "config.json")] and words[-1] == "--quant.weights=BQ8"
+    assert remedy_words("bullet evaluate runs/demo --checkpoints", run) == ["evaluate", str(run), "--checkpoints"]
+    assert new_run_flags("""bullet run runs/demo/config.json --name=demo-2 '--data.mix.languages={"mr": 0.7}'""", run) == (
+        """--name=demo-2 '--data.mix.languages={"mr": 0.7}'"""
+    )
+    assert new_run_flags("bullet run runs/demo/config.json --name=demo --quant.weights=BQ8", run) is None
     for evil in (
         "rm -rf runs/demo",
         "bullet convert runs/demo/model.bullet /etc/x",

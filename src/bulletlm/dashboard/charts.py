@@ -73,7 +73,7 @@ def heat_map(rows: Mapping[str, Mapping[str, float]], columns: Sequence[str], ro
     return {
         "animation": False,
         "textStyle": {"color": GRAY, "fontFamily": "inherit"},
-        "grid": {"left": 56, "right": 14, "top": 10, "bottom": 96},
+        "grid": {"left": 56, "right": 14, "top": 30, "bottom": 96},
         "tooltip": {"renderMode": "richText", ":formatter": "(item) => item.data[3].toPrecision(3)"},
         "xAxis": {"type": "category", "data": list(columns), "axisLabel": {"rotate": 40, "color": GRAY}},
         "yAxis": {"type": "category", "data": names, "name": row_name, "axisLabel": {"color": GRAY}, "nameTextStyle": {"color": GRAY}},

@@ -24,6 +24,7 @@ MARATHI: dict[str, str] = {
     "Answers to the same prompts": "त्याच प्रश्नांची उत्तरे",
     "Augmentation": "मजकूर वाढवणे",
     "Back to the run": "प्रशिक्षणाकडे परत",
+    "Begin a new run with this": "यासह नवे प्रशिक्षण सुरू करा",
     "Begin with a recipe": "तयार रेसिपीपासून सुरुवात करा",
     "Best checkpoint": "सर्वोत्तम चेकपॉइंट",
     "Best validation loss": "सर्वांत कमी पडताळणी लॉस",

@@ -1,5 +1,6 @@
 """Two or more runs beside each other: curves, differences of the settings, numbers of the report cards, answers."""
 
+import json
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -9,6 +10,7 @@ from nicegui import ui
 
 from bulletlm.dashboard import show
 from bulletlm.dashboard.charts import line_chart
+from bulletlm.dashboard.drafts import short_source
 from bulletlm.dashboard.frame import Dashboard, heading, page
 from bulletlm.dashboard.metrics import Axis, Metrics
 from bulletlm.dashboard.processes import read_record
@@ -63,7 +65,7 @@ def _curves(t: Words, folders: list[Path]) -> None:
         for chart, (_, metric) in zip(charts, CURVES, strict=True):
             lines = [(name, points) for name, one in metrics if (points := one.points(metric, COMPARED_AXES[axis]))]
             chart.options.clear()
-            chart.options.update(line_chart(lines, x_name=names[axis]) | {"legend": {"show": True, "type": "scroll", "top": 0}})
+            chart.options.update(line_chart(lines, x_name=names[axis]))
             chart.update()
 
     with ui.element("div").classes("line"):
@@ -109,10 +111,17 @@ def _settings(t: Words, folders: list[Path]) -> None:
     for name in names:
         values = [values.get(name) for values in flat]
         if any(value != values[0] for value in values):
-            rows.append((name, *(show.NOTHING if value is None else str(value) for value in values)))
+            rows.append((name, *(show.NOTHING if value is None else _text(value) for value in values)))
     if not rows:
         rows = [(t("All settings are the same."), *("" for _ in folders))]
     _table(t("Different settings"), rows, [folder.name for folder in folders])
+
+
+def _text(value: Any) -> str:
+    """A value as a configuration has it; sources without their defaults."""
+    if isinstance(value, list):
+        value = [short_source(item) if isinstance(item, dict) and "path" in item else item for item in value]
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -4,7 +4,7 @@ import re
 import shlex
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 from fastapi import Request
 from nicegui import ui
@@ -90,6 +90,13 @@ def _remedy(dashboard: Dashboard, t: Words, folder: Path, remedy: dict[str, Any]
         command = remedy.get("command")
         if not command:
             return
+        flags = new_run_flags(str(command), folder)
+        if flags is not None:
+            address = "/new?" + urlencode({"from": folder.name, "flags": flags})
+            ui.button(t("Begin a new run with this"), icon="add", on_click=lambda: ui.navigate.to(address)).props(
+                "no-caps outline dense"
+            ).tooltip(str(command))
+            return
         words = remedy_words(str(command), folder)
         if words is None:
             ui.label(str(command)).classes("mono")
@@ -106,6 +113,21 @@ def _remedy(dashboard: Dashboard, t: Words, folder: Path, remedy: dict[str, Any]
         ui.button(t("Do this"), icon="build", on_click=start).props("no-caps outline dense").tooltip(str(command))
 
 
+def new_run_flags(command: str, folder: Path) -> str | None:
+    """The flags of a remedy that begins a new run with the settings of this one; None if it is no such command.
+
+    They become a draft, which is checked like everything that a user types, and is started by the user.
+    """
+    try:
+        words = shlex.split(command)
+    except ValueError:
+        return None
+    names = [word for word in words[3:] if word.startswith("--name=")]
+    if len(words) < 4 or words[:2] != ["bullet", "run"] or not names or names == [f"--name={folder.name}"]:
+        return None
+    return shlex.join(words[3:])
+
+
 def remedy_words(command: str, folder: Path) -> list[str] | None:
     """The words after `bullet` of a remedy, for this run; None if it is not a command that may be started for it.
 
@@ -118,6 +140,8 @@ def remedy_words(command: str, folder: Path) -> list[str] | None:
     if len(words) < 3 or words[0] != "bullet" or words[1] not in REMEDY_COMMANDS:
         return None
     where, rest = Path(words[2]), words[3:]
+    if words[1] == "evaluate" and rest == ["--checkpoints"] and where.name in (RUN, folder.name):
+        return ["evaluate", str(folder), "--checkpoints"]
     if not {where.name, where.parent.name} & {RUN, folder.name}:
         return None
     if not all(

@@ -47,13 +47,14 @@ PAUSE_SECONDS = 0.4
 
 
 def build(dashboard: Dashboard, request: Request) -> None:
-    """Build the page; ?from=RUN begins with the settings of that run."""
+    """Build the page; ?from=RUN begins with the settings of that run, and ?flags=FLAGS changes them."""
     with page(request, "New run", "/new") as t:
         draft = load_draft(dashboard.workspace)
         source = request.query_params.get("from")
         if source:
             try:
                 draft = draft_of_run(dashboard.workspace.run_folder(source))
+                draft.edit_flags(request.query_params.get("flags", ""))
             except BulletError as error:
                 show_error(error)
         _Page(dashboard, t, draft)
