@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from bulletlm.cli.fast_start import report_errors
-from bulletlm.extras import EXTRAS, MissingExtra, explain, install_command, missing, require
+from bulletlm.extras import EXTRAS, PURPOSES, MissingExtra, explain, install_command, missing, require
 from paths import ROOT
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -50,7 +50,7 @@ def test_the_table_agrees_with_the_project(extra: str) -> None:
 
 def test_every_extra_for_users_is_in_the_table() -> None:
     for_developers = {"all", "clients", "dev", "export", "release"}  # and `export`, whose package is in the plain installation
-    assert set(PROJECT["optional-dependencies"]) - for_developers == set(EXTRAS)
+    assert set(PROJECT["optional-dependencies"]) - for_developers == set(EXTRAS) == set(PURPOSES)
     (all_extras,) = PROJECT["optional-dependencies"]["all"]
     assert set(re.findall(r"\w+", all_extras)[1:]) == set(EXTRAS) - {"augment", "bench"}
 

@@ -143,6 +143,7 @@ def test_models_run_and_convert(plain_python: Path, micro_run: Path, tmp_path: P
     assert "".join(result.err for result in results if result.code) == ""
     assert (tmp_path / "back.bullet").is_file()
     assert "models can run but not be trained" in results[commands.index("doctor")].out
+    assert "[documents]" in results[commands.index("doctor")].out
 
 
 def test_scoring_needs_scores_only(plain_python: Path, micro_run: Path, tmp_path: Path) -> None:

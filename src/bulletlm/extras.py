@@ -24,11 +24,25 @@ EXTRAS = {
     "data": ("datasets", "pyarrow"),
     "augment": ("ctranslate2", "google.protobuf", "sacrebleu", "transformers"),
     "score": ("krippendorff", "sacrebleu"),
-    "terminal": ("prompt_toolkit",),
+    "terminal": ("prompt_toolkit", "wcwidth"),
     "track": ("tensorboard", "trackio"),
     "bench": ("xllamacpp",),
 }
 """The modules of the packages of an extra. Extras that contain others, such as `all`, are not listed."""
+
+PURPOSES = {
+    "train": "make models from text",
+    "serve": "offer a model over HTTP (bullet serve)",
+    "dashboard": "work in the browser (bullet dashboard)",
+    "documents": "read Word, PDF, EPUB, HTML, Markdown and wiki files",
+    "data": "read Parquet files and Hugging Face data sets",
+    "augment": "paraphrase and translate text with local models",
+    "score": "rate answers (bullet score)",
+    "terminal": "edit messages of several lines in bullet chat",
+    "track": "write metrics for TensorBoard and trackio",
+    "bench": "measure beside llama.cpp, and run foreign GGUF files",
+}
+"""What an extra is for, in the words of `bullet doctor`."""
 
 
 class MissingExtra(BulletError):

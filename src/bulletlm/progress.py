@@ -31,18 +31,19 @@ class Progress(Protocol):
         """Print one line that stays."""
 
 
+class _NoBar:
+    """A bar that is not shown."""
+
+    def advance(self, amount: float = 1, note: str = "") -> None:
+        pass
+
+
 class SilentProgress:
     """Shows nothing (tests, scripts that want only the result)."""
 
-    class Task:
-        """A bar that is not shown."""
-
-        def advance(self, amount: float = 1, note: str = "") -> None:
-            pass
-
     @contextlib.contextmanager
     def task(self, title: str, total: float | None) -> Iterator[Task]:
-        yield self.Task()
+        yield _NoBar()
 
     def log(self, text: str, level: Level = "info") -> None:
         pass
@@ -66,7 +67,7 @@ class ConsoleProgress:
     @contextlib.contextmanager
     def task(self, title: str, total: float | None) -> Iterator[Task]:
         if "info" not in self._shown:
-            yield SilentProgress.Task()
+            yield _NoBar()
         elif self.console.is_terminal:
             with self._live(title, total) as task:
                 yield task

@@ -150,6 +150,8 @@ def test_doctor(capsys: pytest.CaptureFixture[str]) -> None:
     assert facts["torch"].startswith("2.")
     assert facts["training"].startswith("int8") == facts["int8"] == ("(" not in facts["training"])
     text = works(capsys, "doctor")
+    for name, extra in facts["missing_extras"].items():
+        assert f"{name} " in text and extra["install"] in text
     assert f"training in    {facts['training']}\n" in text
     assert "compiler" in text
 

@@ -7,7 +7,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from bulletlm.extras import install_command, missing
+from bulletlm.extras import EXTRAS, PURPOSES, install_command, missing
 from bulletlm.hardware import Machine, inspect_machine
 from bulletlm.runtime.native import summary
 from bulletlm.terminal import echo, printable_json
@@ -34,6 +34,7 @@ def examine(folder: Path) -> dict[str, Any]:
         "torch": _installed("torch"),
         "runtime": summary(),
         "training_choices": cached_plans(machine.processor),
+        "missing_extras": {extra: {"for": PURPOSES[extra], "install": install_command(extra)} for extra in EXTRAS if missing(extra)},
         "advice": advice,
     }
 
@@ -62,8 +63,13 @@ def print_doctor(as_json: bool) -> None:
     print()
     for sentence in facts["advice"]:
         echo(f"- {sentence}")
+    if facts["missing_extras"]:
+        print(f"{chr(10) if facts['advice'] else ''}Optional parts that are not installed:\n")
+        for name, extra in facts["missing_extras"].items():
+            echo(f"  {name:<11}to {extra['for']}\n  {'':<11}{extra['install']}")
+        print()
     if not facts["advice"]:
-        print("Nothing is missing. Start with: bullet run demo")
+        print("Nothing that is necessary is missing. Start with: bullet run demo")
 
 
 def _arithmetic(capabilities: Capabilities) -> str:
