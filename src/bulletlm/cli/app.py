@@ -252,7 +252,53 @@ def build(
     echo(_stages(Path(words[0]), words[1:], "build", restart, verbosity) / "model.bullet")
 
 
-_stage_command("evaluate", "Compare the 4-bit file with the FP32 model and write the report.", "report.html")
+@app.command(group=STAGES, sort_key=STAGE_ORDER.index("evaluate"))
+def evaluate(
+    config: Annotated[Path, Parameter(help="A configuration, a recipe of the package, or the name or folder of a trained run.")],
+    /,
+    *settings: Settings,
+    checkpoints: Annotated[
+        bool, Parameter(help="List the kept checkpoints of a run with their losses and checks of their answers.", negative="")
+    ] = False,
+    use: Annotated[
+        str | None, Parameter(help="Export, build and evaluate this checkpoint of a run, such as step-2500; best is the usual one.")
+    ] = None,
+    restart: Restart = False,
+    json: Json = False,
+    verbosity: Verbosity = USUAL,
+) -> None:
+    """Compare the 4-bit file with the FP32 model, judge both, and write the report.
+
+    For a configuration, earlier stages run first if they are not up to date. For a trained run, the stages after training run again
+    where the settings changed.
+
+    Example: bullet evaluate demo
+    Example: bullet evaluate runs/demo --checkpoints
+    Example: bullet evaluate runs/demo --use step-1000 --lang mr
+    """
+    from bulletlm.pipeline.stages import finish_run, is_run_folder
+
+    folder = find_run(config)
+    if not is_run_folder(folder):
+        if checkpoints or use is not None:
+            raise ConfigError(f"{'--checkpoints' if checkpoints else '--use'} needs the folder of a trained run, such as runs/demo")
+        echo(_stages(config, settings, "evaluate", restart, verbosity) / "report.html")
+        return
+    if restart:
+        raise ConfigError(f"--restart needs a configuration: bullet run {config}/config.json --restart")
+    if checkpoints:
+        from bulletlm.cli.checkpoints import print_checkpoints
+
+        print_checkpoints(folder, settings, verbosity.progress(), as_json=json)
+        return
+    flags = (*settings, *((f"--evaluate.checkpoint={use}",) if use is not None else ()))
+    finish_run(folder, flags, verbosity.progress())
+    if json:
+        print(escape_json((folder / "report.json").read_text(encoding="utf-8")), end="")
+    else:
+        from bulletlm.cli.output import print_summary
+
+        print_summary(folder)
 
 
 @app.command(group=LOOK)

@@ -578,6 +578,11 @@ class QuantConfig(Section):
         40_000, ge=1_024, description="Number of training tokens for calibration, from all languages and sources."
     )
     seed: int | None = Field(None, ge=0, lt=2**32, description="Seed of the choice of those tokens; default: the seed of the run.")
+    auto_fix: bool = Field(
+        False,
+        description="If the file exceeds report.limits.perplexity_change or report.limits.kl: calibrate on more text, store the matrices "
+        "with the largest effect with 8 bits, and use QAT, in this order, until the limits hold or nothing helps.",
+    )
     keep: list[str] = Field(
         default_factory=list, description='Other types for some matrices, for example ["layers.0.*=BQ8"]; the last matching rule applies.'
     )
@@ -627,6 +632,11 @@ class EvaluateConfig(Section):
         None, description="A .jsonl file with one {prompt, language, kind} per line; default: the 40 prompts of the package."
     )
     samples: int = Field(4, ge=0, description="Number of answers printed at the end of a run.")
+    checkpoint: str = Field(
+        "best",
+        pattern=r"^(best|step-\d+)$",
+        description='Checkpoint that is exported: "best", or a kept one such as "step-2500"; bullet evaluate RUN --checkpoints lists them.',
+    )
     also: list[str] = Field(
         default_factory=list,
         description="Other text on which the report measures the models too, as paths like data.sources; with model.start_from it shows "

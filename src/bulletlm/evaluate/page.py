@@ -24,7 +24,7 @@ from bulletlm.evaluate.formatting import (
     small,
 )
 from bulletlm.evaluate.markup import Html, escape, html_table, join, tag
-from bulletlm.evaluate.page_quantization import qat_section, tensors_section
+from bulletlm.evaluate.page_quantization import fix_section, qat_section, tensors_section
 from bulletlm.evaluate.page_text import answers_section, data_section, tokenizer_section
 from bulletlm.evaluate.page_verdict import behaviour_section, checks_section, figures_section, verdict_section
 from bulletlm.evaluate.report_types import ComparisonValues, IntervalValues, Report
@@ -51,7 +51,7 @@ def render(report: Report) -> str:
         ("sources", say("By source"), _by_label(report["by_source"], say("Source"), str, say) if len(report["by_source"]) > 1 else Html()),
         ("data", say("Training text"), data_section(report, say)),
         ("tokenizer", say("Tokenizer"), tokenizer_section(report, say)),
-        ("quantization", say("Quantization by tensor"), qat_section(report, say) + tensors_section(report, say)),
+        ("quantization", say("Quantization by tensor"), fix_section(report, say) + qat_section(report, say) + tensors_section(report, say)),
         ("use", say("How to use the model"), _use(report)),
         ("settings", say("Settings and versions"), _settings(report, say)),
         ("words", say("Glossary"), _glossary(say)),

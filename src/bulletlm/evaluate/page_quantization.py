@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable
 from typing import Literal
 
-from bulletlm.evaluate.formatting import count, percent, size, small
+from bulletlm.evaluate.formatting import count, percent, percent_change, size, small
 from bulletlm.evaluate.markup import Html, html_table, join, tag
 from bulletlm.evaluate.report_types import Report, TensorRow
 from bulletlm.evaluate.words import Words
@@ -18,6 +18,26 @@ _PARTS = {
     "mlp.up_proj": "up",
     "mlp.down_proj": "down",
 }
+
+
+def fix_section(report: Report, say: Words) -> Html:
+    """What quant.auto_fix tried."""
+    trail = report["auto_fix"]
+    if not trail:
+        return Html()
+    rows = [
+        [
+            step["action"],
+            percent_change(step["perplexity_change"]),
+            small(step["kl"]),
+            size(step["bytes"]),
+            say("kept") if step["kept"] else say("undone"),
+            say("yes") if step["holds"] else say("no"),
+        ]
+        for step in trail
+    ]
+    head = [say("Step"), say("perplexity"), say("KL divergence"), say("size"), say("result"), say("limits hold")]
+    return tag("h3", say("Steps of auto_fix")) + html_table(head, rows)
 
 
 def qat_section(report: Report, say: Words) -> Html:

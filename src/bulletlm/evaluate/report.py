@@ -148,7 +148,7 @@ def build_report(run_dir: Path, config: Config, measured: Measurements) -> Repor
     labels = Labels(cleaning)
     if measured.texts.training is None:
         missing.append("invented words, copied passages and facts (data/train.jsonl is missing)")
-    described = describe(measured.questions, measured.fp32, measured.bq4, measured.texts, _trained_languages(index))
+    described = describe(measured.questions, measured.fp32, measured.bq4, measured.texts, trained_languages(index))
     report: Report = {
         "report_version": REPORT_VERSION,
         "name": config.model_name or config.name,
@@ -183,6 +183,7 @@ def build_report(run_dir: Path, config: Config, measured: Measurements) -> Repor
         "tokenizer": _optional(run_dir, "tokenizer/report.json", "the statistics of the tokenizer", missing),
         "vocabulary_sizes": read_json(sizes) if (sizes := run_dir / "tokenizer" / "compare.json").is_file() else None,
         "quantised": bullet.metadata.get("quantised"),
+        "auto_fix": rounding.get("auto_fix"),
         "tensors": tensor_rows,
         "sensitivity": rounding.get("layers") or {},
         "commands": _commands(measured.questions.prompts, config.seed),
@@ -309,7 +310,7 @@ def _languages(index: TokenIndex) -> list[str]:
     return sorted(by_language, key=lambda code: -by_language[code]["bytes"])
 
 
-def _trained_languages(index: TokenIndex) -> list[str]:
+def trained_languages(index: TokenIndex) -> list[str]:
     """The languages of the training text, without those of a few stray documents."""
     train = index["train"]
     return [code for code, row in train["by_language"].items() if row["bytes"] >= SMALLEST_SHARE * train["bytes"]]

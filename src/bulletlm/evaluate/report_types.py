@@ -348,6 +348,21 @@ class TensorRow(TypedDict):
     kl: float | None
 
 
+class FixStep(TypedDict):
+    """One step of quant.auto_fix: what was tried (`setting` is None for the file as configured), and the result.
+
+    `kept` is False for a step that was undone; `holds` if the limits of perplexity and KL divergence hold with it.
+    """
+
+    action: str
+    setting: str | None
+    perplexity_change: float
+    kl: float
+    bytes: int
+    kept: bool
+    holds: bool
+
+
 class ModelFacts(TypedDict):
     """The model; `weights` is "raw" or "ema"."""
 
@@ -407,6 +422,7 @@ class Report(TypedDict):
     tokenizer: dict[str, Any] | None
     vocabulary_sizes: dict[str, Any] | None
     quantised: dict[str, Any] | None
+    auto_fix: list[FixStep] | None
     tensors: list[TensorRow]
     sensitivity: dict[str, float]
     commands: list[str]

@@ -11,7 +11,7 @@ from typing import Any
 
 from bulletlm.config.schema import LimitsConfig
 from bulletlm.data.sources import EMBEDDED
-from bulletlm.evaluate.formatting import count, percent, small
+from bulletlm.evaluate.formatting import NO_LANGUAGE, count, percent, small
 from bulletlm.evaluate.report_types import (
     Cause,
     ComparisonValues,
@@ -348,6 +348,9 @@ def _quantization_causes(report: Report, limits: LimitsConfig, figures: list[Fig
         return causes, remedies
 
     if quant["weights"] == "BQ4":
+        if not quant["auto_fix"] and settings["qat"]["start"] is None:
+            text = say("let the builder try the steps below in turn")
+            remedies.append(_remedy("auto_fix", text, f"{rebuild} --quant.auto-fix=true", "minutes"))
         if quant["calibration"] == "none" and settings["qat"]["start"] is None:
             causes.append({"name": "no_calibration", "text": say("the weights were rounded to the nearest value, without calibration")})
             remedies.append(
@@ -570,16 +573,26 @@ def _usefulness_causes(report: Report, figures: list[Figure], say: Words) -> tup
         for expected, found in wrong.items():
             total = sum(row["language"] == expected for row in report["generations"]["rows"])
             for got, number in sorted(found.items(), key=lambda item: -item[1])[:1]:
-                text = say(
-                    "{number} of {total} answers that should be in {expected} are in {got}",
-                    number=number,
-                    total=total,
-                    expected=say.language(expected),
-                    got=say.language(got),
+                text = (
+                    say(
+                        "{number} of {total} answers that should be in {expected} have no words",
+                        number=number,
+                        total=total,
+                        expected=say.language(expected),
+                    )
+                    if got == NO_LANGUAGE
+                    else say(
+                        "{number} of {total} answers that should be in {expected} are in {got}",
+                        number=number,
+                        total=total,
+                        expected=say.language(expected),
+                        got=say.language(got),
+                    )
                 )
                 add("wrong_language", text)
-        for code in wrong:
-            remedies += _language_remedies(report, code, again, say)
+        others = {code: sum(number for got, number in found.items() if got != NO_LANGUAGE) for code, found in wrong.items()}
+        if any(others.values()):
+            remedies += _language_remedies(report, max(others, key=lambda code: others[code]), again, say)
     if bad & {"loops", "finished"}:
         penalty = float(settings["sampling"]["repetition_penalty"])
         if "loops" in bad and penalty < 1.3:

@@ -46,8 +46,10 @@ FEWEST_STEPS = 20
 """Fewer steps than these do not get past the warm-up."""
 
 
-def train_on_grid(run: Path, config: Config, text: TokenFile, held_out: TokenFile, progress: Progress) -> dict[str, Any]:
-    """Calibrate the tensors of `run`/export/npy, improve them by distillation, write `run`/qat; returns the report.
+def train_on_grid(
+    run: Path, config: Config, text: TokenFile, held_out: TokenFile, progress: Progress, folder: Path | None = None
+) -> dict[str, Any]:
+    """Calibrate the tensors of `run`/export/npy, improve them by distillation, write model.bullet and report.json; returns the report.
 
     After an interruption the same call continues and writes the same bits.
 
@@ -57,13 +59,14 @@ def train_on_grid(run: Path, config: Config, text: TokenFile, held_out: TokenFil
         text: training tokens.
         held_out: validation tokens, on which the KL is measured.
         progress: shows bars and messages.
+        folder: where to write; default: `run`/qat.
 
     Raises:
         Interrupted: SIGINT, SIGTERM, SIGHUP, a file `stop` in the run folder or a nearly full disk; a checkpoint was written first.
         DataError: the text does not belong to the model, or is too short.
         BulletError: an input is damaged, the loss is no longer a number, or the disk is full.
     """
-    folder = run / "qat"
+    folder = folder or run / "qat"
     folder.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
     shape, tensors, proto, metadata = read_npy(run / "export" / "npy")
@@ -77,7 +80,7 @@ def train_on_grid(run: Path, config: Config, text: TokenFile, held_out: TokenFil
         metadata=metadata,
     )
     types = dict(model.types)
-    done, method = _calibrated(model, run, config, text, progress)
+    done, method = _calibrated(model, run, folder / CALIBRATED, config, text, progress)
     steps = count_qat_steps(config, len(text.tokens))
     job = DistilJob(
         shape=shape,
@@ -131,14 +134,13 @@ def count_qat_steps(config: Config, training_tokens: int) -> int:
     return steps if steps >= FEWEST_STEPS else 0
 
 
-def _calibrated(model: ModelContents, run: Path, config: Config, text: TokenFile, progress: Progress) -> tuple[Calibrated, str]:
-    """The weights of `model` rounded and calibrated, and the method; taken from qat/calibrated.bullet if that has them already."""
-    file = run / "qat" / CALIBRATED
+def _calibrated(model: ModelContents, run: Path, file: Path, config: Config, text: TokenFile, progress: Progress) -> tuple[Calibrated, str]:
+    """The weights of `model` rounded and calibrated, and the method; taken from `file` (calibrated.bullet) if that has them already."""
     exact = {name: tensor for name, tensor in model.tensors.items() if not isinstance(tensor, Quantized)}
     key = sha256_of_json(
         [
             fingerprint(exact),
-            config.model_dump(mode="json", include={"seed", "quant"}),
+            config.model_dump(mode="json", include={"seed", "quant"}, exclude={"quant": {"auto_fix"}}),
             sha256_of_file(run / "tokens" / "train.bin"),
         ]
     )
@@ -185,5 +187,5 @@ def facts(report: dict[str, Any]) -> dict[str, Any]:
 
 def _key(teacher: str, run: Path, config: Config) -> str:
     """Fingerprint of everything that decides the result."""
-    settings = config.model_dump(mode="json", include={"seed", "quant", "qat"})
+    settings = config.model_dump(mode="json", include={"seed", "quant", "qat"}, exclude={"quant": {"auto_fix"}})
     return sha256_of_json([teacher, settings, config.train.reproducibility_fields(), sha256_of_file(run / "tokens" / "train.bin")])

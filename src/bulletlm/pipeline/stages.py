@@ -118,7 +118,7 @@ class Stage:
         return (*(name for name in self.outputs if not name.endswith("/")), *self.also)
 
 
-OUTPUT_FOLDERS = ("start", "data", "cleaned", "augment-cache", "tokenizer", "tokens", "checkpoints", "export", "qat")
+OUTPUT_FOLDERS = ("start", "data", "cleaned", "augment-cache", "tokenizer", "tokens", "checkpoints", "export", "qat", "auto-fix")
 """The folders of a run folder in which the stages write."""
 
 
@@ -148,6 +148,11 @@ def run_stages(config: Config, until: str, progress: Progress, *, restart: bool 
         run = replace(run, extension=_protect_trained_model(logged, restart))
         _update_stages(replace(logged, extension=run.extension), until)
     return run
+
+
+def is_run_folder(folder: Path) -> bool:
+    """Whether a run has written `folder`."""
+    return (folder / "config.json").is_file() and bool(_recorded(folder))
 
 
 def finish_run(folder: Path, settings: Sequence[str], progress: Progress) -> Run:
@@ -409,14 +414,13 @@ def _start_folder(run: Run) -> Path | None:
 def _export(run: Run) -> None:
     from bulletlm.data.tokens import read_index
     from bulletlm.formats.npy import write_npy
+    from bulletlm.pipeline.checkpoints import read_weights
     from bulletlm.text.tokenizer import Tokenizer
-    from bulletlm.train.checkpoint import load_checkpoint
 
-    best = load_checkpoint(run.folder / "checkpoints" / "best")
     shape = run.shape
-    tensors = {name: best.tensors["model"][name].numpy() for name in shape.tensors()}
+    chosen = read_weights(run.folder, run.config.evaluate.checkpoint, shape, run.progress)
     tokenizer = Tokenizer.load(run.folder / "tokenizer" / "tokenizer.model")
-    training = {name: value for name, value in best.state.items() if name != "key"}
+    training = chosen.facts
     index = read_index(run.folder / "tokens")
     cleaned = run.folder / "data" / "clean-report.json"
     private = bool(read_object(cleaned).get("private_messages")) if cleaned.is_file() else False
@@ -441,7 +445,7 @@ def _export(run: Run) -> None:
         from bulletlm.pipeline.start import license_line
 
         metadata |= {"license": license_line(run.config.license, run.parent), "parents": run.parent.parents}
-    write_npy(run.folder / "export" / "npy", shape, tensors, tokenizer.proto, metadata)
+    write_npy(run.folder / "export" / "npy", shape, chosen.tensors, tokenizer.proto, metadata)
 
 
 def _qat(run: Run) -> None:
@@ -491,6 +495,19 @@ def _build(run: Run) -> None:
     )
     quantized = build_bullet(folder / "export" / "npy", folder / "model.bullet", options, run.progress)
     run.progress.log(f"build: {summary(quantized)}")
+    if _fixing(config):
+        from bulletlm.pipeline.auto_fix import fix_quantization
+
+        park_idle_threads()
+        fix_quantization(folder, config, options, train, val, run.progress)
+
+
+def _fixing(config: Config) -> list[Any]:
+    """The limits for which quant.auto_fix improves the file; empty if it is off or can do nothing."""
+    if not config.quant.auto_fix or config.qat.start is not None or "BQ4" not in config.weight_types().values():
+        return []
+    limits = config.report.limits
+    return [{"auto_fix": [limits.perplexity_change, limits.kl]}]
 
 
 def _evaluate(run: Run) -> None:
@@ -635,6 +652,7 @@ STAGES: dict[str, Stage] = {
             *_labels(run.config),
             *_terms(run.config),
             *run.parent_hash,
+            *([] if run.config.evaluate.checkpoint == "best" else [run.config.evaluate.checkpoint]),
         ],
         inputs=("tokenizer", "train"),
         outputs=("export/npy/",),
@@ -651,7 +669,10 @@ STAGES: dict[str, Stage] = {
     "qat": Stage(
         title="QAT",
         settings=lambda run: (
-            [run.config.model_dump(mode="json", include={"qat", "quant", "seed"}), run.config.train.reproducibility_fields()]
+            [
+                run.config.model_dump(mode="json", include={"qat", "quant", "seed"}, exclude={"quant": {"auto_fix"}}),
+                run.config.train.reproducibility_fields(),
+            ]
             if _has_qat(run.config)
             else None
         ),
@@ -666,9 +687,10 @@ STAGES: dict[str, Stage] = {
     ),
     "build": Stage(
         title="Build",
-        settings=lambda run: [run.config.quant.model_dump(mode="json"), run.config.seed],
+        settings=lambda run: [run.config.quant.model_dump(mode="json", exclude={"auto_fix"}), run.config.seed, *_fixing(run.config)],
         inputs=("tokens", "export", "qat"),
         outputs=("model.bullet", "quantization.json"),
+        also=tuple(f"auto-fix/{name}" for name in ("model.bullet", "quantization.json", "qat.bullet", "report.json", "calibrated.bullet")),
         work=_build,
     ),
     "evaluate": Stage(
