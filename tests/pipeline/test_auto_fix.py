@@ -36,7 +36,7 @@ def config_of(run: Path) -> Config:
 
 
 def test_fixes_until_the_limit_holds(run: Path) -> None:
-    flags = ["--calibration=none", "--sampling.max-tokens=4"]
+    flags = ["--calibration=none", "--calibration-tokens=1024", "--sampling.max-tokens=4"]
     finish_run(run, flags, SilentProgress())
     plain = json.loads((run / "quantization.json").read_text(encoding="utf-8"))
     assert "auto_fix" not in plain
@@ -56,7 +56,14 @@ def test_fixes_until_the_limit_holds(run: Path) -> None:
 
 
 def test_nothing_helps_enough(run: Path) -> None:
-    flags = ["--quant.auto-fix=true", "--report.limits.kl=0", "--sampling.max-tokens=4", "--qat.tokens-per-step=64", "--qat.steps=10"]
+    flags = [
+        "--quant.auto-fix=true",
+        "--report.limits.kl=0",
+        "--sampling.max-tokens=4",
+        "--qat.tokens-per-step=64",
+        "--qat.steps=10",
+        "--calibration-tokens=1024",
+    ]
     finish_run(run, flags, SilentProgress())
     trail = json.loads((run / "quantization.json").read_text(encoding="utf-8"))["auto_fix"]
     assert not any(step["holds"] for step in trail)
