@@ -94,7 +94,7 @@ def run(python: Path, folder: Path, *commands: str) -> list[Result]:
     return [Result(*each) for each in json.loads(done.stdout)]
 
 
-WORK = set("benchmark build chat bench compare config convert doctor generate help info init list score verify".split())
+WORK = set("benchmark build card chat bench compare config convert doctor generate help info init list score verify".split())
 """Commands that this page runs in the plain installation."""
 
 NEED_AN_EXTRA = set("dashboard data evaluate export plan qat run serve tokenizer train".split())
@@ -137,6 +137,7 @@ def test_models_run_and_convert(plain_python: Path, micro_run: Path, tmp_path: P
         "init mine.jsonc",
         "config mine.jsonc --layers=3",
         f"benchmark {model} --suite pairs.jsonl",
+        f"card {model}",
     ]
     (tmp_path / "pairs.jsonl").write_text('{"good": "मुले शाळेत जातात आणि खेळतात.", "bad": "मुले शाळेत जातो आणि खेळतात."}', encoding="utf-8")
     results = run(plain_python, tmp_path, *commands)

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from bulletlm.data.language_names import ENGLISH_NAMES
 from bulletlm.errors import BulletError, DataError
 from bulletlm.evaluate.benchmark import METRICS
 from bulletlm.files import read_json
@@ -29,8 +30,14 @@ def card_of(path: Path, benchmarks: Sequence[Path] = ()) -> str:
     kind, model = read_model(path)
     report = _report(path, model.metadata) if kind == "bullet" else None
     results = [_of_model(result, path, file) for file in benchmarks for result in _results(file)]
-    form = "transformers" if kind == "hf" else "bullet"
-    return model_card(model, form=form, report=report, benchmarks=results, file_name=path.name)  # type: ignore[arg-type]
+    return model_card(
+        model,
+        form="transformers" if kind == "hf" else "bullet",
+        report=report,
+        benchmarks=results,
+        file_name=path.name,
+        language_names=ENGLISH_NAMES,
+    )
 
 
 def _report(path: Path, metadata: Mapping[str, Any]) -> Mapping[str, Any] | None:

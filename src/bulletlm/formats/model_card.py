@@ -44,6 +44,7 @@ def model_card(
     report: Mapping[str, Any] | None = None,
     benchmarks: Sequence[Mapping[str, Any]] = (),
     file_name: str = "model.bullet",
+    language_names: Mapping[str, str] | None = None,
 ) -> str:
     """README.md of a model.
 
@@ -53,17 +54,18 @@ def model_card(
         report: report.json of the run that made exactly these weights; adds verdicts and figures by language.
         benchmarks: the results of `bullet benchmark --out`, for these weights.
         file_name: name of the .bullet file in the commands.
+        language_names: language code -> its name in English; codes without one are shown as they are.
     """
     metadata = model.metadata
     name = str(metadata.get("name") or "model")
     parts = [
         _heading(model, name, report, benchmarks, form),
         f"# {_line(name)}",
-        _introduction(model),
+        _introduction(model, language_names or {}),
         *([f"**{PRIVATE_NOTE[0].upper()}{PRIVATE_NOTE[1:]}.**"] if is_private(metadata) else []),
         *_verdicts(report),
-        _table(["", ""], _figures(model)),
-        *_by_language(report),
+        _table(["", ""], _figures(model, form)),
+        *_by_language(report, language_names or {}),
         *_benchmarks(benchmarks),
         "## Use",
         _use(form, file_name),
@@ -141,8 +143,8 @@ def _loss(metadata: Mapping[str, Any]) -> tuple[float | None, bool]:
 # --- sections -----------------------------------------------------------------------------------------------------------
 
 
-def _introduction(model: StoredModel) -> str:
-    languages = _languages(model.metadata)
+def _introduction(model: StoredModel, names: Mapping[str, str]) -> str:
+    languages = [names.get(code, code) for code in _languages(model.metadata) if code != "und"]
     spoken = f" for {_line(', '.join(languages))}" if languages else ""
     parents = parent_names(model.metadata)
     made = f"trained with BulletLM from the model {_line(parents[0])}" if parents else "trained from scratch with BulletLM"
@@ -160,7 +162,7 @@ def _verdicts(report: Mapping[str, Any] | None) -> Iterable[str]:
         yield "\n".join(f"- {_line(figure['text'])}" for figure in deciding)
 
 
-def _figures(model: StoredModel) -> list[list[str]]:
+def _figures(model: StoredModel, form: str) -> list[list[str]]:
     shape, metadata = model.shape, model.metadata
     training, rounded = _object(metadata, "training"), _object(metadata, "quantised")
     rows = [
@@ -187,11 +189,12 @@ def _figures(model: StoredModel) -> list[list[str]]:
         rows.append(["rounding", METHOD_WORDS.get(method, method)])
     kinds = {kind for kind in (getattr(tensor, "type", None) for tensor in model.tensors.values()) if kind}
     if kinds:
-        rows.append(["weights", f"exactly those of a file in {' and '.join(sorted(kinds))}, written out as float32"])
+        types = " and ".join(sorted(kinds))
+        rows.append(["weights", types if form == "bullet" else f"exactly those of a file in {types}, written out as float32"])
     return rows
 
 
-def _by_language(report: Mapping[str, Any] | None) -> Iterable[str]:
+def _by_language(report: Mapping[str, Any] | None, names: Mapping[str, str]) -> Iterable[str]:
     if not report or not report.get("by_language"):
         return
     yield "## Prediction by language"
@@ -199,7 +202,7 @@ def _by_language(report: Mapping[str, Any] | None) -> Iterable[str]:
     for code, part in report["by_language"].items():
         bits = [part[side]["bits_per_byte"] for side in ("a", "b")]
         shown = ["–" if value is None else f"{value:.3f}" for value in bits]
-        rows.append([code, *shown, f"{part['perplexity_change']:+.2%}", f"{part['tokens']:,}"])
+        rows.append([names.get(code, code), *shown, f"{part['perplexity_change']:+.2%}", f"{part['tokens']:,}"])
     yield _table(["language", "bits per byte, FP32", "bits per byte, 4-bit", "change of perplexity", "held-out tokens"], rows)
 
 
