@@ -33,7 +33,8 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).parents[1]
 CONSTRAINTS = ROOT / "constraints.txt"
-MB = 1e6
+DOWNLOADED_MB, DISK_MB = 1e6, 1 << 20
+"""Bytes of a megabyte, as pip and as du count."""
 
 VERSIONS = ("3.11", "3.12", "3.13", "3.14")
 
@@ -138,11 +139,14 @@ def check_extras(python: Path, wheel: Path, folder: Path) -> None:
         environment = install(python, wheel, name, place)
         size = environment.size
         rest = (size.downloaded - size.torch_downloaded, size.installed - size.torch_installed)
-        shown = f"{rest[0] / MB:.0f} / {rest[1] / MB:.0f} MB" if size.torch_downloaded else ""
-        print(f"{name or '(none)':<12}{size.downloaded / MB:>7.0f} MB{size.installed / MB:>7.0f} MB   {shown}".rstrip(), flush=True)
-        for used, limit in zip(rest, LIMITS.get(name, ()), strict=False):
-            if used > limit * MB:
-                raise SystemExit(f"{name or 'the plain installation'} takes {used / MB:.0f} MB, more than {limit}")
+        shown = f"{rest[0] / DOWNLOADED_MB:.0f} / {rest[1] / DISK_MB:.0f} MB" if size.torch_downloaded else ""
+        print(
+            f"{name or '(none)':<12}{size.downloaded / DOWNLOADED_MB:>7.0f} MB{size.installed / DISK_MB:>7.0f} MB   {shown}".rstrip(),
+            flush=True,
+        )
+        for used, unit, limit in zip(rest, (DOWNLOADED_MB, DISK_MB), LIMITS.get(name, ()), strict=False):
+            if used > limit * unit:
+                raise SystemExit(f"{name or 'the plain installation'} takes {used / unit:.0f} MB, more than {limit}")
         if name == "train":
             started = time.monotonic()
             environment.bullet(*SHORT_RUN, folder=folder)
@@ -205,7 +209,10 @@ def check_plain(pythons: dict[str, Path], wheel: Path, folder: Path) -> None:
         if not str(facts["runtime"]).startswith("native"):
             raise SystemExit(f"the native engine is not used: {facts['runtime']}")
         size = environment.size
-        print(f"Python {version}: {size.downloaded / MB:.0f} MB downloaded, {size.installed / MB:.0f} MB on disk; works", flush=True)
+        print(
+            f"Python {version}: {size.downloaded / DOWNLOADED_MB:.0f} MB downloaded, {size.installed / DISK_MB:.0f} MB on disk; works",
+            flush=True,
+        )
         shutil.rmtree(place)
     if len(texts) > 1:
         raise SystemExit(f"the same model and seed give different texts: {texts}")
