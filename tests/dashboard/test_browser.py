@@ -10,12 +10,26 @@ from test_forms import BRIEF_FLAGS, BRIEF_JSON
 
 from bulletlm.dashboard import processes
 from bulletlm.dashboard.runs import summarize
+from bulletlm.evaluate.scoring import SCORE_FILE, ScoreStore
+from bulletlm.formats.bullet.reader import open_bullet
 from micro_model import MICRO
 
 SETTINGS = {name: value for name, value in MICRO.items() if name not in ("data", "total_steps", "save_every")} | {"calibration": "none"}
 
 A_RUN = 300_000
 """Milliseconds within which a micro model is made, also on a computer that is busy with other tests."""
+
+
+def write_different_answers(run: Path) -> None:
+    """Five answers in which the two models differ, whatever the micro model says."""
+    report = json.loads((run / "report.json").read_text(encoding="utf-8"))
+    row = report["generations"]["rows"][0]
+    rows = [
+        {**row, "prompt": f"prompt {n}", "fp32": {**row["fp32"], "text": f"a {n}"}, "bq4": {**row["bq4"], "text": f"b {n}"}}
+        for n in range(5)
+    ]
+    report["generations"]["rows"] = rows
+    (run / "report.json").write_text(json.dumps(report), encoding="utf-8")
 
 
 def test_from_a_pasted_configuration_to_a_model(dashboard: RunningDashboard, browser_page: Any, texts: Path) -> None:
@@ -74,6 +88,31 @@ def test_from_a_pasted_configuration_to_a_model(dashboard: RunningDashboard, bro
     page.get_by_role("button", name="Stop and keep the best").click()
     page.get_by_text("finished", exact=True).wait_for(timeout=A_RUN)
     assert stopped_at <= summarize(run).step < 100_000 and (run / "model.bullet").is_file()
+
+    # Export, download, chat, score.
+    page.get_by_role("button", name="Quantise and export").click()
+    page.get_by_role("button", name="Make the file and check it").click()
+    with page.expect_download(timeout=A_RUN) as download:
+        page.get_by_role("link", name="सुरुवात 1.bullet").click(timeout=A_RUN)
+    target = dashboard.folder / "downloaded.bullet"
+    download.value.save_as(target)
+    open_bullet(target).verify()
+    page.goto(dashboard.address + "/playground?model=%E0%A4%B8%E0%A5%81%E0%A4%B0%E0%A5%81%E0%A4%B5%E0%A4%BE%E0%A4%A4%201/4bit")
+    page.get_by_label("Your message").fill("नमस्कार <b>")
+    page.keyboard.press("Enter")
+    page.get_by_text(re.compile(r"\d+ tokens, [\d,]+ tokens/s")).wait_for()
+    page.get_by_text("नमस्कार <b>", exact=True).wait_for()
+    write_different_answers(run)
+    page.goto(dashboard.address + "/score?rater=asha")
+    for scored in range(5):
+        page.get_by_text(f"{scored} of 5 scored").wait_for()
+        page.get_by_role("heading", name="Answer B").click()
+        for number in range(8):
+            page.keyboard.press("34251"[number % 5])
+            page.wait_for_function(f"document.querySelectorAll('[aria-pressed=true]').length == {number + 1}")
+        page.keyboard.press("AB0"[scored % 3])
+    page.get_by_text("All answers are scored").wait_for()
+    assert len(ScoreStore(run / SCORE_FILE).read()) == 5
 
     # The list has it, in both languages.
     page.goto(dashboard.address)

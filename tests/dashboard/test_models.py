@@ -9,7 +9,7 @@ import pytest
 
 from bulletlm.dashboard import export as export_module
 from bulletlm.dashboard.drafts import draft_of_run, load_draft, mistakes, new_run, save_draft
-from bulletlm.dashboard.export import FORMATS, export
+from bulletlm.dashboard.export import FORMATS, SINGLE_FILES, export
 from bulletlm.dashboard.forms import Draft
 from bulletlm.dashboard.models import Answer, ModelCache, checkpoint_folder, generate, model_names, model_path, versions
 from bulletlm.dashboard.pages.export import new_run_flags, remedy_words
@@ -84,12 +84,14 @@ def test_a_checkpoint_is_written_again_when_it_changed(workspace: Workspace) -> 
 
 @pytest.mark.parametrize("format", FORMATS)
 def test_a_download_is_complete_and_checked(workspace: Workspace, format: str) -> None:
-    made = export(workspace, "micro/4bit" if format == "bullet" else "micro/fp32", format)
+    made = export(workspace, "micro/4bit" if format in SINGLE_FILES else "micro/fp32", format)
     path = workspace.runs / "micro" / "dashboard" / "downloads" / made["file"]
     assert path.stat().st_size == made["bytes"] and len(made["checks"]) >= 2
     assert any("tokens are the same as those of the original" in check for check in made["checks"])
     if format == "bullet":
         assert path.read_bytes() == (workspace.runs / "micro" / "model.bullet").read_bytes()
+    elif format == "html":
+        assert path.read_bytes().startswith(b"<!") and made["file"] == "micro.html"
     else:
         names = zipfile.ZipFile(path).namelist()
         assert all(name.startswith("micro-fp32") and ".." not in name for name in names) or format == "gguf"

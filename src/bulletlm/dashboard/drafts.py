@@ -90,7 +90,7 @@ def new_run(given: Mapping[str, Any], workspace: Workspace) -> Path:
     if found:
         setting, problem = next(iter(found.items()))
         raise ConfigError(f"{setting}: {problem}" if setting else problem)
-    name = given.get("name", Config.model_fields["name"].default)
+    name = str(given.get("name", Config.model_fields["name"].default))
     folder = workspace.runs / name
     try:
         folder.mkdir(parents=True)

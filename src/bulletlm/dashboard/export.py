@@ -18,8 +18,12 @@ from bulletlm.dashboard.workspace import Workspace
 from bulletlm.errors import BulletError, ConfigError
 from bulletlm.files import atomic_file
 
-FORMATS = ("bullet", "gguf", "hf", "npy")
-"""A .bullet file; a GGUF and its Modelfile, a Hugging Face folder and a folder of .npy tensors, each in a .zip."""
+FORMATS = ("bullet", "html", "gguf", "hf", "npy")
+"""A .bullet file; one HTML page that runs the model; a GGUF and its Modelfile, a Hugging Face folder and a folder of .npy tensors, each
+in a .zip."""
+
+SINGLE_FILES = ("bullet", "html")
+"""Formats of one file; the others are packed."""
 
 CHECKED_TOKENS = 24
 """Tokens of the sample that the written model must generate as the original does."""
@@ -52,8 +56,8 @@ def export(workspace: Workspace, name: str, format: str) -> Exported:
     stem = run.name if version == FOUR_BIT else f"{run.name}-{version}"
     with tempfile.TemporaryDirectory(dir=downloads, prefix=".") as folder:
         made, checks = _write(source, Path(folder), stem, format, run)
-        target = downloads / (f"{stem}.bullet" if format == "bullet" else f"{stem}-{format}.zip")
-        if format == "bullet":
+        target = downloads / (f"{stem}.{format}" if format in SINGLE_FILES else f"{stem}-{format}.zip")
+        if format in SINGLE_FILES:
             with atomic_file(target) as file, open(made, "rb") as written:
                 shutil.copyfileobj(written, file)
         else:
@@ -67,6 +71,15 @@ def _write(source: Path, folder: Path, stem: str, format: str, run: Path) -> tup
     from bulletlm.formats.bullet.reader import open_bullet
     from bulletlm.formats.convert import ConvertOptions, convert
 
+    if format == "html":
+        from bulletlm.formats.html.page import base85, write_page
+
+        file, checks = _write(source, folder, stem, "bullet", run)
+        target, content = folder / f"{stem}.html", file.read_bytes()
+        write_page(target, content, open_bullet(file).metadata)
+        if base85(content) not in target.read_bytes():
+            raise BulletError("the page does not hold the model: is the disk full?")
+        return target, [*checks, "the page holds this model"]
     if format == "bullet":
         target = folder / f"{stem}.bullet"
         if source.is_file():

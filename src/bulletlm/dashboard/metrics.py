@@ -119,9 +119,9 @@ class Metrics:
 
     def _put_perplexities(self, step: int, event: dict[str, Any]) -> None:
         """Perplexity of the better of the exact weights, raw or averaged, and of the 4-bit weights."""
-        exact = [event[name] for name in ("val/loss", "val/loss_ema") if type(event.get(name)) in (int, float)]
+        exact = [event.get("val/loss"), event.get("val/loss_ema")]
         for name, losses in (("perplexity", exact), ("perplexity_bq4", [event.get("val/loss_bq4")])):
-            known = [loss for loss in losses if type(loss) in (int, float) and loss < MAX_EXPONENT]
+            known = [float(loss) for loss in losses if isinstance(loss, (int, float)) and loss < MAX_EXPONENT]
             if known:
                 self._put(name, step, math.exp(min(known)))
 

@@ -149,7 +149,7 @@ async def preview(data: Mapping[str, Any], seed: int, workspace: Path, seconds: 
         if process.returncode is None:
             process.kill()
             await process.wait()
-    result = json.loads(answer) if answer else {"error": "looking at the text failed; the log of the run will say more"}
+    result: Any = json.loads(answer) if answer else {"error": "looking at the text failed; the log of the run will say more"}
     if "error" in result:
         raise DataError(str(result["error"]))
     found: Preview = result

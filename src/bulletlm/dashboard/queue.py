@@ -108,7 +108,7 @@ def start_queue(workspace: Workspace) -> None:
     options = {"creationflags": 0x00000208} if sys.platform == "win32" else {"start_new_session": True}
     command = [sys.executable, "-m", "bulletlm.dashboard.queue", str(workspace.folder)]
     null = subprocess.DEVNULL
-    process = subprocess.Popen(command, stdin=null, stdout=null, stderr=null, cwd=workspace.folder, **options)  # type: ignore[call-overload]
+    process = subprocess.Popen(command, stdin=null, stdout=null, stderr=null, cwd=workspace.folder, **options)
     threading.Thread(target=process.wait, daemon=True).start()
 
 

@@ -25,6 +25,7 @@ VERDICTS = {"quantization": "Is the 4-bit model as good as FP32?", "usefulness":
 
 FORMAT_NAMES = {
     "bullet": "BulletLM (.bullet)",
+    "html": "Web page that runs the model (.html)",
     "gguf": "llama.cpp and Ollama (GGUF and Modelfile, .zip)",
     "hf": "Hugging Face (folder, .zip)",
     "npy": "NumPy (FP32 tensors, .zip)",
