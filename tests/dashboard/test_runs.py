@@ -227,6 +227,7 @@ def test_a_run_is_started_stopped_and_found_by_another_process(tmp_path: Path, t
 
 def test_the_queue_starts_one_run_after_the_other(tmp_path: Path) -> None:
     workspace = Workspace(tmp_path)
+    (tmp_path / "json5.py").write_text("raise SystemExit('a file of the user was imported')", encoding="utf-8")
     runs = [write_run(workspace.runs / name, data={"sources": [str(tmp_path / "missing.txt")]}) for name in ("a", "b")]
     for run in runs:
         write_json(own_folder(run) / "queued.json", {"time": time.time()})

@@ -164,7 +164,7 @@ async def export_in_process(workspace: Workspace, name: str, format: str) -> Exp
     Raises:
         BulletError: see `export`; or the process ended without an answer.
     """
-    command = (sys.executable, "-m", "bulletlm.dashboard.export", str(workspace.folder), name, format)
+    command = (sys.executable, "-P", "-m", "bulletlm.dashboard.export", str(workspace.folder), name, format)
     pipe = asyncio.subprocess.PIPE
     process = await asyncio.create_subprocess_exec(*command, stdin=asyncio.subprocess.DEVNULL, stdout=pipe, stderr=pipe)
     output, errors = await process.communicate()

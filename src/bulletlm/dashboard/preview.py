@@ -137,7 +137,7 @@ async def preview(data: Mapping[str, Any], seed: int, workspace: Path, seconds: 
     Raises:
         DataError: see `look`; or it took more than `seconds`.
     """
-    command = (sys.executable, "-m", "bulletlm.dashboard.preview")
+    command = (sys.executable, "-P", "-m", "bulletlm.dashboard.preview")
     pipe = asyncio.subprocess.PIPE
     process = await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe, stderr=asyncio.subprocess.DEVNULL, cwd=workspace)
     asked = json.dumps({"data": data, "seed": seed}).encode()

@@ -69,7 +69,7 @@ def start(run: Path, words: list[str], workspace: Path) -> int:
     for name in ("exit.json", "queued.json"):
         (own / name).unlink(missing_ok=True)
     (run / "stop").unlink(missing_ok=True)
-    command = [sys.executable, "-m", "bulletlm.dashboard.supervise", str(own), *words]
+    command = [sys.executable, "-P", "-m", "bulletlm.dashboard.supervise", str(own), *words]
     options: dict[str, Any] = (
         {"creationflags": 0x00000008 | 0x00000200}  # DETACHED_PROCESS, CREATE_NEW_PROCESS_GROUP
         if sys.platform == "win32"

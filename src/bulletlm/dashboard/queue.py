@@ -106,7 +106,7 @@ def advance(workspace: Workspace) -> Path | None:
 def start_queue(workspace: Workspace) -> None:
     """Start the process of the queue, detached. If one works already, the new one ends at once."""
     options = {"creationflags": 0x00000208} if sys.platform == "win32" else {"start_new_session": True}
-    command = [sys.executable, "-m", "bulletlm.dashboard.queue", str(workspace.folder)]
+    command = [sys.executable, "-P", "-m", "bulletlm.dashboard.queue", str(workspace.folder)]
     null = subprocess.DEVNULL
     process = subprocess.Popen(command, stdin=null, stdout=null, stderr=null, cwd=workspace.folder, **options)
     threading.Thread(target=process.wait, daemon=True).start()

@@ -8,12 +8,15 @@ import contextlib
 import json
 import os
 import shutil
+import threading
 import time
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
+from bulletlm.config.loader import RECORD_KEY, load_config
 from bulletlm.config.schema import Config
 from bulletlm.dashboard import processes
 from bulletlm.dashboard.metrics import read_tail
@@ -114,6 +117,7 @@ class Runs:
         self._index = workspace.state / "index.json"
         self._known: dict[str, tuple[list[Any], Summary]] = {}
         self._saved = True
+        self._lock = threading.Lock()  # pages ask from several threads
         content = read_record(self._index)
         if content.get("version") == INDEX_VERSION:
             with contextlib.suppress(TypeError, ValueError, KeyError):
@@ -134,11 +138,12 @@ class Runs:
                 names = [entry.name for entry in entries if not entry.name.startswith(".")]
         except OSError:
             names = []
-        found = [summary for name in names if (summary := self._find(name))]
-        for gone in self._known.keys() - set(names):
-            del self._known[gone]
-            self._saved = False
-        self._save()
+        with self._lock:
+            found = [summary for name in names if (summary := self._find(name))]
+            for gone in self._known.keys() - set(names):
+                del self._known[gone]
+                self._saved = False
+            self._save()
         return sorted(found, key=lambda summary: -summary.changed)
 
     def get(self, name: str) -> Summary:
@@ -148,7 +153,8 @@ class Runs:
             ConfigError: there is no such run.
         """
         self.workspace.run_folder(name)
-        found = self._find(name)
+        with self._lock:
+            found = self._find(name)
         if found is None:
             raise ConfigError(f"there is no run {name!r}")
         return found
@@ -269,15 +275,23 @@ def verdict_line(report: dict[str, Any]) -> str:
 
 def configuration(folder: Path) -> Config | None:
     """The configuration of a run: the resolved one of config.json, or what it was started with; None if neither can be read."""
-    from bulletlm.config.loader import RECORD_KEY, load_config
-
-    with contextlib.suppress(BulletError, ValueError):
-        values = read_record(folder / "config.json")
-        if values:
-            values.pop(RECORD_KEY, None)
-            return Config.model_validate(values)
-        return load_config(own_folder(folder) / "configuration.json")
+    for path in (folder / "config.json", own_folder(folder) / "configuration.json"):
+        with contextlib.suppress(OSError):
+            status = path.stat()
+            if (found := _read_configuration(path, status.st_mtime_ns, status.st_size)) is not None:
+                return found
     return None
+
+
+@lru_cache(maxsize=256)
+def _read_configuration(path: Path, changed: int, size: int) -> Config | None:
+    """The configuration in a file; `changed` and `size` tell that the file is another one."""
+    try:
+        values = read_record(path)
+        values.pop(RECORD_KEY, None)
+        return Config.model_validate(values) if path.name == "config.json" and values else load_config(path)
+    except (BulletError, ValueError):
+        return None
 
 
 def total_steps(folder: Path) -> int | None:

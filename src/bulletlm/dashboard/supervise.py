@@ -16,7 +16,8 @@ def main(folder: Path, words: list[str]) -> int:
     """Run `bullet WORDS`, then write FOLDER/exit.json; returns the exit code."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_DFL)  # a dashboard in the background of a script ignores SIGINT, and its children would too
-    process = subprocess.Popen([sys.executable, "-m", "bulletlm", *words], stdin=subprocess.DEVNULL)
+    # -P: modules are not looked for in the folder of the dashboard, where users keep files of any name.
+    process = subprocess.Popen([sys.executable, "-P", "-m", "bulletlm", *words], stdin=subprocess.DEVNULL)
     signal.signal(signal.SIGTERM, lambda number, frame: process.send_signal(signal.SIGTERM))
     code = process.wait()
     temporary = folder / "exit.json.partial"

@@ -397,7 +397,7 @@ class _Page:
         if speed_file(state).exists() or queue.running(self.dashboard.workspace):
             return
         null = asyncio.subprocess.DEVNULL
-        command = (sys.executable, "-m", "bulletlm.dashboard.planner", str(speed_file(state)))
+        command = (sys.executable, "-P", "-m", "bulletlm.dashboard.planner", str(speed_file(state)))
         process = await asyncio.create_subprocess_exec(*command, stdin=null, stdout=null, stderr=null)
         await process.wait()
         self.due = True
