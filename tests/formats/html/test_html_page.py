@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from browser import Tab, chromium
+from chromium_page import Tab, chromium
 
 from bulletlm.errors import ConfigError
 from bulletlm.formats.bullet.reader import open_bullet
@@ -67,7 +67,9 @@ def long_page(tiny_tokenizer: Tokenizer, tmp_path_factory: pytest.TempPathFactor
         "license": "<img src=x onerror=alert(1)>",
         "languages": ["mr", "en", "constructor"],
         "sampling": {"temperature": 0.9, "top_k": 1, "max_tokens": 1 << 20},
-        "training": {"step": 12, "tokens_seen": 3400, "val_loss": "x", "sources": [{"path": "/texts/a.txt"}, 5]},
+        "training": {"step": 12, "tokens_seen": 3400, "val_loss": "x", "sources": [{"label": "stories"}, 5]},
+        "parents": [{"name": "Old", "license": "MIT"}, 3],
+        "private_messages": True,
         "quantised": {"perplexity": 9.87, "bits_per_byte": None},
     }
     contents = ModelContents(
@@ -125,7 +127,17 @@ def test_everything_of_the_model_is_text(open_page: Open, long_page: Path) -> No
     assert tab.page.title() == HOSTILE_NAME == tab.page.inner_text("#name")
     tab.page.click("#about")
     card = tab.page.inner_text("#facts")
-    for fact in (HOSTILE_NAME, "<img src=x onerror=alert(1)>", "mr, en, constructor", "3,400", "9.87", "a.txt", "simd128"):
+    for fact in (
+        HOSTILE_NAME,
+        "<img src=x onerror=alert(1)>",
+        "mr, en, constructor",
+        "3,400",
+        "9.87",
+        "stories",
+        "simd128",
+        "Old (MIT)",
+        "private messages",
+    ):
         assert fact in card
     assert "null" not in card and "undefined" not in card
     assert tab.page.locator("img").count() == 0

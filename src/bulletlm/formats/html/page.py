@@ -4,6 +4,7 @@ import base64
 import hashlib
 import html
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ LINE_GROUPS = 200
 """Groups of five characters in a line; editors and mail programs handle lines of 1,000 characters."""
 
 
-def write_page(target: Path, model: bytes, metadata: dict[str, Any]) -> None:
+def write_page(target: Path, model: bytes, metadata: Mapping[str, Any]) -> None:
     """Write the page of a model.
 
     Args:

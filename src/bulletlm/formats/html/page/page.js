@@ -47,7 +47,9 @@ const WORDS = {
     facts: {
       name: "Name",
       license: "Licence",
-      attribution: "Attribution",
+      attribution: "Based on",
+      note: "Note",
+      private: "Trained on private messages: share this page only with people who may read them.",
       languages: "Languages",
       parameters: "Parameters",
       shape: "Shape",
@@ -113,7 +115,9 @@ const WORDS = {
     facts: {
       name: "नाव",
       license: "परवाना",
-      attribution: "श्रेय",
+      attribution: "आधार",
+      note: "टीप",
+      private: "खाजगी संदेशांवर प्रशिक्षित: ते वाचण्याचा हक्क असलेल्यांनाच हे पान द्या.",
       languages: "भाषा",
       parameters: "पॅरामीटर",
       shape: "रचना",
@@ -408,6 +412,7 @@ function showCard() {
     [f.name, text(header.name)],
     [f.license, text(header.license) ?? f.notGiven],
     [f.attribution, attribution(header)],
+    [f.note, header.private_messages === true ? f.private : null],
     [f.languages, (header.languages ?? []).join(", ") || null],
     [f.parameters, number(parameters(shape), 0)],
     [f.shape, f.layers(shape)],
@@ -429,16 +434,17 @@ function showCard() {
   );
 }
 
+/** The models that this one was trained from, with their licences. */
 function attribution(header) {
-  const value = header.attribution ?? header.training?.attribution;
-  if (typeof value === "string") return value || null;
-  return Array.isArray(value) ? value.filter((line) => typeof line === "string").join("\n") || null : null;
+  const parents = Array.isArray(header.parents) ? header.parents : [];
+  const lines = parents.filter((parent) => typeof parent?.name === "string").map(({ name, license }) => (typeof license === "string" ? `${name} (${license})` : name));
+  return lines.join("\n") || null;
 }
 
-/** The names of the files that the model was trained on. */
+/** The labels of the texts that the model was trained on. */
 function sources(training) {
-  const paths = Array.isArray(training.sources) ? training.sources.map((source) => source?.path).filter((path) => typeof path === "string") : [];
-  return [...new Set(paths.map((path) => path.split(/[\\/]/).pop()))].join(", ") || null;
+  const labels = Array.isArray(training.sources) ? training.sources.map((source) => source?.label).filter((label) => typeof label === "string") : [];
+  return [...new Set(labels)].join(", ") || null;
 }
 
 /** Number of weights; tied embeddings count once. */
@@ -525,6 +531,7 @@ document.addEventListener("DOMContentLoaded", () => {
   }
   worker.onmessage = onWorker;
   worker.onerror = (event) => showProblem(`the model cannot run in this browser: ${event.message || "its worker did not start"}`);
-  worker.postMessage({ type: "start", text: element.textContent, bytes: Number(MODEL_BYTES) });
-  element.remove(); // the memory of the text is not needed twice
+  const text = new TextEncoder().encode(element.textContent);
+  element.remove();
+  worker.postMessage({ type: "start", text, bytes: Number(MODEL_BYTES) }, [text.buffer]); // the worker takes over the memory
 });

@@ -3,33 +3,33 @@
 /** The characters of base 85 in the order of their values: those of RFC 1924 with `,` for `<` and `.` for `&`, which mean something in HTML. */
 const BASE85 = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz!#$%.()*+-;,=>?@^_`{|}~";
 
-/** The bytes of a text in base 85: five characters for four bytes, the last ones filled up with zeros; `bytes` are wanted. */
-function bytesOfBase85(text, bytes) {
-  const values = new Uint8Array(128).fill(255);
-  [...BASE85].forEach((character, value) => (values[character.charCodeAt(0)] = value));
-  const out = new Uint8Array(Math.ceil(bytes / 4) * 4);
+/**
+ * The first `bytes` bytes of ASCII text in base 85: five characters for four bytes, the last ones filled up with zeros. They take the place
+ * of the text in its array, so that the model is never in memory twice here.
+ */
+function decodeBase85(text, bytes) {
+  const damaged = () => new BulletError("the model in this page is damaged: it holds characters that do not belong there");
+  const values = new Uint8Array(256).fill(255);
+  for (let value = 0; value < 85; value++) values[BASE85.charCodeAt(value)] = value;
   let size = 0;
   let word = 0;
   let digits = 0;
   for (let i = 0; i < text.length; i++) {
-    const code = text.charCodeAt(i);
-    if (code === 10 || code === 13) continue;
-    const value = code < 128 ? values[code] : 255;
-    if (value === 255) throw new BulletError("the model in this page is damaged: it holds characters that do not belong there");
+    if (text[i] === 10 || text[i] === 13) continue;
+    const value = values[text[i]];
+    if (value === 255) throw damaged();
     word = word * 85 + value;
     if (++digits < 5) continue;
-    if (word > 0xffffffff) throw new BulletError("the model in this page is damaged: it holds characters that do not belong there");
-    if (size < out.length) {
-      out[size] = word >>> 24;
-      out[size + 1] = word >>> 16;
-      out[size + 2] = word >>> 8;
-      out[size + 3] = word;
-    }
+    if (word > 0xffffffff) throw damaged();
+    text[size] = word >>> 24;
+    text[size + 1] = word >>> 16;
+    text[size + 2] = word >>> 8;
+    text[size + 3] = word;
     size += 4;
     word = digits = 0;
   }
   if (size < bytes || digits) throw new BulletError("the model in this page is cut short: the page was not copied or downloaded completely");
-  return out.subarray(0, bytes);
+  return text.subarray(0, bytes);
 }
 
 let model;
@@ -37,7 +37,8 @@ let stopper;
 
 async function start({ text, bytes, simd }) {
   if (typeof WebAssembly !== "object") throw new BulletError("this browser has no WebAssembly, or it is switched off: the model cannot run");
-  model = await load(bytesOfBase85(text, bytes), { verify: true, ...(simd === undefined ? {} : { simd }) });
+  model = await load(decodeBase85(text, bytes), { verify: true, ...(simd === undefined ? {} : { simd }) });
+  text.buffer.transfer?.(0); // frees its memory now, where browsers have this; the garbage collector may wait long
   const { header, shape, sampling, kernels } = model;
   // Read a few tokens, so that the browser has compiled the engine before the first question.
   model.logits(Array.from({ length: Math.min(24, shape.max_seq_len) }, (_, i) => i % shape.vocab_size));
