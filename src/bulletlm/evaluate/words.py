@@ -1,10 +1,7 @@
 """The texts of the verdicts and of the page in English and Marathi. The English text is the key of its translation."""
 
 from bulletlm.evaluate.formatting import language_name
-
-LANGUAGES = ("en", "mr")
-
-MARATHI: dict[str, str] = {}
+from bulletlm.evaluate.marathi import MARATHI
 
 
 class Words:
@@ -18,8 +15,12 @@ class Words:
         self.code = code
 
     def __call__(self, text: str, **values: object) -> str:
-        """`text`, a template with names in braces, in the language, with `values` in place of the names."""
-        template = text if self.code == "en" else MARATHI.get(text, text)
+        """`text`, a template with names in braces, in the language, with `values` in place of the names.
+
+        Raises:
+            KeyError: the text has no translation; tests/evaluate/test_words.py looks for all of them.
+        """
+        template = text if self.code == "en" else MARATHI[text]
         return template.format(**values) if values else template
 
     def language(self, code: str) -> str:
