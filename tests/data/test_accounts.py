@@ -4,6 +4,8 @@ import json
 import zipfile
 from pathlib import Path
 
+import pyarrow
+import pyarrow.parquet as pq
 import pytest
 from test_documents import ARTICLE, MARATHI, PAGE, docx, dump, epub, page, pdf, run
 from test_private_chats import export
@@ -45,7 +47,12 @@ def make(folder: Path) -> list[str]:
     pdf(folder / "p.pdf", [["My Book", "The first page has a sentence of its own.", "1"], ["My Book", "So has the second.", "2"]] * 2)
     with zipfile.ZipFile(folder / "q.zip", "w") as archive:
         archive.writestr("r.txt", DAMAGE)
-    return [*sorted(texts), "m.txt", "n.docx", "o.epub", "p.pdf", "q.zip/r.txt"]
+    table = {"prompt": [row.get("prompt") for row in rows], "response": [row.get("response") for row in rows], "text": [DAMAGE] * len(rows)}
+    pq.write_table(pyarrow.table(table), folder / "s.parquet", row_group_size=3)
+    pairs_of = [{"en": "One house.", "mr": "एक घर."}, {"en": "Two.", "mr": f"दोन.\n{DAMAGE}"}, {"en": "Three.", "mr": "तीन."}]
+    pq.write_table(pyarrow.table({"translation": pairs_of}), folder / "t.parquet")
+    pq.write_table(pyarrow.table({"text": [DAMAGE, None, "  ", MARATHI]}), folder / "u.parquet")
+    return [*sorted(texts), "m.txt", "n.docx", "o.epub", "p.pdf", "q.zip/r.txt", "s.parquet", "t.parquet", "u.parquet"]
 
 
 @pytest.mark.parametrize("preset", ["gentle", "web"])

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from bulletlm.data.kinds import kind_of_name
-from bulletlm.data.readers import isolated, questions
+from bulletlm.data.readers import isolated, questions, wiki
 from bulletlm.data.readers.isolated import DocumentProcess
 from bulletlm.data.reading import BadRow, RawDocument, blocks, read_documents
 from bulletlm.data.sources import SourceFile
@@ -196,6 +196,23 @@ def test_dumps_of_mediawiki(tmp_path: Path, name: str) -> None:
     assert notes == ["2 redirects and 1 pages that are not articles are not read"]
 
 
+def test_a_page_that_the_parser_does_not_finish_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a limit, this page takes hours."""
+    pytest.importorskip("mwparserfromhell")
+    monkeypatch.setattr(wiki, "PAGE_SECONDS", 2.0)
+    monkeypatch.setattr(wiki, "_CHARACTERS_PER_SECOND", 1e9)
+    hostile = "{{a|" * 10_000
+    (tmp_path / "a.xml").write_text(dump(page("पुणे", ARTICLE), page("x", hostile), page("मुंबई", "मुंबई शहर.")), encoding="utf-8")
+    found = read(tmp_path / "a.xml")
+    assert [item.paragraphs[0] for item in found if isinstance(item, RawDocument)] == ["पुणे", "मुंबई"]
+    bad = [item for item in found if isinstance(item, BadRow)]
+    assert [(item.line, item.reason, item.characters) for item in bad] == [(2, "wikitext_not_read", len(hostile))]
+    (tmp_path / "b.xml").write_text(dump(*[page("x", hostile)] * 3, *[page("y", "text")] * 3), encoding="utf-8")
+    monkeypatch.setattr(wiki, "PAGE_SECONDS", 0.5)
+    monkeypatch.setattr(wiki, "_MOST_GIVEN_UP", 2)
+    assert [getattr(item, "reason", "") for item in read(tmp_path / "b.xml")] == ["wikitext_not_read"] * 6
+
+
 BOMB = '<!DOCTYPE x [<!ENTITY a "aaaaaaaaaa"><!ENTITY b "&a;&a;&a;&a;&a;&a;"><!ENTITY c "&b;&b;&b;&b;&b;">]>'
 OUTSIDE = '<!DOCTYPE x [<!ENTITY c SYSTEM "file:///etc/passwd">]>'
 
@@ -348,8 +365,8 @@ def test_pdfs_that_cannot_be_read_are_named(tmp_path: Path) -> None:
 
 
 def test_a_pdf_of_very_many_pages(tmp_path: Path) -> None:
-    pages = [[f"Sentence number {n} is on a page of its own."] for n in range(2_000)]
-    assert len(paragraphs(pdf(tmp_path / "a.pdf", pages))) == 2_000
+    pages = [[f"Sentence number {n} is on a page of its own."] for n in range(10_000)]
+    assert len(paragraphs(pdf(tmp_path / "a.pdf", pages))) == 10_000
 
 
 def test_a_document_that_never_ends_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

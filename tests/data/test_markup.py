@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bulletlm.data.markup import decode_entities, remove_markup, shorten_rulers
+from bulletlm.data.markup import decode_entities, markup_of, remove_markup, shorten_rulers
 
 
 @pytest.mark.parametrize(
@@ -61,3 +61,18 @@ def test_doing_it_again_changes_nothing(text: str) -> None:
     for apply in (remove_markup, shorten_rulers):
         once = apply(text)
         assert apply(once) == once
+
+
+@pytest.mark.parametrize(
+    "part", ["<!--", "<ref>", "<ref ", "<script>", "{{", "[[a|", "'''a", "[http://a", "[a](", "**a", "__a ", "# ", "<b ", "{{a}}", "== a "]
+)
+def test_a_line_that_is_made_to_take_long(part: str) -> None:
+    """Each of these took the square of its length, which is hours for a line of megabytes."""
+    line = part * (300_000 // len(part))
+    assert isinstance(remove_markup(line), str)
+    assert markup_of([line[:30_000]]) <= {"html", "wiki", "markdown"}
+
+
+def test_what_is_hidden_is_removed_and_what_does_not_end_stays() -> None:
+    text = 'a<!-- x --> b<ref name="n"/> c<ref>y</ref> d<script>if (a < b) z()</script> e<ref>f <!-- g'
+    assert remove_markup(text, frozenset({"html"})).replace("<ref>", "") == "a b c d e" + "f <!-- g"

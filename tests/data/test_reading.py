@@ -360,3 +360,40 @@ def test_long_files_take_time_in_proportion(tmp_path: Path, monkeypatch: pytest.
         (tmp_path / "a.txt").write_bytes(content)
         assert sum(len(block.data) for block in block_list(tmp_path / "a.txt") if isinstance(block, Block)) == 6_000_000
         assert calls <= 7
+
+
+def long_lines(count: int) -> list[str]:
+    return [f"ओळ {n} {'शब्द ' * 20}संपली." for n in range(count)]
+
+
+@pytest.mark.parametrize("documents", ["file", "blank_line", "heading", "form_feed"])
+@pytest.mark.parametrize("between", ["\n", "\n\n", "\n\n# मथळा\n\n", "\n\f\n"])
+def test_long_text_loses_nothing_at_the_borders_of_its_parts(tmp_path: Path, documents: str, between: str) -> None:
+    lines = long_lines(14_000)  # more than four megabytes
+    text = "".join(line + (between if n % 7 == 6 else "\n") for n, line in enumerate(lines))
+    (tmp_path / "a.txt").write_text(text, encoding="utf-8")
+    file = SourceFile(tmp_path / "a.txt", "a.txt", ".txt", "auto", True, documents=documents)  # type: ignore[arg-type]
+    taken: list[str] = []
+    found = [item for item in read_documents(file, 1, lambda n: None, print, taken.append) if isinstance(item, RawDocument)]
+    kept = [text for item in found for text in item.paragraphs if text.startswith("ओळ")]
+    assert kept == lines
+    if documents == "file":
+        assert "cut at empty lines into parts of about a megabyte" in taken[-1]
+        assert 1 < len(found) < 10
+    elif documents == "heading" and "#" in between:
+        assert all(item.paragraphs[0].startswith("#") for item in found[1:]), "each begins with its heading"
+        assert {len(item.paragraphs) for item in found[1:-1]} == {8}
+
+
+def test_long_wrapped_text_without_an_empty_line_is_cut_after_a_sentence(tmp_path: Path) -> None:
+    words = [f"word{n}{'.' if n % 7 == 0 else ''}" for n in range(400_000)]
+    lines, line = [], ""
+    for word in words:
+        if len(line) + len(word) > 71:
+            lines.append(line)
+            line = ""
+        line = f"{line} {word}".strip()
+    (tmp_path / "a.txt").write_text("\n".join([*lines, line]), encoding="utf-8")
+    found = list(read_documents(SourceFile(tmp_path / "a.txt", "a.txt", ".txt", "auto", True), 1, lambda n: None, print))
+    assert [word for item in found if isinstance(item, RawDocument) for text in item.paragraphs for word in text.split()] == words
+    assert len(found) > 1 and all(item.paragraphs[-1].endswith(".") for item in found[:-1] if isinstance(item, RawDocument))

@@ -18,9 +18,9 @@ _BLOCK = (
     "h[1-6]|head|header|hr|html|iframe|img|input|label|legend|li|link|main|meta|nav|noscript|object|ol|optgroup|option|p|param|picture|pre|"
     "section|select|source|summary|table|tbody|td|textarea|tfoot|th|thead|title|tr|ul|video|audio|svg|gallery|nowiki|includeonly|noinclude"
 )
-_HIDDEN = re.compile(
-    r"<(script|style|ref|math)\b[^<>]*>.*?</\1\s*>|<ref\b[^<>]*/>|<!--.*?-->|<!DOCTYPE[^<>]*>|<!\[CDATA\[|\]\]>", re.I | re.S
-)
+_HIDDEN = re.compile(r"<(script|style|ref|math)\b[^<>]*>|<!--|<!DOCTYPE[^<>]*>|<!\[CDATA\[|\]\]>", re.I)
+_HIDDEN_ENDS = {name: re.compile(rf"</{name}\s*>", re.I) for name in ("script", "style", "ref", "math")} | {"": re.compile("-->")}
+"""The end of an element or, "", of a comment."""
 _INLINE_TAG = re.compile(rf"</?(?:{_INLINE})(?:\s[^<>]*)?/?>", re.I)
 _BLOCK_TAG = re.compile(rf"</?(?:{_BLOCK})(?:\s[^<>]*)?/?>", re.I)
 _WIKI = (
@@ -30,7 +30,7 @@ _WIKI = (
     (re.compile(r"'''([^']+)'''"), r"\1"),
     (re.compile(r"(?<![\w'])''([^']+)''(?![\w'])"), r'"\1"'),
     (re.compile(r"^(={2,6})\s*([^=]*?)\s*\1\s*$"), r"\2"),
-    (re.compile(r"\[https?://\S+ ([^\[\]]+)\]"), r"\1"),
+    (re.compile(r"\[https?://\S{1,2000} ([^\[\]]+)\]"), r"\1"),
 )
 _MARKDOWN = (
     (re.compile(r"\[\[[\d, -]+\]\]\([^()\s]*\)"), ""),
@@ -44,6 +44,12 @@ _MARKDOWN = (
 
 DECISION_CHARACTERS = 200_000
 """Number of characters at the beginning of a document that are examined."""
+
+_HTML_CHARACTERS = 50_000
+"""HTML is recognized in fewer, because the parser of the library takes the square of the time for tags that do not end."""
+
+_PASSES = 50
+"""Constructs inside each other are removed to this depth: a line that is made for it would take the square of its time."""
 
 _INSIDE_ELEMENTS = 0.7
 _BLOCK_NAMES = frozenset(
@@ -118,6 +124,8 @@ class _Elements(HTMLParser):
 
 def _is_html(text: str) -> bool:
     """Whether most of the text is inside HTML elements, or its lines end with <br>."""
+    text = text[:_HTML_CHARACTERS]
+    text = text[: text.rfind(">") + 1] + text[text.rfind(">") + 1 :].replace("<", " ")
     parser = _Elements()
     try:
         parser.feed(text)
@@ -168,10 +176,10 @@ def remove_markup(text: str, kinds: frozenset[str] = EVERY_KIND) -> str:
 
     Only names of HTML elements count as tags: <tool> and a < b stay.
     """
-    while True:
+    for _ in range(_PASSES):
         start = text
         if "html" in kinds and "<" in text:
-            text = _HIDDEN.sub("", text)
+            text = _without_hidden(text)
             text = _BLOCK_TAG.sub(" ", _INLINE_TAG.sub("", text))
         if "markdown" in kinds and ("](" in text or "**" in text or "__" in text or text.startswith(("#", "```"))):
             for pattern, left in _MARKDOWN:
@@ -180,7 +188,30 @@ def remove_markup(text: str, kinds: frozenset[str] = EVERY_KIND) -> str:
             for pattern, left in _WIKI:
                 text = pattern.sub(left, text)
         if text == start:
-            return text
+            break
+    return text
+
+
+def _without_hidden(text: str) -> str:
+    """Remove comments, scripts, styles, notes and formulas with what is in them. One that does not end stays, and takes no time."""
+    parts, at = [], 0
+    endless: set[str] = set()
+    for found in _HIDDEN.finditer(text):
+        if found.start() < at:
+            continue
+        name = (found[1] or "").lower()
+        end = found.end()
+        if (name and not found[0].endswith("/>")) or found[0] == "<!--":
+            ends = None if name in endless else _HIDDEN_ENDS[name].search(text, end)
+            if ends is None:
+                endless.add(name)
+                continue
+            end = ends.end()
+        elif name and name != "ref":
+            continue
+        parts.append(text[at : found.start()])
+        at = end
+    return "".join(parts) + text[at:] if parts else text
 
 
 _RULER_HINT = re.compile(r"[-_=*~.!?#+—–•·|/\\]{4}")
