@@ -1,6 +1,7 @@
 """Tests that the verdicts can fail: every way to break a model changes a verdict, and the report names what is wrong."""
 
 import json
+import shlex
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -12,12 +13,14 @@ import pytest
 from micro_run import conversations
 from scripted import scripted_model
 
+from bulletlm.cli.output import command_here
 from bulletlm.config.schema import Config, LimitsConfig
 from bulletlm.data.tokens import write_tokens
 from bulletlm.evaluate import evaluate_run
+from bulletlm.evaluate.intervals import paired_difference
 from bulletlm.evaluate.report import build_report, measure
 from bulletlm.evaluate.report_types import Report, Verdict
-from bulletlm.evaluate.verdicts import judge
+from bulletlm.evaluate.verdicts import _figure, judge
 from bulletlm.formats.bullet.reader import open_bullet
 from bulletlm.formats.bullet.writer import ModelContents, write_bullet
 from bulletlm.formats.npy import read_npy
@@ -237,3 +240,26 @@ def test_remedies_are_in_the_order_of_their_cost(intact: Report) -> None:
     costs = [("seconds", "minutes", "training", "text").index(remedy["cost"]) for remedy in verdict["remedies"]]
     assert verdict["decision"] == "stop" and costs == sorted(costs) and len(costs) >= 2
     assert verdict["title"].startswith("Do not ship: ")
+
+
+def test_commands_name_the_folder_in_the_terminal(tmp_path: Path) -> None:
+    """A report has no paths; the command that is printed has them, and names the user's text."""
+    folder = tmp_path / "my run"
+    folder.mkdir()
+    sources = [{"path": "sample"}, {"path": "/texts/a b.txt"}, {"path": "/texts/c.txt"}]
+    (folder / "config.json").write_text(json.dumps({"data": {"sources": sources}}), encoding="utf-8")
+    command = 'bullet run RUN/config.json --name=x-2 \'--data.sources=["sample", "TEXT", "simple"]\''
+    words = shlex.split(command_here(command, folder))
+    assert words[2] == f"{folder}/config.json"
+    assert json.loads(words[4].removeprefix("--data.sources=")) == ["sample", "/texts/a b.txt", "/texts/c.txt", "simple"]
+    assert shlex.split(command_here("bullet evaluate RUN --checkpoints", folder)) == ["bullet", "evaluate", str(folder), "--checkpoints"]
+
+
+def test_unclear_figures_are_called_noise() -> None:
+    """A difference from few answers does not exceed a limit while its interval reaches 0; a clear one does."""
+    for b, status in ((7, "ok"), (25, "broken")):
+        change = paired_difference([n < 4 for n in range(50)], [n < b for n in range(50)]).to_dict()
+        assert _figure("x", "x", "points", change, 0.05, str, noise_is_fine=True)["status"] == status
+    for low, expected in ((0.02, "near"), (0.2, "broken")):
+        assert _figure("x", "x", "share", {"value": 0.3, "low": low, "high": 0.5}, 0.1, str)["status"] == expected
+    assert _figure("x", "x", "share", None, 0.1, str)["status"] == "unknown"

@@ -36,4 +36,5 @@ def test_the_names_in_braces_are_the_same() -> None:
 def test_words() -> None:
     say = Words("mr")
     assert say("at most {limit}", limit="3") == "जास्तीत जास्त 3" and say.language("en") == "इंग्रजी" and say.layer("layers.3") == "थर 3"
+    assert say.count(1_400_000) == "1.4 दशलक्ष" and Words().count(1_400_000) == "1.4 million"
     assert Words()("at most {limit}", limit="3") == "at most 3" and Words().layer("token_embedding.weight") == "token_embedding.weight"

@@ -1,6 +1,8 @@
 """Results as text for a terminal: the summary of a run, the facts about a file, a comparison."""
 
+import json
 import math
+import re
 import shlex
 from collections.abc import Iterable
 from pathlib import Path
@@ -40,7 +42,7 @@ def print_summary(folder: Path) -> None:
     console.print(Padding(table, (1, 0)))
     for line in _origin_lines(report):
         console.print(Text(printable(line)), soft_wrap=True)
-    _print_verdicts(console, report["verdicts"])
+    _print_verdicts(console, report["verdicts"], folder)
     for index in report["generations"]["samples"]:
         row = report["generations"]["rows"][index]
         console.print(Text(printable(row["prompt"], lines=True), style="cyan"))
@@ -62,7 +64,7 @@ def _origin_lines(report: dict[str, Any]) -> list[str]:
     return [*rows, ""]
 
 
-def _print_verdicts(console: "Console", verdicts: "Verdicts") -> None:
+def _print_verdicts(console: "Console", verdicts: "Verdicts", folder: Path) -> None:
     """One line for each verdict, and what to do if a limit is exceeded."""
     from rich.padding import Padding
     from rich.text import Text
@@ -78,8 +80,30 @@ def _print_verdicts(console: "Console", verdicts: "Verdicts") -> None:
             console.print(Padding(Text(printable(line)), (0, 0, 0, 11)))
         for remedy in verdict["remedies"][:2]:
             if remedy["command"]:
-                console.print(Text(" " * 11 + printable(f"{remedy['text']}:  {remedy['command']}"), style="dim"), soft_wrap=True)
+                command = command_here(remedy["command"], folder)
+                console.print(Text(" " * 11 + printable(f"{remedy['text']}:  {command}"), style="dim"), soft_wrap=True)
     console.print()
+
+
+def command_here(command: str, folder: Path) -> str:
+    """A command of the report, with the run folder and the paths of the user's text in place of RUN and TEXT.
+
+    The report itself has no paths, because it may be given to other people.
+    """
+    from bulletlm.data.sources import EMBEDDED
+    from bulletlm.evaluate.verdicts import RUN, TEXT
+
+    words = []
+    for word in shlex.split(command):
+        name, equals, value = word.partition("=")
+        if name == "--data.sources" and equals:
+            sources = read_json(folder / "config.json")["data"]["sources"]
+            own = [source["path"] for source in sources if source["path"] not in EMBEDDED]
+            paths = [path for listed in json.loads(value) for path in (own if listed == TEXT else [listed])]
+            words.append(f"{name}={json.dumps(paths, ensure_ascii=False)}")
+        else:
+            words.append(re.sub(rf"^{RUN}(?=/|$)", lambda _: str(folder), word))
+    return shlex.join(words)
 
 
 def print_info(path: Path, tensors: bool, as_json: bool) -> None:

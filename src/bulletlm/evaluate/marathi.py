@@ -11,6 +11,7 @@ MARATHI: dict[str, str] = {
     "The model": "मॉडेल",
     "Why": "कारण",
     "What to do, the cheapest first": "काय करावे (सर्वांत स्वस्त उपाय आधी)",
+    "RUN stands for the folder of this report, TEXT for your own text.": "RUN म्हणजे या अहवालाचा फोल्डर, TEXT म्हणजे तुमचा मजकूर.",
     "(a minute)": "(एक मिनिट)",
     "(some minutes)": "(काही मिनिटे)",
     "(another training)": "(पुन्हा प्रशिक्षण)",

@@ -12,7 +12,6 @@ from typing import Any
 from bulletlm.config.schema import LimitsConfig
 from bulletlm.evaluate.charts import learning_curves, loss_curves
 from bulletlm.evaluate.formatting import (
-    count,
     decimal,
     duration,
     language_list,
@@ -97,7 +96,7 @@ def _lead(report: Report, say: Words) -> str:
     """The summary, for other languages than English."""
     return say(
         "A language model with {parameters} parameters for {languages}, trained on {size} of text; the model file has {file}.",
-        parameters=count(report["model"]["parameters"]),
+        parameters=say.count(report["model"]["parameters"]),
         languages=language_list(report["model"]["languages"], say.code),
         size=size(report["tokens"]["train"]["bytes"]),
         file=size(report["bq4"]["bytes"]),
@@ -186,7 +185,7 @@ def _curves(report: Report, say: Words) -> Html:
 
     facts = [
         say("{steps} steps", steps=f"{training['steps']:,}"),
-        say("{tokens} tokens", tokens=count(training["tokens"])),
+        say("{tokens} tokens", tokens=say.count(training["tokens"])),
         duration(training["seconds"]),
     ]
     if training["tokens_per_s"]:

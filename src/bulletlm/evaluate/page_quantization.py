@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable
 from typing import Literal
 
-from bulletlm.evaluate.formatting import count, percent, percent_change, size, small
+from bulletlm.evaluate.formatting import percent, percent_change, size, small
 from bulletlm.evaluate.markup import Html, html_table, join, tag
 from bulletlm.evaluate.report_types import Report, TensorRow
 from bulletlm.evaluate.words import Words
@@ -55,7 +55,7 @@ def qat_section(report: Report, say: Words) -> Html:
         "In {steps} steps on {tokens} tokens the 4-bit model was trained to predict as the FP32 model does (quantization-aware training, "
         "QAT). The file has the weights with the lowest divergence on the validation text.",
         steps=f"{facts['steps']:,}",
-        tokens=count(facts["tokens"]),
+        tokens=say.count(facts["tokens"]),
     )
     if not facts["steps"]:
         text = say(

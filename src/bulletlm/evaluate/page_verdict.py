@@ -1,6 +1,6 @@
 """The first screen of report.html (the two verdicts), and the sections about behaviour, facts and comparisons with the training text."""
 
-from bulletlm.evaluate.formatting import count, decimal, percent
+from bulletlm.evaluate.formatting import decimal, percent
 from bulletlm.evaluate.markup import Html, html_table, join, tag
 from bulletlm.evaluate.report_types import Figure, IntervalValues, Rate, Report, Verdict, Verdicts
 from bulletlm.evaluate.verdicts import show
@@ -33,6 +33,7 @@ def _verdict(question: str, verdict: Verdict, say: Words) -> Html:
             for remedy in verdict["remedies"]
         ]
         parts.append(tag("h3", say("What to do, the cheapest first")) + tag("ol", join(items)))
+        parts.append(tag("p", say("RUN stands for the folder of this report, TEXT for your own text."), cls="note"))
     parts.append(tag("p", tag("a", say("All figures and limits"), href="#figures"), cls="more"))
     return tag("article", join(parts), cls=f"verdict {verdict['decision']}")
 
@@ -198,6 +199,8 @@ def _facts(report: Report, say: Words) -> Html:
         if facts["significant"]
         else say("The difference is inside the noise.")
     )
+    if not facts["rows"]:
+        return tag("h3", say("Facts of the training text")) + tag("p", text)
     rows = [
         [row["question"], row["expected"], _answer(row["fp32"], row["fp32_right"]), _answer(row["bq4"], row["bq4_right"])]
         for row in facts["rows"][:FACTS_SHOWN]
@@ -219,7 +222,7 @@ def checks_section(report: Report, say: Words) -> Html:
         rows += [
             [say("bits per byte of the 4-bit model"), decimal(report["bq4"]["bits_per_byte"] or 0)],
             [
-                say("bits per byte of a 5-gram model of the same text ({tokens} tokens)", tokens=count(ngram["tokens"])),
+                say("bits per byte of a 5-gram model of the same text ({tokens} tokens)", tokens=say.count(ngram["tokens"])),
                 decimal(ngram["bits_per_byte"]),
             ],
         ]

@@ -197,6 +197,8 @@ def build_report(run_dir: Path, config: Config, measured: Measurements) -> Repor
         "missing": missing,
     }
     missing += measured.origin["missing"] if measured.origin else []
+    if report["private_messages"] and report["behaviour"]["facts"]:
+        report["behaviour"]["facts"]["rows"] = []  # they quote the training text
     report["summary"] = _summary(report)
     report["verdict"] = _verdict(report)
     report["verdicts"] = judge(report, config.report.limits)

@@ -11,7 +11,7 @@ from typing import Any
 
 from bulletlm.config.schema import LimitsConfig
 from bulletlm.data.sources import EMBEDDED
-from bulletlm.evaluate.formatting import NO_LANGUAGE, count, percent, small
+from bulletlm.evaluate.formatting import NO_LANGUAGE, percent, small
 from bulletlm.evaluate.report_types import (
     Cause,
     ComparisonValues,
@@ -681,9 +681,9 @@ def _training_causes(report: Report, add: Callable[[str, str], None], remedies: 
     if short_text:
         text = say(
             "{tokens} tokens of text are little for {parameters} parameters, which can use {wanted}",
-            tokens=count(tokens["tokens"]),
-            parameters=count(parameters),
-            wanted=count(wanted),
+            tokens=say.count(tokens["tokens"]),
+            parameters=say.count(parameters),
+            wanted=say.count(wanted),
         )
         add("too_little_data", text)
         remedies.append(_remedy("too_little_data", say("add more text"), _with_text(report), "text"))
@@ -692,8 +692,8 @@ def _training_causes(report: Report, add: Callable[[str, str], None], remedies: 
             "too_little_training",
             say(
                 "{tokens} training tokens are little for {parameters} parameters",
-                tokens=count(training["tokens"]),
-                parameters=count(parameters),
+                tokens=say.count(training["tokens"]),
+                parameters=say.count(parameters),
             ),
         )
         remedies.append(

@@ -1,6 +1,6 @@
 """The texts of the verdicts and of the page in English and Marathi. The English text is the key of its translation."""
 
-from bulletlm.evaluate.formatting import language_name
+from bulletlm.evaluate.formatting import count, language_name
 from bulletlm.evaluate.marathi import MARATHI
 
 
@@ -26,6 +26,11 @@ class Words:
     def language(self, code: str) -> str:
         """The name of a language."""
         return language_name(code, self.code)
+
+    def count(self, value: int) -> str:
+        """1.4 million."""
+        text = count(value)
+        return text if self.code == "en" else text.replace("million", "दशलक्ष").replace("billion", "अब्ज")
 
     def layer(self, name: str) -> str:
         """A layer ("layers.3") or a tensor by its name."""
