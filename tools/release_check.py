@@ -1,7 +1,7 @@
 """Install the built wheels as users do, use them, and print what they download and take on disk (`make release-check` runs this).
 
     python tools/release_check.py                        all checks, with the files in dist/
-    python tools/release_check.py --only plain,aarch64   some of them
+    python tools/release_check.py --only plain,aarch64 --model FILE.bullet
 
     extras    installs every extra in an environment of its own and prints its size; trains a small model with the extra train
     plain     without extras, on every Python from 3.11 to 3.14 that is on PATH or that pyenv has: commands that need no extra work,
@@ -173,7 +173,7 @@ def check_server(environment: Environment, model: Path, folder: Path) -> None:
 
 
 def small_model(python: Path, wheel: Path, folder: Path) -> Path:
-    """The model that `check_extras` trained; trained now if that check does not run."""
+    """The model that `check_extras` trained or that was given; trained now if there is none."""
     model = folder / "runs" / "demo" / "model.bullet"
     if not model.exists():
         install(python, wheel, "train", folder / "train").bullet(*SHORT_RUN, folder=folder)
@@ -310,6 +310,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dist", type=Path, default=ROOT / "dist", help="folder of the wheels and the source distribution")
     parser.add_argument("--only", default="extras,plain,sdist,aarch64,clients", help="checks to run, with commas")
+    parser.add_argument("--model", type=Path, help="a .bullet file to run, instead of a small one that the checks train")
     arguments = parser.parse_args()
     wheel = one_file(arguments.dist, f"bulletlm-*{platform.machine()}.whl")
     pythons = find_pythons()
@@ -319,6 +320,9 @@ def main() -> None:
     python = next(iter(pythons.values()))
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
+        if arguments.model:
+            (folder / "runs" / "demo").mkdir(parents=True)
+            shutil.copy2(arguments.model, folder / "runs" / "demo" / "model.bullet")
         checks: dict[str, Callable[[], None]] = {
             "extras": lambda: check_extras(python, wheel, folder),
             "plain": lambda: check_plain(pythons, wheel, folder),
