@@ -112,15 +112,15 @@ def install(python: Path, wheel: Path, extra: str, folder: Path, constraints: Pa
     run([python, "-m", "venv", folder / "venv"])
     inside = folder / "venv" / "bin" / "python"
     packages = next((folder / "venv" / "lib").glob("python*/site-packages"))
+    before = {entry.name for entry in packages.iterdir()}  # pip, and on Python 3.11 setuptools
     what = f"{wheel}[{extra}]" if extra else str(wheel)
     pip = [inside, "-m", "pip", "--quiet", "--disable-pip-version-check"]
     environment = {**os.environ, "CC": "no-compiler", "CXX": "no-compiler"}
     pins = ["--constraint", constraints] if constraints else []
     run([*pip, "download", "--only-binary=:all:", *pins, "--dest", files, what], env=environment)
     run([*pip, "install", "--no-index", "--find-links", files, what], env=environment)
-    size = Size(
-        disk_bytes(files), disk_bytes(packages) - disk_bytes(packages, "pip*"), disk_bytes(files, "torch-*"), disk_bytes(packages, "torch*")
-    )
+    new = sum(disk_bytes(packages, entry.name) for entry in packages.iterdir() if entry.name not in before)
+    size = Size(disk_bytes(files), new, disk_bytes(files, "torch-*"), disk_bytes(packages, "torch*"))
     shutil.rmtree(files)
     return Environment(folder / "venv", size)
 
