@@ -104,8 +104,8 @@ def test_a_converted_model_is_as_good(bullet: Path, micro_run: Path, tmp_path: P
 @pytest.mark.parametrize(
     ("target", "arguments", "message"),
     [
-        ("model", {}, "end the name in .bullet or .gguf, or choose the kind of folder with --to hf or --to npy"),
-        ("hf-npy", {}, "end the name in .bullet or .gguf"),
+        ("model", {}, "end the name in .bullet, .gguf or .html, or choose the kind of folder with --to hf or --to npy"),
+        ("hf-npy", {}, "end the name in .bullet, .gguf or .html"),
         ("a.gguf", {"version": 1}, "--format v1 is for .bullet files, but the target .* is gguf"),
         ("hf", {"quant": "BQ4"}, "--quant BQ4 has no meaning for hf, which holds float32"),
         ("a.bullet", {"version": 1, "quant": "F16"}, "--quant F16 has no meaning for version 1"),
