@@ -122,8 +122,12 @@ def test_commands_on_a_run(run: Callable[..., str], finished: Path, config: Path
     run("doctor", "--json")
 
 
-def test_commands_on_a_model(run: Callable[..., str], evil_model: Path, base: Path) -> None:
+def test_commands_on_a_model(run: Callable[..., str], evil_model: Path, base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run("verify", evil_model)
+    monkeypatch.chdir(evil_model.parent)
+    assert "\ufffd" in run("list")
+    assert json.loads(run("list", "--json"))
+    run("help", EVIL, code=2)
     assert "a\ufffd[31m\ufffd2J\ufffdb" in run("info", evil_model, "--tensors")
     assert json.loads(run("info", evil_model, "--json"))["header"]["name"] == EVIL
     run("convert", evil_model, base / f"{EVIL}.gguf", code=2)  # a carriage return would begin a line of the Modelfile
@@ -178,7 +182,11 @@ def test_errors(run: Callable[..., str], base: Path) -> None:
             more = ["-p", EVIL] if command == "generate" else []
             run(command, path, *more, code=None)
         run("compare", path, path, code=1)
+        run("benchmark", path, "--suite", path, code=None)
+        run("score", path, code=None)
+        run("card", path, code=None)
         run("convert", path, base / "out.bullet", code=1)
+    run("dashboard", strange, code=None)
     run("generate", strange, EVIL, EVIL, code=2)
     run(f"verify{EVIL}", code=2)
     run("info", strange, f"--{EVIL}", code=2)
