@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -154,6 +155,26 @@ def test_names_and_texts_are_never_markup(dashboard: RunningDashboard, browser_p
     page.get_by_role("heading", name=evil).wait_for()
     page.get_by_text(evil).nth(2).wait_for()
     assert page.locator("img[src=x]").count() == 0 and page.title() != "owned"
+
+
+UNNAMED = """[...document.querySelectorAll('button, a, textarea, input:not([type=file]), [role=button]')].filter(element =>
+    element.offsetParent && !(element.getAttribute('aria-label') || element.innerText.trim() || element.labels?.length || element.title
+    || element.closest('label') || element.getAttribute('aria-labelledby'))).map(element => element.outerHTML.slice(0, 200))"""
+"""Elements that can be operated and that a screen reader cannot name."""
+
+
+def test_pages_fit_a_phone_and_every_control_has_a_name(dashboard: RunningDashboard, browser_page: Any, micro_run: Path) -> None:
+    for name in ("micro", "other"):
+        shutil.copytree(micro_run, dashboard.folder / "runs" / name)
+    page = browser_page
+    page.set_viewport_size({"width": 360, "height": 780})
+    for path in ("/", "/new", "/run/micro", "/compare?run=micro&run=other", "/export/micro", "/playground", "/score?rater=asha"):
+        page.goto(dashboard.address + path)
+        page.get_by_role("heading", level=1).wait_for()
+        page.wait_for_timeout(500)  # curves and tables get their width after the page is there
+        assert page.evaluate("document.documentElement.scrollWidth") <= 360, path
+        assert page.evaluate(UNNAMED) == [], path
+        assert page.evaluate("document.documentElement.lang") == "en"
 
 
 def test_files_of_runs_are_served_and_no_others(dashboard: RunningDashboard) -> None:
