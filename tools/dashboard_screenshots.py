@@ -1,6 +1,7 @@
-"""Writes the pictures of docs/dashboard.md: python tools/dashboard_screenshots.py WORKSPACE RUN OTHER_RUN
+"""Writes the pictures of docs/dashboard.md: python tools/dashboard_screenshots.py WORKSPACE RUN OTHER_RUN [PAGE...]
 
-The workspace has two finished runs. The pictures are made in headless Chromium; look at them before you commit them.
+The workspace has two finished runs; its path is shown as ~/models. Without pages, such as run or compare, all are written. The pictures
+are made in headless Chromium; look at them before you commit them.
 """
 
 import sys
@@ -40,8 +41,14 @@ def settle(page: Page) -> None:
     page.wait_for_timeout(4_000)
 
 
-def main(folder: Path, run: str, other: str) -> None:
-    """Write all pictures."""
+HIDE_PATH = """folder => {
+    const texts = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+    while (texts.nextNode()) texts.currentNode.data = texts.currentNode.data.replaceAll(folder, '~/models');
+}"""
+
+
+def main(folder: Path, run: str, other: str, wanted: list[str]) -> None:
+    """Write the pictures of the wanted pages; of all pages if none is named."""
     name, second = quote(run), quote(other)
     pages = {
         "runs": ("/", settle),
@@ -65,12 +72,15 @@ def main(folder: Path, run: str, other: str) -> None:
                 page = context.new_page()
                 page.set_default_timeout(60_000)
                 for file, (path, act) in pages.items():
+                    if wanted and file not in wanted:
+                        continue
                     page.goto(dashboard.address + path)
                     page.wait_for_selector("h1")
                     if language == "en":
                         act(page)
                     else:
                         settle(page)
+                    page.evaluate(HIDE_PATH, str(folder.resolve()))
                     target = IMAGES / f"{file}-{'phone' if size == PHONE else 'desktop'}-{'dark' if dark else 'light'}.png"
                     save(page.screenshot(full_page=True), target)
                     print(target.relative_to(ROOT), target.stat().st_size)
@@ -88,4 +98,4 @@ def save(content: bytes, target: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2], sys.argv[3])
+    main(Path(sys.argv[1]), sys.argv[2], sys.argv[3], sys.argv[4:])
