@@ -118,6 +118,7 @@ def test_remedies_start_only_commands_for_this_run(tmp_path: Path) -> None:
     words = remedy_words("bullet build runs/demo/config.json --quant.weights=BQ8", run)
     assert words and words[:2] == ["run", str(run / "config.json")] and words[-1] == "--quant.weights=BQ8"
     assert remedy_words("bullet evaluate runs/demo --checkpoints", run) == ["evaluate", str(run), "--checkpoints"]
+    assert remedy_words("bullet qat RUN --steps=300", run) == ["qat", str(run), "--steps=300"]
     assert new_run_flags("""bullet run runs/demo/config.json --name=demo-2 '--data.mix.languages={"mr": 0.7}'""", run) == (
         """--name=demo-2 '--data.mix.languages={"mr": 0.7}'"""
     )
