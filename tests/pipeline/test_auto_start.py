@@ -120,7 +120,11 @@ def packaged(micro_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     ("languages", "starts", "reason"),
     [
         ({"en": 0.5, "mr": 0.35, "hi": 0.15}, True, "because 85% of the text is in its languages (en, mr); --from none"),
-        ({"fr": 0.9, "en": 0.1}, False, "because only 10% of the text is in the languages of the model marathi-english (en, mr)"),
+        (
+            {"fr": 0.5, "und": 0.4, "en": 0.1},
+            False,
+            "because only 10% of the text is in the languages of the model marathi-english (en, mr)",
+        ),
     ],
 )
 def test_the_languages_of_the_text_decide(languages: dict[str, float], starts: bool, reason: str, packaged: Path) -> None:

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -278,6 +279,10 @@ def test_settings_that_are_not_given_are_those_of_fine_tuning(micro_run: Path, t
     assert resolved.data.mix.general, "the general text suits a model of Marathi and English"
     given_steps, _ = resolve(load_config(path, ["--total-steps=7", "--set", "data.mix.general=0"]), SilentProgress())
     assert given_steps.train.epochs is None and not given_steps.data.mix.general
+
+
+def test_text_of_an_unknown_language_is_no_language_of_a_model(micro_run: Path) -> None:
+    assert replace(read_parent(str(micro_run)), metadata={"languages": ["en", "und"]}).languages == ["en"]
 
 
 def test_the_name_of_a_run_is_a_source(micro_run: Path) -> None:

@@ -123,7 +123,7 @@ def _base(where: str, parent: Parent, asked: bool) -> Base:
         where=where,
         shape=parent.shape,
         tokenizer=Tokenizer(parent.tokenizer_proto),
-        languages=tuple(str(language) for language in parent.metadata.get("languages", [])),
+        languages=tuple(parent.languages),
         tokens=tokens if type(tokens) is int else 0,
         line=describe(parent),
         asked=asked,

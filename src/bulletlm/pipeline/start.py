@@ -90,6 +90,11 @@ class Parent:
         """Its name, or how the user named it."""
         return str(self.metadata.get("name") or self.where)
 
+    @property
+    def languages(self) -> list[str]:
+        """The codes of its languages, without the one for text of an unknown language."""
+        return [str(language) for language in self.metadata.get("languages", []) if language != "und"]
+
 
 def read_parent(where: str, runs_dir: str = "runs") -> Parent:
     """Read the model that `model.start_from` names.
@@ -287,8 +292,7 @@ def resolve(config: Config, progress: Progress) -> tuple[Config, Parent | None]:
         train.pop("epochs", None)
     mix = config.data.mix
     if mix.general is None:
-        languages = parent.metadata.get("languages", [])
-        mix = mix.model_copy(update={"general": GENERAL_SHARE if set(languages) >= GENERAL_LANGUAGES else 0.0})
+        mix = mix.model_copy(update={"general": GENERAL_SHARE if set(parent.languages) >= GENERAL_LANGUAGES else 0.0})
     resolved = config.model_copy(
         update={
             "train": TrainConfig.model_validate({**_given(config.train), **train}),
@@ -361,7 +365,7 @@ def license_line(own: str, parent: Parent) -> str:
 
 def describe(parent: Parent) -> str:
     """One line about the model from which a run starts."""
-    languages = ", ".join(str(language) for language in parent.metadata.get("languages", []))
+    languages = ", ".join(parent.languages)
     shape = parent.shape
     return (
         f"{printable(parent.name)}, {shape.n_parameters / 1e6:.2f}M parameters ({shape.dim} wide, {shape.n_layers} layers, context "
