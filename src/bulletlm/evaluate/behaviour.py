@@ -153,14 +153,14 @@ def describe(questions: Questions, fp32: Answers, bq4: Answers, texts: Texts, la
     """
     every_a, every_b = (check_answers(questions.prompts, side.sampled, texts) for side in (fp32, bq4))
     judged = [n for n, prompt in enumerate(questions.prompts) if _can_be_judged(prompt, languages)] or [*range(len(questions.prompts))]
-    prompts, a, b = ([rows[n] for n in judged] for rows in (questions.prompts, every_a, every_b))
-    ended = [[side.sampled[n].ended for n in judged] for side in (fp32, bq4)]
+    prompts = [questions.prompts[n] for n in judged]
+    a, b = ([rows[n] for n in judged] for rows in (every_a, every_b))
     left_out = Counter(prompt.language for n, prompt in enumerate(questions.prompts) if n not in set(judged))
     human = _human(texts)
     rates = {
         "right_language": _share([row["right_language"] for row in a], [row["right_language"] for row in b]),
         "loops": _share([row["loop"] for row in a], [row["loop"] for row in b]),
-        "ended": _share(*ended),
+        "ended": _share([fp32.sampled[n].ended for n in judged], [bq4.sampled[n].ended for n in judged]),
         "fitting_length": _share([row["fitting_length"] for row in a], [row["fitting_length"] for row in b]),
         "on_topic": _share([row["on_topic"] for row in a], [row["on_topic"] for row in b], human.get("on_topic")),
         "copied": _share([row["copied"] for row in a], [row["copied"] for row in b]) if texts.training else None,
@@ -327,7 +327,8 @@ def _facts(facts: Sequence[Fact], a: list[str], b: list[str]) -> FactsValues | N
         return None
     wrong = [[not fact.is_right(text) for fact, text in zip(facts, texts, strict=True)] for texts in (a, b)]
     change: IntervalValues = paired_difference(*wrong).to_dict()
-    rate = _rate(*(proportion(sum(side), len(facts)) for side in wrong), paired_difference(*wrong), None)
+    first, second = (proportion(sum(side), len(facts)) for side in wrong)
+    rate = _rate(first, second, paired_difference(*wrong), None)
     return {
         "asked": len(facts),
         "wrong": rate,

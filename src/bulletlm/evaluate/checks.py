@@ -11,7 +11,7 @@ LOOP_WORDS = 6
 """A loop has at least this many words."""
 LOOP_TIMES = 3
 LONGEST_PERIOD = 12
-_LETTERS_LOOP = re.compile(r"([^\W_]{1,4}?)\1{9,}")
+_LETTERS_LOOP = re.compile(r"(?=[^\W\d_])(\S{1,8}?)\1{9,}")
 _SENTENCE_END = re.compile(r"[.!?।॥\n]+")
 
 STEM = 4

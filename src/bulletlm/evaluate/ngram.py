@@ -107,7 +107,7 @@ def _smoothed(keys: Ints, counts: Ints, contexts: int, vocab_size: int) -> _Orde
     kind = np.minimum(counts, 3)
     context = keys // vocab_size
     taken = discount[kind]
-    total = np.bincount(context, counts, contexts)
+    total: Floats = np.bincount(context, counts, contexts).astype(np.float64)
     left = np.bincount(context, np.where(counts > 0, taken, 0), contexts)
     return _Order(keys, np.maximum(counts - taken, 0).astype(np.float64), total, left / np.maximum(total, 1e-300))
 

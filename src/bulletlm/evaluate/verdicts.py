@@ -264,7 +264,7 @@ def _weight_figure(report: Report, limits: LimitsConfig, say: Words) -> Figure:
 
 
 def _far_rows_figure(report: Report, limits: LimitsConfig, say: Words) -> Figure:
-    far, rows = (sum(row[key] for row in report["tensors"]) for key in ("far_rows", "rows"))  # type: ignore[literal-required]
+    far, rows = (sum(row[key] for row in report["tensors"]) for key in ("far_rows", "rows"))
     named = [row["name"] for row in report["tensors"] if row["far_rows"]]
 
     def text() -> str:
