@@ -86,6 +86,10 @@ def commands(run: Path, config: str, scratch: Path) -> Iterator[tuple[str, str, 
     for command in ("info", "verify", "chat", "bench", "serve"):
         yield f"{command} FILE", ".bullet", lambda path, command=command: [command, path]
     yield "generate FILE", ".bullet", lambda path: ["generate", path, "--prompt", "a", "--max-tokens", "1", "--seed", "1"]
+    yield "benchmark FILE", ".bullet", lambda path: ["benchmark", path, "--suite", path]
+    yield "score RUN", "", lambda path: ["score", path]
+    yield "card FILE", ".bullet", lambda path: ["card", path]
+    yield "dashboard FOLDER", "", lambda path: ["dashboard", path, "--no-open", "--port", "99999"]
     yield "compare A", "", lambda path: ["compare", path, model]
     yield "compare B", ".bullet", lambda path: ["compare", model, path]
     yield "compare --tokens", "", lambda path: ["compare", npy, model, "--tokens", path]

@@ -62,10 +62,10 @@ def find_model(word: Path, *, other_folders: bool = False) -> Path:
         ConfigError: several models have this name.
         BulletError: there is no such model, or the run has no model yet.
     """
-    if word.is_dir():
+    if _is_dir(word):
         if is_run(word):
             return _model_of(Found(word.name, word, True))
-        if (word / MANIFEST).is_file() or (other_folders and (word / "config.json").is_file()):
+        if _is_file(word / MANIFEST) or (other_folders and _is_file(word / "config.json")):
             return word
     elif os.path.lexists(word) or not _is_name(word):
         return word
@@ -109,7 +109,7 @@ def find_any(word: Path) -> Path:
     Raises:
         ConfigError: several models have this name.
     """
-    if is_run(word) or (os.path.lexists(word) and not word.is_dir()):
+    if is_run(word) or (os.path.lexists(word) and not _is_dir(word)):
         return word
     found = _named(word, find_models())
     packaged = packaged_model(word.name) if _is_name(word) and not word.exists() else None
@@ -118,7 +118,7 @@ def find_any(word: Path) -> Path:
 
 def is_run(folder: Path) -> bool:
     """Whether a run has started in `folder`."""
-    return (folder / STAGES).is_file()
+    return _is_file(folder / STAGES)
 
 
 def _is_name(word: Path) -> bool:
@@ -137,7 +137,7 @@ def _named(word: Path, known: list[Found]) -> Found | None:
 
 
 def _model_of(found: Found) -> Path:
-    if not found.model.exists():
+    if not os.path.lexists(found.model):
         raise BulletError(f"the run {found.path} has no {MODEL} yet: finish it with `bullet run {found.path}`")
     return found.model
 
@@ -148,9 +148,9 @@ def _nothing(word: Path) -> str:
     names = [item.name for item in find_models()]
     near = get_close_matches(word.name, names, n=1)
     hint = f"did you mean {near[0]}?" if near else "`bullet list` shows the models in this folder"
-    if not word.is_dir():
+    if not _is_dir(word):
         return f"there is no model {word} here: {hint} (or give the path of a .bullet file)"
-    if (word / "config.json").is_file():
+    if _is_file(word / "config.json"):
         return f"{word} is a Hugging Face folder: convert it first with `bullet convert {word} NEW.bullet`"
     return f"{word} is a folder without a model: {hint}; to make a model from text in a folder: bullet run {word}"
 
@@ -158,7 +158,7 @@ def _nothing(word: Path) -> str:
 def _inside(folder: Path) -> Iterator[Found]:
     for entry in _entries(folder):
         path = folder / entry.name
-        if entry.name.endswith(SUFFIX) and path.is_file():
+        if entry.name.endswith(SUFFIX) and _is_file(path):
             yield Found(entry.name.removesuffix(SUFFIX), path, False)
         elif is_run(path):
             yield Found(entry.name, path, True)
@@ -180,3 +180,14 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return entry.is_dir()
     except OSError:
         return False
+
+
+# Methods of Path raise an error where a folder above may not be read; these say no.
+
+
+def _is_file(path: Path) -> bool:
+    return os.path.isfile(path)  # noqa: PTH113
+
+
+def _is_dir(path: Path) -> bool:
+    return os.path.isdir(path)  # noqa: PTH112
