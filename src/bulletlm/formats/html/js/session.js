@@ -74,6 +74,7 @@ export class Session {
     let last = null;
     let left = sampling.max_tokens;
     let atOnce = 1;
+    let paused = performance.now();
     try {
       for (let unread; (unread = this.#unread(context)).length > PART_TOKENS; ) {
         this.#engine.read(this.#cache, unread.slice(0, PART_TOKENS));
@@ -106,7 +107,10 @@ export class Session {
             return;
           }
         }
-        await pause();
+        if (performance.now() - paused > STREAM_MILLISECONDS / 2) {
+          await pause();
+          paused = performance.now();
+        }
         if (signal?.aborted) {
           yield* this.#end("abort", last, text.finish());
           return;
