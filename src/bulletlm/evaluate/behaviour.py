@@ -31,6 +31,9 @@ from bulletlm.text.documents import Document
 COPIED_SHARE = 0.8
 """An answer of PASSAGE_WORDS or more counts as copied if this share of its words is in passages of the training text."""
 
+GREEDY_TOKENS = 48
+"""Tokens of an answer without sampling at most; after the first difference the two answers have little in common."""
+
 _FEWEST_PAIRS = 20
 """Fewer held-out questions with answers do not show how often people take up the words of a question."""
 
@@ -77,7 +80,7 @@ def ask(model: Model, questions: Questions, texts: Texts, progress: Progress) ->
         BulletError: the weights are damaged.
     """
     prompts, facts, sampling, seed = questions.prompts, questions.facts, questions.sampling, questions.seed
-    greedy = replace(sampling, temperature=0.0)
+    greedy = replace(sampling, temperature=0.0, max_tokens=min(GREEDY_TOKENS, sampling.max_tokens))
     short = replace(greedy, max_tokens=min(MOST_TOKENS, greedy.max_tokens))
     return Answers(
         sampled=answer_prompts(model, prompts, sampling, seed, progress),
