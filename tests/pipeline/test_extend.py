@@ -35,7 +35,8 @@ class Listening(SilentProgress):
         self.left = stop_at
 
     def log(self, text: str, level: str = "info") -> None:
-        self.said.append(text)
+        if level != "debug":
+            self.said.append(text)
 
     def task(self, title: str, total: float | None) -> Any:
         return _Bar(self) if title == "Training" and self.left else super().task(title, total)

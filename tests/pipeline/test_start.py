@@ -53,7 +53,8 @@ class Listening(SilentProgress):
         self.said: list[str] = []
 
     def log(self, text: str, level: str = "info") -> None:
-        self.said.append(text)
+        if level != "debug":
+            self.said.append(text)
 
 
 def write_child(folder: Path, start: object, **changes: Any) -> Path:
