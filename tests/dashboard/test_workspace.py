@@ -44,7 +44,7 @@ def test_a_link_does_not_lead_outside(workspace: Workspace, tmp_path: Path) -> N
 NO_PATHS = {
     *("name", "license", "augment.paraphrase_prefix", "augment.endpoint_model", "augment.endpoint_key_variable"),
     *("data.clean.phone_regions", "data.clean.languages", "data.mix.languages", "augment.length_ratio", "augment.chrf"),
-    *("train.betas", "train.track", "quant.keep"),
+    *("train.betas", "train.track", "quant.keep", "evaluate.checkpoint", "model_name"),
 }
 """Settings of free text that are no paths."""
 
