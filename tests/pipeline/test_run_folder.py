@@ -92,7 +92,7 @@ def flags(config: Config) -> list[str]:
 def test_every_file_that_a_stage_writes_is_known(micro_run: Path) -> None:
     """Unknown files count as the user's: they could block a stage, or would never be removed."""
     checked = [pattern for stage in STAGES.values() if stage.checked for pattern in stage.files]
-    others = ["config.json", "stages.json", "files.json", ".lock", "metrics.jsonl", "checkpoints/*", "augment-cache/*"]
+    others = ["config.json", "stages.json", "files.json", ".lock", "metrics.jsonl", "log.txt", "checkpoints/*", "augment-cache/*"]
     assert foreign_files(micro_run, [*checked, *others]) == []
     written = read_json(micro_run / "files.json")
     assert written["unfinished"] == []
