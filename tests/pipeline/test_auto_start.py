@@ -99,7 +99,7 @@ def test_random_weights_are_expected_to_be_better_only_with_far_more_text_and_ti
         text = use_vocabulary(survey_of(characters), base.tokenizer)
         choice = choose_from("name", ["/text"], text, base, "", machine(flops), hours, {})
         assert choice
-        return scratch_is_better(choice, base, text, machine(flops), hours, {})
+        return scratch_is_better(choice, text, machine(flops), hours, {})
 
     assert not better(50_000, 0.25, 2e10, base_of(tiny_tokenizer))
     assert not better(2_000_000, 1.0, 2e10, base_of(tiny_tokenizer))
@@ -150,6 +150,7 @@ def test_without_a_model_in_the_package_nothing_is_said(tmp_path: Path, monkeypa
 
 def test_a_run_from_the_package_end_to_end(packaged: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("bulletlm.pipeline.auto.measure_speed", lambda progress: machine())
+    monkeypatch.setattr("bulletlm.pipeline.recipe._seconds_so_far", lambda: 0.0)  # the tests before this one do not count
     write_texts(tmp_path / "texts")
     flags = [
         "--total-steps=3",

@@ -139,7 +139,7 @@ def use_vocabulary(found: Survey, tokenizer: Tokenizer) -> Text:
     return Text(survey=found, vocab_size=tokenizer.vocab_size, tokens_per_character=tokens / max(1, characters), tokenize_seconds=seconds)
 
 
-def scratch_is_better(choice: Choice, base: Base, text: Text, speed: Speed, hours: float, given: Mapping[str, Any]) -> bool:
+def scratch_is_better(choice: Choice, text: Text, speed: Speed, hours: float, given: Mapping[str, Any], spent: float = 0.0) -> bool:
     """Whether the scaling law expects less loss of random weights than of the base, with as much time.
 
     The base's tokens count as text like the new one, so the answer is no unless there is far more text and time than it has seen.
@@ -151,7 +151,7 @@ def scratch_is_better(choice: Choice, base: Base, text: Text, speed: Speed, hour
         tokenize_seconds=text.tokenize_seconds,
     )
     try:
-        fresh = choose("name", ["text"], wanted, speed, hours, given)
+        fresh = choose("name", ["text"], wanted, speed, hours, given, spent)
     except ConfigError:
         return False
     return float(fresh.facts["bits_per_byte"]) < (1 - CLEARLY_BETTER) * float(choice.facts["bits_per_byte"])

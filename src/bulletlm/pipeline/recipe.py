@@ -151,8 +151,9 @@ def _choose(run: TextRun, progress: Progress) -> "Choice":
     speed = measure_speed(progress)
     if base:
         text = use_vocabulary(found, base.tokenizer)
-        choice = choose_from(run.name, run.sources, text, base, reason, speed, hours, run.given, _seconds_so_far())
-        if choice and (base.asked or not scratch_is_better(choice, base, text, speed, hours, run.given)):
+        spent = _seconds_so_far()
+        choice = choose_from(run.name, run.sources, text, base, reason, speed, hours, run.given, spent)
+        if choice and (base.asked or not scratch_is_better(choice, text, speed, hours, run.given, spent)):
             return choice
         if base.asked:
             raise ConfigError(
