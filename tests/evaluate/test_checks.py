@@ -120,6 +120,11 @@ def test_weights() -> None:
     noisy = exact + 0.1 * np.random.default_rng(1).normal(size=exact.shape).astype(np.float32)
     found = check_weights(exact, noisy)
     assert found.scale is None and found.far_rows == 0 and found.relative_rmse == pytest.approx(0.1, rel=0.1)
+    moved = exact.copy()
+    moved[5] *= 0.4  # far, but still more like its own row than like any other
+    assert check_weights(exact, moved).far_rows == 0
+    moved[5] *= -1
+    assert check_weights(exact, moved).far_rows == 1
     assert check_weights(exact, 2 * noisy).scale == pytest.approx(2, rel=0.05)
     noisy[[3, 30]] = noisy[[30, 3]]
     assert check_weights(exact, noisy).exchanged == [[3, 30]] and check_weights(exact, noisy).first_far == [3, 30]

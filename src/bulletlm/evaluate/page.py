@@ -253,7 +253,7 @@ def _origin(report: Report, say: Words) -> Html:
     head = [say("Text"), say("tokens"), *before_name, say("bits/byte FP32"), say("bits/byte 4-bit"), *change_name]
     body = []
     for row in origin["texts"]:
-        before, exact, after = (row[which]["bits_per_byte"] if row[which] else None for which in ("parent", "fp32", "bq4"))
+        before, exact, after = (part["bits_per_byte"] if part else None for part in (row["parent"], row["fp32"], row["bq4"]))
         shown = ["–" if bits is None else decimal(bits) for bits in ((before, exact, after) if name else (exact, after))]
         change = [percent_change(after / before - 1) if before and after is not None else "–"] if name else []
         body.append([row["text"], f"{row['tokens']:,}", *shown, *change])

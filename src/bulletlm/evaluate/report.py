@@ -404,7 +404,7 @@ def _learned_and_forgot(report: Report) -> list[str]:
         return []
     sentences = []
     for number, row in enumerate(origin["texts"]):
-        before, after = (row[which]["bits_per_byte"] if row[which] else None for which in ("parent", "bq4"))
+        before, after = (part["bits_per_byte"] if part else None for part in (row["parent"], row["bq4"]))
         if before is None or after is None:
             continue
         figures = f"{after:.3f} bits per byte against the {before:.3f} of {origin['name']}, from which the run started"

@@ -181,7 +181,7 @@ def with_model_name(choice: "Choice") -> "Choice":
 
 def _seconds_so_far() -> float:
     """Seconds since this process was started."""
-    return time.time() - psutil.Process().create_time()
+    return time.time() - float(psutil.Process().create_time())
 
 
 def write_recipe(run: TextRun, choice: "Choice") -> None:

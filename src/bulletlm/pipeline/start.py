@@ -194,7 +194,7 @@ def _read_checkpoint(folder: Path) -> StoredModel:
         if name not in weights or tuple(weights[name].shape) != extents:
             raise FormatError(f"{folder}: {name} does not have the shape {list(extents)} of the run's configuration")
     index = read_index(run / "tokens") if (run / "tokens" / "index.json").is_file() else None
-    metadata = {
+    metadata: dict[str, Any] = {
         "name": config.model_name or config.name,
         "license": config.license,
         "languages": sorted(index["train"]["by_language"]) if index else [],
