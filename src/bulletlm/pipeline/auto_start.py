@@ -213,9 +213,9 @@ def choose_from(
     del train["epochs"]
     step = speed.clock.seconds(shape, Config.model_validate({"train": train}).train)
     steps = int(min(MOST_EPOCHS * stream / per_step, room / step))
-    steps = int(given.get("train.total_steps") or steps)
     if steps < 1 or (steps < 20 and steps < int(MOST_EPOCHS * stream / per_step)):
         return None
+    steps = int(given.get("train.total_steps") or steps)
     every = max(1, math.ceil(steps / VALIDATIONS))
     train |= {
         "total_steps": steps,
