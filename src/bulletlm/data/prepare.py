@@ -145,16 +145,22 @@ def prepare_data(
         }
         store.close()
         write_json(folder / "clean-report.json", report)
-    kept, seen = sum(splits.rows.values()), sum(cleaned.rows.values())
+    own = [file.name for file in files if file.source < len(config.sources)]
+    kept, seen = sum(splits.rows[name] for name in own), sum(cleaned.rows[name] for name in own)
     train, val = report["train"], report["validation"]
     progress.log(
         f"data: {kept:,} of {seen:,} paragraphs and conversations kept; {train['characters']:,} characters to train on, "
         f"{val['characters']:,} for validation"
     )
     progress.log(f"data: training text is {_in_shares(report['mixture'])}")
-    for line in summary_lines(report["sources"], report["skipped_files"]):
+    named = [row for row, file in zip(report["sources"], files, strict=True) if file.source < len(config.sources)]
+    for line in summary_lines(named, report["skipped_files"]):
         progress.log(line)
-    for line in loss_table(files, [source.path for source in config.all_sources], cleaned.characters, splits.characters, log):
+    if len(named) < len(files):
+        general = sum(row["characters_out"] for row in report["sources"]) - sum(row["characters_out"] for row in named)
+        progress.log(f"data: general text of the package: {general:,} characters of {len(files) - len(named)} files (data.mix.general)")
+    own_files = [file for file in files if file.source < len(config.sources)]
+    for line in loss_table(own_files, [source.path for source in config.sources], cleaned.characters, splits.characters, log):
         progress.log(line)
     return report
 
