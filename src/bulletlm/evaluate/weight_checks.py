@@ -52,7 +52,7 @@ def check_weights(exact: npt.NDArray[np.float32], stored: npt.NDArray[np.float32
         norms, errors = np.linalg.norm(a, axis=1), np.linalg.norm(b - a, axis=1)
         least = np.maximum(norms, 1e-12 + 1e-3 * norms.max(initial=0.0))
         far = np.flatnonzero(errors > FAR * least)
-        far = far[[bool(errors[row] > least[row] or _is_nearer_to_another(a, b[row], row, errors[row])) for row in far]]
+        far = far[[bool(errors[row] > least[row]) or _is_nearer_to_another(a, b[row], row, float(errors[row])) for row in far.tolist()]]
     shown = far[:_ROWS_SHOWN].tolist()
     return WeightCheck(relative, scale, len(a), len(far), shown, _exchanged(a, b, shown) if len(far) <= _ROWS_SHOWN else [])
 
