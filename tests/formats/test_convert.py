@@ -228,7 +228,7 @@ def test_an_array_beside_an_export_is_kept(bullet: Path, tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.bullet", b"hello", "this is not a .bullet file"),
+        ("a.bullet", b"hello", "this is a text file, not a model"),
         ("a.pt", b"PK\x03\x04xx", "zip file, such as torch.save writes"),
         ("a.bin", b"\x80\x02}q\x00.", "Python pickle"),
         ("model.safetensors", b"\x10\0\0\0\0\0\0\0{}", "has weights only, and config.json is not beside it"),
@@ -260,12 +260,11 @@ def test_a_full_disk_leaves_the_old_file(bullet: Path, tmp_path: Path, monkeypat
     target = tmp_path / "a.gguf"
     convert(bullet, target)
     old = target.read_bytes()
-    import gguf
 
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(gguf.GGUFWriter, "write_tensors_to_file", full)
+    monkeypatch.setattr("bulletlm.formats.gguf.write_container", full)
     with pytest.raises(BulletError, match="No space left on device"):
         convert(bullet, target, ConvertOptions(quant="F32", force=True))
     assert target.read_bytes() == old and sorted(file.name for file in tmp_path.iterdir()) == ["a.Modelfile", "a.gguf"]

@@ -41,7 +41,8 @@ class AtStep(SilentProgress):
 
     @contextlib.contextmanager
     def task(self, title: str, total: float | None) -> Iterator[Task]:
-        yield self if title == "Distilling" else SilentProgress._Task()
+        with super().task(title, total) as bar:
+            yield self if title == "Distilling" else bar
 
     def advance(self, amount: float = 1, note: str = "") -> None:
         self.step -= int(amount)

@@ -41,7 +41,7 @@ def test_levels_of_the_terminal_and_of_the_file(tmp_path: Path, texts: Path, cap
     shown = capsys.readouterr().err
     assert "runs again, because its settings or inputs have changed" in shown
     log = (tmp_path / "runs/micro" / LOG).read_text(encoding="utf-8")
-    assert log.count("DEBUG   BulletLM") == 4 and log.count("up to date") == 2
+    assert log.count("DEBUG   BulletLM") == 4 and log.count("Data: up to date") == 2
     with pytest.raises(SystemExit) as caught:
         main(["data", config, "-q", "-v"])
     assert caught.value.code == 2

@@ -17,5 +17,5 @@ def test_the_server_matches_its_schema(tiny_file: Path, tmp_path: Path) -> None:
         command = [program, "--config-file", str(SETTINGS), "run", f"{server.root}/openapi.json", *limits]
         result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=4 * TEST_TIMEOUT)
         assert result.returncode == 0, result.stdout
-        assert "19 passed" in result.stdout
+        assert "21 passed" in result.stdout
         server.wait_for("bulletlm_running", 0)

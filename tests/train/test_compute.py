@@ -168,7 +168,7 @@ def test_denormal_numbers_count_as_zero_in_every_thread() -> None:
 def test_a_device_that_is_not_there_is_one_line() -> None:
     assert pick_device("cpu") == torch.device("cpu")
     if not torch.cuda.is_available():
-        with pytest.raises(ConfigError, match=r"train.device is 'cuda', but torch finds only .*cpu here"):
+        with pytest.raises(ConfigError, match=r"train.device is cuda, but torch finds only .*cpu here"):
             pick_device("cuda")
 
 

@@ -1,5 +1,6 @@
 """Tests training in several real processes: same loss curve as with one, only one writes files, none is left over, none hangs."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -7,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import pytest
 from bulletlm.config.schema import Config, TrainConfig
 from bulletlm.errors import ConfigError, Interrupted
 from bulletlm.files import write_json
-from bulletlm.progress import SilentProgress
+from bulletlm.progress import SilentProgress, Task
 from bulletlm.shape import ModelShape
 from bulletlm.train.checkpoint import list_checkpoints
 from bulletlm.train.distributed.group import SINGLE_PROCESS, ProcessGroup, ProcessLost, check_shard
@@ -63,16 +64,16 @@ class AtStep(SilentProgress):
     """Do something when a number of steps is reached."""
 
     def __init__(self, step: int, act: Callable[[], None]) -> None:
-        outer = self
-        self.steps = 0
+        self.steps, self.step, self.act = 0, step, act
 
-        class Task:
-            def advance(self, amount: float = 1, note: str = "") -> None:
-                outer.steps += int(amount)
-                if outer.steps == step:
-                    act()
+    @contextlib.contextmanager
+    def task(self, title: str, total: float | None) -> Iterator[Task]:
+        yield self
 
-        self._Task = Task  # type: ignore[assignment]
+    def advance(self, amount: float = 1, note: str = "") -> None:
+        self.steps += int(amount)
+        if self.steps == self.step:
+            self.act()
 
 
 def workers() -> list[psutil.Process]:

@@ -29,8 +29,10 @@ def create_app(model: Model, name: str, options: ServeOptions) -> FastAPI:
     generic_schema = app.openapi
     app.openapi = lambda: _with_model(generic_schema(), model.shape)  # type: ignore[method-assign]
     install_handlers(app)
-    for router in (openai_routes.router, responses.router, ollama_routes.router, utility_routes.router):
+    routers = (openai_routes.router, responses.router, ollama_routes.router, utility_routes.router)
+    for router in routers:
         app.include_router(router)
+    app.state.routes = [route for router in routers for route in router.routes]
 
     # Middleware that is added later runs earlier.
     # DNS rebinding is a danger for servers without a key on this computer only; elsewhere, the server's real names are unknown.

@@ -8,6 +8,7 @@ from typing import Any
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 from starlette.types import Receive, Scope, Send
 
 from bulletlm.errors import BulletError
@@ -24,6 +25,13 @@ TYPES = {
 
 OLLAMA_PREFIX = "/api/"
 """Path prefix of Ollama's interface; its clients expect {"error": "message"}."""
+
+
+def _methods(request: Request) -> list[str]:
+    """The methods of all routes for the path of a request."""
+    matching = (route for route in request.app.state.routes if route.matches(request.scope)[0] is not Match.NONE)
+    found: set[str] = {method for route in matching for method in route.methods}
+    return sorted(found)
 
 
 class ApiError(Exception):
@@ -78,7 +86,9 @@ def install_handlers(app: FastAPI) -> None:
 
     def http_error(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
-        path, headers = request.url.path, error.headers or {}
+        path, headers = request.url.path, dict(error.headers or {})
+        if error.status_code == 405:  # Starlette names the methods of one route only
+            headers["Allow"] = ", ".join(_methods(request))
         message = {
             404: f"there is nothing at {path}: see {request.base_url} for what there is",
             405: f"{path} accepts {headers.get('Allow')} only",

@@ -204,7 +204,7 @@ HOSTILE: list[tuple[str, Forgery, str]] = [
     ("F1", raw(b"GGUF\x03\0\0\0" + bytes(200)), "a GGUF file"),
     ("F1", raw(b'{"bullet_version": "3.0"}\0\0\0\0' + bytes(200)), r"must begin with .*2\.x"),
     ("F1", json_text(b'{"bullet_version": "2.0", ', b'{"a": 1, "bullet_version": "2.0", '), r"must begin with"),
-    ("F1", raw(b"\x7fELF" + bytes(200)), "not a .bullet file"),
+    ("F1", raw(b"\x7fELF" + bytes(200)), "a program or library, not a model"),
     ("F2", raw(b'{"bullet_version": "2.0", "a": "' + b"x" * 3000), "header does not end"),
     ("F2", raw(b'{"bullet_version": "2.0", "a": "' + b"x" * (1 << 20) + b'"}\0\0\0\0'), "header does not end"),
     ("J1", json_text(b'"example"', b'"ex\xffmple"'), r"header: byte \d+ is not UTF-8"),
