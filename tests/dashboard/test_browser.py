@@ -45,6 +45,9 @@ def test_from_a_pasted_configuration_to_a_model(dashboard: RunningDashboard, bro
     page.wait_for_function("document.querySelector('[aria-label=\"model.n_layers\"]').value == '8'")
     page.wait_for_function("[...document.querySelectorAll('textarea')].some(box => box.value.includes('\"total_steps\": 120000'))")
 
+    # The flags have been read as well: only they name ema_decay.
+    page.wait_for_function("[...document.querySelectorAll('textarea')].some(box => box.value.includes('\"ema_decay\": 0.999'))")
+
     # A mistake stands at its field.
     page.get_by_label("model.dim").first.fill("99")
     page.get_by_text("not divisible by 32").locator("visible=true").first.wait_for()
@@ -58,6 +61,7 @@ def test_from_a_pasted_configuration_to_a_model(dashboard: RunningDashboard, bro
             {**SETTINGS, "name": "सुरुवात 1", "total_steps": 100_000, "save_every": 100_000, "eval_every": 20, "prompts": "prompts.jsonl"}
         )
     )
+    page.wait_for_function("document.querySelector('[aria-label=\"name\"]').value == 'सुरुवात 1'")
     page.set_input_files("input[type=file]", [str(texts / "stories.en.txt"), str(texts / "stories.mr.txt")])
     page.get_by_text("uploads/stories.en.txt").wait_for()
     page.get_by_text("uploads/stories.mr.txt").wait_for()

@@ -164,6 +164,9 @@ def _limits(info: FieldInfo) -> tuple[str, dict[str, str]]:
     return LIMITS.get(" ".join(sorted(kinds)), ""), values
 
 
+SOURCES = "data.sources"
+
+
 @dataclass
 class Draft:
     """The settings of the next run.
@@ -183,7 +186,7 @@ class Draft:
     flags_problem: str = ""
 
     def edit_json(self, text: str) -> None:
-        """Take over settings from JSON with comments, which may stand in a Markdown code block."""
+        """Take over settings from JSON with comments, which may stand in a Markdown code block; no text clears them."""
         self.json_text = text
         try:
             found = parse_settings(unfenced(text), "the JSON") if text.strip() else {}
@@ -191,7 +194,9 @@ class Draft:
             self.json_problem = printable(str(error))
             return
         self.json_problem = ""
-        self.given = found
+        # A configuration that names no text does not take away the files that the user has added.
+        kept = {name: self.given[name] for name in (SOURCES,) if name in self.given and text.strip()}
+        self.given = {**kept, **found}
         self._rewrite_flags()
 
     def edit_flags(self, text: str) -> None:
