@@ -52,5 +52,5 @@ def test_settings_are_checked_before_anything_runs() -> None:
     assert Config().quant.weights == "BQ4"
     with pytest.raises(ConfigError, match=r"command line: keep layers\.8"):
         load_config(None, ["--keep=layers.8.*=BQ8"])
-    with pytest.raises(ConfigError, match="--calibration-tokens 5: must be 1024 or more"):
+    with pytest.raises(ConfigError, match="calibration_tokens 5: must be 1024 or more"):
         load_config(None, ["--calibration-tokens=5"])
