@@ -30,7 +30,7 @@ class Terminal:
         self.decode = codecs.getincrementaldecoder("utf-8")(errors="replace").decode  # a read may end inside a character
 
     def resize(self, columns: int) -> None:
-        """Give the terminal another width, of which the program is told."""
+        """Change the width of the terminal and notify the program."""
         fcntl.ioctl(self.screen, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
 
     def exit_code(self) -> int:

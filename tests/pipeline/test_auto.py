@@ -25,7 +25,7 @@ from micro_model import write_texts
 
 
 def machine(flops: float = 2e10) -> Speed:
-    """A machine that does so many floating-point operations a second."""
+    """A machine with a given number of floating-point operations a second."""
     shapes = [family(width, 2_000, 128) for width in (64, 128, 256)]
     clock = Clock([Measured(s, 16, 16 * 128 * training_flops(s) / flops, 1e-3) for s in shapes])
     return Speed(clock=clock, exact=2.0, cores=2, words="a machine")

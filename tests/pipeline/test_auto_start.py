@@ -28,7 +28,7 @@ ENGLISH = "The tide rose over the old pier while the children counted boats. "
 
 
 def machine(flops: float = 2e10) -> Speed:
-    """A machine that does so many floating-point operations a second."""
+    """A machine with a given number of floating-point operations a second."""
     shapes = [family(width, 2_000, 128) for width in (64, 128, 256)]
     clock = Clock([Measured(shape, 16, 16 * 128 * training_flops(shape) / flops, 1e-3) for shape in shapes])
     return Speed(clock=clock, exact=2.0, cores=2, words="a machine")
@@ -52,7 +52,7 @@ def survey_of(characters: int, languages: Mapping[str, float] | None = None) -> 
 
 
 def base_of(tokenizer: Tokenizer, width: int = 128, tokens: int = 20_000_000) -> Base:
-    """A model of a width that was trained on so many tokens."""
+    """A model of a given width that was trained on a given number of tokens."""
     shape = ModelShape(tokenizer.vocab_size, width, width // 32, width // 32, width // 32, 4 * width, 256)
     return Base(where="base.bullet", shape=shape, tokenizer=tokenizer, languages=("en", "mr"), tokens=tokens, line="base", asked=False)
 

@@ -164,9 +164,6 @@ def _limits(info: FieldInfo) -> tuple[str, dict[str, str]]:
     return LIMITS.get(" ".join(sorted(kinds)), ""), values
 
 
-SOURCES = "data.sources"
-
-
 @dataclass
 class Draft:
     """The settings of the next run.
@@ -195,8 +192,9 @@ class Draft:
             return
         self.json_problem = ""
         # A configuration that names no text does not take away the files that the user has added.
-        kept = {name: self.given[name] for name in (SOURCES,) if name in self.given and text.strip()}
-        self.given = {**kept, **found}
+        if text.strip() and "data.sources" in self.given:
+            found.setdefault("data.sources", self.given["data.sources"])
+        self.given = found
         self._rewrite_flags()
 
     def edit_flags(self, text: str) -> None:

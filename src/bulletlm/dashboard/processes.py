@@ -86,7 +86,7 @@ def start(run: Path, words: list[str], workspace: Path) -> int:
 
 
 def find(run: Path) -> int | None:
-    """The id of the process that works on a run, whoever started it; None if there is none."""
+    """The id of the process that works on a run, also if another program started it; None if there is none."""
     own = own_folder(run)
     # The supervisor lives for a moment after it has written the exit code.
     supervisor = [] if (own / "exit.json").exists() else [own / "process.json"]

@@ -55,7 +55,8 @@ LONG_CHARACTERS = 3 * DOCUMENT_CHARACTERS // 2
 PART_CHARACTERS = 2_000
 """Size of the parts of a longer document of which only a part is held out or goes into the mixture."""
 
-_SAID = {"copy_of_validation": "validation text", "held_out": "text of data.held_out"}
+_REPEATED = {"copy_of_validation": "validation text", "held_out": "text of data.held_out"}
+"""Rule -> the text that a rejected row repeats."""
 
 _SHUFFLE = 1
 """Stream number of the random generator."""
@@ -686,7 +687,7 @@ def _check(folder: Path, index: Index, reason: str, log: Log, splits: _Splits, w
             task.advance(len(lines))
     if leaking:
         _drop_rows(path, leaking, reason, log, splits)
-        progress.log(f"data: {len(leaking):,} rows of training text repeated {_SAID[reason]} and were taken out")
+        progress.log(f"data: {len(leaking):,} rows of training text repeated {_REPEATED[reason]} and were taken out")
     kinds = ("passages", "exact", "ngrams", "near", *(["contained"] if index.strict else []))
     return {**{kind: counts[kind] for kind in kinds}, "rows_taken_out": len(leaking)}
 

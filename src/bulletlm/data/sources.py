@@ -165,7 +165,7 @@ def find_files(config: "DataConfig") -> tuple[list[SourceFile], list[Skipped]]:
 def set_labels(files: list[SourceFile], sources: "Sequence[Source]") -> list[SourceFile]:
     """Give each file its label: `data.sources[].label`, or else its extension, with a number that makes it unique: txt-1, txt-2.
 
-    A file name can say who somebody is ("Chat with Asha.txt"), so models and reports carry labels. The members of an archive share
+    A file name can contain the name of a person ("Chat with Asha.txt"), so models and reports carry labels. The members of an archive share
     the label of the archive: zip-1/1, zip-1/2. The corpus in the package keeps its names. Labels depend on the order of the files
     and never on their names or folders.
     """
