@@ -131,3 +131,10 @@ def heading(text: str, level: int = 1) -> ui.element:
     with ui.element(f"h{level}") as element:
         ui.label(text).style("display:inline")
     return element
+
+
+def explained_heading(t: Words, text: str, explanation: str, level: int = 2) -> None:
+    """A heading with a "?" that explains it. Both texts are in the language of the page already."""
+    with ui.element("div").classes("line"):
+        heading(text, level)
+        help_button(t, text, explanation)

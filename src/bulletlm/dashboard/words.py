@@ -188,7 +188,6 @@ MARATHI: dict[str, str] = {
     "Take out of the queue": "रांगेतून काढा",
     "Temperature": "टेम्परेचर",
     "Text": "मजकूर",
-    "Text to learn from": "शिकण्यासाठीचा मजकूर",
     "Text, Word, PDF, EPUB, web pages, tables, subtitles, chats and archives are read. Files stay on this computer.": "मजकूर, Word, PDF, EPUB, वेब पाने, तक्ते, सबटायटल, चॅट आणि संग्रह (archive) वाचता येतात. फाइली याच संगणकावर राहतात.",  # noqa: E501
     "The corpus of the package": "पॅकेजमधील मजकूर",
     "The first answers come with the first validation.": "पहिली उत्तरे पहिल्या पडताळणीनंतर दिसतील.",

@@ -12,7 +12,7 @@ from nicegui import ui
 from bulletlm.dashboard import processes, show
 from bulletlm.dashboard.charts import heat_map
 from bulletlm.dashboard.export import FORMATS, export_in_process
-from bulletlm.dashboard.frame import Dashboard, heading, help_button, page, show_error
+from bulletlm.dashboard.frame import Dashboard, explained_heading, heading, page, show_error
 from bulletlm.dashboard.models import versions
 from bulletlm.dashboard.processes import read_record
 from bulletlm.dashboard.words import Words
@@ -179,13 +179,9 @@ def _table(t: Words, report: dict[str, Any]) -> None:
         (t("Divergence (KL, nats/token)"), "0", show.decimal((comparison.get("kl") or {}).get("mean"), 4), between("kl")),
     ]
     with ui.element("section").classes("card"):
-        with ui.element("div").classes("line"):
-            heading(t("FP32 against 4-bit"), 2)
-            help_button(
-                t,
-                t("FP32 against 4-bit"),
-                t("Both models on the same unseen text. The last column is the 95 % interval of the difference."),
-            )
+        explained_heading(
+            t, t("FP32 against 4-bit"), t("Both models on the same unseen text. The last column is the 95 % interval of the difference.")
+        )
         columns = [
             {"name": name, "label": label, "field": name, "align": align}
             for name, label, align in (
@@ -205,13 +201,11 @@ def _map(t: Words, report: dict[str, Any]) -> None:
     if not sensitivity:
         return
     with ui.element("section").classes("card"):
-        with ui.element("div").classes("line"):
-            heading(t("Sensitivity of the matrices"), 2)
-            help_button(
-                t,
-                t("Sensitivity of the matrices"),
-                t("How much the predictions change if only this matrix is rounded to 4 bits (KL divergence, nats per token)."),
-            )
+        explained_heading(
+            t,
+            t("Sensitivity of the matrices"),
+            t("How much the predictions change if only this matrix is rounded to 4 bits (KL divergence, nats per token)."),
+        )
         layers: dict[str, dict[str, float]] = {}
         for name, value in sensitivity.items():
             found = re.fullmatch(r"layers\.(\d+)\.(.+?)(\.weight)?", name)

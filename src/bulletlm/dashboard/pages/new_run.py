@@ -14,7 +14,7 @@ from nicegui.elements.mixins.validation_element import ValidationElement
 from bulletlm.dashboard import processes, queue, show
 from bulletlm.dashboard.drafts import draft_of_run, load_draft, mistakes, new_run, save_draft
 from bulletlm.dashboard.forms import Draft, Setting, form
-from bulletlm.dashboard.frame import Dashboard, heading, help_button, page, show_error, tile
+from bulletlm.dashboard.frame import Dashboard, explained_heading, heading, help_button, page, show_error, tile
 from bulletlm.dashboard.planner import PlanLine, load_clock, plan_line, speed_file
 from bulletlm.dashboard.preview import Preview, preview
 from bulletlm.dashboard.recipes import recipes
@@ -86,13 +86,11 @@ class _Page:
     def _texts(self) -> None:
         t = self.t
         with ui.element("section").classes("card"):
-            with ui.element("div").classes("line"):
-                heading(t("1. Text to learn from"), 2)
-                help_button(
-                    t,
-                    t("Text to learn from"),
-                    t("Text, Word, PDF, EPUB, web pages, tables, subtitles, chats and archives are read. Files stay on this computer."),
-                )
+            explained_heading(
+                t,
+                t("1. Text to learn from"),
+                t("Text, Word, PDF, EPUB, web pages, tables, subtitles, chats and archives are read. Files stay on this computer."),
+            )
             with ui.element("div").classes("pair"):
                 with ui.element("div"):
                     uploader = ui.element("q-uploader").props(

@@ -10,7 +10,7 @@ from nicegui import run, ui
 
 from bulletlm.dashboard import processes, queue, show
 from bulletlm.dashboard.charts import line_chart
-from bulletlm.dashboard.frame import Dashboard, heading, help_button, page, report_errors, tile
+from bulletlm.dashboard.frame import Dashboard, explained_heading, heading, page, report_errors, tile
 from bulletlm.dashboard.metrics import Axis, Metrics
 from bulletlm.dashboard.processes import read_record
 from bulletlm.dashboard.runs import STAGE_NAMES, Summary
@@ -180,9 +180,7 @@ class _Page:
         with ui.element("div").classes("charts"):
             for title, unit, _, _, explanation in CHARTS:
                 with ui.element("section").classes("card").props(f'aria-label="{t(title)}"'):
-                    with ui.element("div").classes("line"):
-                        heading(f"{t(title)} ({unit})" if unit else t(title), 2)
-                        help_button(t, t(title), t(explanation))
+                    explained_heading(t, f"{t(title)} ({unit})" if unit else t(title), t(explanation))
                     self.charts.append(ui.echart(line_chart([], x_name="")).classes("chart"))
         self._draw()
 
@@ -210,9 +208,11 @@ class _Page:
         t = self.t
         with ui.element("div").classes("pair"):
             with ui.element("section").classes("card"):
-                with ui.element("div").classes("line"):
-                    heading(t("What it answers while it learns"), 2)
-                    help_button(t, t("Answers"), t("The same prompts are answered at every validation, always with the likeliest token."))
+                explained_heading(
+                    t,
+                    t("What it answers while it learns"),
+                    t("The same prompts are answered at every validation, always with the likeliest token."),
+                )
                 self.prompt = ui.select([], label=t("Prompt"), on_change=self._show_answers).props("dense outlined")
                 self.answers = ui.element("div").classes("log").props("tabindex=0")
             with ui.element("section").classes("card"):
