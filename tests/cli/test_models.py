@@ -161,12 +161,11 @@ def packaged(tmp_path: Path, bullet_path: Path, monkeypatch: pytest.MonkeyPatch)
     return models / "marathi-english.bullet"
 
 
-def test_the_model_of_the_package_has_a_name_and_answers_where_there_is_no_other(packaged: Path, bullet_path: Path) -> None:
+def test_the_model_of_the_package_has_a_name_and_answers_where_none_is_named(packaged: Path, bullet_path: Path) -> None:
     assert default_model() == packaged
     assert find_model(Path("marathi-english")) == packaged == find_any(Path("marathi-english"))
     shutil.copy(bullet_path, "mine.bullet")
-    with pytest.raises(ConfigError, match=r"bullet chat requires an argument: the name of a model here"):
-        default_model()
+    assert default_model() == packaged
     shutil.copy(bullet_path, "marathi-english.bullet")  # what is here comes first
     assert find_model(Path("marathi-english")) == Path("marathi-english.bullet")
 

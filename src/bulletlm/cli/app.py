@@ -122,7 +122,15 @@ def run(
     if json:
         print(escape_json((folder / "report.json").read_text(encoding="utf-8")), end="")
     else:
-        print_summary(folder)
+        print_summary(folder, beside=_model_beside(config))
+
+
+def _model_beside(config: Path) -> Path | None:
+    """The packaged model for the demo of the package, which shows what to expect of longer training; None for all other runs."""
+    from bulletlm.config.loader import RECIPES
+    from bulletlm.formats.packaged import packaged_model
+
+    return packaged_model() if config == RECIPES / "demo.jsonc" else None
 
 
 def _stage_command(stage: str, summary: str, output: str) -> None:

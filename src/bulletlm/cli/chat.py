@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from bulletlm.cli.generate import sampling_for
-from bulletlm.cli.models import default_model, find_model
+from bulletlm.cli.models import default_model, find_model, find_models
 from bulletlm.cli.wrap import WordWrapper
 from bulletlm.errors import BulletError
 from bulletlm.runtime.model import Model, load
@@ -50,7 +50,7 @@ def chat(
 
     Args:
         file: The name of a run or model here (`bullet list` shows them), a .bullet file, or the export/npy folder of a run. Without it,
-            where there is no run or model here, the model of the package answers.
+            the model of the package answers.
         system: System message; it stays in the context for the whole conversation.
         temperature: Randomness of the choice of tokens; 0 always takes the most likely token.
         max_tokens: Largest number of tokens in an answer.
@@ -63,7 +63,8 @@ def chat(
     terminal = sys.stdin.isatty() and sys.stdout.isatty()
     if terminal:
         name = printable(str(model.header.get("name", path.name)))
-        print(f"{name}, {model.shape.n_parameters / 1e6:.1f}M parameters. /help lists the commands, Ctrl-D quits.\n")
+        print(f"{name}, {model.shape.n_parameters / 1e6:.1f}M parameters. /help lists the commands, Ctrl-D quits.")
+        print(f"{others}\n" if not file and (others := _other_models()) else "")
     conversation = Conversation(model, sampling, system)
     for line in _lines(terminal):
         if line in ("/exit", "/quit"):
@@ -75,6 +76,13 @@ def chat(
                 print(printable(str(error)))
         else:
             _answer(conversation, line, terminal)
+
+
+def _other_models() -> str:
+    """One line that names the models in this folder, for a user who named none; empty if there are none."""
+    names = [printable(item.name) for item in find_models() if item.model.exists()]
+    more = f" and {len(names) - 3} more (bullet list)" if len(names) > 3 else ""
+    return f"To talk with a model of this folder: bullet chat NAME, with the name {', '.join(names[:3])}{more}." if names else ""
 
 
 class Conversation:

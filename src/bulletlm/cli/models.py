@@ -77,13 +77,13 @@ def find_model(word: Path, *, other_folders: bool = False) -> Path:
 
 
 def default_model() -> Path:
-    """The model of a command that was given none: that of the package, if nothing in the current folder could be meant.
+    """The model of a command that was given none: that of the package.
 
     Raises:
-        ConfigError: there are models here, or the package has none.
+        ConfigError: this installation has none.
     """
     packaged = packaged_model()
-    if packaged is None or find_models():
+    if packaged is None:
         raise ConfigError("bullet chat requires an argument: the name of a model here (`bullet list` shows them), or a .bullet file")
     return packaged
 

@@ -20,8 +20,13 @@ if TYPE_CHECKING:
     from bulletlm.evaluate.report_types import Verdicts
 
 
-def print_summary(folder: Path) -> None:
-    """Print the results of a finished run: FP32 and 4-bit in numbers, sample answers, paths, the next command."""
+def print_summary(folder: Path, beside: Path | None = None) -> None:
+    """Print the results of a finished run: FP32 and 4-bit in numbers, sample answers, paths, the next command.
+
+    Args:
+        folder: the run folder.
+        beside: a .bullet file of the package whose answers are shown beside those of the new model.
+    """
     from rich.console import Console
     from rich.padding import Padding
     from rich.table import Table
@@ -43,13 +48,29 @@ def print_summary(folder: Path) -> None:
     for line in _origin_lines(report):
         console.print(Text(printable(line)), soft_wrap=True)
     _print_verdicts(console, report["verdicts"], folder)
+    if beside:
+        from bulletlm.cli.side_by_side import print_side_by_side
+
+        print_side_by_side(console, report, beside)
+    else:
+        _print_samples(console, report)
+    console.print(Text(printable(f"model   {model}  ({bq4['bytes']:,} bytes)")), soft_wrap=True)
+    console.print(Text(printable(f"report  {folder / 'report.html'}")), soft_wrap=True)
+    talk = [f"Talk with it:  {_command()} chat {shlex.quote(str(model))}"]
+    if beside:
+        talk.append(f"Talk with {beside.stem}:  {_command()} chat")
+    console.print(Text("\n" + printable("\n".join(talk), lines=True), style="bold"), soft_wrap=True)
+
+
+def _print_samples(console: "Console", report: dict[str, Any]) -> None:
+    """The sample prompts of the report with the answers of the 4-bit model."""
+    from rich.padding import Padding
+    from rich.text import Text
+
     for index in report["generations"]["samples"]:
         row = report["generations"]["rows"][index]
         console.print(Text(printable(row["prompt"], lines=True), style="cyan"))
         console.print(Padding(Text(printable(row["bq4"]["text"].strip(), lines=True)), (0, 0, 1, 2)))
-    console.print(Text(printable(f"model   {model}  ({bq4['bytes']:,} bytes)")), soft_wrap=True)
-    console.print(Text(printable(f"report  {folder / 'report.html'}")), soft_wrap=True)
-    console.print(Text("\n" + printable(f"Talk with it:  {_command()} chat {shlex.quote(str(model))}"), style="bold"), soft_wrap=True)
 
 
 def _origin_lines(report: dict[str, Any]) -> list[str]:
