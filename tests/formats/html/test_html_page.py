@@ -14,7 +14,7 @@ from bulletlm.formats.bullet.reader import open_bullet
 from bulletlm.formats.bullet.writer import ModelContents, write_bullet
 from bulletlm.formats.convert import ConvertOptions, convert
 from bulletlm.formats.html import page as html_page
-from bulletlm.formats.html.page import base85
+from bulletlm.formats.html.page import base85, pieces
 from bulletlm.quant.types import standard_types
 from bulletlm.runtime import Model, Sampling, Session
 from bulletlm.runtime.prompt import chat_prompt
@@ -50,8 +50,11 @@ def open_page(browser: Any) -> Iterator[Open]:
 
 @pytest.fixture(scope="module")
 def tiny_page(bullet_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A page with many pieces, as the page of a large model has them."""
     target = tmp_path_factory.mktemp("page") / "tiny.html"
-    convert(bullet_path, target)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(html_page, "PIECE_LINES", 5)
+        convert(bullet_path, target)
     return target
 
 
@@ -222,25 +225,49 @@ def test_keyboard_and_names(open_page: Open, tiny_page: Path) -> None:
     assert tab.page.evaluate(unnamed) == 0
 
 
+PIECE = b'<script type="text/plain">'
+
+
 def damaged(content: bytes, kind: str) -> bytes:
-    start = content.index(b'<script type="text/plain" id="model">') + 38
-    if kind == "cut":
-        return content[: start + 3000]
-    if kind == "cut early":
+    """A page with damage: what is cut off, lost, swapped or changed is named by `kind`."""
+    pieces = [found.start() for found in re.finditer(re.escape(PIECE), content)]
+    assert len(pieces) > 5
+    at = pieces[3] + 3000
+    if kind == "cut in a piece":
+        return content[:at]
+    if kind == "cut between pieces":
+        return content[: pieces[3]]
+    if kind == "cut at the end":
+        return content[: content.rindex(b"</script>") - 3]
+    if kind == "cut in the worker":
         return content[: content.index(b'<script type="text/plain" id="worker">') + 4000]
-    if kind == "changed":
-        at = start + 30000
-        return content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :]
-    return content[: start + 500] + "क".encode() + content[start + 501 :]
+    if kind == "a piece is lost":
+        return content[: pieces[3]] + content[pieces[4] :]
+    if kind == "a piece is there twice":
+        return content[: pieces[4]] + content[pieces[3] :]
+    if kind == "two pieces are swapped":
+        return content[: pieces[3]] + content[pieces[4] : pieces[5]] + content[pieces[3] : pieces[4]] + content[pieces[5] :]
+    if kind == "a character is changed":
+        return content[:at] + (b"1" if content[at : at + 1] == b"0" else b"0") + content[at + 1 :]
+    if kind == "a character is lost":
+        return content[:at] + content[at + 1 :]
+    assert kind == "a foreign character"
+    return content[:at] + "क".encode() + content[at + 1 :]
 
 
 @pytest.mark.parametrize(
     ("kind", "message"),
     [
-        ("cut", "the model in this page is cut short"),
-        ("cut early", "this page is cut short"),
-        ("changed", "checksum does not fit|is not|damaged"),
-        ("foreign", "the model in this page is damaged"),
+        ("cut in a piece", "the model in this page is cut short"),
+        ("cut between pieces", "the model in this page is cut short"),
+        ("cut at the end", "the model in this page is cut short"),
+        ("cut in the worker", "this page is cut short"),
+        ("a piece is lost", "the model in this page is cut short"),
+        ("a piece is there twice", "the model in this page is damaged"),
+        ("two pieces are swapped", "the checksum does not fit|is not"),
+        ("a character is changed", "the checksum does not fit|is not|damaged"),
+        ("a character is lost", "the model in this page is damaged"),
+        ("a foreign character", "the model in this page is damaged"),
     ],
 )
 def test_a_damaged_page_says_so_in_one_line(open_page: Open, tiny_page: Path, tmp_path: Path, kind: str, message: str) -> None:
@@ -250,7 +277,28 @@ def test_a_damaged_page_says_so_in_one_line(open_page: Open, tiny_page: Path, tm
     tab.wait("!document.querySelector('#problem').hidden")
     line = tab.page.inner_text("#problem")
     assert re.search(message, line) and "\n" not in line
+    tab.page.wait_for_timeout(200)  # what follows the damage changes nothing
+    assert tab.page.inner_text("#problem") == line
     assert tab.page.is_disabled("#send")
+    assert tab.errors == []
+
+
+@pytest.mark.parametrize("change", [False, True])
+def test_the_checksum_without_the_browsers_own(open_page: Open, tiny_page: Path, tmp_path: Path, change: bool) -> None:
+    """Pages over plain HTTP do not have `crypto.subtle`."""
+    content = tiny_page.read_bytes()
+    without = content.replace(b"globalThis.crypto?.subtle?.digest", b"undefined?.digest")
+    assert without != content
+    path = tmp_path / "without.html"
+    at = without.rindex(PIECE) + 200
+    path.write_bytes(without[:at] + bytes([without[at] ^ 1]) + without[at + 1 :] if change else without)
+    tab = open_page(path)
+    if not change:
+        tab.ready()
+        assert tab.page.is_hidden("#problem")
+        return
+    tab.wait("!document.querySelector('#problem').hidden")
+    assert re.search("checksum does not fit|is not|damaged", tab.page.inner_text("#problem"))
 
 
 def test_a_browser_without_vectors_takes_the_other_module(open_page: Open, tiny_page: Path, tmp_path: Path) -> None:
@@ -266,6 +314,13 @@ def test_a_browser_without_vectors_takes_the_other_module(open_page: Open, tiny_
     tab.page.fill("#question", "नमस्कार")
     tab.page.press("#question", "Enter")
     tab.answered()
+
+
+def test_every_byte_is_in_a_piece(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(html_page, "PIECE_LINES", 2)
+    data = bytes(range(256)) * 30
+    assert [len(piece.split(b"\n")) for piece in pieces(data)] == [2] * 4 + [2]
+    assert b"\n".join(pieces(data)) == base85(data)
 
 
 @pytest.mark.parametrize("size", [0, 1, 3, 4, 5, 799, 800, 801, 10_000])

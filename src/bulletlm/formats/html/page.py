@@ -4,7 +4,7 @@ import base64
 import hashlib
 import html
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from bulletlm.formats.bullet.layout import END, FOOTER_BYTES
 from bulletlm.formats.html.bundle import HERE, library_source
 
 MAX_MODEL_BYTES = 400_000_000
-"""A browser cannot hold a longer text than about 2^29 characters, and the model has 1.25 of them per byte."""
+"""The page is a quarter larger, and browsers hold a page that they read in memory, beside the model."""
 
 ALPHABET = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz!#$%.()*+-;,=>?@^_`{|}~"
 """The digits of base 85: those of RFC 1924, except that `,` stands for `<` and `.` for `&`, which mean something in HTML.
@@ -27,6 +27,12 @@ another encoding for the page than the page itself.
 
 LINE_GROUPS = 200
 """Groups of five characters in a line; editors and mail programs handle lines of 1,000 characters."""
+
+PIECE_LINES = 512
+"""Lines in a piece, half a megabyte: the worker of the page decodes one piece while the browser reads the next one."""
+
+NEXT = "takePart();"
+"""The script after each part of the page, a function in page.js."""
 
 
 def write_page(target: Path, model: bytes, metadata: Mapping[str, Any]) -> None:
@@ -52,7 +58,7 @@ def write_page(target: Path, model: bytes, metadata: Mapping[str, Any]) -> None:
     policy = "; ".join(
         [
             "default-src 'none'",
-            f"script-src {_hash(script)} 'wasm-unsafe-eval'",
+            f"script-src {_hash(script)} {_hash(NEXT)} 'wasm-unsafe-eval'",
             f"style-src {_hash(style)}",
             "worker-src blob:",
             "img-src data:",
@@ -66,13 +72,15 @@ def write_page(target: Path, model: bytes, metadata: Mapping[str, Any]) -> None:
         "style": style,
         "script": script,
         "worker": worker,
+        "next": NEXT,
     }
     before, after = _asset("page.html").split("{{model}}")
     # In one pass, so that braces in a value stay as they are.
     before = re.sub(r"\{\{(\w+)\}\}", lambda found: values[found[1]], before)
     with atomic_file(target) as file:
         file.write(before.encode())
-        file.write(base85(model))
+        for piece in pieces(model):
+            file.write(b'<script type="text/plain">\n%b\n</script>\n<script>%b</script>\n' % (piece, NEXT.encode()))
         file.write(after.encode())
 
 
@@ -86,6 +94,13 @@ def base85(data: bytes) -> bytes:
         digits[:, place] = table[digit]
     lines = [digits[at : at + LINE_GROUPS].tobytes() for at in range(0, len(digits), LINE_GROUPS)]
     return b"\n".join(lines)
+
+
+def pieces(model: bytes) -> Iterator[bytes]:
+    """A model in base 85, in pieces of PIECE_LINES lines."""
+    size = PIECE_LINES * LINE_GROUPS * 4
+    for start in range(0, len(model), size):
+        yield base85(model[start : start + size])
 
 
 def _asset(name: str) -> str:

@@ -30,21 +30,14 @@ export class Engine {
   #model = 0;
   #vocabSize;
 
-  /**
-   * file: the bytes of a .bullet file; parsed: what readBullet returned for them; wasm: the bytes of the module.
-   * kernels: one of kernelNames(), by default the fastest. turbo: activations of 8 bits. verify: compare the checksum first.
-   */
-  static async create(file, parsed, wasm, { kernels, turbo = false, verify = false } = {}) {
+  /** An engine without a model. wasm: the bytes of the module. */
+  static async create(wasm) {
     const { instance } = await WebAssembly.instantiate(wasm);
-    const engine = new Engine(instance.exports, parsed.shape);
-    engine.#load(file, parsed, { kernels, turbo, verify });
-    return engine;
+    return new Engine(instance.exports);
   }
 
-  constructor(exports, shape) {
+  constructor(exports) {
     this.#c = exports;
-    this.#vocabSize = shape.vocab_size;
-    this.window = shape.max_seq_len;
   }
 
   /** Bytes of the memory of WebAssembly. It never shrinks. */
@@ -129,12 +122,26 @@ export class Engine {
     this.#c.free(sampler);
   }
 
-  #load(file, { shape, tensors, checked }, { kernels, turbo, verify }) {
+  /** The SHA-256 of bytes. */
+  sha256(bytes) {
+    return this.#scratch([bytes.length, 32], ([data, out]) => {
+      this.#bytes(data, bytes.length).set(bytes);
+      this.#c.bullet_sha256(data, bytes.length, out);
+      return this.#bytes(out, 32).slice();
+    });
+  }
+
+  /**
+   * Load a model. file: the bytes of a .bullet file; parsed: what readBullet returned for them.
+   * kernels: one of kernelNames(), by default the fastest. turbo: activations of 8 bits.
+   */
+  load(file, { shape, tensors }, { kernels, turbo = false } = {}) {
+    this.#vocabSize = shape.vocab_size;
+    this.window = shape.max_seq_len;
     const memory = [this.#malloc(file.length)];
     try {
       const [data] = memory;
       this.#bytes(data, file.length).set(file);
-      if (verify) this.#verify(data, checked);
       memory.push(this.#malloc(SHAPE_BYTES), this.#malloc(TENSOR_BYTES * tensors.length), this.#malloc(64));
       const [, shapeAt, rows, nameAt] = memory;
       const view = new DataView(this.#c.memory.buffer);
@@ -159,17 +166,6 @@ export class Engine {
       });
     } finally {
       memory.forEach((at) => this.#c.free(at));
-    }
-  }
-
-  #verify(data, size) {
-    const digest = this.#scratch([32], ([out]) => {
-      this.#c.bullet_sha256(data, size, out);
-      return this.#bytes(out, 32).slice();
-    });
-    const stored = this.#bytes(data + size, 32);
-    if (!digest.every((byte, i) => byte === stored[i])) {
-      throw new BulletError("the checksum does not fit: the model was damaged or changed after it was written");
     }
   }
 

@@ -3,7 +3,7 @@
 import { chatPrompt, textPrompt } from "./chat.js";
 import { Engine, hasSimd } from "./engine.js";
 import { BulletError } from "./errors.js";
-import { MAX_FILE_BYTES, SAMPLING_LIMITS, readBullet } from "./reader.js";
+import { FOOTER_BYTES, MAX_FILE_BYTES, SAMPLING_LIMITS, readBullet } from "./reader.js";
 import { Session } from "./session.js";
 import { Tokenizer } from "./tokenizer.js";
 
@@ -51,9 +51,13 @@ export async function load(model, { verify = false, turbo = false, simd = hasSim
   if (!wasm) throw new BulletError("this build of bulletlm has no engine: give its two modules as the option wasm");
   const file = model instanceof ArrayBuffer ? new Uint8Array(model) : new Uint8Array(model.buffer, model.byteOffset, model.byteLength);
   if (file.length > MAX_FILE_BYTES) throw new BulletError(`the file has ${file.length} bytes: a browser can load at most ${MAX_FILE_BYTES}`);
+  // The browser computes the checksum while the header is read. It has no `subtle` in pages over plain HTTP; there the engine computes it.
+  const digest = verify ? globalThis.crypto?.subtle?.digest("SHA-256", file.subarray(0, -FOOTER_BYTES)) : undefined;
   const parsed = readBullet(file);
   const module = simd ? wasm.simd : wasm.scalar;
-  const engine = await Engine.create(file, parsed, typeof module === "string" ? bytesOfBase64(module) : module, { kernels, turbo, verify });
+  const engine = await Engine.create(typeof module === "string" ? bytesOfBase64(module) : module);
+  if (verify) checkDigest(file, digest ? new Uint8Array(await digest) : engine.sha256(file.subarray(0, -FOOTER_BYTES)));
+  engine.load(file, parsed, { kernels, turbo });
   return new Model(parsed, engine);
 }
 
@@ -161,7 +165,16 @@ export class Model {
   }
 }
 
+function checkDigest(file, digest) {
+  const stored = file.subarray(-FOOTER_BYTES);
+  if (!digest.every((byte, i) => byte === stored[i])) {
+    throw new BulletError("the checksum does not fit: the model was damaged or changed after it was written");
+  }
+}
+
 function bytesOfBase64(text) {
   const binary = atob(text);
-  return Uint8Array.from({ length: binary.length }, (_, i) => binary.charCodeAt(i));
+  const bytes = new Uint8Array(binary.length);
+  for (let i = 0; i < bytes.length; i++) bytes[i] = binary.charCodeAt(i);
+  return bytes;
 }

@@ -5,7 +5,8 @@ import { Real, parseHeader, plain, show } from "./json.js";
 
 const ALIGNMENT = 64;
 const HEADER_MAX_BYTES = 1 << 20;
-const FOOTER_BYTES = 36;
+/** The SHA-256 of what comes before, and "END!". */
+export const FOOTER_BYTES = 36;
 const PIECES = "tokenizer.pieces";
 const SENTENCEPIECE = "tokenizer.sentencepiece";
 
@@ -101,7 +102,7 @@ export function readBullet(bytes) {
 
   const section = sections.find((entry) => entry.name === PIECES);
   const pieces = readPieces(bytes.subarray(section.offset, section.offset + section.bytes), shape.vocab_size, special);
-  return { header: plain(values), shape, tensors, pieces, checked: size - FOOTER_BYTES };
+  return { header: plain(values), shape, tensors, pieces };
 }
 
 /** Name and extents of every tensor, in the order of the file. */

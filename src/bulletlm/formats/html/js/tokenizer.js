@@ -17,7 +17,8 @@ const SPACE_MARK = "\u2581";
 export class Tokenizer {
   #ids = new Map();
   #scores;
-  #bytes;
+  #pieces;
+  #bytes = []; // of the tokens that were needed
   #byWords = true;
   #encoder = new TextEncoder();
 
@@ -25,13 +26,12 @@ export class Tokenizer {
   constructor(pieces) {
     this.vocabSize = pieces.length;
     this.#scores = Float32Array.from(pieces, (piece) => piece.score);
-    this.#bytes = pieces.map(({ text, type }, i) => {
-      if (type === BYTE) return Uint8Array.of(i - FIRST_BYTE);
-      if (type !== NORMAL) return new Uint8Array();
+    this.#pieces = pieces;
+    pieces.forEach(({ text, type }, i) => {
+      if (type !== NORMAL) return;
       this.#ids.set(text, i);
       // If spaces occur only at the beginning of pieces, each word can be encoded separately.
       if (text.includes(SPACE_MARK, 1)) this.#byWords = false;
-      return this.#encoder.encode(text.replaceAll(SPACE_MARK, " "));
     });
   }
 
@@ -55,15 +55,21 @@ export class Tokenizer {
 
   /** The UTF-8 bytes of one token, which may begin or end inside a character. Special tokens have none. */
   tokenBytes(id) {
-    return this.#bytes[id];
+    return (this.#bytes[id] ??= this.#bytesOf(id));
   }
 
   /** The text of tokens; bytes that are not a whole character become U+FFFD. */
   decode(ids) {
     const decoder = new TextDecoder("utf-8", { ignoreBOM: true });
     let text = "";
-    for (const id of ids) text += decoder.decode(this.#bytes[id], { stream: true });
+    for (const id of ids) text += decoder.decode(this.tokenBytes(id), { stream: true });
     return text + decoder.decode();
+  }
+
+  #bytesOf(id) {
+    const { text, type } = this.#pieces[id];
+    if (type === BYTE) return Uint8Array.of(id - FIRST_BYTE);
+    return type === NORMAL ? this.#encoder.encode(text.replaceAll(SPACE_MARK, " ")) : new Uint8Array();
   }
 
   #spell(symbol, ids) {

@@ -1,5 +1,5 @@
 /* Mathematical functions for WebAssembly, the same in every browser. Relative errors are below 2^-52; those of pow, which are multiplied by
- * the position of a token, below 2^-53 but for the rounding, because it computes with pairs of doubles. */
+ * the position of a token, below 2^-53 before the result is rounded, because it computes with pairs of doubles. */
 
 #include <math.h>
 #include <stdint.h>
@@ -28,8 +28,8 @@ static double nearest(double x) { return x + 0x1.8p52 - 0x1.8p52; }
 #define LN2_HIGH 0x1.62e42fee00000p-1 /* 21 zero bits at the end, so that its product with a small integer is exact */
 #define LN2_LOW 0x1.a39ef35793c76p-33
 
-/* x = n ln(2) + r, |r| <= ln(2) / 2, e^r by its Taylor polynomial of degree 13; the first terms are added last, to a sum that is exact
- * but for its last bit. */
+/* x = n ln(2) + r, |r| <= ln(2) / 2, e^r by its Taylor polynomial of degree 13; the first terms are added last, to a sum of which
+ * only the last bit may be wrong. */
 double exp(double x) {
     if (x != x) return x;
     if (x > 710.0) return INFINITY;

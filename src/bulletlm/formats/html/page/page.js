@@ -168,7 +168,6 @@ function showLanguage(code) {
   for (const element of document.querySelectorAll(".copy")) element.textContent = words.copy;
   showStatus();
   showSuggestions();
-  if (model) showCard();
 }
 
 function showStatus() {
@@ -467,7 +466,6 @@ function onWorker({ data }) {
     model = data;
     for (const name of NUMBERS) $(name).value = String(model.sampling[FILE_NAMES[name] ?? name]);
     status = { kind: "ready" };
-    showCard();
     showStatus();
     showButtons();
     showSuggestions();
@@ -502,7 +500,10 @@ function connect() {
   $("again").onclick = regenerate;
   $("save").onclick = save;
   $("new").onclick = startAgain;
-  $("about").onclick = () => $("card").showModal();
+  $("about").onclick = () => {
+    if (model) showCard();
+    $("card").showModal();
+  };
   $("language").onclick = () => showLanguage(words.otherCode);
   $("remember").onchange = () => {
     if (!remember()) showProblem(words.notSaved);
@@ -515,15 +516,19 @@ function stopAnswer() {
   $("question").focus();
 }
 
-/** The worker starts before the browser has read the model, which is the last and largest part of the page. */
-document.addEventListener("DOMContentLoaded", () => {
-  connect();
-  showLanguage((navigator.languages ?? []).some((code) => /^mr\b/i.test(code)) ? "mr" : "en");
-  recall();
-  showButtons();
-  const source = $("worker")?.textContent;
-  const element = $("model");
-  if (!source || !element) return showProblem("this page is cut short: it was not copied or downloaded completely");
+/* The rest of the page: the source of the worker, then the model in pieces */
+
+/** The page calls this after each part. The worker decodes one piece of the model while the browser reads the next one. */
+function takePart() {
+  const element = document.currentScript.previousElementSibling;
+  const text = element.textContent;
+  element.remove();
+  document.currentScript.remove();
+  if (element.id === "worker") startWorker(text);
+  else worker?.postMessage({ type: "piece", text });
+}
+
+function startWorker(source) {
   try {
     worker = new Worker(URL.createObjectURL(new Blob([source], { type: "text/javascript" })));
   } catch (error) {
@@ -531,7 +536,16 @@ document.addEventListener("DOMContentLoaded", () => {
   }
   worker.onmessage = onWorker;
   worker.onerror = (event) => showProblem(`the model cannot run in this browser: ${event.message || "its worker did not start"}`);
-  const text = new TextEncoder().encode(element.textContent);
-  element.remove();
-  worker.postMessage({ type: "start", text, bytes: Number(MODEL_BYTES) }, [text.buffer]); // the worker takes over the memory
+  worker.postMessage({ type: "start", bytes: Number(MODEL_BYTES) });
+}
+
+connect();
+showLanguage((navigator.languages ?? []).some((code) => /^mr\b/i.test(code)) ? "mr" : "en");
+
+recall();
+showButtons();
+
+document.addEventListener("DOMContentLoaded", () => {
+  if (worker) worker.postMessage({ type: "end" });
+  else if ($("problem").hidden) showProblem("this page is cut short: it was not copied or downloaded completely");
 });

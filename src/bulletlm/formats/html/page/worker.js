@@ -3,45 +3,53 @@
 /** The characters of base 85 in the order of their values: those of RFC 1924 with `,` for `<` and `.` for `&`, which mean something in HTML. */
 const BASE85 = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz!#$%.()*+-;,=>?@^_`{|}~";
 
-/**
- * The first `bytes` bytes of ASCII text in base 85: five characters for four bytes, the last ones filled up with zeros. They take the place
- * of the text in its array, so that the model is never in memory twice here.
- */
-function decodeBase85(text, bytes) {
-  const damaged = () => new BulletError("the model in this page is damaged: it holds characters that do not belong there");
-  const values = new Uint8Array(256).fill(255);
-  for (let value = 0; value < 85; value++) values[BASE85.charCodeAt(value)] = value;
-  let size = 0;
-  let word = 0;
-  let digits = 0;
-  for (let i = 0; i < text.length; i++) {
-    if (text[i] === 10 || text[i] === 13) continue;
-    const value = values[text[i]];
-    if (value === 255) throw damaged();
-    word = word * 85 + value;
-    if (++digits < 5) continue;
-    if (word > 0xffffffff) throw damaged();
-    text[size] = word >>> 24;
-    text[size + 1] = word >>> 16;
-    text[size + 2] = word >>> 8;
-    text[size + 3] = word;
-    size += 4;
-    word = digits = 0;
+/** Joins the pieces of the model, ASCII texts in base 85: five characters for four bytes, the last ones filled up with zeros. */
+class Decoder {
+  #bytes;
+  #size = 0;
+  #values = new Uint8Array(256).fill(255);
+
+  /** bytes: the size of the model. */
+  constructor(bytes) {
+    this.#bytes = new Uint8Array(bytes);
+    for (let value = 0; value < 85; value++) this.#values[BASE85.charCodeAt(value)] = value;
   }
-  if (size < bytes || digits) throw new BulletError("the model in this page is cut short: the page was not copied or downloaded completely");
-  return text.subarray(0, bytes);
+
+  /** Decode a piece. Returns the model after the last one, and null before. */
+  add(text) {
+    const [bytes, values, start] = [this.#bytes, this.#values, this.#size];
+    let at = start; // writing past the end of `bytes` does nothing
+    let word = 0;
+    let digits = 0;
+    let valid = true;
+    for (let i = 0; i < text.length; i++) {
+      const code = text.charCodeAt(i);
+      if (code === 10 || code === 13) continue;
+      const value = code < 256 ? values[code] : 255;
+      valid &&= value !== 255;
+      word = word * 85 + value;
+      if (++digits < 5) continue;
+      valid &&= word <= 0xffffffff;
+      bytes[at] = word >>> 24;
+      bytes[at + 1] = word >>> 16;
+      bytes[at + 2] = word >>> 8;
+      bytes[at + 3] = word;
+      at += 4;
+      word = digits = 0;
+    }
+    if (!valid || digits || at - bytes.length > 3) throw new BulletError("the model in this page is damaged: the page was changed after it was written");
+    this.#size = at;
+    return at >= bytes.length ? bytes : null;
+  }
 }
 
-let model;
+let decoder = null;
+let model = null;
 let stopper;
 
-async function start({ text, bytes, simd }) {
-  if (typeof WebAssembly !== "object") throw new BulletError("this browser has no WebAssembly, or it is switched off: the model cannot run");
-  model = await load(decodeBase85(text, bytes), { verify: true, ...(simd === undefined ? {} : { simd }) });
-  text.buffer.transfer?.(0); // frees its memory now, where browsers have this; the garbage collector may wait long
+async function start(file) {
+  model = await load(file, { verify: true });
   const { header, shape, sampling, kernels } = model;
-  // Read a few tokens, so that the browser has compiled the engine before the first question.
-  model.logits(Array.from({ length: Math.min(24, shape.max_seq_len) }, (_, i) => i % shape.vocab_size));
   postMessage({ type: "ready", header, shape, sampling, kernels });
 }
 
@@ -51,7 +59,7 @@ async function answer({ messages, settings }) {
   const { omittedMessages, omittedTokens } = model.prompt(messages, settings.maxTokens);
   let tokens = 0;
   let first = 0;
-  let sent = performance.now();
+  let sent = -Infinity; // the first text is sent at once
   let text = "";
   for await (const token of model.generate(messages, { ...settings, session, signal: stopper.signal })) {
     const now = performance.now();
@@ -68,11 +76,30 @@ async function answer({ messages, settings }) {
   postMessage({ type: "done", text, tokens, speed, reason: session.finishReason, omittedMessages, omittedTokens });
 }
 
+/** What to do for each message of the page. */
+const actions = {
+  start({ bytes }) {
+    if (typeof WebAssembly !== "object") throw new BulletError("this browser has no WebAssembly, or it is switched off: the model cannot run");
+    decoder = new Decoder(bytes);
+  },
+  piece({ text }) {
+    const file = decoder?.add(text);
+    if (!file) return;
+    decoder = null;
+    return start(file);
+  },
+  end() {
+    if (decoder) throw new BulletError("the model in this page is cut short: the page was not copied or downloaded completely");
+  },
+  answer,
+  stop: () => stopper?.abort(),
+};
+
 onmessage = async ({ data }) => {
-  if (data.type === "stop") return void stopper?.abort();
   try {
-    await (data.type === "start" ? start(data) : answer(data));
+    await actions[data.type](data);
   } catch (error) {
+    if (!model) decoder = null; // nothing that follows says more
     const known = error instanceof BulletError;
     const memory = error instanceof RangeError && /memory|allocation/i.test(error.message);
     const message = known ? error.message : memory ? "there is not enough memory for this model" : `the model cannot run in this browser: ${error.message}`;
