@@ -9,6 +9,7 @@ It makes run folders with invented metrics in a temporary folder and asks a real
 import argparse
 import json
 import math
+import os
 import platform
 import subprocess
 import sys
@@ -29,8 +30,16 @@ from bulletlm.files import write_json
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "dashboard"))
 from running_dashboard import CHROMIUM, CHROMIUM_OPTIONS, RunningDashboard
 
-FIRST_PAGE, LIST, OPEN, IDLE = 1.0, 1.0, 1.0, 0.02
-"""Limits: seconds of the first page, of the list and of a run page; share of a core of an open run page."""
+FIRST_PAGE, LIST, OPEN, SHOWN, IDLE = 1.0, 1.0, 1.0, 2.0, 0.02
+"""Limits: seconds of the first page, of the list, of a run page, and until a new step is shown; share of a core of an open run page."""
+
+LIVE = "live"
+"""Name of the run that is running."""
+
+LIVE_SECONDS = 20
+
+STEP_SECONDS, LINES_BETWEEN = 0.3, 7
+"""Seconds between the steps of the run that is running, and steps between two whose way to the screen is timed."""
 
 
 def write_runs(folder: Path, runs: int, points: int) -> None:
@@ -60,6 +69,47 @@ def write_runs(folder: Path, runs: int, points: int) -> None:
         (run / "model.bullet").write_bytes(b"x" * 1000)
 
 
+def write_running_run(folder: Path, points: int) -> Path:
+    """A run folder that looks as if this process trained it, after `points` steps of twice as many."""
+    run = folder / "runs" / LIVE
+    run.mkdir(parents=True)
+    config = Config.model_validate({"train": {"total_steps": 2 * points + LIVE_SECONDS * 1000}}).model_dump(mode="json")
+    write_json(run / "config.json", {**config, "name": LIVE, "recorded": {"fingerprint": LIVE}})
+    write_json(run / "stages.json", {stage: {} for stage in STAGES[: STAGES.index("train")]})
+    write_json(run / "process.json", {"pid": os.getpid(), "started": psutil.Process().create_time()})
+    lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
+    (run / "metrics.jsonl").write_text("".join(line for line in lines if '"end"' not in line), encoding="utf-8")
+    return run
+
+
+def step_line(step: int) -> str:
+    """A line of metrics.jsonl for a training step."""
+    values = {"train/loss": 2 + step % 7 / 10, "lr": 1e-3, "grad_norm": 1.0, "tokens_per_s": 10_000.0, "seconds": step / 10}
+    return json.dumps({"event": "train", "step": step, "tokens": step * 1024, **values}) + "\n"
+
+
+def watch_running_run(page: Any, process: psutil.Process, run: Path, points: int, seconds: float) -> dict[str, float]:
+    """Share of a core that the dashboard needs for the open page of a run that writes steps, and the longest time until one is shown."""
+    delays, step = [], points
+    before, began = sum(process.cpu_times()[:2]), time.perf_counter()
+    while time.perf_counter() - began < seconds:
+        written, seen = time.perf_counter(), None
+        step += 1
+        with open(run / "metrics.jsonl", "a", encoding="utf-8") as file:
+            file.write(step_line(step))
+        shown = page.get_by_text(f"step {step:,} of")
+        shown.wait_for()
+        seen = time.perf_counter()
+        delays.append(seen - written)
+        for _ in range(LINES_BETWEEN):  # steps that are written while nobody waits for one
+            step += 1
+            with open(run / "metrics.jsonl", "a", encoding="utf-8") as file:
+                file.write(step_line(step))
+            time.sleep(STEP_SECONDS)
+    share = (sum(process.cpu_times()[:2]) - before) / (time.perf_counter() - began)
+    return {"running_page_core_share": share, "step_on_screen": max(delays)}
+
+
 def timed(call: Any) -> tuple[float, Any]:
     """Seconds of a call, and its result."""
     started = time.perf_counter()
@@ -67,8 +117,8 @@ def timed(call: Any) -> tuple[float, Any]:
     return time.perf_counter() - started, result
 
 
-def in_browser(dashboard: RunningDashboard, name_of_run: str, idle_seconds: float) -> dict[str, float]:
-    """Seconds until the list and a run page are on the screen, and the share of a core that the open run page costs the dashboard."""
+def in_browser(dashboard: RunningDashboard, name_of_run: str, live: Path, points: int, idle_seconds: float) -> dict[str, float]:
+    """Seconds until pages are on the screen, and the share of a core that the open page of a run costs the dashboard."""
     from playwright.sync_api import sync_playwright
 
     found: dict[str, float] = {}
@@ -88,6 +138,10 @@ def in_browser(dashboard: RunningDashboard, name_of_run: str, idle_seconds: floa
         before, began = sum(process.cpu_times()[:2]), time.perf_counter()
         time.sleep(idle_seconds)
         found["open_page_core_share"] = (sum(process.cpu_times()[:2]) - before) / (time.perf_counter() - began)
+        page.goto(f"{dashboard.address}/run/{LIVE}")
+        page.locator("canvas").first.wait_for()
+        time.sleep(2)
+        found |= watch_running_run(page, process, live, points, idle_seconds * 2)
         browser.close()
     return found
 
@@ -115,6 +169,7 @@ def main() -> None:
         rows["thin_curves"], points = timed(lambda: [metrics.points(name) for name in metrics.columns])
         if max(map(len, points)) > 600:
             raise SystemExit("a curve has too many points")
+        live = write_running_run(folder, arguments.points)
         dashboard = RunningDashboard(folder)
         rows["start"], _ = timed(dashboard.start)
         try:
@@ -122,7 +177,7 @@ def main() -> None:
             rows["first_page"], _ = timed(lambda: dashboard.get("/"))
             rows["run_page"], _ = timed(lambda: dashboard.get("/run/run-0001"))
             if CHROMIUM:
-                rows |= in_browser(dashboard, summaries[0].name, 2 if arguments.quick else 10)
+                rows |= in_browser(dashboard, summaries[0].name, live, arguments.points, 2 if arguments.quick else 10)
         finally:
             dashboard.kill()
     bars = [
@@ -134,6 +189,8 @@ def main() -> None:
             ("list_on_screen", LIST),
             ("run_on_screen", OPEN),
             ("open_page_core_share", IDLE),
+            ("running_page_core_share", IDLE),
+            ("step_on_screen", SHOWN),
         )
         if name in rows
     ]

@@ -20,7 +20,6 @@ MARATHI: dict[str, str] = {
     "All settings are the same.": "सर्व सेटिंग्ज सारखी आहेत.",
     "All states": "सर्व स्थिती",
     "Answer {letter}": "उत्तर {letter}",
-    "Answers": "उत्तरे",
     "Answers to the same prompts": "त्याच प्रश्नांची उत्तरे",
     "Augmentation": "मजकूर वाढवणे",
     "Back to the run": "प्रशिक्षणाकडे परत",
