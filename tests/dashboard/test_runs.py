@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, strategies
 
 from bulletlm.dashboard import processes, queue
-from bulletlm.dashboard.metrics import POINTS, Metrics, read_tail, smooth, thin
+from bulletlm.dashboard.metrics import POINTS, Column, Metrics, read_tail, smooth, thin
 from bulletlm.dashboard.processes import own_folder
 from bulletlm.dashboard.runs import Runs, configuration, summarize
 from bulletlm.dashboard.workspace import Workspace
@@ -126,12 +126,26 @@ def test_deleted_runs_are_in_the_trash_and_running_ones_stay(tmp_path: Path) -> 
 
 @given(strategies.lists(strategies.floats(-1e6, 1e6), min_size=1, max_size=3000), strategies.integers(10, 700))
 def test_thinning_keeps_ends_and_extremes(values: list[float], points: int) -> None:
-    out = thin(range(len(values)), values, points)
-    assert len(out) <= points or len(values) <= points
-    assert [x for x, _ in out] == sorted({x for x, _ in out})
-    assert (out[0][0], out[-1][0]) == (0, len(values) - 1)
-    assert min(y for _, y in out) == pytest.approx(min(values), rel=1e-4)
-    assert max(y for _, y in out) == pytest.approx(max(values), rel=1e-4)
+    check_thinned(thin(values, points), values, points)
+
+
+@given(strategies.lists(strategies.floats(-1e6, 1e6), min_size=1, max_size=3000), strategies.integers(0, 3000))
+def test_a_growing_curve_keeps_ends_and_extremes(values: list[float], cut: int) -> None:
+    column = Column()
+    for step, value in enumerate(values):
+        column.append(step, value)
+    column.cut(cut)  # a training that went back
+    for step in range(len(column.values), len(values)):
+        column.append(step, values[step])
+    assert column.values == values
+    check_thinned(column.shown(), values, POINTS)
+
+
+def check_thinned(numbers: list[int], values: list[float], points: int) -> None:
+    assert len(numbers) <= points or len(values) <= points
+    assert numbers == sorted(set(numbers)) and (numbers[0], numbers[-1]) == (0, len(values) - 1)
+    assert min(values[number] for number in numbers) == min(values)
+    assert max(values[number] for number in numbers) == max(values)
 
 
 @given(strategies.lists(strategies.floats(-10, 10), min_size=1, max_size=50), strategies.floats(0, 0.99))

@@ -12,6 +12,9 @@ from typing import Any, Literal
 POINTS = 600
 """Points of a curve at most; a screen shows no more."""
 
+MOST_PARTS = POINTS // 2 - 1
+"""Parts of a column of which the lowest and the highest value are shown; the first and the last value come on top."""
+
 TAIL_BYTES = 65_536
 """Bytes at the end of the file that are enough for the last step and the last evaluation."""
 
@@ -24,10 +27,53 @@ Points = list[list[float]]
 
 @dataclass
 class Column:
-    """The values of one metric: at which step, and the value; the steps rise."""
+    """The values of one metric: at which step, and the value; the steps rise.
+
+    It also keeps which of them a curve of at most POINTS points shows, so that a step more costs no look at all earlier ones. The
+    column is divided into parts of equal length, and of each part the lowest and the highest value are known; when there are too many
+    parts, the length doubles.
+    """
 
     steps: list[int] = field(default_factory=list)
     values: list[float] = field(default_factory=list)
+    _length: int = 1
+    _lows: list[int] = field(default_factory=list)
+    _highs: list[int] = field(default_factory=list)
+
+    def append(self, step: int, value: float) -> None:
+        """Add a value after the last one."""
+        number = len(self.values)
+        self.steps.append(step)
+        self.values.append(value)
+        part = number // self._length
+        if part == len(self._lows):
+            self._lows.append(number)
+            self._highs.append(number)
+            if len(self._lows) > MOST_PARTS:
+                self._double()
+        elif value < self.values[self._lows[part]]:
+            self._lows[part] = number
+        elif value > self.values[self._highs[part]]:
+            self._highs[part] = number
+
+    def _double(self) -> None:
+        values, pairs = self.values, range(0, len(self._lows), 2)
+        self._length *= 2
+        self._lows = [min(self._lows[i : i + 2], key=values.__getitem__) for i in pairs]
+        self._highs = [max(self._highs[i : i + 2], key=values.__getitem__) for i in pairs]
+
+    def cut(self, length: int) -> None:
+        """Keep only the first `length` values."""
+        steps, values = self.steps[:length], self.values[:length]
+        self.steps, self.values, self._length, self._lows, self._highs = [], [], 1, [], []
+        for step, value in zip(steps, values, strict=True):
+            self.append(step, value)
+
+    def shown(self) -> list[int]:
+        """The numbers of the values that a curve shows, in order: the first, the last, and the lowest and highest of each part."""
+        if len(self.values) <= POINTS:
+            return list(range(len(self.values)))
+        return sorted({0, len(self.values) - 1, *self._lows, *self._highs})
 
 
 @dataclass
@@ -128,10 +174,8 @@ class Metrics:
     def _put(self, name: str, step: int, value: float) -> None:
         column = self.columns.setdefault(name, Column())
         if column.steps and column.steps[-1] >= step:  # the run went back and repeats steps
-            keep = bisect.bisect_left(column.steps, step)
-            del column.steps[keep:], column.values[keep:]
-        column.steps.append(step)
-        column.values.append(value)
+            column.cut(bisect.bisect_left(column.steps, step))
+        column.append(step, value)
 
     def _tick(self, seconds: float) -> None:
         if seconds < self._last_seconds:  # another process continued
@@ -165,31 +209,30 @@ class Metrics:
         recent = sorted(column.values[-steps:])
         return recent[len(recent) // 2]
 
-    def points(self, name: str, axis: Axis = "step", smoothing: float = 0.0, scale: float = 1.0) -> Points:
+    def points(self, name: str, axis: Axis = "step", smoothing: float = 0.0) -> Points:
         """The curve of a metric: [[x, y], ...] with at most POINTS points.
 
         Args:
             name: of the metric.
             axis: x is the step, the number of training tokens, or the minutes of training.
             smoothing: weight of the earlier values in an exponential moving average, 0 (none) to less than 1.
-            scale: factor of the values.
         """
         column = self.columns.get(name)
         if column is None:
             return []
-        x = self._positions(column.steps, axis)
-        values = column.values if scale == 1.0 else [scale * value for value in column.values]
-        return thin(x, smooth(values, smoothing))
+        y = smooth(column.values, smoothing)
+        numbers = thin(y) if smoothing > 0 else column.shown()
+        x = self._positions([column.steps[number] for number in numbers], axis)
+        return [[place, rounded(y[number])] for place, number in zip(x, numbers, strict=True)]
 
     def _positions(self, steps: Sequence[int], axis: Axis) -> Sequence[float]:
+        """Where points of some steps are on the axis."""
         clock = self.columns.get("tokens")
         if axis == "step" or clock is None:
             return steps
-        measured = clock.values if axis == "tokens" else [seconds / 60 for seconds in self._clock]
-        if steps is clock.steps or steps == clock.steps:
-            return measured
-        last = len(measured) - 1
-        return [measured[min(last, bisect.bisect_left(clock.steps, step))] if step else 0.0 for step in steps]
+        measured = clock.values if axis == "tokens" else self._clock
+        last, unit = len(measured) - 1, 1 if axis == "tokens" else 60
+        return [measured[min(last, bisect.bisect_left(clock.steps, step))] / unit if step else 0.0 for step in steps]
 
 
 def _pair(column: Column) -> tuple[list[int], list[float]]:
@@ -207,22 +250,21 @@ def smooth(values: Sequence[float], weight: float) -> Sequence[float]:
     return out
 
 
-def thin(x: Sequence[float], y: Sequence[float], points: int = POINTS) -> Points:
-    """At most `points` points of a curve: of each part of it the lowest and the highest, so that no spike is lost.
+def thin(y: Sequence[float], points: int = POINTS) -> list[int]:
+    """Numbers of at most `points` values of a curve: of each part of it the lowest and the highest, so that no spike is lost.
 
-    The first and the last point stay. Values are rounded to five digits, which is more than a screen shows.
+    The first and the last value stay.
     """
     count = len(y)
     if count <= points:
-        return [[x[i], rounded(y[i])] for i in range(count)]
+        return list(range(count))
     chosen = {0, count - 1}
     parts = (points - 2) // 2
     for part in range(parts):
-        start, stop = 1 + part * (count - 2) // parts, 1 + (part + 1) * (count - 2) // parts
-        inside = range(start, stop)
+        inside = range(1 + part * (count - 2) // parts, 1 + (part + 1) * (count - 2) // parts)
         chosen.add(min(inside, key=y.__getitem__))
         chosen.add(max(inside, key=y.__getitem__))
-    return [[x[i], rounded(y[i])] for i in sorted(chosen)]
+    return sorted(chosen)
 
 
 def rounded(value: float) -> float:

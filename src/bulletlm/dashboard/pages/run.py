@@ -200,9 +200,10 @@ class _Page:
                 log=follows and self.logarithmic,
                 markers=[t(label) for label, metric in curves if metric.startswith(("val/", "perplexity"))],
             )
-            chart.options.clear()
-            chart.options.update(new)
-            chart.update()
+            if chart.options != new:  # a step more does not change the curves of the validation
+                chart.options.clear()
+                chart.options.update(new)
+                chart.update()
 
     def _below(self) -> None:
         t = self.t
