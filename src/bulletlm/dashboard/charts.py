@@ -4,6 +4,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from nicegui import json, ui
+
 from bulletlm.dashboard.metrics import Points, rounded
 
 COLORS = ("#3b82c4", "#e0862d", "#3f9a57", "#a463c7", "#c94f4f", "#4aa5a5", "#8a7a3d", "#d16ba5", "#6b7785", "#7a5cd6")
@@ -44,6 +46,38 @@ def line_chart(lines: Sequence[tuple[str, Points]], *, x_name: str, log: bool = 
             for name, points in lines
         ],
     }
+
+
+def show_curves(charts: Mapping[ui.echart, dict[str, Any]], drawn: dict[ui.echart, str]) -> None:
+    """Show other curves in charts of a page.
+
+    New points of the same curves go to the browser as one text. As options of the element, every point would become an object that
+    NiceGUI watches and searches for binary data, which costs more than everything else on the page of a running run.
+
+    Args:
+        charts: charts and their new options.
+        drawn: what each of them shows; it is brought up to date.
+    """
+    lighter = []
+    for chart, options in charts.items():
+        text = json.dumps(options)
+        if drawn.get(chart) == text:
+            continue
+        if chart in drawn and _kind(chart.options) == _kind(options):
+            lighter.append((chart.id, text))
+        else:
+            chart.options.clear()
+            chart.options.update(options)
+            chart.update()
+        drawn[chart] = text
+    if lighter:
+        pairs = ", ".join(f"[{number}, {text}]" for number, text in lighter)
+        ui.run_javascript(f"for (const [id, options] of [{pairs}]) getElement(id)?.chart?.setOption(options)")
+
+
+def _kind(options: Mapping[str, Any]) -> list[Any]:
+    """What is the same in two charts that differ only in their points."""
+    return [options["xAxis"].get("name"), options["yAxis"].get("type"), [line["name"] for line in options["series"]]]
 
 
 def _axis(name: str, kind: str) -> dict[str, Any]:

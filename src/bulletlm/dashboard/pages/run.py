@@ -9,7 +9,7 @@ from fastapi import Request
 from nicegui import run, ui
 
 from bulletlm.dashboard import processes, queue, show
-from bulletlm.dashboard.charts import line_chart
+from bulletlm.dashboard.charts import line_chart, show_curves
 from bulletlm.dashboard.frame import Dashboard, explained_heading, heading, page, report_errors, tile
 from bulletlm.dashboard.metrics import Axis, Metrics
 from bulletlm.dashboard.processes import read_record
@@ -177,6 +177,7 @@ class _Page:
     def _charts(self) -> None:
         t = self.t
         self.charts: list[ui.echart] = []
+        self.drawn: dict[ui.echart, str] = {}
         with ui.element("div").classes("charts"):
             for title, unit, _, _, explanation in CHARTS:
                 with ui.element("section").classes("card").props(f'aria-label="{t(title)}"'):
@@ -187,6 +188,7 @@ class _Page:
     def _draw(self) -> None:
         t, metrics = self.t, self.metrics
         x_names = {"Steps": t("step"), "Tokens": t("training tokens"), "Minutes": t("minutes of training")}
+        options = {}
         for chart, (_, _, curves, follows, _) in zip(self.charts, CHARTS, strict=True):
             lines = []
             for label, metric in curves:
@@ -200,10 +202,8 @@ class _Page:
                 log=follows and self.logarithmic,
                 markers=[t(label) for label, metric in curves if metric.startswith(("val/", "perplexity"))],
             )
-            if chart.options != new:  # a step more does not change the curves of the validation
-                chart.options.clear()
-                chart.options.update(new)
-                chart.update()
+            options[chart] = new
+        show_curves(options, self.drawn)
 
     def _below(self) -> None:
         t = self.t
