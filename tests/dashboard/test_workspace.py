@@ -1,6 +1,7 @@
 """Tests of what a user of the dashboard may name: runs, files, folders, uploads."""
 
 import asyncio
+import tracemalloc
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -92,6 +93,22 @@ def test_uploads_are_complete_and_replace_nothing(workspace: Workspace) -> None:
     assert first.parent == second.parent == workspace.uploads
     assert (first.read_bytes(), second.read_bytes()) == (content, b"other")
     assert {upload.name for upload in uploaded(workspace)} == {first.name, second.name}
+
+
+def test_an_upload_is_never_in_memory_as_a_whole(workspace: Workspace) -> None:
+    part, count = bytes(1 << 16), 512
+
+    async def parts() -> AsyncIterator[bytes]:
+        for _ in range(count):
+            yield part
+
+    tracemalloc.start()
+    try:
+        path = asyncio.run(receive(workspace, "large.txt", parts(), None))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert path.stat().st_size == count * len(part) > 8 * peak
 
 
 def test_a_broken_upload_leaves_nothing(workspace: Workspace) -> None:

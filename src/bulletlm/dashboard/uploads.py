@@ -1,5 +1,6 @@
 """Receives uploaded files: the bytes go to the disk as they arrive, so that a file may be larger than the memory."""
 
+import asyncio
 import os
 import shutil
 from collections.abc import AsyncIterator
@@ -54,7 +55,7 @@ async def receive(workspace: Workspace, name: str, parts: AsyncIterator[bytes], 
                     raise ConfigError(f"{safe_file_name(name)} is larger than the room on the disk ({room:,} bytes): free some space")
                 file.write(part)
             file.flush()
-            os.fsync(file.fileno())
+            await asyncio.to_thread(os.fsync, file.fileno())  # takes seconds for a large file; the pages stay usable
         if expected is not None and size != expected:
             raise BulletError(f"only {size:,} of {expected:,} bytes of {safe_file_name(name)} arrived: upload it again")
         target = folder / free_name_with_suffix(safe_file_name(name), folder)
