@@ -70,7 +70,8 @@ def long_page(tiny_tokenizer: Tokenizer, tmp_path_factory: pytest.TempPathFactor
         "license": "<img src=x onerror=alert(1)>",
         "languages": ["mr", "en", "constructor"],
         "sampling": {"temperature": 0.9, "top_k": 1, "max_tokens": 1 << 20},
-        "training": {"step": 12, "tokens_seen": 3400, "val_loss": "x", "sources": [{"label": "stories"}, 5]},
+        "training": {"step": 12, "tokens_seen": 3400, "val_loss": "x", "sources": [{"label": "stories"}, 5, {"label": "letters"}]},
+        "training_text": [{"label": "stories", "license": "CC-BY-4.0", "attribution": "<i>A. Author</i>"}, 7, {"label": 3}],
         "parents": [{"name": "Old", "license": "MIT"}, 3],
         "private_messages": True,
         "quantised": {"perplexity": 9.87, "bits_per_byte": None},
@@ -136,7 +137,7 @@ def test_everything_of_the_model_is_text(open_page: Open, long_page: Path) -> No
         "mr, en, constructor",
         "3,400",
         "9.87",
-        "stories",
+        "stories: CC-BY-4.0, <i>A. Author</i>\nletters",
         "simd128",
         "Old (MIT)",
         "private messages",
@@ -158,6 +159,7 @@ def test_suggestions_languages_and_settings(open_page: Open, long_page: Path) ->
     assert [button.get_attribute("lang") for button in tab.page.locator("#suggestions button").all()] == ["mr", "mr", "en", "en"]
     tab.page.click("#language")
     assert tab.page.inner_text("#send") == "Send"
+    assert [button.get_attribute("lang") for button in tab.page.locator("#suggestions button").all()] == ["en", "en", "mr", "mr"]
     tab.page.click("#settings summary")
     tab.page.fill("#system", "Answer in one word.")
     tab.page.fill("#topP", "7")
@@ -223,6 +225,39 @@ def test_keyboard_and_names(open_page: Open, tiny_page: Path) -> None:
     unnamed = """[...document.querySelectorAll('button, input, textarea, summary')].filter(e =>
         !(e.textContent.trim() || e.getAttribute('aria-label') || [...(e.labels ?? [])].some(l => l.textContent.trim()))).length"""
     assert tab.page.evaluate(unnamed) == 0
+
+
+def test_the_focus_is_never_lost(open_page: Open, long_page: Path) -> None:
+    """Buttons that disappear give it to what takes their place, so that the keyboard continues there."""
+    tab = open_page(long_page).ready()
+    focus = "document.activeElement.id"
+    tab.page.focus("#suggestions button")
+    tab.page.keyboard.press("Enter")
+    assert tab.page.evaluate(focus) == "stop"
+    tab.page.keyboard.press("Enter")
+    tab.answered()
+    assert tab.page.evaluate(focus) == "question"
+    tab.page.evaluate("document.querySelector('#maxTokens').value = '3'")
+    tab.page.focus("#again")
+    tab.page.keyboard.press("Enter")
+    tab.answered()
+    assert tab.page.evaluate(focus) == "question"
+    tab.page.keyboard.type("a")
+    tab.page.focus("#send")
+    tab.page.keyboard.press("Space")
+    tab.answered(2)
+    assert tab.page.evaluate(focus) == "question"
+
+
+def test_the_language_of_each_text(open_page: Open, tiny_page: Path) -> None:
+    tab = open_page(tiny_page).ready()
+    for count, text in enumerate(("नमस्कार", "Hello"), 1):
+        tab.page.fill("#question", text)
+        tab.page.press("#question", "Enter")
+        tab.answered(count)
+    assert [text.get_attribute("lang") for text in tab.page.locator(".message.user .text").all()] == ["mr", "en"]
+    texts = [(text.text_content(), text.get_attribute("lang")) for text in tab.page.locator(".message.assistant .text").all()]
+    assert [lang for _, lang in texts] == ["mr" if re.search("[\u0900-\u097f]", str(text)) else "en" for text, _ in texts]
 
 
 PIECE = b'<script type="text/plain">'

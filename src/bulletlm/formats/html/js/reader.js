@@ -44,6 +44,7 @@ const METADATA_KINDS = {
   sampling: ["object", "an object"],
   training: ["object", "an object"],
   quantised: ["object", "an object"],
+  parents: ["list", "a list"],
 };
 
 export const NORMAL = 1;

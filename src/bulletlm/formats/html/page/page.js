@@ -146,6 +146,8 @@ const WORDS = {
 const NUMBERS = ["temperature", "topK", "topP", "minP", "repetitionPenalty", "maxTokens", "seed"];
 const FILE_NAMES = { topK: "top_k", topP: "top_p", minP: "min_p", repetitionPenalty: "repetition_penalty", maxTokens: "max_tokens" };
 
+const DEVANAGARI = ["mr", "hi", "ne", "kok", "mai", "sa"]; // languages that are written in it
+
 const $ = (id) => document.getElementById(id);
 let words = WORDS.en;
 let messages = []; // { role, content }
@@ -166,8 +168,16 @@ function showLanguage(code) {
   $("suggestions").setAttribute("aria-label", words.suggestions);
   for (const element of document.querySelectorAll(".who")) element.textContent = words[element.dataset.who];
   for (const element of document.querySelectorAll(".copy")) element.textContent = words.copy;
+  showState();
+}
+
+/** Show what the page does now, and what the user can do. A button that disappears gives the focus to what takes its place. */
+function showState() {
+  const focused = document.activeElement;
   showStatus();
+  showButtons();
   showSuggestions();
+  if (focused && (focused.hidden || !focused.isConnected)) (writing ? $("stop") : $("question")).focus();
 }
 
 function showStatus() {
@@ -187,9 +197,10 @@ function showButtons() {
   $("save").hidden = $("new").hidden = busy || !messages.length;
 }
 
-/** Prompts in the languages of the model, until there is a conversation. */
+/** Prompts in the languages of the model, that of the page first, until there is a conversation. */
 function showSuggestions() {
-  const languages = (model?.header.languages ?? []).filter((code) => Object.hasOwn(words.suggestionsOf, code));
+  const mine = document.documentElement.lang;
+  const languages = (model?.header.languages ?? []).filter((code) => Object.hasOwn(words.suggestionsOf, code)).sort((a, b) => (b === mine) - (a === mine));
   const texts = messages.length || !model ? [] : (languages.length ? languages : ["en"]).flatMap((code) => words.suggestionsOf[code].slice(0, languages.length > 1 ? 2 : 3).map((text) => [code, text]));
   $("suggestions").replaceChildren(
     ...texts.map(([code, text]) => {
@@ -220,11 +231,24 @@ function addMessage(role, content) {
   const text = document.createElement("p");
   text.className = "text";
   text.dir = "auto";
-  text.textContent = content;
+  showText(text, content);
   element.append(who, text);
   $("talk").append(element);
   toEnd(true);
   return element;
+}
+
+/** Show a text with its language: screen readers choose their voice by it, and fonts the Marathi or Hindi shapes of some letters. */
+function showText(element, text) {
+  element.textContent = text;
+  element.lang = languageOf(text);
+}
+
+/** The language of the model that has the letters of a text. */
+function languageOf(text) {
+  const languages = model?.header.languages ?? [];
+  if (/\p{Script=Devanagari}/u.test(text)) return languages.find((code) => DEVANAGARI.includes(code)) ?? "mr";
+  return languages.find((code) => !DEVANAGARI.includes(code)) ?? "en";
 }
 
 function addCopyButton(element) {
@@ -285,9 +309,7 @@ function generate() {
   writing = addMessage("assistant", "");
   writing.classList.add("writing");
   status = { kind: "writing" };
-  showStatus();
-  showButtons();
-  showSuggestions();
+  showState();
   worker.postMessage({ type: "answer", messages: system ? [{ role: "system", content: system }, ...messages] : messages, settings });
 }
 
@@ -306,9 +328,10 @@ function finishAnswer(answer) {
   writing = null;
   const content = element.querySelector(".text").textContent;
   if (content) {
+    showText(element.querySelector(".text"), content);
     messages.push({ role: "assistant", content });
     addCopyButton(element);
-    $("announcement").textContent = content;
+    showText($("announcement"), content);
   } else {
     element.remove();
   }
@@ -319,8 +342,7 @@ function finishAnswer(answer) {
   } else {
     status = { kind: "ready" };
   }
-  showStatus();
-  showButtons();
+  showState();
   remember();
   toEnd(false);
 }
@@ -331,9 +353,7 @@ function startAgain() {
   $("talk").replaceChildren();
   showProblem("");
   status = { kind: "ready" };
-  showStatus();
-  showButtons();
-  showSuggestions();
+  showState();
   remember();
   $("question").focus();
 }
@@ -417,7 +437,7 @@ function showCard() {
     [f.shape, f.layers(shape)],
     [f.file, f.mb(Number(MODEL_BYTES))],
     [f.training, joined([[f.steps, number(training.steps ?? training.step, 0)], [f.seen, number(training.tokens ?? training.tokens_seen, 0)], [f.loss, number(training.val_loss, 4)]])],
-    [f.texts, sources(training)],
+    [f.texts, sources(header)],
     [f.quality, joined([[f.perplexity, number(quantised.perplexity, 2)], [f.bits, number(quantised.bits_per_byte, 4)], [f.change, typeof quantised.perplexity_change === "number" ? `${(100 * quantised.perplexity_change).toFixed(2)} % ${f.perplexity}` : null]])],
     [f.engine, `WebAssembly, ${kernels}`],
   ];
@@ -440,10 +460,16 @@ function attribution(header) {
   return lines.join("\n") || null;
 }
 
-/** The labels of the texts that the model was trained on. */
-function sources(training) {
-  const labels = Array.isArray(training.sources) ? training.sources.map((source) => source?.label).filter((label) => typeof label === "string") : [];
-  return [...new Set(labels)].join(", ") || null;
+/** The texts that the model was trained on, each with its licence and whom it names as its source. */
+function sources({ training = {}, training_text: terms }) {
+  const list = (value) => (Array.isArray(value) ? value.filter((entry) => typeof entry?.label === "string") : []);
+  const labels = new Set([...list(terms), ...list(training.sources)].map((entry) => entry.label));
+  const lines = [...labels].map((label) => {
+    const { license, attribution } = list(terms).find((entry) => entry.label === label) ?? {};
+    const parts = [license, attribution].filter((part) => typeof part === "string" && part);
+    return parts.length ? `${label}: ${parts.join(", ")}` : label;
+  });
+  return lines.join("\n") || null;
 }
 
 /** Number of weights; tied embeddings count once. */
@@ -466,17 +492,18 @@ function onWorker({ data }) {
     model = data;
     for (const name of NUMBERS) $(name).value = String(model.sampling[FILE_NAMES[name] ?? name]);
     status = { kind: "ready" };
-    showStatus();
-    showButtons();
-    showSuggestions();
+    for (const element of document.querySelectorAll(".text")) showText(element, element.textContent);
+    showState();
     document.documentElement.dataset.ready = "true";
   } else if (data.type === "error") {
     if (writing) finishAnswer(null);
     else status = { kind: "" };
-    showStatus();
+    showState();
     showProblem(data.message);
   } else if (writing) {
-    if (data.text) writing.querySelector(".text").append(data.text);
+    const element = writing.querySelector(".text");
+    if (data.text && !element.textContent) showText(element, data.text);
+    else element.append(data.text);
     toEnd(false);
     if (data.type === "done") finishAnswer(data);
   }
@@ -543,7 +570,7 @@ connect();
 showLanguage((navigator.languages ?? []).some((code) => /^mr\b/i.test(code)) ? "mr" : "en");
 
 recall();
-showButtons();
+showState();
 
 document.addEventListener("DOMContentLoaded", () => {
   if (worker) worker.postMessage({ type: "end" });
