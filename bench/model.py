@@ -7,9 +7,9 @@
 
 FOLDER has FLORES in both languages (mar_Deva.dev and eng_Latn.dev, or flores-dev.mr and flores-dev.en), which no model of this
 repository is trained on. The translations are those of bench/questions/translations.tsv, which the recipe holds out
-(`data.held_out`), and the questions those of bench/questions: set A has intents that the corpus teaches, in other wordings, set B
-has new ones. Answers are greedy, from the 4-bit file of the run, with 100 tokens at most. An invented word is in no training text;
-held-out text that people wrote is counted in the same way.
+(`data.held_out`). The questions of set A (src/bulletlm/evaluate/questions.*.jsonl) have intents that the corpus teaches, in other
+wordings, those of set B (bench/questions) have new ones. Answers are greedy, from the 4-bit file of the run, with 100 tokens at most.
+An invented word is in no training text; held-out text that people wrote is counted in the same way.
 
 A reader adds "good": true or false to each line of the sheet: is the answer on topic and grammatical? The names of the systems are
 in SHEET.key.json. `--other NAME=FILE.bullet` mixes in another model's answers, and the reference answers are always among them.
@@ -32,6 +32,7 @@ from bulletlm.evaluate.generation import Answer, answer_prompts
 from bulletlm.evaluate.intervals import proportion
 from bulletlm.evaluate.language_models import open_model
 from bulletlm.evaluate.prompts import Prompt
+from bulletlm.evaluate.question_pairs import PACKAGED
 from bulletlm.evaluate.training_text import TrainingText, all_texts, real_words
 from bulletlm.progress import SilentProgress
 from bulletlm.runtime import load
@@ -39,7 +40,7 @@ from bulletlm.runtime.sampling import Sampling
 from bulletlm.text.documents import read_documents
 
 QUESTIONS = Path(__file__).parent / "questions"
-SETS = {"A": "known", "B": "new"}
+SETS = {"A": PACKAGED / "questions", "B": QUESTIONS / "new"}
 TOKENS = 100
 GREEDY = Sampling(temperature=0.0, max_tokens=TOKENS, repetition_penalty=1.1)
 FLORES_NAMES = {"flores-dev.mr": "mar_Deva.dev", "flores-dev.en": "eng_Latn.dev"}
@@ -48,9 +49,9 @@ FLORES_NAMES = {"flores-dev.mr": "mar_Deva.dev", "flores-dev.en": "eng_Latn.dev"
 def read_questions() -> list[tuple[str, Prompt]]:
     """The test questions of both sets and languages, with the name of their set."""
     found = []
-    for name, stem in SETS.items():
+    for name, path in SETS.items():
         for language in ("mr", "en"):
-            for line in (QUESTIONS / f"{stem}.{language}.jsonl").read_text(encoding="utf-8").splitlines():
+            for line in path.with_suffix(f".{language}.jsonl").read_text(encoding="utf-8").splitlines():
                 row = json.loads(line)
                 found.append((name, Prompt(row["prompt"], language, row["intent"], reference=row["answer"])))
     return found

@@ -20,7 +20,7 @@ from bulletlm.evaluate import evaluate_run
 from bulletlm.evaluate.intervals import paired_difference
 from bulletlm.evaluate.report import build_report, measure
 from bulletlm.evaluate.report_types import Report, Verdict
-from bulletlm.evaluate.verdicts import _figure, judge
+from bulletlm.evaluate.verdicts import FEWEST_LEVELS, _figure, judge
 from bulletlm.formats.bullet.reader import open_bullet
 from bulletlm.formats.bullet.writer import ModelContents, write_bullet
 from bulletlm.formats.npy import read_npy
@@ -118,6 +118,24 @@ def test_two_bits(micro: tuple[Path, Config], tmp_path: Path) -> None:
 
     verdict = sabotaged(micro, tmp_path, change)["verdicts"]["quantization"]
     assert verdict["decision"] == "stop" and "more coarsely than 4 bits" in causes(verdict)["coarse_rounding"]
+
+
+def test_weights_that_qat_moved_are_not_damage(micro: tuple[Path, Config], tmp_path: Path) -> None:
+    """QAT trains the weights, so they may be far from FP32 while the predictions are not; coarse rounding is still recognized."""
+    report = sabotaged(micro, tmp_path, lambda tensors: None)
+    for row in report["tensors"]:
+        row["relative_rmse"] *= 3
+    assert figure(judge(report, LimitsConfig())["quantization"], "weight_error")["status"] == "broken"
+    report["quantised"] = {**(report["quantised"] or {}), "qat": {"steps": 300}}
+    assert judge(report, LimitsConfig())["quantization"]["decision"] == "safe"
+
+    levels = {row["name"]: row["levels"] for row in report["tensors"] if row["type"] == "BQ4"}
+    assert levels and all(number is not None and number > FEWEST_LEVELS for number in levels.values())
+    for row in report["tensors"]:
+        row["levels"] = row["levels"] and 3.8
+    report["comparison"]["intervals"]["kl"] = {"value": 0.5, "low": 0.4, "high": 0.6}
+    verdict = judge(report, LimitsConfig())["quantization"]
+    assert verdict["decision"] == "stop" and "coarse_rounding" in causes(verdict)
 
 
 # Usefulness: models that know certain texts, on the texts of a run folder.
@@ -220,6 +238,20 @@ def test_answers_in_english(scene: Scene) -> None:
     verdict = scene.report([*scene.train, *scene.val], answer)["verdicts"]["usefulness"]
     assert verdict["decision"] == "stop" and "should be in Marathi are in English" in causes(verdict)["wrong_language"]
     assert any("Marathi" in remedy["text"] and remedy["command"] for remedy in verdict["remedies"])
+
+
+@pytest.mark.parametrize("kind", ["fixed", "shuffled"])
+def test_answers_that_do_not_depend_on_the_question(scene: Scene, kind: str) -> None:
+    """Every answer is a good sentence of a person in the right language, but not an answer to its question."""
+    rows = {language: [row["messages"] for row in scene.val if row["language"] == language] for language in ("mr", "en")}
+
+    def answer(document: Document) -> str:
+        same = rows[document["language"]]
+        return same[0 if kind == "fixed" else same.index(document["messages"]) - 9][1]["content"]
+
+    verdict = scene.report([*scene.train, *scene.val], answer)["verdicts"]["usefulness"]
+    assert verdict["decision"] == "stop" and figure(verdict, "answer_fit")["status"] == "broken"
+    assert "would serve another question" in causes(verdict)["answers_do_not_fit"]
 
 
 def test_loops(scene: Scene) -> None:

@@ -22,7 +22,7 @@ def print_checkpoints(folder: Path, settings: Sequence[str], progress: Progress,
     if as_json:
         print(printable_json(rows))
         return
-    heads = ("checkpoint", "step", "weights", "loss", "perplexity", "bits/byte", "language", "loops", "invented", "on topic", "question")
+    heads = ("checkpoint", "step", "weights", "loss", "perplexity", "bits/byte", "language", "loops", "invented", "on topic", "fits")
     print("".join(f"{head:<14}" if n == 0 else f"{head:>11}" for n, head in enumerate(heads)))
     for row in rows:
         bits, rates = row["bits_per_byte"], row["rates"]
@@ -34,10 +34,11 @@ def print_checkpoints(folder: Path, settings: Sequence[str], progress: Progress,
             f"{row['perplexity']:.2f}",
             "-" if bits is None else f"{bits:.4f}",
         ]
-        cells += ["-" if share is None else f"{share:.1%}" for share in (*shares, row["question_use"])]
+        cells += ["-" if share is None else f"{share:.1%}" for share in (*shares, row["answer_fit"])]
         mark = " *" if row["used"] else ""
         print(f"{printable(row['name']) + mark:<14}" + "".join(f"{cell:>11}" for cell in cells))
-    echo("\n* is used by model.bullet. language: answers in the right one; question: held-out answers that fit their own question better.")
+    echo("\n* is used by model.bullet. language: answers in the right one; fits: how often an answer is closer to a person's answer to the")
+    echo("same question than to one to another question (chance: 50 %).")
     others = [row["name"] for row in rows if not row["used"]]
     if others:
         echo(f"To use another one:  bullet evaluate {shlex.quote(str(folder))} --use {others[0]}")

@@ -671,8 +671,15 @@ class LimitsConfig(Section):
         0.9,
         ge=0,
         le=1,
-        description="Usefulness: smallest share of held-out answers that the model finds likelier after their own question than after "
-        "another one; without understanding it is 0.5.",
+        description="Usefulness: smallest share of choices in which the model finds a person's answer likelier after its own question than "
+        "after another one; without understanding it is 0.5.",
+    )
+    answer_fit: float = Field(
+        0.75,
+        ge=0,
+        le=1,
+        description="Usefulness: smallest share of comparisons in which the model's answer is closer to a person's answer to the same "
+        "question than to one to another question; answers that do not depend on the question have 0.5.",
     )
     on_topic: float = Field(0.2, ge=0, le=1, description="Usefulness: smallest share of answers with a word that belongs to the question.")
     broken_letters: float = Field(0.005, ge=0, le=1, description="Usefulness: largest share of broken letters.")

@@ -14,13 +14,26 @@ from typing import Any
 import numpy as np
 
 from bulletlm.data.language import detect
+from bulletlm.evaluate.answer_fit import MOST_TOKENS as MOST_FIT_TOKENS
+from bulletlm.evaluate.answer_fit import answer_fit
 from bulletlm.evaluate.checks import is_in_language, is_loop, shares_topic
+from bulletlm.evaluate.chrf import chrf
 from bulletlm.evaluate.facts import MOST_TOKENS, Fact, choose_facts
 from bulletlm.evaluate.generation import Answer, answer_prompts, generate_all
-from bulletlm.evaluate.intervals import Bootstrap, Interval, Units, paired_difference, proportion
+from bulletlm.evaluate.intervals import Bootstrap, Interval, Units, mean, mean_share, paired_difference, proportion
 from bulletlm.evaluate.prompts import Prompt
+from bulletlm.evaluate.question_pairs import Pair, choose_pairs
 from bulletlm.evaluate.question_use import question_use
-from bulletlm.evaluate.report_types import AnswerChecks, BehaviourValues, FactsValues, GreedyValues, IntervalValues, Rate, TranslationValues
+from bulletlm.evaluate.report_types import (
+    AnswerChecks,
+    BehaviourValues,
+    FactsValues,
+    FitValues,
+    GreedyValues,
+    IntervalValues,
+    Rate,
+    TranslationValues,
+)
 from bulletlm.evaluate.training_text import PASSAGE_WORDS, TrainingText, all_texts, real_words
 from bulletlm.progress import Progress
 from bulletlm.runtime import Model
@@ -55,46 +68,57 @@ class Texts:
 
 @dataclass(frozen=True, kw_only=True)
 class Answers:
-    """What one model wrote: an answer with sampling and one without (greedy) to every prompt, and the answers to the facts."""
+    """What one model wrote: an answer with sampling and one without (greedy) to every prompt, and the answers to facts and questions."""
 
     sampled: list[Answer]
     greedy: list[Answer]
     facts: list[str]
+    to_pairs: list[str]
     question_use: Interval | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Questions:
-    """What both models are asked: the prompts, the facts, and the settings and seed of every answer."""
+    """What both models are asked: the prompts, the facts, questions with answers of people, and the settings and seed of every answer."""
 
     prompts: list[Prompt]
     facts: Sequence[Fact]
+    pairs: Sequence[Pair]
     sampling: Sampling
     seed: int
 
 
-def ask(model: Model, questions: Questions, texts: Texts, progress: Progress) -> Answers:
-    """Let a model answer the prompts and the facts, and measure whether it uses the questions of held-out conversations.
+def ask(model: Model, questions: Questions, progress: Progress) -> Answers:
+    """Let a model answer the prompts, the facts and the questions, and measure whether it uses a question.
 
     Raises:
         BulletError: the weights are damaged.
     """
-    prompts, facts, sampling, seed = questions.prompts, questions.facts, questions.sampling, questions.seed
+    prompts, facts, pairs, sampling, seed = questions.prompts, questions.facts, questions.pairs, questions.sampling, questions.seed
     greedy = replace(sampling, temperature=0.0, max_tokens=min(GREEDY_TOKENS, sampling.max_tokens))
     short = replace(greedy, max_tokens=min(MOST_TOKENS, greedy.max_tokens))
+    longer = replace(greedy, max_tokens=min(MOST_FIT_TOKENS, sampling.max_tokens))
+
+    def write(asked: Sequence[Sequence[int]], how: Sampling, title: str) -> list[str]:
+        return [model.tokenizer.decode(ids) for ids in generate_all(model, [list(ids) for ids in asked], how, progress, title)]
+
     return Answers(
         sampled=answer_prompts(model, prompts, sampling, seed, progress),
         greedy=answer_prompts(model, prompts, greedy, seed, progress),
-        facts=[
-            model.tokenizer.decode(ids) for ids in generate_all(model, [fact.ids for fact in facts], short, progress, "Asking for facts")
-        ],
-        question_use=question_use(model, texts.held_out, seed, progress),
+        facts=write([fact.ids for fact in facts], short, "Asking for facts"),
+        to_pairs=write([pair.question_ids for pair in pairs], longer, "Asking questions"),
+        question_use=question_use(model, pairs, seed, progress),
     )
 
 
 def facts_for(prompts: list[Prompt], texts: Texts, model: Model, seed: int) -> list[Fact]:
     """The facts to ask for (facts.py)."""
     return choose_facts(prompts, texts.documents, model.tokenizer, model.shape.max_seq_len, seed)
+
+
+def pairs_for(texts: Texts, languages: Collection[str], model: Model, seed: int) -> list[Pair]:
+    """The questions with answers of people (question_pairs.py)."""
+    return choose_pairs(texts.held_out, languages, model.tokenizer, model.shape.max_seq_len, seed)
 
 
 def check_answers(prompts: list[Prompt], answers: list[Answer], texts: Texts) -> list[AnswerChecks]:
@@ -125,15 +149,6 @@ def check_answers(prompts: list[Prompt], answers: list[Answer], texts: Texts) ->
 
 def _fits(prompt: Prompt, text: str) -> bool | None:
     return None if prompt.words is None else prompt.words[0] <= len(text.split()) <= prompt.words[1]
-
-
-def chrf(text: str, reference: str) -> float | None:
-    """chrF of `text` against `reference` (0 to 100); None if sacrebleu is not installed."""
-    try:
-        from sacrebleu.metrics import CHRF
-    except ModuleNotFoundError:
-        return None
-    return float(CHRF().sentence_score(text, [reference]).score)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,6 +196,7 @@ def describe(questions: Questions, fp32: Answers, bq4: Answers, texts: Texts, la
         "invented_by_language": by_language,
         "wrong_languages": _wrong_languages(prompts, [bq4.sampled[n] for n in judged]),
         "question_use": _question_use(fp32, bq4),
+        "answer_fit": _answer_fit(questions.pairs, fp32.to_pairs, bq4.to_pairs, questions.seed),
         "greedy": _greedy(fp32.greedy, bq4.greedy),
         "translation": _translation(a, b),
         "facts": _facts(questions.facts, fp32.facts, bq4.facts),
@@ -203,6 +219,29 @@ def _question_use(fp32: Answers, bq4: Answers) -> dict[str, IntervalValues] | No
     if fp32.question_use is None or bq4.question_use is None:
         return None
     return {"fp32": fp32.question_use.to_dict(), "bq4": bq4.question_use.to_dict()}
+
+
+def _answer_fit(pairs: Sequence[Pair], fp32: Sequence[str], bq4: Sequence[str], seed: int) -> FitValues | None:
+    """How well the answers of both models belong to their questions."""
+    if not pairs:
+        return None
+    a, b = (answer_fit(pairs, answers) for answers in (fp32, bq4))
+    return {
+        "questions": len(pairs),
+        "rate": _rate(mean_share(a, seed), mean_share(b, seed), mean(b - a, seed), None),
+        "rows": [
+            {
+                "question": pair.question,
+                "expected": pair.answer,
+                "language": pair.language,
+                "fp32": fp32[n],
+                "bq4": bq4[n],
+                "fp32_fit": float(a[n]),
+                "bq4_fit": float(b[n]),
+            }
+            for n, pair in enumerate(pairs)
+        ],
+    }
 
 
 def _is_faulty(row: AnswerChecks) -> bool:

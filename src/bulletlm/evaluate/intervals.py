@@ -132,7 +132,8 @@ class Bootstrap:
             shift = rest / bottom
             own = np.sqrt(np.maximum(square - 2 * shift * cross + shift**2 * bottom_square, 0)) / bottom
             studentized = shift / own
-        studentized = studentized[np.isfinite(studentized)]
+        # A draw of equal units has no error of its own, apart from rounding.
+        studentized = studentized[np.isfinite(studentized) & (own > 1e-6 * error)]
         if len(studentized) < RESAMPLES / 2:
             return Interval(value)
         low, high = np.quantile(studentized, [(1 + CONFIDENCE) / 2, (1 - CONFIDENCE) / 2])
@@ -148,6 +149,12 @@ def mean(values: npt.ArrayLike, seed: int = 0) -> Interval:
     """Mean of independent values, [n] with n >= 1, and its interval: for example a score of each sentence."""
     given = np.asarray(values, dtype=np.float64)
     return Bootstrap(_joined(np.arange(len(given)), len(given), MOST_UNITS, "documents"), seed).mean(given)
+
+
+def mean_share(values: npt.ArrayLike, seed: int = 0) -> Interval:
+    """The same for values from 0 to 1, such as shares: the interval stays between these."""
+    found = mean(values, seed)
+    return found.mapped(lambda end: min(1.0, max(0.0, end)))
 
 
 def proportion(hits: int, count: int) -> Interval:

@@ -81,8 +81,16 @@ MARATHI: dict[str, str] = {
         "मॉडेलला {model} बिट प्रति बाइट लागतात, त्याच मजकुराच्या 5-ग्रॅम मॉडेलला {ngram}"
     ),
     "Answers that depend on the question": "प्रश्नावर अवलंबून असलेली उत्तरे",
-    "{share} of the held-out answers fit their own question better than another one (chance: 50 %)": (
-        "बाजूला ठेवलेली {share} उत्तरे दुसऱ्या प्रश्नापेक्षा स्वतःच्या प्रश्नाला जास्त जुळतात (योगायोगाने: 50 %)"
+    "the model chooses the right one of two questions for an answer in {share} of the cases (chance: 50 %)": (
+        "दोन प्रश्नांपैकी उत्तराचा खरा प्रश्न मॉडेल {share} वेळा ओळखते (योगायोगाने: 50 %)"
+    ),
+    "Answers that belong to their question": "स्वतःच्या प्रश्नाला जुळणारी उत्तरे",
+    "the model's answers are closer to a person's answer to the same question than to one to another question in {share} of the "
+    "comparisons (chance: 50 %)": (
+        "{share} तुलनांमध्ये मॉडेलचे उत्तर, दुसऱ्या प्रश्नाच्या उत्तरापेक्षा त्याच प्रश्नाला माणसाने दिलेल्या उत्तराच्या जवळ आहे (योगायोगाने: 50 %)"
+    ),
+    "the answers are often not about their question: many would serve another question as well": (
+        "उत्तरे बऱ्याचदा प्रश्नाला धरून नाहीत: अनेक उत्तरे दुसऱ्या प्रश्नालाही तितकीच चालली असती"
     ),
     "Answers about the question": "प्रश्नाविषयीची उत्तरे",
     "{share} of the answers have a word that belongs to the question": "{share} उत्तरांत प्रश्नाशी संबंधित शब्द आहे",
@@ -236,9 +244,19 @@ MARATHI: dict[str, str] = {
         "यादृच्छिक निवडीशिवाय {answers} पैकी {same} उत्तरे सारखी आहेत, आणि {tokens} टोकन."
     ),
     "Where they differ, it begins at token {place} (median).": ("जिथे ती वेगळी होतात, तिथे फरक टोकन {place} पासून सुरू होतो (मध्यक)."),
-    "Held-out answers that the model finds likelier after their own question than after another one: FP32 {a}, 4-bit {b}.": (
-        "दुसऱ्या प्रश्नापेक्षा स्वतःच्या प्रश्नानंतर मॉडेलला जास्त शक्य वाटणारी, बाजूला ठेवलेली उत्तरे: FP32 {a}, 4-बिट {b}."
+    "Of two questions, the model finds the right one for a person's answer: FP32 {a}, 4-bit {b} (chance: 50 %).": (
+        "माणसाने दिलेल्या उत्तराचा खरा प्रश्न दोन प्रश्नांपैकी मॉडेल ओळखते: FP32 {a}, 4-बिट {b} (योगायोगाने: 50 %)."
     ),
+    "Both versions answered {count} questions on which they were not trained. Their answers are closer to a person's answer to the "
+    "same question than to one to another question in this share of the comparisons: FP32 {a}, 4-bit {b}. Answers that do not depend "
+    "on the question have 50 %; the answers of people to these questions have 100 %.": (
+        "दोन्ही आवृत्त्यांनी प्रशिक्षणात नसलेल्या {count} प्रश्नांची उत्तरे दिली. इतक्या तुलनांमध्ये त्यांचे उत्तर, दुसऱ्या प्रश्नाच्या उत्तरापेक्षा त्याच "
+        "प्रश्नाला माणसाने दिलेल्या उत्तराच्या जवळ आहे: FP32 {a}, 4-बिट {b}. प्रश्नावर अवलंबून नसलेल्या उत्तरांना 50 % मिळतात; "
+        "माणसांच्या उत्तरांना 100 %."
+    ),
+    "Answers to new questions": "नव्या प्रश्नांची उत्तरे",
+    "a person": "माणूस",
+    "{count} of them, without selection": "त्यांपैकी {count}, निवड न करता",
     "Longest passage from the training text: FP32 {a} words, 4-bit {b} words.": (
         "प्रशिक्षण मजकुरातील सर्वांत लांब उतारा: FP32 {a} शब्द, 4-बिट {b} शब्द."
     ),

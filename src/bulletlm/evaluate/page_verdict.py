@@ -7,6 +7,7 @@ from bulletlm.evaluate.verdicts import show
 from bulletlm.evaluate.words import Words
 
 FACTS_SHOWN = 12
+FITS_SHOWN = 12
 
 
 def verdict_section(verdicts: Verdicts, say: Words) -> Html:
@@ -137,7 +138,7 @@ def behaviour_section(report: Report, say: Words) -> Html:
     if use := behaviour["question_use"]:
         notes.append(
             say(
-                "Held-out answers that the model finds likelier after their own question than after another one: FP32 {a}, 4-bit {b}.",
+                "Of two questions, the model finds the right one for a person's answer: FP32 {a}, 4-bit {b} (chance: 50 %).",
                 a=percent(use["fp32"]["value"], 0),
                 b=percent(use["bq4"]["value"], 0),
             )
@@ -160,7 +161,7 @@ def behaviour_section(report: Report, say: Words) -> Html:
         parts.append(
             tag("h3", say("Invented words by language")) + html_table([say("Language"), "FP32", say("4-bit"), say("text of people")], table)
         )
-    return join([*parts, _facts(report, say)])
+    return join([*parts, _fit(report, say), _facts(report, say)])
 
 
 def _rate(rate: Rate, digits: int, say: Words) -> list[object]:
@@ -181,6 +182,42 @@ def _change(change: IntervalValues, say: Words) -> str:
 
 def _share(value: float | None, digits: int) -> str:
     return "–" if value is None else percent(value, digits)
+
+
+def _fit(report: Report, say: Words) -> Html:
+    fit = report["behaviour"]["answer_fit"]
+    if fit is None:
+        return Html()
+    rate = fit["rate"]
+    text = say(
+        "Both versions answered {count} questions on which they were not trained. Their answers are closer to a person's answer to the "
+        "same question than to one to another question in this share of the comparisons: FP32 {a}, 4-bit {b}. Answers that do not depend "
+        "on the question have 50 %; the answers of people to these questions have 100 %.",
+        count=fit["questions"],
+        a=_with_interval(rate["fp32"]),
+        b=_with_interval(rate["bq4"]),
+    )
+    parts = [tag("h3", say("Answers to new questions")), tag("p", text)]
+    if fit["rows"]:
+        shown = fit["rows"][:: max(1, len(fit["rows"]) // FITS_SHOWN)][:FITS_SHOWN]
+        rows = [
+            [row["question"], row["expected"], _fitting(row["fp32"], row["fp32_fit"]), _fitting(row["bq4"], row["bq4_fit"])]
+            for row in shown
+        ]
+        table = html_table([say("Question"), say("a person"), "FP32", say("4-bit")], rows)
+        summary = say("{count} of them, without selection", count=len(rows))
+        parts.append(tag("details", tag("summary", summary) + tag("div", table, cls="words")))
+    return join(parts)
+
+
+def _with_interval(value: IntervalValues) -> str:
+    if value["low"] is None or value["high"] is None:
+        return percent(value["value"], 0)
+    return f"{percent(value['value'], 0)} ({100 * value['low']:.0f}–{100 * value['high']:.0f})"
+
+
+def _fitting(text: str, fit: float) -> Html:
+    return tag("span", text.strip()) + tag("small", f" {percent(fit, 0)}")
 
 
 def _facts(report: Report, say: Words) -> Html:

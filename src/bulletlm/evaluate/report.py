@@ -15,7 +15,7 @@ import numpy as np
 from bulletlm import __version__
 from bulletlm.config.schema import Config
 from bulletlm.data.tokens import DocumentRange, TokenIndex, open_tokens, read_index
-from bulletlm.evaluate.behaviour import Answers, Described, Questions, Texts, ask, describe, facts_for
+from bulletlm.evaluate.behaviour import Answers, Described, Questions, Texts, ask, describe, facts_for, pairs_for
 from bulletlm.evaluate.charts import Points
 from bulletlm.evaluate.compare import Comparison, compare_tokens
 from bulletlm.evaluate.data_checks import check_data
@@ -82,10 +82,11 @@ def measure(run_dir: Path, config: Config, models: tuple[Model, Model], progress
     questions = Questions(
         prompts=prompts,
         facts=facts_for(prompts, texts, bq4, config.seed),
+        pairs=pairs_for(texts, trained_languages(read_index(run_dir / "tokens")), bq4, config.seed),
         sampling=Sampling(**config.sampling.model_dump(), seed=config.seed),
         seed=config.seed,
     )
-    answers = [ask(model, questions, texts, progress) for model in (fp32, bq4)]
+    answers = [ask(model, questions, progress) for model in (fp32, bq4)]
     return Measurements(
         comparison=comparison,
         data_checks=checks,
@@ -199,6 +200,8 @@ def build_report(run_dir: Path, config: Config, measured: Measurements) -> Repor
     missing += measured.origin["missing"] if measured.origin else []
     if report["private_messages"] and report["behaviour"]["facts"]:
         report["behaviour"]["facts"]["rows"] = []  # they quote the training text
+    if report["private_messages"] and report["behaviour"]["answer_fit"]:
+        report["behaviour"]["answer_fit"]["rows"] = []  # they quote the validation text
     report["summary"] = _summary(report)
     report["verdict"] = _verdict(report)
     report["verdicts"] = judge(report, config.report.limits)
@@ -288,6 +291,7 @@ def _tensor_rows(tensors: dict[str, np.ndarray[Any, Any]], bullet: BulletFile, m
                 "weights": weight.size,
                 "bytes": bullet.tensors[name].size,
                 "relative_rmse": check.relative_rmse,
+                "levels": check.levels,
                 "scale": check.scale,
                 "rows": check.rows,
                 "far_rows": check.far_rows,

@@ -203,6 +203,26 @@ class TranslationValues(TypedDict):
     bq4: float
 
 
+class FitRow(TypedDict):
+    """A question on which no model trained, a person's answer, those of both models, and how well each fits (0 to 1)."""
+
+    question: str
+    expected: str
+    language: str
+    fp32: str
+    bq4: str
+    fp32_fit: float
+    bq4_fit: float
+
+
+class FitValues(TypedDict):
+    """Share of the comparisons in which an answer is closer to a person's answer to its question than to one to another question."""
+
+    questions: int
+    rate: Rate
+    rows: list[FitRow]
+
+
 class FactRow(TypedDict):
     """A question with a known answer, and what both models answered."""
 
@@ -232,8 +252,9 @@ class BehaviourValues(TypedDict):
             faults (answers in the wrong language, with a loop or broken letters); None where a check does not apply.
         prompts: number of prompts that are judged.
         not_judged: language -> number of prompts that are not, because the training text has no such language.
-        question_use: fp32, bq4 -> share of held-out answers that the model finds likelier after their own question than after another
-            one; None without held-out conversations.
+        question_use: fp32, bq4 -> share of choices in which the model finds a person's answer likelier after its own question than after
+            another one; None without questions in its languages.
+        answer_fit: whether the models' own answers belong to their questions; None without such questions.
         invented_by_language: language -> shares of invented words: fp32, bq4, human.
         wrong_languages: expected language -> language of the 4-bit answer -> number of answers.
         longest_copy: words of the longest passage of an answer that stands in the training text.
@@ -245,6 +266,7 @@ class BehaviourValues(TypedDict):
     invented_by_language: dict[str, dict[str, float | None]]
     wrong_languages: dict[str, dict[str, int]]
     question_use: dict[str, IntervalValues] | None
+    answer_fit: FitValues | None
     greedy: GreedyValues
     translation: TranslationValues | None
     facts: FactsValues | None
@@ -328,8 +350,8 @@ class Training(TypedDict):
 class TensorRow(TypedDict):
     """One tensor of the file; the last three are None where they were not measured.
 
-    `scale`, `rows`, `far_rows`, `first_far` and `exchanged` are those of evaluate/weight_checks.py; `far_pieces` has the tokens of the
-    rows in `first_far` of an embedding.
+    `levels`, `scale`, `rows`, `far_rows`, `first_far` and `exchanged` are those of evaluate/weight_checks.py; `far_pieces` has the tokens
+    of the rows in `first_far` of an embedding.
     """
 
     name: str
@@ -337,6 +359,7 @@ class TensorRow(TypedDict):
     weights: int
     bytes: int
     relative_rmse: float
+    levels: float | None
     scale: float | None
     rows: int
     far_rows: int

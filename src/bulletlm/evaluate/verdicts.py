@@ -23,6 +23,7 @@ from bulletlm.evaluate.report_types import (
     Remedy,
     Report,
     Status,
+    TensorRow,
     Unit,
     Verdict,
     Verdicts,
@@ -40,6 +41,12 @@ TOKENS_PER_PARAMETER = 20
 
 MANY_EPOCHS = 16
 """More passes over the same text teach little (Muennighoff et al. 2023)."""
+
+FEWEST_LEVELS = 10
+"""Fewer different values among 32 adjacent weights mean rounding to less than 4 bits (weight_checks.py)."""
+
+FEW_EPOCHS = 4
+"""Up to this number of passes, repeated text teaches nearly as much as new text (Muennighoff et al. 2023)."""
 
 STILL_FALLING = 0.01
 """Relative improvement of the validation loss in the last fifth of the training above which the training was too short."""
@@ -253,7 +260,7 @@ def _language_figure(report: Report, limits: LimitsConfig, say: Words) -> Figure
 def _weight_figure(report: Report, limits: LimitsConfig, say: Words) -> Figure:
     rows = [row for row in report["tensors"] if row["type"] in ("BQ4", "BQ8")]
     label = say("Largest error of a matrix")
-    if not rows:
+    if not rows or _has_qat(report):  # QAT moves the weights away from FP32 on purpose
         return _figure("weight_error", label, "share", None, limits.weight_error, str)
     worst = max(rows, key=lambda row: row["relative_rmse"])
 
@@ -261,6 +268,16 @@ def _weight_figure(report: Report, limits: LimitsConfig, say: Words) -> Figure:
         return say("the weights of {tensor} differ from FP32 by {error}", tensor=worst["name"], error=percent(worst["relative_rmse"]))
 
     return _figure("weight_error", label, "share", _exact(worst["relative_rmse"]), limits.weight_error, text)
+
+
+def _has_qat(report: Report) -> bool:
+    return bool((report["quantised"] or {}).get("qat"))
+
+
+def _is_coarse(row: TensorRow, report: Report, limits: LimitsConfig) -> bool:
+    """Whether the weights of a matrix are rounded to less than its type allows."""
+    few_levels = row["type"] == "BQ4" and row["levels"] is not None and row["levels"] < FEWEST_LEVELS
+    return few_levels or (not _has_qat(report) and row["relative_rmse"] > limits.weight_error)
 
 
 def _far_rows_figure(report: Report, limits: LimitsConfig, say: Words) -> Figure:
@@ -329,9 +346,7 @@ def _quantization_causes(report: Report, limits: LimitsConfig, figures: list[Fig
             )
     names = {row["name"] for row in scaled}
     coarse = [
-        row
-        for row in report["tensors"]
-        if row["type"] in ("BQ4", "BQ8") and row["relative_rmse"] > limits.weight_error and row["name"] not in names
+        row for row in report["tensors"] if row["type"] in ("BQ4", "BQ8") and _is_coarse(row, report, limits) and row["name"] not in names
     ]
     if coarse:
         mean = sum(row["relative_rmse"] for row in coarse) / len(coarse)
@@ -416,6 +431,7 @@ def _usefulness(report: Report, limits: LimitsConfig, say: Words) -> Verdict:
         _rate_figure("loops", say("Answers that repeat themselves"), rates, limits.loops, say),
         _invented_figure(rates["invented_words"], limits, say),
         _ngram_figure(report, limits, say),
+        _fit_figure(report, limits, say),
         _question_figure(report, limits, say),
         _rate_figure("on_topic", say("Answers about the question"), rates, limits.on_topic, say, higher=True),
         _rate_figure("broken_letters", say("Broken letters"), rates, limits.broken_letters, say),
@@ -472,10 +488,24 @@ def _question_figure(report: Report, limits: LimitsConfig, say: Words) -> Figure
 
     def text() -> str:
         share = percent(found["bq4"]["value"], 0) if found else ""
-        return say("{share} of the held-out answers fit their own question better than another one (chance: 50 %)", share=share)
+        return say("the model chooses the right one of two questions for an answer in {share} of the cases (chance: 50 %)", share=share)
 
     label = say("Answers that depend on the question")
     return _figure("question_use", label, "share", found["bq4"] if found else None, limits.question_use, text, higher=True)
+
+
+def _fit_figure(report: Report, limits: LimitsConfig, say: Words) -> Figure:
+    fit = report["behaviour"]["answer_fit"]
+
+    def text() -> str:
+        return say(
+            "the model's answers are closer to a person's answer to the same question than to one to another question in {share} of the "
+            "comparisons (chance: 50 %)",
+            share=percent(fit["rate"]["bq4"]["value"], 0) if fit else "",
+        )
+
+    found = fit["rate"]["bq4"] if fit else None
+    return _figure("answer_fit", say("Answers that belong to their question"), "share", found, limits.answer_fit, text, higher=True)
 
 
 _RATE_TEXTS = {
@@ -565,6 +595,8 @@ def _usefulness_causes(report: Report, figures: list[Figure], say: Words) -> tup
         )
         command = shlex.join(["bullet", "run", f"{RUN}/config.json", "--restart"])
         remedies.append(_remedy("trained_on_validation", say("train again without the validation text"), command, "training"))
+    if bad & {"answer_fit", "question_use"}:
+        add("answers_do_not_fit", say("the answers are often not about their question: many would serve another question as well"))
     if "copied" in bad:
         add("repeats_training_text", say("the model repeats its training text instead of answering"))
         remedies.append(_remedy("repeats_training_text", say("add more varied text"), _with_text(report), "text"))
@@ -687,7 +719,7 @@ def _training_causes(report: Report, add: Callable[[str, str], None], remedies: 
         )
         add("too_little_data", text)
         remedies.append(_remedy("too_little_data", say("add more text"), _with_text(report), "text"))
-    elif training is not None and training["tokens"] < wanted / 4:
+    if training is not None and training["tokens"] < wanted / 4 and epochs < FEW_EPOCHS:
         add(
             "too_little_training",
             say(

@@ -16,6 +16,8 @@ like its own FP32 row than like any other row, and better than zero.
 _SCALE_CHANGE = 0.2
 _SHAPE_KEPT = 0.35
 _ROWS_SHOWN = 20
+_BLOCK = 32
+_BLOCKS_LOOKED_AT = 2_048
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,8 @@ class WeightCheck:
 
     Attributes:
         relative_rmse: root mean square of the difference / root mean square of FP32.
+        levels: mean number of different stored values among 32 adjacent weights; None for vectors. 4 bits give about 12.5, 3 bits 7.3,
+            2 bits 3.8, whatever the weights are, so this also recognizes coarse rounding of weights that QAT has moved.
         scale: factor of all weights if the tensor is a multiple of the FP32 one, except for rounding; None if it is not.
         rows: number of rows; 1 for vectors.
         far_rows: how many rows are far from FP32.
@@ -32,6 +36,7 @@ class WeightCheck:
     """
 
     relative_rmse: float
+    levels: float | None
     scale: float | None
     rows: int
     far_rows: int
@@ -54,7 +59,15 @@ def check_weights(exact: npt.NDArray[np.float32], stored: npt.NDArray[np.float32
         far = np.flatnonzero(errors > FAR * least)
         far = far[[bool(errors[row] > least[row]) or _is_nearer_to_another(a, b[row], row, float(errors[row])) for row in far.tolist()]]
     shown = far[:_ROWS_SHOWN].tolist()
-    return WeightCheck(relative, scale, len(a), len(far), shown, _exchanged(a, b, shown) if len(far) <= _ROWS_SHOWN else [])
+    levels = _levels(b) if np.ndim(exact) > 1 and not a.shape[1] % _BLOCK else None
+    return WeightCheck(relative, levels, scale, len(a), len(far), shown, _exchanged(a, b, shown) if len(far) <= _ROWS_SHOWN else [])
+
+
+def _levels(stored: npt.NDArray[np.float64]) -> float | None:
+    blocks = stored.reshape(-1, _BLOCK)
+    blocks = blocks[:: max(1, len(blocks) // _BLOCKS_LOOKED_AT)]
+    blocks = blocks[blocks.any(axis=1)]
+    return float((np.diff(np.sort(blocks, axis=1), axis=1) != 0).sum(axis=1).mean() + 1) if len(blocks) else None
 
 
 def _is_nearer_to_another(exact: npt.NDArray[np.float64], stored: npt.NDArray[np.float64], row: int, error: float) -> bool:

@@ -13,6 +13,7 @@ from bulletlm.errors import BulletError, ConfigError
 from bulletlm.evaluate.behaviour import Questions, ask, describe
 from bulletlm.evaluate.perplexity import score
 from bulletlm.evaluate.prompts import load_prompts
+from bulletlm.evaluate.question_pairs import choose_pairs
 from bulletlm.evaluate.report import read_texts, trained_languages
 from bulletlm.progress import Progress
 from bulletlm.runtime import Model, NumpyEngine, Sampling
@@ -37,6 +38,7 @@ class CheckpointRow(TypedDict):
     perplexity: float
     bits_per_byte: float | None
     question_use: float | None
+    answer_fit: float | None
     rates: dict[str, float | None]
     used: bool
 
@@ -118,8 +120,14 @@ def evaluate_checkpoints(folder: Path, config: Config, progress: Progress) -> li
     shape = config.model.shape(vocabulary_size(folder / "tokens"))
     tokenizer, held_out = Tokenizer.load(folder / "tokenizer" / "tokenizer.model"), open_tokens(folder / "tokens", "val")
     sampling = Sampling(**config.sampling.model_dump(), seed=config.seed)
-    questions = Questions(prompts=load_prompts(config.evaluate.prompts), facts=[], sampling=sampling, seed=config.seed)
     texts, languages = read_texts(folder / "data"), trained_languages(read_index(folder / "tokens"))
+    questions = Questions(
+        prompts=load_prompts(config.evaluate.prompts),
+        facts=[],
+        pairs=choose_pairs(texts.held_out, languages, tokenizer, shape.max_seq_len, config.seed),
+        sampling=sampling,
+        seed=config.seed,
+    )
     rows: list[CheckpointRow] = []
     for name in names:
         if name != BEST and rows and rows[0]["name"] == BEST and _without_zeros(name) == f"step-{rows[0]['step']}":
@@ -127,7 +135,7 @@ def evaluate_checkpoints(folder: Path, config: Config, progress: Progress) -> li
         found = read_weights(folder, name, shape, progress)
         engine = NumpyEngine(shape, found.tensors)
         quality = score(engine, held_out, tokenizer, progress).total
-        answers = ask(Model(engine, tokenizer, shape, sampling, {}), questions, texts, progress)
+        answers = ask(Model(engine, tokenizer, shape, sampling, {}), questions, progress)
         behaviour = describe(questions, answers, answers, texts, languages).behaviour
         rates = {each: rate["bq4"]["value"] if (rate := behaviour["rates"][each]) else None for each in RATES}
         rows.append(
@@ -136,6 +144,7 @@ def evaluate_checkpoints(folder: Path, config: Config, progress: Progress) -> li
                 "step": int(found.facts["step"]),
                 "weights": str(found.facts["weights"]),
                 **quality.to_dict(),
+                "answer_fit": fit["rate"]["bq4"]["value"] if (fit := behaviour["answer_fit"]) else None,
                 "question_use": answers.question_use.value if answers.question_use else None,
                 "rates": rates,
                 "used": _without_zeros(name) == _without_zeros(config.evaluate.checkpoint),
