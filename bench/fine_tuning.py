@@ -27,7 +27,8 @@ from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Any
 
-from bulletlm.config.loader import RECIPES, read_values
+from bulletlm.config.loader import read_values
+from bulletlm.config.recipes import RECIPES
 from bulletlm.evaluate.parent import other_text
 from bulletlm.evaluate.perplexity import score
 from bulletlm.evaluate.training_text import real_words

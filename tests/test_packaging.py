@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from bulletlm.config.loader import recipe_names
+from bulletlm.config.recipes import recipe_names
 from paths import ROOT
 
 sys.path.insert(0, str(ROOT / "tools"))

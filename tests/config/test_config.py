@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bulletlm.config.loader import RECIPES, find_recipe, load_config, recipe_names, settings
+from bulletlm.config.loader import load_config, settings
+from bulletlm.config.recipes import RECIPES, find_recipe, recipe_names
 from bulletlm.config.schema import Config
 from bulletlm.config.starter import settings_table, starter_config
 from bulletlm.errors import ConfigError

@@ -17,6 +17,15 @@ from cyclopts import App, CycloptsError, Group, Parameter
 from bulletlm import __version__
 from bulletlm.cli import measure
 from bulletlm.cli.chat import chat
+from bulletlm.cli.complete import (
+    complete_any_model,
+    complete_configuration,
+    complete_model,
+    complete_run,
+    complete_run_or_configuration,
+    complete_text,
+    finish_script,
+)
 from bulletlm.cli.fast_start import ALIASES, fail, report_errors
 from bulletlm.cli.generate import generate
 from bulletlm.cli.models import find_model, find_run
@@ -28,7 +37,18 @@ if TYPE_CHECKING:
     from bulletlm.progress import ConsoleProgress
     from bulletlm.train.distributed.group import ProcessGroup
 
-app = App(
+
+class CommandLine(App):
+    """The command line, with completion scripts that treat folders as shells do."""
+
+    def generate_completion(
+        self, *, prog_name: str | None = None, shell: Literal["zsh", "bash", "fish", "powershell"] | None = None
+    ) -> str:
+        """The completion script for a shell; see `finish_script`."""
+        return finish_script(super().generate_completion(prog_name=prog_name, shell=shell), shell or "")
+
+
+app = CommandLine(
     name="bullet",
     help="From raw text to a small 4-bit language model, on an ordinary computer.",
     version=__version__,
@@ -49,18 +69,24 @@ Settings = Annotated[
         help="Settings that override the file: --layers=4 --lr 3e-4 --set data.sources=[my-texts]. `bullet config` lists all settings.",
     ),
 ]
-ConfigPath = Annotated[Path, Parameter(help="A configuration (JSON with comments), or a recipe of the package: demo, quick, seed.")]
+ConfigPath = Annotated[
+    Path,
+    Parameter(
+        help="A configuration (JSON with comments), or a recipe of the package: demo, quick, seed.", completer=complete_configuration
+    ),
+]
 TextOrConfig = Annotated[
     str,
     Parameter(
         allow_leading_hyphen=True,
         help="Folders and files of text, or one configuration (JSON with comments) or recipe (demo, quick, seed); then settings that "
         "override what was chosen or configured: --layers=4 --lr 3e-4. `bullet config` lists all settings.",
+        completer=complete_text,
     ),
 ]
 A_MODEL = "The name of a run or model here (`bullet list` shows them), or the path of a .bullet file"
-ModelFile = Annotated[Path, Parameter(help=f"{A_MODEL}.")]
-ModelPath = Annotated[Path, Parameter(help=f"{A_MODEL} or of the export/npy folder of a run.")]
+ModelFile = Annotated[Path, Parameter(help=f"{A_MODEL}.", completer=complete_model)]
+ModelPath = Annotated[Path, Parameter(help=f"{A_MODEL} or of the export/npy folder of a run.", completer=complete_model)]
 Restart = Annotated[bool, Parameter(help="Delete the trained model and its checkpoints, and train from the beginning.", negative="")]
 Json = Annotated[bool, Parameter(help="Print the result as JSON.", negative="")]
 
@@ -127,7 +153,7 @@ def run(
 
 def _model_beside(config: Path) -> Path | None:
     """The packaged model for the demo of the package, which shows what to expect of longer training; None for all other runs."""
-    from bulletlm.config.loader import RECIPES
+    from bulletlm.config.recipes import RECIPES
     from bulletlm.formats.packaged import packaged_model
 
     return packaged_model() if config == RECIPES / "demo.jsonc" else None
@@ -206,7 +232,7 @@ _stage_command("export", "Write the best checkpoint as FP32 .npy files.", "expor
 
 @app.command(group=STAGES, sort_key=STAGE_ORDER.index("qat"))
 def qat(
-    run: Annotated[Path, Parameter(help="The name or the folder of a trained run.")],
+    run: Annotated[Path, Parameter(help="The name or the folder of a trained run.", completer=complete_run)],
     /,
     *settings: Settings,
     steps: Annotated[int | None, Parameter(help="Steps of quantization-aware training; default: the run's own qat.steps.")] = None,
@@ -236,6 +262,7 @@ def build(
         Parameter(
             allow_leading_hyphen=True,
             help="A configuration file and settings; or a run folder or a folder of .npy tensors and the options of bullet-builder.",
+            completer=complete_run_or_configuration,
         ),
     ],
     restart: Restart = False,
@@ -262,7 +289,13 @@ def build(
 
 @app.command(group=STAGES, sort_key=STAGE_ORDER.index("evaluate"))
 def evaluate(
-    config: Annotated[Path, Parameter(help="A configuration, a recipe of the package, or the name or folder of a trained run.")],
+    config: Annotated[
+        Path,
+        Parameter(
+            help="A configuration, a recipe of the package, or the name or folder of a trained run.",
+            completer=complete_run_or_configuration,
+        ),
+    ],
     /,
     *settings: Settings,
     checkpoints: Annotated[
@@ -310,7 +343,12 @@ def evaluate(
 
 
 @app.command(group=LOOK)
-def config(*words: Annotated[str, Parameter(allow_leading_hyphen=True, help="A configuration file (optional), then settings.")]) -> None:
+def config(
+    *words: Annotated[
+        str,
+        Parameter(allow_leading_hyphen=True, help="A configuration file (optional), then settings.", completer=complete_configuration),
+    ],
+) -> None:
     """Print the resolved configuration and the facts derived from it: parameters, file size, tokens per step.
 
     Example: bullet config seed --layers=4
@@ -398,6 +436,8 @@ def _register(command: Callable[..., None]) -> None:
         option = f"--{name}".replace("_", "-")
         if option in short:
             ours.__annotations__[name] = Annotated[kind, Parameter(name=[option, short[option]])]
+        elif name == "file":
+            ours.__annotations__[name] = Annotated[kind, Parameter(completer=complete_model)]
         elif kind in ("bool", "tuple[str, ...]"):
             ours.__annotations__[name] = Annotated[bool if kind == "bool" else tuple[str, ...], Parameter(negative="")]
     app.command(ours, group=USE)
@@ -519,7 +559,10 @@ def dashboard(
 def convert(
     source: Annotated[
         Path,
-        Parameter(help="The name of a run or model here, a .bullet file (version 1 or 2), a .gguf file, a Hugging Face or .npy folder."),
+        Parameter(
+            help="The name of a run or model here, a .bullet file (version 1 or 2), a .gguf file, a Hugging Face or .npy folder.",
+            completer=complete_any_model,
+        ),
     ],
     target: Annotated[
         Path, Parameter(help="What to write: NAME.bullet, NAME.gguf, NAME.html (a chat page), or a folder with hf or npy in its name.")
@@ -564,16 +607,26 @@ def list_models(*, json: Json = False) -> None:
 
 
 @app.command(name="help", group=LOOK)
-def show_help(command: Annotated[str, Parameter(help="The command to explain; without it, all commands are listed.")] = "", /) -> None:
+def show_help(
+    command: Annotated[
+        str, Parameter(help="The command to explain; without it, all commands are listed.", completer=lambda _: _commands())
+    ] = "",
+    /,
+) -> None:
     """Explain a command, or list all commands.
 
     Example: bullet help run
     """
-    names = [name for name in app if not name.startswith("-")]
+    names = _commands()
     if command and command not in names:
         near = get_close_matches(command, names, n=1)
         raise ConfigError(f"there is no command {command}: " + (f"did you mean {near[0]}?" if near else "bullet help lists all commands"))
     app.help_print([command] if command else [])
+
+
+def _commands() -> list[str]:
+    """The names of all commands."""
+    return [name for name in app if not name.startswith("-")]
 
 
 @app.command(group=LOOK)
@@ -637,7 +690,8 @@ def _process_group() -> "Iterator[ProcessGroup | None]":
 
 
 app.register_install_completion_command(
-    group=LOOK, help="Install the completion of commands and options for your shell: bash, zsh, fish or PowerShell."
+    group=LOOK,
+    help="Make your shell (bash, zsh, fish or PowerShell) complete commands, options, and the names of models, runs and recipes.",
 )
 
 

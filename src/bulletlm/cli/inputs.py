@@ -41,7 +41,7 @@ def find_configuration(paths: Sequence[str]) -> Path | None:
         )
     if not found:
         return None
-    from bulletlm.config.loader import find_recipe
+    from bulletlm.config.recipes import find_recipe
 
     if recipe := find_recipe(found[0]):
         return recipe
@@ -66,7 +66,8 @@ def almost_a_configuration(paths: Sequence[str]) -> str | None:
 
 
 def _is_configuration(path: Path) -> bool:
-    from bulletlm.config.loader import RECORD_KEY, find_recipe, holds_only_settings, read_values
+    from bulletlm.config.loader import RECORD_KEY, holds_only_settings, read_values
+    from bulletlm.config.recipes import find_recipe
 
     if find_recipe(path) or path.suffix.lower() in (".jsonc", ".json5"):
         return True

@@ -11,6 +11,7 @@ from bulletlm.cli.models import STAGES, Found, find_models
 from bulletlm.errors import BulletError
 from bulletlm.files import read_json
 from bulletlm.formats.bullet.reader import open_bullet
+from bulletlm.formats.packaged import BASE, packaged_names
 from bulletlm.terminal import echo, printable, printable_json
 
 STAGE_NAMES = ("data", "tokenizer", "tokens", "train", "export", "qat", "build", "evaluate")
@@ -29,6 +30,9 @@ def print_list(as_json: bool) -> None:
             echo(line)
     else:
         print("There are no models and no runs in this folder. To make a model from a folder of text: bullet run FOLDER")
+    if not as_json and (names := packaged_names()):
+        talk = f"; `bullet chat` without a name talks with {BASE}" if BASE in names else ""
+        print(f"\nIn the package: {', '.join(names)}{talk}.")
 
 
 def describe(found: Found) -> dict[str, Any]:

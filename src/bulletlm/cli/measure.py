@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
+from bulletlm.cli.complete import complete_any_model
 from bulletlm.cli.models import find_any
 from bulletlm.errors import BulletError, ConfigError
 from bulletlm.terminal import echo, printable_json
@@ -24,7 +25,7 @@ ANY_MODEL = (
 )
 AnyModel = Annotated[
     Path,
-    Parameter(help=ANY_MODEL),
+    Parameter(help=ANY_MODEL, completer=complete_any_model),
 ]
 
 
@@ -90,9 +91,9 @@ def benchmark(
 def compare(
     a: Annotated[
         Path,
-        Parameter(help=ANY_MODEL),
+        Parameter(help=ANY_MODEL, completer=complete_any_model),
     ],
-    b: Annotated[Path, Parameter(help="The model to compare with A, of any of these kinds.")],
+    b: Annotated[Path, Parameter(help="The model to compare with A, of any of these kinds.", completer=complete_any_model)],
     /,
     *,
     tokens: Annotated[Path | None, Parameter(help="A tokens folder; default: that of the run that A or B belongs to.")] = None,

@@ -15,16 +15,13 @@ import json5
 from pydantic import BaseModel, ValidationError
 
 from bulletlm.config.messages import describe_error, format_value, split_location
+from bulletlm.config.recipes import find_recipe, recipe_names
 from bulletlm.config.schema import Also, Config, FullNameOnly, Section, Source
 from bulletlm.errors import ConfigError
 from bulletlm.files import read_regular
 
 RECORD_KEY = "recorded"
 """Key of config.json under which a run records versions and data hashes; ignored when the file is read as a configuration."""
-
-
-RECIPES = Path(__file__).parents[1] / "recipes"
-"""The folder of the configurations that come with the package."""
 
 
 class Setting(typing.NamedTuple):
@@ -40,20 +37,6 @@ class Setting(typing.NamedTuple):
 def settings() -> list[Setting]:
     """Every setting, in the order of declaration."""
     return list(_walk(Config, ""))
-
-
-def find_recipe(name: str | Path) -> Path | None:
-    """The configuration of the package that `demo` or `recipes/demo.jsonc` names; None if it is another path, or exists here."""
-    path = Path(name)
-    if path.exists() or str(path.parent) not in (".", "recipes") or path.suffix not in ("", ".jsonc"):
-        return None
-    recipe = RECIPES / f"{path.stem}.jsonc"
-    return recipe if recipe.is_file() else None
-
-
-def recipe_names() -> list[str]:
-    """Names of the configurations that come with the package."""
-    return sorted(path.stem for path in RECIPES.glob("*.jsonc"))
 
 
 def load_config(path: str | Path | None, overrides: Sequence[str] = ()) -> Config:

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from bulletlm.config.loader import RECIPES
+from bulletlm.config.recipes import RECIPES
 from bulletlm.dashboard.workspace import Workspace
 
 

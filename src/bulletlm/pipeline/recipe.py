@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 
-from bulletlm.config.loader import check_flags, load_config, parse_flags, recipe_names
+from bulletlm.config.loader import check_flags, load_config, parse_flags
+from bulletlm.config.recipes import recipe_names
 from bulletlm.data.sources import EMBEDDED, HUGGING_FACE
 from bulletlm.errors import ConfigError
 from bulletlm.extras import require
