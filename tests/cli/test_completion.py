@@ -1,12 +1,10 @@
 """Tests that shells complete the names of models, runs and recipes, and paths: the candidates, and the installed scripts in real shells."""
 
 import os
-import pty
-import select
+import re
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -15,9 +13,7 @@ from bulletlm.cli.app import main
 from bulletlm.cli.complete import LINE_OF_ZSH, LINES_OF_ZSH
 from bulletlm.config.recipes import recipe_names
 from paths import ROOT
-
-SECONDS = 60
-"""Until a shell that does not answer is ended."""
+from pseudo_terminal import Terminal
 
 
 @pytest.fixture
@@ -108,29 +104,6 @@ def install(shell: str) -> None:
     subprocess.run(["bullet", "--install-completion", "--shell", shell], check=True, capture_output=True)
 
 
-def typed(shell: list[str], line: str, expected: str) -> bool:
-    """Whether an interactive shell shows `expected` after a line has been typed that ends with Tab."""
-    process, terminal = pty.fork()
-    if process == 0:
-        os.environ.update(TERM="xterm", PS1="ready> ")
-        os.execvp(shell[0], shell)
-    shown, sent, end = "", False, time.monotonic() + SECONDS
-    try:
-        while time.monotonic() < end and (not sent or expected not in shown):
-            ready, _, _ = select.select([terminal], [], [], 0.2)
-            if ready:
-                shown += os.read(terminal, 65536).decode(errors="replace")
-            if not sent and not ready and ("ready> " in shown or "$ " in shown or "# " in shown):
-                os.write(terminal, line.encode())
-                sent, shown = True, ""
-    except OSError:  # the shell ended
-        return False
-    finally:
-        os.close(terminal)
-        os.waitpid(process, 0)
-    return expected in shown
-
-
 @pytest.mark.parametrize(
     ("line", "expected"),
     [
@@ -146,7 +119,13 @@ def test_in_a_real_shell(shell: str, line: str, expected: str, home: Path) -> No
     if shell == "zsh":
         with (home / ".zshrc").open("a", encoding="utf-8") as file:
             file.write("autoload -Uz compinit && compinit -u\n")
-    assert typed([shell, "-i"], line, expected.rstrip())
+    terminal = Terminal([str(shutil.which(shell)), "-i"], PS1="ready> ")
+    try:
+        terminal.read_until("[>#$] ")
+        terminal.type(line)
+        terminal.read_until(re.escape(expected.rstrip()))
+    finally:
+        terminal.close()
 
 
 def test_in_fish(home: Path) -> None:

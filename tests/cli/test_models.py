@@ -123,7 +123,8 @@ def test_list(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert rows["broken"]["state"].startswith("not usable: this is a PDF document")
     table = works(capsys, "list").splitlines()
     assert table[0].split() == ["NAME", "KIND", "PARAMETERS", "SIZE", "CHANGED", "STATE", "PATH"]
-    assert len(table) == 6
+    assert len([line for line in table if ".bullet" in line or "runs/" in line]) == 5
+    assert table[-1].startswith("In the package: marathi-english; `bullet chat` without a name talks with marathi-english")
     with FileLock(place / "runs/begun/.lock"):
         assert "running" in works(capsys, "list")
     os.chdir(place / "my-texts")
