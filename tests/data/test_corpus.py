@@ -18,6 +18,14 @@ QUESTIONS = {
     **{f"new.{language}": ROOT / "bench" / "questions" / f"new.{language}.jsonl" for language in ("mr", "en")},
 }
 LANGUAGES = ("mr", "en")
+# How the words begin that name the things most of the new questions are about.
+NEW_THINGS = {
+    "mr": """पेंग्विन ऑक्टोपस कांगारू पाणबुडी पॅराशूट डॉल्फिन शार्क डायनासोर जादूगार रोबो पासपोर्ट विमानतळ हॉकी स्केटिंग मॅरेथॉन पोस्टकार्ड
+        हिमनदी सरकत्या जीवाश्म हिरा हेल्मेट अत्तर गिटार ब्रेल अग्निशाम चेन घोर शब्दकोड गोंदण टंक झोळी गणकयंत्र धूसर""",
+    "en": """penguin octopus kangaroo submarine parachut dolphin shark dinosaur magician robot passport airport jigsaw hockey skating
+        marathon postcard snowm igloo glacier escalator fossil diamond helmet perfume guitar circus popcorn wheelchair braille aquarium zip
+        twins snor calculator blurr crossword tattoo typewriter hammock periscope puppet stilt kaleidoscope""",
+}
 
 
 def words(text: str) -> list[str]:
@@ -64,18 +72,37 @@ def shingles(text: str, length: int) -> set[tuple[str, ...]]:
     return set(zip(*(found[start:] for start in range(length)), strict=False))
 
 
-def near_duplicates(texts: Iterable[str], similarity: float = 0.8) -> list[tuple[str, str]]:
-    """Pairs of texts whose pairs of words have at least this Jaccard similarity."""
-    seen: list[tuple[str, set[tuple[str, ...]]]] = []
-    where: dict[tuple[str, ...], list[int]] = {}
+Shingles = set[tuple[str, ...]]
+# Texts with their pairs of words, and the numbers of the texts in which each pair occurs.
+Index = tuple[list[tuple[str, Shingles]], dict[tuple[str, ...], list[int]]]
+
+
+def pairs_of_words(text: str) -> Shingles:
+    return shingles(text, 2) or shingles(text, 1)
+
+
+def add(index: Index, text: str) -> None:
+    texts, where = index
+    for pair in (own := pairs_of_words(text)):
+        where.setdefault(pair, []).append(len(texts))
+    texts.append((text, own))
+
+
+def near(index: Index, text: str, similarity: float = 0.8) -> list[str]:
+    """The texts of the index whose pairs of words have at least this Jaccard similarity to those of `text`."""
+    texts, where = index
+    own = pairs_of_words(text)
+    shared = Counter(other for pair in own for other in where.get(pair, ()))
+    return [texts[other][0] for other, count in shared.items() if count / len(own | texts[other][1]) >= similarity]
+
+
+def near_duplicates(texts: Iterable[str]) -> list[tuple[str, str]]:
+    """Pairs of texts that are nearly the same."""
+    index: Index = ([], {})
     pairs = []
     for text in texts:
-        own = shingles(text, 2) or shingles(text, 1)
-        shared = Counter(other for shingle in own for other in where.get(shingle, ()))
-        pairs += [(seen[other][0], text) for other, count in shared.items() if count / len(own | seen[other][1]) >= similarity]
-        for shingle in own:
-            where.setdefault(shingle, []).append(len(seen))
-        seen.append((text, own))
+        pairs += [(other, text) for other in near(index, text)]
+        add(index, text)
     return pairs
 
 
@@ -176,9 +203,10 @@ def test_the_sets_of_test_questions_are_whole(name: str, count: int) -> None:
     assert all(row["intent"] and row["answer"] for row in rows)
 
 
-def training_texts() -> list[str]:
+@cache
+def training_texts() -> tuple[str, ...]:
     """Every text of the repository that a model is trained on."""
-    texts = []
+    texts: list[str] = []
     for path in sorted([*SAMPLE_CORPUS.iterdir(), *SIMPLE_CORPUS.iterdir()]):
         if path.suffix == ".jsonl":
             texts += [text for conversation in conversations(path) for text in conversation]
@@ -186,14 +214,36 @@ def training_texts() -> list[str]:
             texts += [cell for line in path.read_text(encoding="utf-8").splitlines() for cell in line.split("\t")]
         elif path.suffix == ".txt":
             texts += [line for line in path.read_text(encoding="utf-8").splitlines() if line]
-    return texts
+    return tuple(texts)
+
+
+@cache
+def training_index() -> Index:
+    index: Index = ([], {})
+    for text in training_texts():
+        add(index, text)
+    return index
+
+
+@cache
+def training_eights() -> Shingles:
+    return {shingle for text in training_texts() for shingle in shingles(text, 8)}
 
 
 @pytest.mark.parametrize("name", list(QUESTIONS))
 def test_no_test_question_is_trained_on(name: str) -> None:
-    trained = training_texts()
-    eight = {shingle for text in trained for shingle in shingles(text, 8)}
     prompts = [row["prompt"] for row in questions(name)]
-    assert [prompt for prompt in prompts if shingles(prompt, 8) & eight] == []
-    near = {pair for pair in near_duplicates([*trained, *prompts]) if pair[1] in prompts}
-    assert not near, near
+    assert [prompt for prompt in prompts if shingles(prompt, 8) & training_eights()] == []
+    assert {prompt: found for prompt in prompts if (found := near(training_index(), prompt))} == {}
+    assert near_duplicates(prompts) == []
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_no_thing_of_the_new_questions_is_trained_on(language: str) -> None:
+    def naming(texts: Iterable[str]) -> dict[str, set[str]]:
+        found = {word for text in texts for word in words(text)}
+        return {thing: {word for word in found if word.startswith(thing)} for thing in NEW_THINGS[language].split()}
+
+    asked = naming(row["prompt"] for row in questions(f"new.{language}.jsonl"))
+    assert [thing for thing, found in asked.items() if not found] == [], "no longer asked about: take them out of the list"
+    assert {thing: found for thing, found in naming(training_texts()).items() if found} == {}
