@@ -1,5 +1,6 @@
 """Tests that every version of a model can be tried and exported, and that what is offered for download was checked."""
 
+import asyncio
 import json
 import shutil
 import zipfile
@@ -8,10 +9,11 @@ from pathlib import Path
 import pytest
 
 from bulletlm.dashboard import export as export_module
-from bulletlm.dashboard.drafts import draft_of_run, load_draft, mistakes, new_run, save_draft
+from bulletlm.dashboard.chooser import choose, choose_in_process
+from bulletlm.dashboard.drafts import draft_of_run, give_free_name, load_draft, mistakes, new_run, save_draft, start_from
 from bulletlm.dashboard.export import FORMATS, SINGLE_FILES, export
 from bulletlm.dashboard.forms import Draft
-from bulletlm.dashboard.models import Answer, ModelCache, checkpoint_folder, generate, model_names, model_path, versions
+from bulletlm.dashboard.models import Answer, ModelCache, checkpoint_folder, generate, model_names, model_path, start_models, versions
 from bulletlm.dashboard.pages.export import new_run_flags, remedy_words
 from bulletlm.dashboard.planner import load_clock, plan_line
 from bulletlm.dashboard.preview import look
@@ -20,6 +22,7 @@ from bulletlm.dashboard.workspace import Workspace
 from bulletlm.errors import BulletError, ConfigError
 from bulletlm.formats.bullet.reader import open_bullet
 from bulletlm.formats.npy import read_npy
+from bulletlm.formats.packaged import packaged_names
 from bulletlm.pipeline.plan import Clock, Measured
 from bulletlm.runtime import Sampling
 from bulletlm.shape import ModelShape
@@ -196,13 +199,64 @@ def test_a_preview_says_what_is_there_and_what_would_go(tmp_path: Path, texts: P
 def test_the_plan_follows_the_settings(tmp_path: Path) -> None:
     clock = Clock([Measured(ModelShape(2000, width, 4, 4, 4, 4 * width, 128), 16, width / 1e4, 0.01) for width in (64, 128, 256)])
     memory = 8_000_000_000
-    small = plan_line({"model.dim": 64, "train.total_steps": 100}, 1_000_000, clock, memory)
-    large = plan_line({"model.dim": 256, "train.total_steps": 200}, 1_000_000, clock, memory)
+    small = plan_line({"model.dim": 64, "train.total_steps": 100}, 1_000_000, clock, memory, tmp_path)
+    large = plan_line({"model.dim": 256, "train.total_steps": 200}, 1_000_000, clock, memory, tmp_path)
     assert small.parameters < large.parameters and small.file_bytes < large.file_bytes and small.memory_bytes < large.memory_bytes
     assert small.seconds and large.seconds and small.seconds < large.seconds
     assert (small.steps, large.steps) == (100, 200) and small.bits_per_byte and small.epochs
-    few = plan_line({"train.epochs": 100}, 50_000, None, memory)
+    few = plan_line({"train.epochs": 100}, 50_000, None, memory, tmp_path)
     assert few.seconds is None and any("times" in text for text, _ in few.warnings) and any("small" in text for text, _ in few.warnings)
-    assert any("memory" in text for text, _ in plan_line({"model.dim": 4096, "model.n_layers": 64}, None, None, memory).warnings)
-    assert plan_line({}, None, None, memory).steps is None
+    assert any("memory" in text for text, _ in plan_line({"model.dim": 4096, "model.n_layers": 64}, None, None, memory, tmp_path).warnings)
+    assert plan_line({}, None, None, memory, tmp_path).steps is None
     assert load_clock(tmp_path) is None
+
+
+def test_a_run_can_start_from_a_run_an_upload_or_a_model_of_the_package(workspace: Workspace) -> None:
+    run = workspace.runs / "micro"
+    workspace.uploads.mkdir()
+    shutil.copyfile(run / "model.bullet", workspace.uploads / "base.bullet")
+    (workspace.uploads / "text.txt").write_text("text", encoding="utf-8")
+    (workspace.runs / "empty" / "dashboard").mkdir(parents=True)
+    models = start_models(workspace, ["micro", "empty"])
+    assert models == {name: name for name in packaged_names()} | {
+        str(run): "micro",
+        str(workspace.uploads / "base.bullet"): "uploads/base.bullet",
+    }
+    shape = open_bullet(run / "model.bullet").shape
+    for model in (str(run), "runs/micro", str(workspace.uploads / "base.bullet")):
+        draft = Draft()
+        draft.edit_json('{"dim": 96, "epochs": 2}')
+        draft.edit_flags("--layers=3 --lr=1e-3")
+        assert start_from(draft, model) == ["model.dim", "model.n_layers"]
+        assert draft.given == {"train.epochs": 2, "train.learning_rate": 1e-3, "model.start_from": model}
+        assert json.loads(draft.json_text)["model"] == {"start_from": model} and "layers" not in draft.flags_text
+        line = plan_line(draft.given, 100_000, None, 8_000_000_000, workspace.folder)
+        assert (line.parameters, line.bits_per_byte) == (shape.n_parameters, None)
+        with pytest.raises(ConfigError, match=r"leave model\.dim out"):
+            plan_line({**draft.given, "model.dim": 96}, 100_000, None, 8_000_000_000, workspace.folder)
+        assert start_from(draft, None) == [] and "model.start_from" not in draft.given
+    with pytest.raises(ConfigError, match="there is no"):
+        plan_line({"model.start_from": "runs/none"}, None, None, 8_000_000_000, workspace.folder)
+
+
+def test_the_next_run_gets_a_name_that_is_free(workspace: Workspace) -> None:
+    draft = Draft()
+    give_free_name(draft, workspace)
+    assert "name" not in draft.given
+    give_free_name(draft, workspace, "micro")
+    assert draft.given["name"] == "micro-2"
+    (workspace.runs / "micro-2").mkdir()
+    give_free_name(draft, workspace)
+    assert draft.given["name"] == "micro-3" and json.loads(draft.json_text) == {"name": "micro-3"}
+
+
+def test_settings_are_chosen_for_a_text_and_a_time(workspace: Workspace, texts: Path) -> None:
+    micro = str(workspace.runs / "micro")
+    chosen = asyncio.run(choose_in_process([str(texts)], 0.25, {"model.start_from": micro, "train.epochs": 99}, workspace.folder))
+    draft = Draft()
+    draft.edit_json(chosen["settings"])
+    assert draft.problems() == {} and draft.json_problem == "" and "//" in chosen["settings"]
+    assert (draft.given["model.start_from"], draft.given["data.sources"]) == (micro, [str(texts)])
+    assert "name" not in draft.given and draft.given.get("train.epochs") != 99
+    with pytest.raises(BulletError, match="missing"):
+        choose([str(texts / "missing.txt")], 1.0, {})

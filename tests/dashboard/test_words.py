@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from bulletlm.dashboard.chooser import HOURS
 from bulletlm.dashboard.forms import LIMITS
 from bulletlm.dashboard.frame import PAGES
 from bulletlm.dashboard.pages.compare import CURVES
@@ -36,7 +37,7 @@ def shown_texts() -> Iterator[str]:
             elif isinstance(node, ast.Tuple) and len(node.elts) == 2 and isinstance(node.elts[1], ast.Dict):
                 yield from (part.value for part in node.elts[:1] if isinstance(part, ast.Constant))  # a warning and its values
     yield from (name for _, name in PAGES)
-    yield from LIMITS.values()
+    yield from (*LIMITS.values(), *HOURS.values())
     yield from STATES
     yield from (*SECTIONS.values(), *AXES, *STAGE_NAMES.values())
     yield from (*VERDICTS.values(), *NAMES.values(), *MEANINGS.values(), *(title for title, _ in CURVES))

@@ -1,6 +1,7 @@
 """The draft of the next run on the disk, so that nothing is lost on a reload, and the step from the draft to a run folder."""
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from bulletlm.config.schema import Config
 from bulletlm.dashboard.forms import Draft, form, problems
 from bulletlm.dashboard.processes import own_folder, read_record
 from bulletlm.dashboard.runs import configuration
-from bulletlm.dashboard.workspace import Workspace, is_name
+from bulletlm.dashboard.workspace import Workspace, free_name, is_name
 from bulletlm.errors import ConfigError
 from bulletlm.files import write_json
 
@@ -54,6 +55,24 @@ def draft_of_run(folder: Path) -> Draft:
     draft.given["data.sources"] = [short_source(source) for source in values["data"]["sources"]]
     draft.json_text = json.dumps(nested(draft.given), ensure_ascii=False, indent=2)
     return draft
+
+
+def start_from(draft: Draft, model: str | None) -> list[str]:
+    """Let the next run start from a model, or from random weights (None).
+
+    Shape and vocabulary are those of the model, so settings that name others are taken out; returns their names.
+    """
+    shape = ("model.dim", "model.n_layers", "model.n_heads", "model.n_kv_heads", "model.hidden_dim", "tokenizer.vocab_size")
+    removed = [path for path in shape if model is not None and draft.given.pop(path, None) is not None]
+    draft.edit_setting("model.start_from", model)
+    return removed
+
+
+def give_free_name(draft: Draft, workspace: Workspace, wanted: str | None = None) -> None:
+    """Give the next run the name `wanted` (None: the one of the draft), with another number at its end if a run has this name."""
+    name = wanted or draft.given.get("name", Config.model_fields["name"].default)
+    if isinstance(name, str) and is_name(name) and (workspace.runs / name).exists():
+        draft.edit_setting("name", free_name(re.sub(r"-\d+$", "", name), workspace.runs))
 
 
 def short_source(source: Mapping[str, Any]) -> Any:

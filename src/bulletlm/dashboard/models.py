@@ -10,10 +10,12 @@ from typing import Any
 from bulletlm.config.schema import Config
 from bulletlm.dashboard.processes import own_folder, read_record
 from bulletlm.dashboard.runs import configuration
+from bulletlm.dashboard.uploads import uploaded
 from bulletlm.dashboard.workspace import Workspace
 from bulletlm.errors import BulletError, ConfigError
 from bulletlm.files import write_json
 from bulletlm.formats.npy import MANIFEST, write_npy
+from bulletlm.formats.packaged import packaged_names
 from bulletlm.runtime import Model, Sampling, Session, load
 from bulletlm.runtime.prompt import chat_prompt
 from bulletlm.text.tokenizer import Tokenizer
@@ -22,6 +24,9 @@ KEPT_MODELS = 3
 """Loaded models that stay in memory."""
 
 FOUR_BIT, FP32, BEST = "4bit", "fp32", "best"
+
+MODEL_FILES = (".bullet", ".gguf")
+"""Endings of model files that can be uploaded to start from."""
 
 
 def versions(run: Path) -> list[str]:
@@ -37,6 +42,23 @@ def versions(run: Path) -> list[str]:
         found += [BEST] if (checkpoints / BEST / "state.json").is_file() else []
         found += [name for name in steps if name.removeprefix("step-").isdigit()]
     return found
+
+
+def start_models(workspace: Workspace, runs: Sequence[str]) -> dict[str, str]:
+    """Models from which a new run can start: value of model.start_from -> name; models of the package, runs and uploaded files."""
+    found = {name: name for name in packaged_names()}
+    for run in runs:
+        if {FP32, BEST} & set(versions(workspace.runs / run)):
+            found[str(workspace.runs / run)] = run
+    for upload in uploaded(workspace):
+        if is_model_file(upload.name):
+            found[str(workspace.uploads / upload.name)] = f"uploads/{upload.name}"
+    return found
+
+
+def is_model_file(name: str) -> bool:
+    """Whether a file of this name is a model, and not text to learn from."""
+    return name.lower().endswith(MODEL_FILES)
 
 
 def model_names(workspace: Workspace, runs: Sequence[str]) -> list[str]:

@@ -5,7 +5,8 @@ The speed of this machine is measured once, in a process of its own, and kept in
 
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ from bulletlm.train.schedule import count_steps, sequences_per_step
 
 if TYPE_CHECKING:
     from bulletlm.pipeline.plan import Clock
+    from bulletlm.pipeline.start import Parent
 
 SPEED_FILE = "speed.json"
 
@@ -41,7 +43,7 @@ class PlanLine:
         steps: optimizer steps; None if they depend on the size of the text, which is unknown.
         epochs: passes over the text; None if its size is unknown.
         tokens_per_s, seconds: speed and time of the training; None before the machine is measured.
-        bits_per_byte: expected loss on unseen text; None if the number of tokens is unknown.
+        bits_per_byte: expected loss on unseen text; None if the number of tokens is unknown, or if the run starts from a model.
         warnings: what is likely to go wrong, as (text, values to fill in).
     """
 
@@ -74,7 +76,25 @@ def load_clock(state: Path) -> "Clock | None":
         return None
 
 
-def plan_line(given: Mapping[str, Any], text_tokens: int | None, clock: "Clock | None", memory: int) -> PlanLine:
+def _parent(where: str, folder: Path) -> "Parent":
+    """The model from which a run in `folder` would start, without its weights; it is read again when its file changed."""
+    from bulletlm.pipeline.start import locate
+
+    here = folder / Path(where).expanduser()
+    found = here if here.exists() else locate(where, str(folder / "runs"))
+    changed = found.stat().st_mtime_ns if found else 0
+    return _read_parent(str(here) if here.exists() else where, str(folder / "runs"), changed)
+
+
+@lru_cache(maxsize=8)
+def _read_parent(where: str, runs_dir: str, changed: int) -> "Parent":
+    """The model at `where`, without its weights; `changed` tells that it is another one."""
+    from bulletlm.pipeline.start import read_parent
+
+    return replace(read_parent(where, runs_dir), tensors={})
+
+
+def plan_line(given: Mapping[str, Any], text_tokens: int | None, clock: "Clock | None", memory: int, folder: Path) -> PlanLine:
     """The plan of a configuration without mistakes.
 
     Args:
@@ -82,11 +102,21 @@ def plan_line(given: Mapping[str, Any], text_tokens: int | None, clock: "Clock |
         text_tokens: number of training tokens, about; None if unknown.
         clock: the speed of this machine; None if it is not measured yet.
         memory: main memory of this machine, in bytes.
+        folder: the working directory of the run, from which model.start_from is looked for.
+
+    Raises:
+        BulletError: the model from which the run starts cannot be read, or a setting contradicts it.
     """
     from bulletlm.pipeline.plan import bullet_bytes, load_law
     from bulletlm.train.scaling import effective_tokens
 
     config = Config.model_validate(nested(given))
+    fresh = config.model.start_from is None
+    if config.model.start_from is not None:
+        from bulletlm.pipeline.start import with_parent
+        from bulletlm.progress import SilentProgress
+
+        config = with_parent(config, _parent(config.model.start_from, folder), SilentProgress())
     shape = config.model.shape(config.tokenizer.vocab_size)
     per_step = sequences_per_step(config.train) * shape.max_seq_len
     windows = text_tokens // shape.max_seq_len if text_tokens else None
@@ -96,7 +126,7 @@ def plan_line(given: Mapping[str, Any], text_tokens: int | None, clock: "Clock |
     tokens = steps * per_step if steps else None
     epochs = tokens / text_tokens if tokens and text_tokens else None
     loss = None
-    if tokens:
+    if tokens and fresh:
         law, facts = load_law()
         counted = shape.n_parameters - (shape.vocab_size * shape.dim if facts["counted"] == "layer_parameters" else 0)
         loss = law.loss(counted, effective_tokens(tokens, text_tokens or tokens))
@@ -116,7 +146,7 @@ def plan_line(given: Mapping[str, Any], text_tokens: int | None, clock: "Clock |
                     {"times": f"{epochs:.0f}", "most": MOST_EPOCHS},
                 )
             )
-        if shape.n_parameters > fed_parameters(tokens):
+        if fresh and shape.n_parameters > fed_parameters(tokens):
             warnings.append(
                 (
                     "The text is small for this model: it is enough for about {enough} parameters. A smaller model learns as much.",

@@ -5,8 +5,11 @@ from dataclasses import dataclass
 LANGUAGES = {"en": "English", "mr": "मराठी"}
 
 MARATHI: dict[str, str] = {
+    "1 hour": "1 तास",
     "1. Text to learn from": "१. शिकण्यासाठीचा मजकूर",
+    "15 minutes": "15 मिनिटे",
     "2. Settings": "२. सेटिंग्ज",
+    "3 hours": "3 तास",
     "3. The same settings as a form": "३. तीच सेटिंग्ज फॉर्ममध्ये",
     "4-bit": "4-बिट",
     "4-bit against FP32 (perplexity)": "FP32 च्या तुलनेत 4-बिट (परप्लेक्सिटी)",
@@ -14,6 +17,7 @@ MARATHI: dict[str, str] = {
     "4-bit model": "4-बिट मॉडेल",
     "4-bit weights": "4-बिट वेट्स",
     "95 % interval of the difference": "फरकाचा 95 % अंतराल",
+    "A model that knows the language already learns from little text. Its shape and vocabulary are kept. Models of the package, of your runs, and uploaded .bullet and .gguf files can be chosen.": "भाषा आधीच येणारे मॉडेल थोड्या मजकुरातूनही शिकते. त्याचा आकार आणि शब्दसंग्रह तसाच राहतो. पॅकेजमधील मॉडेल्स, तुमच्या प्रशिक्षणांची मॉडेल्स आणि अपलोड केलेल्या .bullet व .gguf फाइली निवडता येतात.",  # noqa: E501
     "Add": "जोडा",
     "All answers are scored. Thank you!": "सर्व उत्तरांना गुण दिले. धन्यवाद!",
     "All figures": "सर्व आकडे",
@@ -42,6 +46,8 @@ MARATHI: dict[str, str] = {
     "Characters": "अक्षरे",
     "Characters of text after cleaning, without exact copies.": "स्वच्छ केल्यानंतर आणि हुबेहूब प्रती वगळून उरलेली अक्षरे.",
     "Checkpoint": "चेकपॉइंट",
+    "Choose the settings for me": "माझ्यासाठी सेटिंग्ज निवडा",
+    "Choose the text first.": "आधी मजकूर निवडा.",
     "Cleaning": "मजकूर स्वच्छ करणे",
     "Cleaning the text": "मजकूर स्वच्छ करत आहे",
     "Clear all": "सर्व पुसा",
@@ -95,6 +101,7 @@ MARATHI: dict[str, str] = {
     "How tokens are chosen": "टोकन्स कसे निवडले जातात",
     "Is the 4-bit model as good as FP32?": "4-बिट मॉडेल FP32 इतकेच चांगले आहे का?",
     "Is the model any good?": "मॉडेल उपयोगी आहे का?",
+    "It looks at the text, measures this computer for some seconds and chooses the model that learns most in the time.": "मजकूर पाहून आणि या संगणकाचा वेग काही सेकंद मोजून, दिलेल्या वेळेत सर्वांत जास्त शिकेल असे मॉडेल निवडले जाते.",  # noqa: E501
     "It needs more memory than this computer has: choose a smaller width or a smaller batch.": "यासाठी या संगणकापेक्षा जास्त मेमरी लागेल: लहान रुंदी किंवा लहान बॅच निवडा.",  # noqa: E501
     "Its simple part": "त्याचा सोपा भाग",
     "Keep only the k likeliest tokens; 0 keeps all.": "फक्त k सर्वांत शक्य टोकन्स ठेवा; 0 असल्यास सर्व.",
@@ -111,6 +118,7 @@ MARATHI: dict[str, str] = {
     "Logarithmic": "लॉगरिदमिक",
     "Longest answer (tokens)": "उत्तराची कमाल लांबी (टोकन्स)",
     "Looking at the text ...": "मजकूर पाहत आहे ...",
+    "Looking at the text and measuring this computer ...": "मजकूर पाहत आहे आणि संगणकाचा वेग मोजत आहे ...",
     "Loss": "लॉस",
     "Loss (nats/token)": "लॉस (nats/टोकन)",
     "Lowest loss on text that the model never saw, in nats per token.": "मॉडेलने कधीही न पाहिलेल्या मजकुरावरील सर्वांत कमी लॉस, nats प्रति टोकन.",
@@ -150,6 +158,7 @@ MARATHI: dict[str, str] = {
     "Quantise and export": "क्वांटाइझ करा आणि निर्यात करा",
     "Quantise and write the report card": "क्वांटाइझ करा आणि प्रगतिपुस्तक लिहा",
     "Quantising": "क्वांटाइझ करत आहे",
+    "Random weights": "यादृच्छिक वेट्स (नव्याने)",
     "Randomness of the choice of tokens; 0 always takes the likeliest one.": "टोकन निवडताना किती यादृच्छिकता असावी; 0 असल्यास नेहमी सर्वांत शक्य टोकन.",  # noqa: E501
     "Repetition penalty": "पुनरावृत्तीसाठी दंड",
     "Report card": "प्रगतिपुस्तक",
@@ -177,6 +186,7 @@ MARATHI: dict[str, str] = {
     "Spelling and grammar. 1: cannot be read, 3: some mistakes, 5: none.": "शुद्धलेखन आणि व्याकरण. 1: वाचता येत नाही, 3: काही चुका, 5: चुका नाहीत.",  # noqa: E501
     "Start": "सुरू करा",
     "Start after the others": "इतरांनंतर सुरू करा",
+    "Start from": "कशापासून सुरुवात",
     "State": "स्थिती",
     "Steps": "पायऱ्या",
     "Steps in all": "एकूण पायऱ्या",
@@ -190,6 +200,7 @@ MARATHI: dict[str, str] = {
     "Text, Word, PDF, EPUB, web pages, tables, subtitles, chats and archives are read. Files stay on this computer.": "मजकूर, Word, PDF, EPUB, वेब पाने, तक्ते, सबटायटल, चॅट आणि संग्रह (archive) वाचता येतात. फाइली याच संगणकावर राहतात.",  # noqa: E501
     "The corpus of the package": "पॅकेजमधील मजकूर",
     "The first answers come with the first validation.": "पहिली उत्तरे पहिल्या पडताळणीनंतर दिसतील.",
+    "The model decides its shape and vocabulary, so these settings were taken out: {names}.": "आकार आणि शब्दसंग्रह मॉडेलच ठरवते, म्हणून ही सेटिंग्ज काढून टाकली: {names}.",  # noqa: E501
     "The run has trained {count} steps. It continues from there, and everything after the training is done again.": "आतापर्यंत {count} पायऱ्यांचे प्रशिक्षण झाले आहे. ते तिथून पुढे सुरू होईल, आणि प्रशिक्षणानंतरचे सर्व टप्पे पुन्हा होतील.",  # noqa: E501
     "The run saves its state and stops.": "प्रशिक्षण आपली स्थिती जतन करून थांबत आहे.",
     "The same prompts are answered at every validation, always with the likeliest token.": "प्रत्येक पडताळणीच्या वेळी त्याच प्रश्नांची उत्तरे दिली जातात, नेहमी सर्वांत शक्य टोकन निवडून.",  # noqa: E501
@@ -208,6 +219,7 @@ MARATHI: dict[str, str] = {
     "There is no such run": "असे प्रशिक्षण नाही",
     "They are moved to the folder {folder}.": "ती {folder} या फोल्डरमध्ये हलवली जातील.",
     "Thought. 1: says nothing about the question, 3: an ordinary answer, 5: an insight with a reason.": "विचार. 1: प्रश्नाबद्दल काहीच नाही, 3: साधे उत्तर, 5: कारणासह नवा विचार.",  # noqa: E501
+    "Time for the run": "प्रशिक्षणासाठी वेळ",
     "Time left": "उरलेला वेळ",
     "Time of the training": "प्रशिक्षणाचा वेळ",
     "Time until the training ends at its present speed; other stages come on top.": "आत्ताच्या वेगाने प्रशिक्षण संपायला लागणारा वेळ; इतर टप्प्यांचा वेळ वेगळा.",  # noqa: E501
@@ -262,6 +274,8 @@ MARATHI: dict[str, str] = {
     "more settings": "आणखी सेटिंग्ज",
     "more than {low}": "{low} पेक्षा जास्त",
     "more than {low}, at most {high}": "{low} पेक्षा जास्त, {high} पर्यंत",
+    "one day": "एक दिवस",
+    "one night (8 hours)": "एक रात्र (8 तास)",
     "preferred": "पसंती",
     "running": "चालू",
     "step": "पायरी",

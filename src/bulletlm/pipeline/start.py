@@ -107,7 +107,7 @@ def read_parent(where: str, runs_dir: str = "runs") -> Parent:
         ConfigError: there is nothing of this name, or a folder is not a model.
         FormatError: the model is damaged, of another architecture, or has another kind of tokenizer; the message says which.
     """
-    path = _locate(where, runs_dir)
+    path = locate(where, runs_dir)
     if path is None:
         names = packaged_names()
         known = f", or a model of the package ({', '.join(names)})" if names else ""
@@ -137,7 +137,7 @@ def read_parent(where: str, runs_dir: str = "runs") -> Parent:
     )
 
 
-def _locate(where: str, runs_dir: str) -> Path | None:
+def locate(where: str, runs_dir: str) -> Path | None:
     """The file or folder that a value of model.start_from means; None if there is none."""
     path = Path(where).expanduser()
     if path.exists():
@@ -284,6 +284,15 @@ def resolve(config: Config, progress: Progress) -> tuple[Config, Parent | None]:
     if where is None:
         return config, None
     parent = _parent_of(config, where, progress)
+    return with_parent(config, parent, progress), parent
+
+
+def with_parent(config: Config, parent: Parent, progress: Progress) -> Config:
+    """The configuration with the shape, the vocabulary and the defaults of fine-tuning of a model that is read already.
+
+    Raises:
+        ConfigError: a setting contradicts the model; the message names both values.
+    """
     for note in parent.notes:
         progress.log(f"start: {note}")
     config = _with_shape(config, parent, progress)
@@ -300,7 +309,7 @@ def resolve(config: Config, progress: Progress) -> tuple[Config, Parent | None]:
         }
     )
     resolved.weight_types()  # reports a mistake in quant.keep
-    return resolved, parent
+    return resolved
 
 
 def _given(train: TrainConfig) -> dict[str, Any]:
@@ -310,7 +319,7 @@ def _given(train: TrainConfig) -> dict[str, Any]:
 def _parent_of(config: Config, where: str, progress: Progress) -> Parent:
     """The model at `where`; if it is gone, the copy in the run folder."""
     copy = config.run_dir / START / MANIFEST
-    if _locate(where, config.runs_dir) is None and copy.is_file():
+    if locate(where, config.runs_dir) is None and copy.is_file():
         kept = read_copy(config.run_dir)
         if kept.where == where:
             progress.log(f"note: {printable(where)} no longer exists; the copy in {printable(str(copy.parent))} is used")

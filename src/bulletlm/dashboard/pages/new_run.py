@@ -12,9 +12,11 @@ from nicegui import run, ui
 from nicegui.elements.mixins.validation_element import ValidationElement
 
 from bulletlm.dashboard import processes, queue, show
-from bulletlm.dashboard.drafts import draft_of_run, load_draft, mistakes, new_run, save_draft
+from bulletlm.dashboard.chooser import HOURS, choose_in_process
+from bulletlm.dashboard.drafts import draft_of_run, give_free_name, load_draft, mistakes, new_run, save_draft, start_from
 from bulletlm.dashboard.forms import Draft, Setting, form
 from bulletlm.dashboard.frame import Dashboard, explained_heading, heading, help_button, page, show_error, tile
+from bulletlm.dashboard.models import is_model_file, start_models
 from bulletlm.dashboard.planner import PlanLine, load_clock, plan_line, speed_file
 from bulletlm.dashboard.preview import Preview, preview
 from bulletlm.dashboard.recipes import recipes
@@ -42,21 +44,29 @@ SECTIONS = {
 BYTES_PER_TOKEN = 5.0
 """Bytes of UTF-8 text in a token, about: Marathi needs three bytes a letter and has longer tokens in bytes."""
 
+DEFAULT_HOURS = 1.0
+
 PAUSE_SECONDS = 0.4
 """The plan is computed when the user has not typed for about this long."""
 
 
 def build(dashboard: Dashboard, request: Request) -> None:
-    """Build the page; ?from=RUN begins with the settings of that run, and ?flags=FLAGS changes them."""
+    """Build the page.
+
+    ?from=RUN begins with the settings of that run, and ?flags=FLAGS changes them. ?start=RUN starts from the model of that run.
+    """
     with page(request, "New run", "/new") as t:
         draft = load_draft(dashboard.workspace)
-        source = request.query_params.get("from")
-        if source:
-            try:
+        source, model = request.query_params.get("from"), request.query_params.get("start")
+        try:
+            if source:
                 draft = draft_of_run(dashboard.workspace.run_folder(source))
                 draft.edit_flags(request.query_params.get("flags", ""))
-            except BulletError as error:
-                show_error(error)
+            elif model:
+                start_from(draft, str(dashboard.workspace.run_folder(model)))
+        except BulletError as error:
+            show_error(error)
+        give_free_name(draft, dashboard.workspace, None if "name" in draft.given else source)
         _Page(dashboard, t, draft)
 
 
@@ -76,7 +86,6 @@ class _Page:
         self._boxes()
         self._plan()
         self._form()
-        self._start()
         self._sync()
         ui.timer(PAUSE_SECONDS, self._tick)
         ui.timer(0.1, self._measure, once=True)
@@ -131,8 +140,13 @@ class _Page:
 
     def _uploaded(self, name: Any) -> None:
         """Add a file that was uploaded; `name` is the answer to the upload, which comes through the browser and is checked."""
-        if name in {upload.name for upload in uploaded(self.dashboard.workspace)}:
-            self._add(str(self.dashboard.workspace.uploads / name))
+        if name not in {upload.name for upload in uploaded(self.dashboard.workspace)}:
+            return
+        path = str(self.dashboard.workspace.uploads / name)
+        if is_model_file(name):
+            self._start_from(path)
+        else:
+            self._add(path)
 
     def _show_sources(self) -> None:
         self.sources.clear()
@@ -206,13 +220,37 @@ class _Page:
         with ui.element("section").classes("card"):
             with ui.element("div").classes("line"):
                 heading(t("2. Settings"), 2)
+                ui.space()
+                ui.button(t("Clear all"), on_click=self._clear).props("flat no-caps dense")
+            with ui.element("div").classes("line"):
+                hours = {value: t(name) for value, name in HOURS.items()}
+                self.hours = ui.select(hours, value=DEFAULT_HOURS, label=t("Time for the run")).props("dense outlined").classes("narrow")
+                self.choose = ui.button(t("Choose the settings for me"), icon="auto_fix_high", on_click=self._choose)
+                self.choose.props("no-caps outline")
+                help_button(
+                    t,
+                    t("Choose the settings for me"),
+                    t("It looks at the text, measures this computer for some seconds and chooses the model that learns most in the time."),
+                )
+                self.choosing = ui.spinner()
+                self.choosing.set_visibility(False)
+            self.notes = ui.label().classes("warn").style("white-space:pre-line").props("aria-live=polite")
+            with ui.element("div").classes("line"):
+                self.start = ui.select({"": ""}, value="", label=t("Start from"), on_change=self._started_from)
+                self.start.props("dense outlined").classes("narrow")
+                help_button(
+                    t,
+                    t("Start from"),
+                    t(
+                        "A model that knows the language already learns from little text. Its shape and vocabulary are kept. "
+                        "Models of the package, of your runs, and uploaded .bullet and .gguf files can be chosen."
+                    ),
+                )
                 names = recipes(self.dashboard.workspace)
                 if names:
                     ui.select(["", *names], value="", label=t("Begin with a recipe"), on_change=self._recipe).props(
                         "dense outlined"
                     ).classes("narrow")
-                ui.space()
-                ui.button(t("Clear all"), on_click=self._clear).props("flat no-caps dense")
             with ui.element("div").classes("pair"):
                 with ui.element("div"):
                     self.json_box = ui.textarea(t("Configuration: paste JSON here, comments are allowed"))
@@ -239,6 +277,58 @@ class _Page:
             if sources:
                 self.draft.edit_setting("data.sources", sources)
             self._sync()
+
+    def _started_from(self, event: Any) -> None:
+        if not self.syncing:
+            self._start_from(event.value or None)
+
+    def _start_from(self, model: str | None) -> None:
+        removed = start_from(self.draft, model)
+        if removed:
+            ui.notify(
+                self.t("The model decides its shape and vocabulary, so these settings were taken out: {names}.", names=", ".join(removed)),
+                position="top",
+            )
+        self._sync()
+
+    def _show_start(self) -> None:
+        """Show the model from which the run starts; one that is no choice, such as a folder, is added to the choices."""
+        chosen = self.draft.given.get("model.start_from")
+        value = chosen if isinstance(chosen, str) and chosen != "none" else ""
+        options = {"": self.t("Random weights"), **start_models(self.dashboard.workspace, self.dashboard.runs.names())}
+        options.setdefault(value, value)
+        if self.start.options != options or self.start.value != value:
+            self.start.set_options(options, value=value)
+
+    async def _choose(self) -> None:
+        """Choose settings for the text and the time."""
+        t = self.t
+        if not self._paths():
+            ui.notify(t("Choose the text first."), position="top")
+            return
+        paths = [source.get("path", "") if isinstance(source, dict) else str(source) for source in self._paths()]
+        problems = list(self.dashboard.workspace.check_settings(self.draft.given))
+        if problems:
+            show_error(BulletError(": ".join(problems[0])))
+            return
+        self.choose.disable()
+        self.choosing.set_visibility(True)
+        self.notes.set_text(t("Looking at the text and measuring this computer ..."))
+        sources = self.draft.given["data.sources"]
+        try:
+            chosen = await choose_in_process(paths, float(self.hours.value), self.draft.given, self.dashboard.workspace.folder)
+        except BulletError as error:
+            self.notes.set_text(str(error))
+            return
+        finally:
+            self.choose.enable()
+            self.choosing.set_visibility(False)
+        self.draft.flags_text = ""
+        self.draft.edit_json(chosen["settings"])
+        if any(isinstance(source, dict) for source in sources):  # with a weight or other settings, which the choice does not know
+            self.draft.edit_setting("data.sources", sources)
+        self.notes.set_text("\n".join(chosen["notes"]))
+        self._sync()
 
     def _clear(self) -> None:
         self.draft.flags_text = ""
@@ -321,6 +411,7 @@ class _Page:
                 shown = bool(value) if setting.kind == "switch" else _text(setting, value)
                 if field.value != shown and _value(setting, field.value) != value:
                     field.set_value(shown)
+            self._show_start()
         finally:
             self.syncing = False
         self.json_problem.set_text(draft.json_problem)
@@ -361,6 +452,7 @@ class _Page:
                     ),
                 }
             self.warnings = ui.label().classes("warn").style("white-space:pre-line")
+            self._buttons()
 
     async def _tick(self) -> None:
         if not self.due:
@@ -369,10 +461,13 @@ class _Page:
         if self.draft.json_problem or any(path != "data.sources" and path != "name" for path in self.mistakes):
             return
         tokens = int(self.found["text_bytes"] / BYTES_PER_TOKEN) if self.found else None
-        given, state, memory = dict(self.draft.given), self.dashboard.workspace.state, psutil.virtual_memory().total
+        given, workspace, memory = dict(self.draft.given), self.dashboard.workspace, psutil.virtual_memory().total
         try:
-            line = await run.io_bound(lambda: plan_line(given, tokens, load_clock(state), memory))
-        except (BulletError, ValueError):
+            line = await run.io_bound(lambda: plan_line(given, tokens, load_clock(workspace.state), memory, workspace.folder))
+        except BulletError as error:
+            self.warnings.set_text(str(error))
+            return
+        except ValueError:
             return
         if line is not None:
             self._show_plan(line)
@@ -400,7 +495,7 @@ class _Page:
         await process.wait()
         self.due = True
 
-    def _start(self) -> None:
+    def _buttons(self) -> None:
         t = self.t
         with ui.element("div").classes("line"):
             ui.button(t("Start"), icon="play_arrow", on_click=lambda: self._begin(now=True)).props("no-caps unelevated").mark("start")
