@@ -37,8 +37,9 @@ from bulletlm.quant.types import weight_types
 from bulletlm.runtime import load
 from bulletlm.shape import ModelShape
 from bulletlm.train import distil as distil_module
+from bulletlm.train.backend.native import why_not
 from bulletlm.train.checkpoint import load_checkpoint
-from bulletlm.train.distil import DistilJob, Distilled, _divergences, below_noise, distil
+from bulletlm.train.distil import DistilJob, Distilled, below_noise, distil
 from bulletlm.train.guard import stopping
 from bulletlm.train.model import Transformer
 from bulletlm.train.validation import validate
@@ -93,11 +94,13 @@ def sharp(micro_run: Path) -> Callable[..., Distilled]:
     text, held_out = (open_tokens(micro_run / "tokens", split) for split in ("train", "val"))
     windows = text.tokens[: 2048 // 32 * 32].astype(np.int64).reshape(-1, 32)
 
-    def work(folder: Path, method: str = "gptq", steps: int = 40, progress: Any = None, threads: int = 1) -> Distilled:
+    def work(
+        folder: Path, method: str = "gptq", steps: int = 40, progress: Any = None, threads: int = 1, precision: Any = "fp32"
+    ) -> Distilled:
         start = quantize(shape, tensors, QuantizeOptions(types=types, method=method, windows=windows), SilentProgress()).tensors
         config = QatConfig(steps=steps, tokens_per_step=512, learning_rate_share=0.03)
-        train = TrainConfig(learning_rate=1e-2, batch_size_per_device=8, threads=threads, precision="fp32", compile="off")
-        folder.mkdir(exist_ok=True)
+        train = TrainConfig(learning_rate=1e-2, batch_size_per_device=8, threads=threads, precision=precision, compile="off")
+        folder.mkdir(parents=True, exist_ok=True)
         job = DistilJob(
             shape=shape,
             teacher=tensors,
@@ -118,9 +121,14 @@ def sharp(micro_run: Path) -> Callable[..., Distilled]:
     return work
 
 
+native = pytest.param("int8", marks=pytest.mark.skipif(why_not() is not None, reason=str(why_not())), id="native")
+PRECISIONS = [pytest.param("fp32", id="torch"), native]
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("method", ["none", "gptq"])
-def test_it_comes_nearer_to_the_teacher(sharp: Callable[..., Distilled], tmp_path: Path, method: str) -> None:
-    result = sharp(tmp_path, method)
+def test_it_comes_nearer_to_the_teacher(sharp: Callable[..., Distilled], tmp_path: Path, method: str, precision: str) -> None:
+    result = sharp(tmp_path, method, precision=precision)
     assert result.chosen in ("raw", "ema")
     assert min(result.kl["raw"], result.kl["ema"]) < 0.8 * result.kl["start"]
     assert result.tokens == 40 * 512
@@ -147,7 +155,7 @@ def test_it_compiles_its_own_graph_and_no_other(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(distil_module, "compiled", lambda function: untraceable(function.__name__, function))
     progress = SilentProgress()
     monkeypatch.setattr(progress, "log", said.append)
-    train, measured = _divergences(
+    train, measured = distil_module._divergences(
         teacher, student, TrainConfig(compile="on", threads=1), 2, 1000, progress, capabilities(MACHINES["vnni"])
     )
     assert compiled == ["run_layer"], "tried, and not to be compiled"
@@ -157,14 +165,32 @@ def test_it_compiles_its_own_graph_and_no_other(monkeypatch: pytest.MonkeyPatch)
     assert all(weight.grad is None for weight in student.parameters())
 
 
-def test_a_stopped_one_ends_with_the_same_bits(sharp: Callable[..., Distilled], tmp_path: Path) -> None:
-    whole = sharp(tmp_path / "whole", steps=8)
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_a_stopped_one_ends_with_the_same_bits(sharp: Callable[..., Distilled], tmp_path: Path, precision: str) -> None:
+    whole = sharp(tmp_path / "whole", steps=8, precision=precision)
     with pytest.raises(Interrupted, match="stopped at step 5 of 8 of QAT; saved"):
-        sharp(tmp_path / "stopped", steps=8, progress=StopAfter("Distilling", 5))
-    again = sharp(tmp_path / "stopped", steps=8)
-    assert (again.chosen, again.kl) == (whole.chosen, whole.kl)
-    for name, tensor in whole.tensors.items():
-        np.testing.assert_array_equal(dequantize(again.tensors[name]), dequantize(tensor))
+        sharp(tmp_path / "stopped", steps=8, progress=StopAfter("Distilling", 5), precision=precision)
+    assert_same(sharp(tmp_path / "stopped", steps=8, precision=precision), whole)
+
+
+@pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
+def test_the_number_of_threads_makes_no_difference(sharp: Callable[..., Distilled], tmp_path: Path) -> None:
+    one, three = (sharp(tmp_path / str(threads), steps=8, threads=threads, precision="int8") for threads in (1, 3))
+    assert_same(three, one)
+
+
+def assert_same(a: Distilled, b: Distilled) -> None:
+    assert (a.chosen, a.kl) == (b.chosen, b.kl)
+    for name, tensor in b.tensors.items():
+        np.testing.assert_array_equal(dequantize(a.tensors[name]), dequantize(tensor))
+
+
+@pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
+def test_torch_and_the_native_library_learn_the_same(sharp: Callable[..., Distilled], tmp_path: Path) -> None:
+    """The KL before the first step, and what 40 steps make of it."""
+    exact, native = (sharp(tmp_path / precision, precision=precision).kl for precision in ("fp32", "int8"))
+    assert native["start"] == pytest.approx(exact["start"], rel=0.02)
+    assert native["ema"] == pytest.approx(exact["ema"], rel=0.1)
 
 
 def test_it_pauses_on_battery(sharp: Callable[..., Distilled], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,16 +26,17 @@ from bulletlm.quant import calibrate
 from bulletlm.quant.bq4 import Quantized, scales_of
 from bulletlm.quant.fake_quant import FakeQuant
 from bulletlm.shape import ModelShape
-from bulletlm.train.backend.compute import compile_problem, compiled, denormals_are_zero, pick_device, run_layer
+from bulletlm.train.backend.compute import Compute, compile_problem, compiled, denormals_are_zero, pick_device, run_layer
+from bulletlm.train.backend.native import MAX_VOCABULARY, Trainer
 from bulletlm.train.backend.plan import Capabilities, inspect_capabilities, pays_to_compile, run_flops
 from bulletlm.train.batches import TrainingWindows, validation_batches
 from bulletlm.train.checkpoint import remove_checkpoints
 from bulletlm.train.guard.rollback import Diverged, find_trouble
 from bulletlm.train.guard.stopping import be_nice
-from bulletlm.train.int8 import products_are_exact
 from bulletlm.train.loop import Run, StepResult, run_steps
 from bulletlm.train.model import IGNORE, Transformer
 from bulletlm.train.state import TrainState
+from bulletlm.train.step import GradientBackend
 from bulletlm.train.validation import check_target_count
 
 WARMUP_STEPS = 10
@@ -53,11 +54,18 @@ SAVE_EVERY_STEPS = 50
 MOST_NOISE = 5e-4
 """A KL above this, in nats per token, is never taken for noise: a few held-out tokens say little, but it may still be real."""
 
+NATIVE_SEQUENCES = 8
+"""Sequences in one pass of the native library, at least: its threads take whole sequences. It is not a multiple of the number of threads
+because the bytes of the result depend on the size of a pass, and must not depend on the number of threads."""
+
 KEPT_CHECKPOINTS = 2
 """Number of checkpoints that are kept: the last one, and the one before it in case the last one is damaged."""
 
 Divergence = Callable[[Tensor, Tensor], Tensor]
 """(tokens, targets), int64 (B, T) -> sum of KL(teacher || student) over the positions that count, nats, with the student's gradients."""
+
+Measure = Callable[[Tensor, Tensor], Tensor | float]
+"""As Divergence, but without gradients."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,7 +155,7 @@ class DistilPosition:
 
 @dataclass(frozen=True)
 class TeacherBackend:
-    """A `GradientBackend` whose loss is the KL between teacher and student.
+    """A `GradientBackend` in torch whose loss is the KL between teacher and student.
 
     Attributes:
         divergence: computes the loss.
@@ -235,13 +243,14 @@ def distil(job: DistilJob, progress: Progress) -> Distilled:
     device = pick_device(job.train.device)
     teacher, student = (_model(shape, job.teacher, device) for _ in range(2))
     sequences = max(1, round(config.tokens_per_step / shape.max_seq_len))
-    at_once = min(job.train.batch_size_per_device, sequences)
     steps = config.steps or 0
-    divergence, exact_divergence = _divergences(teacher, student, job.train, at_once, steps * config.tokens_per_step, progress)
+    backend, measure = choose_backend(teacher, student, job.train, sequences, steps * config.tokens_per_step, progress)
     fake = FakeQuant(student, job.types, _take_over(student, job.start) if job.keep_scales else None)
 
     def held_out_kl() -> float:
-        return _measure(exact_divergence, fake, job.held_out, shape.max_seq_len, job.train.batch_size_per_device)
+        with fake.applied():
+            backend.load_weights()
+            return _mean_over(measure, job.held_out, shape.max_seq_len, job.train.batch_size_per_device)
 
     settings = _student_settings(job, sequences)
     state = TrainState(student, settings, DistilPosition(), job.key)
@@ -256,7 +265,7 @@ def distil(job: DistilJob, progress: Progress) -> Distilled:
             run_dir=job.run_dir,
             checkpoints=job.checkpoints,
             state=state,
-            backend=TeacherBackend(divergence, at_once, device),
+            backend=backend,
             windows=TrainingWindows(job.text, shape.max_seq_len, job.seed),
             progress=progress,
             fake=fake,
@@ -334,6 +343,39 @@ def _take_over(student: Transformer, start: Mapping[str, calibrate.Tensor]) -> d
     return scales
 
 
+def choose_backend(
+    teacher: Transformer,
+    student: Transformer,
+    train: TrainConfig,
+    sequences: int,
+    tokens: int,
+    progress: Progress,
+    capabilities: Capabilities | None = None,
+) -> tuple[GradientBackend, Measure]:
+    """What computes the loss and its gradients, and the function that measures the loss; load the weights before calling it.
+
+    The native library if it can be used on this computer and `train.precision` does not ask for another one; otherwise torch.
+
+    Args:
+        teacher, student: models of one shape on one device.
+        train: settings; see `DistilJob.train`.
+        sequences: sequences in one step.
+        tokens: training tokens of the whole distillation.
+        progress: shows messages.
+        capabilities: of the computer; None inspects this one.
+    """
+    device, at_once = teacher.rope.device, min(train.batch_size_per_device, sequences)
+    capabilities = capabilities or inspect_capabilities(device.type)
+    if train.precision in ("auto", "int8") and capabilities.int8_problem is None and teacher.shape.vocab_size <= MAX_VOCABULARY:
+        threads = train.threads or capabilities.machine.cores
+        torch.set_num_threads(threads)
+        trainer = Trainer(student, threads, teacher=teacher)
+        at_once = max(at_once, min(NATIVE_SEQUENCES, sequences))
+        return Compute(trainer.accumulate_gradients, trainer.load_weights, at_once, "native"), trainer.divergence
+    divergence, measure = _divergences(teacher, student, train, at_once, tokens, progress, capabilities)
+    return TeacherBackend(divergence, at_once, device), measure
+
+
 def _divergences(
     teacher: Transformer,
     student: Transformer,
@@ -341,15 +383,13 @@ def _divergences(
     at_once: int,
     tokens: int,
     progress: Progress,
-    capabilities: Capabilities | None = None,
+    capabilities: Capabilities,
 ) -> tuple[Divergence, Divergence]:
-    """The loss for training, with passes of `at_once` sequences, and the loss for measuring.
+    """The loss in torch for training, with passes of `at_once` sequences, and the loss for measuring.
 
-    The former is compiled if a run over `tokens` tokens is long enough for that to pay. Predictions are never computed in
-    int8, whose noise is as large as the error that a 4-bit model can still lose. Gradients can be: the noise of the text is
-    larger there. Rounding them saves time only in compiled code.
+    The former is compiled if a run over `tokens` tokens is long enough for that to pay.
     """
-    capabilities, shape = capabilities or inspect_capabilities(teacher.rope.device.type), teacher.shape
+    shape = teacher.shape
     torch.set_num_threads(train.threads or capabilities.machine.cores)
     floats = capabilities.best_float if train.precision == "auto" else "bf16" if train.precision == "bf16" else "fp32"
     teacher.compute_in(floats)
@@ -358,14 +398,10 @@ def _divergences(
     # Training costs three passes (one forward, two backward); the teacher's forward pass is a fourth.
     if not pays_to_compile(train, capabilities.device, 4 / 3 * run_flops(shape, tokens)):
         return eager, eager
-    int8_pays = floats == "fp32" and capabilities.device == "cpu" and capabilities.machine.has_int8 and products_are_exact()
-    if train.precision in ("auto", "int8") and int8_pays:
-        student.compute_in("int8-gradients")
     graph = _divergence_with(teacher, student, compiled(run_layer), compiled(_divergence))
     trial = torch.arange(at_once * shape.max_seq_len).remainder(shape.vocab_size).view(at_once, -1)
     if problem := compile_problem(lambda: graph(trial, trial).backward(), student, capabilities):  # type: ignore[no-untyped-call]
         progress.log(f"QAT in eager mode, which is slower: {problem}")
-        student.compute_in(floats)
         return eager, eager
     # Compiling for the smaller last batch of the held-out text would take longer than measuring all of it in eager mode.
     return graph, eager
@@ -397,12 +433,11 @@ def _divergence(teacher: Transformer, student: Transformer, taught: Tensor, hidd
 
 
 @torch.no_grad()
-def _measure(divergence: Divergence, fake: FakeQuant, file: TokenFile, max_seq_len: int, at_once: int) -> float:
+def _mean_over(measure: Measure, file: TokenFile, max_seq_len: int, at_once: int) -> float:
     """Mean KL over a whole token file, in nats per token."""
     total, count = 0.0, 0
-    with fake.applied():
-        for tokens, targets in validation_batches(file, max_seq_len, at_once):
-            total += float(divergence(tokens, targets))
-            count += int((targets != IGNORE).sum())
+    for tokens, targets in validation_batches(file, max_seq_len, at_once):
+        total += float(measure(tokens, targets))
+        count += int((targets != IGNORE).sum())
     check_target_count(count)
     return total / count

@@ -9,7 +9,6 @@ Weights and their gradients are float32. `Transformer.compute_in` sets the preci
 * "fp32": everything is float32.
 * "bf16": weights are rounded to bfloat16 at every use, which is a relative error of at most 2^-9, and activations between layers
   are bfloat16. Norms, rotations, softmax, loss, sums of gradients and updates stay float32.
-* "int8-gradients": predictions are float32; the gradients of products with weights are computed as `bulletlm.train.int8` says.
 
 B = sequences in the batch, T = positions, H = heads, D = head_dim.
 """
@@ -23,7 +22,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bulletlm.shape import ModelShape
-from bulletlm.train import int8
 
 IGNORE = -1
 """Target id of positions that do not count in the loss."""
@@ -31,31 +29,18 @@ IGNORE = -1
 QUERIES = 128
 """Number of query positions whose attention is computed together. At a context of 1024, 128 takes 0.6 times as long as all at once."""
 
-MatmulPrecision = Literal["fp32", "bf16", "int8-gradients"]
+MatmulPrecision = Literal["fp32", "bf16"]
 """Precision of matrix products; the text at the top of this file explains the values."""
-
-
-def product(x: Tensor, weight: Tensor, precision: MatmulPrecision, two_bytes: bool = False) -> Tensor:
-    """x W^T: x float (..., inputs), weight float32 (outputs, inputs) -> (..., outputs) in the type of x.
-
-    Args:
-        two_bytes: with "int8-gradients", as in `int8.linear`; ignored otherwise.
-    """
-    if precision == "int8-gradients" and torch.is_grad_enabled():
-        return int8.linear(x, weight, two_bytes)
-    return F.linear(x, weight.to(x.dtype))
 
 
 class Linear(nn.Linear):
     """x W^T: (..., inputs) -> (..., outputs) in the type of x. The weight, float32 (outputs, inputs), gets a float32 gradient."""
 
-    precision: MatmulPrecision = "fp32"
-
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__(inputs, outputs, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return product(x, self.weight, self.precision)
+        return F.linear(x, self.weight.to(x.dtype))
 
 
 class RMSNorm(nn.Module):
@@ -202,9 +187,6 @@ class Transformer(nn.Module):
     def compute_in(self, precision: MatmulPrecision) -> None:
         """Set the precision of matrix products, and with "bf16" also the type of activations between layers."""
         self.precision = precision
-        for module in self.modules():
-            if isinstance(module, Linear):
-                module.precision = precision
 
     def forward(self, tokens: Tensor) -> Tensor:
         """int64 token ids (B, T), T <= max_seq_len -> logits (B, T, vocab_size), bfloat16 with "bf16" and float32 otherwise."""
@@ -224,7 +206,7 @@ class Transformer(nn.Module):
     def logits(self, hidden: Tensor) -> Tensor:
         """What `hidden` returned, (B, T, dim) -> logits (B, T, vocab_size) of the same type."""
         head = self.token_embedding.weight if self.shape.tied_embeddings else self.lm_head.weight
-        return product(self.final_norm(hidden), head, self.precision, two_bytes=True)
+        return F.linear(self.final_norm(hidden), head.to(hidden.dtype))
 
     def loss(self, tokens: Tensor, targets: Tensor, reduction: str = "sum") -> Tensor:
         """Cross-entropy in nats, float32. Positions whose target is IGNORE do not count.

@@ -109,18 +109,32 @@ static void describe_group(struct weight_group *g, int64_t inputs, int parts, co
     }
 }
 
-static void place_group(struct arena *a, struct weight_group *g) {
+static void place_exact(struct arena *a, struct weight_group *g) {
+    TAKE(g->exact.panels, (int64_t)g->inputs * g->outputs);
+    TAKE(g->exact.scales, (int64_t)g->inputs / 32 * g->outputs);
+}
+
+static void place_group(const struct trainer *t, struct arena *a, struct weight_group *g) {
     TAKE(g->scales, g->outputs);
-    TAKE(g->forward, (int64_t)g->inputs * g->outputs);
     TAKE(g->backward, (int64_t)g->inputs * g->outputs);
+    if (t->distils)
+        place_exact(a, g);
+    else
+        TAKE(g->forward, (int64_t)g->inputs * g->outputs);
 }
 
 static void place_weights(struct trainer *t, struct arena *a) {
     for (int32_t n = 0; n < t->shape.n_layers; n++) {
         struct layer *l = t->layers + n;
-        place_group(a, &l->qkv), place_group(a, &l->output), place_group(a, &l->gate_up), place_group(a, &l->down);
+        place_group(t, a, &l->qkv), place_group(t, a, &l->output), place_group(t, a, &l->gate_up), place_group(t, a, &l->down);
     }
-    place_group(a, &t->head);
+    place_group(t, a, &t->head);
+    if (!t->distils) return;
+    for (int32_t n = 0; n < t->shape.n_layers; n++) {
+        struct layer *l = t->teacher_layers + n;
+        place_exact(a, &l->qkv), place_exact(a, &l->output), place_exact(a, &l->gate_up), place_exact(a, &l->down);
+    }
+    place_exact(a, &t->teacher_head);
 }
 
 static void place_saved_input(struct trainer *t, struct arena *a, struct saved_input *saved, int64_t inputs) {
@@ -150,6 +164,7 @@ static void place_activations(struct trainer *t, struct arena *a) {
     }
     TAKE(t->rope, t->length * 2 * t->head_dim);
     TAKE(t->output, n * dim), TAKE(t->final_rms, n);
+    if (t->distils) TAKE(t->teacher_output, n * dim);
     place_saved_input(t, a, &t->head_in, dim);
     TAKE(t->residual_grad[0], n * dim), TAKE(t->residual_grad[1], n * dim), TAKE(t->residual_mid_grad, n * dim);
     t->n_columns = 0;
@@ -166,7 +181,12 @@ static void place_activations(struct trainer *t, struct arena *a) {
 
     const int64_t widest = max_i64(max_i64(2 * hidden, qkv), dim), half_block = TOKEN_BLOCK / 2 * t->padded_vocab;
     for (int32_t i = 0; i < t->threads; i++) {
-        struct workspace w;
+        struct workspace w = {0};
+        if (t->distils) {
+            TAKE(w.exact_codes, TOKEN_BLOCK * max_i64(dim, hidden)), TAKE(w.exact_scales, TOKEN_BLOCK);
+            TAKE(w.taught, half_block);
+        }
+        TAKE(w.sums, TOKEN_BLOCK);
         TAKE(w.rows, max_i64(TOKEN_BLOCK * widest, half_block));
         TAKE(w.dim_rows, TOKEN_BLOCK * dim);
         TAKE(w.codes, max_i64(TOKEN_BLOCK * widest, 2 * half_block));
@@ -208,7 +228,7 @@ static bool resize(struct trainer *t, int64_t sequences, int64_t length, int32_t
 void bullet_trainer_free(struct trainer *t) {
     if (t == NULL) return;
     unmap_memory(t, 0), unmap_memory(t, 1);
-    free(t->layers), free(t->weights);
+    free(t->layers), free(t->weights), free(t->teacher_layers), free(t->teacher_weights);
     free(t);
 }
 
@@ -254,24 +274,60 @@ static bool run_phases(struct trainer *t, struct call *call, int32_t threads, vo
     return complete;
 }
 
+static size_t n_tensors(const struct trainer *t) { return (size_t)(t->final_norm + 2 - !!t->shape.tied_embeddings); }
+
 int32_t bullet_trainer_load_weights(struct trainer *t, float *const *weights, int32_t threads) {
     if (threads < 1) return BULLET_ARGUMENT;
-    memcpy(t->weights, weights, (size_t)(t->final_norm + 2 - !!t->shape.tied_embeddings) * sizeof *t->weights);
+    memcpy(t->weights, weights, n_tensors(t) * sizeof *t->weights);
     struct call call = {.trainer = t};
     return run_phases(t, &call, threads, t->kernels->load_weights) ? BULLET_OK : BULLET_MEMORY;
 }
 
-int32_t bullet_trainer_accumulate_gradients(struct trainer *t, const int32_t *tokens, const int32_t *targets, int64_t sequences,
-                                            int64_t length, double scale, float *const *gradients, int32_t threads, double *loss) {
+int32_t bullet_trainer_load_teacher(struct trainer *t, float *const *weights, int32_t threads) {
+    if (threads < 1) return BULLET_ARGUMENT;
+    if (!t->distils) {
+        const size_t layers = (size_t)t->shape.n_layers;
+        t->teacher_layers = calloc(layers, sizeof *t->teacher_layers);
+        t->teacher_weights = calloc(n_tensors(t), sizeof *t->teacher_weights);
+        if (t->teacher_layers == NULL || t->teacher_weights == NULL) return BULLET_MEMORY;
+        memcpy(t->teacher_layers, t->layers, layers * sizeof *t->layers);
+        t->teacher_head = t->head;
+        t->distils = true;
+        unmap_memory(t, 1); /* its size depends on `distils` */
+        if (!allocate(t, 0, place_weights)) return BULLET_MEMORY;
+    }
+    memcpy(t->teacher_weights, weights, n_tensors(t) * sizeof *t->teacher_weights);
+    struct call call = {.trainer = t};
+    return run_phases(t, &call, threads, t->kernels->load_teacher) ? BULLET_OK : BULLET_MEMORY;
+}
+
+/* One pass over a micro-batch: the arguments of train.h, checked, and the threads that do `job`. */
+static int32_t run_pass(struct call call, int64_t sequences, int64_t length, int32_t threads, double *loss,
+                        void (*job)(void *, int32_t, struct barrier *)) {
+    struct trainer *t = call.trainer;
     if (sequences < 1 || length < 1 || length > t->shape.max_seq_len || threads < 1 || sequences > MAX_TOKENS / ROUND_UP(length, 4))
         return BULLET_ARGUMENT;
     for (int64_t i = 0; i < sequences * length; i++) {
-        if (tokens[i] < 0 || tokens[i] >= t->shape.vocab_size || targets[i] < -1 || targets[i] >= t->shape.vocab_size) return BULLET_TOKEN;
+        if (call.tokens[i] < 0 || call.tokens[i] >= t->shape.vocab_size || call.targets[i] < -1 || call.targets[i] >= t->shape.vocab_size)
+            return BULLET_TOKEN;
     }
     if (!resize(t, sequences, length, threads)) return BULLET_MEMORY;
-    struct call call = {.trainer = t, .tokens = tokens, .targets = targets, .scale = (float)scale, .gradients = gradients};
-    if (!run_phases(t, &call, threads, t->kernels->accumulate_gradients)) return BULLET_MEMORY;
+    if (!run_phases(t, &call, threads, job)) return BULLET_MEMORY;
     *loss = 0;
     for (int64_t s = 0; s < sequences; s++) *loss += t->losses[s];
     return BULLET_OK;
+}
+
+int32_t bullet_trainer_accumulate_gradients(struct trainer *t, const int32_t *tokens, const int32_t *targets, int64_t sequences,
+                                            int64_t length, double scale, float *const *gradients, int32_t threads, double *loss) {
+    if (t->distils) return BULLET_ARGUMENT;
+    const struct call call = {.trainer = t, .tokens = tokens, .targets = targets, .scale = (float)scale, .gradients = gradients};
+    return run_pass(call, sequences, length, threads, loss, t->kernels->accumulate_gradients);
+}
+
+int32_t bullet_trainer_distil(struct trainer *t, const int32_t *tokens, const int32_t *targets, int64_t sequences, int64_t length,
+                              double scale, float *const *gradients, int32_t threads, double *loss) {
+    if (!t->distils) return BULLET_ARGUMENT;
+    const struct call call = {.trainer = t, .tokens = tokens, .targets = targets, .scale = (float)scale, .gradients = gradients};
+    return run_pass(call, sequences, length, threads, loss, t->kernels->distil);
 }

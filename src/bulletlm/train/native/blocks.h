@@ -1,19 +1,41 @@
 /* What forward and backward pass share between the matrix products: RMSNorm, rotary embedding, sigmoid, and the layout of heads. */
 
-/* RMSNorm of n tokens x (n, dim), quantized: codes (n, dim), scales and panels in `saved`, sums[n]; inverse_rms[token]: 1 / root mean
- * square. `token` is the index of the first one; row: scratch, [dim]. */
-static void norm_forward(const struct trainer *t, const float *x, int64_t n, const float *weight, float *inverse_rms,
-                         struct saved_input *saved, int64_t token, int8_t *codes, float *row, int32_t *sums) {
+/* Row r of the inputs of a product, x[inputs], as codes in w; token: the index of row 0. */
+static ALWAYS_INLINE void encode_row(enum pass_kind kind, struct workspace *w, const float *x, int64_t inputs, int64_t r,
+                                     const struct saved_input *saved, int64_t token) {
+    if (kind != TEACHER_PASS) quantize_nearest(x, inputs, w->codes + r * inputs, saved->scales + token + r, w->sums + r);
+    if (kind != INT8_PASS) quantize_exact(x, inputs, w->exact_codes + r * inputs, ACTIVATION_MAX, w->exact_scales + r);
+}
+
+/* out (n, outputs of g) = base + the n encoded rows times the weights; base may be NULL (0). */
+static void multiply(const struct trainer *t, enum pass_kind kind, struct workspace *w, const struct weight_group *g, int64_t n,
+                     struct saved_input *saved, int64_t token, const float *base, float *out) {
+    const int64_t inputs = g->inputs, outputs = g->outputs;
+    if (kind != TEACHER_PASS) save_input(w->codes, inputs, n, inputs, saved, token, t->tokens);
+    if (kind != INT8_PASS)
+        matmul_exact(w->exact_codes, w->exact_scales, n, g, base, out);
+    else if (base)
+        matmul_int8_add(left_row_major(w->codes, inputs, w->sums, saved->scales + token), n, g->forward, inputs / 4, outputs, g->scales,
+                        1.0f, base, out, outputs);
+    else
+        matmul_int8(left_row_major(w->codes, inputs, w->sums, saved->scales + token), n, g->forward, inputs / 4, outputs, g->scales, out,
+                    outputs);
+}
+
+/* RMSNorm of n tokens x (n, dim), encoded in w for a product; inverse_rms[token]: 1 / root mean square. `token` is the index of the
+ * first one. */
+static void norm_forward(const struct trainer *t, enum pass_kind kind, struct workspace *w, const float *x, int64_t n, const float *weight,
+                         float *inverse_rms, const struct saved_input *saved, int64_t token) {
     const int64_t dim = t->shape.dim;
+    float *row = w->row;
     for (int64_t r = 0; r < n; r++, x += dim) {
         vf squares = zero_f32();
         for (int64_t i = 0; i < dim; i += LANES) squares = fmadd(load(x + i), load(x + i), squares);
         const float inverse = 1.0f / sqrtf(reduce_add(squares) / (float)dim + (float)t->shape.norm_eps);
         for (int64_t i = 0; i < dim; i += LANES) store(row + i, load(x + i) * broadcast(inverse) * load(weight + i));
-        quantize_nearest(row, dim, codes + r * dim, saved->scales + token + r, sums + r);
+        encode_row(kind, w, row, dim, r, saved, token);
         inverse_rms[token + r] = inverse;
     }
-    save_input(codes, dim, n, dim, saved, token, t->tokens);
 }
 
 /* Backward pass of RMSNorm over n tokens (n, dim): dx = dx_add + (g - x_hat * mean(g * x_hat)) / rms with x_hat = x / rms,

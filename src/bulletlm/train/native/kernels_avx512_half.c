@@ -11,6 +11,7 @@
 #endif
 
 #define VPDPBUSD "vpdpbusd"
+#define VPDPWSSD "vpdpwssd"
 #include "simd_avx2.h"
 
 #include "kernels.h"
@@ -21,5 +22,5 @@
 
 static bool supported(void) { return cpu_has_avx2_fma() && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni"); }
 
-const struct kernels kernels_avx512_half = {"avx512_half", supported, load_weights, accumulate_gradients};
+const struct kernels kernels_avx512_half = {"avx512_half", supported, load_weights, accumulate_gradients, load_teacher, distil};
 #endif

@@ -1,4 +1,4 @@
-/* Quantization to int8 codes with one scale for each row, the same arithmetic as bulletlm/train/int8.py: x ~ scale * code.
+/* Quantization to int8 codes with one scale for each row, x ~ scale * code (docs/training-library.md).
  *
  * Three ways: to nearest (weights and activations), stochastic (gradients; unbiased), and in a high and a low byte (the gradient of
  * the logits). Every function also gives the sum of the codes of a row, which matmul.h needs. */

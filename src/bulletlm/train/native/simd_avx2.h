@@ -1,4 +1,4 @@
-/* Vectors of 8 lanes: AVX2, FMA and 256-bit VNNI. The file that includes this defines VPDPBUSD, the assembler name of its dot product.
+/* Vectors of 8 lanes: AVX2, FMA and 256-bit VNNI. The file that includes this defines VPDPBUSD and VPDPWSSD, the assembler names of its dot products.
  * simd_avx512.h has the same functions for 16 lanes. */
 
 #include <immintrin.h>
@@ -65,6 +65,17 @@ static ALWAYS_INLINE vf cvt_f32(vi x) { return _mm256_cvtepi32_ps(x); }
 static ALWAYS_INLINE vi dot_u8i8(vi c, vi b, vi a) {
     __asm__(VPDPBUSD " %2, %1, %0" : "+x"(c) : "x"(b), "x"(a));
     return c;
+}
+
+/* c + the sum of the two products of 16-bit numbers of each lane. */
+static ALWAYS_INLINE vi dot_i16(vi c, vi b, vi a) {
+    __asm__(VPDPWSSD " %2, %1, %0" : "+x"(c) : "x"(b), "x"(a));
+    return c;
+}
+
+/* LANES int32, within int16, as 16-bit numbers. */
+static ALWAYS_INLINE void store_i16(int16_t *p, vi x) {
+    _mm_storeu_si128((__m128i *)p, _mm_packs_epi32(_mm256_castsi256_si128(x), _mm256_extracti128_si256(x, 1)));
 }
 
 /* LANES int32, within int8, as bytes. */

@@ -45,6 +45,15 @@ static ALWAYS_INLINE vi dot_u8i8(vi c, vi b, vi a) {
     return c;
 }
 
+/* c + the sum of the two products of 16-bit numbers of each lane. */
+static ALWAYS_INLINE vi dot_i16(vi c, vi b, vi a) {
+    __asm__("vpdpwssd %2, %1, %0" : "+v"(c) : "v"(b), "v"(a));
+    return c;
+}
+
+/* LANES int32, within int16, as 16-bit numbers. */
+static ALWAYS_INLINE void store_i16(int16_t *p, vi x) { _mm256_storeu_si256((__m256i *)p, _mm512_cvtepi32_epi16(x)); }
+
 /* LANES int32, within int8, as bytes. */
 static ALWAYS_INLINE void store_i8(int8_t *p, vi x) { _mm_storeu_si128((__m128i *)p, _mm512_cvtepi32_epi8(x)); }
 

@@ -7,7 +7,7 @@
 #include "../../runtime/native/bullet.h"
 
 /* Raised whenever a function below changes, so that a stale library is never called. */
-#define BULLET_TRAIN_ABI 3
+#define BULLET_TRAIN_ABI 4
 
 struct trainer;
 
@@ -31,5 +31,17 @@ BULLET_API int32_t bullet_trainer_load_weights(struct trainer *trainer, float *c
 BULLET_API int32_t bullet_trainer_accumulate_gradients(struct trainer *trainer, const int32_t *tokens, const int32_t *targets,
                                                        int64_t sequences, int64_t length, double scale, float *const *gradients,
                                                        int32_t threads, double *loss);
+
+/* Turn the trainer into one for distillation: its student learns the predictions of a teacher, a model of the same shape. `weights` as
+ * for bullet_trainer_load_weights; embedding and norms are read from these addresses until the trainer is freed. The student's weights
+ * must be loaded after this call. bullet_trainer_accumulate_gradients then returns BULLET_ARGUMENT. */
+BULLET_API int32_t bullet_trainer_load_teacher(struct trainer *trainer, float *const *weights, int32_t threads);
+
+/* As bullet_trainer_accumulate_gradients, with the loss KL(teacher || student) in nats, summed over the targets that are not -1; which
+ * id a target has makes no difference. Weights are rounded to 13 bits at most (BQ4 weights not at all) and activations to 15 bits in
+ * the predictions (exact.h). gradients may be NULL: then only the loss is computed.
+ * BULLET_ARGUMENT: no teacher was loaded. */
+BULLET_API int32_t bullet_trainer_distil(struct trainer *trainer, const int32_t *tokens, const int32_t *targets, int64_t sequences,
+                                         int64_t length, double scale, float *const *gradients, int32_t threads, double *loss);
 
 #endif

@@ -37,6 +37,17 @@ struct weight_group {
     float *scales;              /* [outputs] */
     uint8_t *forward;           /* panels of the outputs, k = inputs */
     uint8_t *backward;          /* panels of the inputs, k = outputs */
+    struct {
+        int16_t *panels; /* panels of the outputs, k = inputs, in pairs */
+        float *scales;   /* [outputs / PANEL][inputs / BLOCK][PANEL] */
+    } exact;             /* instead of `forward`, for distillation (exact.h) */
+};
+
+/* How the products of a forward pass are computed, and what they save for the backward pass. */
+enum pass_kind {
+    INT8_PASS,    /* int8; saves its inputs */
+    STUDENT_PASS, /* exact; saves its inputs in int8 */
+    TEACHER_PASS, /* exact; saves nothing */
 };
 
 /* The input of a weight group as int8 codes, saved by the forward pass for the gradient of the weights. */
@@ -71,15 +82,19 @@ struct layer_grads {
 
 /* Scratch memory of one thread. "widest" is the largest row of a layer: max(2 hidden_dim, qkv outputs, dim). */
 struct workspace {
-    float *rows;       /* [TOKEN_BLOCK][widest], or [TOKEN_BLOCK / 2][padded_vocab] */
-    float *dim_rows;   /* [TOKEN_BLOCK][dim] */
-    int8_t *codes;     /* [TOKEN_BLOCK][widest], or [2][TOKEN_BLOCK / 2][padded_vocab] */
-    float *row;        /* [widest] */
-    float *d_heads;    /* gradients of the queries, keys and values of a sequence, in the layout of layer.heads */
-    float *attention;  /* [n_heads][padded_length][padded_head_dim]: the output of attention, or its gradient */
-    float *scratch;    /* [2][padded_length][padded_head_dim], then [2][QUERY_BLOCK][padded_length]: for one head */
-    int8_t *packed;    /* [GRAD_ROWS][N] */
-    float *column_max; /* [n_columns]: the largest |gradient * token scale| of each output column, as seen by this thread */
+    float *rows;          /* [TOKEN_BLOCK][widest], or [TOKEN_BLOCK / 2][padded_vocab] */
+    float *dim_rows;      /* [TOKEN_BLOCK][dim] */
+    int8_t *codes;        /* [TOKEN_BLOCK][widest], or [2][TOKEN_BLOCK / 2][padded_vocab] */
+    int32_t *sums;        /* [TOKEN_BLOCK]: of the codes of each row */
+    int16_t *exact_codes; /* [TOKEN_BLOCK][max(dim, hidden_dim)], for distillation, as the next two */
+    float *exact_scales;  /* [TOKEN_BLOCK] */
+    float *taught;        /* [TOKEN_BLOCK / 2][padded_vocab]: logits of the teacher */
+    float *row;           /* [widest] */
+    float *d_heads;       /* gradients of the queries, keys and values of a sequence, in the layout of layer.heads */
+    float *attention;     /* [n_heads][padded_length][padded_head_dim]: the output of attention, or its gradient */
+    float *scratch;       /* [2][padded_length][padded_head_dim], then [2][QUERY_BLOCK][padded_length]: for one head */
+    int8_t *packed;       /* [GRAD_ROWS][N] */
+    float *column_max;    /* [n_columns]: the largest |gradient * token scale| of each output column, as seen by this thread */
 };
 
 struct trainer {
@@ -97,10 +112,15 @@ struct trainer {
     const float **weights; /* float32, in the order of the model file: the arguments of the last bullet_trainer_load_weights */
     struct layer *layers;
     struct weight_group head; /* the output matrix */
-    float *rope;              /* [length][2][head_dim]: cosines; sines with the sign of their element */
+    bool distils;             /* a teacher was loaded; the next three are its weights, of the same shape */
+    const float **teacher_weights;
+    struct layer *teacher_layers; /* only their weights and tensor indices */
+    struct weight_group teacher_head;
+    float *rope; /* [length][2][head_dim]: cosines; sines with the sign of their element */
 
-    float *output;    /* [N][dim]: the residual stream after the last layer */
-    float *final_rms; /* [N] */
+    float *output;         /* [N][dim]: the residual stream after the last layer */
+    float *teacher_output; /* [N][dim]: the teacher's */
+    float *final_rms;      /* [N] */
     struct saved_input head_in;
     float *residual_grad[2];  /* [N][dim]: the gradients of a layer's output and input, in turns */
     float *residual_mid_grad; /* [N][dim] */
@@ -120,7 +140,7 @@ struct call {
     struct trainer *trainer;
     const int32_t *tokens, *targets; /* [sequences][length] */
     float scale;
-    float *const *gradients; /* in the order of the model file */
+    float *const *gradients; /* in the order of the model file; NULL for a distillation that is only measured */
     atomic_int *next;        /* one counter of work items for each phase */
 };
 
@@ -130,6 +150,8 @@ struct kernels {
     bool (*supported)(void);
     void (*load_weights)(void *call, int32_t member, struct barrier *barrier);
     void (*accumulate_gradients)(void *call, int32_t member, struct barrier *barrier);
+    void (*load_teacher)(void *call, int32_t member, struct barrier *barrier);
+    void (*distil)(void *call, int32_t member, struct barrier *barrier);
 };
 
 #endif
