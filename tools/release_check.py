@@ -8,7 +8,8 @@
               the others name the command that installs what they need
     sdist     installs the source distribution without a compiler: models run in numpy
     aarch64   runs the wheel for aarch64 with Debian's Python for that processor, under qemu-user; the text must be the same as here
-    clients   bench/clients.py in an environment with the extra clients
+    clients   bench/clients.py in an environment with the extra clients, and with the clients of npm
+    npm       packs the JavaScript library, installs it in a new project, checks its types, and runs the example of docs/browser.md
 
 Wheels are installed with the pins of constraints.txt. The exit code is 1 if a check fails; a check that is not possible on this machine
 says why, and does not count.
@@ -42,6 +43,12 @@ LIMITS = {"": (40, 120)}
 """Largest download and size on disk of an extra, in MB, of the packages other than torch; "" is the installation without extras."""
 
 SHORT_RUN = ["run", "demo", "--total-steps=20", "--dim=64", "--warmup=5", "--eval-every=20", "--qat.steps=0", "--train.threads=2"]
+
+
+NPM_CLIENTS = ("openai", "ollama", "ai", "@ai-sdk/openai")
+
+TYPE_CHECK = ["--strict", "--noEmit", "--target", "es2022", "--module", "nodenext", "--types", "node"]
+"""Options of TypeScript's compiler for a project that uses the library."""
 
 
 class NotPossible(Exception):
@@ -283,19 +290,62 @@ def debian_python(system: Path) -> str:
     return interpreter.name.removeprefix("python")
 
 
+def npm_install(folder: Path, *packages: object) -> Path:
+    """Install packages of npm, without running their scripts, in a new project; returns the folder with the packages."""
+    npm = shutil.which("npm")
+    if npm is None or shutil.which("node") is None:
+        raise NotPossible("this needs Node.js and npm")
+    folder.mkdir()
+    (folder / "package.json").write_text('{"private": true, "type": "module"}\n', encoding="utf-8")
+    run([npm, "install", "--silent", "--no-audit", "--no-fund", "--ignore-scripts", *packages], cwd=folder)
+    return folder / "node_modules"
+
+
 def check_clients(python: Path, wheel: Path, folder: Path) -> None:
     """A short chat through every client library that can be installed."""
     model = small_model(python, wheel, folder)
     environment = install(python, wheel, "clients", folder / "clients", constraints=None)
+    variables = dict(os.environ)
+    try:
+        variables["NODE_PATH"] = str(npm_install(folder / "clients-npm", *NPM_CLIENTS))
+    except NotPossible as reason:
+        print(f"without the clients of npm: {reason}")
     done = subprocess.run(
         [environment.folder / "bin" / "python", ROOT / "bench" / "clients.py", model, "--turns", "4"],
         cwd=folder,
+        env=variables,
         text=True,
         check=False,
     )
     shutil.rmtree(folder / "clients")
     if done.returncode:
         raise SystemExit("a client library does not work")
+
+
+def check_npm(python: Path, wheel: Path, folder: Path) -> None:
+    """Use the JavaScript library as a web developer does."""
+    model = small_model(python, wheel, folder)
+    environment = install(python, wheel, "", folder / "npm-wheel")
+    environment.bullet("convert", model, "page.html", folder=folder)
+    write = "import pathlib; from bulletlm.formats.html.bundle import write_npm_folder; write_npm_folder(pathlib.Path('bulletlm'))"
+    run([environment.folder / "bin" / "python", "-c", write], cwd=folder)
+    shutil.rmtree(folder / "npm-wheel")
+    npm_install(folder / "npm-tools", "typescript", "@types/node")
+    packed = json.loads(run(["npm", "pack", "--json"], cwd=folder / "bulletlm"))[0]
+    project = folder / "npm"
+    npm_install(project, folder / "bulletlm" / packed["filename"])
+    shutil.copytree(folder / "npm-tools" / "node_modules", project / "node_modules", dirs_exist_ok=True, symlinks=True)
+    shutil.copy2(model, project / "model.bullet")
+    example = re.search(r"```js\n(.*?)```", (ROOT / "docs" / "browser.md").read_text(encoding="utf-8"), re.DOTALL)
+    assert example
+    (project / "example.mts").write_text(example[1], encoding="utf-8")
+    (project / "example.mjs").write_text(example[1], encoding="utf-8")
+    run(["node", "node_modules/typescript/bin/tsc", *TYPE_CHECK, "example.mts"], cwd=project)
+    answer = run(["node", "example.mjs"], cwd=project)
+    if not re.search(r"\d+ tokens", answer):
+        raise SystemExit(f"the example of docs/browser.md does not answer:\n{answer}")
+    size = (folder / "page.html").stat().st_size
+    print(f"page: {size / 1e6:.1f} MB; package for npm: {packed['size'] / 1e3:.0f} kB packed; types and example of docs/browser.md: work")
 
 
 def one_file(folder: Path, pattern: str) -> Path:
@@ -309,7 +359,7 @@ def one_file(folder: Path, pattern: str) -> Path:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dist", type=Path, default=ROOT / "dist", help="folder of the wheels and the source distribution")
-    parser.add_argument("--only", default="extras,plain,sdist,aarch64,clients", help="checks to run, with commas")
+    parser.add_argument("--only", default="extras,plain,sdist,aarch64,clients,npm", help="checks to run, with commas")
     parser.add_argument("--model", type=Path, help="a .bullet file to run, instead of a small one that the checks train")
     arguments = parser.parse_args()
     wheel = one_file(arguments.dist, f"bulletlm-*{platform.machine()}.whl")
@@ -329,6 +379,7 @@ def main() -> None:
             "sdist": lambda: check_sdist(python, wheel, one_file(arguments.dist, "bulletlm-*.tar.gz"), folder),
             "aarch64": lambda: check_aarch64(python, wheel, one_file(arguments.dist, "bulletlm-*aarch64.whl"), folder),
             "clients": lambda: check_clients(python, wheel, folder),
+            "npm": lambda: check_npm(python, wheel, folder),
         }
         for check in arguments.only.split(","):
             print(f"\n{check}", flush=True)

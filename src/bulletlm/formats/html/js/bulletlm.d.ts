@@ -29,7 +29,7 @@ export interface GenerateOptions {
   /** The same seed gives the same text. */
   seed?: number;
   /** Strings that end the answer; they are not part of it. */
-  stop?: string[];
+  stop?: readonly string[];
   /** Stops the answer when it is aborted. */
   signal?: AbortSignal;
   /** The sequence to use, for several answers at once. Default: one that belongs to the model. */
@@ -74,10 +74,10 @@ export class Model {
   readonly memoryBytes: number;
   tokenize(text: string): number[];
   detokenize(ids: Iterable<number>): string;
-  prompt(input: string | Message[], maxTokens?: number): Prompt;
-  logits(ids: number[], all?: boolean): Float32Array;
+  prompt(input: string | readonly Message[], maxTokens?: number): Prompt;
+  logits(ids: readonly number[], all?: boolean): Float32Array;
   newSession(): Session;
-  generate(input: string | Message[] | number[], options?: GenerateOptions): AsyncGenerator<Token, void, void>;
+  generate(input: string | readonly Message[] | readonly number[], options?: GenerateOptions): AsyncGenerator<Token, void, void>;
   close(): void;
 }
 
