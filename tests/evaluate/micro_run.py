@@ -12,21 +12,26 @@ SHAPE = ModelShape(vocab_size=600, dim=32, n_layers=2, n_heads=2, n_kv_heads=1, 
 
 CLEAN_REPORT = {
     "sources": [{"source": "talk", "rows_in": 1200, "rows_out": 1190, "characters_in": 9000, "characters_out": 8900}],
-    "skipped_files": [{"file": f"picture{n}.png", "reason": "not a .txt, .jsonl or .tsv file"} for n in range(7)],
+    "skipped_files": [{"file": f"picture{n}.png", "reason": "not of a kind that is read (.txt, .jsonl)"} for n in range(7)],
     "rules": {
         "nfc": {
-            "rule": "put into Unicode NFC",
+            "rule": "converted to Unicode NFC",
             "setting": "data.clean.nfc",
             "changed": 3,
             "examples": [{"source": "talk", "line": 1, "before": "क\u093c", "after": "क़"}],
         },
         "too_short": {
-            "rule": "shorter than data.clean.min_chars",
+            "rule": "paragraphs that are too short",
             "setting": "data.clean.min_chars",
             "rejected": 10,
             "examples": [{"source": "talk", "line": 7, "text": "अ"}],
         },
-        "legacy_font": {"rule": "old fonts", "setting": "data.clean.legacy_font", "rejected": 0, "examples": []},
+        "legacy_font": {
+            "rule": "Devanagari in a legacy font, stored as Latin letters",
+            "setting": "data.clean.legacy_font",
+            "rejected": 0,
+            "examples": [],
+        },
     },
     "mixture": [
         {
@@ -53,8 +58,13 @@ CLEAN_REPORT = {
                 "documents_added": 7,
                 "characters_added": 801,
                 "filters": [
-                    {"filter": "no_answer", "description": "no answer", "dropped": 0, "left": 31},
-                    {"filter": "chrf_low", "description": "chrF too low", "dropped": 12, "left": 19},
+                    {"filter": "no_answer", "description": "the model returned nothing, or only punctuation", "dropped": 0, "left": 31},
+                    {
+                        "filter": "chrf_low",
+                        "description": "shares too few letter sequences with the old sentence: probably has another meaning (augment.chrf)",
+                        "dropped": 12,
+                        "left": 19,
+                    },
                 ],
                 "examples": {"kept": [{"before": "तो घरी आला.", "after": "तो घरी पोहोचला."}]},
             }
@@ -64,6 +74,7 @@ CLEAN_REPORT = {
 }
 """In the words of the data stage."""
 
+NOT_ENOUGH_TEXT = "tokenizer.vocab_size 2000 is more than this text can fill: take 1400 or less, or add text"
 COMPARED_SIZES = {
     "configured": 600,
     "dim": 64,
@@ -76,7 +87,7 @@ COMPARED_SIZES = {
             "context_words": {"mr": 33},
             "languages": {"mr": {"tokens_per_word": 1.94, "bytes_per_token": 5.31}},
         },
-        {"vocab_size": 2000, "embedding_parameters": 128_000, "embedding_share": 0.5, "problem": "more than this text can fill"},
+        {"vocab_size": 2000, "embedding_parameters": 128_000, "embedding_share": 0.5, "problem": NOT_ENOUGH_TEXT},
     ],
 }
 """In the words of `bullet tokenizer --compare`."""

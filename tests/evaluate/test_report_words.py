@@ -2,12 +2,21 @@
 
 import ast
 import re
+import shutil
+from html.parser import HTMLParser
 from pathlib import Path
 
 import bulletlm.evaluate
+from bulletlm.config.schema import Config
+from bulletlm.data.augment.filters import RULES
+from bulletlm.data.kinds import NOT_READ
+from bulletlm.data.log import CHANGES, REJECTIONS
+from bulletlm.evaluate import evaluate_run
 from bulletlm.evaluate.marathi import MARATHI
+from bulletlm.evaluate.page import render
 from bulletlm.evaluate.verdicts import _RATE_TEXTS
 from bulletlm.evaluate.words import Words
+from bulletlm.progress import SilentProgress
 
 FOLDER = Path(bulletlm.evaluate.__file__).parent
 
@@ -38,3 +47,67 @@ def test_words() -> None:
     assert say("at most {limit}", limit="3") == "जास्तीत जास्त 3" and say.language("en") == "इंग्रजी" and say.layer("layers.3") == "थर 3"
     assert say.count(1_400_000) == "1.4 दशलक्ष" and Words().count(1_400_000) == "1.4 million"
     assert Words()("at most {limit}", limit="3") == "at most 3" and Words().layer("token_embedding.weight") == "token_embedding.weight"
+
+
+def test_texts_of_other_stages_have_a_translation() -> None:
+    """Rules of cleaning and of augmentation, and why a file was not read, reach the page as finished English sentences."""
+    say = Words("mr")
+    reasons = {reason.partition(":")[0].partition(" (")[0] for reason in NOT_READ.values()}
+    for text in {*CHANGES.values(), *REJECTIONS.values(), *RULES.values(), *reasons}:
+        assert is_marathi(say.finished(text)), text
+    assert say.finished("calibrate on 80,000 tokens") == "80,000 टोकनांवर कॅलिब्रेशन"
+    assert say.finished("3 unreadable lines of metrics.jsonl") == "metrics.jsonl मधील 3 न वाचता येणाऱ्या ओळी"
+    assert say.finished("no such text") == "no such text" and Words().finished("hidden") == "hidden"
+
+
+def is_marathi(text: str) -> bool:
+    return any("\u0900" <= letter <= "\u097f" for letter in text)
+
+
+QUOTED = {"q", "pre", "code", "style", "title", "h1"}
+QUOTED_CLASSES = {"prompt", "answer", "words", "pieces"}
+EMPTY = ("meta", "path", "use", "rect")
+
+
+class Texts(HTMLParser):
+    """The texts of a page without what it quotes: prompts, answers, tokens, examples, commands and settings."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[bool] = []
+        self.found: list[str] = []
+
+    def handle_starttag(self, name: str, attributes: list[tuple[str, str | None]]) -> None:
+        if name in EMPTY:
+            return
+        values = dict(attributes)
+        self.open.append(name in QUOTED or bool(QUOTED_CLASSES & set((values.get("class") or "").split())))
+        if label := values.get("aria-label"):
+            self.found.append(label)
+
+    def handle_startendtag(self, name: str, attributes: list[tuple[str, str | None]]) -> None:
+        pass
+
+    def handle_endtag(self, name: str) -> None:
+        if name not in EMPTY:
+            self.open.pop()
+
+    def handle_data(self, text: str) -> None:
+        if not any(self.open):
+            self.found.append(text.strip())
+
+
+def test_no_english_sentence_is_left_on_the_marathi_page(run_folder: Path, tmp_path: Path) -> None:
+    """Two English words in a row are a phrase that needs a translation, except names of settings and programs."""
+    folder = Path(shutil.copytree(run_folder, tmp_path / "run"))
+    settings = {"name": "micro", "sampling": {"max_tokens": 8}, "report": {"lang": "mr"}}
+    report = evaluate_run(folder, Config.model_validate(settings), SilentProgress())
+    report["missing"] = ["the statistics of the tokenizer (tokenizer/report.json is missing)", "1 unreadable line of metrics.jsonl"]
+    english, texts = Texts(), Texts()
+    english.feed(render({**report, "settings": {**report["settings"], "report": {**report["settings"]["report"], "lang": "en"}}}))
+    texts.feed(render(report))
+    two_words = re.compile(r"[a-z]{2,},? [a-z]{2,}")
+    allowed = {"bullet evaluate", "top k", "top p", "min p", "repetition penalty", "max tokens"}
+    left = [text for text in texts.found if set(two_words.findall(text)) - allowed]
+    assert left == []
+    assert len([text for text in english.found if two_words.search(text)]) > 60  # the same test finds English

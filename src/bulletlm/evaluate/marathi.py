@@ -457,4 +457,78 @@ MARATHI: dict[str, str] = {
     "The share of pairs of adjacent words that are distinct. It is low for a model that repeats itself.": (
         "शेजारच्या शब्दांच्या वेगळ्या जोड्यांचे प्रमाण. तेच ते सांगणाऱ्या मॉडेलचे ते कमी असते."
     ),
+    # the summary
+    "A language model with {parameters} parameters for {languages}, trained on {size} of text, starting from the model {parent}, "
+    "in {time}; the model file has {file}.": (
+        "{languages} भाषांचे {parameters} पॅरामीटरचे भाषा-मॉडेल. {parent} या मॉडेलपासून सुरू करून {size} मजकुरावर {time} प्रशिक्षण दिले; "
+        "मॉडेल फाइल {file} आहे."
+    ),
+    "A language model with {parameters} parameters for {languages}, trained on {size} of text, starting from the model {parent}; the "
+    "model file has {file}.": (
+        "{languages} भाषांचे {parameters} पॅरामीटरचे भाषा-मॉडेल. {parent} या मॉडेलपासून सुरू करून {size} मजकुरावर प्रशिक्षण दिले; मॉडेल फाइल {file} आहे."
+    ),
+    "A language model with {parameters} parameters for {languages}, trained on {size} of text in {time}; the model file has {file}.": (
+        "{languages} भाषांचे {parameters} पॅरामीटरचे भाषा-मॉडेल. {size} मजकुरावर {time} प्रशिक्षण दिले; मॉडेल फाइल {file} आहे."
+    ),
+    "At {share} of all positions both versions have the same most likely next token.": (
+        "{share} ठिकाणी दोन्ही आवृत्त्यांचे सर्वांत शक्य पुढचे टोकन एकच आहे."
+    ),
+    "A perplexity of {perplexity} means that the model is as uncertain about each token as if it chose between {count} equally likely "
+    "tokens of its {tokens}.": (
+        "{perplexity} परप्लेक्सिटी म्हणजे मॉडेल प्रत्येक टोकनाबाबत, आपल्या {tokens} पैकी {count} सारख्याच शक्यतेच्या टोकनांतून निवड करावी, इतके अनिश्चित आहे."
+    ),
+    "After step {step} of {steps} the validation loss rose again: the model started to memorize its training text "
+    "(overfitting). More text or more varied text helps more than longer training.": (
+        "{steps} पैकी {step} व्या पायरीनंतर चाचणी लॉस पुन्हा वाढला: मॉडेल प्रशिक्षण मजकूर पाठ करू लागले (अति-जुळणी). "
+        "जास्त वेळ प्रशिक्षण देण्यापेक्षा जास्त किंवा वैविध्यपूर्ण मजकूर अधिक उपयोगी."
+    ),
+    "The 4-bit file is {times} times smaller than FP32, without a measurable loss of quality: the difference in perplexity "
+    "({change}) is within the statistical error.": (
+        "4-बिट फाइल FP32 पेक्षा {times} पट लहान आहे आणि गुणवत्तेत मोजण्याजोगी घट नाही: परप्लेक्सिटीतील फरक ({change}) योगायोगाच्या मर्यादेत आहे."
+    ),
+    "The 4-bit file is {times} times smaller than FP32 and does not predict this text worse: perplexity changes by {change}.": (
+        "4-बिट फाइल FP32 पेक्षा {times} पट लहान आहे आणि या मजकुराचा अंदाज बिघडलेला नाही: परप्लेक्सिटी {change} ने बदलते."
+    ),
+    "The 4-bit file is {times} times smaller than FP32 and almost as good: perplexity rises by {rise}.": (
+        "4-बिट फाइल FP32 पेक्षा {times} पट लहान आणि जवळजवळ तितकीच चांगली आहे: परप्लेक्सिटी {rise} ने वाढते."
+    ),
+    "The 4-bit file is {times} times smaller than FP32, with a noticeable loss of quality: perplexity rises by {rise}.": (
+        "4-बिट फाइल FP32 पेक्षा {times} पट लहान आहे, पण गुणवत्तेत जाणवणारी घट आहे: परप्लेक्सिटी {rise} ने वाढते."
+    ),
+    "The 4-bit file is {times} times smaller than FP32, but clearly worse: perplexity rises by {rise}.": (
+        "4-बिट फाइल FP32 पेक्षा {times} पट लहान आहे, पण स्पष्टपणे वाईट आहे: परप्लेक्सिटी {rise} ने वाढते."
+    ),
+    "The new model learned its text: {after} bits per byte against the {before} of {parent}, from which the run started.": (
+        "नवीन मॉडेल आपला मजकूर शिकले: {after} बिट प्रति बाइट; ज्यापासून सुरुवात झाली त्या {parent} चे {before}."
+    ),
+    "The new model did not learn anything measurable from its text: {after} bits per byte against the {before} of {parent}, "
+    "from which the run started.": (
+        "नवीन मॉडेल आपल्या मजकुरातून मोजण्याजोगे काही शिकले नाही: {after} बिट प्रति बाइट; ज्यापासून सुरुवात झाली त्या {parent} चे {before}."
+    ),
+    "On {text} it has {after} bits per byte against the {before} of {parent}, from which the run started ({change}): it has "
+    "forgotten some of it.": (
+        "{text}: {after} बिट प्रति बाइट; ज्यापासून सुरुवात झाली त्या {parent} चे {before} ({change}): त्यातील काही मॉडेल विसरले आहे."
+    ),
+    "On {text} it has {after} bits per byte against the {before} of {parent}, from which the run started ({change}): it has "
+    "not forgotten it.": ("{text}: {after} बिट प्रति बाइट; ज्यापासून सुरुवात झाली त्या {parent} चे {before} ({change}): मॉडेल ते विसरलेले नाही."),
+    # charts and matrices
+    "Learning rate": "शिकण्याचा दर",
+    "Speed (tokens per second)": "वेग (टोकन प्रति सेकंद)",
+    "Gradient norm, before clipping": "ग्रेडियंटचा आकार (मर्यादेआधी)",
+    "{title} by step": "पायऱ्यांनुसार {title}",
+    "Training and validation loss by step": "पायऱ्यांनुसार प्रशिक्षण आणि चाचणीचा लॉस",
+    "{caption}, logarithmic axes": "{caption}, लॉगरिदमिक अक्ष",
+    "validation, averaged weights": "चाचणी, सरासरी भार",
+    "validation, 4-bit weights": "चाचणी, 4-बिट भार",
+    "best: step {step}": "सर्वोत्तम: पायरी {step}",
+    "Loss (nats per token)": "लॉस (नॅट प्रति टोकन)",
+    "step": "पायरी",
+    "query": "क्वेरी",
+    "key": "की",
+    "output": "आउटपुट",
+    "gate": "गेट",
+    "up": "अप",
+    "down": "डाउन",
+    "embedding": "एम्बेडिंग",
+    "line {number}": "ओळ {number}",
 }

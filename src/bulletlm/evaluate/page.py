@@ -13,13 +13,10 @@ from bulletlm.config.schema import LimitsConfig
 from bulletlm.evaluate.charts import learning_curves, loss_curves
 from bulletlm.evaluate.formatting import (
     decimal,
-    duration,
-    language_list,
     percent,
     percent_change,
     perplexity,
     signed,
-    size,
     small,
 )
 from bulletlm.evaluate.markup import Html, escape, html_table, join, tag
@@ -27,6 +24,7 @@ from bulletlm.evaluate.page_quantization import fix_section, qat_section, tensor
 from bulletlm.evaluate.page_text import answers_section, data_section, tokenizer_section
 from bulletlm.evaluate.page_verdict import behaviour_section, checks_section, figures_section, verdict_section
 from bulletlm.evaluate.report_types import ComparisonValues, IntervalValues, Report
+from bulletlm.evaluate.summary import sentences, summary
 from bulletlm.evaluate.verdicts import judge
 from bulletlm.evaluate.words import Words
 
@@ -57,11 +55,12 @@ def render(report: Report) -> str:
     ]
     sections = [section for section in sections if section[2]]
     contents = join(tag("a", title, href=f"#{name}") for name, title, _ in sections)
-    missing = join(tag("p", say("Not available: {note}.", note=note), cls="missing") for note in report["missing"])
+    missing = join(tag("p", say("Not available: {note}.", note=note), cls="missing") for note in map(say.finished, report["missing"]))
     body = join(tag("section", tag("h2", title) + body, id=name) for name, title, body in sections)
     style = STYLE_FILE.read_text(encoding="utf-8")
-    summary = join(tag("p", sentence) for sentence in (report["verdict"] if say.code == "en" else []))
-    lead = report["summary"] if say.code == "en" else _lead(report, say)
+    english = say.code == "en"
+    meaning = join(tag("p", sentence) for sentence in (report["verdict"] if english else sentences(report, say)))
+    lead = report["summary"] if english else summary(report, say)
     return f"""<!DOCTYPE html>
 <html lang="{say.code}">
 <head>
@@ -79,7 +78,7 @@ def render(report: Report) -> str:
 <h1>{escape(report["name"])}</h1>
 <p class="lead">{escape(lead)}</p>
 {verdict_section(verdicts, say)}
-<div class="summary">{summary}</div>
+<div class="summary">{meaning}</div>
 {missing}
 <nav>{contents}</nav>
 </header>
@@ -90,17 +89,6 @@ def render(report: Report) -> str:
 </body>
 </html>
 """
-
-
-def _lead(report: Report, say: Words) -> str:
-    """The summary, for other languages than English."""
-    return say(
-        "A language model with {parameters} parameters for {languages}, trained on {size} of text; the model file has {file}.",
-        parameters=say.count(report["model"]["parameters"]),
-        languages=language_list(report["model"]["languages"], say.code),
-        size=size(report["tokens"]["train"]["bytes"]),
-        file=size(report["bq4"]["bytes"]),
-    )
 
 
 def _numbers(report: Report, say: Words) -> Html:
@@ -119,7 +107,11 @@ def _numbers(report: Report, say: Words) -> Html:
         _pair(say("validation loss"), (fp32["loss"], bq4["loss"]), decimal, _spread(intervals["loss_delta"], signed, say), say),
         _pair(say("bits per byte"), bits, decimal, bits_change, say),
         _pair(
-            say("size"), (fp32["bytes"], bq4["bytes"]), size, say("{times} times smaller", times=f"{fp32['bytes'] / bq4['bytes']:.1f}"), say
+            say("size"),
+            (fp32["bytes"], bq4["bytes"]),
+            say.size,
+            say("{times} times smaller", times=f"{fp32['bytes'] / bq4['bytes']:.1f}"),
+            say,
         ),
         _single(
             say("same top token"),
@@ -138,7 +130,7 @@ def _numbers(report: Report, say: Words) -> Html:
         "model, 4-bit is the file model.bullet ({bits} bits per weight). Intervals contain the true value in 95 of 100 cases "
         "(paired bootstrap over {count} {units}).",
         tokens=f"{both['tokens']:,}",
-        size=size(both["bytes"]),
+        size=say.size(both["bytes"]),
         windows=f"{both['windows']:,}",
         bits=f"{report['model']['bits_per_weight']:.2f}",
         count=both["units"]["count"],
@@ -186,7 +178,7 @@ def _curves(report: Report, say: Words) -> Html:
     facts = [
         say("{steps} steps", steps=f"{training['steps']:,}"),
         say("{tokens} tokens", tokens=say.count(training["tokens"])),
-        duration(training["seconds"]),
+        say.duration(training["seconds"]),
     ]
     if training["tokens_per_s"]:
         facts.append(say("{speed} tokens per second", speed=f"{training['tokens_per_s']:,.0f}"))
@@ -199,10 +191,12 @@ def _curves(report: Report, say: Words) -> Html:
             else say("The validation loss was lowest at step {step}; this report describes that model. ", step=step)
         )
     if training["ended"]:
-        text += say("Reason for the end of training: {reason}.", reason=training["ended"])
+        text += say("Reason for the end of training: {reason}.", reason=say.finished(training["ended"]))
     curves, best = training["curves"], training["best_step"]
-    log = tag("details", tag("summary", say("The losses with logarithmic axes")) + figures(loss_curves(curves, best, logarithmic=True)))
-    return tag("p", text) + figures(learning_curves(curves, best)) + (log if curves.get("train/loss") or curves.get("val/loss") else Html())
+    logarithmic = figures(loss_curves(curves, best, say, logarithmic=True))
+    log = tag("details", tag("summary", say("The losses with logarithmic axes")) + logarithmic)
+    has_loss = curves.get("train/loss") or curves.get("val/loss")
+    return tag("p", text) + figures(learning_curves(curves, best, say)) + (log if has_loss else Html())
 
 
 def _by_label(rows: Mapping[str, ComparisonValues], title: str, name: Callable[[str], str], say: Words) -> Html:
@@ -256,7 +250,7 @@ def _origin(report: Report, say: Words) -> Html:
         before, exact, after = (part["bits_per_byte"] if part else None for part in (row["parent"], row["fp32"], row["bq4"]))
         shown = ["–" if bits is None else decimal(bits) for bits in ((before, exact, after) if name else (exact, after))]
         change = [percent_change(after / before - 1) if before and after is not None else "–"] if name else []
-        body.append([row["text"], f"{row['tokens']:,}", *shown, *change])
+        body.append([say.finished(row["text"]), f"{row['tokens']:,}", *shown, *change])
     note = (
         say(
             "Before: the model {name} (licence: {license}), from which the training started. A lower number is better: on the "

@@ -4,20 +4,22 @@ import math
 from collections.abc import Callable
 from typing import Literal
 
-from bulletlm.evaluate.formatting import percent, percent_change, size, small
+from bulletlm.evaluate.formatting import percent, percent_change, small
 from bulletlm.evaluate.markup import Html, html_table, join, tag
 from bulletlm.evaluate.report_types import Report, TensorRow
 from bulletlm.evaluate.words import Words
 
-_PARTS = {
-    "attention.q_proj": "query",
-    "attention.k_proj": "key",
-    "attention.v_proj": "value",
-    "attention.o_proj": "output",
-    "mlp.gate_proj": "gate",
-    "mlp.up_proj": "up",
-    "mlp.down_proj": "down",
-}
+
+def _parts(say: Words) -> dict[str, str]:
+    return {
+        "attention.q_proj": say("query"),
+        "attention.k_proj": say("key"),
+        "attention.v_proj": say("value"),
+        "attention.o_proj": say("output"),
+        "mlp.gate_proj": say("gate"),
+        "mlp.up_proj": say("up"),
+        "mlp.down_proj": say("down"),
+    }
 
 
 def fix_section(report: Report, say: Words) -> Html:
@@ -27,10 +29,10 @@ def fix_section(report: Report, say: Words) -> Html:
         return Html()
     rows = [
         [
-            step["action"],
+            say.finished(step["action"]),
             percent_change(step["perplexity_change"]),
             small(step["kl"]),
-            size(step["bytes"]),
+            say.size(step["bytes"]),
             say("kept") if step["kept"] else say("undone"),
             say("yes") if step["holds"] else say("no"),
         ]
@@ -107,7 +109,7 @@ def tensors_section(report: Report, say: Words) -> Html:
         same = [tensor for tensor in report["tensors"] if tensor["type"] == kind]
         weights, stored = sum(t["weights"] for t in same), sum(t["bytes"] for t in same)
         error = math.sqrt(sum(t["relative_rmse"] ** 2 for t in same) / len(same))
-        rows.append([kind, f"{len(same):,}", f"{weights:,}", size(stored), f"{8 * stored / weights:.2f}", percent(error, 2)])
+        rows.append([kind, f"{len(same):,}", f"{weights:,}", say.size(stored), f"{8 * stored / weights:.2f}", percent(error, 2)])
     table = html_table([say("Type"), say("tensors"), say("weights"), say("size"), say("bits per weight"), say("mean error")], rows)
     return table + join(maps)
 
@@ -134,31 +136,26 @@ def _map(
         # The square root makes differences between small values visible.
         return tag("td", form(value), cls="heat", style=f"--heat:{100 * math.sqrt(max(value, 0) / most):.0f}%")
 
+    names = _parts(say)
     by_layer: dict[str, dict[str, float]] = {}
+    outside = []
     for name, value in values.items():
-        by_layer.setdefault(_layer_of(name), {})[_part_of(name)] = value
-    parts = list(dict.fromkeys(_part_of(name) for name in values if name.startswith("layers.")))
-    head = ["", *parts, *([say("whole layer")] if whole else [])]
-    rows, outside = [], []
-    for layer, found in by_layer.items():
-        if "matrix" in found:
-            outside.append(f"{layer} {form(found['matrix'])}")
-            continue
+        if name.startswith("layers."):
+            _, number, *part, _ = name.split(".")
+            by_layer.setdefault(number, {})[".".join(part)] = value
+        else:
+            label = say("embedding") if name.startswith("token_embedding") else say("output")
+            outside.append(f"{label} {form(value)}")
+    parts = list(dict.fromkeys(part for found in by_layer.values() for part in found))
+    head = ["", *(names.get(part, part) for part in parts), *([say("whole layer")] if whole else [])]
+    rows = []
+    for number, found in by_layer.items():
         cells = [cell(found.get(part)) for part in parts]
         if whole:
-            cost = whole.get(layer.replace("layer ", "layers."))
+            cost = whole.get(f"layers.{number}")
             cells.append(tag("td", "–" if cost is None else form(cost)))
-        rows.append(tag("tr", tag("th", say.layer(layer.replace("layer ", "layers.")), scope="row") + join(cells)))
+        rows.append(tag("tr", tag("th", say.layer(f"layers.{number}"), scope="row") + join(cells)))
     top = join(tag("th", name, scope="col") for name in head)
     table = tag("table", tag("thead", tag("tr", top)) + tag("tbody", join(rows)), cls="map")
     note = tag("p", say("Other matrices: {names}.", names=", ".join(outside)), cls="note") if outside else Html()
     return tag("h3", title) + tag("p", text, cls="note") + tag("div", table, cls="scroll") + note
-
-
-def _layer_of(name: str) -> str:
-    return f"layer {name.split('.')[1]}" if name.startswith("layers.") else "embedding" if name.startswith("token_embedding") else "output"
-
-
-def _part_of(name: str) -> str:
-    part = ".".join(name.split(".")[2:-1])
-    return _PARTS.get(part, part) if part else "matrix"

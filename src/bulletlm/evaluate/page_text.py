@@ -5,7 +5,7 @@ from collections.abc import Callable
 from difflib import SequenceMatcher
 from typing import Any
 
-from bulletlm.evaluate.formatting import percent, size
+from bulletlm.evaluate.formatting import percent
 from bulletlm.evaluate.markup import Html, escape, html_table, join, tag
 from bulletlm.evaluate.report_types import AnswerChecks, AnswerValues, Exchange, Report
 from bulletlm.evaluate.words import Words
@@ -100,7 +100,7 @@ def data_section(report: Report, say: Words) -> Html:
     rows = []
     for split, title in (("train", say("training")), ("val", say("validation"))):
         for language, row in tokens[split]["by_language"].items():
-            rows.append([f"{say.language(language)}, {title}", f"{row['documents']:,}", size(row["bytes"]), f"{row['tokens']:,}"])
+            rows.append([f"{say.language(language)}, {title}", f"{row['documents']:,}", say.size(row["bytes"]), f"{row['tokens']:,}"])
     table = html_table([say("Text"), say("documents and conversations"), say("size"), say("tokens")], rows)
     return table if cleaning is None else table + _cleaning(cleaning, say)
 
@@ -126,13 +126,17 @@ def _cleaning(cleaning: dict[str, Any], say: Words) -> Html:
     for title, verb in ((say("Removed, by rule"), "rejected"), (say("Changed, by rule"), "changed")):
         found = [rule for rule in rules.values() if rule.get(verb)]
         if found:
-            parts += [tag("h3", title), tag("dl", join(_rule(rule, verb) for rule in found), cls="rules")]
-    idle = [name.replace("_", " ") for name, rule in rules.items() if not rule.get("rejected") and not rule.get("changed")]
+            parts += [tag("h3", title), tag("dl", join(_rule(rule, verb, say) for rule in found), cls="rules")]
+    idle = [
+        name.replace("_", " ") if say.code == "en" else say.finished(rule["rule"])
+        for name, rule in rules.items()
+        if not rule.get("rejected") and not rule.get("changed")
+    ]
     if idle:
         parts.append(tag("p", say("Rules that did not apply or are turned off: {rules}.", rules=", ".join(idle)), cls="note"))
     parts.append(_augmentation(cleaning.get("augmentation"), say))
     if skipped:
-        names = [f"{item['file']} ({item['reason']})" for item in skipped[:SKIPPED_SHOWN]]
+        names = [f"{item['file']} ({say.finished(item['reason'])})" for item in skipped[:SKIPPED_SHOWN]]
         more = say(", and {count} more", count=f"{len(skipped) - SKIPPED_SHOWN:,}") if len(skipped) > SKIPPED_SHOWN else ""
         parts.append(tag("p", say("Not read: {files}.", files=", ".join(names) + more), cls="note"))
     return join(parts)
@@ -145,7 +149,7 @@ def _mixture(cleaning: dict[str, Any], say: Words) -> Html:
     rows = []
     for row in cleaning["mixture"]:
         numbers = [f"{row['tokens']:,}", f"{row['times']:.2f}", f"{row['stream_tokens']:,}", percent(row["share"])]
-        rows.append([row["source"], say.language(row["language"]), row["kind"], *numbers])
+        rows.append([row["source"], say.language(row["language"]), say.finished(row["kind"]), *numbers])
     head = [
         say("Source"),
         say("language"),
@@ -162,14 +166,16 @@ def _mixture(cleaning: dict[str, Any], say: Words) -> Html:
     return join([tag("h3", say("Training mixture")), html_table(head, rows), tag("p", checked, cls="note")])
 
 
-def _rule(rule: dict[str, Any], verb: str) -> Html:
+def _rule(rule: dict[str, Any], verb: str, say: Words) -> Html:
     examples = []
     for example in rule["examples"]:
         shown = tag("q", example["before"]) + " → " + tag("q", example["after"]) if verb == "changed" else tag("q", example["text"])
-        where = f", line {example['line']}" if example["line"] else ""
+        where = ", " + say("line {number}", number=example["line"]) if example["line"] else ""
         examples.append(tag("p", shown + f" {example['source']}{where}"))
     setting = join([" ", tag("code", rule["setting"])]) if rule.get("setting") else Html()
-    return tag("dt", f"{rule[verb]:,}") + tag("dd", tag("p", escape(rule["rule"]) + setting) + tag("div", join(examples), cls="facts"))
+    return tag("dt", f"{rule[verb]:,}") + tag(
+        "dd", tag("p", escape(say.finished(rule["rule"])) + setting) + tag("div", join(examples), cls="facts")
+    )
 
 
 def _augmentation(found: dict[str, Any] | None, say: Words) -> Html:
@@ -178,10 +184,10 @@ def _augmentation(found: dict[str, Any] | None, say: Words) -> Html:
         return Html()
     rows, details = [], []
     for method in found["methods"]:
-        name = method["method"] + (f", {say.language(method['language'])}" if method["language"] else "")
+        name = say.finished(method["method"]) + (f", {say.language(method['language'])}" if method["language"] else "")
         numbers = [method["documents"], method["sentences"], method["kept"], method["documents_added"], method["characters_added"]]
         rows.append([name, *(f"{number:,}" for number in numbers)])
-        dropped = [f"{each['description']} {each['dropped']:,}" for each in method["filters"] if each["dropped"]]
+        dropped = [f"{say.finished(each['description'])} {each['dropped']:,}" for each in method["filters"] if each["dropped"]]
         kept = method["examples"].get("kept", [])
         examples = [tag("p", tag("q", each["before"]) + " → " + tag("q", each["after"])) for each in kept]
         why = say("Sentences dropped: {reasons}.", reasons="; ".join(dropped)) if dropped else say("No sentence was dropped.")
@@ -240,7 +246,7 @@ def _sizes(compared: dict[str, Any] | None, say: Words) -> Html:
             words = f"{row['context_words'][code]:,}"
             rows.append([*first, say.language(code), f"{each['tokens_per_word']:.2f}", f"{each['bytes_per_token']:.2f}", words])
         if "problem" in row:
-            problems.append(tag("p", row["problem"], cls="note"))
+            problems.append(tag("p", say.finished(row["problem"]), cls="note"))
     head = [
         say("Vocabulary"),
         say("embedding parameters"),

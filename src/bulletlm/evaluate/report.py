@@ -19,20 +19,21 @@ from bulletlm.evaluate.behaviour import Answers, Described, Questions, Texts, as
 from bulletlm.evaluate.charts import Points
 from bulletlm.evaluate.compare import Comparison, compare_tokens
 from bulletlm.evaluate.data_checks import check_data
-from bulletlm.evaluate.formatting import count, duration, language_list, percent, percent_change, perplexity, size
 from bulletlm.evaluate.generation import mean_checks
 from bulletlm.evaluate.labels import Labels, describe_cleaning, describe_settings
 from bulletlm.evaluate.page import render
 from bulletlm.evaluate.parent import measure_origin
 from bulletlm.evaluate.prompts import Prompt, choose_samples, load_prompts
 from bulletlm.evaluate.report_types import DataChecks, Exchange, Generations, Origin, Report, TensorRow, Training, Verdict
+from bulletlm.evaluate.summary import sentences, summary
 from bulletlm.evaluate.training_text import TrainingText, all_texts, read_part
 from bulletlm.evaluate.verdicts import judge
 from bulletlm.evaluate.weight_checks import check_weights
+from bulletlm.evaluate.words import Words
 from bulletlm.files import read_json, write_json, write_text
 from bulletlm.formats.bullet.reader import BulletFile, open_bullet
 from bulletlm.formats.npy import read_npy
-from bulletlm.formats.provenance import PRIVATE_NOTE, is_private
+from bulletlm.formats.provenance import is_private
 from bulletlm.progress import Progress
 from bulletlm.runtime import Model, load
 from bulletlm.runtime.sampling import Sampling
@@ -202,8 +203,7 @@ def build_report(run_dir: Path, config: Config, measured: Measurements) -> Repor
         report["behaviour"]["facts"]["rows"] = []  # they quote the training text
     if report["private_messages"] and report["behaviour"]["answer_fit"]:
         report["behaviour"]["answer_fit"]["rows"] = []  # they quote the validation text
-    report["summary"] = _summary(report)
-    report["verdict"] = _verdict(report)
+    report["summary"], report["verdict"] = summary(report, Words()), sentences(report, Words())
     report["verdicts"] = judge(report, config.report.limits)
     write_json(run_dir / "report.json", report)
     write_text(run_dir / "report.html", render(report))
@@ -352,71 +352,3 @@ def _commands(prompts: list[Prompt], seed: int) -> list[str]:
         f"bullet generate model.bullet --prompt {shlex.quote(prompts[0].prompt)} --seed {seed}",
         "bullet info model.bullet",
     ]
-
-
-def _summary(report: Report) -> str:
-    languages = language_list(report["model"]["languages"])
-    weights, text_bytes = report["model"]["parameters"], report["tokens"]["train"]["bytes"]
-    text = f"A language model with {count(weights)} parameters for {languages}, trained on {size(text_bytes)} of text"
-    if (origin := report["origin"]) and origin["name"]:
-        text += f", starting from the model {origin['name']},"
-    if report["training"]:
-        text += f" in {duration(report['training']['seconds'])}"
-    text += f"; the model file has {size(report['bq4']['bytes'])}."
-    return f"{text} It was {PRIVATE_NOTE}." if report["private_messages"] else text
-
-
-def _verdict(report: Report) -> list[str]:
-    """The meaning of the main numbers, in sentences."""
-    both, fp32, bq4 = report["comparison"], report["fp32"], report["bq4"]
-    change, delta, se = both["perplexity_change"], both["loss_delta"]["mean"], both["loss_delta"]["se"]
-    smaller = f"The 4-bit file is {fp32['bytes'] / bq4['bytes']:.1f} times smaller than FP32"
-    if se is not None and abs(delta) <= 2 * se and abs(change) < 0.05:
-        quality = (
-            f"{smaller}, without a measurable loss of quality: the difference in perplexity ({percent_change(change)}) is within the "
-            "statistical error."
-        )
-    elif change <= 0:
-        quality = f"{smaller} and does not predict this text worse: perplexity changes by {percent_change(change)}."
-    elif change < 0.02:
-        quality = f"{smaller} and almost as good: perplexity rises by {percent_change(change).lstrip('+')}."
-    elif change < 0.05:
-        quality = f"{smaller}, with a noticeable loss of quality: perplexity rises by {percent_change(change).lstrip('+')}."
-    else:
-        quality = f"{smaller}, but clearly worse: perplexity rises by {percent_change(change).lstrip('+')}."
-    agreement = f"At {percent(both['top1_agreement']['mean'], 0)} of all positions both versions have the same most likely next token."
-    meaning = (
-        f"A perplexity of {perplexity(bq4['perplexity'])} means that the model is as uncertain about each token as if it chose between "
-        f"{max(1, round(bq4['perplexity'])):,} equally likely tokens of its {report['tokens']['vocab_size']:,}."
-    )
-    sentences = [f"{quality} {agreement}", meaning]
-    sentences += _learned_and_forgot(report)
-    training = report["training"]
-    last = training["last_val_loss"] if training else None
-    if training and training["best_step"] is not None and last is not None and last > fp32["loss"] + 0.02:
-        sentences.append(
-            f"After step {training['best_step']:,} of {training['steps']:,} the validation loss rose again: the model started "
-            "to memorize its training text (overfitting). More text or more varied text helps more than longer training."
-        )
-    return sentences
-
-
-def _learned_and_forgot(report: Report) -> list[str]:
-    """What the 4-bit model does better or worse than the model from which the run started, in sentences."""
-    origin = report["origin"]
-    if origin is None or origin["name"] is None:
-        return []
-    sentences = []
-    for number, row in enumerate(origin["texts"]):
-        before, after = (part["bits_per_byte"] if part else None for part in (row["parent"], row["bq4"]))
-        if before is None or after is None:
-            continue
-        figures = f"{after:.3f} bits per byte against the {before:.3f} of {origin['name']}, from which the run started"
-        if number == 0:
-            learned = "learned" if after < before else "did not learn anything measurable from"
-            sentences.append(f"The new model {learned} its text: {figures}.")
-        else:
-            change = f"{percent_change(after / before - 1)}"
-            forgot = "it has forgotten some of it" if after > 1.01 * before else "it has not forgotten it"
-            sentences.append(f"On {row['text']} it has {figures} ({change}): {forgot}.")
-    return sentences

@@ -101,7 +101,10 @@ def _first_effective(remedies: list[Remedy], causes: list[Cause]) -> Remedy | No
 
 
 def _distinct(remedies: Iterable[Remedy]) -> list[Remedy]:
-    return list({(remedy["command"], remedy["text"]): remedy for remedy in remedies}.values())
+    found: dict[tuple[str | None, str], Remedy] = {}
+    for remedy in remedies:
+        found.setdefault((remedy["command"], remedy["text"]), remedy)
+    return list(found.values())
 
 
 def _excess(figure: Figure) -> float:
@@ -681,7 +684,8 @@ def _training_causes(report: Report, add: Callable[[str, str], None], remedies: 
     rose = (
         training is not None and training["best_step"] is not None and (training["last_val_loss"] or 0) > report["fp32"]["loss"] + OVERFIT
     )
-    if rose or (gap is not None and gap["value"] > GAP and (gap["low"] or 0) > GAP / 2):
+    by_heart = training is None or _passes(report, epochs) > FEW_EPOCHS
+    if rose or (by_heart and gap is not None and gap["value"] > GAP and (gap["low"] or 0) > GAP / 2):
         if gap is not None and gap["value"] > OVERFIT:
             text = say(
                 "the validation loss is {gap} above the training loss: the model learned its text by heart",
@@ -736,6 +740,14 @@ def _training_causes(report: Report, add: Callable[[str, str], None], remedies: 
                 "training",
             )
         )
+
+
+def _passes(report: Report, epochs: float) -> float:
+    """How often a token of the training text was read on average. The mixture repeats sources with a high weight."""
+    rows = (report["data"] or {}).get("mixture") or []
+    tokens = sum(row["stream_tokens"] for row in rows)
+    repeats = sum(row["stream_tokens"] * row["times"] for row in rows) / tokens if tokens else 1.0
+    return epochs * max(1.0, repeats)
 
 
 def still_falling(curves: dict[str, list[list[float]]]) -> float:

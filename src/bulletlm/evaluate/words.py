@@ -1,7 +1,11 @@
 """The texts of the verdicts and of the page in English and Marathi. The English text is the key of its translation."""
 
-from bulletlm.evaluate.formatting import count, language_name
+import re
+from functools import cache
+
+from bulletlm.evaluate.formatting import count, duration, language_name, size
 from bulletlm.evaluate.marathi import MARATHI
+from bulletlm.evaluate.marathi_stages import STAGES
 
 
 class Words:
@@ -23,6 +27,15 @@ class Words:
         template = text if self.code == "en" else MARATHI[text]
         return template.format(**values) if values else template
 
+    def finished(self, text: str) -> str:
+        """The translation of an English text that another stage made; texts of others, such as of the system, stay as they are."""
+        if self.code == "en":
+            return text
+        for pattern, translation in _patterns():
+            if found := pattern.fullmatch(text):
+                return translation.format(**found.groupdict())
+        return text
+
     def language(self, code: str) -> str:
         """The name of a language."""
         return language_name(code, self.code)
@@ -32,6 +45,27 @@ class Words:
         text = count(value)
         return text if self.code == "en" else text.replace("million", "दशलक्ष").replace("billion", "अब्ज")
 
+    def size(self, value: int) -> str:
+        """1.4 MB."""
+        text = size(value)
+        return text if self.code == "en" else text.replace("bytes", "बाइट")
+
+    def duration(self, seconds: float) -> str:
+        """2 h 05 min."""
+        text = duration(seconds)
+        return text if self.code == "en" else text.replace(" h", " तास").replace(" min", " मिनिटे").replace(" s", " सेकंद")
+
     def layer(self, name: str) -> str:
         """A layer ("layers.3") or a tensor by its name."""
         return self("layer {number}", number=name.split(".")[1]) if name.startswith("layers.") else name
+
+
+@cache
+def _patterns() -> list[tuple[re.Pattern[str], str]]:
+    """What a finished text looks like, and its translation; templates with fewer names first."""
+    found = []
+    for english, translation in sorted(STAGES.items(), key=lambda item: item[0].count("{")):
+        parts = re.split(r"(?<!{){(\w+)}(?!})", english)
+        names = [f"(?P<{part}>.+)" if n % 2 else re.escape(part.replace("{{", "{").replace("}}", "}")) for n, part in enumerate(parts)]
+        found.append((re.compile("".join(names), re.DOTALL), translation))
+    return found
