@@ -1,7 +1,7 @@
 """Descriptions of machines for tests, so that no test depends on the CPU on which it runs."""
 
 from bulletlm.hardware import Machine
-from bulletlm.train.backend.native import NO_INT8
+from bulletlm.train.backend.native import NO_AVX2, NO_INT8
 from bulletlm.train.backend.plan import Capabilities
 
 
@@ -25,4 +25,10 @@ PRETENDED = {**MACHINES, "no-compiler": machine("avx2", compiler=None), "many-co
 
 def capabilities(computer: Machine, device: str = "cpu") -> Capabilities:
     """What `computer` can compute if the native training library was built for it."""
-    return Capabilities(computer, device, bf16=device == "cpu" and computer.has_bf16, int8_problem=None if computer.has_int8 else NO_INT8)
+    return Capabilities(
+        computer,
+        device,
+        bf16=device == "cpu" and computer.has_bf16,
+        int8_problem=None if computer.has_int8 else NO_INT8,
+        distillation_problem=None if device == "cpu" and "avx2" in computer.instruction_sets else NO_AVX2,
+    )

@@ -22,6 +22,7 @@
 
 #if defined(TRAIN_AVX2)
 #define VPDPBUSD "vpdpbusd" /* not executed here */
+#define VPDPWSSD "vpdpwssd"
 #endif
 #if defined(__clang__)
 #if defined(TRAIN_AVX512)

@@ -97,8 +97,60 @@ static void check(const char *kernels, struct bullet_shape shape, int64_t sequen
     for (int i = 0; i < n; i++) free(weights[i]), free(gradients[0][i]), free(gradients[1][i]);
 }
 
+/* The same for distillation: the teacher has weights of its own. */
+static void check_distil(const char *kernels, struct bullet_shape shape, int64_t sequences, int64_t length) {
+    size_t sizes[MAX_TENSORS];
+    const int n = sizes_of(&shape, sizes);
+    const size_t count = (size_t)(sequences * length);
+    float *weights[2][MAX_TENSORS], *gradients[2][MAX_TENSORS];
+    for (int which = 0; which < 2; which++) {
+        for (int i = 0; i < n; i++) {
+            weights[which][i] = malloc(sizes[i] * 4);
+            const int is_norm = sizes[i] == (size_t)shape.dim;
+            for (size_t k = 0; k < sizes[i]; k++) weights[which][i][k] = is_norm ? 1.0f : (float)(0.1 * (uniform() - 0.5));
+            gradients[which][i] = calloc(sizes[i], 4);
+        }
+    }
+    int32_t *tokens = ids(count, shape.vocab_size, 0), *targets = ids(count, shape.vocab_size, 0.1);
+    struct trainer *trainer;
+    CHECK(bullet_trainer_new(&shape, kernels, &trainer) == BULLET_OK, "no trainer");
+    double loss[3];
+    CHECK(bullet_trainer_distil(trainer, tokens, targets, sequences, length, 1, NULL, 1, loss) == BULLET_ARGUMENT, "no teacher");
+    const int32_t threads[] = {1, 3};
+    for (int which = 0; which < 2; which++) {
+        CHECK(bullet_trainer_load_teacher(trainer, weights[0], threads[which]) == BULLET_OK, "teacher");
+        CHECK(bullet_trainer_load_weights(trainer, weights[1], threads[which]) == BULLET_OK, "refresh");
+        CHECK(bullet_trainer_distil(trainer, tokens, targets, sequences, length, 1.0 / (double)count, gradients[which], threads[which],
+                                    loss + which) == BULLET_OK,
+              "pass");
+    }
+    CHECK(bullet_trainer_distil(trainer, tokens, targets, sequences, length, 1, NULL, 2, loss + 2) == BULLET_OK, "measured");
+    CHECK(loss[0] > 0 && isfinite(loss[0]), "a KL of %g", loss[0]);
+    CHECK(loss[0] == loss[1] && loss[0] == loss[2], "a KL of %.17g, %.17g and %.17g", loss[0], loss[1], loss[2]);
+    for (int i = 0; i < n; i++) {
+        double norm = 0;
+        for (size_t k = 0; k < sizes[i]; k++) norm += (double)gradients[0][i][k] * gradients[0][i][k];
+        CHECK(norm > 0 && isfinite(norm), "tensor %d: its gradient has a squared norm of %g", i, norm);
+        CHECK(memcmp(gradients[0][i], gradients[1][i], sizes[i] * 4) == 0, "tensor %d: the gradient differs with three threads", i);
+    }
+    CHECK(bullet_trainer_load_weights(trainer, weights[0], 1) == BULLET_OK, "refresh");
+    CHECK(bullet_trainer_distil(trainer, tokens, targets, sequences, length, 1, NULL, 2, loss) == BULLET_OK, "measured");
+    CHECK(fabs(loss[0]) < 1e-3, "a KL of %g from itself", loss[0]);
+    CHECK(bullet_trainer_accumulate_gradients(trainer, tokens, targets, sequences, length, 1, gradients[0], 1, loss) == BULLET_ARGUMENT,
+          "cross-entropy with a teacher");
+    bullet_trainer_free(trainer);
+    free(tokens), free(targets);
+    for (int which = 0; which < 2; which++)
+        for (int i = 0; i < n; i++) free(weights[which][i]), free(gradients[which][i]);
+}
+
 int main(void) {
     const char *kernels;
+    for (int32_t i = 0; (kernels = bullet_distil_kernels(i)); i++) {
+        check_distil(kernels, (struct bullet_shape){256, 64, 2, 2, 2, 128, 64, 1, 1e4, 1e-5}, 4, 64);
+        check_distil(kernels, (struct bullet_shape){301, 96, 3, 8, 2, 160, 45, 0, 1e4, 1e-5}, 3, 45);
+        check_distil(kernels, (struct bullet_shape){33, 32, 1, 1, 1, 32, 7, 1, 1e4, 1e-5}, 5, 3);
+    }
     for (int32_t i = 0; (kernels = bullet_train_kernels(i)); i++) {
         /* vocab_size, dim, n_layers, n_heads, n_kv_heads, hidden_dim, max_seq_len, tied_embeddings */
         check(kernels, (struct bullet_shape){256, 64, 2, 2, 2, 128, 64, 1, 1e4, 1e-5}, 4, 64);

@@ -37,7 +37,7 @@ from bulletlm.quant.types import weight_types
 from bulletlm.runtime import load
 from bulletlm.shape import ModelShape
 from bulletlm.train import distil as distil_module
-from bulletlm.train.backend.native import why_not
+from bulletlm.train.backend.native import why_no_distillation
 from bulletlm.train.checkpoint import load_checkpoint
 from bulletlm.train.distil import DistilJob, Distilled, below_noise, distil
 from bulletlm.train.guard import stopping
@@ -121,7 +121,7 @@ def sharp(micro_run: Path) -> Callable[..., Distilled]:
     return work
 
 
-native = pytest.param("int8", marks=pytest.mark.skipif(why_not() is not None, reason=str(why_not())), id="native")
+native = pytest.param("int8", marks=pytest.mark.skipif(why_no_distillation() is not None, reason=str(why_no_distillation())), id="native")
 PRECISIONS = [pytest.param("fp32", id="torch"), native]
 
 
@@ -173,7 +173,7 @@ def test_a_stopped_one_ends_with_the_same_bits(sharp: Callable[..., Distilled], 
     assert_same(sharp(tmp_path / "stopped", steps=8, precision=precision), whole)
 
 
-@pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
+@pytest.mark.skipif(why_no_distillation() is not None, reason=str(why_no_distillation()))
 def test_the_number_of_threads_makes_no_difference(sharp: Callable[..., Distilled], tmp_path: Path) -> None:
     one, three = (sharp(tmp_path / str(threads), steps=8, threads=threads, precision="int8") for threads in (1, 3))
     assert_same(three, one)
@@ -185,7 +185,7 @@ def assert_same(a: Distilled, b: Distilled) -> None:
         np.testing.assert_array_equal(dequantize(a.tensors[name]), dequantize(tensor))
 
 
-@pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
+@pytest.mark.skipif(why_no_distillation() is not None, reason=str(why_no_distillation()))
 def test_torch_and_the_native_library_learn_the_same(sharp: Callable[..., Distilled], tmp_path: Path) -> None:
     """The KL before the first step, and what 40 steps make of it."""
     exact, native = (sharp(tmp_path / precision, precision=precision).kl for precision in ("fp32", "int8"))

@@ -23,7 +23,7 @@ from bulletlm.train.backend import choose, plan
 from bulletlm.train.backend.autotune import autotune
 from bulletlm.train.backend.choose import choose_compute, measured
 from bulletlm.train.backend.compute import Compute, compiled, denormals_are_zero, pick_device, set_up
-from bulletlm.train.backend.native import NO_INT8, why_not
+from bulletlm.train.backend.native import NO_AVX2, NO_INT8, why_not
 from bulletlm.train.backend.plan import (
     ComputePlan,
     cached_plan_file,
@@ -179,11 +179,14 @@ each_machine = pytest.mark.parametrize("computer", MACHINES.values(), ids=MACHIN
 @pytest.mark.parametrize("library_problem", [None, "the native training library cannot be used (it was not built)"])
 def test_capabilities_of_a_machine(computer: Machine, library_problem: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plan, "why_not", lambda: library_problem)
+    monkeypatch.setattr(plan, "why_no_distillation", lambda: library_problem)
     found = inspect_capabilities("cpu", computer)
+    assert found.distillation_problem == (library_problem if "avx2" in computer.instruction_sets else NO_AVX2)
     assert found.int8_problem == (library_problem if "avx512_vnni" in computer.instruction_sets else NO_INT8)
     assert found.best_float == ("bf16" if {"avx512_bf16", "bf16"} & set(computer.instruction_sets) else "fp32")
     apple = inspect_capabilities("mps", computer)
     assert (apple.best_float, apple.int8_problem) == ("fp32", "int8 training runs on the CPU, not on mps")
+    assert apple.distillation_problem == "native QAT runs on the CPU, not on mps"
 
 
 def test_without_a_list_of_instruction_sets_the_library_decides(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,12 +17,12 @@ from bulletlm.shape import ModelShape
 from bulletlm.train import distil
 from bulletlm.train.backend import native
 from bulletlm.train.backend.compute import Compute
-from bulletlm.train.backend.native import Trainer, why_not
+from bulletlm.train.backend.native import Trainer, why_no_distillation
 from bulletlm.train.distil import TeacherBackend, choose_backend
 from bulletlm.train.model import IGNORE, Transformer
 from machines import MACHINES, capabilities
 
-pytestmark = pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
+pytestmark = pytest.mark.skipif(why_no_distillation() is not None, reason=str(why_no_distillation()))
 
 SHAPE = ModelShape(vocab_size=300, dim=64, n_layers=2, n_heads=2, n_kv_heads=1, hidden_dim=128, max_seq_len=32)
 SHAPES = {
@@ -41,7 +41,7 @@ Batch = tuple[Tensor, Tensor]
 Result = dict[str, Tensor]
 
 
-@pytest.fixture(autouse=True, params=[None] if why_not() else native.paths())
+@pytest.fixture(autouse=True, params=[None] if why_no_distillation() else native.distillation_paths())
 def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(distil, "Trainer", functools.partial(Trainer, path=request.param))
 
@@ -194,5 +194,5 @@ def test_what_computes_follows_the_machine_and_the_precision(tmp_path: Path) -> 
             backend, _ = choose_backend(taught(SHAPE), rounded(SHAPE), config, 8, 1000, SilentProgress(), capabilities(machine))
             found[name, precision] = type(backend)
     for (name, precision), kind in found.items():
-        assert kind is (Compute if precision == "auto" and MACHINES[name].has_int8 else TeacherBackend), (name, precision)
+        assert kind is (Compute if precision == "auto" and "avx2" in MACHINES[name].instruction_sets else TeacherBackend), (name, precision)
     taught(SHAPE).compute_in("fp32")

@@ -366,7 +366,7 @@ def choose_backend(
     """
     device, at_once = teacher.rope.device, min(train.batch_size_per_device, sequences)
     capabilities = capabilities or inspect_capabilities(device.type)
-    if train.precision in ("auto", "int8") and capabilities.int8_problem is None and teacher.shape.vocab_size <= MAX_VOCABULARY:
+    if train.precision in ("auto", "int8") and capabilities.distillation_problem is None and teacher.shape.vocab_size <= MAX_VOCABULARY:
         threads = train.threads or capabilities.machine.cores
         torch.set_num_threads(threads)
         trainer = Trainer(student, threads, teacher=teacher)

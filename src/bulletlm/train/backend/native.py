@@ -7,6 +7,7 @@ cannot be used. This module does not import torch; it only reads and writes the 
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,6 +28,7 @@ MAX_VOCABULARY = 1 << 17
 """Largest vocabulary: with more ids a sum of products over the vocabulary would overflow int32."""
 
 NO_INT8 = "int8 training needs AVX-512 VNNI or AVX-VNNI; this CPU has neither"
+NO_AVX2 = "QAT in the native library needs AVX2, which this CPU does not have"
 
 
 @cache
@@ -34,12 +36,12 @@ def library() -> ctypes.CDLL:
     """The C library, with the types of its functions declared.
 
     Raises:
-        Unavailable: it was not built, has another version, cannot be opened, or this CPU has no instruction set for it. The
-            message is a clause.
+        Unavailable: it was not built, has another version or cannot be opened. The message is a clause.
     """
     i32, i64, pointer = ctypes.c_int32, ctypes.c_int64, ctypes.c_void_p
     functions: Functions = {
         "bullet_train_kernels": (ctypes.c_char_p, [i32]),
+        "bullet_distil_kernels": (ctypes.c_char_p, [i32]),
         "bullet_trainer_new": (i32, [pointer, ctypes.c_char_p, pointer]),
         "bullet_trainer_free": (None, [pointer]),
         "bullet_trainer_load_weights": (i32, [pointer, pointer, i32]),
@@ -48,33 +50,51 @@ def library() -> ctypes.CDLL:
         "bullet_trainer_distil": (i32, [pointer, pointer, pointer, i64, i64, ctypes.c_double, pointer, i32, pointer]),
     }
     try:
-        lib = open_library(library_path(Path(__file__).parents[1]), "bullet_train_abi", ABI, functions)
+        return open_library(library_path(Path(__file__).parents[1]), "bullet_train_abi", ABI, functions)
     except Unavailable as error:
         raise Unavailable(f"the native training library cannot be used ({error})") from None
-    if lib.bullet_train_kernels(0) is None:
-        raise Unavailable(f"{NO_INT8}, or the compiler that built bulletlm does not know them")
-    return lib
 
 
 def paths() -> list[str]:
-    """Names of the instruction sets that the library can use on this CPU, the fastest first.
+    """Names of the instruction sets with which the library can train on this CPU, the fastest first.
 
     Raises:
         Unavailable: see `library`.
     """
+    return _names(library().bullet_train_kernels)
+
+
+def distillation_paths() -> list[str]:
+    """Names of the instruction sets with which the library can distil on this CPU, the fastest first.
+
+    Raises:
+        Unavailable: see `library`.
+    """
+    return _names(library().bullet_distil_kernels)
+
+
+def _names(kernels: Callable[[int], bytes | None]) -> list[str]:
     found: list[str] = []
-    while name := library().bullet_train_kernels(len(found)):
+    while name := kernels(len(found)):
         found.append(name.decode())
     return found
 
 
 def why_not() -> str | None:
-    """Why the library cannot be used here, as a clause; None if it can."""
+    """Why the library cannot train here, as a clause; None if it can."""
+    return _problem(paths, NO_INT8)
+
+
+def why_no_distillation() -> str | None:
+    """Why the library cannot distil here, as a clause; None if it can."""
+    return _problem(distillation_paths, NO_AVX2)
+
+
+def _problem(names: Callable[[], list[str]], missing: str) -> str | None:
     try:
-        library()
+        return None if names() else f"{missing}, or the compiler that built bulletlm does not know them"
     except Unavailable as error:
         return str(error)
-    return None
 
 
 class Trainer:
@@ -83,18 +103,21 @@ class Trainer:
     Args:
         model: its weights are contiguous float32. They remain the model's; `load_weights` reads their current values.
         threads: number of threads that share the work. The results do not depend on it.
-        path: one of `paths()`; None is the first. Different instruction sets round sums of floats differently.
+        path: one of `paths()`, or with a teacher of `distillation_paths()`; None is the first. Different instruction sets round sums of
+            floats differently.
         teacher: the loss is KL(teacher || model) instead of the cross-entropy; the weights of the teacher, contiguous float32, are
             read now. Predictions are then exact to 13 bits of the weights (BQ4 weights to all) and 15 bits of the activations.
 
     Raises:
-        Unavailable: see `library`.
+        Unavailable: `why_not`, or with a teacher `why_no_distillation`.
         ConfigError: the vocabulary is too large.
         BulletError: out of memory.
     """
 
     def __init__(self, model: Transformer, threads: int, path: str | None = None, teacher: Transformer | None = None) -> None:
         self._handle = ctypes.c_void_p()
+        if problem := why_not() if teacher is None else why_no_distillation():
+            raise Unavailable(problem)
         self._free = library().bullet_trainer_free  # at the exit of Python `library` may be gone before this object
         self._threads, self._shape = threads, model.shape
         if model.shape.vocab_size > MAX_VOCABULARY:

@@ -16,7 +16,7 @@ from bulletlm.errors import BulletError, ConfigError
 from bulletlm.files import read_json, sha256_of_json, write_json
 from bulletlm.hardware import Machine, cache_folder, inspect_machine
 from bulletlm.shape import ModelShape
-from bulletlm.train.backend.native import NO_INT8, why_not
+from bulletlm.train.backend.native import NO_AVX2, NO_INT8, why_no_distillation, why_not
 
 PlanPrecision = Literal["fp32", "bf16", "int8"]
 """Type of the factors of matrix products. int8 is computed by the native library, the other two by torch."""
@@ -58,13 +58,15 @@ class Capabilities:
         machine: the computer.
         device: type of the torch.device on which the model is: "cpu", "cuda" or "mps".
         bf16: whether the device multiplies bfloat16 in hardware. Elsewhere bf16 is several times slower than FP32.
-        int8_problem: why the native training library cannot be used, as a clause; None if it can.
+        int8_problem: why the native library cannot train, as a clause; None if it can.
+        distillation_problem: why it cannot compute the QAT stage, as a clause; None if it can.
     """
 
     machine: Machine
     device: str
     bf16: bool
     int8_problem: str | None
+    distillation_problem: str | None
 
     @property
     def best_float(self) -> Literal["fp32", "bf16"]:
@@ -81,11 +83,12 @@ def inspect_capabilities(device: str, machine: Machine | None = None) -> Capabil
     """
     machine = machine or inspect_machine()
     if device != "cpu":
-        return Capabilities(machine, device, device == "cuda" and _cuda_has_bf16(), f"int8 training runs on the CPU, not on {device}")
+        problems = [f"{what} runs on the CPU, not on {device}" for what in ("int8 training", "native QAT")]
+        return Capabilities(machine, device, device == "cuda" and _cuda_has_bf16(), *problems)
     # A system that does not list instruction sets (only Linux does) leaves the question to the library.
-    if machine.instruction_sets and not machine.has_int8:
-        return Capabilities(machine, device, machine.has_bf16, NO_INT8)
-    return Capabilities(machine, device, machine.has_bf16, why_not())
+    sets = machine.instruction_sets
+    int8_problem = NO_INT8 if sets and not machine.has_int8 else why_not()
+    return Capabilities(machine, device, machine.has_bf16, int8_problem, NO_AVX2 if sets and "avx2" not in sets else why_no_distillation())
 
 
 def _cuda_has_bf16() -> bool:

@@ -13,14 +13,13 @@ enum {
 };
 
 #if defined(__x86_64__)
-extern const struct kernels kernels_avx512, kernels_avx_vnni, kernels_avx512_half;
+extern const struct kernels kernels_avx512, kernels_avx_vnni, kernels_avx512_half, kernels_avx2;
 static const struct kernels *const all_kernels[] = {
     &kernels_avx512,
 #if HAVE_AVX_VNNI
     &kernels_avx_vnni,
 #endif
-    &kernels_avx512_half,
-    NULL,
+    &kernels_avx512_half, &kernels_avx2, NULL,
 };
 #else
 static const struct kernels *const all_kernels[] = {NULL};
@@ -37,6 +36,13 @@ static const struct kernels *find_kernels(const char *name) {
 int32_t bullet_train_abi(void) { return BULLET_TRAIN_ABI; }
 
 const char *bullet_train_kernels(int32_t index) {
+    for (const struct kernels *const *k = all_kernels; *k; k++) {
+        if ((*k)->trains && (*k)->supported() && index-- == 0) return (*k)->name;
+    }
+    return NULL;
+}
+
+const char *bullet_distil_kernels(int32_t index) {
     for (const struct kernels *const *k = all_kernels; *k; k++) {
         if ((*k)->supported() && index-- == 0) return (*k)->name;
     }

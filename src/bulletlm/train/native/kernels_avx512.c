@@ -17,5 +17,5 @@
 #pragma clang attribute pop
 #endif
 
-const struct kernels kernels_avx512 = {"avx512_vnni", cpu_has_avx512_vnni, load_weights, accumulate_gradients, load_teacher, distil};
+const struct kernels kernels_avx512 = {"avx512_vnni", true, cpu_has_avx512_vnni, load_weights, accumulate_gradients, load_teacher, distil};
 #endif

@@ -22,5 +22,5 @@
 
 static bool supported(void) { return cpu_has_avx2_fma() && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni"); }
 
-const struct kernels kernels_avx512_half = {"avx512_half", supported, load_weights, accumulate_gradients, load_teacher, distil};
+const struct kernels kernels_avx512_half = {"avx512_half", true, supported, load_weights, accumulate_gradients, load_teacher, distil};
 #endif

@@ -26,5 +26,5 @@ static bool supported(void) {
     return cpu_has_avx2_fma() && __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a >> 4 & 1);
 }
 
-const struct kernels kernels_avx_vnni = {"avx_vnni", supported, load_weights, accumulate_gradients, load_teacher, distil};
+const struct kernels kernels_avx_vnni = {"avx_vnni", true, supported, load_weights, accumulate_gradients, load_teacher, distil};
 #endif

@@ -1,7 +1,8 @@
 /* Matrix products of int8 codes, exact in int32: left (rows, k) of signed codes times right (k, columns).
  *
  * The dot product instruction takes unsigned bytes on one side, so the right codes are stored with 128 added; each sum starts at
- * -128 times the sum of its left row, which takes that off again. The right side is stored in panels of PANEL columns, four values of
+ * -128 times the sum of its left row, which takes that off again (-DOT_OFFSET times: kernels without that instruction take the 128 off
+ * themselves). The right side is stored in panels of PANEL columns, four values of
  * k together: uint8[columns / PANEL][k / 4][PANEL][4]. "quads" is k / 4. */
 
 /* The left side: rows in groups of TILE_ROWS. Codes 4q ... 4q + 3 of row r of group g are at data + g * group + r * row + q * step. */
@@ -37,7 +38,7 @@ static ALWAYS_INLINE void matmul_int8_inlined(struct left_operand a, int64_t n, 
             UNROLL for (int r = 0; r < TILE_ROWS; r++) {
                 const int64_t valid = r < count ? r : count - 1; /* rows past the end repeat the last one and are not stored */
                 row[r] = group + valid * a.row;
-                left[r] = right[r] = broadcast_i32(-128 * a.sums[first_row + valid]);
+                left[r] = right[r] = broadcast_i32(-DOT_OFFSET * a.sums[first_row + valid]);
             }
             const uint8_t *panel = panels;
             /* Each tile of rows prefetches its share of the next panel, so that the panel is in the cache when it is needed. */

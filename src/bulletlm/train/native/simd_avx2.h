@@ -1,4 +1,5 @@
-/* Vectors of 8 lanes: AVX2, FMA and 256-bit VNNI. The file that includes this defines VPDPBUSD and VPDPWSSD, the assembler names of its dot products.
+/* Vectors of 8 lanes: AVX2 and FMA, with or without 256-bit VNNI. The file that includes this defines VPDPBUSD and VPDPWSSD, the assembler names of its dot products, or
+ * neither on a CPU without them.
  * simd_avx512.h has the same functions for 16 lanes. */
 
 #include <immintrin.h>
@@ -61,7 +62,10 @@ static ALWAYS_INLINE vi abs_bits(vf x) { return _mm256_and_si256(cast_i32(x), _m
 static ALWAYS_INLINE vi cvt_i32(vf x) { return _mm256_cvtps_epi32(x); }
 static ALWAYS_INLINE vf cvt_f32(vi x) { return _mm256_cvtepi32_ps(x); }
 
-/* c + the sum of the four byte products of each lane; the bytes of b are unsigned, those of a signed. */
+#ifdef VPDPBUSD
+enum { DOT_OFFSET = 128 };
+
+/* c + the sum of the four products (b + DOT_OFFSET) * a of each lane. b: bytes with 128 added; a: signed bytes. */
 static ALWAYS_INLINE vi dot_u8i8(vi c, vi b, vi a) {
     __asm__(VPDPBUSD " %2, %1, %0" : "+x"(c) : "x"(b), "x"(a));
     return c;
@@ -72,6 +76,19 @@ static ALWAYS_INLINE vi dot_i16(vi c, vi b, vi a) {
     __asm__(VPDPWSSD " %2, %1, %0" : "+x"(c) : "x"(b), "x"(a));
     return c;
 }
+#else
+enum { DOT_OFFSET = 0 };
+
+/* As above, for codes within +-127. |b| * (a with the sign of b): the sum of two products is at most 2 * 128 * 127, which int16 holds. */
+static ALWAYS_INLINE vi dot_u8i8(vi c, vi b, vi a) {
+    const vi code = _mm256_xor_si256(b, _mm256_set1_epi8(-128));
+    const vi pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(code), _mm256_sign_epi8(a, code));
+    return _mm256_add_epi32(c, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+}
+
+/* c + the sum of the two products of 16-bit numbers of each lane. */
+static ALWAYS_INLINE vi dot_i16(vi c, vi b, vi a) { return _mm256_add_epi32(c, _mm256_madd_epi16(b, a)); }
+#endif
 
 /* LANES int32, within int16, as 16-bit numbers. */
 static ALWAYS_INLINE void store_i16(int16_t *p, vi x) {

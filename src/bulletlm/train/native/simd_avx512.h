@@ -39,7 +39,9 @@ static ALWAYS_INLINE vi abs_bits(vf x) { return _mm512_and_si512(cast_i32(x), _m
 static ALWAYS_INLINE vi cvt_i32(vf x) { return _mm512_cvtps_epi32(x); }
 static ALWAYS_INLINE vf cvt_f32(vi x) { return _mm512_cvtepi32_ps(x); }
 
-/* c + the sum of the four byte products of each lane; the bytes of b are unsigned, those of a signed. */
+enum { DOT_OFFSET = 128 };
+
+/* c + the sum of the four products (b + DOT_OFFSET) * a of each lane. b: bytes with 128 added; a: signed bytes. */
 static ALWAYS_INLINE vi dot_u8i8(vi c, vi b, vi a) {
     __asm__("vpdpbusd %2, %1, %0" : "+v"(c) : "v"(b), "v"(a)); /* not the intrinsic: gcc adds copies of c around it */
     return c;

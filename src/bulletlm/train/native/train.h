@@ -16,7 +16,10 @@ BULLET_API int32_t bullet_train_abi(void);
 /* The name of the kernels with number `index`, in order of preference; NULL after the last. Only those that run on this processor. */
 BULLET_API const char *bullet_train_kernels(int32_t index);
 
-/* A trainer for models of a shape. `kernels` is one of bullet_train_kernels' names, or NULL for the first.
+/* The same for distillation, which also has kernels for processors without VNNI. */
+BULLET_API const char *bullet_distil_kernels(int32_t index);
+
+/* A trainer for models of a shape. `kernels` is one of bullet_distil_kernels' names, or NULL for the first.
  * BULLET_ARGUMENT: the shape is not supported, or this processor does not have these kernels. BULLET_MEMORY: out of memory. */
 BULLET_API int32_t bullet_trainer_new(const struct bullet_shape *shape, const char *kernels, struct trainer **out);
 BULLET_API void bullet_trainer_free(struct trainer *trainer);

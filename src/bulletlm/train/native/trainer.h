@@ -147,6 +147,7 @@ struct call {
 /* The computation, compiled for one instruction set. */
 struct kernels {
     const char *name;
+    bool trains; /* int8 products are fast enough for training, not only for distillation */
     bool (*supported)(void);
     void (*load_weights)(void *call, int32_t member, struct barrier *barrier);
     void (*accumulate_gradients)(void *call, int32_t member, struct barrier *barrier);
