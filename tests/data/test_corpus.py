@@ -244,6 +244,6 @@ def test_no_thing_of_the_new_questions_is_trained_on(language: str) -> None:
         found = {word for text in texts for word in words(text)}
         return {thing: {word for word in found if word.startswith(thing)} for thing in NEW_THINGS[language].split()}
 
-    asked = naming(row["prompt"] for row in questions(f"new.{language}.jsonl"))
+    asked = naming(row["prompt"] for row in questions(f"new.{language}"))
     assert [thing for thing, found in asked.items() if not found] == [], "no longer asked about: take them out of the list"
     assert {thing: found for thing, found in naming(training_texts()).items() if found} == {}
