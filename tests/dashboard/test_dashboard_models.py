@@ -22,7 +22,7 @@ from bulletlm.dashboard.workspace import Workspace
 from bulletlm.errors import BulletError, ConfigError
 from bulletlm.formats.bullet.reader import open_bullet
 from bulletlm.formats.npy import read_npy
-from bulletlm.formats.packaged import packaged_names
+from bulletlm.formats.packaged import packaged_model, packaged_names
 from bulletlm.pipeline.plan import Clock, Measured
 from bulletlm.runtime import Sampling
 from bulletlm.shape import ModelShape
@@ -48,7 +48,7 @@ def test_every_version_answers(workspace: Workspace) -> None:
     run, cache = workspace.runs / "micro", ModelCache()
     found = versions(run)
     assert found[:3] == ["4bit", "fp32", "best"] and found[3].startswith("step-")
-    assert model_names(workspace, ["micro", "none"]) == [f"micro/{version}" for version in found]
+    assert model_names(workspace, ["micro", "none"]) == [*(f"micro/{version}" for version in found), *packaged_names()]
     texts, varied = {}, Sampling(temperature=3.0, top_k=0, top_p=1.0, min_p=0.0, max_tokens=8)  # a micro model says little
     for version in found:
         path = model_path(workspace, f"micro/{version}")
@@ -61,9 +61,20 @@ def test_every_version_answers(workspace: Workspace) -> None:
         assert pieces and all(0 <= piece.probability <= 1 and piece.others for piece in pieces)
         texts[version] = [answer.text for answer in answers]
     assert texts["fp32"] == texts["best"]
-    for name in ("micro/../micro", "micro/last", "other/4bit", "/4bit", "4bit"):
+    for name in ("uploads/../micro.bullet", "uploads/x.bullet", "../x", "micro/../micro", "micro/last", "other/4bit", "/4bit", "4bit"):
         with pytest.raises(ConfigError):
             model_path(workspace, name)
+
+
+def test_models_of_the_package_uploads_and_the_start_of_a_run_can_be_tried(workspace: Workspace) -> None:
+    run = workspace.runs / "micro"
+    shutil.copytree(run / "export" / "npy", run / "start" / "npy")
+    workspace.uploads.mkdir()
+    shutil.copyfile(run / "model.bullet", workspace.uploads / "मॉडेल.bullet")
+    assert {"micro/start", "uploads/मॉडेल.bullet", *packaged_names()} <= set(model_names(workspace, ["micro"]))
+    assert model_path(workspace, "micro/start") == run / "start" / "npy"
+    assert model_path(workspace, "uploads/मॉडेल.bullet") == workspace.uploads / "मॉडेल.bullet"
+    assert all(model_path(workspace, name) == packaged_model(name) for name in packaged_names())
 
 
 def test_an_answer_reports_an_error_and_can_be_stopped(workspace: Workspace) -> None:
@@ -90,11 +101,13 @@ def test_a_download_is_complete_and_checked(workspace: Workspace, format: str) -
     made = export(workspace, "micro/4bit" if format in SINGLE_FILES else "micro/fp32", format)
     path = workspace.runs / "micro" / "dashboard" / "downloads" / made["file"]
     assert path.stat().st_size == made["bytes"] and len(made["checks"]) >= 2
-    assert any("tokens are the same as those of the original" in check for check in made["checks"])
+    assert format == "card" or any("tokens are the same as those of the original" in check for check in made["checks"])
     if format == "bullet":
         assert path.read_bytes() == (workspace.runs / "micro" / "model.bullet").read_bytes()
     elif format == "html":
         assert path.read_bytes().startswith(b"<!") and made["file"] == "micro.html"
+    elif format == "card":
+        assert made["file"] == "micro-card.md" and "bullet chat micro.bullet" in path.read_text(encoding="utf-8")
     else:
         names = zipfile.ZipFile(path).namelist()
         assert all(name.startswith("micro-fp32") and ".." not in name for name in names) or format == "gguf"

@@ -10,7 +10,7 @@ from bulletlm.dashboard.chooser import HOURS
 from bulletlm.dashboard.forms import LIMITS
 from bulletlm.dashboard.frame import PAGES
 from bulletlm.dashboard.pages.compare import CURVES
-from bulletlm.dashboard.pages.export import VERDICTS
+from bulletlm.dashboard.pages.export import FORMAT_NAMES, VERDICTS
 from bulletlm.dashboard.pages.new_run import SECTIONS
 from bulletlm.dashboard.pages.playground import CONTROLS
 from bulletlm.dashboard.pages.run import AXES, CHARTS
@@ -40,7 +40,7 @@ def shown_texts() -> Iterator[str]:
     yield from (*LIMITS.values(), *HOURS.values())
     yield from STATES
     yield from (*SECTIONS.values(), *AXES, *STAGE_NAMES.values())
-    yield from (*VERDICTS.values(), *NAMES.values(), *MEANINGS.values(), *(title for title, _ in CURVES))
+    yield from (*VERDICTS.values(), *FORMAT_NAMES.values(), *NAMES.values(), *MEANINGS.values(), *(title for title, _ in CURVES))
     for _, label, *_, text in CONTROLS:
         yield from (label, text)
     for title, _, curves, _, explanation in CHARTS:

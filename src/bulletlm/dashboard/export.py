@@ -16,14 +16,14 @@ from bulletlm.dashboard.models import FOUR_BIT, model_path
 from bulletlm.dashboard.processes import own_folder
 from bulletlm.dashboard.workspace import Workspace
 from bulletlm.errors import BulletError, ConfigError
-from bulletlm.files import atomic_file
+from bulletlm.files import atomic_file, sha256_of_file, write_text
 
-FORMATS = ("bullet", "html", "gguf", "hf", "npy")
+FORMATS = ("bullet", "html", "gguf", "hf", "npy", "card")
 """A .bullet file; one HTML page that runs the model; a GGUF and its Modelfile, a Hugging Face folder and a folder of .npy tensors, each
-in a .zip."""
+in a .zip; the model card alone."""
 
-SINGLE_FILES = ("bullet", "html")
-"""Formats of one file; the others are packed."""
+SINGLE_FILES = {"bullet": ".bullet", "html": ".html", "card": "-card.md"}
+"""Formats of one file, and how its name ends; the others are packed."""
 
 CHECKED_TOKENS = 24
 """Tokens of the sample that the written model must generate as the original does."""
@@ -56,10 +56,12 @@ def export(workspace: Workspace, name: str, format: str) -> Exported:
     stem = run.name if version == FOUR_BIT else f"{run.name}-{version}"
     with tempfile.TemporaryDirectory(dir=downloads, prefix=".") as folder:
         made, checks = _write(source, Path(folder), stem, format, run)
-        target = downloads / (f"{stem}.{format}" if format in SINGLE_FILES else f"{stem}-{format}.zip")
+        target = downloads / (f"{stem}{SINGLE_FILES[format]}" if format in SINGLE_FILES else f"{stem}-{format}.zip")
         if format in SINGLE_FILES:
             with atomic_file(target) as file, open(made, "rb") as written:
                 shutil.copyfileobj(written, file)
+            if sha256_of_file(target) != sha256_of_file(made):
+                raise BulletError(f"{target.name} was not written completely: is the disk full?")
         else:
             _zip(made, target)
             checks.append("the archive was read again")
@@ -69,8 +71,17 @@ def export(workspace: Workspace, name: str, format: str) -> Exported:
 def _write(source: Path, folder: Path, stem: str, format: str, run: Path) -> tuple[Path, list[str]]:
     """The written file or folder, and the checks that it passed."""
     from bulletlm.formats.bullet.reader import open_bullet
-    from bulletlm.formats.convert import ConvertOptions, convert
+    from bulletlm.formats.convert import ConvertOptions, convert, read_model
 
+    if format == "card":
+        from bulletlm.evaluate.card import card_of
+
+        target, card = folder / f"{stem}-card.md", card_of(source, file_name=f"{stem}.bullet")
+        write_text(target, card)
+        parameters = f"{read_model(source)[1].shape.n_parameters:,}"
+        if target.read_text(encoding="utf-8") != card or parameters not in card:
+            raise BulletError("the card does not describe this model: is the disk full?")
+        return target, ["it was read again", f"it describes this model of {parameters} parameters"]
     if format == "html":
         from bulletlm.formats.html.page import base85, write_page
 

@@ -11,11 +11,11 @@ from bulletlm.config.schema import Config
 from bulletlm.dashboard.processes import own_folder, read_record
 from bulletlm.dashboard.runs import configuration
 from bulletlm.dashboard.uploads import uploaded
-from bulletlm.dashboard.workspace import Workspace
+from bulletlm.dashboard.workspace import Workspace, is_name
 from bulletlm.errors import BulletError, ConfigError
 from bulletlm.files import write_json
 from bulletlm.formats.npy import MANIFEST, write_npy
-from bulletlm.formats.packaged import packaged_names
+from bulletlm.formats.packaged import packaged_model, packaged_names
 from bulletlm.runtime import Model, Sampling, Session, load
 from bulletlm.runtime.prompt import chat_prompt
 from bulletlm.text.tokenizer import Tokenizer
@@ -23,14 +23,17 @@ from bulletlm.text.tokenizer import Tokenizer
 KEPT_MODELS = 3
 """Loaded models that stay in memory."""
 
-FOUR_BIT, FP32, BEST = "4bit", "fp32", "best"
+FOUR_BIT, FP32, BEST, START = "4bit", "fp32", "best", "start"
+
+UPLOADS = "uploads"
+"""What stands for the name of the run in the name of an uploaded model."""
 
 MODEL_FILES = (".bullet", ".gguf")
 """Endings of model files that can be uploaded to start from."""
 
 
 def versions(run: Path) -> list[str]:
-    """What can be loaded from a run: "4bit", "fp32", "best", "step-000500", the most useful first."""
+    """What can be loaded from a run: "4bit", "fp32", "best", "step-000500", the most useful first; "start" is from what it started."""
     found = []
     if (run / "model.bullet").is_file():
         found.append(FOUR_BIT)
@@ -41,6 +44,8 @@ def versions(run: Path) -> list[str]:
         steps = sorted((path.name for path in checkpoints.glob("step-*") if (path / "state.json").is_file()), reverse=True)
         found += [BEST] if (checkpoints / BEST / "state.json").is_file() else []
         found += [name for name in steps if name.removeprefix("step-").isdigit()]
+    if (run / "start" / "npy" / MANIFEST).is_file():
+        found.append(START)
     return found
 
 
@@ -62,18 +67,25 @@ def is_model_file(name: str) -> bool:
 
 
 def model_names(workspace: Workspace, runs: Sequence[str]) -> list[str]:
-    """All models of the workspace as "RUN/VERSION"."""
-    return [f"{run}/{version}" for run in runs for version in versions(workspace.runs / run)]
+    """All models that can be tried: "RUN/VERSION", "uploads/FILE.bullet", and the names of the models of the package."""
+    found = [f"{run}/{version}" for run in runs for version in versions(workspace.runs / run)]
+    found += [f"{UPLOADS}/{upload.name}" for upload in uploaded(workspace) if upload.name.lower().endswith(".bullet")]
+    return [*found, *packaged_names()]
 
 
 def model_path(workspace: Workspace, name: str) -> Path:
-    """The .bullet file or the folder of FP32 tensors of a model "RUN/VERSION"; a checkpoint is written as such a folder first.
+    """The .bullet file or the folder of FP32 tensors of a model (`model_names`); a checkpoint is written as such a folder first.
 
     Raises:
         ConfigError: there is no such model.
         BulletError: the checkpoint is damaged.
     """
+    if "/" not in name and (packaged := packaged_model(name)) is not None:
+        return packaged
     run_name, _, version = name.rpartition("/")
+    file = workspace.uploads / version
+    if run_name == UPLOADS and is_name(version) and version.lower().endswith(".bullet") and file.is_file():
+        return file
     run = workspace.run_folder(run_name)
     if version not in versions(run):
         raise ConfigError(f"{run.name} has no model {version!r}")
@@ -81,6 +93,8 @@ def model_path(workspace: Workspace, name: str) -> Path:
         return run / "model.bullet"
     if version == FP32:
         return run / "export" / "npy"
+    if version == START:
+        return run / "start" / "npy"
     return checkpoint_folder(run, version)
 
 

@@ -27,6 +27,8 @@ MARATHI: dict[str, str] = {
     "Answers to the same prompts": "त्याच प्रश्नांची उत्तरे",
     "Augmentation": "मजकूर वाढवणे",
     "Back to the run": "प्रशिक्षणाकडे परत",
+    "Before and after": "आधी आणि नंतर",
+    "Before fine-tuning": "फाइन-ट्यूनिंगच्या आधीचे",
     "Begin a new run with this": "यासह नवे प्रशिक्षण सुरू करा",
     "Begin with a recipe": "तयार रेसिपीपासून सुरुवात करा",
     "Best checkpoint": "सर्वोत्तम चेकपॉइंट",
@@ -38,6 +40,7 @@ MARATHI: dict[str, str] = {
     "Both epochs and total_steps are given: the shorter of the two ends the run.": "epochs आणि total_steps दोन्ही दिले आहेत: त्यांपैकी जे आधी पूर्ण होईल तिथे प्रशिक्षण संपेल.",  # noqa: E501
     "Both models answer the same everywhere: there is nothing to compare.": "दोन्ही मॉडेल्सची सर्व उत्तरे सारखीच आहेत: तुलना करण्यासारखे काही नाही.",
     "Both models on the same unseen text. The last column is the 95 % interval of the difference.": "दोन्ही मॉडेल्स त्याच न पाहिलेल्या मजकुरावर. शेवटच्या स्तंभात फरकाचा 95 % अंतराल आहे.",  # noqa: E501
+    "BulletLM (.bullet)": "BulletLM (.bullet)",
     "Calibration": "कॅलिब्रेशन",
     "Calibration tokens": "कॅलिब्रेशनचे टोकन्स",
     "Cancel": "रद्द करा",
@@ -99,6 +102,7 @@ MARATHI: dict[str, str] = {
     "How often the training reads the text.": "प्रशिक्षण मजकूर किती वेळा वाचते.",
     "How strongly a step wants to change the weights, before it is limited. Sudden jumps are a sign of an unstable training.": "मर्यादा घालण्यापूर्वी एक पायरी वेट्स किती बदलू पाहते. अचानक उड्या दिसल्या तर प्रशिक्षण अस्थिर आहे.",  # noqa: E501
     "How tokens are chosen": "टोकन्स कसे निवडले जातात",
+    "Hugging Face (folder, .zip)": "Hugging Face (फोल्डर, .zip)",
     "Is the 4-bit model as good as FP32?": "4-बिट मॉडेल FP32 इतकेच चांगले आहे का?",
     "Is the model any good?": "मॉडेल उपयोगी आहे का?",
     "It looks at the text, measures this computer for some seconds and chooses the model that learns most in the time.": "मजकूर पाहून आणि या संगणकाचा वेग काही सेकंद मोजून, दिलेल्या वेळेत सर्वांत जास्त शिकेल असे मॉडेल निवडले जाते.",  # noqa: E501
@@ -131,6 +135,7 @@ MARATHI: dict[str, str] = {
     "Minutes": "मिनिटे",
     "Mixture": "मिश्रण",
     "Model": "मॉडेल",
+    "Model card (.md)": "मॉडेलची माहिती (model card, .md)",
     "Name": "नाव",
     "New conversation": "नवे संभाषण",
     "New run": "नवे प्रशिक्षण",
@@ -138,6 +143,7 @@ MARATHI: dict[str, str] = {
     "No run yet": "अजून एकही प्रशिक्षण नाही",
     "Not read": "वाचली नाही",
     "Nothing has been printed yet.": "अजून काहीही छापलेले नाही.",
+    "NumPy (FP32 tensors, .zip)": "NumPy (FP32 टेन्सर, .zip)",
     "Number of weights of the model.": "मॉडेलमधील वेट्सची संख्या.",
     "Numbers": "आकडे",
     "Optimizer steps of the training.": "प्रशिक्षणाच्या पायऱ्या.",
@@ -185,6 +191,7 @@ MARATHI: dict[str, str] = {
     "Speed": "वेग",
     "Spelling and grammar. 1: cannot be read, 3: some mistakes, 5: none.": "शुद्धलेखन आणि व्याकरण. 1: वाचता येत नाही, 3: काही चुका, 5: चुका नाहीत.",  # noqa: E501
     "Start": "सुरू करा",
+    "Start a new run from this model": "या मॉडेलपासून नवे प्रशिक्षण सुरू करा",
     "Start after the others": "इतरांनंतर सुरू करा",
     "Start from": "कशापासून सुरुवात",
     "State": "स्थिती",
@@ -243,6 +250,7 @@ MARATHI: dict[str, str] = {
     "Validation, 4-bit weights": "पडताळणी, 4-बिट वेट्स",
     "Validation, averaged weights": "पडताळणी, सरासरी वेट्स",
     "Values above 1 make recent tokens less likely.": "1 पेक्षा जास्त मूल्य असल्यास अलीकडचे टोकन्स पुन्हा येण्याची शक्यता कमी होते.",
+    "Web page that runs the model (.html)": "मॉडेल चालवणारे वेब पान (.html)",
     "Weights": "वेट्स",
     "What cleaning would drop or change, with examples": "स्वच्छ करताना काय वगळले किंवा बदलले जाईल, उदाहरणांसह",
     "What is this?": "हे काय आहे?",
@@ -270,6 +278,7 @@ MARATHI: dict[str, str] = {
     "from {low} to {high}": "{low} ते {high}",
     "layer": "थर",
     "less than {high}": "{high} पेक्षा कमी",
+    "llama.cpp and Ollama (GGUF and Modelfile, .zip)": "llama.cpp आणि Ollama (GGUF आणि Modelfile, .zip)",
     "minutes of training": "प्रशिक्षणाची मिनिटे",
     "more settings": "आणखी सेटिंग्ज",
     "more than {low}": "{low} पेक्षा जास्त",

@@ -14,12 +14,13 @@ from bulletlm.formats.model_card import model_card
 _RESULT_KEYS = {"name", "kind", "benchmark", "language", "metric", "higher_is_better", "models", "published"}
 
 
-def card_of(path: Path, benchmarks: Sequence[Path] = ()) -> str:
+def card_of(path: Path, benchmarks: Sequence[Path] = (), file_name: str | None = None) -> str:
     """README.md of the model at `path`: a .bullet, .gguf or Hugging Face folder, or a run folder, which stands for its model.bullet.
 
     Args:
         path: the model.
         benchmarks: JSON files of `bullet benchmark --out`.
+        file_name: name of the .bullet file in the commands; None: that of `path`.
 
     Raises:
         BulletError: there is no model at `path`, or it is damaged.
@@ -35,7 +36,7 @@ def card_of(path: Path, benchmarks: Sequence[Path] = ()) -> str:
         form="transformers" if kind == "hf" else "bullet",
         report=report,
         benchmarks=results,
-        file_name=path.name,
+        file_name=file_name or path.name,
         language_names=ENGLISH_NAMES,
     )
 

@@ -29,6 +29,7 @@ FORMAT_NAMES = {
     "gguf": "llama.cpp and Ollama (GGUF and Modelfile, .zip)",
     "hf": "Hugging Face (folder, .zip)",
     "npy": "NumPy (FP32 tensors, .zip)",
+    "card": "Model card (.md)",
 }
 
 REMEDY_COMMANDS = ("qat", "run", "build", "evaluate")
@@ -246,7 +247,7 @@ class _Downloads:
     def __init__(self, dashboard: Dashboard, t: Words, folder: Path) -> None:
         self.dashboard, self.t, self.folder = dashboard, t, folder
         found = versions(folder)
-        names = {"4bit": t("4-bit model"), "fp32": t("FP32 model"), "best": t("Best checkpoint")}
+        names = {"4bit": t("4-bit model"), "fp32": t("FP32 model"), "best": t("Best checkpoint"), "start": t("Before fine-tuning")}
         with ui.element("section").classes("card"):
             heading(t("Download"), 2)
             if not found:
@@ -254,7 +255,7 @@ class _Downloads:
                 return
             options = {version: names.get(version, f"{t('Checkpoint')} {version}") for version in found}
             self.version = ui.select(options, value=found[0], label=t("Model")).props("dense outlined")
-            self.format = ui.select({name: FORMAT_NAMES[name] for name in FORMATS}, value="bullet", label=t("Format")).props(
+            self.format = ui.select({name: t(FORMAT_NAMES[name]) for name in FORMATS}, value="bullet", label=t("Format")).props(
                 "dense outlined"
             )
             with ui.element("div").classes("line"):

@@ -12,11 +12,13 @@ from bulletlm.dashboard import processes, queue, show
 from bulletlm.dashboard.charts import line_chart, show_curves
 from bulletlm.dashboard.frame import Dashboard, explained_heading, heading, page, report_errors, tile
 from bulletlm.dashboard.metrics import Axis, Metrics
+from bulletlm.dashboard.models import FOUR_BIT, START
 from bulletlm.dashboard.processes import read_record
 from bulletlm.dashboard.runs import STAGE_NAMES, Summary
 from bulletlm.dashboard.words import Words
 from bulletlm.errors import ConfigError
 from bulletlm.evaluate.formatting import language_name
+from bulletlm.formats.npy import MANIFEST
 
 REFRESH_SECONDS = 1.0
 
@@ -130,6 +132,10 @@ class _Page:
             self.play = self._button(
                 "Playground", "chat", lambda: ui.navigate.to("/playground?" + urlencode({"model": f"{self.name}/4bit"}))
             )
+            self.tuned = self._button("Before and after", "compare", self._before_and_after)
+            self.base = self._button(
+                "Start a new run from this model", "call_split", lambda: ui.navigate.to("/new?" + urlencode({"start": self.name}))
+            )
             self.report = self._button(
                 "Report card", "description", lambda: ui.navigate.to(f"/files/{quote(self.name, safe='')}/report.html")
             )
@@ -146,6 +152,10 @@ class _Page:
                 "memory": tile(t, "Memory", show.NOTHING, "Main memory that the processes of the run use now."),
             }
         self.verdict = ui.label()
+
+    def _before_and_after(self) -> None:
+        """Open the playground with the model from which the run started beside the one that it made."""
+        ui.navigate.to("/playground?" + urlencode({"model": f"{self.name}/{START}", "second": f"{self.name}/{FOUR_BIT}"}))
 
     def _button(self, text: str, icon: str, action: Callable[[], Any]) -> ui.button:
         return ui.button(self.t(text), icon=icon, on_click=action).props("no-caps outline")
@@ -280,6 +290,8 @@ class _Page:
         self.finish.set_visibility(training and found.best_loss is not None)
         self.export.set_visibility(found.file_bytes is not None or found.best_loss is not None)
         self.play.set_visibility(found.file_bytes is not None)
+        self.tuned.set_visibility(found.file_bytes is not None and (self.folder / "start" / "npy" / MANIFEST).is_file())
+        self.base.set_visibility(found.state != "running" and "export" in processes.done_stages(self.folder))
         self.report.set_visibility((self.folder / "report.html").is_file())
         self.tiles["loss"].set(show.decimal(found.best_loss))
         self.tiles["bpb"].set(show.decimal(found.bits_per_byte))
