@@ -1,6 +1,8 @@
 """What ends up in the wheel, and what `make demo` shows while it installs."""
 
+import json
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -8,11 +10,15 @@ from pathlib import Path
 
 import pytest
 
+from bulletlm.cli.output import print_info
 from bulletlm.config.recipes import recipe_names
+from bulletlm.errors import BulletError
+from bulletlm.formats.packaged import packaged_names
 from paths import ROOT
 
 sys.path.insert(0, str(ROOT / "tools"))
 import install
+import package_model
 
 PACKAGE = ROOT / "src" / "bulletlm"
 SETUPTOOLS = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
@@ -77,3 +83,35 @@ def test_the_sizes_are_said_before() -> None:
     text = install.announcement()
     assert f"{install.DOWNLOAD_MB} MB to download" in text
     assert all(len(line) <= 120 for line in text.splitlines())
+
+
+def test_a_run_becomes_a_model_of_the_package(micro_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model, page = package_model.package_model(micro_run, tmp_path)
+    assert model.suffix == ".bullet" and model.read_bytes() == (micro_run / "model.bullet").read_bytes()
+    assert page.read_bytes() == (micro_run / "report.html").read_bytes()
+    print_info(model, tensors=False, as_json=False)
+    assert f"  {page}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("fault", ["other report", "no report", "too large"])
+def test_what_cannot_become_a_model_of_the_package(fault: str, micro_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, target = tmp_path / "run", tmp_path / "models"
+    target.mkdir()
+    shutil.copytree(micro_run, run)
+    if fault == "other report":
+        report = json.loads((run / "report.json").read_text(encoding="utf-8"))
+        (run / "report.json").write_text(json.dumps(report | {"quantised": {}}), encoding="utf-8")
+    elif fault == "no report":
+        (run / "report.json").unlink()
+    else:
+        monkeypatch.setattr(package_model, "LARGEST_REPORT", 1000)
+    with pytest.raises((BulletError, OSError)):
+        package_model.package_model(run, target)
+    assert not [*target.iterdir()]
+
+
+def test_every_model_of_the_package_has_its_report() -> None:
+    for name in packaged_names():
+        page = PACKAGE / "models" / f"{name}.report.html"
+        assert 1000 < page.stat().st_size <= package_model.LARGEST_REPORT
+        assert name in page.read_text(encoding="utf-8")

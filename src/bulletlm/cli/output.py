@@ -202,8 +202,16 @@ def _card(file: BulletFile) -> Iterable[tuple[str, str]]:
         yield "difference", f"{change}; on {rounded['val_tokens']:,} held-out tokens"
     if is_private(meta):
         yield "private", PRIVATE_NOTE
+    if page := report_page(file.path):
+        yield "report", str(page)
     if meta.get("sampling"):
         yield "sampling", ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in meta["sampling"].items())
+
+
+def report_page(model: Path) -> Path | None:
+    """The page of the report that belongs to a .bullet file: report.html in its run folder, or NAME.report.html beside NAME.bullet."""
+    page = model.parent / "report.html" if model.name == "model.bullet" else model.with_suffix(".report.html")
+    return page if page.is_file() else None
 
 
 def _parents(meta: dict[str, Any]) -> Iterable[str]:
