@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from bulletlm.dashboard.chooser import HOURS
-from bulletlm.dashboard.forms import LIMITS
+from bulletlm.dashboard.forms import LIMITS, Setting, form
 from bulletlm.dashboard.frame import PAGES
 from bulletlm.dashboard.pages.compare import CURVES
 from bulletlm.dashboard.pages.export import FORMAT_NAMES, VERDICTS
@@ -17,6 +17,7 @@ from bulletlm.dashboard.pages.run import AXES, CHARTS
 from bulletlm.dashboard.pages.runs import STATES
 from bulletlm.dashboard.pages.score import MEANINGS, NAMES
 from bulletlm.dashboard.runs import STAGE_NAMES
+from bulletlm.dashboard.settings_mr import HELP, TITLES
 from bulletlm.dashboard.words import MARATHI, Words
 from paths import ROOT
 
@@ -63,6 +64,24 @@ def test_every_text_has_a_translation(text: str) -> None:
 
 def test_no_translation_is_left_over() -> None:
     assert set(MARATHI) <= set(TEXTS)
+
+
+SHARED = re.compile(r"\d+(?:\.\d+)?|\w+_\w+|\"[\w-]+\"|\[\w+\]|[a-z]+\.[a-z_.]+[a-z]|\.[a-z]{2,}\b")
+"""What a translation does not change: numbers, names of settings, values in quotation marks, endings of files."""
+
+
+@pytest.mark.parametrize("setting", form(), ids=lambda setting: setting.path)
+def test_every_setting_is_explained_in_marathi(setting: Setting) -> None:
+    text = HELP[setting.path]
+    assert re.search("[\u0900-\u097f]", text)
+    assert [part for part in SHARED.findall(setting.help) if part not in text] == [], "the English text has changed: change settings_mr.py"
+    assert setting.path in TITLES or not setting.basic
+    assert setting.section in SECTIONS
+
+
+def test_no_explanation_is_left_over() -> None:
+    assert set(HELP) == {setting.path for setting in form()}
+    assert set(TITLES) == {setting.path for setting in form() if setting.basic}
 
 
 def test_words() -> None:

@@ -118,6 +118,7 @@ MARATHI: dict[str, str] = {
     "Learning the vocabulary": "शब्दसंग्रह शिकत आहे",
     "Less than half of the text would be read: give more steps or epochs.": "निम्म्याहून कमी मजकूर वाचला जाईल: जास्त steps किंवा epochs द्या.",
     "Light": "उजळ",
+    "Limits of the report card": "प्रगतिपुस्तकाच्या मर्यादा",
     "Log": "नोंदी",
     "Logarithmic": "लॉगरिदमिक",
     "Longest answer (tokens)": "उत्तराची कमाल लांबी (टोकन्स)",

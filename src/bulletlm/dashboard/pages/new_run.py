@@ -11,7 +11,7 @@ from fastapi import Request
 from nicegui import run, ui
 from nicegui.elements.mixins.validation_element import ValidationElement
 
-from bulletlm.dashboard import processes, queue, show
+from bulletlm.dashboard import processes, queue, settings_mr, show
 from bulletlm.dashboard.chooser import HOURS, choose_in_process
 from bulletlm.dashboard.drafts import draft_of_run, give_free_name, load_draft, mistakes, new_run, save_draft, start_from
 from bulletlm.dashboard.forms import Draft, Setting, form
@@ -38,6 +38,8 @@ SECTIONS = {
     "qat": "Quantisation-aware training",
     "sampling": "Generation",
     "evaluate": "Evaluation",
+    "report": "Report card",
+    "report.limits": "Limits of the report card",
 }
 """Names of the groups of settings."""
 
@@ -365,22 +367,26 @@ class _Page:
     def _field(self, setting: Setting) -> None:
         t = self.t
         limits, values = setting.limits
+        title, text = setting.path, setting.help
+        if t.language == "mr":
+            text = settings_mr.HELP[setting.path]
+            title = f"{settings_mr.TITLES[setting.path]} ({title})" if setting.path in settings_mr.TITLES else title
         hint = "; ".join(filter(None, [t(limits, **values) if limits else "", f"{t('default')}: {_text(setting, setting.default) or '–'}"]))
         field: Any
         with ui.element("div").classes("line").style("flex-wrap:nowrap;align-items:flex-start"):
             if setting.kind == "switch":
-                field = ui.switch(setting.path)
+                field = ui.switch(title)
             elif setting.kind == "choice":
                 choices = list(setting.choices)
-                field = ui.select(["", *choices] if setting.optional else choices, label=setting.path).props("dense outlined")
+                field = ui.select(["", *choices] if setting.optional else choices, label=title).props("dense outlined")
             else:
-                field = ui.input(setting.path).props("dense outlined debounce=400 bottom-slots")
+                field = ui.input(title).props("dense outlined debounce=400 bottom-slots")
                 if setting.kind in ("whole", "number"):
                     field.props("inputmode=decimal")
             if setting.kind != "switch":
                 field.set_value(_text(setting, self.draft.value(setting)))
             field.props(f'hint="{hint}"' if setting.kind != "switch" else "").mark(setting.path)
-            help_button(t, setting.path, f"{setting.help} ({hint})")
+            help_button(t, title, f"{text} ({hint})")
         if isinstance(field, ValidationElement):
             field.validation = lambda value: self.mistakes.get(setting.path)  # after each change, when `_sync` has checked all
         field.on_value_change(lambda e: self._from_field(setting, e.value))
