@@ -50,21 +50,21 @@ TOKENS = 128
 SAMPLE = Path(bulletlm.__file__).parent / "data" / "sample"
 
 
-def random_model(folder: Path) -> Path:
+def random_model(folder: Path, shape: ModelShape = SEED_SHAPE) -> Path:
     rng = np.random.default_rng(0)
     weights = {
         name: (rng.standard_normal(extents) * extents[-1] ** -0.5 if len(extents) == 2 else np.ones(extents)).astype(np.float32)
-        for name, extents in SEED_SHAPE.tensors().items()
+        for name, extents in shape.tensors().items()
     }
     texts = [line for file in sorted(SAMPLE.glob("*.*")) for line in file.read_text(encoding="utf-8").splitlines()]
-    proto = train_tokenizer(texts, SEED_SHAPE.vocab_size, 0, SilentProgress())
+    proto = train_tokenizer(texts, shape.vocab_size, 0, SilentProgress())
     path = folder / "seed-shape.bullet"
     write_bullet(
         path,
         ModelContents(
-            shape=SEED_SHAPE,
+            shape=shape,
             tensors=weights,
-            types=standard_types(SEED_SHAPE),
+            types=standard_types(shape),
             tokenizer_proto=proto,
             pieces=Tokenizer(proto).pieces(),
             metadata={},
