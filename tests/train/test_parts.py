@@ -173,16 +173,13 @@ def test_muon_updates_are_orthogonal_and_of_adamws_size() -> None:
 
 
 @pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="this version of torch has no Muon")
-@pytest.mark.parametrize("exact", [True, False])
-def test_muon_is_torchs(monkeypatch: pytest.MonkeyPatch, exact: bool) -> None:
-    """To rounding: that of bfloat16, in which torch's iterates, and that of float32 when it is made to use that."""
+def test_muon_goes_where_torchs_goes() -> None:
+    """Momentum, decay and size of the steps are the same; the polynomials are closer to 1 than torch's, which end between 0.7 and 1.2."""
     random = torch.Generator().manual_seed(2)
     shapes = [(24, 64), (64, 24), (32, 32), (24, 64)]
     ours, theirs = ([torch.nn.Parameter(torch.ones(shape)) for shape in shapes] for _ in range(2))
     settings = {"lr": 0.02, "weight_decay": 0.1, "momentum": 0.9}
     optimizers = Muon(ours, **settings), torch.optim.Muon(theirs, **settings, adjust_lr_fn="match_rms_adamw")
-    if exact:
-        monkeypatch.setattr(torch.Tensor, "bfloat16", lambda tensor: tensor.clone())
     for _ in range(4):
         for mine, other in zip(ours, theirs, strict=True):
             mine.grad = torch.randn(mine.shape, generator=random)
@@ -191,7 +188,8 @@ def test_muon_is_torchs(monkeypatch: pytest.MonkeyPatch, exact: bool) -> None:
             optimizer.step()
     for mine, other in zip(ours, theirs, strict=True):
         moved, wanted = (weight.detach() - torch.ones_like(weight) for weight in (mine, other))
-        assert float((moved - wanted).norm() / wanted.norm()) < (1e-5 if exact else 0.02)
+        assert torch.nn.functional.cosine_similarity(moved.flatten(), wanted.flatten(), dim=0) > 0.96
+        assert 0.8 < float(moved.norm() / wanted.norm()) < 1.4
 
 
 def test_muon_takes_the_layers_matrices_only_and_its_state_can_be_carried_over() -> None:

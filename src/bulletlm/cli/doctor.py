@@ -11,6 +11,7 @@ from bulletlm.extras import EXTRAS, PURPOSES, install_command, missing
 from bulletlm.hardware import Machine, inspect_machine
 from bulletlm.runtime.native import summary
 from bulletlm.terminal import echo, printable_json
+from bulletlm.train.backend.native import optimizer_paths, optimizer_problem
 from bulletlm.train.backend.plan import Capabilities, cached_plans, inspect_capabilities
 
 GB = 1e9
@@ -29,6 +30,7 @@ def examine(folder: Path) -> dict[str, Any]:
         "bf16": capabilities.bf16,
         "int8": capabilities.int8_problem is None,
         "training": _arithmetic(capabilities),
+        "optimizer": _optimizer(),
         "disk_free": free,
         "python": sys.version.split()[0],
         "torch": _installed("torch"),
@@ -50,6 +52,7 @@ def print_doctor(as_json: bool) -> None:
         ("processor", f"{facts['processor']}, {facts['cores']} cores for this process"),
         ("instructions", sets),
         ("training in", facts["training"]),
+        ("optimizer", facts["optimizer"]),
         ("memory", f"{facts['memory'] / GB:.1f} GB, {facts['memory_available'] / GB:.1f} GB free"),
         ("disk here", f"{facts['disk_free'] / GB:.1f} GB free"),
         ("system", f"{facts['system']}, Python {facts['python']}"),
@@ -78,6 +81,12 @@ def _arithmetic(capabilities: Capabilities) -> str:
     fast = ["int8"] * (problem is None) + ["bf16"] * capabilities.bf16
     precisions = f"{', '.join(fast)} or fp32" if fast else "fp32"
     return f"{precisions} ({problem})" if problem else precisions
+
+
+def _optimizer() -> str:
+    """What takes the optimizer steps of a training on the CPU."""
+    problem = optimizer_problem()
+    return f"torch ({problem})" if problem else f"native ({optimizer_paths()[0]})"
 
 
 def _advice(machine: Machine, free: float) -> list[str]:

@@ -32,16 +32,19 @@ class EMA:
         for name, weight in model.named_parameters():
             self.average[name].copy_(weight)
 
+    def decay_at(self, step: int) -> float:
+        """The decay d of the average at optimizer step number `step`; the first step is 1."""
+        since = step - self.start
+        return min(self.decay, (1 + since) / (10 + since))
+
     @torch.no_grad()
     def update(self, model: nn.Module, step: int) -> None:
         """Add the weights after optimizer step number `step` to the average; the first step is 1."""
-        since = step - self.start
-        decay = min(self.decay, (1 + since) / (10 + since))
         averages, weights = [], []
         for name, weight in model.named_parameters():
             averages.append(self.average[name])
             weights.append(weight.detach().float())
-        torch._foreach_lerp_(averages, weights, 1 - decay)
+        torch._foreach_lerp_(averages, weights, 1 - self.decay_at(step))
 
     @contextlib.contextmanager
     def applied(self, model: nn.Module) -> Iterator[None]:

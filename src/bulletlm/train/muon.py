@@ -4,8 +4,8 @@ The update of a matrix is its momentum with all singular values pushed towards 1
 common ones. For the matrices of the layers it reaches a given loss in fewer steps than AdamW; embeddings and norm gains
 stay with AdamW.
 
-torch.optim.Muon computes the same for one matrix at a time in bfloat16, which CPUs without bf16 instructions emulate. Here
-all matrices of one shape are one batch, in float32.
+`orthogonalize` is what the native library computes in integers (native/orthogonalize.h), in torch and float32: for GPUs, for
+processors that the library does not support, and as its reference in tests. All matrices of one shape are one batch.
 """
 
 import math
@@ -15,8 +15,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
-_COEFFICIENTS = (3.4445, -4.7750, 2.0315)
-"""Coefficients a, b, c of the iteration x -> a x + b x^3 + c x^5 on the singular values (Jordan et al. 2024)."""
+SQUARE_POLYNOMIALS = (
+    (8.2987, -24.4305, 18.0903),
+    (3.9152, -2.9211, 0.5592),
+    (3.1746, -2.3804, 0.4978),
+    (2.1895, -1.5672, 0.4079),
+)
+"""Coefficients a, b, c of the polynomials a x + b x^3 + c x^5 that are applied one after another to the singular values of a matrix
+whose longer side is less than twice the shorter one. They are the best ones for singular values between 0.005 and 1, in the sense of
+Amsel et al. 2025 (arXiv:2505.16932), and bring these to 1 +- 0.083."""
+
+WIDE_POLYNOMIALS = (
+    (7.3625, -20.7434, 15.1606),
+    (2.9175, -2.1824, 0.4755),
+    (2.0463, -1.4295, 0.3934),
+)
+"""The same for the other matrices, whose singular values lie closer together: best between 0.03 and 1, to 1 +- 0.036."""
 
 
 class Muon(torch.optim.Optimizer):
@@ -63,9 +77,11 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonalize(matrices: Tensor) -> Tensor:
-    """Matrices with the same singular vectors and all singular values near 1.
+    """Matrices with the same singular vectors and all singular values near 1, except very small ones.
 
-    Five Newton-Schulz steps leave singular values between about 0.7 and 1.2, which is close enough to 1 for training.
+    With R = X X^T, every polynomial of the singular values of X is Q X for a polynomial Q of R. So only the first and the last product
+    have the length of the longer side (Zhang et al. 2026, https://dao-lab.ai/blog/2026/gram-newton-schulz). X is first divided by the
+    fourth root of |R^2|, which is the 8-norm of the singular values: at least the largest one, and rarely more than 1.2 times that.
 
     Args:
         matrices: float32 (n, rows, columns) with rows <= columns.
@@ -73,9 +89,27 @@ def orthogonalize(matrices: Tensor) -> Tensor:
     Returns:
         float32 (n, rows, columns).
     """
-    a, b, c = _COEFFICIENTS
-    x: Tensor = matrices / (matrices.norm(dim=(1, 2), keepdim=True) + 1e-7)
-    for _ in range(5):
-        square = x @ x.mT
-        x = a * x + (b * square + c * (square @ square)) @ x
-    return x
+    polynomials = SQUARE_POLYNOMIALS if matrices.shape[2] < 2 * matrices.shape[1] else WIDE_POLYNOMIALS
+    x = matrices / _norm(matrices)
+    gram = x @ x.mT
+    scale = _norm(gram)
+    gram = gram / scale
+    square = gram @ gram
+    scale = scale * _norm(square).sqrt()
+    gram, square = gram / _norm(square).sqrt(), square / _norm(square)
+    identity = torch.eye(gram.shape[1], device=gram.device)
+    total: Tensor | None = None
+    for step, (a, b, c) in enumerate(polynomials):
+        if step:
+            square = gram @ gram
+        factor = a * identity + b * gram + c * square
+        total = factor if total is None else factor @ total
+        if step + 1 < len(polynomials):
+            gram = factor @ gram @ factor
+    assert total is not None
+    return total @ (x / scale.sqrt())
+
+
+def _norm(x: Tensor) -> Tensor:
+    """Frobenius norms of matrices (n, rows, columns): (n, 1, 1). Never 0."""
+    return x.norm(dim=(1, 2), keepdim=True).clamp_min(1e-30)

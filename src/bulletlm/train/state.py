@@ -13,10 +13,12 @@ from torch import Tensor
 from bulletlm.config.schema import TrainConfig
 from bulletlm.progress import Progress
 from bulletlm.shape import ModelShape
+from bulletlm.train.backend.native import optimizer_problem
 from bulletlm.train.checkpoint import Checkpoint, checkpoint_size, newest_checkpoint, save_checkpoint, step_folder
 from bulletlm.train.distributed.group import ProcessGroup
 from bulletlm.train.ema import EMA
 from bulletlm.train.model import Transformer
+from bulletlm.train.native_optimizer import NativeOptimizer
 from bulletlm.train.optimizer import build_optimizers, optimizer_tensors, restore_optimizers
 
 
@@ -111,12 +113,23 @@ class TrainState(Generic[AnyPosition]):
         config: settings of the optimizers and of the moving average.
         position: where the run starts.
         key: fingerprint of everything that decides the result. A checkpoint with another key belongs to another run.
+
+    Attributes:
+        optimizers: hold settings and state; they also take the steps if `native` is None.
+        native: takes the steps in the native library; None if that is not possible here, and `optimizer_problem` says why.
     """
 
     def __init__(self, model: Transformer, config: TrainConfig, position: AnyPosition, key: str) -> None:
         self.model, self.position, self.key = model, position, key
         self.optimizers = build_optimizers(model, config)
+        self.optimizer_problem = optimizer_problem(model.rope.device.type)
+        self.native = None if self.optimizer_problem else NativeOptimizer(model, self.optimizers)
         self.ema = EMA(model, config.ema_decay) if config.ema_decay else None
+
+    @property
+    def optimizer_description(self) -> str:
+        """What takes the steps, in words."""
+        return f"optimizer native ({self.native.path})" if self.native else f"optimizer in torch ({self.optimizer_problem})"
 
     def weights(self, which: str = "raw") -> dict[str, Tensor]:
         """The "raw" weights of the model or their moving average, "ema": float32 tensors by parameter name, not copies."""
@@ -174,6 +187,7 @@ class TrainState(Generic[AnyPosition]):
         """
         if group.size == 1:
             return
+        self._choose_optimizer(group)
         own = self.checkpoint()
         sizes = {file: {name: list(tensor.shape) for name, tensor in tensors.items()} for file, tensors in own.tensors.items()}
         received = group.broadcast_object({"state": own.state, "sizes": sizes})
@@ -184,6 +198,12 @@ class TrainState(Generic[AnyPosition]):
                 group.broadcast(tensor)
         if not group.is_main:
             self.restore(Checkpoint(tensors, received["state"]))
+
+    def _choose_optimizer(self, group: ProcessGroup) -> None:
+        """Take native steps only if all processes round alike: they must keep the same weights."""
+        own = self.native.path if self.native else ""
+        if group.sum(own != group.broadcast_object(own))[0]:
+            self.native, self.optimizer_problem = None, "the processors of this group have different instruction sets"
 
     def resume(self, checkpoints: Path, restart: str, on_other_key: Callable[[Path], None], progress: Progress) -> bool:
         """Continue from the newest intact checkpoint. Damaged ones are reported and renamed.

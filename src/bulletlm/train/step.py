@@ -69,18 +69,24 @@ def accumulate(
 
 
 def clip(state: TrainState[Any], limit: float) -> float:
-    """Scale the gradients down to the global norm `limit`, if theirs is larger; returns the norm before."""
+    """The global norm of the gradients. They are scaled down to `limit`, if it is larger: here, or in `update` by the native library."""
+    if state.native:
+        return state.native.clip(limit)
     return float(torch.nn.utils.clip_grad_norm_(state.model.parameters(), limit, foreach=True))
 
 
 def update(state: TrainState[Any]) -> None:
     """Apply the gradients, set them to zero, add the new weights to the moving average. The position moves on by one step."""
+    state.position.step += 1
+    step, ema = state.position.step, state.ema
+    if state.native:
+        state.native.step(ema, ema.decay_at(step) if ema else 0.0)
+        return
     for optimizer in state.optimizers:
         optimizer.step()
     clear_gradients(state)
-    state.position.step += 1
-    if state.ema:
-        state.ema.update(state.model, state.position.step)
+    if ema:
+        ema.update(state.model, step)
 
 
 def clear_gradients(state: TrainState[Any]) -> None:

@@ -143,7 +143,7 @@ def train(job: TrainJob, progress: Progress, group: ProcessGroup = SINGLE_PROCES
     compute = choose_compute(config, state.model, tokens_per_step * total_steps, checkpoints, progress, group)
     progress.log(
         f"{shape.n_parameters / 1e6:.2f}M parameters, {len(train_tokens.tokens):,} training tokens, {reason}, "
-        f"{tokens_per_step:,} tokens a step, {compute.description}{group.description}"
+        f"{tokens_per_step:,} tokens a step, {compute.description}, {state.optimizer_description}{group.description}"
     )
     if (warmup := warmup_length(config, total_steps - schedule_start)) < config.warmup_steps:
         progress.log(f"warm-up shortened from {config.warmup_steps:,} to {warmup:,} steps, a fifth of this run")

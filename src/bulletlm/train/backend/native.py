@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from bulletlm.train.model import Transformer
 
-ABI = 4
+ABI = 5
 MAX_TOKENS = 1 << 16
 """Largest number of tokens in one call of the C library, each sequence rounded up to a multiple of 4."""
 
@@ -28,6 +28,7 @@ MAX_VOCABULARY = 1 << 17
 """Largest vocabulary: with more ids a sum of products over the vocabulary would overflow int32."""
 
 NO_INT8 = "int8 training needs AVX-512 VNNI or AVX-VNNI; this CPU has neither"
+NO_NATIVE_OPTIMIZER = "the native optimizer needs AVX2, which this CPU does not have"
 NO_AVX2 = "QAT in the native library needs AVX2, which this CPU does not have"
 
 
@@ -42,6 +43,9 @@ def library() -> ctypes.CDLL:
     functions: Functions = {
         "bullet_train_kernels": (ctypes.c_char_p, [i32]),
         "bullet_distil_kernels": (ctypes.c_char_p, [i32]),
+        "bullet_optimizer_kernels": (ctypes.c_char_p, [i32]),
+        "bullet_gradient_norm": (i32, [ctypes.c_char_p, pointer, i64, i32, pointer]),
+        "bullet_optimizer_step": (i32, [ctypes.c_char_p, pointer, i64, pointer, i32]),
         "bullet_trainer_new": (i32, [pointer, ctypes.c_char_p, pointer]),
         "bullet_trainer_free": (None, [pointer]),
         "bullet_trainer_load_weights": (i32, [pointer, pointer, i32]),
@@ -73,6 +77,15 @@ def distillation_paths() -> list[str]:
     return _names(library().bullet_distil_kernels)
 
 
+def optimizer_paths() -> list[str]:
+    """Names of the instruction sets with which the library can take optimizer steps on this CPU, the fastest first.
+
+    Raises:
+        Unavailable: see `library`.
+    """
+    return _names(library().bullet_optimizer_kernels)
+
+
 def _names(kernels: Callable[[int], bytes | None]) -> list[str]:
     found: list[str] = []
     while name := kernels(len(found)):
@@ -88,6 +101,11 @@ def why_not() -> str | None:
 def why_no_distillation() -> str | None:
     """Why the library cannot distil here, as a clause; None if it can."""
     return _problem(distillation_paths, NO_AVX2)
+
+
+def optimizer_problem(device: str = "cpu") -> str | None:
+    """Why the library cannot take the optimizer steps of a model on a device of this type, as a clause; None if it can."""
+    return f"the native optimizer runs on the CPU, not on {device}" if device != "cpu" else _problem(optimizer_paths, NO_NATIVE_OPTIMIZER)
 
 
 def _problem(names: Callable[[], list[str]], missing: str) -> str | None:

@@ -1,5 +1,6 @@
 /* The training pass for x86-64 processors with AVX-VNNI, which is VNNI without AVX-512 (Intel Core from the 12th generation). */
 
+#include "optimizer.h"
 #include "trainer.h"
 
 #if defined(__x86_64__) && HAVE_AVX_VNNI
@@ -16,6 +17,8 @@
 #include "simd_avx2.h"
 
 #include "kernels.h"
+#include "orthogonalize.h"
+#include "update.h"
 
 #if defined(__clang__)
 #pragma clang attribute pop
@@ -27,4 +30,5 @@ static bool supported(void) {
 }
 
 const struct kernels kernels_avx_vnni = {"avx_vnni", true, supported, load_weights, accumulate_gradients, load_teacher, distil};
+const struct optimizer_kernels optimizer_avx_vnni = {"avx_vnni", supported, gradient_squares, update_parameters};
 #endif

@@ -1,5 +1,5 @@
-/* Vectors of 8 lanes: AVX2 and FMA, with or without 256-bit VNNI. The file that includes this defines VPDPBUSD and VPDPWSSD, the assembler names of its dot products, or
- * neither on a CPU without them.
+/* Vectors of 8 lanes: AVX2 and FMA, with or without 256-bit VNNI. The file that includes this defines VPDPBUSD and VPDPWSSD, the
+ * assembler names of its dot products, or neither on a CPU without them.
  * simd_avx512.h has the same functions for 16 lanes. */
 
 #include <immintrin.h>
@@ -70,6 +70,7 @@ static ALWAYS_INLINE vi dot_u8i8(vi c, vi b, vi a) {
     __asm__(VPDPBUSD " %2, %1, %0" : "+x"(c) : "x"(b), "x"(a));
     return c;
 }
+#endif
 
 /* c + the sum of the two products of 16-bit numbers of each lane. */
 static ALWAYS_INLINE vi dot_i16(vi c, vi b, vi a) {
@@ -89,6 +90,16 @@ static ALWAYS_INLINE vi dot_u8i8(vi c, vi b, vi a) {
 /* c + the sum of the two products of 16-bit numbers of each lane. */
 static ALWAYS_INLINE vi dot_i16(vi c, vi b, vi a) { return _mm256_add_epi32(c, _mm256_madd_epi16(b, a)); }
 #endif
+
+/* Lane i of the result: the low halves of a[i] and b[i]. */
+static ALWAYS_INLINE vi interleave_halves(vi a, vi b) {
+    return _mm256_or_si256(_mm256_and_si256(a, _mm256_set1_epi32(0xffff)), _mm256_slli_epi32(b, 16));
+}
+
+/* The lanes of a, then those of b, within int16, as 2 LANES int16. */
+static ALWAYS_INLINE vi narrow_i16(vi a, vi b) { return _mm256_permute4x64_epi64(_mm256_packs_epi32(a, b), 0xd8); }
+
+static ALWAYS_INLINE vf sqrt_f32(vf x) { return _mm256_sqrt_ps(x); }
 
 /* LANES int32, within int16, as 16-bit numbers. */
 static ALWAYS_INLINE void store_i16(int16_t *p, vi x) {

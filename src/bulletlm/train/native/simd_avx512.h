@@ -56,6 +56,18 @@ static ALWAYS_INLINE vi dot_i16(vi c, vi b, vi a) {
 /* LANES int32, within int16, as 16-bit numbers. */
 static ALWAYS_INLINE void store_i16(int16_t *p, vi x) { _mm256_storeu_si256((__m256i *)p, _mm512_cvtepi32_epi16(x)); }
 
+/* Lane i of the result: the low halves of a[i] and b[i]. */
+static ALWAYS_INLINE vi interleave_halves(vi a, vi b) {
+    return _mm512_or_si512(_mm512_and_si512(a, _mm512_set1_epi32(0xffff)), _mm512_slli_epi32(b, 16));
+}
+
+/* The lanes of a, then those of b, within int16, as 2 LANES int16. */
+static ALWAYS_INLINE vi narrow_i16(vi a, vi b) {
+    return _mm512_inserti64x4(_mm512_castsi256_si512(_mm512_cvtepi32_epi16(a)), _mm512_cvtepi32_epi16(b), 1);
+}
+
+static ALWAYS_INLINE vf sqrt_f32(vf x) { return _mm512_sqrt_ps(x); }
+
 /* LANES int32, within int8, as bytes. */
 static ALWAYS_INLINE void store_i8(int8_t *p, vi x) { _mm_storeu_si128((__m128i *)p, _mm512_cvtepi32_epi8(x)); }
 

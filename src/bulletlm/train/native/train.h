@@ -7,7 +7,7 @@
 #include "../../runtime/native/bullet.h"
 
 /* Raised whenever a function below changes, so that a stale library is never called. */
-#define BULLET_TRAIN_ABI 4
+#define BULLET_TRAIN_ABI 5
 
 struct trainer;
 
@@ -46,5 +46,38 @@ BULLET_API int32_t bullet_trainer_load_teacher(struct trainer *trainer, float *c
  * BULLET_ARGUMENT: no teacher was loaded. */
 BULLET_API int32_t bullet_trainer_distil(struct trainer *trainer, const int32_t *tokens, const int32_t *targets, int64_t sequences,
                                          int64_t length, double scale, float *const *gradients, int32_t threads, double *loss);
+
+/* ---- optimizer: needs AVX2 only. `kernels` is one of bullet_optimizer_kernels' names, or NULL for the first. ---- */
+
+/* As bullet_train_kernels. */
+BULLET_API const char *bullet_optimizer_kernels(int32_t index);
+
+/* A float32 matrix (rows, columns), contiguous, with its gradient and its state. The number of elements is a multiple of 32. */
+struct bullet_parameter {
+    float *weight, *gradient;
+    float *first;   /* AdamW: running mean of the gradients; Muon: momentum */
+    float *second;  /* AdamW: running mean of their squares; NULL: this matrix is Muon's, and `columns` is a multiple of 32 */
+    float *average; /* moving average of the weights, or NULL */
+    int64_t rows, columns;
+    double learning_rate, weight_decay;
+};
+
+/* What all parameters of a step share. */
+struct bullet_update {
+    double gradient_scale; /* gradients are multiplied by this first (clipping) */
+    double beta1, beta2, eps;
+    double correction1, correction2; /* AdamW: 1 - beta^step */
+    double momentum;
+    double average_weight; /* average += average_weight * (new weight - average) */
+};
+
+/* The global norm of the gradients. */
+BULLET_API int32_t bullet_gradient_norm(const char *kernels, const struct bullet_parameter *parameters, int64_t n, int32_t threads,
+                                        double *norm);
+
+/* One step of AdamW and Muon with decoupled weight decay and the moving average; the gradients become zero. The results of both
+ * functions do not depend on the number of threads. */
+BULLET_API int32_t bullet_optimizer_step(const char *kernels, const struct bullet_parameter *parameters, int64_t n,
+                                         const struct bullet_update *update, int32_t threads);
 
 #endif
