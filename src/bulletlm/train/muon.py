@@ -16,21 +16,21 @@ import torch
 from torch import Tensor
 
 SQUARE_POLYNOMIALS = (
-    (8.2987, -24.4305, 18.0903),
-    (3.9152, -2.9211, 0.5592),
-    (3.1746, -2.3804, 0.4978),
-    (2.1895, -1.5672, 0.4079),
+    (7.7110, -22.1138, 16.2487),
+    (3.2153, -2.4112, 0.5013),
+    (2.2183, -1.5940, 0.4107),
 )
 """Coefficients a, b, c of the polynomials a x + b x^3 + c x^5 that are applied one after another to the singular values of a matrix
-whose longer side is less than twice the shorter one. They are the best ones for singular values between 0.005 and 1, in the sense of
-Amsel et al. 2025 (arXiv:2505.16932), and bring these to 1 +- 0.083."""
+whose longer side is less than twice the shorter one. They are the best ones for singular values between 0.02 and 1, in the sense of
+Amsel et al. 2025 (arXiv:2505.16932), and bring these to 1 +- 0.093. A fourth polynomial does not lower the loss of the demo."""
 
 WIDE_POLYNOMIALS = (
     (7.3625, -20.7434, 15.1606),
     (2.9175, -2.1824, 0.4755),
     (2.0463, -1.4295, 0.3934),
 )
-"""The same for the other matrices, whose singular values lie closer together: best between 0.03 and 1, to 1 +- 0.036."""
+"""The same for the other matrices, whose singular values lie closer together: best between 0.03 and 1, to 1 +- 0.036. With only two
+polynomials the loss of the demo is 0.01 higher."""
 
 
 class Muon(torch.optim.Optimizer):

@@ -209,17 +209,16 @@ struct polynomial {
 };
 
 static const struct polynomial square_polynomials[] = {
-    {8.2987f, -24.4305f, 18.0903f},
-    {3.9152f, -2.9211f, 0.5592f},
-    {3.1746f, -2.3804f, 0.4978f},
-    {2.1895f, -1.5672f, 0.4079f},
+    {7.7110f, -22.1138f, 16.2487f},
+    {3.2153f, -2.4112f, 0.5013f},
+    {2.2183f, -1.5940f, 0.4107f},
 };
 static const struct polynomial wide_polynomials[] = {
     {7.3625f, -20.7434f, 15.1606f},
     {2.9175f, -2.1824f, 0.4755f},
     {2.0463f, -1.4295f, 0.3934f},
 };
-enum { SQUARE_STEPS = 4, WIDE_STEPS = 3 };
+enum { POLYNOMIALS = 3 };
 
 /* gram := R = X X^T / largest^2, packed in w->left too; product := b R + c R^2. If `largest` is given, R is X X^T and not 0, and
  * `largest` becomes the 8-norm of the singular values, |R^2|^(1/4), which is at least the largest one. */
@@ -247,7 +246,7 @@ static void start_polynomial(struct muon_workspace *w, int64_t n, struct polynom
  * that are small where R is small are computed in integers: P R P = a^2 R + 2 a V + V D with V = R D. */
 static float polynomial_of_gram(struct muon_workspace *w, int64_t n) {
     float largest = 1;
-    for (int step = 0; step < WIDE_STEPS; step++) {
+    for (int step = 0; step < POLYNOMIALS; step++) {
         const struct polynomial p = wide_polynomials[step];
         start_polynomial(w, n, p, step ? NULL : &largest);
         pack_symmetric(w->product, n, w->inverse_scales, &w->right);
@@ -257,7 +256,7 @@ static float polynomial_of_gram(struct muon_workspace *w, int64_t n) {
             pack_symmetric(w->polynomial, n, w->inverse_scales, &w->third);
             symmetric_product(&w->right, &w->third, n, n / 2, 1, p.a, w->polynomial, w->polynomial);
         }
-        if (step + 1 == WIDE_STEPS) break;
+        if (step + 1 == POLYNOMIALS) break;
         symmetric_product(&w->left, &w->right, n, n / 2, 1, 0, NULL, w->product);
         pack_symmetric(w->product, n, w->inverse_scales, &w->left);
         combine(n, w->gram, p.a * p.a, w->gram, 2 * p.a, w->product, 0);
@@ -285,7 +284,7 @@ static void orthogonalize(struct muon_workspace *w, int64_t rows, int64_t column
             panel_product(tall ? &w->rows : &w->third, tall ? &w->third : &w->columns, n / 2, 0, rows, column, columns, &last);
         return;
     }
-    for (int step = 0; step < SQUARE_STEPS; step++) {
+    for (int step = 0; step < POLYNOMIALS; step++) {
         const struct polynomial p = square_polynomials[step];
         float norm = pack_matrix(w->x, rows, columns, w->inverse_scales, &w->rows, &w->columns), largest = 1;
         if (!(norm > 0)) return;

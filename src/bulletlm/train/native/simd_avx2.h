@@ -70,7 +70,6 @@ static ALWAYS_INLINE vi dot_u8i8(vi c, vi b, vi a) {
     __asm__(VPDPBUSD " %2, %1, %0" : "+x"(c) : "x"(b), "x"(a));
     return c;
 }
-#endif
 
 /* c + the sum of the two products of 16-bit numbers of each lane. */
 static ALWAYS_INLINE vi dot_i16(vi c, vi b, vi a) {
