@@ -1,6 +1,7 @@
 """Comparisons with the training tokens: the 5-gram baseline, validation text inside the training text, and the training loss."""
 
 import math
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,22 @@ _FACTOR = 0x9E3779B97F4A7C15
 _STREAM = 6
 
 
+@dataclass(frozen=True, kw_only=True)
+class HeldOutLosses:
+    """The losses of one model on the validation text; arrays have one entry per target that counts.
+
+    Attributes:
+        length: tokens in a window.
+        nats: float64, -ln p of the target.
+        document, window: int64, number of the document and of the window of the target.
+    """
+
+    length: int
+    nats: npt.NDArray[np.float64]
+    document: npt.NDArray[np.int64]
+    window: npt.NDArray[np.int64]
+
+
 def check_data(tokens_dir: Path, fp32: Model, losses: TokenLosses, seed: int, progress: Progress) -> DataChecks:
     """Compare the models with the training tokens of a run.
 
@@ -49,7 +66,13 @@ def check_data(tokens_dir: Path, fp32: Model, losses: TokenLosses, seed: int, pr
         bar.advance(1)
         copied = find_contamination(train.tokens, val.tokens)
         bar.advance(1)
-    return {"ngram": baseline, "contamination": copied, "training_sample": sample_training_loss(train, fp32, losses, seed, progress)}
+    held_out = HeldOutLosses(
+        length=losses.length,
+        nats=losses.nats_a[losses.counted],
+        document=losses.document[losses.counted],
+        window=losses.window[losses.counted],
+    )
+    return {"ngram": baseline, "contamination": copied, "training_sample": sample_training_loss(train, fp32, held_out, seed, progress)}
 
 
 def compare_with_ngram(train: TokenFile, val: TokenFile, vocab_size: int, losses: TokenLosses) -> NGramValues | None:
@@ -105,8 +128,8 @@ def _powers(factor: int, count: int) -> npt.NDArray[np.uint64]:
     return powers
 
 
-def sample_training_loss(train: TokenFile, model: Model, losses: TokenLosses, seed: int, progress: Progress) -> TrainingSample | None:
-    """The loss of the FP32 model on windows from all over its training text, to compare with its loss on the validation text."""
+def sample_training_loss(train: TokenFile, model: Model, losses: HeldOutLosses, seed: int, progress: Progress) -> TrainingSample | None:
+    """The loss of a model on windows from all over the training text, to compare with its loss on the validation text."""
     length = losses.length
     windows = (len(train.tokens) - 1) // length
     wanted = min(windows, max(1, SAMPLE_TOKENS // length))
@@ -127,7 +150,7 @@ def sample_training_loss(train: TokenFile, model: Model, losses: TokenLosses, se
     window = np.repeat(np.arange(wanted), length)[mask]
     _, index = np.unique(window, return_inverse=True)
     own = Bootstrap(Units(index.astype(np.int64), int(index.max()) + 1, "blocks of windows")).mean(np.concatenate(nats)[mask])
-    held_out = Bootstrap(choose_units(losses.document[losses.counted], losses.window[losses.counted])).mean(losses.nats_a[losses.counted])
+    held_out = Bootstrap(choose_units(losses.document, losses.window)).mean(losses.nats)
     return {"tokens": int(mask.sum()), "loss": own.value, "gap": _difference(held_out, own).to_dict()}
 
 

@@ -531,4 +531,13 @@ MARATHI: dict[str, str] = {
     "down": "डाउन",
     "embedding": "एम्बेडिंग",
     "line {number}": "ओळ {number}",
+    "the loss of {parent}, from which the run started, is {gap} lower on the validation text than on the training text": (
+        "ज्यापासून सुरुवात झाली त्या {parent} चा लॉस प्रशिक्षण मजकुरापेक्षा चाचणी मजकुरावर {gap} ने कमी आहे"
+    ),
+    "{parent}, from which the run started, predicts the validation text better than the training text: it was probably trained on it": (
+        "ज्यापासून सुरुवात झाली ते {parent} प्रशिक्षण मजकुरापेक्षा चाचणी मजकुराचा अंदाज चांगला करते: बहुधा त्याचे प्रशिक्षण याच मजकुरावर झाले आहे"
+    ),
+    "start from a model that has not seen the validation text, or from random weights": (
+        "चाचणी मजकूर न पाहिलेल्या मॉडेलपासून, किंवा यादृच्छिक भारांपासून सुरुवात करा"
+    ),
 }

@@ -7,14 +7,16 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from bulletlm.config.schema import CleanConfig, Config, DataConfig
 from bulletlm.data.clean_corpus import clean_files
 from bulletlm.data.sources import find_files
-from bulletlm.data.tokens import DocumentRange, TokenFile
+from bulletlm.data.tokens import DocumentRange, TokenFile, open_tokens
 from bulletlm.errors import DataError
-from bulletlm.evaluate.perplexity import score
-from bulletlm.evaluate.report_types import Origin, TextValues
+from bulletlm.evaluate.data_checks import HeldOutLosses, sample_training_loss
+from bulletlm.evaluate.perplexity import Score, Targets, score, score_tokens
+from bulletlm.evaluate.report_types import IntervalValues, Origin, TextValues
 from bulletlm.formats.npy import read_npy
 from bulletlm.progress import Progress
 from bulletlm.runtime import Model, load
@@ -50,7 +52,7 @@ def measure_origin(
     """
     if parent is None and not config.evaluate.also:
         return None
-    three = (load(parent) if parent else None, *models)
+    parent_model = load(parent) if parent else None
     tokenizer = models[0].tokenizer
     texts = [("validation text", file)] if parent else []
     missing = []
@@ -61,17 +63,24 @@ def measure_origin(
             missing.append(f"{label}: all of it is in the training text")
         else:
             texts.append((label, tokens))
-    length = min(model.shape.max_seq_len for model in three if model)
+    length = min(model.shape.max_seq_len for model in (parent_model, *models) if model)
     rows: list[TextValues] = []
+    gap: IntervalValues | None = None
     for label, text in texts:
-        scores = [score(model.engine, text, tokenizer, progress, length).total if model else None for model in three]
+        before: Score | None = None
+        if parent_model:
+            targets, nats = score_tokens(parent_model.engine, text, tokenizer, progress, length)
+            before = targets.score(nats, targets.counted)
+            if text is file:
+                gap = _parent_gap(run_dir, parent_model, targets, nats, length, config.seed, progress)
+        fp32, bq4 = (score(model.engine, text, tokenizer, progress, length).total for model in models)
         rows.append(
             {
                 "text": label,
                 "tokens": len(text.tokens) - 1,
-                "parent": scores[0].to_dict() if scores[0] else None,
-                "fp32": scores[1].to_dict() if scores[1] else None,
-                "bq4": scores[2].to_dict() if scores[2] else None,
+                "parent": before.to_dict() if before else None,
+                "fp32": fp32.to_dict(),
+                "bq4": bq4.to_dict(),
             }
         )
     metadata = read_npy(parent)[3] if parent else {}
@@ -79,8 +88,24 @@ def measure_origin(
         "name": str(metadata.get("name") or "unnamed") if parent else None,
         "license": str(metadata.get("license") or "unspecified") if parent else None,
         "texts": rows,
+        "gap": gap,
         "missing": missing,
     }
+
+
+def _parent_gap(
+    run_dir: Path, parent: Model, targets: Targets, nats: npt.NDArray[np.float64], length: int, seed: int, progress: Progress
+) -> IntervalValues | None:
+    """The parent's loss on the validation text minus its loss on the new training text, nats per token.
+
+    Both are new for a parent that has seen neither, so it predicts them about equally well.
+    """
+    train = open_tokens(run_dir / "tokens", "train")
+    window = np.arange(len(nats)) // length
+    chosen = targets.counted
+    held_out = HeldOutLosses(length=length, nats=nats[chosen], document=targets.document[chosen], window=window[chosen])
+    sample = sample_training_loss(train, parent, held_out, seed, progress)
+    return sample["gap"] if sample else None
 
 
 def other_text(path: str, run_dir: Path, seed: int, tokenizer: Tokenizer, progress: Progress) -> TokenFile | None:

@@ -106,6 +106,18 @@ def score(engine: Scorer, file: TokenFile, tokenizer: Tokenizer, progress: Progr
         DataError: the file has nothing to predict, or was made for another vocabulary.
         BulletError: the model computes NaN or infinity.
     """
+    targets, nats = score_tokens(engine, file, tokenizer, progress, length)
+    return Scores(
+        targets.score(nats, targets.counted),
+        {label: targets.score(nats, chosen) for label, chosen in groups(targets.language, targets.counted)},
+        {label: targets.score(nats, chosen) for label, chosen in groups(targets.source, targets.counted)},
+    )
+
+
+def score_tokens(
+    engine: Scorer, file: TokenFile, tokenizer: Tokenizer, progress: Progress, length: int | None = None
+) -> tuple[Targets, NDArray[np.float64]]:
+    """The targets of `file` and -ln p of each of them, float64[n]; see `score`."""
     targets = read_targets(file, tokenizer, engine.shape.vocab_size)
     nats = np.empty(len(targets.ids))
     with progress.task("Scoring", len(nats)) as bar:
@@ -113,11 +125,7 @@ def score(engine: Scorer, file: TokenFile, tokenizer: Tokenizer, progress: Progr
             log_p = log_softmax(finite_logits(engine, inputs, "the model"))
             nats[start : start + outputs.size] = -np.take_along_axis(log_p, outputs[..., None], -1).ravel()
             bar.advance(outputs.size)
-    return Scores(
-        targets.score(nats, targets.counted),
-        {label: targets.score(nats, chosen) for label, chosen in groups(targets.language, targets.counted)},
-        {label: targets.score(nats, chosen) for label, chosen in groups(targets.source, targets.counted)},
-    )
+    return targets, nats
 
 
 def read_targets(file: TokenFile, tokenizer: Tokenizer, vocab_size: int) -> Targets:

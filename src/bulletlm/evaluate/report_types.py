@@ -411,12 +411,14 @@ class Origin(TypedDict):
     """The model from which the run started (name and license None: random weights), and how it and the new ones predict texts.
 
     `texts` begins with the validation text if there is such a model; the others are those of evaluate.also. `missing` names texts that
-    could not be measured, with the reason.
+    could not be measured, with the reason. `gap` is the loss of that model on the validation text minus its loss on the training text, in
+    nats per token: a model that knew neither of them predicts both about equally well.
     """
 
     name: str | None
     license: str | None
     texts: list[TextValues]
+    gap: IntervalValues | None
     missing: list[str]
 
 

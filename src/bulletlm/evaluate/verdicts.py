@@ -441,7 +441,7 @@ def _usefulness(report: Report, limits: LimitsConfig, say: Words) -> Verdict:
         _rate_figure("finished", say("Answers that the model ends itself"), rates, limits.finished, say, higher=True, rate_name="ended"),
         _rate_figure("copied", say("Answers copied from the training text"), rates, limits.copied, say),
     ]
-    contamination, sample = checks["contamination"], checks["training_sample"]
+    contamination = checks["contamination"]
     figures.append(
         _figure(
             "contamination",
@@ -455,14 +455,7 @@ def _usefulness(report: Report, limits: LimitsConfig, say: Words) -> Verdict:
             ),
         )
     )
-    below: IntervalValues | None = None
-    if sample:
-        gap = sample["gap"]
-        below = {
-            "value": -gap["value"],
-            "low": None if gap["high"] is None else -gap["high"],
-            "high": None if gap["low"] is None else -gap["low"],
-        }
+    below, by_parent = _below_training(report)
     figures.append(
         _figure(
             "below_training",
@@ -470,9 +463,17 @@ def _usefulness(report: Report, limits: LimitsConfig, say: Words) -> Verdict:
             "nats",
             below,
             limits.below_training,
-            lambda: say(
-                "the loss on the validation text is {gap} below that on the training text",
-                gap=show(below["value"], "nats", say) if below else "",
+            lambda: (
+                say(
+                    "the loss of {parent}, from which the run started, is {gap} lower on the validation text than on the training text",
+                    parent=_parent_name(report),
+                    gap=show(below["value"], "nats", say) if below else "",
+                )
+                if by_parent
+                else say(
+                    "the loss on the validation text is {gap} below that on the training text",
+                    gap=show(below["value"], "nats", say) if below else "",
+                )
             ),
         )
     )
@@ -484,6 +485,32 @@ def _usefulness(report: Report, limits: LimitsConfig, say: Words) -> Verdict:
         limit = say("the training text has no {languages}, so the model cannot answer in it", languages=", ".join(languages))
         verdict["title"] = say("Ship with this limit: {limit}", limit=limit)
     return verdict
+
+
+def _parent_name(report: Report) -> str:
+    origin = report["origin"]
+    return (origin["name"] if origin else None) or "the model"
+
+
+def _below_training(report: Report) -> tuple[IntervalValues | None, bool]:
+    """How far the validation loss is below the training loss, and whether that is a figure of the model from which the run started.
+
+    If that model has seen the validation text, its own figure shows it more clearly than that of the new model, which has also
+    learned the training text.
+    """
+    sample, origin = report["data_checks"]["training_sample"], report["origin"]
+    parent = _negative(origin["gap"]) if origin and origin.get("gap") else None
+    if parent and parent["low"] is not None and parent["low"] > 0:
+        return parent, True
+    return (_negative(sample["gap"]) if sample else None), False
+
+
+def _negative(gap: IntervalValues) -> IntervalValues:
+    return {
+        "value": -gap["value"],
+        "low": None if gap["high"] is None else -gap["high"],
+        "high": None if gap["low"] is None else -gap["low"],
+    }
 
 
 def _question_figure(report: Report, limits: LimitsConfig, say: Words) -> Figure:
@@ -592,12 +619,30 @@ def _usefulness_causes(report: Report, figures: list[Figure], say: Words) -> tup
             _remedy("contamination", say("prepare the text and train again, so that the validation text is left out"), command, "training")
         )
     if "below_training" in bad:
-        add(
-            "trained_on_validation",
-            say("the model predicts the validation text better than its training text: it was probably trained on it"),
-        )
-        command = shlex.join(["bullet", "run", f"{RUN}/config.json", "--restart"])
-        remedies.append(_remedy("trained_on_validation", say("train again without the validation text"), command, "training"))
+        restart = shlex.join(["bullet", "run", f"{RUN}/config.json", "--restart"])
+        if _below_training(report)[1]:
+            add(
+                "parent_trained_on_validation",
+                say(
+                    "{parent}, from which the run started, predicts the validation text better than the training text: it was probably "
+                    "trained on it",
+                    parent=_parent_name(report),
+                ),
+            )
+            remedies.append(
+                _remedy(
+                    "parent_trained_on_validation",
+                    say("start from a model that has not seen the validation text, or from random weights"),
+                    shlex.join([*again, "--model.start-from=none"]),
+                    "training",
+                )
+            )
+        else:
+            add(
+                "trained_on_validation",
+                say("the model predicts the validation text better than its training text: it was probably trained on it"),
+            )
+            remedies.append(_remedy("trained_on_validation", say("train again without the validation text"), restart, "training"))
     if bad & {"answer_fit", "question_use"}:
         add("answers_do_not_fit", say("the answers are often not about their question: many would serve another question as well"))
     if "copied" in bad:
