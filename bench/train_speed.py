@@ -1,6 +1,8 @@
 """Measures the speed of training on this machine and compares it with transformers' Llama and GPT-2 (and litgpt's Llama, if installed).
 
     python bench/train_speed.py                      the seed's shape: peers, share of the GEMMs, EMA, fake quantization
+    python bench/train_speed.py --recipe demo --tokens runs/demo/tokens             complete steps, and where their time goes
+    python bench/train_speed.py --recipe demo --tokens runs/demo/tokens --to-loss 3.5   also the time to a held-out loss
     python bench/train_speed.py --memory --start     also peak memory, and the time to the first step, cold and warm
     python bench/train_speed.py --table              also 1M to 50M parameters x context 128 to 1024
     python bench/train_speed.py --losses 300         also FP32 against int8 or bf16 over 300 steps of real text, with several seeds
@@ -9,8 +11,11 @@
     python bench/train_speed.py --quick              a small shape and few rounds, only to check that the script works
     python bench/train_speed.py --cpu-time           for a busy machine: one thread, and its CPU time instead of wall time
 
-One round is a forward and backward pass over one micro-batch. All programs run in turns (A B C A B C ...) in this process, and
-their medians are compared. `mallopt` is set and denormal numbers are switched off for all of them. Peers run in eager mode and
+With --recipe, complete steps are measured as `bullet train` takes them with that configuration, beside those of transformers' Trainer
+(whole_steps.py); --tokens gives the text, random tokens otherwise.
+
+Without it, one round is a forward and backward pass over one micro-batch. All programs run in turns (A B C A B C ...) in this process,
+and their medians are compared. `mallopt` is set and denormal numbers are switched off for all of them. Peers run in eager mode and
 compiled, with both of their attention implementations, in FP32 and, if the processor supports it, in bf16 (autocast). The fastest
 peer, with the number of sequences per pass that suits it best, is compared with our fastest and with the fastest matrix products
 alone. litgpt is included if it is installed (it pins older versions of packages that the others need:
@@ -47,17 +52,17 @@ import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from torch.nn import functional as F  # noqa: E402
 
+from bulletlm.config.loader import load_config  # noqa: E402
 from bulletlm.config.schema import TrainConfig  # noqa: E402
-from bulletlm.data.tokens import open_tokens  # noqa: E402
+from bulletlm.data.tokens import TokenFile, open_tokens  # noqa: E402
 from bulletlm.formats.hf import _halves, hf_name  # noqa: E402
 from bulletlm.formats.npy import read_npy  # noqa: E402
 from bulletlm.quant.types import standard_types  # noqa: E402
 from bulletlm.shape import ModelShape  # noqa: E402
 from bulletlm.train.backend.compute import activate, set_up  # noqa: E402
 from bulletlm.train.backend.native import why_not  # noqa: E402
-from bulletlm.train.backend.plan import ComputePlan, PlanPrecision  # noqa: E402
+from bulletlm.train.backend.plan import ComputePlan, PlanPrecision, default_plan, inspect_capabilities  # noqa: E402
 from bulletlm.train.batches import TrainingWindows  # noqa: E402
-from bulletlm.train.ema import EMA  # noqa: E402
 from bulletlm.train.model import Transformer  # noqa: E402
 from bulletlm.train.optimizer import set_learning_rate  # noqa: E402
 from bulletlm.train.state import initial_state  # noqa: E402
@@ -289,13 +294,7 @@ def extras(shape: ModelShape, plan: ComputePlan, rounds: int, clock: Callable[[]
     state = initial_state(config, shape, 1, torch.device("cpu"))
     for weight in state.model.parameters():
         weight.grad = torch.full_like(weight, 1e-4)
-    average = EMA(state.model, 0.999)
-
-    jobs: dict[str, Job] = {
-        "AdamW": lambda: state.optimizers[0].step(),
-        "clipping": lambda: clip(state, 1.0) and None,
-        "EMA": lambda: average.update(state.model, 1000),
-    }
+    jobs: dict[str, Job] = {"clipping": lambda: clip(state, 1.0) and None, "AdamW and average": lambda: update(state)}
     if plan.precision == "int8":
         jobs["rounding the weights to int8"] = set_up(plan, state.model).load_weights
     if importlib.util.find_spec("bulletlm.quant.fake_quant"):
@@ -307,6 +306,56 @@ def extras(shape: ModelShape, plan: ComputePlan, rounds: int, clock: Callable[[]
 
         jobs["fake quantisation"] = rounding
     return in_turns(jobs, rounds, clock)
+
+
+def measure_whole_steps(arguments: argparse.Namespace, threads: int, clock: Callable[[], float], bf16: bool, compiler: bool) -> int:
+    """Print the speed of complete steps of a configuration, ours and the Trainer's; returns the exit code."""
+    import whole_steps
+
+    config = load_config(arguments.recipe)
+    if arguments.tokens:
+        text = tuple(open_tokens(arguments.tokens, name) for name in ("train", "val"))
+        vocabulary = json.loads((arguments.tokens / "index.json").read_text())["vocab_size"]
+    else:
+        vocabulary = config.tokenizer.vocab_size
+        random = np.random.default_rng(1).integers(0, vocabulary, 1 << 18).astype(np.uint32)
+        text = (TokenFile(random, None, {}),) * 2
+    shape = config.model.shape(vocabulary)
+    sequences = config.train.batch_size_per_device * config.train.gradient_accumulation_steps
+    plan = default_plan(config.train, inspect_capabilities("cpu"), 0)
+    plan = dataclasses.replace(plan, threads=threads, precision=arguments.precision or plan.precision)
+    check_against_transformers(shape, [plan])
+    graphs = (False, True) if compiler and not arguments.eager and not arguments.quick else (False,)
+    optimizers = ("AdamW", "Muon") if hasattr(torch.optim, "Muon") else ("AdamW",)
+    # Their fastest kind of pass is found with AdamW; with Muon only that one is measured.
+    kinds = [whole_steps.Peer("AdamW", half, graph) for half in ((True, False) if bf16 else (False,)) for graph in graphs]
+    peer = peer_config(shape, "sdpa")
+    ours, theirs = whole_steps.speeds(config, shape, plan, kinds, peer, text[0], arguments.rounds, clock)
+    best = min(theirs, key=lambda kind: theirs[kind])
+    others = [dataclasses.replace(best, optimizer=name) for name in optimizers if name != "AdamW"]
+    ours, more = whole_steps.speeds(config, shape, plan, others, peer, text[0], arguments.rounds, clock) if others else (ours, {})
+    theirs |= more
+
+    tokens = sequences * shape.max_seq_len
+    print(f"\na complete step of {tokens:,} tokens, {shape.n_parameters / 1e6:.1f}M parameters{'':<24}{'tokens/s':>10}{'ms':>10}")
+    rows = [(f"ours: {config.train.optimizer}, {plan}", ours["all"]), *((str(kind), each) for kind, each in theirs.items())]
+    for name, each in rows:
+        print(f"{name:<74}{tokens / each:>10,.0f}{1e3 * each:>10.1f}")
+    for name, each in ours.items():
+        if name != "all":
+            print(f"    {name:<30}{1e3 * each:>8.1f} ms{each / ours['all']:>8.1%}")
+    reached = {}
+    if arguments.to_loss:
+        best_two = [best, *others]
+        every = max(1, config.train.eval_every_steps // 4)
+        reached = whole_steps.times_to_loss(arguments.to_loss, config, shape, plan, best_two, peer, text, every, clock)  # type: ignore[arg-type]
+        print(f"\nseconds of training to a held-out loss of {arguments.to_loss:g} nats")
+        for name, seconds in reached.items():
+            print(f"{name:<74}{'not reached' if seconds is None else f'{seconds:.1f}':>12}")
+    if arguments.json:
+        parts = {"parts": ours, "steps": dict(rows), "tokens_per_step": tokens, "to_loss": reached}
+        arguments.json.write_text(json.dumps(parts, indent=1))
+    return 0
 
 
 def bullet_train(folder: Path, shape: ModelShape, name: str, *settings: str) -> tuple[list[str], Path]:
@@ -442,15 +491,19 @@ def main() -> int:
     parser.add_argument(
         "--precision", choices=("bf16", "int8"), help="besides fp32; default: the types that this processor supports in hardware"
     )
+    parser.add_argument("--recipe", help="configuration or recipe whose complete steps are measured")
+    parser.add_argument("--to-loss", type=float, metavar="NATS", help="with --recipe and --tokens: time to this held-out loss")
     parser.add_argument("--losses", type=int, metavar="STEPS")
     parser.add_argument("--seeds", type=int, default=4, help="number of seeds of --losses, at least 2")
-    parser.add_argument("--tokens", type=Path, help="folder tokens/ of a run, for --losses")
+    parser.add_argument("--tokens", type=Path, help="folder tokens/ of a run, for --losses and --recipe")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     if arguments.seeds < 2:
         parser.error("--seeds: at least 2, or nothing is known of chance")
     if arguments.losses and not arguments.tokens:
         parser.error("--losses needs --tokens: the folder tokens/ of a run")
+    if arguments.to_loss and not (arguments.recipe and arguments.tokens):
+        parser.error("--to-loss needs --recipe, and --tokens: the folder tokens/ of a run")
     if arguments.run and not (arguments.run / "export" / "npy").is_dir():
         parser.error(f"--run={arguments.run}: no finished run; name one like runs/demo")
 
@@ -464,6 +517,8 @@ def main() -> int:
         run = Run(weights, open_tokens(arguments.run / "tokens", "train").tokens)
     threads = 1 if arguments.cpu_time else arguments.threads or machine.cores
     clock = time.process_time if arguments.cpu_time else time.perf_counter
+    if arguments.recipe:
+        return measure_whole_steps(arguments, threads, clock, machine.has_bf16, machine.compiler is not None)
     graphs = (False,) if arguments.eager or arguments.quick or machine.compiler is None else (True, False)
     fast: list[PlanPrecision] = (
         [arguments.precision] if arguments.precision else ["bf16"] * machine.has_bf16 + ["int8"] * (why_not() is None)
@@ -505,7 +560,7 @@ def main() -> int:
         print(f"{name:<64}{speed:>10,.0f}" + "".join(f"{speed / floors[p]:>20.0%}" for p in precisions))
 
     once = extras(shape, best_of_ours, rounds, clock)
-    step = SEQUENCES * shape.max_seq_len / ours + once["AdamW"] + once["clipping"] + once.get("rounding the weights to int8", 0)
+    step = SEQUENCES * shape.max_seq_len / ours + once["AdamW and average"] + once["clipping"] + once.get("rounding the weights to int8", 0)
     print(f"\nonce per step of {SEQUENCES} sequences")
     for name, each in once.items():
         rows.append({"name": name, "seconds": each, "share": each / step})
@@ -520,7 +575,7 @@ def main() -> int:
     for p in precisions:
         fastest = max(speed for name, speed in speeds.items() if name.startswith(f"ours: {p},"))
         bar(f"ours in {p} / the GEMMs in {p}", fastest / floors[p], 0.65)
-    bar("EMA, share of a step", once["EMA"] / step, 0.02, at_least=False)
+    bar("AdamW, clipping and average, share of a step", (once["AdamW and average"] + once["clipping"]) / step, 0.02, at_least=False)
     if "fake quantisation" in once:
         bar("fake quantisation, share of a step", once["fake quantisation"] / step, 0.05, at_least=False)
     if arguments.memory:
