@@ -1,5 +1,6 @@
 """Tests that the verdicts can fail: every way to break a model changes a verdict, and the report names what is wrong."""
 
+import copy
 import json
 import shlex
 import shutil
@@ -14,6 +15,7 @@ from micro_run import conversations
 from scripted import scripted_model
 
 from bulletlm.cli.output import command_here
+from bulletlm.config.loader import load_config
 from bulletlm.config.schema import Config, LimitsConfig
 from bulletlm.data.tokens import write_tokens
 from bulletlm.evaluate import evaluate_run
@@ -272,6 +274,93 @@ def test_remedies_are_in_the_order_of_their_cost(intact: Report) -> None:
     costs = [("seconds", "minutes", "training", "text").index(remedy["cost"]) for remedy in verdict["remedies"]]
     assert verdict["decision"] == "stop" and costs == sorted(costs) and len(costs) >= 2
     assert verdict["title"].startswith("Do not ship: ")
+
+
+def exact(value: float) -> dict[str, float]:
+    return {"value": value, "low": value, "high": value}
+
+
+def rounding_is_bad(report: Report) -> None:
+    report["comparison"]["intervals"]["kl"] = exact(1.0)  # type: ignore[typeddict-item]
+
+
+def rounding_is_not_calibrated(report: Report) -> None:
+    rounding_is_bad(report)
+    report["settings"]["quant"]["calibration"] = "none"
+
+
+def learned_by_heart(report: Report) -> None:
+    assert report["training"]
+    report["training"]["last_val_loss"] = 99.0
+
+
+def read_too_often(report: Report) -> None:
+    assert report["training"]
+    report["training"]["tokens"] = 10**9
+
+
+def still_learning(report: Report) -> None:
+    assert report["training"]
+    report["training"]["curves"]["val/loss_ema"] = [[1, 9.0], [2, 8.0], [3, 7.0]]
+
+
+def answers_in_english(report: Report) -> None:
+    report["behaviour"]["wrong_languages"] = {"mr": {"en": 9}}
+    report["behaviour"]["rates"]["right_language"] = _rate(0.4)
+
+
+def loops(report: Report) -> None:
+    report["behaviour"]["rates"] |= {"loops": _rate(0.9), "copied": _rate(0.9), "broken_letters": _rate(0.9)}
+
+
+def trained_on_validation(report: Report) -> None:
+    assert report["data_checks"]["training_sample"]
+    report["data_checks"]["training_sample"]["gap"] = exact(-1.0)  # type: ignore[typeddict-item]
+
+
+def parent_trained_on_validation(report: Report) -> None:
+    report["origin"] = {"name": "old", "license": "x", "texts": [], "gap": exact(-1.0), "missing": []}  # type: ignore[typeddict-item]
+
+
+def _rate(value: float) -> Any:
+    return {"fp32": exact(value), "bq4": exact(value), "change": exact(0.0), "human": None}
+
+
+FAULTS = [
+    rounding_is_bad,
+    rounding_is_not_calibrated,
+    learned_by_heart,
+    read_too_often,
+    still_learning,
+    answers_in_english,
+    loops,
+    trained_on_validation,
+    parent_trained_on_validation,
+]
+
+
+def test_commands_of_remedies_are_complete(micro: tuple[Path, Config], intact: Report) -> None:
+    """Every setting is accepted, and no two trainings have the same name: the second one would be refused."""
+    folder, _ = micro
+    commands: set[str] = set()
+    for fault in FAULTS:
+        report = copy.deepcopy(intact)
+        fault(report)
+        for verdict in judge(report, LimitsConfig(on_topic=1.0)).values():
+            commands |= {remedy["command"] for remedy in verdict["remedies"] if remedy["command"]}  # type: ignore[union-attr]
+    names: dict[str, str] = {}
+    for command in sorted(commands):
+        bullet, name, place, *words = shlex.split(command_here(command, folder))
+        assert bullet == "bullet" and name in ("run", "evaluate", "qat") and Path(place) in (folder, folder / "config.json")
+        if name == "qat":
+            assert [word.partition("=")[0] for word in words] == ["--steps"]
+            continue
+        settings = [word for word in words if word not in ("--restart", "--checkpoints")]
+        assert load_config(folder / "config.json", settings), command
+        for word in words:
+            if word.startswith("--name="):
+                assert names.setdefault(word, command) == command
+    assert len(commands) >= 12 and len(names) >= 5
 
 
 def test_commands_name_the_folder_in_the_terminal(tmp_path: Path) -> None:

@@ -605,7 +605,7 @@ def _usefulness_causes(report: Report, figures: list[Figure], say: Words) -> tup
     status = {figure["name"]: figure["status"] for figure in figures}
     bad = {name for name, value in status.items() if value in ("near", "broken")}
     settings, training, checks = report["settings"], report["training"], report["data_checks"]
-    evaluate, again = f"bullet evaluate {RUN}", _run_again(report)
+    evaluate = f"bullet evaluate {RUN}"
     causes: list[Cause] = []
     remedies: list[Remedy] = []
 
@@ -633,7 +633,7 @@ def _usefulness_causes(report: Report, figures: list[Figure], say: Words) -> tup
                 _remedy(
                     "parent_trained_on_validation",
                     say("start from a model that has not seen the validation text, or from random weights"),
-                    shlex.join([*again, "--model.start-from=none"]),
+                    shlex.join([*_run_again(report, "from-none"), "--model.start-from=none"]),
                     "training",
                 )
             )
@@ -672,7 +672,7 @@ def _usefulness_causes(report: Report, figures: list[Figure], say: Words) -> tup
                 add("wrong_language", text)
         others = {code: sum(number for got, number in found.items() if got != NO_LANGUAGE) for code, found in wrong.items()}
         if any(others.values()):
-            remedies += _language_remedies(report, max(others, key=lambda code: others[code]), again, say)
+            remedies += _language_remedies(report, max(others, key=lambda code: others[code]), say)
     if bad & {"loops", "finished"}:
         penalty = float(settings["sampling"]["repetition_penalty"])
         if "loops" in bad and penalty < 1.3:
@@ -688,7 +688,7 @@ def _usefulness_causes(report: Report, figures: list[Figure], say: Words) -> tup
     if bad & {"invented_words", "broken_letters"} and float(settings["sampling"]["temperature"]) > 0.5:
         remedies.append(_remedy("temperature", say("answer with a lower temperature"), f"{evaluate} --temperature=0.4", "seconds"))
     if bad - {"contamination", "below_training"}:
-        _training_causes(report, add, remedies, again, say)
+        _training_causes(report, add, remedies, say)
     if bad and training is not None and training["best_step"] is not None and any(cause["name"] == "overfitting" for cause in causes):
         remedies.append(
             _remedy("checkpoints", say("compare the kept checkpoints, and take an earlier one"), f"{evaluate} --checkpoints", "minutes")
@@ -698,7 +698,7 @@ def _usefulness_causes(report: Report, figures: list[Figure], say: Words) -> tup
     return causes, remedies
 
 
-def _language_remedies(report: Report, code: str, again: list[str], say: Words) -> list[Remedy]:
+def _language_remedies(report: Report, code: str, say: Words) -> list[Remedy]:
     name = say.language(code)
     text = report["tokens"]["train"]["by_language"]
     share = text[code]["bytes"] / max(1, report["tokens"]["train"]["bytes"]) if code in text else 0.0
@@ -709,7 +709,7 @@ def _language_remedies(report: Report, code: str, again: list[str], say: Words) 
             _remedy(
                 "language_share",
                 say("give {language} a larger share of the training", language=name),
-                shlex.join([*again, rule]),
+                shlex.join([*_run_again(report, f"more-{code}"), rule]),
                 "training",
             )
         )
@@ -717,7 +717,7 @@ def _language_remedies(report: Report, code: str, again: list[str], say: Words) 
     return found
 
 
-def _training_causes(report: Report, add: Callable[[str, str], None], remedies: list[Remedy], again: list[str], say: Words) -> None:
+def _training_causes(report: Report, add: Callable[[str, str], None], remedies: list[Remedy], say: Words) -> None:
     """What the learning curve and the amount of text explain."""
     training, tokens, settings = report["training"], report["tokens"]["train"], report["settings"]
     parameters = report["model"]["parameters"]
@@ -746,7 +746,10 @@ def _training_causes(report: Report, add: Callable[[str, str], None], remedies: 
         add("too_few_steps", say("the validation loss still fell by {fall} in the last fifth of the training", fall=percent(fall)))
         remedies.append(
             _remedy(
-                "too_few_steps", say("train twice as long"), shlex.join([*again, _twice(settings, training["steps"], epochs)]), "training"
+                "too_few_steps",
+                say("train twice as long"),
+                shlex.join([*_run_again(report, "longer"), _twice(settings, training["steps"], epochs)]),
+                "training",
             )
         )
     if epochs > MANY_EPOCHS:
@@ -756,7 +759,10 @@ def _training_causes(report: Report, add: Callable[[str, str], None], remedies: 
         )
         remedies.append(
             _remedy(
-                "too_many_epochs", say("read the text less often"), shlex.join([*again, "--epochs=8", *_no_steps(settings)]), "training"
+                "too_many_epochs",
+                say("read the text less often"),
+                shlex.join([*_run_again(report, "8-epochs"), "--epochs=8", *_no_steps(settings)]),
+                "training",
             )
         )
     if short_text:
@@ -781,7 +787,7 @@ def _training_causes(report: Report, add: Callable[[str, str], None], remedies: 
             _remedy(
                 "too_little_training",
                 say("train twice as long"),
-                shlex.join([*again, _twice(settings, training["steps"], epochs)]),
+                shlex.join([*_run_again(report, "longer"), _twice(settings, training["steps"], epochs)]),
                 "training",
             )
         )
@@ -805,9 +811,9 @@ def still_falling(curves: dict[str, list[list[float]]]) -> float:
     return (before[-1] - last) / before[-1] if before and before[-1] > 0 else 0.0
 
 
-def _run_again(report: Report) -> list[str]:
-    """The command that trains again under another name, so that the old model stays."""
-    return ["bullet", "run", f"{RUN}/config.json", f"--name={report['settings']['name']}-2"]
+def _run_again(report: Report, suffix: str) -> list[str]:
+    """The command that trains again under another name, so that the old model stays; each remedy has a name of its own."""
+    return ["bullet", "run", f"{RUN}/config.json", f"--name={report['settings']['name']}-{suffix}"]
 
 
 def _twice(settings: dict[str, Any], steps: int, epochs: float) -> str:
@@ -825,4 +831,4 @@ def _with_text(report: Report) -> str:
     extra = next(
         (name for name in ("simple", "sample") if name not in own and set(report["model"]["languages"]) & {"mr", "en"}), "MORE-TEXT"
     )
-    return shlex.join([*_run_again(report), f"--data.sources={json.dumps([*own, extra], ensure_ascii=False)}"])
+    return shlex.join([*_run_again(report, "more-text"), f"--data.sources={json.dumps([*own, extra], ensure_ascii=False)}"])
