@@ -2,6 +2,8 @@
 
 import io
 import json
+import re
+import shlex
 import shutil
 from pathlib import Path
 
@@ -69,8 +71,22 @@ def test_only_the_demo_of_the_package_is_shown_beside_it(tmp_path: Path, monkeyp
 
 def test_the_summary_names_both_ways_to_chat(micro_run: Path, other: Path, capsys: pytest.CaptureFixture[str]) -> None:
     print_summary(micro_run, beside=other)
-    ends = capsys.readouterr().out.rstrip().splitlines()[-2:]
+    ends = capsys.readouterr().out.rstrip().splitlines()[-3:]
     assert ends[0].startswith("Talk with it:") and ends[0].endswith("model.bullet")
     assert ends[1].startswith("Talk with packaged-name:") and ends[1].endswith(" chat")
     print_summary(micro_run)
     assert "packaged-name" not in capsys.readouterr().out
+
+
+def test_the_summary_names_the_command_for_a_page(
+    micro_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    print_summary(micro_run)
+    line = capsys.readouterr().out.rstrip().splitlines()[-1]
+    found = re.fullmatch(r"Send it:  \S*bullet (convert .*)  \(a page that opens in any browser\)", line)
+    assert found
+    arguments = shlex.split(found[1])
+    with pytest.raises(SystemExit, match="0"):
+        app.main(arguments)
+    assert Path(arguments[-1]).read_bytes().startswith(b"<!doctype html>")

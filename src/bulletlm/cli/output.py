@@ -59,6 +59,8 @@ def print_summary(folder: Path, beside: Path | None = None) -> None:
     talk = [f"Talk with it:  {_command()} chat {shlex.quote(str(model))}"]
     if beside:
         talk.append(f"Talk with {beside.stem}:  {_command()} chat")
+    page = shlex.quote(f"{folder.resolve().name}.html")
+    talk.append(f"Send it:  {_command()} convert {shlex.quote(str(model))} {page}  (a page that opens in any browser)")
     console.print(Text("\n" + printable("\n".join(talk), lines=True), style="bold"), soft_wrap=True)
 
 
