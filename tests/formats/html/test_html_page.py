@@ -316,6 +316,8 @@ def test_a_damaged_page_says_so_in_one_line(open_page: Open, tiny_page: Path, tm
     assert tab.page.inner_text("#problem") == line
     assert tab.page.is_disabled("#send")
     assert tab.errors == []
+    tab.page.click("#language")
+    assert bool(re.search("[\u0900-\u097f]", tab.page.inner_text("#problem"))) == ("short" in line or "was changed after" in line)
 
 
 @pytest.mark.parametrize("change", [False, True])

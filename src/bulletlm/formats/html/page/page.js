@@ -43,6 +43,12 @@ const WORDS = {
     offline: "This page holds the whole model. It works without a network, and sends nothing anywhere.",
     confirmNew: "Delete this conversation?",
     notSaved: "This browser does not let the page remember anything.",
+    problems: {
+      pageCutShort: "this page is cut short: it was not copied or downloaded completely",
+      cutShort: "the model in this page is cut short: the page was not copied or downloaded completely",
+      damaged: "the model in this page is damaged: the page was changed after it was written",
+      memory: "there is not enough memory for this model",
+    },
     suggestions: "Suggestions",
     facts: {
       name: "Name",
@@ -111,6 +117,12 @@ const WORDS = {
     offline: "संपूर्ण मॉडेल या पानातच आहे. ते नेटवर्कशिवाय चालते आणि कुठेही काही पाठवत नाही.",
     confirmNew: "हा संवाद पुसून टाकायचा?",
     notSaved: "हा ब्राउझर पानाला काहीही लक्षात ठेवू देत नाही.",
+    problems: {
+      pageCutShort: "हे पान अपूर्ण आहे: ते पूर्ण कॉपी किंवा डाउनलोड झालेले नाही.",
+      cutShort: "या पानातले मॉडेल अपूर्ण आहे: पान पूर्ण कॉपी किंवा डाउनलोड झालेले नाही.",
+      damaged: "या पानातले मॉडेल खराब झाले आहे: पान बनवल्यानंतर त्यात बदल झाला आहे.",
+      memory: "या मॉडेलसाठी या उपकरणात पुरेशी मेमरी नाही.",
+    },
     suggestions: "सूचना",
     facts: {
       name: "नाव",
@@ -155,6 +167,7 @@ let model = null; // what the worker says about it
 let worker = null;
 let writing = null; // the element of the answer that is being written
 let status = { kind: "loading" };
+let problem = ""; // what showProblem shows
 
 /* Texts of the interface */
 
@@ -168,6 +181,7 @@ function showLanguage(code) {
   $("suggestions").setAttribute("aria-label", words.suggestions);
   for (const element of document.querySelectorAll(".who")) element.textContent = words[element.dataset.who];
   for (const element of document.querySelectorAll(".copy")) element.textContent = words.copy;
+  showProblem(problem);
   showState();
 }
 
@@ -214,9 +228,11 @@ function showSuggestions() {
   );
 }
 
-function showProblem(message) {
-  $("problem").textContent = message;
-  $("problem").hidden = !message;
+/** Show a message, or one of words.problems by its name; "" hides the last one. */
+function showProblem(given) {
+  problem = given;
+  $("problem").textContent = Object.hasOwn(words.problems, given) ? words.problems[given] : given;
+  $("problem").hidden = !given;
 }
 
 /* The conversation */
@@ -574,5 +590,5 @@ showState();
 
 document.addEventListener("DOMContentLoaded", () => {
   if (worker) worker.postMessage({ type: "end" });
-  else if ($("problem").hidden) showProblem("this page is cut short: it was not copied or downloaded completely");
+  else if ($("problem").hidden) showProblem("pageCutShort");
 });

@@ -3,6 +3,8 @@
 /** The characters of base 85 in the order of their values: those of RFC 1924 with `,` for `<` and `.` for `&`, which mean something in HTML. */
 const BASE85 = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz!#$%.()*+-;,=>?@^_`{|}~";
 
+/* The messages "damaged", "cutShort" and "memory" are names in words.problems of page.js, which has them in the user's language. */
+
 /** Joins the pieces of the model, ASCII texts in base 85: five characters for four bytes, the last ones filled up with zeros. */
 class Decoder {
   #bytes;
@@ -37,7 +39,7 @@ class Decoder {
       at += 4;
       word = digits = 0;
     }
-    if (!valid || digits || at - bytes.length > 3) throw new BulletError("the model in this page is damaged: the page was changed after it was written");
+    if (!valid || digits || at - bytes.length > 3) throw new BulletError("damaged");
     this.#size = at;
     return at >= bytes.length ? bytes : null;
   }
@@ -89,7 +91,7 @@ const actions = {
     return start(file);
   },
   end() {
-    if (decoder) throw new BulletError("the model in this page is cut short: the page was not copied or downloaded completely");
+    if (decoder) throw new BulletError("cutShort");
   },
   answer,
   stop: () => stopper?.abort(),
@@ -102,7 +104,7 @@ onmessage = async ({ data }) => {
     if (!model) decoder = null; // nothing that follows says more
     const known = error instanceof BulletError;
     const memory = error instanceof RangeError && /memory|allocation/i.test(error.message);
-    const message = known ? error.message : memory ? "there is not enough memory for this model" : `the model cannot run in this browser: ${error.message}`;
+    const message = known ? error.message : memory ? "memory" : `the model cannot run in this browser: ${error.message}`;
     postMessage({ type: "error", message });
   }
 };
