@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import shutil
 import zipfile
 from pathlib import Path
@@ -17,7 +18,7 @@ from bulletlm.dashboard.models import Answer, ModelCache, checkpoint_folder, gen
 from bulletlm.dashboard.pages.export import new_run_flags, remedy_words
 from bulletlm.dashboard.planner import load_clock, plan_line
 from bulletlm.dashboard.preview import look
-from bulletlm.dashboard.runs import Runs, configuration, summarize
+from bulletlm.dashboard.runs import Runs, configuration, summarize, verdicts_in
 from bulletlm.dashboard.workspace import Workspace
 from bulletlm.errors import BulletError, ConfigError
 from bulletlm.formats.bullet.reader import open_bullet
@@ -42,6 +43,17 @@ def test_a_run_from_a_terminal_is_found(workspace: Workspace) -> None:
     assert (found.name, found.state, found.step, found.total_steps, found.progress) == ("micro", "finished", 60, 60, 1.0)
     assert found.best_loss and found.gap is not None and found.parameters and found.verdict
     assert found.file_bytes == (workspace.runs / "micro" / "model.bullet").stat().st_size
+
+
+def test_verdicts_are_in_the_language_of_the_page(workspace: Workspace) -> None:
+    run = workspace.runs / "micro"
+    report = json.loads((run / "report.json").read_text(encoding="utf-8"))
+    assert verdicts_in("en", report) == report["verdicts"]
+    marathi = verdicts_in("mr", report)
+    for name, verdict in report["verdicts"].items():
+        assert marathi[name]["decision"] == verdict["decision"]
+        assert re.search("[\u0900-\u097f]", marathi[name]["title"])
+    assert verdicts_in("mr", {"verdicts": report["verdicts"]}) == report["verdicts"], "a damaged report is shown as it is"
 
 
 def test_every_version_answers(workspace: Workspace) -> None:

@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from bulletlm.config.loader import RECORD_KEY, load_config
 from bulletlm.config.schema import Config
@@ -26,6 +26,9 @@ from bulletlm.errors import BulletError, ConfigError
 from bulletlm.files import write_text
 from bulletlm.pipeline.run_folder import PROCESS
 from bulletlm.train.schedule import count_steps
+
+if TYPE_CHECKING:
+    from bulletlm.evaluate.report_types import Report
 
 State = Literal["running", "waiting", "finished", "stopped", "failed"]
 
@@ -255,7 +258,7 @@ def summarize(folder: Path) -> Summary:
         best_loss=loss if loss is not None else _number(evaluated.get("val/loss")),
         bits_per_byte=_number(evaluated.get("val/bpb")),
         gap=_number(comparison.get("perplexity_change")) if isinstance(comparison, dict) else None,
-        verdict=verdict_line(report),
+        verdict=verdict_line(report.get("verdicts")),
         file_bytes=_size(folder / "model.bullet"),
         parameters=_parameters(report, folder),
         tokens_per_s=speed,
@@ -264,13 +267,28 @@ def summarize(folder: Path) -> Summary:
     )
 
 
-def verdict_line(report: dict[str, Any]) -> str:
+def verdict_line(verdicts: Any) -> str:
     """The verdicts of a report in one line."""
-    verdicts = report.get("verdicts")
     if not isinstance(verdicts, dict):
         return ""
     titles = [verdict.get("title") for verdict in verdicts.values() if isinstance(verdict, dict)]
     return "; ".join(title for title in titles if isinstance(title, str))
+
+
+def verdicts_in(language: str, report: dict[str, Any]) -> dict[str, Any]:
+    """The verdicts of a report in a language of the pages; in English where it cannot be judged again, as one of an earlier version."""
+    stored = report.get("verdicts")
+    found: dict[str, Any] = stored if isinstance(stored, dict) else {}
+    if language == "en" or not found:
+        return found
+    from bulletlm.config.schema import LimitsConfig
+    from bulletlm.evaluate.verdicts import judge
+
+    try:
+        limits = LimitsConfig.model_validate(report["settings"]["report"]["limits"])
+        return dict(judge(cast("Report", report), limits, language))
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError):
+        return found
 
 
 def configuration(folder: Path) -> Config | None:

@@ -14,7 +14,7 @@ from bulletlm.dashboard.drafts import short_source
 from bulletlm.dashboard.frame import Dashboard, heading, page
 from bulletlm.dashboard.metrics import Axis, Metrics
 from bulletlm.dashboard.processes import read_record
-from bulletlm.dashboard.runs import Summary, configuration
+from bulletlm.dashboard.runs import Summary, configuration, verdict_line, verdicts_in
 from bulletlm.dashboard.words import Words
 from bulletlm.errors import ConfigError
 
@@ -47,7 +47,7 @@ def build(dashboard: Dashboard, request: Request) -> None:
             return
         folders = [dashboard.workspace.runs / summary.name for summary in found]
         _curves(t, folders)
-        _numbers(t, found)
+        _numbers(t, folders, found)
         _settings(t, folders)
         _answers(t, folders)
 
@@ -89,7 +89,13 @@ def _table(title: str, rows: list[tuple[str, ...]], names: list[str]) -> None:
         table.props("flat dense hide-bottom wrap-cells")
 
 
-def _numbers(t: Words, found: list[Summary]) -> None:
+def _verdict(t: Words, folder: Path, summary: Summary) -> str:
+    if not summary.verdict or t.language == "en":
+        return summary.verdict or show.NOTHING
+    return verdict_line(verdicts_in(t.language, read_record(folder / "report.json")))
+
+
+def _numbers(t: Words, folders: list[Path], found: list[Summary]) -> None:
     rows = [
         (t("State"), *(t(summary.state) for summary in found)),
         (t("Best validation loss (nats/token)"), *(show.decimal(summary.best_loss) for summary in found)),
@@ -98,7 +104,7 @@ def _numbers(t: Words, found: list[Summary]) -> None:
         (t("Parameters"), *(show.parameters(summary.parameters) for summary in found)),
         (t("File size"), *(show.file_size(summary.file_bytes) for summary in found)),
         (t("Training speed (tokens/s)"), *(show.whole(summary.tokens_per_s) for summary in found)),
-        (t("Report card"), *(summary.verdict or show.NOTHING for summary in found)),
+        (t("Report card"), *(_verdict(t, folder, summary) for folder, summary in zip(folders, found, strict=True))),
     ]
     _table(t("Numbers"), rows, [summary.name for summary in found])
 

@@ -15,6 +15,7 @@ from bulletlm.dashboard.export import FORMATS, export_in_process
 from bulletlm.dashboard.frame import Dashboard, explained_heading, heading, page, show_error
 from bulletlm.dashboard.models import versions
 from bulletlm.dashboard.processes import read_record
+from bulletlm.dashboard.runs import verdicts_in
 from bulletlm.dashboard.words import Words
 from bulletlm.errors import BulletError, ConfigError
 from bulletlm.evaluate.verdicts import RUN
@@ -62,8 +63,8 @@ def build(dashboard: Dashboard, request: Request, name: str) -> None:
 
 
 def _verdicts(dashboard: Dashboard, t: Words, folder: Path, report: dict[str, Any]) -> None:
-    verdicts = report.get("verdicts")
-    if not isinstance(verdicts, dict):
+    verdicts = verdicts_in(t.language, report)
+    if not verdicts:
         return
     with ui.element("div").classes("pair"):
         for name, question in VERDICTS.items():

@@ -197,7 +197,7 @@ class _Page:
                 tile(t, "Documents", show.whole(found["documents"]), "Documents and conversations in the part that was looked at.")
                 tile(t, "Conversations", f"{found['conversations']:.0%}", "Share of the characters that are in conversations.")
                 tile(t, "Document length", f"{found['document']:,.0f} {t('characters')}", "Median length of a document.")
-            languages = ", ".join(f"{language_name(code)} {share:.0%}" for code, share in list(found["languages"].items())[:6])
+            languages = ", ".join(f"{language_name(code, t.language)} {share:.0%}" for code, share in list(found["languages"].items())[:6])
             ui.label(f"{t('Languages')}: {languages}")
             ui.label(f"{t('Kinds of files')}: " + ", ".join(f"{count} × {kind}" for kind, count in found["kinds"].items()))
             for item in found["skipped"][:8]:

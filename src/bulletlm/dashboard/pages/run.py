@@ -14,7 +14,7 @@ from bulletlm.dashboard.frame import Dashboard, explained_heading, heading, page
 from bulletlm.dashboard.metrics import Axis, Metrics
 from bulletlm.dashboard.models import FOUR_BIT, START
 from bulletlm.dashboard.processes import read_record
-from bulletlm.dashboard.runs import STAGE_NAMES, Summary
+from bulletlm.dashboard.runs import STAGE_NAMES, Summary, verdict_line, verdicts_in
 from bulletlm.dashboard.words import Words
 from bulletlm.errors import ConfigError
 from bulletlm.evaluate.formatting import language_name
@@ -301,7 +301,11 @@ class _Page:
         self.tiles["eta"].set(show.span(found.eta))
         self.tiles["size"].set(show.file_size(found.file_bytes))
         self.tiles["parameters"].set(show.parameters(found.parameters))
-        self.verdict.set_text(found.verdict)
+        if found.verdict and t.language != "en" and found.state != "running":
+            found_in = verdicts_in(t.language, read_record(self.folder / "report.json"))
+            self.verdict.set_text(verdict_line(found_in))
+        else:
+            self.verdict.set_text(found.verdict)
         self._show_samples()
         log = processes.read_log(self.folder)
         if len(log) != self.log_size or running:
@@ -406,5 +410,5 @@ def _tokenizer_facts(t: Words, report: dict[str, Any]) -> list[tuple[str, str]]:
         words, characters = facts.get("tokens_per_word"), facts.get("chars_per_token")
         if isinstance(words, float) and isinstance(characters, float):
             text = t("{words} tokens per word, {characters} characters per token", words=f"{words:.2f}", characters=f"{characters:.2f}")
-            rows.append((language_name(str(code)), text))
+            rows.append((language_name(str(code), t.language), text))
     return rows
