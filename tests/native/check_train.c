@@ -144,8 +144,70 @@ static void check_distil(const char *kernels, struct bullet_shape shape, int64_t
         for (int i = 0; i < n; i++) free(weights[which][i]), free(gradients[which][i]);
 }
 
+static float *copy_of(const float *x, size_t n) {
+    float *out = malloc(n * 4);
+    memcpy(out, x, n * 4);
+    return out;
+}
+
+/* Two steps of an AdamW tensor and of Muon's matrices of many shapes, with one thread and with three. */
+static void check_optimizer(const char *kernels) {
+    enum { N = 8 };
+    const int64_t rows[N] = {33, 1, 1, 70, 64, 31, 96, 200}, columns[N] = {32, 96, 32, 64, 160, 128, 96, 32};
+    struct bullet_parameter parameters[2][N];
+    for (int i = 0; i < N; i++) {
+        const size_t n = (size_t)(rows[i] * columns[i]);
+        float *weight = malloc(n * 4), *gradient = malloc(n * 4), *zeros = calloc(n, 4);
+        for (size_t k = 0; k < n; k++) weight[k] = (float)(uniform() - 0.5), gradient[k] = (float)(uniform() - 0.5);
+        for (int which = 0; which < 2; which++) {
+            parameters[which][i] = (struct bullet_parameter){copy_of(weight, n),
+                                                             copy_of(gradient, n),
+                                                             copy_of(zeros, n),
+                                                             i < 2 ? copy_of(zeros, n) : NULL,
+                                                             i % 2 ? copy_of(weight, n) : NULL,
+                                                             rows[i],
+                                                             columns[i],
+                                                             0.01,
+                                                             0.1};
+        }
+        free(weight), free(gradient), free(zeros);
+    }
+    const struct bullet_update update = {0.5, 0.9, 0.95, 1e-8, 0.1, 0.05, 0.95, 0.1};
+    double norm[2];
+    for (int which = 0; which < 2; which++) {
+        const int32_t threads = which ? 3 : 1;
+        CHECK(bullet_gradient_norm(kernels, parameters[which], N, threads, norm + which) == BULLET_OK, "norm");
+        for (int step = 0; step < 2; step++)
+            CHECK(bullet_optimizer_step(kernels, parameters[which], N, &update, threads) == BULLET_OK, "optimizer step");
+    }
+    CHECK(norm[0] == norm[1] && norm[0] > 0, "norms of %g and %g", norm[0], norm[1]);
+    for (int i = 0; i < N; i++) {
+        const struct bullet_parameter *one = &parameters[0][i], *other = &parameters[1][i];
+        const size_t n = (size_t)(rows[i] * columns[i]);
+        int finite = 1;
+        for (size_t k = 0; k < n; k++) finite &= isfinite(one->weight[k]) && one->gradient[k] == 0;
+        CHECK(finite, "parameter %d has a weight that is not finite, or a gradient that is not zero", i);
+        CHECK(memcmp(one->weight, other->weight, n * 4) == 0, "parameter %d differs with three threads", i);
+        CHECK(memcmp(one->first, other->first, n * 4) == 0, "the state of parameter %d differs with three threads", i);
+    }
+    struct bullet_parameter odd = parameters[0][3];
+    odd.rows = 4, odd.columns = 40;
+    CHECK(bullet_optimizer_step(kernels, &odd, 1, &update, 1) == BULLET_ARGUMENT, "a matrix with 40 columns");
+    odd.columns = 1, odd.second = odd.first;
+    CHECK(bullet_gradient_norm(kernels, &odd, 1, 1, norm) == BULLET_ARGUMENT, "four elements");
+    CHECK(bullet_optimizer_step("abacus", parameters[0], N, &update, 1) == BULLET_ARGUMENT, "unknown kernels");
+    CHECK(bullet_optimizer_step(kernels, parameters[0], N, &update, 0) == BULLET_ARGUMENT, "no threads");
+    for (int which = 0; which < 2; which++) {
+        for (int i = 0; i < N; i++) {
+            struct bullet_parameter *p = &parameters[which][i];
+            free(p->weight), free(p->gradient), free(p->first), free(p->second), free(p->average);
+        }
+    }
+}
+
 int main(void) {
     const char *kernels;
+    for (int32_t i = 0; (kernels = bullet_optimizer_kernels(i)); i++) check_optimizer(kernels);
     for (int32_t i = 0; (kernels = bullet_distil_kernels(i)); i++) {
         check_distil(kernels, (struct bullet_shape){256, 64, 2, 2, 2, 128, 64, 1, 1e4, 1e-5}, 4, 64);
         check_distil(kernels, (struct bullet_shape){301, 96, 3, 8, 2, 160, 45, 0, 1e4, 1e-5}, 3, 45);
