@@ -119,6 +119,13 @@ def test_from_a_pasted_configuration_to_a_model(dashboard: RunningDashboard, bro
     page.get_by_text("All answers are scored").wait_for()
     assert len(ScoreStore(run / SCORE_FILE).read()) == 5
 
+    # A second reader gives the same points; the page shows both and their agreement.
+    for record in ScoreStore(run / SCORE_FILE).read():
+        ScoreStore(run / SCORE_FILE).add({**record, "rater": "ravi"})
+    page.reload()
+    page.get_by_text("Readers: asha, ravi").wait_for()
+    page.get_by_text("Agreement of the readers").wait_for()
+
     # The list has it, in both languages.
     page.goto(dashboard.address)
     page.get_by_role("link", name="सुरुवात 1").wait_for()

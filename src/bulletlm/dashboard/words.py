@@ -6,10 +6,13 @@ LANGUAGES = {"en": "English", "mr": "मराठी"}
 
 MARATHI: dict[str, str] = {
     "1 hour": "1 तास",
+    "1. Open New run and add your text: files, or a folder.": "१. “नवे प्रशिक्षण” उघडा आणि तुमचा मजकूर जोडा: फाइली किंवा फोल्डर.",
     "1. Text to learn from": "१. शिकण्यासाठीचा मजकूर",
     "15 minutes": "15 मिनिटे",
+    "2. Say how long it may take and let the settings be chosen, or paste your own.": "२. किती वेळ चालेल ते सांगा आणि सेटिंग्ज निवडू द्या, किंवा तुमची सेटिंग्ज पेस्ट करा.",  # noqa: E501
     "2. Settings": "२. सेटिंग्ज",
     "3 hours": "3 तास",
+    "3. Start it, watch it learn, then download the model and try it.": "३. सुरू करा, शिकताना पाहा, मग मॉडेल डाउनलोड करून वापरून पाहा.",
     "3. The same settings as a form": "३. तीच सेटिंग्ज फॉर्ममध्ये",
     "4-bit": "4-बिट",
     "4-bit against FP32 (perplexity)": "FP32 च्या तुलनेत 4-बिट (परप्लेक्सिटी)",
@@ -19,6 +22,7 @@ MARATHI: dict[str, str] = {
     "95 % interval of the difference": "फरकाचा 95 % अंतराल",
     "A model that knows the language already learns from little text. Its shape and vocabulary are kept. Models of the package, of your runs, and uploaded .bullet and .gguf files can be chosen.": "भाषा आधीच येणारे मॉडेल थोड्या मजकुरातूनही शिकते. त्याचा आकार आणि शब्दसंग्रह तसाच राहतो. पॅकेजमधील मॉडेल्स, तुमच्या प्रशिक्षणांची मॉडेल्स आणि अपलोड केलेल्या .bullet व .gguf फाइली निवडता येतात.",  # noqa: E501
     "Add": "जोडा",
+    "Agreement of the readers: {values}": "वाचकांमधील एकमत: {values}",
     "All answers are scored. Thank you!": "सर्व उत्तरांना गुण दिले. धन्यवाद!",
     "All figures": "सर्व आकडे",
     "All settings are the same.": "सर्व सेटिंग्ज सारखी आहेत.",
@@ -112,6 +116,7 @@ MARATHI: dict[str, str] = {
     "Keep the likeliest tokens that together reach this probability.": "एकत्रितपणे या शक्यतेपर्यंत पोचणारे सर्वांत शक्य टोकन्स ठेवा.",
     "Keys: 1 to 5 give the marked points, Backspace goes back; A, B or 0 say which answer is better.": "कळा: 1 ते 5 ने चौकटीतील गुण द्या, Backspace ने मागे जा; कोणते उत्तर चांगले ते A, B किंवा 0 ने सांगा.",  # noqa: E501
     "Kinds of files": "फाइलींचे प्रकार",
+    "Krippendorff's alpha: 1 is full agreement, 0 is what chance gives.": "Krippendorff चा alpha: 1 म्हणजे पूर्ण एकमत, 0 म्हणजे योगायोगाने होईल तेवढे.",  # noqa: E501
     "Languages": "भाषा",
     "Largest number of tokens of an answer.": "एका उत्तरातील टोकन्सची कमाल संख्या.",
     "Learning rate": "लर्निंग रेट",
@@ -130,6 +135,7 @@ MARATHI: dict[str, str] = {
     "Main memory that the processes of the run use now.": "हे प्रशिक्षण आत्ता वापरत असलेली मेमरी.",
     "Main memory that the training needs, about.": "प्रशिक्षणाला साधारण लागणारी मेमरी.",
     "Make the file and check it": "फाइल तयार करा आणि तपासा",
+    "Make your first model": "तुमचे पहिले मॉडेल बनवा",
     "Median length of a document.": "दस्तऐवजाची मध्यक लांबी.",
     "Memory": "मेमरी",
     "Min p": "Min p",
@@ -167,6 +173,7 @@ MARATHI: dict[str, str] = {
     "Quantising": "क्वांटाइझ करत आहे",
     "Random weights": "यादृच्छिक वेट्स (नव्याने)",
     "Randomness of the choice of tokens; 0 always takes the likeliest one.": "टोकन निवडताना किती यादृच्छिकता असावी; 0 असल्यास नेहमी सर्वांत शक्य टोकन.",  # noqa: E501
+    "Readers: {names}": "वाचक: {names}",
     "Repetition penalty": "पुनरावृत्तीसाठी दंड",
     "Report card": "प्रगतिपुस्तक",
     "Resume": "पुढे चालू करा",
@@ -209,6 +216,7 @@ MARATHI: dict[str, str] = {
     "The corpus of the package": "पॅकेजमधील मजकूर",
     "The first answers come with the first validation.": "पहिली उत्तरे पहिल्या पडताळणीनंतर दिसतील.",
     "The model decides its shape and vocabulary, so these settings were taken out: {names}.": "आकार आणि शब्दसंग्रह मॉडेलच ठरवते, म्हणून ही सेटिंग्ज काढून टाकली: {names}.",  # noqa: E501
+    "The package has a finished model that you can try at once:": "पॅकेजमधील तयार मॉडेल लगेच वापरून पाहता येते:",
     "The run has trained {count} steps. It continues from there, and everything after the training is done again.": "आतापर्यंत {count} पायऱ्यांचे प्रशिक्षण झाले आहे. ते तिथून पुढे सुरू होईल, आणि प्रशिक्षणानंतरचे सर्व टप्पे पुन्हा होतील.",  # noqa: E501
     "The run saves its state and stops.": "प्रशिक्षण आपली स्थिती जतन करून थांबत आहे.",
     "The same prompts are answered at every validation, always with the likeliest token.": "प्रत्येक पडताळणीच्या वेळी त्याच प्रश्नांची उत्तरे दिली जातात, नेहमी सर्वांत शक्य टोकन निवडून.",  # noqa: E501

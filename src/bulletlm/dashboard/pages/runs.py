@@ -10,6 +10,7 @@ from bulletlm.dashboard import processes, queue, show
 from bulletlm.dashboard.frame import Dashboard, heading, page, report_errors
 from bulletlm.dashboard.runs import STAGE_NAMES, Summary
 from bulletlm.dashboard.words import Words
+from bulletlm.formats.packaged import packaged_names
 
 REFRESH_SECONDS = 2.0
 
@@ -35,7 +36,25 @@ def build(dashboard: Dashboard, request: Request) -> None:
             heading(t("Runs"))
             ui.space()
             ui.button(t("New run"), icon="add", on_click=lambda: ui.navigate.to("/new")).props("no-caps unelevated")
+        if not dashboard.runs.names():
+            _welcome(t)
         _List(dashboard, t)
+
+
+def _welcome(t: Words) -> None:
+    """What to do first, while there is no run."""
+    with ui.element("section").classes("card"):
+        heading(t("Make your first model"), 2)
+        for text in (
+            t("1. Open New run and add your text: files, or a folder."),
+            t("2. Say how long it may take and let the settings be chosen, or paste your own."),
+            t("3. Start it, watch it learn, then download the model and try it."),
+        ):
+            ui.label(text)
+        if packaged_names():
+            with ui.element("div").classes("line"):
+                ui.label(t("The package has a finished model that you can try at once:")).classes("soft")
+                ui.link(t("Playground"), "/playground")
 
 
 class _List:

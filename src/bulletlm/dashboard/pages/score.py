@@ -5,7 +5,7 @@ from typing import Any
 from fastapi import Request
 from nicegui import events, ui
 
-from bulletlm.dashboard.frame import Dashboard, heading, page, show_error
+from bulletlm.dashboard.frame import Dashboard, heading, help_button, page, show_error
 from bulletlm.dashboard.processes import read_record
 from bulletlm.dashboard.words import Words
 from bulletlm.errors import BulletError
@@ -209,3 +209,12 @@ class _Page:
             }
         )
         ui.table(columns=columns, rows=rows, row_key="what").props("flat dense hide-bottom")
+        ui.label(t("Readers: {names}", names=", ".join(sorted({record["rater"] for record in records})))).classes("soft small")
+        agreement = {name: value for name, value in found["agreement"].items() if value is not None}
+        if agreement:
+            names = {**NAMES, "preference": "preferred"}
+            with ui.element("div").classes("line"):
+                ui.label(
+                    t("Agreement of the readers: {values}", values=", ".join(f"{t(names[name])} {v:.2f}" for name, v in agreement.items()))
+                )
+                help_button(t, t("Score"), t("Krippendorff's alpha: 1 is full agreement, 0 is what chance gives."))
