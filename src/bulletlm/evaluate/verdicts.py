@@ -499,7 +499,8 @@ def _below_training(report: Report) -> tuple[IntervalValues | None, bool]:
     learned the training text.
     """
     sample, origin = report["data_checks"]["training_sample"], report["origin"]
-    parent = _negative(origin["gap"]) if origin and origin.get("gap") else None
+    gap = origin.get("gap") if origin else None  # earlier versions did not measure it
+    parent = _negative(gap) if gap else None
     if parent and parent["low"] is not None and parent["low"] > 0:
         return parent, True
     return (_negative(sample["gap"]) if sample else None), False
