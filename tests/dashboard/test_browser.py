@@ -188,6 +188,13 @@ def test_pages_fit_a_phone_and_every_control_has_a_name(dashboard: RunningDashbo
         assert page.evaluate("document.documentElement.lang") == "en"
 
 
+def test_devanagari_is_shown_in_the_font_of_the_package(dashboard: RunningDashboard, browser_page: Any) -> None:
+    browser_page.goto(dashboard.address)
+    browser_page.get_by_role("button", name="मराठी").wait_for()
+    loaded = "document.fonts.ready.then(fonts => [...fonts].filter(font => font.status == 'loaded').map(font => font.family))"
+    assert any("Dashboard Devanagari" in family for family in browser_page.evaluate(loaded))
+
+
 def test_files_of_runs_are_served_and_no_others(dashboard: RunningDashboard) -> None:
     run = dashboard.folder / "runs" / "a"
     (run / "dashboard").mkdir(parents=True)

@@ -3,6 +3,7 @@
 import os
 import threading
 import webbrowser
+from importlib import resources
 from typing import Any
 
 from bulletlm.dashboard.options import DashboardOptions
@@ -17,8 +18,11 @@ try:
     from fastapi.responses import FileResponse, Response
     from nicegui import ui
     from starlette.requests import ClientDisconnect
+
+    FONT = next(path for path in (resources.files("fontpkg_noto_sans_devanagari") / "files").iterdir() if path.name.endswith(".ttf"))
+    """Noto Sans Devanagari, all weights in one file."""
 except ModuleNotFoundError as error:
-    if error.name is None or error.name.split(".")[0] not in ("fastapi", "starlette", "uvicorn", "nicegui"):
+    if error.name is None or error.name.split(".")[0] not in ("fastapi", "starlette", "uvicorn", "nicegui", "fontpkg_noto_sans_devanagari"):
         raise
     raise BulletError(f"the dashboard needs {error.name}, which is not installed: {install_command('dashboard')}") from None
 
@@ -52,6 +56,9 @@ FILES = {
 """Files of a run folder that are served, and their types."""
 
 SHUTDOWN_SECONDS = 2
+
+FONT_SECONDS = 30 * 86_400
+"""Seconds for which a browser keeps the font."""
 
 
 def create_app(options: DashboardOptions) -> Guard:
@@ -87,6 +94,11 @@ def create_app(options: DashboardOptions) -> Guard:
     @ui.page("/score")
     def score(request: Request) -> None:
         score_page.build(dashboard, request)
+
+    @web.get("/fonts/devanagari.ttf")
+    def font() -> Response:
+        headers = {"Cache-Control": f"private, max-age={FONT_SECONDS}"}
+        return Response(FONT.read_bytes(), media_type="font/ttf", headers=headers)
 
     @web.get("/downloads/{name}/{file}")
     def download(name: str, file: str) -> Response:
