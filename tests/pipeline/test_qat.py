@@ -189,8 +189,8 @@ def assert_same(a: Distilled, b: Distilled) -> None:
 def test_torch_and_the_native_library_learn_the_same(sharp: Callable[..., Distilled], tmp_path: Path) -> None:
     """The KL before the first step, and what 40 steps make of it."""
     exact, native = (sharp(tmp_path / precision, precision=precision).kl for precision in ("fp32", "int8"))
-    assert native["start"] == pytest.approx(exact["start"], rel=0.02)
-    assert native["ema"] == pytest.approx(exact["ema"], rel=0.1)
+    assert native["start"] == pytest.approx(exact["start"], abs=1e-5), "far below the 0.003 nats that 4 bits usually cost"
+    assert native["ema"] == pytest.approx(exact["ema"], rel=0.1, abs=1e-5)
 
 
 def test_it_pauses_on_battery(sharp: Callable[..., Distilled], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -450,8 +450,8 @@ def test_by_default_the_steps_follow_the_length_of_the_run(texts: Path, tmp_path
         return count_qat_steps(config, 50_000)
 
     assert steps("--total-steps=26") == 0, "a short training needs none"
-    assert 0 < steps("--total-steps=10000") < steps("--total-steps=20000") <= 200
-    assert steps("--total-steps=1000000") == 200
+    assert 0 < steps("--total-steps=10000") < steps("--total-steps=20000") <= 400
+    assert steps("--total-steps=1000000") == 400
     assert steps("--total-steps=26", "--qat.steps=7") == 7, "what the configuration says is done"
 
 

@@ -600,7 +600,7 @@ class QatConfig(Section):
         None,
         ge=0,
         description="Steps of the qat stage, in which the 4-bit model learns from the finished FP32 model; 0 skips the stage. Default: "
-        "in proportion to the training, at most 200, and none if calibration alone has lost less than can be measured.",
+        "in proportion to the training, at most 400, and none if calibration alone has lost less than can be measured.",
     )
     tokens_per_step: int = Field(4_096, ge=1, description="Training tokens in each of those steps.")
     learning_rate_share: float = Field(

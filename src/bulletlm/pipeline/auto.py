@@ -76,6 +76,9 @@ REPORT_TOKENS = 70_000
 
 WANTED_STEPS = 1_000
 
+NATIVE_QAT = 0.75
+"""`Speed.qat` in the native library, at most: measured 0.41 with AVX-512 VNNI and 0.70 with AVX2 only (bench/qat.py)."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Speed:
@@ -86,12 +89,15 @@ class Speed:
         exact: time of an FP32 pass through torch, divided by that of a training pass.
         cores: number of cores.
         words: the machine in a few words.
+        qat: time of a token of QAT, divided by that of a token in an FP32 pass through torch. In torch a step of QAT is a training step
+            and the forward pass of the teacher.
     """
 
     clock: Clock
     exact: float
     cores: int
     words: str
+    qat: float = 4 / 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,7 +192,13 @@ def measure_speed(progress: Progress, seconds: float = MEASURED_SECONDS) -> Spee
     capabilities = inspect_capabilities("cpu", machine)
     precision = default_plan(train, capabilities, 0.0).precision
     words = f"{format_count(machine.cores, 'core')}, {machine.memory / 1e9:.0f} GB, training in {precision}"
-    return Speed(clock=Clock(measured), exact=max(1.0, exact.micro_batch / measured[1].micro_batch), cores=machine.cores, words=words)
+    return Speed(
+        clock=Clock(measured),
+        exact=max(1.0, exact.micro_batch / measured[1].micro_batch),
+        cores=machine.cores,
+        words=words,
+        qat=Speed.qat if capabilities.distillation_problem else NATIVE_QAT,
+    )
 
 
 def choose(name: str, sources: list[str], text: Text, speed: Speed, hours: float, given: Mapping[str, Any], spent: float = 0.0) -> Choice:
@@ -223,7 +235,7 @@ def choose(name: str, sources: list[str], text: Text, speed: Speed, hours: float
         exact = token * speed.exact
         fixed = START_SECONDS + reading + share * (cleaning + text.tokenize_seconds)
         fixed += exact * (CALIBRATION_PASSES * min(40_000, available) + REPORT_TOKENS)
-        qat_token = 4 / 3 * exact
+        qat_token = speed.qat * exact
         validations = VALIDATIONS * validation * exact
         room = budget - fixed - validations
         if room <= 0:

@@ -200,7 +200,7 @@ def choose_from(
     fixed = START_SECONDS + reading + share * (cleaning + text.tokenize_seconds)
     fixed += exact * (CALIBRATION_PASSES * calibration + REPORT_TOKENS + validation)
     validations = (VALIDATIONS + 1) * validation * exact
-    qat_step = 4 / 3 * exact * QAT_TOKENS_PER_STEP
+    qat_step = speed.qat * exact * QAT_TOKENS_PER_STEP
     qat_steps = int(min(MOST_STEPS, QAT_SHARE * budget / qat_step))
     qat_steps = qat_steps if qat_steps >= FEWEST_STEPS else 0
     room = budget - fixed - validations - qat_steps * qat_step

@@ -302,6 +302,7 @@ def _student_settings(job: DistilJob, sequences: int) -> TrainConfig:
         update={
             "optimizer": "adamw",
             "learning_rate": job.train.learning_rate * job.config.learning_rate_share,
+            "weight_decay": 0.0,  # it would pull the weights away from the teacher's, across the edges of their rounding intervals
             "ema_decay": EMA_DECAY,
             "clip_grad_norm": CLIP_NORM,
             "batch_size_per_device": sequences,
