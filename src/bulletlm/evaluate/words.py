@@ -18,7 +18,7 @@ class Words:
     def __init__(self, code: str = "en") -> None:
         self.code = code
 
-    def __call__(self, text: str, **values: object) -> str:
+    def __call__(self, text: str, /, **values: object) -> str:
         """`text`, a template with names in braces, in the language, with `values` in place of the names.
 
         Raises:
