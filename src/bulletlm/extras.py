@@ -19,7 +19,7 @@ from bulletlm.errors import BulletError
 EXTRAS = {
     "train": ("charset_normalizer", "ftfy", "matplotlib", "phonenumbers", "py3langid", "rensa", "torch"),
     "serve": ("fastapi", "prometheus_client", "uvicorn"),
-    "dashboard": ("nicegui", "wsproto"),
+    "dashboard": ("fontpkg_noto_sans_devanagari", "nicegui", "wsproto"),
     "documents": ("defusedxml", "markdown_it", "mwparserfromhell", "pypdf", "selectolax"),
     "data": ("datasets", "pyarrow"),
     "augment": ("ctranslate2", "google.protobuf", "sacrebleu", "transformers"),

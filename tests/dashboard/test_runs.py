@@ -76,6 +76,18 @@ def test_a_process_is_found_again_but_not_another_with_its_number(tmp_path: Path
     assert (processes.find(run), summarize(run).state) == (None, "stopped")
 
 
+@pytest.mark.parametrize("jump", [-86_400.0, 3_600.0])
+def test_a_run_is_found_after_the_clock_was_set(tmp_path: Path, jump: float) -> None:
+    run, me = write_run(tmp_path / "a"), psutil.Process()
+    record = {"pid": me.pid, "started": me.create_time() - jump, "booted": psutil.boot_time() - jump}
+    for place in (run / "process.json", own_folder(run) / "process.json"):
+        write_json(place, record)
+        assert processes.find(run) == me.pid
+        write_json(place, {**record, "started": me.create_time() - jump - 100})
+        assert processes.find(run) is None
+        place.unlink()
+
+
 @pytest.mark.parametrize("content", [b"", b"[]", b"{", b'{"pid": "x"}', b'{"step": null}', b"\xff\xfe"])
 def test_damaged_files_leave_gaps_but_no_error(tmp_path: Path, content: bytes) -> None:
     run = write_run(tmp_path / "runs" / "a", done=STAGES)

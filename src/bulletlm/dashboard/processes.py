@@ -80,7 +80,8 @@ def start(run: Path, words: list[str], workspace: Path) -> int:
             process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=workspace, **options)
     except OSError as error:
         raise BulletError(f"cannot start the run: {error.strerror}") from None
-    write_json(own / "process.json", {"pid": process.pid, "started": _start_time(process.pid) or time.time(), "words": words})
+    started = _start_time(process.pid) or time.time()
+    write_json(own / "process.json", {"pid": process.pid, "started": started, "booted": psutil.boot_time(), "words": words})
     threading.Thread(target=process.wait, daemon=True).start()  # otherwise the ended process stays as a zombie
     return process.pid
 
@@ -92,16 +93,26 @@ def find(run: Path) -> int | None:
     supervisor = [] if (own / "exit.json").exists() else [own / "process.json"]
     for path in (*supervisor, run / PROCESS):
         record = read_record(path)
-        pid, started = record.get("pid"), record.get("started")
-        if isinstance(pid, int) and isinstance(started, (int, float)) and is_alive(pid, float(started)):
+        pid, started, booted = record.get("pid"), record.get("started"), record.get("booted")
+        if not isinstance(pid, int) or not isinstance(started, (int, float)):
+            continue
+        if is_alive(pid, float(started), float(booted) if isinstance(booted, (int, float)) else None):
             return pid
     return None
 
 
-def is_alive(pid: int, started: float) -> bool:
-    """Whether the process with this id and time of start still runs."""
+def is_alive(pid: int, started: float, booted: float | None = None) -> bool:
+    """Whether the process with this id and time of start still runs.
+
+    Args:
+        pid: its id.
+        started: when it started, by the clock of that time.
+        booted: when the computer was started, by the same clock. With it the answer is right also after the clock was set, as after a
+            long sleep: both times move with the clock.
+    """
     known = _start_time(pid)
-    return known is not None and abs(known - started) < SAME_START_SECONDS
+    moved = 0.0 if booted is None else psutil.boot_time() - booted
+    return known is not None and abs(known - moved - started) < SAME_START_SECONDS
 
 
 def _start_time(pid: int) -> float | None:

@@ -164,7 +164,7 @@ def locked(folder: Path) -> Iterator[None]:
         raise BulletError(f"cannot write in the run folder {folder} ({reason}): choose another with --runs-dir=FOLDER") from None
     process = psutil.Process()
     try:
-        write_json(folder / PROCESS, {"pid": process.pid, "started": process.create_time()})
+        write_json(folder / PROCESS, {"pid": process.pid, "started": process.create_time(), "booted": psutil.boot_time()})
         yield
     finally:
         (folder / PROCESS).unlink(missing_ok=True)
