@@ -12,6 +12,7 @@ validation text, computed in the same way for all rows; +- is its standard error
 """
 
 import argparse
+import functools
 import statistics
 import sys
 import tempfile
@@ -139,15 +140,15 @@ def print_speed(job: DistilJob, ways: list[str], instructions: list[str], rounds
     tokens, targets = TrainingWindows(job.text, length, job.seed).batch(0, sequences)
     passes: dict[str, Callable[[], object]] = {}
     for way in ways:
-        models = [transformer(job.shape, job.teacher), transformer(job.shape, rounded(job.start))]
+        teacher, student = transformer(job.shape, job.teacher), transformer(job.shape, rounded(job.start))
         train = precision(job.train, way, compile)
-        backend, _ = choose_backend(*models, train, sequences, 10**9 if compile else 0, SilentProgress())
+        backend, _ = choose_backend(teacher, student, train, sequences, 10**9 if compile else 0, SilentProgress())
         passes[way if way == NATIVE else f"torch {way}{', compiled' if compile else ''}"] = one_step(backend, tokens, targets)
     for name in instructions:
         student = transformer(job.shape, rounded(job.start))
         trainer = Trainer(student, 1, name, teacher=transformer(job.shape, job.teacher))
         trainer.load_weights()
-        passes[f"{NATIVE}, {name}"] = lambda trainer=trainer: trainer.accumulate_gradients(tokens, targets, tokens.numel())
+        passes[f"{NATIVE}, {name}"] = functools.partial(trainer.accumulate_gradients, tokens, targets, tokens.numel())
     speeds: dict[str, list[float]] = {name: [] for name in passes}
     for number in range(rounds + 1):
         for name, run_pass in passes.items():
