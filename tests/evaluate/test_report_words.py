@@ -103,6 +103,11 @@ def test_no_english_sentence_is_left_on_the_marathi_page(run_folder: Path, tmp_p
     settings = {"name": "micro", "sampling": {"max_tokens": 8}, "report": {"lang": "mr"}}
     report = evaluate_run(folder, Config.model_validate(settings), SilentProgress())
     report["missing"] = ["the statistics of the tokenizer (tokenizer/report.json is missing)", "1 unreadable line of metrics.jsonl"]
+    worse, better = ({"loss": 2.0, "perplexity": 7.4, "bits_per_byte": bits} for bits in (1.5, 1.0))
+    pairs = [("validation text", worse, better), ("text 1", better, worse), ("text 2", worse, better)]
+    rows = [{"text": name, "tokens": 9, "parent": before, "fp32": after, "bq4": after} for name, before, after in pairs]
+    report["origin"] = {"name": "old", "license": "CC0-1.0", "texts": rows, "gap": None, "missing": []}  # type: ignore[typeddict-item]
+    report["private_messages"] = True
     english, texts = Texts(), Texts()
     english.feed(render({**report, "settings": {**report["settings"], "report": {**report["settings"]["report"], "lang": "en"}}}))
     texts.feed(render(report))
