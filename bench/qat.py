@@ -50,7 +50,7 @@ def main() -> None:
     parser.add_argument("start", type=Path, help="a .bullet file with the calibrated weights of this run")
     parser.add_argument("--rounds", type=int, default=3, help="passes that are timed; 0 times nothing")
     parser.add_argument("--compile", action="store_true", help="compile torch's passes, as the stage does if it is long enough")
-    parser.add_argument("--steps", type=int, default=0, help="train so many steps and measure the KL afterwards")
+    parser.add_argument("--steps", type=int, default=0, help="train this number of steps and measure the KL afterwards")
     parser.add_argument("--tokens-per-step", type=int, help="default: that of the run's configuration")
     parser.add_argument("--learning-rate-share", type=float, help="default: that of the run's configuration")
     parser.add_argument("--only", choices=[NATIVE, "fp32", "bf16"], nargs="+", help="only these ways of computing")
