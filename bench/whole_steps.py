@@ -118,6 +118,10 @@ class TwoOptimizers(torch.optim.Optimizer):
         self.param_groups = [group for part in parts for group in part.param_groups]
 
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        # The Trainer replaces the groups by copies, whose learning rates it then changes.
+        groups = [group for part in self.parts for group in part.param_groups]
+        for group, copy in zip(groups, self.param_groups, strict=True):
+            group["lr"] = copy["lr"]
         for part in self.parts:
             part.step()
 

@@ -31,7 +31,7 @@ def threads() -> Iterator[None]:
 
 def started(path: str | None, optimizer: str = "muon", **settings: float) -> TrainState[TrainPosition]:
     """A state whose steps `path` takes; None: torch."""
-    config = TrainConfig(optimizer=optimizer, weight_decay=0.3, learning_rate=0.01, ema_decay=0.9, **settings)  # type: ignore[arg-type]
+    config = TrainConfig(optimizer=optimizer, weight_decay=0.3, learning_rate=0.01, ema_decay=0.9, **settings)
     state = initial_state(config, SHAPE, 1, torch.device("cpu"))
     state.native = NativeOptimizer(state.model, state.optimizers, path) if path else None
     return state
@@ -72,7 +72,8 @@ def by_singular_values(gradient: Tensor) -> Tensor:
     s = s / s.pow(8).sum().pow(1 / 8)
     for a, b, c in SQUARE_POLYNOMIALS if max(gradient.shape) < 2 * min(gradient.shape) else WIDE_POLYNOMIALS:
         s = a * s + b * s**3 + c * s**5
-    return u @ torch.diag(s) @ v
+    result: Tensor = u @ torch.diag(s) @ v
+    return result
 
 
 class OneMatrix(nn.Module):

@@ -107,9 +107,11 @@ def orthogonalize(matrices: Tensor) -> Tensor:
         if step + 1 < len(polynomials):
             gram = factor @ gram @ factor
     assert total is not None
-    return total @ (x / scale.sqrt())
+    result: Tensor = total @ (x / scale.sqrt())
+    return result
 
 
 def _norm(x: Tensor) -> Tensor:
     """Frobenius norms of matrices (n, rows, columns): (n, 1, 1). Never 0."""
-    return x.norm(dim=(1, 2), keepdim=True).clamp_min(1e-30)
+    norms: Tensor = x.norm(dim=(1, 2), keepdim=True).clamp_min(1e-30)
+    return norms
