@@ -44,6 +44,7 @@
 
 #include "../../src/bulletlm/train/native/rounding.h"
 #include "../../src/bulletlm/train/native/matmul.h"
+#include "../../src/bulletlm/train/native/exact.h"
 #include "../../src/bulletlm/train/native/attention.h"
 #include "../../src/bulletlm/train/native/blocks.h"
 
