@@ -489,7 +489,7 @@ class TrainConfig(Section):
     muon_learning_rate: Annotated[float, Also("muon_lr")] = Field(
         0.01, gt=0, le=1, description="Peak learning rate of Muon; it follows the same schedule."
     )
-    weight_decay: float = Field(0.01, ge=0, lt=1, description="Weight decay, on matrices only.")
+    weight_decay: float = Field(0.01, ge=0, lt=10, description="Weight decay, on matrices only.")
     betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = Field(
         (0.9, 0.95), description="Decay rates of AdamW's two moments."
     )
