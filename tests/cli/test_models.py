@@ -66,6 +66,15 @@ def test_a_name_of_two_models(place: Path) -> None:
     assert find_run(Path("micro")) == Path("runs/micro")
 
 
+def test_commands_in_messages_can_be_pasted(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (place / "माझे मजकूर").mkdir()
+    with pytest.raises(BulletError, match=r"bullet run 'माझे मजकूर'$"):
+        find_model(Path("माझे मजकूर"))
+    with pytest.raises(SystemExit):
+        main(["run", "demo", "--hours", "1"])
+    assert "bullet plan demo --hours 1 --write" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("word", "message"),
     [

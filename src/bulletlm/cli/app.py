@@ -5,6 +5,7 @@ Heavy imports stay inside the commands, so that `bullet --help` and light comman
 
 import contextlib
 import os
+import shlex
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -142,7 +143,8 @@ def run(
         config, settings = recipe_for_text(paths, settings, hours, restart, verbosity.progress()), []
     elif hours is not None:
         raise ConfigError(
-            f"--hours needs text, not a configuration; for a configuration use bullet plan {config} --hours {hours:g} --write NEW.jsonc"
+            f"--hours needs text, not a configuration; for a configuration use bullet plan {shlex.quote(paths[0])} --hours {hours:g} "
+            "--write NEW.jsonc"
         )
     folder = _stages(config, tuple(settings), "evaluate", restart, verbosity)
     if json:

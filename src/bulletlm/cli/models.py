@@ -138,12 +138,15 @@ def _named(word: Path, known: list[Found]) -> Found | None:
 
 def _model_of(found: Found) -> Path:
     if not os.path.lexists(found.model):
-        raise BulletError(f"the run {found.path} has no {MODEL} yet: finish it with `bullet run {found.path}`")
+        from shlex import quote
+
+        raise BulletError(f"the run {found.path} has no {MODEL} yet: finish it with `bullet run {quote(str(found.path))}`")
     return found.model
 
 
 def _nothing(word: Path) -> str:
     from difflib import get_close_matches
+    from shlex import quote
 
     names = [item.name for item in find_models()]
     near = get_close_matches(word.name, names, n=1)
@@ -151,8 +154,8 @@ def _nothing(word: Path) -> str:
     if not _is_dir(word):
         return f"there is no model {word} here: {hint} (or give the path of a .bullet file)"
     if _is_file(word / "config.json"):
-        return f"{word} is a Hugging Face folder: convert it first with `bullet convert {word} NEW.bullet`"
-    return f"{word} is a folder without a model: {hint}; to make a model from text in a folder: bullet run {word}"
+        return f"{word} is a Hugging Face folder: convert it first with `bullet convert {quote(str(word))} NEW.bullet`"
+    return f"{word} is a folder without a model: {hint}; to make a model from text in a folder: bullet run {quote(str(word))}"
 
 
 def _inside(folder: Path) -> Iterator[Found]:
