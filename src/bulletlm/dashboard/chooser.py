@@ -3,13 +3,13 @@
 It reads the question as JSON on standard input, and is a process of its own because it measures the computer for some seconds.
 """
 
-import asyncio
 import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypedDict
 
+from bulletlm.dashboard.ask import ask
 from bulletlm.errors import BulletError
 
 TIME_LIMIT_SECONDS = 600.0
@@ -57,19 +57,14 @@ async def choose_in_process(sources: Sequence[str], hours: float, given: Mapping
     Raises:
         BulletError: see `choose`; or it took more than TIME_LIMIT_SECONDS.
     """
-    command = (sys.executable, "-P", "-m", "bulletlm.dashboard.chooser")
-    pipe = asyncio.subprocess.PIPE
-    process = await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe, stderr=asyncio.subprocess.DEVNULL, cwd=folder)
-    asked = json.dumps({"sources": list(sources), "hours": hours, "given": dict(given)}).encode()
-    try:
-        answer, _ = await asyncio.wait_for(process.communicate(asked), TIME_LIMIT_SECONDS)
-    except TimeoutError:
-        raise BulletError(f"choosing the settings took more than {TIME_LIMIT_SECONDS:g} s and was ended: choose a recipe") from None
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
-    result: Any = json.loads(answer.splitlines()[-1]) if answer.strip() else {"error": "choosing the settings failed: choose a recipe"}
+    result = await ask(
+        "bulletlm.dashboard.chooser",
+        {"sources": list(sources), "hours": hours, "given": dict(given)},
+        folder,
+        TIME_LIMIT_SECONDS,
+        too_long=f"choosing the settings took more than {TIME_LIMIT_SECONDS:g} s and was ended: choose a recipe",
+        failed="choosing the settings failed: choose a recipe",
+    )
     if "error" in result:
         raise BulletError(str(result["error"]))
     chosen: Chosen = result

@@ -3,13 +3,13 @@
 Reading takes seconds of processor time, and a hostile file may take more, so it is done in a process of its own with a time limit.
 """
 
-import asyncio
 import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypedDict
 
+from bulletlm.dashboard.ask import ask
 from bulletlm.errors import BulletError, DataError
 
 TIME_LIMIT_SECONDS = 120.0
@@ -137,19 +137,14 @@ async def preview(data: Mapping[str, Any], seed: int, workspace: Path, seconds: 
     Raises:
         DataError: see `look`; or it took more than `seconds`.
     """
-    command = (sys.executable, "-P", "-m", "bulletlm.dashboard.preview")
-    pipe = asyncio.subprocess.PIPE
-    process = await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe, stderr=asyncio.subprocess.DEVNULL, cwd=workspace)
-    asked = json.dumps({"data": data, "seed": seed}).encode()
-    try:
-        answer, _ = await asyncio.wait_for(process.communicate(asked), seconds)
-    except TimeoutError:
-        raise DataError(f"looking at the text took more than {seconds:g} s and was ended; the run itself has no such limit") from None
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
-    result: Any = json.loads(answer) if answer else {"error": "looking at the text failed; the log of the run will say more"}
+    result = await ask(
+        "bulletlm.dashboard.preview",
+        {"data": data, "seed": seed},
+        workspace,
+        seconds,
+        too_long=f"looking at the text took more than {seconds:g} s and was ended; the run itself has no such limit",
+        failed="looking at the text failed; the log of the run will say more",
+    )
     if "error" in result:
         raise DataError(str(result["error"]))
     found: Preview = result
