@@ -53,11 +53,10 @@ def curve(folder: Path) -> list[tuple[str, int, float]]:
     return found
 
 
-def assert_same_curve(a: Path, b: Path) -> None:
+def assert_same_curve(a: Path, b: Path, rel: float = 2e-3) -> None:
     ours, theirs = curve(a), curve(b)
     assert [row[:2] for row in ours] == [row[:2] for row in theirs]
-    # Sums of gradients differ in their last bits. Rounding to integers (the passes, Muon) makes more of that with every step.
-    assert [row[2] for row in ours] == pytest.approx([row[2] for row in theirs], rel=1e-2)
+    assert [row[2] for row in ours] == pytest.approx([row[2] for row in theirs], rel=rel)
     assert ours[0][2] == pytest.approx(theirs[0][2], rel=1e-6)
 
 
@@ -176,4 +175,5 @@ def test_torchrun(micro_run: Path, micro_config: Config, tmp_path: Path) -> None
     assert result.stdout.strip() == str(folder / "checkpoints/best")
     assert result.stderr.count("Tokens: up to date") == 1
     assert "4 processes" in result.stderr
-    assert_same_curve(folder, micro_run)
+    # Sums of gradients differ in their last bits. Rounding to integers (the passes, Muon) makes more of that with every step.
+    assert_same_curve(folder, micro_run, rel=1e-2)
