@@ -93,15 +93,14 @@ def watch_running_run(page: Any, process: psutil.Process, run: Path, points: int
     delays, step = [], points
     before, began = sum(process.cpu_times()[:2]), time.perf_counter()
     while time.perf_counter() - began < seconds:
-        written, seen = time.perf_counter(), None
+        written = time.perf_counter()
         step += 1
         with open(run / "metrics.jsonl", "a", encoding="utf-8") as file:
             file.write(step_line(step))
         shown = page.get_by_text(f"step {step:,} of")
         shown.wait_for()
-        seen = time.perf_counter()
-        delays.append(seen - written)
-        for _ in range(LINES_BETWEEN):  # steps that are written while nobody waits for one
+        delays.append(time.perf_counter() - written)
+        for _ in range(LINES_BETWEEN):  # steps whose time on the page is not measured
             step += 1
             with open(run / "metrics.jsonl", "a", encoding="utf-8") as file:
                 file.write(step_line(step))

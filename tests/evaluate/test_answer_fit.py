@@ -75,7 +75,7 @@ def test_chrf_is_that_of_sacrebleu(text: str, reference: str) -> None:
 
 
 def test_shares_stay_shares() -> None:
-    """Nearly all values are equal, so many resamples have no error of their own."""
+    """Nearly all values are equal, so the standard error of many resamples is 0."""
     for few in (1, 3, 8):
         found = mean_share([0.5] * few + [1.0] * (80 - few))
         assert found.low is not None and found.high is not None

@@ -85,7 +85,7 @@ class Passages:
         return cls(flat, starts, where[:, 0], where[:, 1], where[:, 2] >= SAME_CHARACTERS)
 
     def same(self, of_any_length: bool = False) -> Hashes:
-        """[n] hash of all words of each passage. It is 0 for passages without a word, and for short ones if `of_any_length` is false."""
+        """[n] hash of all words of each passage; 0 if it has no word, or if it is short and `of_any_length` is false."""
         lengths = np.diff(self.starts)
         place = np.arange(len(self.flat)) - np.repeat(self.starts[:-1], lengths)
         longest = int(lengths.max(initial=0))
