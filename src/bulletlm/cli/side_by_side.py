@@ -1,4 +1,4 @@
-"""The end of `bullet run demo`: answers of the new model beside answers of the packaged model, which trained for hours."""
+"""The end of `bullet run demo`: answers of the new model beside answers of the packaged model, which trained longer."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,8 +13,8 @@ STACKED_BELOW = 64
 """Columns of a terminal below which the two answers are shown one under the other."""
 
 WHAT_TO_EXPECT = (
-    "What to expect: a minute teaches spelling and short phrases that sound like the text; the answers miss the question. Hours of "
-    "training on more text give correct sentences, and answers that fit more often. Neither model knows facts: do not rely on what "
+    "What to expect: a minute teaches spelling and short phrases that sound like the text; the answers miss the question. A longer "
+    "training on more text gives better sentences, and answers that fit more often. Neither model knows facts: do not rely on what "
     "they say."
 )
 
@@ -50,8 +50,8 @@ def print_side_by_side(console: "Console", report: Mapping[str, Any], packaged: 
     if training:
         own += f"; it read {count(training['tokens'])} tokens in {duration(training['seconds'])}"
     if isinstance(seen := model.header.get("training", {}).get("tokens_seen"), int):
-        other += f"; it read {count(seen)} tokens in hours"
-    console.print(Text("What a minute of training gives, and what hours give", style="bold"))
+        other += f"; it read {count(seen)} tokens in a longer training"
+    console.print(Text("What a minute of training gives, and what a longer one gives", style="bold"))
     console.print(Text(f"\n{own}.\n{other}."))
     console.print(Text(f"\n{WHAT_TO_EXPECT}\n"))
     answers = [(row["bq4"]["text"], other.text) for row, other in zip(rows, others, strict=True)]
