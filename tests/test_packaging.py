@@ -86,9 +86,13 @@ def test_the_sizes_are_said_before() -> None:
 
 
 def test_a_run_becomes_a_model_of_the_package(micro_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    model, page = package_model.package_model(micro_run, tmp_path)
+    model, page, curve = package_model.package_model(micro_run, tmp_path)
     assert model.suffix == ".bullet" and model.read_bytes() == (micro_run / "model.bullet").read_bytes()
     assert page.read_bytes() == (micro_run / "report.html").read_bytes()
+    metrics = (micro_run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    rows = [json.loads(line) for line in curve.read_text(encoding="utf-8").splitlines()]
+    assert [row for row in map(json.loads, metrics) if row["event"] == "eval"] == [row for row in rows if row["event"] == "eval"]
+    assert len(rows) < len(metrics)
     print_info(model, tensors=False, as_json=False)
     assert f"  {page}" in capsys.readouterr().out
 

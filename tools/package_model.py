@@ -1,12 +1,14 @@
-"""Put the model of a finished run, and the report of the run, into the package.
+"""Put the model of a finished run, the report of the run and the curve of its training into the package.
 
     python tools/package_model.py runs/marathi-english
 
-It writes src/bulletlm/models/NAME.bullet and NAME.report.html, where NAME is the name in the model. An earlier model of this name is
-replaced. Cite the sources of its text in src/bulletlm/models too, where their licences ask for it.
+It writes src/bulletlm/models/NAME.bullet, NAME.report.html and NAME.metrics.jsonl, where NAME is the name in the model. An earlier model
+of this name is replaced. The curve has every validation and every 100th training step of the run.
+Cite the sources of its text in src/bulletlm/models too, where their licences ask for it.
 """
 
 import argparse
+import json
 from pathlib import Path
 
 from bulletlm.errors import BulletError
@@ -17,10 +19,21 @@ from bulletlm.formats.provenance import has_paths, is_private
 
 LARGEST_MODEL, LARGEST_REPORT = 9_000_000, 300_000
 """Bytes: every installation downloads both."""
+EVERY = 100
+"""Training steps from one row of the curve to the next."""
+
+
+def thinned(metrics: Path) -> str:
+    """The lines of a run's metrics.jsonl that show its curve: every validation, every 100th training step, and the end."""
+    rows = [(json.loads(line), line) for line in metrics.read_text(encoding="utf-8").splitlines()]
+    kept = [
+        line for row, line in rows if row["event"] in ("eval", "rollback", "end") or (row["event"] == "train" and not row["step"] % EVERY)
+    ]
+    return "\n".join(kept) + "\n"
 
 
 def package_model(run: Path, models: Path) -> list[Path]:
-    """Copy the model and the report of a run into a folder; returns the files that were written.
+    """Write the model, the report and the curve of a run into a folder; returns the files that were written.
 
     Raises:
         BulletError: the run is not finished, its report is of another model, a file is too large, or the model must not be given away.
@@ -36,11 +49,15 @@ def package_model(run: Path, models: Path) -> list[Path]:
         if path.stat().st_size > largest:
             raise BulletError(f"{path} has {path.stat().st_size:,} bytes, and the package takes at most {largest:,}")
     name = str(file.metadata["name"])
-    written = [models / f"{name}.bullet", models / f"{name}.report.html"]
-    for source, target in zip((model, page), written, strict=True):
-        with atomic_file(target) as out:
-            out.write(source.read_bytes())
-    return written
+    contents = {
+        f"{name}.bullet": model.read_bytes(),
+        f"{name}.report.html": page.read_bytes(),
+        f"{name}.metrics.jsonl": thinned(run / "metrics.jsonl").encode(),
+    }
+    for file_name, content in contents.items():
+        with atomic_file(models / file_name) as out:
+            out.write(content)
+    return [models / file_name for file_name in contents]
 
 
 def main() -> None:
