@@ -23,7 +23,7 @@ from bulletlm.train.backend import choose, plan
 from bulletlm.train.backend.autotune import autotune
 from bulletlm.train.backend.choose import choose_compute, measured
 from bulletlm.train.backend.compute import Compute, compiled, denormals_are_zero, pick_device, set_up
-from bulletlm.train.backend.native import NO_AVX2, NO_INT8, why_not
+from bulletlm.train.backend.native import MAX_SHAPE, NO_AVX2, NO_INT8, why_not
 from bulletlm.train.backend.plan import (
     ComputePlan,
     cached_plan_file,
@@ -329,6 +329,17 @@ def test_a_resumed_run_keeps_its_plan_except_for_explicit_settings(model: Transf
     assert "2 threads, 4 sequences" in choose_compute(explicit, model, 1000, tmp_path, SilentProgress(), capabilities=PLAIN).description
     assert parse_plan(json.loads((tmp_path / "compute.json").read_text())["choice"]) == ComputePlan(False, "fp32", 2, 4)
     torch.set_num_threads(1)
+
+
+@each_machine
+@pytest.mark.parametrize("name", MAX_SHAPE)
+def test_a_model_that_is_too_large_for_int8_trains_in_another_precision(computer: Machine, name: str) -> None:
+    shape = dataclasses.replace(ModelShape(64, 32, 1, 1, 1, 32, 8), **{name: MAX_SHAPE[name] + 32})
+    found = capabilities(computer).for_shape(shape)
+    assert default_plan(TrainConfig(compile="off"), found, 0.0).precision == found.best_float
+    with pytest.raises(ConfigError, match=f"^train.precision: int8 is for models with a {name} of up to"):
+        default_plan(TrainConfig(precision="int8"), found, 0.0)
+    assert found.distillation_problem
 
 
 @pytest.mark.parametrize("name", ["no-avx512", "bf16", "arm"])

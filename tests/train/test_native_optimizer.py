@@ -156,6 +156,15 @@ def test_the_number_of_threads_does_not_change_a_byte(path: str, optimizer: str)
             assert all(torch.equal(tensor, results[0][1][file][name]) for name, tensor in named.items())
 
 
+def test_the_norm_of_a_large_matrix() -> None:
+    """More than 2^25 elements, as the embedding of 65,536 tokens in a model of width 1024 has."""
+    model = nn.Module()
+    model.weight = nn.Parameter(torch.zeros((1 << 15) + 32, 1 << 10))
+    model.weight.grad = torch.zeros_like(model.weight)
+    model.weight.grad[-1, -1] = 2.0
+    assert NativeOptimizer(model, [torch.optim.AdamW(model.parameters())]).clip(1.0) == 2.0
+
+
 def test_unknown_instruction_sets_are_refused() -> None:
     state = started(PATHS[0])
     state.native = NativeOptimizer(state.model, state.optimizers, "none")

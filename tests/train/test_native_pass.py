@@ -1,5 +1,6 @@
 """Tests the native training pass against autograd in FP32: every gradient, also for unusual shapes; equal inputs give equal bytes."""
 
+import ctypes
 import dataclasses
 import functools
 import shutil
@@ -14,7 +15,7 @@ from bulletlm.data.tokens import TokenFile
 from bulletlm.errors import ConfigError, DataError
 from bulletlm.hardware import inspect_machine
 from bulletlm.quant.fake_quant import FakeQuant
-from bulletlm.runtime.native import Unavailable
+from bulletlm.runtime.native import ARGUMENT, Unavailable, c_shape
 from bulletlm.shape import ModelShape
 from bulletlm.train.backend import compute, native
 from bulletlm.train.backend.compute import set_up
@@ -106,11 +107,30 @@ def test_without_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @needs_library
-def test_a_vocabulary_whose_sums_would_overflow_is_refused() -> None:
-    with pytest.raises(
-        ConfigError, match=r"^train.precision: int8 is for vocabularies of up to 131,072 tokens; train with --precision=fp32$"
-    ):
-        compute.Trainer(Transformer(ModelShape(131_073, 32, 1, 1, 1, 32, 8)), 1)
+@pytest.mark.parametrize(
+    ("name", "size", "most"), [("vocab_size", 131_073, "131,072"), ("hidden_dim", 65_568, "65,536"), ("dim", 32_800, "32,768")]
+)
+def test_a_model_whose_sums_would_overflow_is_refused(name: str, size: int, most: str) -> None:
+    """Also by the shape alone, so that a run with automatic precision does not choose int8."""
+    shape = dataclasses.replace(ModelShape(64, 32, 1, 1, 1, 32, 8), **{name: size})
+    problem = f"int8 is for models with a {name} of up to {most}, and this one has {size:,}"
+    assert native.shape_problem(shape) == problem
+    if name != "dim":  # such a model would take gigabytes
+        with pytest.raises(ConfigError, match=f"^train.precision: {problem}; train with --precision=fp32$"):
+            compute.Trainer(Transformer(shape), 1)
+
+
+@needs_library
+@pytest.mark.parametrize(("name", "size"), native.MAX_SHAPE.items())
+def test_the_limits_of_the_shape_are_those_of_the_library(name: str, size: int) -> None:
+    """One step above each limit the library refuses the arguments; at the limit there may still be too little memory."""
+    least = ModelShape(64, 32, 1, 1, 1, 32, 8)
+    for change, refused in ((0, False), (32, True)):
+        shape = dataclasses.replace(least, **{name: size + change})
+        handle = ctypes.c_void_p()
+        result = native.library().bullet_trainer_new(ctypes.byref(c_shape(shape)), None, ctypes.byref(handle))
+        native.library().bullet_trainer_free(handle)
+        assert (result == ARGUMENT) == refused, (name, change)
 
 
 @needs_library

@@ -27,7 +27,7 @@ from bulletlm.quant.bq4 import Quantized, scales_of
 from bulletlm.quant.fake_quant import FakeQuant
 from bulletlm.shape import ModelShape
 from bulletlm.train.backend.compute import Compute, compile_problem, compiled, denormals_are_zero, pick_device, run_layer
-from bulletlm.train.backend.native import MAX_VOCABULARY, Trainer
+from bulletlm.train.backend.native import Trainer
 from bulletlm.train.backend.plan import Capabilities, inspect_capabilities, pays_to_compile, run_flops
 from bulletlm.train.batches import TrainingWindows, validation_batches
 from bulletlm.train.checkpoint import remove_checkpoints
@@ -366,8 +366,8 @@ def choose_backend(
         capabilities: of the computer; None inspects this one.
     """
     device, at_once = teacher.rope.device, min(train.batch_size_per_device, sequences)
-    capabilities = capabilities or inspect_capabilities(device.type)
-    if train.precision in ("auto", "int8") and capabilities.distillation_problem is None and teacher.shape.vocab_size <= MAX_VOCABULARY:
+    capabilities = (capabilities or inspect_capabilities(device.type)).for_shape(teacher.shape)
+    if train.precision in ("auto", "int8") and capabilities.distillation_problem is None:
         threads = train.threads or capabilities.machine.cores
         torch.set_num_threads(threads)
         trainer = Trainer(student, threads, teacher=teacher)

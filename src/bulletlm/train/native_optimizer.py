@@ -60,7 +60,9 @@ class NativeOptimizer:
         parameters = (_Parameter * len(self._parameters))()
         for entry, (_, weight, _, _) in zip(parameters, self._parameters, strict=True):
             assert weight.grad is not None
-            entry.gradient, entry.rows, entry.columns, entry.second = _address(weight.grad), weight.numel() // 32, 32, 1
+            entry.gradient = _address(weight.grad)
+            entry.rows, entry.columns = _extents(weight)
+            entry.second = 1  # any address: the norm of a vector or of a matrix with few columns is wanted too
         self._check(
             self._library.bullet_gradient_norm(self.path.encode(), parameters, len(parameters), torch.get_num_threads(), ctypes.byref(norm))
         )
@@ -91,7 +93,7 @@ class NativeOptimizer:
             entry.weight, entry.gradient, entry.first = _address(weight.data), _address(weight.grad), _address(first)
             entry.second = None if second is None else _address(second)
             entry.average = _address(ema.average[name]) if ema else None
-            entry.rows, entry.columns = (1, weight.numel()) if weight.dim() == 1 else weight.shape
+            entry.rows, entry.columns = _extents(weight)
             entry.learning_rate, entry.weight_decay = group["lr"], group["weight_decay"]
         self._check(
             self._library.bullet_optimizer_step(
@@ -119,6 +121,12 @@ class NativeOptimizer:
             raise BulletError("there is not enough memory for an optimizer step: close other programs or train a smaller model")
         if result:
             raise RuntimeError(f"the native training library rejected the parameters ({result})")
+
+
+def _extents(weight: Tensor) -> tuple[int, int]:
+    """Rows and columns; a vector is one row."""
+    rows, columns = (1, weight.numel()) if weight.dim() == 1 else weight.shape
+    return rows, columns
 
 
 def _address(tensor: Tensor) -> int:

@@ -126,7 +126,8 @@ def _keep_plan(config: Config, shape: ModelShape, run_dir: Path, folder: Path, w
         windows = TrainingWindows(open_tokens(run_dir / "tokens", "train"), shape.max_seq_len, config.seed)
         steps, _ = count_steps(config.train, windows.count)
         flops = run_flops(shape, steps * sequences_per_step(config.train) * shape.max_seq_len)
-        plan = default_plan(config.train, inspect_capabilities(pick_device(config.train.device).type), flops, workers)
+        capabilities = inspect_capabilities(pick_device(config.train.device).type).for_shape(shape)
+        plan = default_plan(config.train, capabilities, flops, workers)
     of_proof.parent.mkdir(parents=True, exist_ok=True)
     write_plan(of_proof, plan)
 

@@ -60,7 +60,7 @@ def choose_compute(
         ConfigError: this machine does not support the precision that is configured, or that the main process chose.
     """
     keep_memory()
-    capabilities = capabilities or inspect_capabilities(model.rope.device.type)
+    capabilities = (capabilities or inspect_capabilities(model.rope.device.type)).for_shape(model.shape)
     flops = run_flops(model.shape, tokens)
     default = plan = default_plan(config, capabilities, flops, group.local_size)
     if group.is_main:

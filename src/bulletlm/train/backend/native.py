@@ -18,14 +18,15 @@ from bulletlm.runtime.native import MEMORY, TOKEN, Functions, Unavailable, c_sha
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from bulletlm.shape import ModelShape
     from bulletlm.train.model import Transformer
 
 ABI = 5
 MAX_TOKENS = 1 << 16
 """Largest number of tokens in one call of the C library, each sequence rounded up to a multiple of 4."""
 
-MAX_VOCABULARY = 1 << 17
-"""Largest vocabulary: with more ids a sum of products over the vocabulary would overflow int32."""
+MAX_SHAPE = {"vocab_size": 1 << 17, "hidden_dim": 1 << 16, "dim": 1 << 15}
+"""Largest sizes of a model: with larger ones a sum of products of int8 codes could overflow int32."""
 
 NO_INT8 = "int8 training needs AVX-512 VNNI or AVX-VNNI; this CPU has neither"
 NO_NATIVE_OPTIMIZER = "the native optimizer needs AVX2, which this CPU does not have"
@@ -103,6 +104,14 @@ def why_no_distillation() -> str | None:
     return _problem(distillation_paths, NO_AVX2)
 
 
+def shape_problem(shape: ModelShape) -> str | None:
+    """Why the library can neither train nor distil a model of this shape, as a clause; None if it can."""
+    for name, most in MAX_SHAPE.items():
+        if (size := getattr(shape, name)) > most:
+            return f"int8 is for models with a {name} of up to {most:,}, and this one has {size:,}"
+    return None
+
+
 def optimizer_problem(device: str = "cpu") -> str | None:
     """Why the library cannot take the optimizer steps of a model on a device of this type, as a clause; None if it can."""
     return f"the native optimizer runs on the CPU, not on {device}" if device != "cpu" else _problem(optimizer_paths, NO_NATIVE_OPTIMIZER)
@@ -128,7 +137,7 @@ class Trainer:
 
     Raises:
         Unavailable: `why_not`, or with a teacher `why_no_distillation`.
-        ConfigError: the vocabulary is too large.
+        ConfigError: the model is too large (`shape_problem`).
         BulletError: out of memory.
     """
 
@@ -138,8 +147,8 @@ class Trainer:
             raise Unavailable(problem)
         self._free = library().bullet_trainer_free  # at the exit of Python `library` may be gone before this object
         self._threads, self._shape = threads, model.shape
-        if model.shape.vocab_size > MAX_VOCABULARY:
-            raise ConfigError(f"train.precision: int8 is for vocabularies of up to {MAX_VOCABULARY:,} tokens; train with --precision=fp32")
+        if problem := shape_problem(model.shape):
+            raise ConfigError(f"train.precision: {problem}; train with --precision=fp32")
         self._weights = _in_file_order(model)
         name = path.encode() if path else None
         self._check(library().bullet_trainer_new(ctypes.byref(c_shape(model.shape)), name, ctypes.byref(self._handle)))

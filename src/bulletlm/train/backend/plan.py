@@ -7,16 +7,16 @@ run continues exactly as it began, and, where it was measured, in the user's cac
 """
 
 import contextlib
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Self, get_args
 
 from bulletlm.config.schema import TrainConfig
 from bulletlm.errors import BulletError, ConfigError
 from bulletlm.files import read_json, sha256_of_json, write_json
 from bulletlm.hardware import Machine, cache_folder, inspect_machine
 from bulletlm.shape import ModelShape
-from bulletlm.train.backend.native import NO_AVX2, NO_INT8, why_no_distillation, why_not
+from bulletlm.train.backend.native import NO_AVX2, NO_INT8, shape_problem, why_no_distillation, why_not
 
 PlanPrecision = Literal["fp32", "bf16", "int8"]
 """Type of the factors of matrix products. int8 is computed by the native library, the other two by torch."""
@@ -72,6 +72,11 @@ class Capabilities:
     def best_float(self) -> Literal["fp32", "bf16"]:
         """The precision in which torch is fastest."""
         return "bf16" if self.bf16 else "fp32"
+
+    def for_shape(self, shape: ModelShape) -> Self:
+        """These capabilities for a model of that shape, which may be too large for the native library."""
+        problem = shape_problem(shape)
+        return replace(self, int8_problem=problem, distillation_problem=problem) if problem else self
 
 
 def inspect_capabilities(device: str, machine: Machine | None = None) -> Capabilities:
