@@ -12,6 +12,7 @@ from bulletlm.config.loader import load_config, settings
 from bulletlm.config.recipes import RECIPES, find_recipe, recipe_names
 from bulletlm.config.schema import Config
 from bulletlm.config.starter import settings_table, starter_config
+from bulletlm.data.sources import EMBEDDED
 from bulletlm.errors import ConfigError
 from paths import ROOT
 
@@ -90,6 +91,10 @@ def test_every_recipe_loads() -> None:
     assert {"demo", "quick", "seed"} <= set(recipe_names())
     for name in recipe_names():
         assert load_config(name).name == load_config(f"recipes/{name}.jsonc").name == name
+
+
+def test_the_demo_needs_no_text_outside_of_the_package() -> None:
+    assert {source.path for source in load_config("demo").data.sources} <= set(EMBEDDED)
 
 
 def test_a_file_that_exists_wins_over_a_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

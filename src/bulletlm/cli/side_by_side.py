@@ -13,7 +13,7 @@ STACKED_BELOW = 64
 """Columns of a terminal below which the two answers are shown one under the other."""
 
 WHAT_TO_EXPECT = (
-    "What to expect: a minute teaches spelling and short phrases that sound like the text; the answers miss the question. A longer "
+    "What to expect: a minute teaches spelling and short phrases that sound like the text; most answers miss the question. A longer "
     "training on more text gives better sentences, and answers that fit more often. Neither model knows facts: do not rely on what "
     "they say."
 )
