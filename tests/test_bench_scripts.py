@@ -1,8 +1,11 @@
 """Tests the decisions of the scripts in bench/. Only `make bench` checks that the scripts run."""
 
 import ast
+import gzip
 import importlib
 import importlib.util
+import json
+import shutil
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -87,3 +90,33 @@ def test_the_names_that_a_script_imports_exist(path: Path) -> None:
             module = importlib.import_module(node.module)
             for alias in node.names:
                 assert hasattr(module, alias.name) or importlib.util.find_spec(f"{node.module}.{alias.name}"), (node.lineno, alias.name)
+
+
+def test_text_of_a_package_is_collected_without_markup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    missing = [name for name in ("mandoc", "col") if shutil.which(name) is None]
+    if missing:
+        pytest.skip(f"{', '.join(missing)} not installed")
+    package = tmp_path / "package/usr/share"
+    manual = package / "man/de/man1"
+    fortunes = package / "games/fortunes/de"
+    for folder in (manual, fortunes, package / "doc/x"):
+        folder.mkdir(parents=True)
+    sentence = "Größe und Maß: " + "Die Brücke trägt fünf schöne Züge. " * 20
+    page = f'.TH PROBE 1 "2020" "x" "y"\n.SH BEZEICHNUNG\nprobe \\- \\fBfette\\fP Wörter\n.PP\n{sentence.strip()}\n'
+    (manual / "probe.1.gz").write_bytes(gzip.compress(page.encode()))
+    (manual / "alias.1.gz").write_bytes(gzip.compress(b".so man1/probe.1\n"))
+    (fortunes / "witze").write_text("Erster\nSpruch\n%\n100 % »Käse«\n%\n", encoding="utf-8")
+    (fortunes / "witze.dat").write_bytes(b"\x00\x01")
+    (fortunes / "alt").write_bytes("Käse\n".encode("latin-1"))
+    (package / "doc/x/seite.de.html").write_text("<p>Straße", encoding="utf-8")
+    (package / "doc/x/seite.fr.html").write_text("<p>rue", encoding="utf-8")
+
+    out = tmp_path / "out"
+    script("debian_text", monkeypatch).collect(tmp_path / "package", out, "de")
+    assert {path.name for path in out.iterdir()} == {"probe.1.txt", "witze.jsonl", "x-seite.de.html"}
+    text = (out / "probe.1.txt").read_text(encoding="utf-8")
+    assert "probe - fette Wörter" in text
+    assert sentence.strip() in text.splitlines(), "a paragraph is one line"
+    assert "PROBE" not in text and "2020" not in text
+    rows = [json.loads(line)["text"] for line in (out / "witze.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert rows == ["Erster\nSpruch", "100 % »Käse«"]
