@@ -115,7 +115,7 @@ def test_files_of_the_repository_exist(command: Command) -> None:
 def place(tmp_path_factory: pytest.TempPathFactory, micro_run: Path) -> Path:
     """A folder as a reader has it: a finished run "demo" and others, and texts."""
     folder = tmp_path_factory.mktemp("reader")
-    for name in ("demo", "lessons", "novel", "novel-2", "base-1", "wide-1", "fp32", "start", "my-texts"):
+    for name in ("demo", "lessons", "novel", "novel-2", "base-1", "wide-1", "fp32", "start", "my-texts", "texts-de"):
         shutil.copytree(micro_run, folder / "runs" / name)
     shutil.copy(micro_run / "model.bullet", folder / "asha.bullet")
     write_texts(folder / "my-texts")
