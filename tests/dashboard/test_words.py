@@ -7,10 +7,11 @@ from collections.abc import Iterator
 import pytest
 
 from bulletlm.dashboard.chooser import HOURS
+from bulletlm.dashboard.figures import DECISIONS, FIGURES, QUESTIONS
 from bulletlm.dashboard.forms import LIMITS, Setting, form
 from bulletlm.dashboard.frame import PAGES
 from bulletlm.dashboard.pages.compare import CURVES
-from bulletlm.dashboard.pages.export import FORMAT_NAMES, VERDICTS
+from bulletlm.dashboard.pages.export import FORMAT_NAMES, ROWS, VERDICTS
 from bulletlm.dashboard.pages.new_run import SECTIONS
 from bulletlm.dashboard.pages.playground import CONTROLS
 from bulletlm.dashboard.pages.run import AXES, CHARTS
@@ -23,7 +24,7 @@ from paths import ROOT
 
 FOLDER = ROOT / "src" / "bulletlm" / "dashboard"
 
-TEXT_ARGUMENTS = {"t": (0,), "page": (1,), "tile": (1, 3), "_button": (0,), "_facts": (0,)}
+TEXT_ARGUMENTS = {"t": (0,), "page": (1,), "tile": (1, 3), "_button": (0,), "_facts": (0, 1)}
 """Functions that show a text, and which of their arguments it is."""
 
 
@@ -41,11 +42,13 @@ def shown_texts() -> Iterator[str]:
     yield from (*LIMITS.values(), *HOURS.values())
     yield from STATES
     yield from (*SECTIONS.values(), *AXES, *STAGE_NAMES.values())
-    yield from (*VERDICTS.values(), *FORMAT_NAMES.values(), *NAMES.values(), *MEANINGS.values(), *(title for title, _ in CURVES))
+    yield from (*QUESTIONS.values(), *DECISIONS.values(), *FORMAT_NAMES.values(), *NAMES.values(), *MEANINGS.values())
+    for title, explanation in (*FIGURES.values(), *VERDICTS.values(), *ROWS.values(), *((title, text) for title, _, text in CURVES)):
+        yield from (title, explanation)
     for _, label, *_, text in CONTROLS:
         yield from (label, text)
-    for title, _, curves, _, explanation in CHARTS:
-        yield from (title, explanation, *(label for label, _ in curves))
+    for title, unit, curves, _, explanation in CHARTS:
+        yield from (title, unit, explanation, *(label for label, _ in curves))
 
 
 TEXTS = sorted(set(shown_texts()) - {""})

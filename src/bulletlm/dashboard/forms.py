@@ -20,6 +20,7 @@ from pydantic.fields import FieldInfo
 from bulletlm.config.loader import nested, parse_flags, parse_settings
 from bulletlm.config.messages import split_location, what_is_wrong
 from bulletlm.config.schema import Config, Section
+from bulletlm.dashboard.settings_mr import HELP
 from bulletlm.errors import ConfigError
 from bulletlm.terminal import printable
 
@@ -110,6 +111,13 @@ class Setting:
 def form() -> tuple[Setting, ...]:
     """All settings of the form, in the order of the schema."""
     return tuple(setting for setting in _walk(Config, "") if setting.path not in ELSEWHERE)
+
+
+def help_of(path: str, language: str) -> str:
+    """What a setting does, in the language of the page; "" for one that the form does not show."""
+    if language == "mr":
+        return HELP.get(path, "")
+    return next((setting.help for setting in form() if setting.path == path), "")
 
 
 def _walk(model: type[BaseModel], prefix: str) -> Iterator[Setting]:

@@ -78,12 +78,47 @@ def _remember(name: str, value: str) -> None:
     ui.run_javascript(f"document.cookie = '{name}={value};path=/;max-age=31536000;SameSite=Strict'; location.reload()")
 
 
+HELP_IN_TABLE = """ <button v-if="TEXT" type="button" class="help" :aria-label="LABEL" @click.stop>?<q-menu max-width="20rem"
+  ><div class="helptext">{{ TEXT }}</div></q-menu></button>"""
+"""A "?" in a cell of a table, where NiceGUI's elements cannot be."""
+
+HEADER_CELL = (
+    """<q-th :props="props" :tabindex="props.col.sortable ? 0 : null" @keydown.enter.self="props.sort(props.col)">{{ props.col.label }}"""
+    + HELP_IN_TABLE.replace("TEXT", "props.col.help").replace("LABEL", "props.col.help_label")
+    + "</q-th>"
+)
+
+ROW_CELL = (
+    """<q-td :props="props">{{ props.value }}"""
+    + HELP_IN_TABLE.replace("TEXT", "props.row.help").replace("LABEL", "props.row.help_label")
+    + "</q-td>"
+)
+
+
+def help_label(t: Words, subject: str) -> str:
+    """What a screen reader says for a "?"."""
+    return f"{t('What is this?')} {subject}"
+
+
+def explained_table(t: Words, columns: list[dict[str, Any]], rows: list[dict[str, Any]], row_key: str, **options: Any) -> ui.table:
+    """A table with a "?" in every column head, and in the first cell of every row, that has a text "help"."""
+    for column in columns:
+        column["help_label"] = help_label(t, column["label"])
+    for row in rows:
+        row["help_label"] = help_label(t, row[columns[0]["field"]])
+    table = ui.table(columns=columns, rows=rows, row_key=row_key, **options)
+    table.add_slot("header-cell", HEADER_CELL)
+    if any("help" in row for row in rows):
+        table.add_slot(f"body-cell-{columns[0]['name']}", ROW_CELL)
+    return table
+
+
 def help_button(t: Words, subject: str, text: str) -> None:
     """A small "?" that explains a number, when it is clicked or has the focus."""
-    with ui.element("button").classes("help").props(f'type=button aria-label="{t("What is this?")} {subject}"'):
+    with ui.element("button").classes("help").props(f'type=button aria-label="{help_label(t, subject)}"'):
         ui.label("?")
         with ui.menu().props("max-width=20rem"):
-            ui.label(text).style("padding:0.75rem;max-width:20rem")
+            ui.label(text).classes("helptext")
 
 
 @dataclass
@@ -131,6 +166,13 @@ def heading(text: str, level: int = 1) -> ui.element:
     with ui.element(f"h{level}") as element:
         ui.label(text).style("display:inline")
     return element
+
+
+def explained_line(t: Words, text: str, explanation: str) -> None:
+    """A line of text with a "?" that explains its numbers. Both texts are in the language of the page already."""
+    with ui.element("div").classes("line"):
+        ui.label(text)
+        help_button(t, text.partition(":")[0], explanation)
 
 
 def explained_heading(t: Words, text: str, explanation: str, level: int = 2) -> None:

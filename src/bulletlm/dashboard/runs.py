@@ -64,7 +64,7 @@ WATCHED = (
 )
 """Files whose change makes a summary old."""
 
-INDEX_VERSION = 1
+INDEX_VERSION = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +81,7 @@ class Summary:
         bits_per_byte: the same in bits per byte of text, from the last evaluation.
         gap: relative change of the perplexity from FP32 to the 4-bit file; None before the report.
         verdict: of the report card, a sentence; "" before the report.
+        decisions: of the report card, name of the verdict -> safe, limited or stop; empty before the report.
         file_bytes: size of model.bullet; None if there is none.
         parameters: of the model; None before it is known.
         tokens_per_s: speed of the last training step.
@@ -98,6 +99,7 @@ class Summary:
     bits_per_byte: float | None
     gap: float | None
     verdict: str
+    decisions: dict[str, str]
     file_bytes: int | None
     parameters: int | None
     tokens_per_s: float | None
@@ -259,6 +261,7 @@ def summarize(folder: Path) -> Summary:
         bits_per_byte=_number(evaluated.get("val/bpb")),
         gap=_number(comparison.get("perplexity_change")) if isinstance(comparison, dict) else None,
         verdict=verdict_line(report.get("verdicts")),
+        decisions=_decisions(report.get("verdicts")),
         file_bytes=_size(folder / "model.bullet"),
         parameters=_parameters(report, folder),
         tokens_per_s=speed,
@@ -273,6 +276,14 @@ def verdict_line(verdicts: Any) -> str:
         return ""
     titles = [verdict.get("title") for verdict in verdicts.values() if isinstance(verdict, dict)]
     return "; ".join(title for title in titles if isinstance(title, str))
+
+
+def _decisions(verdicts: Any) -> dict[str, str]:
+    """What the verdicts of a report decide; without those that judge nothing and have no title."""
+    if not isinstance(verdicts, dict):
+        return {}
+    found = {name: verdict for name, verdict in verdicts.items() if isinstance(verdict, dict) and verdict.get("title")}
+    return {name: verdict["decision"] for name, verdict in found.items() if isinstance(verdict.get("decision"), str)}
 
 
 def verdicts_in(language: str, report: dict[str, Any]) -> dict[str, Any]:

@@ -7,9 +7,9 @@ from bulletlm.evaluate.formatting import count, duration, percent_change, size
 NOTHING = "–"
 
 
-def decimal(value: float | None, digits: int = 3) -> str:
-    """A number with fixed decimals; a dash for None."""
-    return NOTHING if value is None else f"{value:.{digits}f}"
+def decimal(value: float | None, digits: int = 3, unit: str = "") -> str:
+    """A number with fixed decimals and its unit; a dash for None."""
+    return NOTHING if value is None else f"{value:.{digits}f} {unit}".rstrip()
 
 
 def whole(value: float | None) -> str:

@@ -1,6 +1,7 @@
 """Two or more runs beside each other: curves, differences of the settings, numbers of the report cards, answers."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -11,7 +12,9 @@ from nicegui import ui
 from bulletlm.dashboard import show
 from bulletlm.dashboard.charts import line_chart
 from bulletlm.dashboard.drafts import short_source
-from bulletlm.dashboard.frame import Dashboard, heading, page
+from bulletlm.dashboard.figures import FIGURES, decisions_line, explained
+from bulletlm.dashboard.forms import help_of
+from bulletlm.dashboard.frame import Dashboard, explained_heading, explained_table, heading, page
 from bulletlm.dashboard.metrics import Axis, Metrics
 from bulletlm.dashboard.processes import read_record
 from bulletlm.dashboard.runs import Summary, configuration, verdict_line, verdicts_in
@@ -21,11 +24,16 @@ from bulletlm.errors import ConfigError
 MOST_RUNS = 10
 
 CURVES = (
-    ("Validation loss (nats/token)", "val/loss"),
-    ("Training loss (nats/token)", "train/loss"),
-    ("Bits per byte", "val/bpb"),
-    ("Validation loss with 4-bit weights (nats/token)", "val/loss_bq4"),
+    (
+        "Validation loss (nats/token)",
+        "val/loss",
+        "How badly the model predicts the next token of unseen text; lower is better.",
+    ),
+    ("Training loss (nats/token)", "train/loss", "How badly the model predicts the next token of the text that it learns from."),
+    (FIGURES["bpb"][0], "val/bpb", FIGURES["bpb"][1]),
+    ("Validation loss with 4-bit weights (nats/token)", "val/loss_bq4", "The validation loss when the weights are rounded to 4 bits."),
 )
+"""Title with the unit, metric, explanation."""
 
 COMPARED_AXES: dict[str, Axis] = {"Steps": "step", "Tokens": "tokens", "Minutes": "time"}
 
@@ -62,7 +70,7 @@ def _curves(t: Words, folders: list[Path]) -> None:
 
     def draw(axis: str) -> None:
         names = {"Steps": t("step"), "Tokens": t("training tokens"), "Minutes": t("minutes of training")}
-        for chart, (_, metric) in zip(charts, CURVES, strict=True):
+        for chart, (_, metric, _) in zip(charts, CURVES, strict=True):
             lines = [(name, points) for name, one in metrics if (points := one.points(metric, COMPARED_AXES[axis]))]
             chart.options.clear()
             chart.options.update(line_chart(lines, x_name=names[axis]))
@@ -72,21 +80,22 @@ def _curves(t: Words, folders: list[Path]) -> None:
         ui.label(t("Horizontal axis")).classes("soft small")
         ui.toggle({name: t(name) for name in COMPARED_AXES}, value="Steps", on_change=lambda e: draw(e.value)).props("no-caps dense")
     with ui.element("div").classes("charts"):
-        for title, _ in CURVES:
+        for title, _, explanation in CURVES:
             with ui.element("section").classes("card").props(f'aria-label="{t(title)}"'):
-                heading(t(title), 2)
+                explained_heading(t, t(title), t(explanation))
                 charts.append(ui.echart(line_chart([], x_name="")).classes("chart"))
     draw("Steps")
 
 
-def _table(title: str, rows: list[tuple[str, ...]], names: list[str]) -> None:
-    columns = [{"name": "what", "label": "", "field": "what", "align": "left"}]
+def _table(t: Words, title: str, rows: list[tuple[str, ...]], names: list[str], helps: list[str]) -> None:
+    """A table with the runs as columns. `helps` explain the rows; "" for no explanation."""
+    columns: list[dict[str, Any]] = [{"name": "what", "label": "", "field": "what", "align": "left"}]
     columns += [{"name": str(number), "label": name, "field": str(number), "align": "left"} for number, name in enumerate(names)]
     keys = ["what", *map(str, range(len(names)))]
     with ui.element("section").classes("card"):
         heading(title, 2)
-        table = ui.table(columns=columns, rows=[dict(zip(keys, row, strict=True)) for row in rows], row_key="what")
-        table.props("flat dense hide-bottom wrap-cells")
+        shown = [dict(zip(keys, row, strict=True), help=text) for row, text in zip(rows, helps, strict=True)]
+        explained_table(t, columns, shown, "what").props("flat dense hide-bottom wrap-cells")
 
 
 def _verdict(t: Words, folder: Path, summary: Summary) -> str:
@@ -96,17 +105,20 @@ def _verdict(t: Words, folder: Path, summary: Summary) -> str:
 
 
 def _numbers(t: Words, folders: list[Path], found: list[Summary]) -> None:
-    rows = [
-        (t("State"), *(t(summary.state) for summary in found)),
-        (t("Best validation loss (nats/token)"), *(show.decimal(summary.best_loss) for summary in found)),
-        (t("Bits per byte"), *(show.decimal(summary.bits_per_byte) for summary in found)),
-        (t("4-bit against FP32 (perplexity)"), *(show.change(summary.gap) for summary in found)),
-        (t("Parameters"), *(show.parameters(summary.parameters) for summary in found)),
-        (t("File size"), *(show.file_size(summary.file_bytes) for summary in found)),
-        (t("Training speed (tokens/s)"), *(show.whole(summary.tokens_per_s) for summary in found)),
-        (t("Report card"), *(_verdict(t, folder, summary) for folder, summary in zip(folders, found, strict=True))),
-    ]
-    _table(t("Numbers"), rows, [summary.name for summary in found])
+    values: dict[str, Callable[[Summary], str]] = {
+        "state": lambda summary: t(summary.state),
+        "loss": lambda summary: show.decimal(summary.best_loss),
+        "bpb": lambda summary: show.decimal(summary.bits_per_byte),
+        "gap": lambda summary: show.change(summary.gap),
+        "parameters": lambda summary: show.parameters(summary.parameters),
+        "size": lambda summary: show.file_size(summary.file_bytes),
+        "speed": lambda summary: show.whole(summary.tokens_per_s),
+        "verdict": lambda summary: decisions_line(t, summary),
+    }
+    rows = [(explained(t, figure)[0], *(value(summary) for summary in found)) for figure, value in values.items()]
+    rows.append((t("Report card"), *(_verdict(t, folder, summary) for folder, summary in zip(folders, found, strict=True))))
+    helps = [*(explained(t, figure)[1] for figure in values), t("What the report card says about the model, and what limits it.")]
+    _table(t, t("Numbers"), rows, [summary.name for summary in found], helps)
 
 
 def _settings(t: Words, folders: list[Path]) -> None:
@@ -120,7 +132,7 @@ def _settings(t: Words, folders: list[Path]) -> None:
             rows.append((name, *(show.NOTHING if value is None else _text(value) for value in values)))
     if not rows:
         rows = [(t("All settings are the same."), *("" for _ in folders))]
-    _table(t("Different settings"), rows, [folder.name for folder in folders])
+    _table(t, t("Different settings"), rows, [folder.name for folder in folders], [help_of(row[0], t.language) for row in rows])
 
 
 def _text(value: Any) -> str:

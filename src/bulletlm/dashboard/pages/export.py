@@ -1,7 +1,9 @@
 """Quantise and export: the verdicts with their remedies, the table FP32 against 4-bit, the sensitivity map, and downloads."""
 
+import contextlib
 import re
 import shlex
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode
@@ -12,7 +14,9 @@ from nicegui import ui
 from bulletlm.dashboard import processes, show
 from bulletlm.dashboard.charts import heat_map
 from bulletlm.dashboard.export import FORMATS, export_in_process
-from bulletlm.dashboard.frame import Dashboard, explained_heading, heading, page, show_error
+from bulletlm.dashboard.figures import FIGURES
+from bulletlm.dashboard.forms import help_of
+from bulletlm.dashboard.frame import Dashboard, explained_heading, explained_table, heading, help_button, page, show_error
 from bulletlm.dashboard.models import versions
 from bulletlm.dashboard.processes import read_record
 from bulletlm.dashboard.runs import verdicts_in
@@ -22,7 +26,32 @@ from bulletlm.evaluate.verdicts import RUN
 
 LOOKS = {"safe": "good", "limited": "warn", "stop": "bad", "ok": "good", "near": "warn", "broken": "bad"}
 
-VERDICTS = {"quantization": "Is the 4-bit model as good as FP32?", "usefulness": "Is the model any good?"}
+VERDICTS = {
+    "quantization": (
+        "Is the 4-bit model as good as FP32?",
+        "The 4-bit model is measured against the FP32 weights. Green figures keep the limits of the settings (report.limits), orange ones "
+        "are so near that chance decides, and red ones break them.",
+    ),
+    "usefulness": (
+        "Is the model any good?",
+        "What the model predicts and answers is measured. Green figures keep the limits of the settings (report.limits), orange "
+        "ones are so near that chance decides, and red ones break them.",
+    ),
+}
+"""Question and explanation of each verdict."""
+
+ROWS = {
+    "loss": ("Loss (nats/token)", "How badly the model predicts the next token of unseen text; lower is better."),
+    "perplexity": (
+        "Perplexity (tokens)",
+        "Between how many equally likely tokens the model hesitates at each place; lower is better. It depends on the vocabulary.",
+    ),
+    "bits_per_byte": FIGURES["bpb"],
+    "size": ("File size", "Size of the model file with these weights."),
+    "agreement": ("Same most likely token", "At how many places of the text both models find the same token the most likely one."),
+    "kl": ("Divergence (KL, nats/token)", "How far the probabilities of the 4-bit model are from those of FP32; 0 is ideal."),
+}
+"""Rows of the table FP32 against 4-bit, and what they mean."""
 
 FORMAT_NAMES = {
     "bullet": "BulletLM (.bullet)",
@@ -67,12 +96,12 @@ def _verdicts(dashboard: Dashboard, t: Words, folder: Path, report: dict[str, An
     if not verdicts:
         return
     with ui.element("div").classes("pair"):
-        for name, question in VERDICTS.items():
+        for name, (question, explanation) in VERDICTS.items():
             verdict = verdicts.get(name)
             if not isinstance(verdict, dict):
                 continue
             with ui.element("section").classes("card"):
-                heading(t(question), 2)
+                explained_heading(t, t(question), t(explanation))
                 ui.label(str(verdict.get("title", ""))).classes(LOOKS.get(str(verdict.get("decision")), ""))
                 deciding = verdict.get("deciding") or []
                 for figure in verdict.get("figures") or []:
@@ -162,39 +191,51 @@ def _table(t: Words, report: dict[str, Any]) -> None:
     comparison, fp32, bq4 = (report.get(name) or {} for name in ("comparison", "fp32", "bq4"))
     intervals = comparison.get("intervals") or {}
 
-    def between(name: str) -> str:
+    def between(name: str, form: Callable[[float], str]) -> str:
         found = intervals.get(name) or {}
         low, high = found.get("low"), found.get("high")
-        return "" if low is None or high is None else f"{low:+.4g} … {high:+.4g}"
+        return "" if low is None or high is None else f"{form(low)} … {form(high)}"
 
-    rows = [
-        (t("Loss (nats/token)"), show.decimal(fp32.get("loss"), 4), show.decimal(bq4.get("loss"), 4), between("loss_delta")),
-        (t("Perplexity"), show.decimal(fp32.get("perplexity"), 2), show.decimal(bq4.get("perplexity"), 2), between("perplexity_change")),
-        (t("Bits per byte"), show.decimal(fp32.get("bits_per_byte")), show.decimal(bq4.get("bits_per_byte")), ""),
-        (t("File size"), show.file_size(fp32.get("bytes")), show.file_size(bq4.get("bytes")), ""),
-        (
-            t("Same most likely token"),
-            "100 %",
-            f"{100 * ((comparison.get('top1_agreement') or {}).get('mean') or 0):.1f} %",
-            between("top1_agreement"),
+    def percent(value: float) -> str:
+        return f"{100 * value:.1f} %"
+
+    agreement = (comparison.get("top1_agreement") or {}).get("mean")
+    values = {
+        "loss": (show.decimal(fp32.get("loss"), 4), show.decimal(bq4.get("loss"), 4), between("loss_delta", "{:+.4f}".format)),
+        "perplexity": (
+            show.decimal(fp32.get("perplexity"), 2),
+            show.decimal(bq4.get("perplexity"), 2),
+            between("perplexity_change", show.change),
         ),
-        (t("Divergence (KL, nats/token)"), "0", show.decimal((comparison.get("kl") or {}).get("mean"), 4), between("kl")),
-    ]
+        "bits_per_byte": (show.decimal(fp32.get("bits_per_byte")), show.decimal(bq4.get("bits_per_byte")), ""),
+        "size": (show.file_size(fp32.get("bytes")), show.file_size(bq4.get("bytes")), ""),
+        "agreement": ("100 %", show.NOTHING if agreement is None else percent(agreement), between("top1_agreement", percent)),
+        "kl": ("0", show.decimal((comparison.get("kl") or {}).get("mean"), 4), between("kl", "{:.4f}".format)),
+    }
     with ui.element("section").classes("card"):
-        explained_heading(
-            t, t("FP32 against 4-bit"), t("Both models on the same unseen text. The last column is the 95 % interval of the difference.")
-        )
-        columns = [
-            {"name": name, "label": label, "field": name, "align": align}
-            for name, label, align in (
-                ("what", "", "left"),
-                ("fp32", "FP32", "right"),
-                ("bq4", t("4-bit"), "right"),
-                ("interval", t("95 % interval of the difference"), "right"),
+        explained_heading(t, t("FP32 against 4-bit"), t("Both models on the same unseen text."))
+        columns: list[dict[str, Any]] = [
+            {"name": name, "label": label, "field": name, "align": align, "help": text}
+            for name, label, align, text in (
+                ("what", "", "left", ""),
+                ("fp32", "FP32", "right", t("The model with the weights as they were trained, 32 bits each.")),
+                ("bq4", t("4-bit"), "right", t("The model file, whose weights have 4.5 or 8.5 bits each.")),
+                (
+                    "interval",
+                    t("95 % interval"),
+                    "right",
+                    t(
+                        "Where the figure would be for other text of the same kind, with 95 % probability: the difference of the "
+                        "models for loss (nats/token) and perplexity (percent), the 4-bit figure itself for the other rows."
+                    ),
+                ),
             )
         ]
-        names = ("what", "fp32", "bq4", "interval")
-        ui.table(columns=columns, rows=[dict(zip(names, row, strict=True)) for row in rows], row_key="what").props("flat dense hide-bottom")
+        rows = [
+            {"what": t(ROWS[row][0]), "fp32": a, "bq4": b, "interval": interval, "help": t(ROWS[row][1])}
+            for row, (a, b, interval) in values.items()
+        ]
+        explained_table(t, columns, rows, "what").props("flat dense hide-bottom")
 
 
 def _map(t: Words, report: dict[str, Any]) -> None:
@@ -218,16 +259,28 @@ def _map(t: Words, report: dict[str, Any]) -> None:
         ui.echart(heat_map(layers, columns, t("layer"))).classes("chart")
 
 
+@contextlib.contextmanager
+def _explained(t: Words, name: str, setting: str) -> Iterator[None]:
+    """A field for a setting, with a "?" beside it."""
+    with ui.element("div").classes("line").style("flex-wrap:nowrap"):
+        yield
+        help_button(t, name, help_of(setting, t.language))
+
+
 def _quantize(dashboard: Dashboard, t: Words, folder: Path) -> None:
     with ui.element("section").classes("card"):
         heading(t("Quantise again"), 2)
         if not (folder / "export" / "npy" / "manifest.json").is_file():
             ui.label(t("The training has to end first.")).classes("soft")
             return
-        weights = ui.select(["BQ4", "BQ8", "F16", "F32"], value="BQ4", label=t("Weights")).props("dense outlined")
-        method = ui.select(["gptq", "search", "none"], value="gptq", label=t("Calibration")).props("dense outlined")
-        tokens = ui.number(t("Calibration tokens"), value=40_000, min=1024, precision=0).props("dense outlined")
-        qat = ui.number(t("Steps of training with 4-bit weights (QAT)"), value=0, min=0, precision=0).props("dense outlined")
+        with _explained(t, t("Weights"), "quant.weights"):
+            weights = ui.select(["BQ4", "BQ8", "F16", "F32"], value="BQ4", label=t("Weights")).props("dense outlined")
+        with _explained(t, t("Calibration"), "quant.calibration"):
+            method = ui.select(["gptq", "search", "none"], value="gptq", label=t("Calibration")).props("dense outlined")
+        with _explained(t, t("Calibration tokens"), "quant.calibration_tokens"):
+            tokens = ui.number(t("Calibration tokens"), value=40_000, min=1024, precision=0).props("dense outlined")
+        with _explained(t, t("Steps of training with 4-bit weights (QAT)"), "qat.steps"):
+            qat = ui.number(t("Steps of training with 4-bit weights (QAT)"), value=0, min=0, precision=0).props("dense outlined")
 
         def start() -> None:
             words = ["qat", str(folder), f"--quant.weights={weights.value}", f"--quant.calibration={method.value}"]
@@ -250,7 +303,14 @@ class _Downloads:
         found = versions(folder)
         names = {"4bit": t("4-bit model"), "fp32": t("FP32 model"), "best": t("Best checkpoint"), "start": t("Before fine-tuning")}
         with ui.element("section").classes("card"):
-            heading(t("Download"), 2)
+            explained_heading(
+                t,
+                t("Download"),
+                t(
+                    "Every file is read again after it was written, and its model must generate the same tokens as the original; "
+                    "otherwise it is not offered."
+                ),
+            )
             if not found:
                 ui.label(t("There is no model yet.")).classes("soft")
                 return

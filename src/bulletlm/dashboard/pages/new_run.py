@@ -14,8 +14,8 @@ from nicegui.elements.mixins.validation_element import ValidationElement
 from bulletlm.dashboard import processes, queue, settings_mr, show
 from bulletlm.dashboard.chooser import HOURS, choose_in_process
 from bulletlm.dashboard.drafts import draft_of_run, give_free_name, load_draft, mistakes, new_run, save_draft, start_from
-from bulletlm.dashboard.forms import Draft, Setting, form
-from bulletlm.dashboard.frame import Dashboard, explained_heading, heading, help_button, page, show_error, tile
+from bulletlm.dashboard.forms import Draft, Setting, form, help_of
+from bulletlm.dashboard.frame import Dashboard, explained_heading, explained_line, heading, help_button, page, show_error, tile
 from bulletlm.dashboard.models import is_model_file, start_models
 from bulletlm.dashboard.planner import PlanLine, load_clock, plan_line, speed_file
 from bulletlm.dashboard.preview import Preview, preview
@@ -198,12 +198,18 @@ class _Page:
                 tile(t, "Conversations", f"{found['conversations']:.0%}", "Share of the characters that are in conversations.")
                 tile(t, "Document length", f"{found['document']:,.0f} {t('characters')}", "Median length of a document.")
             languages = ", ".join(f"{language_name(code, t.language)} {share:.0%}" for code, share in list(found["languages"].items())[:6])
-            ui.label(f"{t('Languages')}: {languages}")
-            ui.label(f"{t('Kinds of files')}: " + ", ".join(f"{count} × {kind}" for kind, count in found["kinds"].items()))
+            explained_line(t, f"{t('Languages')}: {languages}", t("Share of the characters in each language, as recognized."))
+            kinds = ", ".join(f"{count} × {kind}" for kind, count in found["kinds"].items())
+            explained_line(t, f"{t('Kinds of files')}: {kinds}", t("How many files of each kind are read."))
             for item in found["skipped"][:8]:
                 ui.label(f"{t('Not read')}: {item['file']}: {item['reason']}").classes("warn")
             if found["rules"]:
                 with ui.expansion(t("What cleaning would drop or change, with examples")).classes("w-full").props("dense"):
+                    explained_line(
+                        t,
+                        t("Rules of cleaning"),
+                        t("How many texts each rule drops or changes, and how many characters are lost. The form below changes the rules."),
+                    )
                     for rule in found["rules"]:
                         what = t("dropped") if rule["dropped"] else t("changed")
                         ui.label(f"{rule['text']}: {rule['rows']:,} × {what}, {rule['characters']:,} {t('characters')}").classes(
@@ -367,9 +373,8 @@ class _Page:
     def _field(self, setting: Setting) -> None:
         t = self.t
         limits, values = setting.limits
-        title, text = setting.path, setting.help
+        title, text = setting.path, help_of(setting.path, t.language)
         if t.language == "mr":
-            text = settings_mr.HELP[setting.path]
             title = f"{settings_mr.TITLES[setting.path]} ({title})" if setting.path in settings_mr.TITLES else title
         hint = "; ".join(filter(None, [t(limits, **values) if limits else "", f"{t('default')}: {_text(setting, setting.default) or '–'}"]))
         field: Any
@@ -485,7 +490,7 @@ class _Page:
         self.tiles["memory"].set(show.file_size(line.memory_bytes))
         self.tiles["steps"].set(show.whole(line.steps))
         self.tiles["epochs"].set(show.decimal(line.epochs, 1))
-        self.tiles["speed"].set(f"{show.whole(line.tokens_per_s)} tokens/s" if line.tokens_per_s else show.NOTHING)
+        self.tiles["speed"].set(f"{show.whole(line.tokens_per_s)} {t('tokens/s')}" if line.tokens_per_s else show.NOTHING)
         self.tiles["time"].set(show.span(line.seconds))
         self.tiles["loss"].set(f"{line.bits_per_byte:.2f} {t('bits/byte')}" if line.bits_per_byte else show.NOTHING)
         self.warnings.set_text("\n".join(t(text, **values) for text, values in line.warnings))

@@ -157,7 +157,7 @@ class _Column:
             ui.label(text).classes("turn user")
             with ui.element("div").classes("turn") as turn:
                 growing = ui.label("…")
-            facts = ui.label().classes("soft small")
+            below = ui.element("div").classes("line")
 
         def work() -> None:
             generate(lambda: cache.get(model_path(dashboard.workspace, self.name)), self.messages, sampling, answer)
@@ -184,7 +184,16 @@ class _Column:
         seconds = answer.seconds or time.perf_counter() - started
         count = len(answer.pieces)
         text = t("{count} tokens, {speed} tokens/s", count=count, speed=show.whole(count / seconds if seconds else 0))
-        facts.set_text(" · ".join(filter(None, [text, answer.note])))
+        with below:
+            ui.label(" · ".join(filter(None, [text, answer.note]))).classes("soft small")
+            help_button(
+                t,
+                t("Speed"),
+                t(
+                    "Length of the answer, and how many tokens the model wrote in a second on this computer. Hold the mouse over a token "
+                    "to see its probability, and the likeliest tokens in its place with theirs."
+                ),
+            )
         self.messages.append({"role": "assistant", "content": answer.text.strip() or "…"})
 
 

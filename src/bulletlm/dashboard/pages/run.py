@@ -10,7 +10,7 @@ from nicegui import run, ui
 
 from bulletlm.dashboard import processes, queue, show
 from bulletlm.dashboard.charts import line_chart, show_curves
-from bulletlm.dashboard.frame import Dashboard, explained_heading, heading, page, report_errors, tile
+from bulletlm.dashboard.frame import Dashboard, explained_heading, heading, help_button, page, report_errors, tile
 from bulletlm.dashboard.metrics import Axis, Metrics
 from bulletlm.dashboard.models import FOUR_BIT, START
 from bulletlm.dashboard.processes import read_record
@@ -169,6 +169,11 @@ class _Page:
             ui.label(t("Smoothing")).classes("soft small")
             slider = ui.slider(min=0, max=0.98, step=0.02, value=self.smoothing).props(f'aria-label="{t("Smoothing")}" label')
             slider.style("max-width:10rem").on("change", lambda e: self._set(smoothing=slider.value))
+            help_button(
+                t,
+                t("Smoothing"),
+                t("How much the points before count, from 0 to 0.98. It shows the trend of training loss, gradient norm and speed."),
+            )
             ui.button(t("Whole curve"), icon="zoom_out_map", on_click=self._zoom_out).props("flat dense no-caps")
 
     def _set(self, *, axis: str | None = None, logarithmic: bool | None = None, smoothing: float | None = None) -> None:
@@ -191,7 +196,7 @@ class _Page:
         with ui.element("div").classes("charts"):
             for title, unit, _, _, explanation in CHARTS:
                 with ui.element("section").classes("card").props(f'aria-label="{t(title)}"'):
-                    explained_heading(t, f"{t(title)} ({unit})" if unit else t(title), t(explanation))
+                    explained_heading(t, f"{t(title)} ({t(unit)})" if unit else t(title), t(explanation))
                     self.charts.append(ui.echart(line_chart([], x_name="")).classes("chart"))
         self._draw()
 
@@ -231,15 +236,25 @@ class _Page:
                 with ui.element("div").classes("log tail").props(f'tabindex=0 role=log aria-label="{t("Log")}"'):
                     self.log = ui.label().classes("mono")
         with ui.element("div").classes("pair"):
-            self._facts("Text", "data/clean-report.json", _data_facts)
-            self._facts("Tokenizer", "tokenizer/report.json", _tokenizer_facts)
+            self._facts(
+                "Text",
+                "The text after cleaning, and the rules that dropped or changed most: how many texts, and how many characters of them.",
+                "data/clean-report.json",
+                _data_facts,
+            )
+            self._facts(
+                "Tokenizer",
+                "Tokens are the pieces in which the model reads text. With fewer tokens per word it sees more text at once.",
+                "tokenizer/report.json",
+                _tokenizer_facts,
+            )
 
-    def _facts(self, title: str, file: str, facts: Callable[[Words, dict[str, Any]], list[tuple[str, str]]]) -> None:
+    def _facts(self, title: str, explanation: str, file: str, facts: Callable[[Words, dict[str, Any]], list[tuple[str, str]]]) -> None:
         rows = facts(self.t, read_record(self.folder / file))
         if not rows:
             return
         with ui.element("section").classes("card"):
-            heading(self.t(title), 2)
+            explained_heading(self.t, self.t(title), self.t(explanation))
             for name, value in rows:
                 with ui.element("div").classes("line"):
                     ui.label(name).classes("soft")
@@ -293,11 +308,11 @@ class _Page:
         self.tuned.set_visibility(found.file_bytes is not None and (self.folder / "start" / "npy" / MANIFEST).is_file())
         self.base.set_visibility(found.state != "running" and "export" in processes.done_stages(self.folder))
         self.report.set_visibility((self.folder / "report.html").is_file())
-        self.tiles["loss"].set(show.decimal(found.best_loss))
-        self.tiles["bpb"].set(show.decimal(found.bits_per_byte))
+        self.tiles["loss"].set(show.decimal(found.best_loss, unit=t("nats/token")))
+        self.tiles["bpb"].set(show.decimal(found.bits_per_byte, unit=t("bits/byte")))
         self.tiles["gap"].set(show.change(found.gap))
         speed = metrics.recent_speed()
-        self.tiles["speed"].set(f"{show.whole(speed)} tokens/s" if speed else show.NOTHING)
+        self.tiles["speed"].set(f"{show.whole(speed)} {t('tokens/s')}" if speed else show.NOTHING)
         self.tiles["eta"].set(show.span(found.eta))
         self.tiles["size"].set(show.file_size(found.file_bytes))
         self.tiles["parameters"].set(show.parameters(found.parameters))

@@ -1,5 +1,6 @@
 """The list of runs: filter, sort, compare, duplicate, queue, delete."""
 
+from html import escape
 from typing import Any
 from urllib.parse import quote, urlencode
 
@@ -7,7 +8,8 @@ from fastapi import Request
 from nicegui import run, ui
 
 from bulletlm.dashboard import processes, queue, show
-from bulletlm.dashboard.frame import Dashboard, heading, page, report_errors
+from bulletlm.dashboard.figures import decisions, decisions_line, explained, worst_decision
+from bulletlm.dashboard.frame import Dashboard, explained_table, heading, page, report_errors
 from bulletlm.dashboard.runs import STAGE_NAMES, Summary
 from bulletlm.dashboard.words import Words
 from bulletlm.formats.packaged import packaged_names
@@ -21,8 +23,13 @@ STATE_CELL = """<q-td :props="props"><span :class="'state ' + props.row.state_ke
 PROGRESS_CELL = """<q-td :props="props"><q-linear-progress :value="props.row.share" rounded size="8px" style="min-width:5rem"
   :aria-label="props.row.progress" />
 <div class="small soft">{{ props.row.progress }}</div></q-td>"""
+VERDICT_CELL = """<q-td :props="props"><div v-for="[text, look] in props.row.decisions" :class="'small ' + look" :title="props.row.titles"
+  >{{ text }}</div><span v-if="!props.row.decisions.length">{{ props.value }}</span></q-td>"""
 CARD = """<div class="runcard"><div class="line"><q-checkbox v-model="props.selected" :aria-label="props.row.name" dense />
-<a :href="props.row.link">{{ props.row.name }}</a><span :class="'state ' + props.row.state_key">{{ props.row.state }}</span></div>
+<a :href="props.row.link">{{ props.row.name }}</a><span :class="'state ' + props.row.state_key">{{ props.row.state }}</span>
+<button type="button" class="help" aria-label="WHAT">?<q-menu max-width="22rem"><div class="helptext"
+  ><div v-for="column in props.cols.filter(c => c.help)" :key="column.name"><b>{{ column.label }}:</b> {{ column.help }}</div
+></div></q-menu></button></div>
 <q-linear-progress :value="props.row.share" rounded size="6px" :aria-label="props.row.progress" />
 <div class="small soft">{{ props.row.progress }}</div>
 <div class="small" v-for="column in props.cols.filter(c => !['name', 'state', 'progress'].includes(c.name) && c.value != '–')"
@@ -69,7 +76,7 @@ class _List:
             self.state = ui.select(options, value="", label=t("State")).props("dense outlined").classes("narrow")
         self.search.on_value_change(lambda: self._show())
         self.state.on_value_change(lambda: self._show())
-        self.table = ui.table(columns=self._columns(), rows=[], row_key="name", selection="multiple", pagination=25)
+        self.table = explained_table(t, self._columns(), [], "name", selection="multiple", pagination=25)
         self.table.props(
             f':grid="window.innerWidth < 900" flat no-data-label="{t("No run yet")}" '
             f'rows-per-page-label="{t("Rows")}" :rows-per-page-options="[25, 50, 100, 0]"'
@@ -77,7 +84,8 @@ class _List:
         self.table.add_slot("body-cell-name", NAME_CELL)
         self.table.add_slot("body-cell-state", STATE_CELL)
         self.table.add_slot("body-cell-progress", PROGRESS_CELL)
-        self.table.add_slot("item", CARD)
+        self.table.add_slot("body-cell-verdict", VERDICT_CELL)
+        self.table.add_slot("item", CARD.replace("WHAT", escape(t("What do these numbers mean?"))))
         self.table.on_select(lambda: self._enable())
         with ui.element("div").classes("line"):
             self.compare = self._button("Compare", "compare_arrows", self._compare)
@@ -94,23 +102,15 @@ class _List:
 
     def _columns(self) -> list[dict[str, Any]]:
         t = self.t
-        names = (
-            ("name", t("Name"), "left"),
-            ("state", t("State"), "left"),
-            ("progress", t("Progress"), "left"),
-            ("loss", t("Best validation loss (nats/token)"), "right"),
-            ("bpb", t("Bits per byte"), "right"),
-            ("gap", t("4-bit against FP32 (perplexity)"), "right"),
-            ("size", t("File size"), "right"),
-            ("parameters", t("Parameters"), "right"),
-            ("speed", t("Training speed (tokens/s)"), "right"),
-            ("changed", t("Changed"), "left"),
-        )
+        names = ("state", "progress", "loss", "bpb", "gap", "verdict", "size", "parameters", "speed", "changed")
+        texts = ("state", "progress", "verdict", "changed")
         sorts = {"loss": "loss_value", "bpb": "bpb_value", "gap": "gap_value", "size": "size_value", "parameters": "parameters_value"}
-        sorts |= {"speed": "speed_value", "progress": "share"}
-        columns = []
-        for name, label, align in names:
-            column: dict[str, Any] = {"name": name, "label": label, "field": name, "align": align, "sortable": True}
+        sorts |= {"speed": "speed_value", "progress": "share", "verdict": "verdict_value"}
+        columns: list[dict[str, Any]] = [{"name": "name", "label": t("Name"), "field": "name", "align": "left", "sortable": True}]
+        for name in names:
+            label, text = explained(t, name)
+            align = "left" if name in texts else "right"
+            column = {"name": name, "label": label, "field": name, "align": align, "sortable": True, "help": text}
             if name in sorts:
                 # Quasar gives the whole rows too, so that text in a cell is sorted by its number; rows without one come last.
                 key = sorts[name]
@@ -140,6 +140,10 @@ class _List:
             "bpb_value": found.bits_per_byte,
             "gap": show.change(found.gap),
             "gap_value": found.gap,
+            "verdict": decisions_line(t, found),
+            "verdict_value": worst_decision(found),
+            "decisions": decisions(t, found),
+            "titles": found.verdict if t.language == "en" else "",
             "size": show.file_size(found.file_bytes),
             "size_value": found.file_bytes,
             "parameters": show.parameters(found.parameters),

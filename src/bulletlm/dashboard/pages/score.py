@@ -5,7 +5,7 @@ from typing import Any
 from fastapi import Request
 from nicegui import events, ui
 
-from bulletlm.dashboard.frame import Dashboard, heading, help_button, page, show_error
+from bulletlm.dashboard.frame import Dashboard, explained_table, heading, help_button, page, show_error
 from bulletlm.dashboard.processes import read_record
 from bulletlm.dashboard.words import Words
 from bulletlm.errors import BulletError
@@ -116,7 +116,8 @@ class _Page:
                     ui.label(text or "–").classes("answer")
                     for name in CRITERIA:
                         with ui.element("div").classes("line"):
-                            ui.label(t(NAMES[name])).style("min-width:8rem").tooltip(t(MEANINGS[name]))
+                            ui.label(t(NAMES[name])).style("min-width:7rem")
+                            help_button(t, f"{t(NAMES[name])} {'AB'[number]}", t(MEANINGS[name]))
                             toggle = ui.toggle(
                                 list(range(LEAST, MOST + 1)), on_change=lambda e, key=(number, name): self._set(key, e.value)
                             )
@@ -183,9 +184,15 @@ class _Page:
             ui.label(str(error)).classes("soft")
             return
         first, second = found["systems"]
+        points = t("Mean of the points, from 1 to 5.")
         columns = [
-            {"name": name, "label": label, "field": name, "align": align}
-            for name, label, align in (("what", "", "left"), ("a", first, "right"), ("b", second, "right"), ("d", t("difference"), "right"))
+            {"name": name, "label": label, "field": name, "align": align, "help": text}
+            for name, label, align, text in (
+                ("what", "", "left", ""),
+                ("a", first, "right", points),
+                ("b", second, "right", points),
+                ("d", t("difference"), "right", t("Second model minus first, answer by answer, with its 95 % interval.")),
+            )
         ]
         rows = []
         for name in CRITERIA:
@@ -198,6 +205,7 @@ class _Page:
                     "a": f"{found['points'][first][name]['value']:.2f}",
                     "b": f"{found['points'][second][name]['value']:.2f}",
                     "d": f"{difference['value']:+.2f}{between}",
+                    "help": t(MEANINGS[name]),
                 }
             )
         rows.append(
@@ -206,9 +214,10 @@ class _Page:
                 "a": f"{found['preferences'][first]['value']:.0%}",
                 "b": f"{found['preferences'][second]['value']:.0%}",
                 "d": "",
+                "help": t("In how many of the judgements the answer of this model was the better one."),
             }
         )
-        ui.table(columns=columns, rows=rows, row_key="what").props("flat dense hide-bottom")
+        explained_table(t, columns, rows, "what").props("flat dense hide-bottom")
         ui.label(t("Readers: {names}", names=", ".join(sorted({record["rater"] for record in records})))).classes("soft small")
         agreement = {name: value for name, value in found["agreement"].items() if value is not None}
         if agreement:
