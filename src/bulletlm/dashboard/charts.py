@@ -91,13 +91,14 @@ def _axis(name: str, kind: str) -> dict[str, Any]:
     }
 
 
-def heat_map(rows: Mapping[str, Mapping[str, float]], columns: Sequence[str], row_name: str) -> dict[str, Any]:
+def heat_map(rows: Mapping[str, Mapping[str, float]], columns: Sequence[str], row_name: str, unit: str) -> dict[str, Any]:
     """A table of numbers as colours, on a logarithmic scale.
 
     Args:
         rows: row -> column -> number, not negative.
         columns: in their order.
         row_name: what a row is.
+        unit: of the numbers.
     """
     names = list(rows)
     cells = [[columns.index(column), names.index(row), rounded(value)] for row in names for column, value in rows[row].items()]
@@ -108,7 +109,7 @@ def heat_map(rows: Mapping[str, Mapping[str, float]], columns: Sequence[str], ro
         "animation": False,
         "textStyle": {"color": GRAY, "fontFamily": "inherit"},
         "grid": {"left": 56, "right": 14, "top": 30, "bottom": 96},
-        "tooltip": {"renderMode": "richText", ":formatter": "(item) => item.data[3].toPrecision(3)"},
+        "tooltip": {"renderMode": "richText", ":formatter": f"(item) => `${{item.name}}: ${{item.data[3].toPrecision(3)}} {unit}`"},
         "xAxis": {"type": "category", "data": list(columns), "axisLabel": {"rotate": 40, "color": GRAY}},
         "yAxis": {"type": "category", "data": names, "name": row_name, "axisLabel": {"color": GRAY}, "nameTextStyle": {"color": GRAY}},
         "visualMap": {

@@ -94,7 +94,7 @@ def _table(t: Words, title: str, rows: list[tuple[str, ...]], names: list[str], 
     keys = ["what", *map(str, range(len(names)))]
     with ui.element("section").classes("card"):
         heading(title, 2)
-        shown = [dict(zip(keys, row, strict=True), help=text) for row, text in zip(rows, helps, strict=True)]
+        shown: list[dict[str, Any]] = [dict(zip(keys, row, strict=True), help=text) for row, text in zip(rows, helps, strict=True)]
         explained_table(t, columns, shown, "what").props("flat dense hide-bottom wrap-cells")
 
 

@@ -231,7 +231,7 @@ def _table(t: Words, report: dict[str, Any]) -> None:
                 ),
             )
         ]
-        rows = [
+        rows: list[dict[str, Any]] = [
             {"what": t(ROWS[row][0]), "fp32": a, "bq4": b, "interval": interval, "help": t(ROWS[row][1])}
             for row, (a, b, interval) in values.items()
         ]
@@ -256,7 +256,7 @@ def _map(t: Words, report: dict[str, Any]) -> None:
                 row, column = (found[1], found[2].split(".")[-1]) if found else ("–", name.removesuffix(".weight"))
                 layers.setdefault(row, {})[column] = float(value)
         columns = list(dict.fromkeys(column for row in layers.values() for column in row))
-        ui.echart(heat_map(layers, columns, t("layer"))).classes("chart")
+        ui.echart(heat_map(layers, columns, t("layer"), t("nats/token"))).classes("chart")
 
 
 @contextlib.contextmanager

@@ -23,8 +23,8 @@ STATE_CELL = """<q-td :props="props"><span :class="'state ' + props.row.state_ke
 PROGRESS_CELL = """<q-td :props="props"><q-linear-progress :value="props.row.share" rounded size="8px" style="min-width:5rem"
   :aria-label="props.row.progress" />
 <div class="small soft">{{ props.row.progress }}</div></q-td>"""
-VERDICT_CELL = """<q-td :props="props"><div v-for="[text, look] in props.row.decisions" :class="'small ' + look" :title="props.row.titles"
-  >{{ text }}</div><span v-if="!props.row.decisions.length">{{ props.value }}</span></q-td>"""
+VERDICT_CELL = """<q-td :props="props"><div v-for="[text, look] in props.row.decisions" :class="'small oneline ' + look"
+  :title="props.row.titles">{{ text }}</div><span v-if="!props.row.decisions.length">{{ props.value }}</span></q-td>"""
 CARD = """<div class="runcard"><div class="line"><q-checkbox v-model="props.selected" :aria-label="props.row.name" dense />
 <a :href="props.row.link">{{ props.row.name }}</a><span :class="'state ' + props.row.state_key">{{ props.row.state }}</span>
 <button type="button" class="help" aria-label="WHAT">?<q-menu max-width="22rem"><div class="helptext"
@@ -111,6 +111,8 @@ class _List:
             label, text = explained(t, name)
             align = "left" if name in texts else "right"
             column = {"name": name, "label": label, "field": name, "align": align, "sortable": True, "help": text}
+            if name == "changed":
+                column["classes"] = "oneline"
             if name in sorts:
                 # Quasar gives the whole rows too, so that text in a cell is sorted by its number; rows without one come last.
                 key = sorts[name]

@@ -185,7 +185,7 @@ class _Page:
             return
         first, second = found["systems"]
         points = t("Mean of the points, from 1 to 5.")
-        columns = [
+        columns: list[dict[str, Any]] = [
             {"name": name, "label": label, "field": name, "align": align, "help": text}
             for name, label, align, text in (
                 ("what", "", "left", ""),
@@ -194,7 +194,7 @@ class _Page:
                 ("d", t("difference"), "right", t("Second model minus first, answer by answer, with its 95 % interval.")),
             )
         ]
-        rows = []
+        rows: list[dict[str, Any]] = []
         for name in CRITERIA:
             difference = found["differences"][name]
             low, high = difference["low"], difference["high"]
