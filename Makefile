@@ -69,9 +69,10 @@ pins:
 wheels: $(VENV)/.dev
 	@$(BIN)/python tools/build_wheels.py
 
-# Installs these wheels in fresh environments of every Python that is found, without a compiler; runs them; prints their sizes.
-release-check: wheels
-	@$(BIN)/python tools/release_check.py
+# Builds the wheels, installs them in fresh environments of every Python that is found, without a compiler; runs them; prints their sizes.
+# Also follows README.md in a fresh clone. One run tells everything: a failed check does not stop the others.
+release-check: $(VENV)/.dev
+	@TORCH="$(TORCH)" $(BIN)/python tools/release_check.py
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,12 +1,14 @@
 """Build the source distribution and the wheels for Linux: x86-64 and aarch64 (`make wheels` runs this).
 
     python tools/build_wheels.py [FOLDER]          the folder is dist/ by default
+    python tools/build_wheels.py --only x86_64     the wheel of one processor
 
 One wheel serves every Python 3 on its platform. It is built from the source distribution, with gcc or, for the other processor, with
 Debian's cross-compiler (apt-get install gcc-aarch64-linux-gnu), and auditwheel names the oldest Linux that it runs on. That is decided
 by the C library of this machine, so wheels for older systems must be built on an older system.
 """
 
+import argparse
 import os
 import platform
 import shutil
@@ -14,6 +16,7 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -24,6 +27,11 @@ ARCHITECTURES = ("x86_64", "aarch64")
 def compiler(architecture: str) -> str:
     """The C compiler for a processor."""
     return "gcc" if architecture == platform.machine() else f"{architecture}-linux-gnu-gcc"
+
+
+def missing_compilers(architectures: Sequence[str]) -> list[str]:
+    """The compilers for these processors that this machine does not have."""
+    return [name for name in map(compiler, architectures) if shutil.which(name) is None]
 
 
 def copy_tracked(target: Path) -> None:
@@ -78,16 +86,19 @@ def build_wheel(sdist: Path, architecture: str, folder: Path, target: Path) -> P
 
 
 def main() -> None:
-    target = Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "dist"
-    missing = [name for name in map(compiler, ARCHITECTURES) if shutil.which(name) is None]
-    if missing:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", nargs="?", type=Path, default=ROOT / "dist", help="the folder to write to")
+    parser.add_argument("--only", choices=ARCHITECTURES, help="build the wheel of this processor alone")
+    arguments = parser.parse_args()
+    target, architectures = arguments.folder, (arguments.only,) if arguments.only else ARCHITECTURES
+    if missing := missing_compilers(architectures):
         raise SystemExit(f"not found: {', '.join(missing)} (Debian: apt-get install gcc gcc-aarch64-linux-gnu)")
     target.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         sdist = build_sdist(folder, folder / "sdist")
         written = [Path(shutil.copy2(sdist, target))]
-        written += [build_wheel(sdist, each, folder / each, target) for each in ARCHITECTURES]
+        written += [build_wheel(sdist, each, folder / each, target) for each in architectures]
     for path in written:
         print(f"{path}  {path.stat().st_size / 1e6:.1f} MB")
 
