@@ -2,6 +2,10 @@
 
 import io
 import json
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +16,7 @@ from hypothesis import strategies as st
 from bulletlm.cli.app import main
 from bulletlm.data.augment.endpoint import ChatEndpoint
 from bulletlm.errors import BulletError, DataError
-from bulletlm.evaluate.judge import judge, judge_prompt, parse_verdict
+from bulletlm.evaluate.judge import MOST_FAILURES, judge, judge_prompt, parse_verdict
 from bulletlm.evaluate.scoring import CRITERIA, Item, ScoreStore, items_of_report, make_score, remaining, shown_to, summarize, summary_lines
 from bulletlm.progress import SilentProgress
 
@@ -205,23 +209,14 @@ def test_wrong_use_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
     assert command([str(run), "--prompts", "x.jsonl"], "", monkeypatch) == 2
 
 
-def test_a_judge_scores_in_both_orders_and_is_cached(tmp_path: Path) -> None:
-    import threading
-    from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-
-    asked: list[str] = []
+@contextmanager
+def judged_by(answer: Callable[[str], str]) -> Iterator[ChatEndpoint]:
+    """An endpoint on this computer whose model gives `answer` to the text of a request."""
 
     class Handler(BaseHTTPRequestHandler):
-        """A judge who always prefers the first answer, except where one is the long one."""
-
         def do_POST(self) -> None:
             prompt = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["messages"][0]["content"]
-            asked.append(prompt)
-            first = prompt.index("long answer") < prompt.index("short")
-            better = ("1" if first else "2") if "question 1" in prompt else "1"
-            high, low = points(5), points(2)
-            verdict = {"answer_1": high if first else low, "answer_2": low if first else high, "better": better}
-            body = json.dumps({"choices": [{"message": {"content": f"Here you are:\n{json.dumps(verdict)}"}}]}).encode()
+            body = json.dumps({"choices": [{"message": {"content": answer(prompt)}}]}).encode()
             self.send_response(200)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
@@ -233,11 +228,31 @@ def test_a_judge_scores_in_both_orders_and_is_cached(tmp_path: Path) -> None:
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
     try:
-        endpoint = ChatEndpoint(
-            f"http://127.0.0.1:{server.server_port}/v1", "m", None, 10, {"key_variable": "k", "model": "m", "timeout": "t"}
-        )
-        cache = tmp_path / "judge.jsonl"
-        items = ITEMS[:2]
+        names = {"key_variable": "k", "model": "m", "timeout": "t"}
+        yield ChatEndpoint(f"http://127.0.0.1:{server.server_port}/v1", "m", None, 10, names)
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def prefers_the_first(prompt: str) -> str:
+    """A judge who always prefers the first answer, except to question 1, where the long one is better."""
+    first = prompt.index("long answer") < prompt.index("short")
+    better = ("1" if first else "2") if "question 1" in prompt else "1"
+    high, low = points(5), points(2)
+    verdict = {"answer_1": high if first else low, "answer_2": low if first else high, "better": better}
+    return f"Here you are:\n{json.dumps(verdict)}"
+
+
+def test_a_judge_scores_in_both_orders_and_is_cached(tmp_path: Path) -> None:
+    asked: list[str] = []
+
+    def answer(prompt: str) -> str:
+        asked.append(prompt)
+        return prefers_the_first(prompt)
+
+    cache, items = tmp_path / "judge.jsonl", ITEMS[:2]
+    with judged_by(answer) as endpoint:
         records = judge(items, endpoint, "judge:m", cache, SilentProgress())
         assert len(asked) == 4 and judge_prompt(shown_to(items[0], "x")) in asked
         assert [record["points"]["FP32"]["depth"] for record in records] == [5, 5]
@@ -245,6 +260,21 @@ def test_a_judge_scores_in_both_orders_and_is_cached(tmp_path: Path) -> None:
         assert [record["preferred"] for record in records] == ["", "FP32"], "a preference for the first place does not count"
         assert judge(items, endpoint, "judge:m", cache, SilentProgress())[0]["points"] == records[0]["points"]
         assert len(asked) == 4, "nothing is asked again"
-    finally:
-        server.shutdown()
-        server.server_close()
+
+
+def test_a_pair_without_a_verdict_is_left_out(tmp_path: Path) -> None:
+    with judged_by(lambda prompt: "I like both." if "question 0" in prompt else prefers_the_first(prompt)) as endpoint:
+        records = judge(ITEMS[:3], endpoint, "judge:m", tmp_path / "judge.jsonl", SilentProgress())
+    assert [record["prompt"] for record in records] == ["question 1", "question 2"]
+
+
+def test_a_judge_without_verdicts_is_not_asked_for_long(tmp_path: Path) -> None:
+    asked: list[str] = []
+
+    def answer(prompt: str) -> str:
+        asked.append(prompt)
+        return "I like both."
+
+    with judged_by(answer) as endpoint, pytest.raises(BulletError, match="did not answer with points"):
+        judge(ITEMS, endpoint, "judge:m", tmp_path / "judge.jsonl", SilentProgress())
+    assert len(asked) == MOST_FAILURES < len(ITEMS)

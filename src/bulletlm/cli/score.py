@@ -1,6 +1,7 @@
 """`bullet score`: blind scoring of two systems' answers in the terminal."""
 
 import re
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from bulletlm.cli.models import find_any
+from bulletlm.cli.wrap import WordWrapper
 from bulletlm.errors import BulletError, ConfigError
 from bulletlm.terminal import echo, printable, printable_json
 
@@ -57,7 +59,7 @@ def score(
         print(printable_json(result))
     else:
         for line in ["", *summary_lines(result)]:
-            echo(line)
+            _say(line)
 
 
 def _items(run: Path, against: Path | None, prompts: Path | None) -> list[Any]:
@@ -93,6 +95,14 @@ class _Skip(Exception):
     """The rater does not want to score this item now."""
 
 
+def _say(text: str) -> None:
+    """Print text; in a terminal, lines break between words."""
+    if sys.stdout.isatty():
+        wrapper = WordWrapper(lambda: shutil.get_terminal_size().columns)
+        text = wrapper.feed(text) + wrapper.finish()
+    echo(text)
+
+
 HELP = "Type points such as 4354 or 4 3 5 4.  b: back to the last item   s: skip this item   ?: what the points mean   q: stop"
 
 
@@ -102,10 +112,10 @@ def _sit(items: Sequence[Any], store: Any, rater: str) -> None:
 
     left = remaining(items, store.read(), rater)
     if not left:
-        echo(f"{printable(rater)} has scored all {len(items)} items")
+        _say(f"{printable(rater)} has scored all {len(items)} items")
         return
-    echo(f"{len(left)} item{'' if len(left) == 1 else 's'} to score. {HELP}")
-    echo(f"The points are for: {', '.join(CRITERIA)}.")
+    _say(f"{len(left)} item{'' if len(left) == 1 else 's'} to score. {HELP}")
+    _say(f"The points are for: {', '.join(CRITERIA)}.")
     at = 0
     while at < len(left):
         shown = left[at]
@@ -124,14 +134,14 @@ def _sit(items: Sequence[Any], store: Any, rater: str) -> None:
 
 
 def _ask_item(shown: Any, number: int, count: int) -> tuple[list[dict[str, float]], str]:
-    echo(f"\n--- {number} of {count} " + "-" * 50)
-    echo(shown.item.prompt)
+    _say(f"\n--- {number} of {count} " + "-" * 50)
+    _say(shown.item.prompt)
     first, second = shown.texts
     if shown.item.identical:
-        echo(f"\nBoth answer:\n{first or '(empty)'}\n")
+        _say(f"\nBoth models gave this answer:\n{first or '(empty)'}\n")
         points = _ask_points("points")
         return [points, points], ""
-    echo(f"\nAnswer 1:\n{first or '(empty)'}\n\nAnswer 2:\n{second or '(empty)'}\n")
+    _say(f"\nAnswer 1:\n{first or '(empty)'}\n\nAnswer 2:\n{second or '(empty)'}\n")
     both = [_ask_points("points of answer 1"), _ask_points("points of answer 2")]
     return both, _ask("which is better (1, 2, or = for neither)", {"1": "1", "2": "2", "=": "", "0": ""})
 
@@ -143,7 +153,7 @@ def _ask_points(title: str) -> dict[str, float]:
         digits = re.sub(r"[\s,]", "", _read(f"{title} ({LEAST}-{MOST} for {', '.join(CRITERIA)})"))
         if re.fullmatch(f"[{LEAST}-{MOST}]{{{len(CRITERIA)}}}", digits):
             return {name: float(digit) for name, digit in zip(CRITERIA, digits, strict=True)}
-        echo(f"Type {len(CRITERIA)} digits from {LEAST} to {MOST}. {HELP}")
+        _say(f"Type {len(CRITERIA)} digits from {LEAST} to {MOST}. {HELP}")
 
 
 def _ask(title: str, meanings: dict[str, str]) -> str:
@@ -151,7 +161,7 @@ def _ask(title: str, meanings: dict[str, str]) -> str:
         word = _read(title)
         if word in meanings:
             return meanings[word]
-        echo(f"Type one of {', '.join(meanings)}. {HELP}")
+        _say(f"Type one of {', '.join(meanings)}. {HELP}")
 
 
 def _read(title: str) -> str:
@@ -168,7 +178,7 @@ def _read(title: str) -> str:
             print()
         if word == "?":
             for name, meaning in CRITERIA.items():
-                echo(f"  {name:<10} {meaning}")
+                _say(f"  {name:<10} {meaning}")
         elif word in ("q", "quit"):
             raise _Stop
         elif word in ("b", "back"):
@@ -189,5 +199,11 @@ def _judge(items: Sequence[Any], store: Any, path: Path, base: str, model: str, 
     names = {"key_variable": "--judge-key-variable", "model": "--judge-model", "timeout": "--judge-timeout"}
     echo(f"{2 * len(items)} requests to {base}, such as:\n\n{judge_prompt(shown_to(items[0], rater))}\n", to_stderr=True)
     endpoint = ChatEndpoint(base, model, key_variable, timeout, names)
-    for record in judge(items, endpoint, rater, path.with_suffix(".judge.jsonl"), ConsoleProgress()):
+    records = judge(items, endpoint, rater, path.with_suffix(".judge.jsonl"), ConsoleProgress())
+    for record in records:
         store.add(record)
+    if left_out := len(items) - len(records):
+        echo(
+            f"{left_out} of {len(items)} pairs are left out: the judge did not answer with points. Run it again to ask for them again.",
+            to_stderr=True,
+        )

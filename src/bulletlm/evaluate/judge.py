@@ -31,46 +31,66 @@ def judge_prompt(shown: Shown) -> str:
     return f"{RUBRIC}\n\nPrompt:\n{shown.item.prompt}\n\nAnswer 1:\n{first or '(empty)'}\n\nAnswer 2:\n{second or '(empty)'}"
 
 
+MOST_FAILURES = 3
+"""A judge that gives no verdict on this many pairs, and none before, is not asked any more."""
+
+
+class NoVerdict(BulletError):
+    """The judge's answer has no points."""
+
+
 def judge(items: Sequence[Item], endpoint: ChatEndpoint, rater: str, cache: Path, progress: Progress) -> list[ScoreRecord]:
-    """Scores of all `items`; a request that is in `cache` is not sent again.
+    """Scores of `items`; a request that is in `cache` is not sent again, and pairs without a verdict are left out.
 
     Raises:
-        BulletError: the endpoint does not answer, or not with points; or the cache cannot be read or written.
+        NoVerdict: the judge gives no verdict on any pair, or on none of the first MOST_FAILURES.
+        BulletError: the endpoint does not answer, or the cache cannot be read or written.
     """
     known = _read_cache(cache)
-    orders = [tuple(item.answers) for item in items]
-    shown = [Shown(item, order) for item, (a, b) in zip(items, orders, strict=True) for order in ((a, b), (b, a))]
+
+    def verdict(shown: Shown) -> dict[str, Any]:
+        prompt = judge_prompt(shown)
+        key = sha256_of_json([endpoint.url, endpoint.model, prompt])
+        if key in known:
+            return parse_verdict(known[key])
+        answer = endpoint.complete([prompt])[0]
+        found = parse_verdict(answer)  # what is not a verdict is not cached
+        known[key] = answer
+        _add_to_cache(cache, key, answer)
+        return found
+
     records: list[ScoreRecord] = []
-    with progress.task(f"Asking {rater}", len(shown)) as bar:
-        verdicts: list[dict[str, Any]] = []
-        for each in shown:
-            prompt = judge_prompt(each)
-            key = sha256_of_json([endpoint.url, endpoint.model, prompt])
-            if key not in known:
-                answer = endpoint.complete([prompt])[0]
-                verdicts.append(parse_verdict(answer))  # what is not a verdict is not cached
-                known[key] = answer
-                _add_to_cache(cache, key, answer)
-            else:
-                verdicts.append(parse_verdict(known[key]))
+    failures = 0
+    with progress.task(f"Asking {rater}", len(items)) as bar:
+        for item in items:
+            a, b = tuple(item.answers)
+            try:
+                records.append(_combined(item, rater, verdict(Shown(item, (a, b))), verdict(Shown(item, (b, a)))))
+            except NoVerdict:
+                failures += 1
+                if not records and failures in (MOST_FAILURES, len(items)):
+                    raise
             bar.advance()
-    for item, first, second in zip(items, verdicts[::2], verdicts[1::2], strict=True):
-        a, b = tuple(item.answers)
-        points = [
-            {name: (first[own][name] + second[other][name]) / 2 for name in CRITERIA}
-            for own, other in (("answer_1", "answer_2"), ("answer_2", "answer_1"))
-        ]
-        swapped = {"1": "2", "2": "1", "": ""}[second["better"]]
-        preferred = first["better"] if first["better"] == swapped else ""
-        records.append(make_score(Shown(item, (a, b)), rater, points, preferred))
     return records
+
+
+def _combined(item: Item, rater: str, first: dict[str, Any], second: dict[str, Any]) -> ScoreRecord:
+    """The score of an item from the verdicts on both orders."""
+    a, b = tuple(item.answers)
+    points = [
+        {name: (first[own][name] + second[other][name]) / 2 for name in CRITERIA}
+        for own, other in (("answer_1", "answer_2"), ("answer_2", "answer_1"))
+    ]
+    swapped = {"1": "2", "2": "1", "": ""}[second["better"]]
+    preferred = first["better"] if first["better"] == swapped else ""
+    return make_score(Shown(item, (a, b)), rater, points, preferred)
 
 
 def parse_verdict(text: str) -> dict[str, Any]:
     """{"answer_1": points, "answer_2": points, "better": "1", "2" or ""} from the judge's answer.
 
     Raises:
-        BulletError: the answer is not such an object.
+        NoVerdict: the answer is not such an object.
     """
     found = re.search(r"\{.*\}", text, re.DOTALL)
     try:
@@ -81,7 +101,7 @@ def parse_verdict(text: str) -> dict[str, Any]:
         better = str(value["better"])
     except (ValueError, LookupError, TypeError, RecursionError):
         shown = " ".join(text.split())[:100]
-        raise BulletError(f"the judge did not answer with points for each criterion, but with {shown!r}: use a larger model") from None
+        raise NoVerdict(f"the judge did not answer with points for each criterion, but with {shown!r}: use a larger model") from None
     return {**sides, "better": better if better in ("1", "2") else ""}
 
 

@@ -11,7 +11,40 @@ MARATHI: dict[str, str] = {
     "The model": "मॉडेल",
     "Why": "कारण",
     "What to do, the cheapest first": "काय करावे (सर्वांत स्वस्त उपाय आधी)",
-    "RUN stands for the folder of this report, TEXT for your own text.": "RUN म्हणजे या अहवालाचा फोल्डर, TEXT म्हणजे तुमचा मजकूर.",
+    "The file model.bullet predicts text almost exactly as the trained model (FP32), of which it is a small copy.": (
+        "model.bullet ही प्रशिक्षित मॉडेलची (FP32) लहान प्रत आहे; ती जवळजवळ तसेच अंदाज करते."
+    ),
+    "The file model.bullet is a small copy of the trained model (FP32), and it may be a little worse.": (
+        "model.bullet ही प्रशिक्षित मॉडेलची (FP32) लहान प्रत आहे; ती कदाचित थोडी कमी चांगली आहे."
+    ),
+    "The file model.bullet is a worse copy of the trained model (FP32). The trained model itself is not affected.": (
+        "model.bullet ही प्रशिक्षित मॉडेलची (FP32) चांगली प्रत नाही. मूळ प्रशिक्षित मॉडेल जसेच्या तसे आहे."
+    ),
+    "The model passed all checks. They do not find false claims, so read some answers before you give it to others.": (
+        "मॉडेलने सर्व तपासण्या पार केल्या. त्या खोटी विधाने शोधत नाहीत; म्हणून इतरांना देण्याआधी काही उत्तरे वाचा."
+    ),
+    "A check is not clearly passed. Read some answers on this page before you give the model to others.": (
+        "एक तपासणी स्पष्टपणे पार झालेली नाही. मॉडेल इतरांना देण्याआधी या पानावरची काही उत्तरे वाचा."
+    ),
+    "The model knows the text with which it was tested, so this page does not show how it does with new questions.": (
+        "ज्या मजकुरावर चाचणी घेतली तो मॉडेलला आधीच माहीत आहे; त्यामुळे नव्या प्रश्नांना ते कशी उत्तरे देईल हे या पानावरून कळत नाही."
+    ),
+    "The model often answers in another language than that of the question.": "मॉडेल अनेकदा प्रश्नाच्या भाषेत नाही, तर दुसऱ्या भाषेत उत्तर देते.",
+    "The model often repeats itself instead of answering.": "मॉडेल उत्तर देण्याऐवजी अनेकदा तेच तेच पुन्हा लिहिते.",
+    "The model writes many words that do not exist.": "मॉडेल अस्तित्वात नसलेले अनेक शब्द लिहिते.",
+    "The model writes text, but its answers often have nothing to do with the question.": (
+        "मॉडेल मजकूर लिहिते, पण त्याच्या उत्तरांचा प्रश्नाशी अनेकदा काही संबंध नसतो."
+    ),
+    "The model has not learned enough.": "मॉडेल अजून पुरेसे शिकलेले नाही.",
+    "Of models with such a figure, readers found at most about one answer in twenty good.": (
+        "असा आकडा असलेल्या मॉडेलच्या वीस उत्तरांपैकी जास्तीत जास्त एक उत्तर वाचकांना चांगले वाटले."
+    ),
+    "You can try it out and train it further, but do not rely on its answers.": (
+        "तुम्ही ते वापरून पाहू शकता आणि त्याला पुढे प्रशिक्षण देऊ शकता, पण त्याच्या उत्तरांवर विसंबून राहू नका."
+    ),
+    "The commands are for the person who trained the model: RUN stands for the run folder, TEXT for your own text.": (
+        "या आज्ञा मॉडेलला प्रशिक्षण देणाऱ्या व्यक्तीसाठी आहेत: RUN म्हणजे रनचा फोल्डर, TEXT म्हणजे तुमचा मजकूर."
+    ),
     "(a minute)": "(एक मिनिट)",
     "(some minutes)": "(काही मिनिटे)",
     "(another training)": "(पुन्हा प्रशिक्षण)",
@@ -129,7 +162,7 @@ MARATHI: dict[str, str] = {
     "the repetition penalty is low ({penalty})": "पुनरावृत्तीचा दंड कमी आहे ({penalty})",
     "raise the repetition penalty": "पुनरावृत्तीचा दंड वाढवा",
     "answer with a lower temperature": "कमी तापमानाने उत्तर द्या",
-    "compare the kept checkpoints, and take an earlier one": "ठेवलेले चेकपॉइंट तपासा आणि आधीचा एक निवडा",
+    "compare the kept checkpoints: another one may answer better": "ठेवलेले चेकपॉइंट तपासा: दुसरा एखादा अधिक चांगली उत्तरे देऊ शकतो",
     "give {language} a larger share of the training": "प्रशिक्षणात {language} भाषेचा वाटा वाढवा",
     "add conversations in {language}": "{language} भाषेतील संभाषणे घाला",
     "add more text": "अधिक मजकूर घाला",

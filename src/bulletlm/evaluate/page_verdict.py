@@ -16,16 +16,62 @@ def verdict_section(verdicts: Verdicts, say: Words) -> Html:
     strip = join(tag("p", join([f"{name}: ", tag("b", verdict["title"])]), cls=verdict["decision"]) for name, verdict in questions.items())
     return tag("div", strip, cls="strip") + tag(
         "div",
-        _verdict(say("Is the 4-bit file as good as FP32?"), verdicts["quantization"], say)
-        + _verdict(say("Is the model useful?"), verdicts["usefulness"], say),
+        _verdict(say("Is the 4-bit file as good as FP32?"), verdicts["quantization"], _about_file(verdicts["quantization"], say), say)
+        + _verdict(say("Is the model useful?"), verdicts["usefulness"], _about_model(verdicts["usefulness"], say), say),
         cls="verdicts",
     )
 
 
-def _verdict(question: str, verdict: Verdict, say: Words) -> Html:
+def _about_file(verdict: Verdict, say: Words) -> str:
+    """What the verdict on the 4-bit file means, for people who do not know the terms of the figures."""
+    texts = {
+        "safe": say("The file model.bullet predicts text almost exactly as the trained model (FP32), of which it is a small copy."),
+        "limited": say("The file model.bullet is a small copy of the trained model (FP32), and it may be a little worse."),
+        "stop": say("The file model.bullet is a worse copy of the trained model (FP32). The trained model itself is not affected."),
+    }
+    return texts[verdict["decision"]]
+
+
+_UNKNOWN_TEXT = ("contamination", "below_training")
+_LANGUAGE_FAULTS = ("invented_words", "broken_letters")
+_QUESTION_FAULTS = ("answer_fit", "question_use", "on_topic")
+_FEW_GOOD = 0.66
+"""Up to this `answer_fit`, at most about one answer in twenty was good for both readers (docs/evaluation.md)."""
+
+
+def _about_model(verdict: Verdict, say: Words) -> str:
+    """What the verdict on usefulness means, for people who do not know the terms of the figures."""
+    figures = {figure["name"]: figure for figure in verdict["figures"]}
+    if verdict["decision"] == "safe":
+        return say("The model passed all checks. They do not find false claims, so read some answers before you give it to others.")
+    if verdict["decision"] == "limited":
+        return say("A check is not clearly passed. Read some answers on this page before you give the model to others.")
+    broken = {figure["name"] for figure in verdict["figures"] if figure["status"] == "broken"}
+    if broken & {*_UNKNOWN_TEXT}:
+        return say("The model knows the text with which it was tested, so this page does not show how it does with new questions.")
+    text = (
+        say("The model often answers in another language than that of the question.")
+        if "right_language" in broken
+        else say("The model often repeats itself instead of answering.")
+        if "loops" in broken
+        else say("The model writes many words that do not exist.")
+        if broken & {*_LANGUAGE_FAULTS}
+        else _sentence(say("the model repeats its training text instead of answering"))
+        if "copied" in broken
+        else say("The model writes text, but its answers often have nothing to do with the question.")
+        if broken & {*_QUESTION_FAULTS}
+        else say("The model has not learned enough.")
+    )
+    fit = figures["answer_fit"]["value"] if "answer_fit" in figures else None
+    if fit is not None and fit <= _FEW_GOOD:
+        text += " " + say("Of models with such a figure, readers found at most about one answer in twenty good.")
+    return text + " " + say("You can try it out and train it further, but do not rely on its answers.")
+
+
+def _verdict(question: str, verdict: Verdict, meaning: str, say: Words) -> Html:
     figures = {figure["name"]: figure for figure in verdict["figures"]}
     deciding = join(_deciding(figures[name], say) for name in verdict["deciding"])
-    parts = [tag("h2", question), tag("p", verdict["title"], cls="title"), tag("dl", deciding, cls="deciding")]
+    parts = [tag("h2", question), tag("p", verdict["title"], cls="title"), tag("p", meaning), tag("dl", deciding, cls="deciding")]
     if verdict["causes"]:
         parts.append(tag("h3", say("Why")) + tag("ul", join(tag("li", _sentence(cause["text"])) for cause in verdict["causes"])))
     if verdict["remedies"]:
@@ -34,8 +80,10 @@ def _verdict(question: str, verdict: Verdict, say: Words) -> Html:
             for remedy in verdict["remedies"]
         ]
         parts.append(tag("h3", say("What to do, the cheapest first")) + tag("ol", join(items)))
-        parts.append(tag("p", say("RUN stands for the folder of this report, TEXT for your own text."), cls="note"))
-    parts.append(tag("p", tag("a", say("All figures and limits"), href="#figures"), cls="more"))
+        note = say("The commands are for the person who trained the model: RUN stands for the run folder, TEXT for your own text.")
+        parts.append(tag("p", note, cls="note"))
+    links = (("#figures", say("All figures and limits")), ("#answers", say("Answers")), ("#words", say("Glossary")))
+    parts.append(tag("p", join(tag("a", title, href=place) for place, title in links), cls="more"))
     return tag("article", join(parts), cls=f"verdict {verdict['decision']}")
 
 

@@ -692,7 +692,9 @@ def _usefulness_causes(report: Report, figures: list[Figure], say: Words) -> tup
         _training_causes(report, add, remedies, say)
     if bad and training is not None and training["best_step"] is not None and any(cause["name"] == "overfitting" for cause in causes):
         remedies.append(
-            _remedy("checkpoints", say("compare the kept checkpoints, and take an earlier one"), f"{evaluate} --checkpoints", "minutes")
+            _remedy(
+                "checkpoints", say("compare the kept checkpoints: another one may answer better"), f"{evaluate} --checkpoints", "minutes"
+            )
         )
     if bad and not remedies:
         remedies.append(_remedy("text", say("add more text"), _with_text(report), "text"))
