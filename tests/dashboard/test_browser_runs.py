@@ -1,0 +1,118 @@
+"""What can be done with finished runs in a real browser: compare, duplicate, queue, delete."""
+
+import json
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from running_dashboard import RunningDashboard
+
+from bulletlm.dashboard.processes import own_folder
+from bulletlm.files import write_json
+
+X_AXIS = "getElement(Number(document.querySelector('.chart').id.slice(1))).chart.getOption().xAxis[0].name"
+"""The name of the horizontal axis of the first chart of the page."""
+
+
+@pytest.fixture
+def two_runs(dashboard: RunningDashboard, micro_run: Path) -> Path:
+    """The folder of runs with two copies of the finished micro run, which differ in a setting."""
+    runs = dashboard.folder / "runs"
+    for name in ("micro", "other"):
+        shutil.copytree(micro_run, runs / name)
+    config = json.loads((runs / "other" / "config.json").read_text(encoding="utf-8"))
+    config["train"]["learning_rate"] = 0.0123
+    write_json(runs / "other" / "config.json", config)
+    return runs
+
+
+@pytest.fixture
+def busy(two_runs: Path) -> Iterator[Path]:
+    """The run "other", on which a process seems to work."""
+    run = two_runs / "other"
+    process = subprocess.Popen(["sleep", "1000"], start_new_session=True)
+    write_json(run / "process.json", {"pid": process.pid, "started": psutil.Process(process.pid).create_time()})
+    yield run
+    for waiting in two_runs.glob("*/dashboard/queued.json"):
+        waiting.unlink()
+    process.kill()
+    process.wait()
+
+
+def select(page: Any, name: str) -> None:
+    """Select a run in the list."""
+    page.get_by_role("row", name=re.compile(rf"\b{name}\b")).get_by_role("checkbox").click()
+
+
+def test_runs_are_compared(dashboard: RunningDashboard, browser_page: Any, two_runs: Path) -> None:
+    page = browser_page
+    page.goto(dashboard.address)
+    compare = page.get_by_role("button", name="Compare")
+    select(page, "micro")
+    assert compare.is_disabled()
+
+    # The list has the verdicts, and explains them.
+    report = json.loads((two_runs / "micro" / "report.json").read_text(encoding="utf-8"))
+    words = {"safe": "safe to ship", "limited": "ship with a limit", "stop": "do not ship"}
+    page.get_by_text("4-bit: " + words[report["verdicts"]["quantization"]["decision"]]).first.wait_for()
+    page.get_by_role("button", name="What is this? Verdict").click()
+    page.get_by_text("is the model any good?").wait_for()
+    page.keyboard.press("Escape")
+
+    select(page, "other")
+    compare.click()
+    page.wait_for_url("**/compare?*")
+    for axis, name in (("Tokens", "training tokens"), ("Minutes", "minutes of training"), ("Steps", "step")):
+        page.get_by_role("button", name=axis, exact=True).click()
+        page.wait_for_function(f"{X_AXIS} == {json.dumps(name)}")
+    difference = page.get_by_role("row", name=re.compile("train.learning_rate"))
+    assert "0.0123" in difference.inner_text()
+    assert page.get_by_role("row", name=re.compile("train.total_steps")).count() == 0, "only settings that differ"
+    difference.get_by_role("button").click()
+    page.get_by_text("Peak learning rate").wait_for()
+    row = report["generations"]["rows"][0]
+    page.get_by_role("heading", name="Answers to the same prompts").wait_for()
+    assert page.get_by_text(row["prompt"], exact=True).count() == 1
+    assert page.get_by_role("link", name="other", exact=True).count() == page.get_by_role("link", name="micro", exact=True).count() > 0
+
+
+def test_runs_are_duplicated_queued_and_deleted(dashboard: RunningDashboard, browser_page: Any, two_runs: Path, busy: Path) -> None:
+    page = browser_page
+    page.goto(dashboard.address)
+    select(page, "micro")
+    page.get_by_role("button", name="Duplicate with changes").click()
+    page.wait_for_url("**/new?from=micro")
+    page.wait_for_function("document.querySelector('[aria-label=\"model.dim\"]')?.value == '64'")
+    name = page.get_by_label("name", exact=True).first.input_value()
+    assert name.startswith("micro") and name != "micro"
+
+    page.goto(dashboard.address)
+    page.get_by_text("running", exact=True).wait_for()
+    select(page, "micro")
+    page.get_by_role("button", name="Start after the others").click()
+    page.get_by_text("waiting", exact=True).wait_for()
+    page.get_by_role("link", name="micro", exact=True).click()
+    page.get_by_role("button", name="Take out of the queue").click()
+    page.get_by_text("finished", exact=True).wait_for()
+    assert not (own_folder(two_runs / "micro") / "queued.json").exists()
+
+    page.goto(dashboard.address)
+    select(page, "other")
+    page.get_by_role("button", name="Delete").click()
+    page.get_by_role("dialog").get_by_role("button", name="Delete").click()
+    page.get_by_text("other is running: stop it before you delete it").wait_for()
+    assert busy.is_dir()
+    page.goto(dashboard.address)
+    select(page, "micro")
+    page.get_by_role("button", name="Delete").click()
+    page.get_by_text("They are moved to the folder").wait_for()
+    page.get_by_role("dialog").get_by_role("button", name="Delete").click()
+    page.get_by_role("link", name="micro", exact=True).wait_for(state="detached")
+    assert not (two_runs / "micro").exists()
+    (trashed,) = (dashboard.folder / ".bullet-dashboard" / "trash").iterdir()
+    assert trashed.name.startswith("micro") and (trashed / "model.bullet").is_file()
