@@ -7,16 +7,19 @@ import os
 import shutil
 import stat
 import sys
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from fnmatch import fnmatchcase
 from io import BufferedReader
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from bulletlm.errors import BulletError
+from bulletlm.errors import BulletError, ConfigError
 from bulletlm.terminal import printable
 
 _TEMPORARY = ".partial"
+
+REPLACED = ".replaced" + _TEMPORARY
+"""End of the name of an older folder while `atomic_folder` replaces it in two steps."""
 
 _FILE_KINDS = {
     stat.S_IFIFO: "a named pipe",
@@ -99,7 +102,7 @@ def atomic_folder(path: Path, owned: Collection[str] = ()) -> Iterator[Path]:
 
     Files of an older folder at `path` are only removed if their name is in `owned`; all others stay in the folder, at every moment.
     Where folders can be exchanged in one step (most file systems on Linux), that is done. Elsewhere it takes two renames; if the
-    program is killed between them, the next call for the same `path` begins by moving the older folder back.
+    program is killed between them, the next call for the same `path` begins by moving the older folder back (`bring_back_folder`).
 
     Args:
         path: the folder; a symbolic link to a folder stays, and the folder that it points to is replaced.
@@ -112,10 +115,9 @@ def atomic_folder(path: Path, owned: Collection[str] = ()) -> Iterator[Path]:
     if path.is_symlink():
         path = path.resolve()
     partial = path.with_name(path.name + _TEMPORARY)
-    replaced = path.with_name(path.name + ".replaced" + _TEMPORARY)
+    replaced = path.with_name(path.name + REPLACED)
     try:
-        if replaced.exists() and not path.exists():
-            os.replace(replaced, path)
+        bring_back_folder(path)
         if path.exists() and not path.is_dir():
             raise BulletError(f"{path} is a file, but a folder must be written there: move it to another place, then run again")
         shutil.rmtree(partial, ignore_errors=True)
@@ -143,6 +145,17 @@ def atomic_folder(path: Path, owned: Collection[str] = ()) -> Iterator[Path]:
         raise BulletError(_explain(error, path)) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)  # after an exchange, this is the older folder
+
+
+def bring_back_folder(path: Path) -> None:
+    """Move the older folder back to `path` if the program was killed between the two renames of `atomic_folder`.
+
+    Raises:
+        OSError: the folder is not writable.
+    """
+    replaced = path.with_name(path.name + REPLACED)
+    if replaced.exists() and not path.exists():
+        os.replace(replaced, path)
 
 
 def _carry_over(old: Path, new: Path, owned: Collection[str], again: bool = False) -> None:
@@ -238,6 +251,29 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, ensure_ascii=False, indent=2, allow_nan=False) + "\n")
 
 
+def refuse_other_file(path: Path, mark: Callable[[bytes], bool], kind: str) -> None:
+    """Refuse to write to `path` if something else than an earlier result is there.
+
+    Args:
+        path: where a result is to be written.
+        mark: whether the first 4096 bytes of a file are those of such a result.
+        kind: what the result is, for the message.
+
+    Raises:
+        ConfigError: there is another file, or something that cannot be read.
+    """
+    try:
+        if not os.path.lexists(path):
+            return
+        with open_regular(path) as file:
+            if mark(file.read(4096)):
+                return
+            problem = f"it is not a {kind}"
+    except OSError as error:
+        problem = error.strerror or str(error)
+    raise ConfigError(f"{path} exists and is not overwritten ({problem}): move it away or choose another name")
+
+
 def read_json(path: Path) -> Any:
     """Read a JSON file that this program wrote.
 
@@ -250,7 +286,7 @@ def read_json(path: Path) -> Any:
         raise BulletError(f"{path} is missing: run the stage that writes it again") from None
     except OSError as error:
         raise BulletError(f"cannot read {path} ({error.strerror}): it should be a file that this program wrote") from None
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise BulletError(f"{path} is damaged ({error}): delete it and run the stage again") from None
 
 

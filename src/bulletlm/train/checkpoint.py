@@ -3,23 +3,25 @@
     checkpoints/step-002500/  model.safetensors  optimizer.safetensors  ema.safetensors  state.json
     checkpoints/best/         model.safetensors  state.json     (the weights that will be exported)
 
-state.json holds the SHA-256 of the other files and of its own other entries. No file is ever unpickled.
+state.json holds the SHA-256 of the other files and of its own other entries. No file is ever unpickled. torch is only imported where
+tensors are read or written, so that `bullet list` can look for checkpoints without it.
 """
+
+from __future__ import annotations
 
 import re
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
-from torch import Tensor, nn
+from typing import TYPE_CHECKING, Any
 
 from bulletlm.errors import BulletError
-from bulletlm.files import atomic_folder, read_json, remove_owned, sha256_of_file, sha256_of_json, write_json
+from bulletlm.files import REPLACED, atomic_folder, bring_back_folder, read_json, remove_owned, sha256_of_file, sha256_of_json, write_json
 from bulletlm.progress import Progress
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 _STEP = re.compile(r"step-(\d{6,})")
 _STATE = "state.json"
@@ -57,6 +59,8 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
     Raises:
         BulletError: the disk is full or not writable; an older folder of that name is unchanged then.
     """
+    from safetensors.torch import save
+
     with atomic_folder(folder, CHECKPOINT_FILES) as temporary:
         hashes = {}
         for name, tensors in checkpoint.tensors.items():
@@ -82,6 +86,9 @@ def load_checkpoint(folder: Path) -> Checkpoint:
 
 
 def _load(folder: Path) -> Checkpoint:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
     state = read_json(folder / _STATE)
     hashes = state.pop("sha256", None) if isinstance(state, dict) else None
     if not isinstance(hashes, dict) or hashes.pop(_STATE, None) != sha256_of_json([state, hashes]):
@@ -126,7 +133,7 @@ def newest_checkpoint(checkpoints: Path, restart: str, progress: Progress) -> tu
     """The newest numbered checkpoint that is intact; None if there are no checkpoints.
 
     Newer ones are damaged: they are reported and renamed to "step-N.damaged". Folders that a killed process left incomplete
-    are deleted.
+    are deleted; those that it was replacing, the best weights too, are brought back.
 
     Args:
         restart: how the user can start from the beginning, for the error message.
@@ -134,7 +141,9 @@ def newest_checkpoint(checkpoints: Path, restart: str, progress: Progress) -> tu
     Raises:
         BulletError: there are checkpoints, but none is intact.
     """
-    for leftover in checkpoints.glob("step-*.partial"):
+    for leftover in list(checkpoints.glob(f"*{REPLACED}")):
+        bring_back_folder(leftover.with_name(leftover.name.removesuffix(REPLACED)))
+    for leftover in list(checkpoints.glob("step-*.partial")):
         shutil.rmtree(leftover)
     damaged: list[tuple[Path, BulletError]] = []
     for _, folder in reversed(list_checkpoints(checkpoints)):

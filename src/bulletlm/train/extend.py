@@ -57,7 +57,7 @@ def extend(state: TrainState[TrainPosition], extension: Extension, checkpoints: 
     best = checkpoints / "best"
     if found:
         folder, checkpoint = found
-        if not (checkpoints / EARLIER).is_dir() and not extension.more_text and (best / "state.json").is_file():
+        if not (checkpoints / EARLIER / "state.json").is_file() and not extension.more_text and (best / "state.json").is_file():
             kept = load_checkpoint(best)
             save_checkpoint(checkpoints / EARLIER, kept)
         for step, later in list_checkpoints(checkpoints):
@@ -116,4 +116,5 @@ def keep_the_better(state: TrainState[TrainPosition], checkpoints: Path, progres
         save_checkpoint(checkpoints / "best", Checkpoint(earlier.tensors, {**earlier.state, "key": state.key}))
         position.best_loss, position.best_step, position.best_weights = loss, earlier.state["step"], earlier.state["weights"]
         state.save(checkpoints)
+    (folder / "state.json").unlink()  # first, so that a folder that is removed in part does not count
     remove_owned(folder, CHECKPOINT_FILES)
