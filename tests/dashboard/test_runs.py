@@ -88,13 +88,37 @@ def test_a_run_is_found_after_the_clock_was_set(tmp_path: Path, jump: float) -> 
         place.unlink()
 
 
-@pytest.mark.parametrize("content", [b"", b"[]", b"{", b'{"pid": "x"}', b'{"step": null}', b"\xff\xfe"])
+ODD_VALUES = ("NaN", "Infinity", "1e400", "9" * 400, "-1", "true", "null", '"x"', "[]", "{}", "[" * 100_000)
+ODD_EVENTS = [
+    f'{{"event": "{kind}", "step": {step}, "tokens": {value}, "seconds": {value}, "tokens_per_s": {value}, "val/loss": {value}}}\n'.encode()
+    for kind, step in (("train", 1), ("eval", 1))
+    for value in ODD_VALUES
+]
+DAMAGE = [b"", b"[]", b"{", b"\xff\xfe", b"[" * 100_000]
+DAMAGE += [b'{"pid": %s, "started": 1.0, "code": 1, "time": 1.0}' % value.encode() for value in ODD_VALUES]
+DAMAGE += [b'{"pid": 1, "started": %s, "code": 0, "time": %s, "booted": %s}' % ((value.encode(),) * 3) for value in ODD_VALUES]
+DAMAGE += [b'{"train": {"tokens": %s}, "vocab_size": %s, "val_loss": %s}' % ((value.encode(),) * 3) for value in ODD_VALUES]
+DAMAGE += [b'{"event": "train", "step": %s}\n' % value.encode() for value in ODD_VALUES]
+DAMAGE += [b'{"version": 1, "runs": %s}' % value.encode() for value in ODD_VALUES]
+DAMAGE += ODD_EVENTS
+
+
+@pytest.mark.parametrize("content", DAMAGE, ids=range(len(DAMAGE)))
 def test_damaged_files_leave_gaps_but_no_error(tmp_path: Path, content: bytes) -> None:
-    run = write_run(tmp_path / "runs" / "a", done=STAGES)
-    for name in ("config.json", "report.json", "metrics.jsonl", "process.json", "tokens/index.json", "checkpoints/best/state.json"):
-        (run / name).parent.mkdir(parents=True, exist_ok=True)
-        (run / name).write_bytes(content)
-    assert [found.name for found in Runs(Workspace(tmp_path)).all()] == ["a"]
+    workspace = Workspace(tmp_path)
+    run = write_run(workspace.runs / "a", done=STAGES)
+    names = ("config.json", "report.json", "metrics.jsonl", "process.json", "tokens/index.json", "checkpoints/best/state.json")
+    for path in (*(run / name for name in (*names, "dashboard/process.json", "dashboard/exit.json")), workspace.state / "index.json"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+        assert [found.name for found in Runs(workspace).all()] == ["a"]
+    metrics = Metrics(run / "metrics.jsonl")
+    metrics.refresh()
+    for name in metrics.columns:
+        assert metrics.points(name, "time", 0.5)
+    for stage in ("train", "evaluate"):
+        write_json(run / "stages.json", {name: {} for name in STAGES[: STAGES.index(stage)]})
+        assert Runs(workspace).get("a").name == "a"
 
 
 def test_progress_and_time_left(tmp_path: Path) -> None:

@@ -239,8 +239,24 @@ def test_training_log(tmp_path: Path) -> None:
     assert training["seconds"] == pytest.approx(40 / 5)
     assert training["ended"] is None
     assert missing == ["1 unreadable line of metrics.jsonl"]
+    odd = ["[]", "3", "{}", "[" * 100_000, '{"event": [], "step": 1}', '{"event": "train", "step": "5"}', '{"event": "eval", "step": 6}']
+    odd += ['{"event": "train", "step": 5, "tokens": "x", "tokens_per_s": 1.0}', '{"event": "end", "step": 4, "reason": {}}']
+    odd += [f'{{"event": "train", "step": 5, "tokens": 50, "tokens_per_s": {value}}}' for value in ("NaN", "-Infinity", "1e999", "9" * 999)]
+    path.write_text("\n".join([*odd, *lines]), encoding="utf-8")
+    missing = []
+    assert read_training(path, missing) == training
+    assert missing == [f"{len(odd) + 1} unreadable lines of metrics.jsonl"]
     path.write_text("")
     assert read_training(path, missing) is None and "no training step" in missing[-1]
+
+
+def test_a_prompt_may_hold_any_line_separator(tmp_path: Path) -> None:
+    """JSON does not escape U+2028 and U+0085, which are not ends of lines in metrics.jsonl."""
+    rows = [{"event": "train", "step": 1, "tokens": 10, "tokens_per_s": 5.0}]
+    rows += [{"event": "sample", "step": 1, "prompt": "a\u2028b\u0085c", "answer": "d"}]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    missing: list[str] = []
+    assert read_training(tmp_path / "metrics.jsonl", missing) and not missing
 
 
 def test_thinning_keeps_the_mean() -> None:

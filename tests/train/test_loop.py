@@ -302,6 +302,29 @@ def test_a_damaged_checkpoint_is_reported_and_the_one_before_used(whole: Path, t
     assert weights_hash(tmp_path) == weights_hash(whole)
 
 
+def test_damaged_lines_of_metrics_are_removed_when_the_run_continues(whole: Path, tokens_dir: Path, tmp_path: Path) -> None:
+    shutil.copytree(whole, tmp_path / "run")
+    file = tmp_path / "run/metrics.jsonl"
+    lines = [b"[]", b"3", b"null", b"{}", b'{"event": "train"}', b'{"event": "train", "step": "x"}', b'{"event": 1, "step": 1}', b"\xff"]
+    lines += [b'{"event": "train", "step": NaN}', b'{"event": "train", "step": 1, "train/loss": 1e999}', b"[" * 100_000]
+    lines += [json.dumps({"event": "train", "step": 1}).encode("utf-16")]
+    file.write_bytes(b"".join(line + b"\n" for line in lines) + file.read_bytes() + b"\n".join(lines))
+    assert run(tokens_dir, tmp_path / "run") == run(tokens_dir, whole)
+    assert hashes(tmp_path / "run") == hashes(whole)
+
+
+@pytest.mark.parametrize("name", ["step-000060", "best"])
+def test_a_kill_between_two_renames_loses_no_checkpoint(name: str, whole: Path, tokens_dir: Path, tmp_path: Path) -> None:
+    """Where folders cannot be exchanged in one step: the older folder has a temporary name then, and the newer one is not there yet."""
+    shutil.copytree(whole, tmp_path / "run")
+    folder = tmp_path / "run/checkpoints" / name
+    folder.rename(folder.with_name(f"{name}.replaced.partial"))
+    folder.with_name(f"{name}.partial").mkdir()
+    assert run(tokens_dir, tmp_path / "run") == run(tokens_dir, whole)
+    assert hashes(tmp_path / "run") == hashes(whole)
+    assert not list((tmp_path / "run/checkpoints").glob("step-*.partial"))
+
+
 def test_a_best_model_is_not_replaced_because_all_checkpoints_are_damaged(whole: Path, tokens_dir: Path, tmp_path: Path) -> None:
     shutil.copytree(whole, tmp_path / "run")
     for _, folder in list_checkpoints(tmp_path / "run/checkpoints"):

@@ -13,7 +13,7 @@ async def ask(module: str, question: Mapping[str, Any], folder: Path, seconds: f
 
     Args:
         seconds: the process is ended after this time.
-        too_long, failed: messages in {"error": message}, which is the answer if the time is over or nothing was printed.
+        too_long, failed: messages in {"error": message}, which is the answer if the time is over, or if the process failed.
     """
     pipe = asyncio.subprocess.PIPE
     command = (sys.executable, "-P", "-m", module)
@@ -26,4 +26,5 @@ async def ask(module: str, question: Mapping[str, Any], folder: Path, seconds: f
         if process.returncode is None:
             process.kill()
             await process.wait()
-    return json.loads(answer.splitlines()[-1]) if answer.strip() else {"error": failed}
+    # A process that ended with an error may have printed a part of its answer.
+    return json.loads(answer.splitlines()[-1]) if answer.strip() and not process.returncode else {"error": failed}

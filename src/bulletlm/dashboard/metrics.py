@@ -1,13 +1,14 @@
 """Reads metrics.jsonl of a run while it is written, and makes curves of at most 600 points."""
 
 import bisect
-import json
 import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
+
+from bulletlm.train.log.events import parse_event
 
 POINTS = 600
 """Points of a curve at most; a screen shows no more."""
@@ -143,11 +144,10 @@ class Metrics:
         return True
 
     def _add(self, line: bytes) -> None:
-        try:
-            event: dict[str, Any] = json.loads(line)
-            kind, step = event["event"], int(event["step"])
-        except (ValueError, KeyError, TypeError):
+        event = parse_event(line)
+        if event is None:
             return  # a crash can leave half a line
+        kind, step = event["event"], event["step"]
         if kind == "sample":
             self.samples.append(Sample(step, str(event.get("prompt", "")), str(event.get("answer", ""))))
         elif kind == "rollback":
@@ -159,7 +159,7 @@ class Metrics:
                 if name not in ("step", "event") and type(value) in (int, float):
                     self._put(name if kind == "train" or name != "memory_mb" else "eval/memory_mb", step, float(value))
             if kind == "train":
-                self._tick(float(event.get("seconds", 0.0)))
+                self._tick(seconds if type(seconds := event.get("seconds")) in (int, float) else 0.0)
             else:
                 self._put_perplexities(step, event)
 
@@ -167,7 +167,7 @@ class Metrics:
         """Perplexity of the better of the exact weights, raw or averaged, and of the 4-bit weights."""
         exact = [event.get("val/loss"), event.get("val/loss_ema")]
         for name, losses in (("perplexity", exact), ("perplexity_bq4", [event.get("val/loss_bq4")])):
-            known = [float(loss) for loss in losses if isinstance(loss, (int, float)) and loss < MAX_EXPONENT]
+            known = [float(loss) for loss in losses if type(loss) in (int, float) and loss < MAX_EXPONENT]
             if known:
                 self._put(name, step, math.exp(min(known)))
 
@@ -285,9 +285,6 @@ def read_tail(path: Path) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any
     for line in reversed(lines[:-1]):
         if {"train", "eval"} <= found.keys():
             break
-        try:
-            event = json.loads(line)
+        if event := parse_event(line):
             found.setdefault(event["event"], event)
-        except (ValueError, KeyError, TypeError):
-            continue
     return found.get("train", {}), found.get("eval", {}), found.get("end", {})

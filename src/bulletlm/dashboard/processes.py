@@ -27,11 +27,14 @@ from bulletlm.errors import BulletError, ConfigError
 from bulletlm.files import write_json
 from bulletlm.pipeline.run_folder import PROCESS
 from bulletlm.terminal import printable
+from bulletlm.train.log.events import LARGEST_NUMBER
 
 FOLDER = "dashboard"
 """Subfolder of a run folder with the files of the dashboard."""
 
 LOG_TAIL_BYTES = 24_000
+
+LARGEST_PID = 2**31 - 1
 
 SAME_START_SECONDS = 1.5
 """Two times of the start of a process within this many seconds are the same; another process with a reused id started later."""
@@ -94,9 +97,9 @@ def find(run: Path) -> int | None:
     for path in (*supervisor, run / PROCESS):
         record = read_record(path)
         pid, started, booted = record.get("pid"), record.get("started"), record.get("booted")
-        if not isinstance(pid, int) or not isinstance(started, (int, float)):
+        if type(pid) is not int or not 0 < pid <= LARGEST_PID or (began := number(started)) is None:
             continue
-        if is_alive(pid, float(started), float(booted) if isinstance(booted, (int, float)) else None):
+        if is_alive(pid, began, number(booted)):
             return pid
     return None
 
@@ -164,8 +167,8 @@ def done_stages(run: Path) -> list[str]:
 def ended(run: Path) -> Ended | None:
     """How the last process of the run ended; None if it runs, was started elsewhere, or its supervisor was killed too."""
     record = read_record(own_folder(run) / "exit.json")
-    code, when = record.get("code"), record.get("time")
-    return Ended(code, float(when)) if isinstance(code, int) and isinstance(when, (int, float)) else None
+    code, when = record.get("code"), number(record.get("time"))
+    return Ended(code, when) if type(code) is int and when is not None else None
 
 
 def read_log(run: Path, size: int = LOG_TAIL_BYTES) -> str:
@@ -200,9 +203,14 @@ def read_record(path: Path) -> dict[str, Any]:
     """A small JSON object; empty if the file is missing or damaged, which only means that nothing is known."""
     try:
         value = json.loads(path.read_bytes())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}
+
+
+def number(value: Any) -> float | None:
+    """A value of a JSON file that should be a number; None if it is something else, infinite or too large to compute with."""
+    return float(value) if type(value) in (int, float) and -LARGEST_NUMBER < value < LARGEST_NUMBER else None
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,7 @@ def extend(run: Path, steps: int, workspace: Workspace) -> None:
     Raises:
         ConfigError: the run is running, or has trained as many steps already.
     """
-    done = read_tail(run / "metrics.jsonl")[0].get("step", 0)
+    done: int = read_tail(run / "metrics.jsonl")[0].get("step", 0)
     if steps <= done:
         raise ConfigError(f"the run has trained {done:,} steps already: give more")
     settings = {"train.total_steps": steps, "train.epochs": None}

@@ -20,7 +20,7 @@ from bulletlm.config.loader import RECORD_KEY, load_config
 from bulletlm.config.schema import Config
 from bulletlm.dashboard import processes
 from bulletlm.dashboard.metrics import read_tail
-from bulletlm.dashboard.processes import own_folder, read_record
+from bulletlm.dashboard.processes import number, own_folder, read_record
 from bulletlm.dashboard.workspace import Workspace, free_name, is_run
 from bulletlm.errors import BulletError, ConfigError
 from bulletlm.files import write_text
@@ -65,6 +65,9 @@ WATCHED = (
 """Files whose change makes a summary old."""
 
 INDEX_VERSION = 2
+
+MOST_TOKENS = 10**15
+"""A larger number of tokens in a file is damage."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,7 +128,7 @@ class Runs:
         self._lock = threading.Lock()  # pages ask from several threads
         content = read_record(self._index)
         if content.get("version") == INDEX_VERSION:
-            with contextlib.suppress(TypeError, ValueError, KeyError):
+            with contextlib.suppress(TypeError, ValueError, KeyError, AttributeError):
                 self._known = {name: (signature, Summary(**values)) for name, (signature, values) in content["runs"].items()}
 
     def names(self) -> list[str]:
@@ -228,9 +231,9 @@ def summarize(folder: Path) -> Summary:
     train, evaluated, end = read_tail(folder / "metrics.jsonl")
     best = read_record(folder / "checkpoints" / "best" / "state.json")
     report = read_record(folder / "report.json") if "evaluate" in done else {}
-    step = int(_number(train.get("step")) or 0)
+    step = int(number(train.get("step")) or 0)
     total = step if end else total_steps(folder)
-    speed = _number(train.get("tokens_per_s"))
+    speed = number(train.get("tokens_per_s"))
     stage = "" if "evaluate" in done else next((name for name in STAGES if name not in done), "")
     state: State
     message = ""
@@ -246,9 +249,9 @@ def summarize(folder: Path) -> Summary:
         state, message = "failed", processes.failure(folder)
     eta = None
     if alive and stage == "train" and step and total and speed:
-        per_step = (_number(train.get("tokens")) or 0) / step
+        per_step = (number(train.get("tokens")) or 0) / step
         eta = max(0, total - step) * per_step / speed
-    loss = _number(best.get("val_loss"))
+    loss = number(best.get("val_loss"))
     comparison = report.get("comparison")
     return Summary(
         name=folder.name,
@@ -257,9 +260,9 @@ def summarize(folder: Path) -> Summary:
         step=step,
         total_steps=total,
         eta=eta,
-        best_loss=loss if loss is not None else _number(evaluated.get("val/loss")),
-        bits_per_byte=_number(evaluated.get("val/bpb")),
-        gap=_number(comparison.get("perplexity_change")) if isinstance(comparison, dict) else None,
+        best_loss=loss if loss is not None else number(evaluated.get("val/loss")),
+        bits_per_byte=number(evaluated.get("val/bpb")),
+        gap=number(comparison.get("perplexity_change")) if isinstance(comparison, dict) else None,
         verdict=verdict_line(report.get("verdicts")),
         decisions=_decisions(report.get("verdicts")),
         file_bytes=_size(folder / "model.bullet"),
@@ -331,7 +334,7 @@ def total_steps(folder: Path) -> int | None:
     index = read_record(folder / "tokens" / "index.json")
     train = index.get("train")
     tokens = train.get("tokens") if isinstance(train, dict) else None
-    if not isinstance(tokens, int):
+    if type(tokens) is not int or not 0 <= tokens <= MOST_TOKENS:
         return config.train.total_steps
     return count_steps(config.train, max(1, (tokens - config.model.max_seq_len) // config.model.max_seq_len))[0]
 
@@ -343,14 +346,10 @@ def _parameters(report: dict[str, Any], folder: Path) -> int | None:
     config = configuration(folder)
     if config is None:
         return None
-    vocab_size = read_record(folder / "tokens" / "index.json").get("vocab_size", config.tokenizer.vocab_size)
-    with contextlib.suppress(ConfigError, TypeError):
-        return config.model.shape(vocab_size).n_parameters
+    written = read_record(folder / "tokens" / "index.json").get("vocab_size")
+    with contextlib.suppress(ConfigError):
+        return config.model.shape(written if type(written) is int else config.tokenizer.vocab_size).n_parameters
     return None
-
-
-def _number(value: Any) -> float | None:
-    return float(value) if type(value) in (int, float) else None
 
 
 def _size(path: Path) -> int | None:

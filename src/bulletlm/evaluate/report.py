@@ -1,6 +1,5 @@
 """The evaluation stage: measure model.bullet against the FP32 export, write report.json and report.html."""
 
-import json
 import platform
 import shlex
 from dataclasses import dataclass
@@ -37,10 +36,20 @@ from bulletlm.formats.provenance import is_private
 from bulletlm.progress import Progress
 from bulletlm.runtime import Model, load
 from bulletlm.runtime.sampling import Sampling
+from bulletlm.train.log.events import parse_event
 
 REPORT_VERSION = 1
 CURVES = ("train/loss", "val/loss", "val/loss_ema", "val/loss_bq4", "lr", "tokens_per_s", "grad_norm")
 POINTS_PER_CURVE = 300
+
+NUMBER = (int, float)
+METRICS_NEEDED: dict[str, dict[str, tuple[type, ...]]] = {
+    "train": {"tokens": NUMBER, "tokens_per_s": NUMBER},
+    "eval": {"val/loss": NUMBER, "best": (bool,)},
+    "end": {"reason": (str,)},
+}
+"""Values of the events of metrics.jsonl that the report needs, and their types."""
+
 SMALLEST_SHARE = 0.02
 """Share of the training text below which a language does not count as one that the model has learned."""
 
@@ -213,18 +222,19 @@ def build_report(run_dir: Path, config: Config, measured: Measurements) -> Repor
 def read_training(path: Path, missing: list[str]) -> Training | None:
     """Totals, best step and thinned curves of the training from metrics.jsonl; None if there is no such file.
 
-    A resumed run can repeat steps; the last line of a step counts. A line that a crash cut off is skipped and reported in `missing`.
+    A resumed run can repeat steps; the last line of a step counts. A damaged line, as one that a crash cut off, is skipped and reported
+    in `missing`.
     """
     if not path.exists():
         missing.append(f"the learning curves ({path.name} is missing)")
         return None
     by_event: dict[str, dict[int, dict[str, Any]]] = {"train": {}, "eval": {}, "end": {}}
     damaged = 0
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            event = json.loads(line)
+    for line in path.read_bytes().splitlines():
+        event = parse_event(line)
+        if event and all(type(event.get(name)) in kinds for name, kinds in METRICS_NEEDED.get(event["event"], {}).items()):
             by_event.setdefault(event["event"], {})[event["step"]] = event
-        except (ValueError, KeyError, TypeError):
+        else:
             damaged += 1
     if damaged:
         missing.append(f"{damaged} unreadable line{'s' if damaged > 1 else ''} of {path.name}")
@@ -237,7 +247,7 @@ def read_training(path: Path, missing: list[str]) -> Training | None:
         (event["tokens"] - before, event["tokens_per_s"]) for event, before in zip(train, [0, *(e["tokens"] for e in train)], strict=False)
     ]
     best = [event["step"] for event in evaluated if event["best"]]
-    curves = {name: [[e["step"], e[name]] for e in train + evaluated if e.get(name) is not None] for name in CURVES}
+    curves = {name: [[e["step"], e[name]] for e in train + evaluated if type(e.get(name)) in NUMBER] for name in CURVES}
     return {
         "steps": train[-1]["step"],
         "tokens": train[-1]["tokens"],
@@ -263,7 +273,7 @@ def _split(points: Points, parts: int) -> list[Points]:
 
 
 def _val_loss(event: dict[str, Any]) -> float:
-    return min(float(event[name]) for name in ("val/loss", "val/loss_ema") if event.get(name) is not None)
+    return min(float(event[name]) for name in ("val/loss", "val/loss_ema") if type(event.get(name)) in NUMBER)
 
 
 def _optional(run_dir: Path, name: str, what: str, missing: list[str]) -> Any:

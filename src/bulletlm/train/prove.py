@@ -90,7 +90,7 @@ def find_difference(whole: Path, killed: Path) -> str | None:
 def _events(folder: Path) -> list[dict[str, Any]]:
     from bulletlm.train.log.metrics import CLOCK
 
-    lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    lines = (folder / "metrics.jsonl").read_bytes().splitlines()
     return [{name: value for name, value in json.loads(line).items() if name not in CLOCK} for line in lines]
 
 

@@ -9,6 +9,7 @@ from typing import Any, TextIO
 
 from bulletlm.errors import BulletError
 from bulletlm.files import write_text
+from bulletlm.train.log.events import parse_event
 from bulletlm.train.log.trackers import Tracker
 from bulletlm.train.state import TrainPosition
 
@@ -45,7 +46,7 @@ class MetricsLog:
     def _rewound(self, position: TrainPosition) -> TextIO:
         last = {"train": position.step, "eval": position.evaluated_step, "sample": position.evaluated_step}
         rollbacks = [_line("rollback", event["to_step"], event) for event in position.rollbacks]
-        events = [(line, json.loads(line)) for line in _complete_lines(self._path)]
+        events = _events(self._path)
         kept = [(line, event) for line, event in events if line in rollbacks or event["step"] <= last.get(event["event"], -1)]
         lines = [line for line, _ in kept]
         write_text(self._path, "".join(line + "\n" for line in [*lines, *(line for line in rollbacks if line not in lines)]))
@@ -92,16 +93,9 @@ def _numbers(values: dict[str, Any]) -> dict[str, float]:
     return {name: float(value) for name, value in values.items() if name != "step" and isinstance(value, (int, float))}
 
 
-def _complete_lines(path: Path) -> list[str]:
-    """The lines of an earlier run, without incomplete ones that a crash left."""
+def _events(path: Path) -> list[tuple[str, dict[str, Any]]]:
+    """The lines of an earlier run and their events, without incomplete or damaged ones that a crash left."""
     if not path.exists():
         return []
     lines = path.read_bytes().split(b"\n")[:-1]
-    kept = []
-    for line in lines:
-        try:
-            json.loads(line)
-        except ValueError:
-            continue
-        kept.append(line.decode("utf-8"))
-    return kept
+    return [(line.decode("utf-8"), event) for line in lines if (event := parse_event(line))]
