@@ -22,7 +22,10 @@ def place(tmp_path: Path, micro_run: Path, bullet_path: Path, monkeypatch: pytes
     shutil.copytree(micro_run, tmp_path / "runs/micro")
     (tmp_path / "runs/begun").mkdir()
     (tmp_path / "runs/begun/stages.json").write_text('{"data": {}, "tokenizer": {}, "tokens": {}}')
-    (tmp_path / "runs/begun/checkpoints/step-000120").mkdir(parents=True)
+    # Also what a repair leaves, and steps beyond a million, whose names are longer.
+    for name in ("step-000120", "step-999999", "step-1000000", "step-1000001.damaged-2", "step-1000002.partial", "step-x1"):
+        (tmp_path / "runs/begun/checkpoints" / name).mkdir(parents=True)
+        (tmp_path / "runs/begun/checkpoints" / name / "state.json").touch()
     (tmp_path / "models").mkdir()
     shutil.copy(bullet_path, tmp_path / "models/tiny.bullet")
     shutil.copy(bullet_path, tmp_path / "छोटा.bullet")
@@ -127,7 +130,7 @@ def test_list(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = {row["name"]: row for row in json.loads(works(capsys, "list", "--json"))}
     assert rows["micro"]["state"] == "finished" and rows["micro"]["kind"] == "run"
     assert rows["micro"]["bytes"] == (place / "runs/micro/model.bullet").stat().st_size
-    assert rows["begun"]["state"] == "stopped in train, step 120" and rows["begun"]["bytes"] is None
+    assert rows["begun"]["state"] == "stopped in train, step 1,000,000" and rows["begun"]["bytes"] is None
     assert rows["tiny"]["state"] == "ready" and rows["tiny"]["parameters"] > 10_000
     assert rows["broken"]["state"].startswith("not usable: this is a PDF document")
     table = works(capsys, "list").splitlines()

@@ -123,6 +123,19 @@ def test_a_step_of_a_run_is_a_source(micro_run: Path) -> None:
     assert read_parent(str(newest)).shape == read_npy(micro_run / "export" / "npy")[0]
 
 
+def test_a_run_without_export_and_best_starts_from_its_newest_intact_step(micro_run: Path, tmp_path: Path) -> None:
+    """Not from a damaged checkpoint that was put aside, or from the 999,999th step instead of the millionth."""
+    run = tmp_path / "micro"
+    shutil.copytree(micro_run, run, ignore=shutil.ignore_patterns("export", "best"))
+    newest = sorted((run / "checkpoints").glob("step-*"))[-1]
+    expected = read_parent(str(newest)).sha256
+    newest.rename(newest.with_name("step-1000000"))
+    for name in ("step-999999", "step-1000001.damaged"):
+        (run / "checkpoints" / name).mkdir()
+        (run / "checkpoints" / name / "state.json").write_text("{}")
+    assert read_parent(str(run)).sha256 == expected
+
+
 def test_shape_tokenizer_and_weights_are_those_of_the_source(child: Config, micro_run: Path) -> None:
     for name in ("dim", "n_layers", "n_heads", "n_kv_heads", "hidden_dim", "max_seq_len"):
         assert getattr(child.model, name) == read_json(micro_run / "config.json")["model"][name]

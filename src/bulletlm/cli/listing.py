@@ -13,6 +13,7 @@ from bulletlm.files import read_json
 from bulletlm.formats.bullet.reader import open_bullet
 from bulletlm.formats.packaged import BASE, packaged_names
 from bulletlm.terminal import echo, printable, printable_json
+from bulletlm.train.checkpoint import list_checkpoints
 
 STAGE_NAMES = ("data", "tokenizer", "tokens", "train", "export", "qat", "build", "evaluate")
 """The stages of a run in the order in which stages.json records them."""
@@ -72,8 +73,8 @@ def _run_state(folder: Path) -> str:
     missing = [name for name in STAGE_NAMES if not isinstance(done, dict) or name not in done]
     if not missing:
         return "finished"
-    if missing[0] == "train" and (steps := sorted((folder / "checkpoints").glob("step-*[0-9]"))):
-        return f"stopped in train, step {int(steps[-1].name.removeprefix('step-')):,}"
+    if missing[0] == "train" and (checkpoints := list_checkpoints(folder / "checkpoints")):
+        return f"stopped in train, step {checkpoints[-1][0]:,}"
     return f"stopped before {missing[0]}" if done else "started"
 
 

@@ -19,6 +19,7 @@ from bulletlm.formats.packaged import packaged_model, packaged_names
 from bulletlm.runtime import Model, Sampling, Session, load
 from bulletlm.runtime.prompt import chat_prompt
 from bulletlm.text.tokenizer import Tokenizer
+from bulletlm.train.checkpoint import list_checkpoints
 
 KEPT_MODELS = 3
 """Loaded models that stay in memory."""
@@ -41,9 +42,8 @@ def versions(run: Path) -> list[str]:
         found.append(FP32)
     checkpoints = run / "checkpoints"
     if (run / "tokenizer" / "tokenizer.model").is_file() and checkpoints.is_dir():
-        steps = sorted((path.name for path in checkpoints.glob("step-*") if (path / "state.json").is_file()), reverse=True)
         found += [BEST] if (checkpoints / BEST / "state.json").is_file() else []
-        found += [name for name in steps if name.removeprefix("step-").isdigit()]
+        found += [path.name for _, path in reversed(list_checkpoints(checkpoints)) if (path / "state.json").is_file()]
     if (run / "start" / "npy" / MANIFEST).is_file():
         found.append(START)
     return found
@@ -124,12 +124,13 @@ def checkpoint_folder(run: Path, version: str) -> Path:
 
 def _metadata(config: Config, run: Path, state: Mapping[str, Any]) -> dict[str, Any]:
     """What the file of a checkpoint says about itself, as the export stage does."""
-    languages = read_record(run / "tokens" / "index.json").get("train", {}).get("by_language", {})
+    train = read_record(run / "tokens" / "index.json").get("train")
+    languages = train.get("by_language") if isinstance(train, dict) else None
     training = {name: value for name, value in state.items() if name in ("step", "val_loss", "weights", "tokens_seen")}
     return {
         "name": config.name,
         "license": config.license,
-        "languages": sorted(languages),
+        "languages": sorted(languages) if isinstance(languages, dict) else [],
         "sampling": config.sampling.model_dump(mode="json"),
         "training": training,
     }

@@ -153,10 +153,11 @@ def _read(path: Path) -> StoredModel:
         if (path / "export" / "npy" / MANIFEST).is_file():
             return read_model(path / "export" / "npy")[1]
         if (path / "checkpoints").is_dir():
-            best = path / "checkpoints" / "best"
-            steps = sorted(folder for folder in (path / "checkpoints").glob("step-*") if (folder / "state.json").is_file())
+            from bulletlm.train.checkpoint import list_checkpoints
+
+            best, steps = path / "checkpoints" / "best", list_checkpoints(path / "checkpoints")
             if (best / "state.json").is_file() or steps:
-                return _read_checkpoint(best if (best / "state.json").is_file() else steps[-1])
+                return _read_checkpoint(best if (best / "state.json").is_file() else steps[-1][1])
         if (path / "config.json").is_file() and not (path / MANIFEST).exists():
             if RECORD_KEY in _object(path / "config.json"):
                 raise ConfigError(f"{path} is a run without a trained model: train it first, or name another")
