@@ -65,11 +65,39 @@ def test_a_score_that_was_not_written_completely_is_asked_again(tmp_path: Path) 
         left = len(store.read())
         assert left == (2 if cut == 1 else 1)
         store.add(scored(ITEMS[2], "asha", 1, 1))
-        if left == 2:
-            assert len(store.read()) == 3
+        assert len(store.read()) == left + 1
     store.path.write_bytes(b"nonsense\n" + content)
     with pytest.raises(BulletError, match="line 1 is damaged"):
         store.read()
+
+
+def test_a_line_of_another_file_is_never_removed(tmp_path: Path) -> None:
+    store = ScoreStore(tmp_path / "notes.txt")
+    store.path.write_text("my notes")
+    store.add(scored(ITEMS[0], "asha", 2, 4))
+    assert store.path.read_text().startswith("my notes\n")
+    with pytest.raises(BulletError, match="line 1 is damaged"):
+        store.read()
+
+
+ODD: list[Any] = [None, True, 3, "x", [], {}, [1], {"rows": None}, {"rows": [None]}, {"rows": []}, {"rows": "text"}]
+ODD += [{"rows": [{"prompt": 1, "language": "en", "kind": "k", "fp32": {"text": "a"}, "bq4": {"text": "b"}}]}]
+ODD += [{"rows": [{"prompt": "p", "language": "en", "kind": "k", "fp32": {"text": 1}, "bq4": {"text": "b"}}]}]
+
+
+@pytest.mark.parametrize("odd", ODD, ids=str)
+def test_a_report_without_answers_is_one_line(odd: Any) -> None:
+    for report in (odd, {"generations": odd}):
+        with pytest.raises(DataError, match=r"report\.json has no answers"):
+            items_of_report(report)
+
+
+def test_scores_of_other_systems_do_not_count() -> None:
+    """As in a file that was edited: the item is right, the systems are not."""
+    right, renamed, unknown = (scored(ITEMS[0], rater, 2, 4) for rater in ("asha", "ben", "chitra"))
+    renamed["points"] = {"FP32": points(1), "other": points(1)}
+    unknown["preferred"] = "other"
+    assert summarize(ITEMS, [right, renamed, unknown])["raters"] == {"asha": 1}
 
 
 def test_other_answers_are_other_items() -> None:

@@ -123,9 +123,12 @@ def items_of_report(report: Mapping[str, Any]) -> list[Item]:
     """
     try:
         rows = report["generations"]["rows"]
-        return items_of([{**row, "a": row["fp32"], "b": row["bq4"]} for row in rows], ("FP32", "4-bit"))
-    except (LookupError, TypeError):
-        raise DataError("report.json has no answers: run `bullet evaluate` again") from None
+        items = items_of([{**row, "a": row["fp32"], "b": row["bq4"]} for row in rows], ("FP32", "4-bit"))
+    except (LookupError, TypeError, AttributeError):
+        items = []
+    if not items or not all(isinstance(word, str) for item in items for word in (item.prompt, item.language, *item.answers.values())):
+        raise DataError("report.json has no answers: run `bullet evaluate` again")
+    return items
 
 
 def items_of(rows: Iterable[Mapping[str, Any]], systems: tuple[str, str]) -> list[Item]:
@@ -209,39 +212,57 @@ class ScoreStore:
             return []
         except (OSError, UnicodeDecodeError) as error:
             raise BulletError(f"cannot read {self.path} ({getattr(error, 'strerror', None) or 'it is not UTF-8 text'})") from None
-        *lines, last = content.split("\n")
+        lines = content.split("\n")
+        if _is_incomplete(lines[-1]):
+            lines.pop()
         records: dict[tuple[str, str], ScoreRecord] = {}
-        for number, line in enumerate([*lines, last], 1):
+        for number, line in enumerate(lines, 1):
             if not line.strip():
                 continue
-            try:
-                record = _checked(json.loads(line))
-            except (ValueError, LookupError, TypeError, AttributeError):
-                if number == len(lines) + 1:  # the program was killed while it wrote
-                    break
-                raise BulletError(f"{self.path} line {number} is damaged: repair or remove the line") from None
+            record = _parse(line)
+            if record is None:
+                raise BulletError(f"{self.path} line {number} is damaged: repair or remove the line")
             records.pop((record["rater"], record["item"]), None)
             records[record["rater"], record["item"]] = record
         return list(records.values())
 
     def add(self, record: ScoreRecord) -> None:
-        """Append a score and wait until it is on the disk.
+        """Append a score and wait until it is on the disk. A last line that was not written completely is removed.
 
         Raises:
             BulletError: the file cannot be written.
         """
-        line = json.dumps(record, ensure_ascii=False) + "\n"
+        line = json.dumps(record, ensure_ascii=False).encode("utf-8", "surrogatepass") + b"\n"
         try:
             with open(self.path, "ab+") as file:
-                if file.tell():
-                    file.seek(-1, os.SEEK_END)
-                    if file.read(1) != b"\n":
-                        line = "\n" + line
-                file.write(line.encode("utf-8", "surrogatepass"))
+                file.seek(0)
+                last = file.read().rpartition(b"\n")[2]
+                if _is_incomplete(last.decode("utf-8", "replace")):
+                    file.truncate(file.tell() - len(last))
+                elif last:
+                    line = b"\n" + line
+                file.write(line)
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as error:
             raise BulletError(f"cannot write {self.path} ({error.strerror}): choose another file with --out") from None
+
+
+LINE_START = '{"version": 1, "time": "'
+"""Every line of a file with scores begins with this."""
+
+
+def _is_incomplete(line: str) -> bool:
+    """Whether a last line is the beginning of a score, because the program was killed while it wrote it."""
+    return bool(line) and (line.startswith(LINE_START) or LINE_START.startswith(line)) and _parse(line) is None
+
+
+def _parse(line: str) -> ScoreRecord | None:
+    """The record in a line; None if the line is damaged."""
+    try:
+        return _checked(json.loads(line))
+    except (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError):
+        return None
 
 
 def _checked(record: Any) -> ScoreRecord:
@@ -264,8 +285,14 @@ def summarize(items: Sequence[Item], records: Iterable[ScoreRecord]) -> Summary:
         DataError: no item was scored.
         BulletError: several raters scored the same items, and the library for their agreement is not installed.
     """
-    by_id = {item.id: item for item in items}
-    known = [record for record in records if record["item"] in by_id]
+    by_id = {item.id: item.answers.keys() for item in items}
+    known = [
+        record
+        for record in records
+        if record["item"] in by_id
+        and record["points"].keys() == by_id[record["item"]]
+        and record["preferred"] in ("", *by_id[record["item"]])
+    ]
     if not known:
         raise DataError("no score of these answers was found: score them first")
     systems = list(items[0].answers)
