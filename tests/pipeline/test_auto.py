@@ -1,6 +1,7 @@
 """A recipe for text alone: what is chosen for a text, a machine and a time; and what is written, kept and refused."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from bulletlm.config.schema import DataConfig
 from bulletlm.data.prepare import prepare_data
 from bulletlm.data.survey import Survey, survey
 from bulletlm.errors import ConfigError, DataError
+from bulletlm.pipeline import recipe
 from bulletlm.pipeline.auto import Choice, Speed, Text, choose, learn_vocabulary, look_at_text, wanted_vocabulary
 from bulletlm.pipeline.limits import fed_parameters, refuse_too_large, require_sources, training_bytes
 from bulletlm.pipeline.plan import Clock, Measured, training_flops
@@ -182,6 +184,42 @@ def test_from_folder_to_report(messy: Path, tmp_path: Path, monkeypatch: pytest.
     other.mkdir(parents=True)
     with pytest.raises(ConfigError, match=r"run of other text: .*--name="):
         existing_recipe(text_run([str(other)], [], None), restart=False)
+
+
+@pytest.mark.parametrize("written", [0, 1, 2])
+def test_a_kill_while_the_recipe_is_written_does_not_block_the_run(written: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed after so many of its files: the same command chooses again, or continues; a first run and one that is chosen again."""
+
+    class Killed(BaseException):
+        pass
+
+    def limited(write: Any) -> Any:
+        def call(*arguments: Any) -> None:
+            if len(done) == written:
+                raise Killed
+            write(*arguments)
+            done.append(1)
+
+        return call
+
+    choice = Choice(values={"name": "a"}, why={}, lines=[], notes=[], seconds={}, facts={})
+    longer = replace(choice, values={"name": "a", "seed": 7})
+    run, later = (TextRun("a", tmp_path, ["/text"], {}, hours) for hours in (1.0, 2.0))
+    for wanted, chosen, restart in ((run, choice, False), (later, longer, True)):
+        with monkeypatch.context() as patched:
+            done: list[int] = []
+            patched.setattr(recipe, "write_json", limited(recipe.write_json))
+            patched.setattr(recipe, "write_text", limited(recipe.write_text))
+            with pytest.raises(Killed):
+                write_recipe(wanted, chosen)
+        found = existing_recipe(wanted, restart=restart)
+        assert found is None or (not restart and load_config(found).seed == 42)
+        write_recipe(wanted, chosen)
+        assert existing_recipe(wanted, restart=False) == wanted.recipe
+    assert load_config(run.recipe).seed == 7
+    run.recipe.write_text(run.recipe.read_text() + "// mine\n")
+    with pytest.raises(ConfigError, match="was edited"):
+        existing_recipe(run, restart=True)
 
 
 def test_a_run_of_a_configuration_is_not_taken_over(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ choice.json beside it records what the choice was made for. The same command the
 recipe that the user has edited is never replaced.
 """
 
+import hashlib
 import json
 import math
 import time
@@ -112,8 +113,11 @@ def existing_recipe(run: TextRun, restart: bool) -> Path | None:
     record = read_object(run.folder / RECORD) if (run.folder / RECORD).exists() else {}
     if record.get("sources") != run.sources:
         raise ConfigError(f"{shown} holds a run of other text: {other}")
+    written = sha256_of_file(run.recipe)
+    if written == record.get("replaces") and written != record.get("recipe"):
+        return None  # the program was killed before it had written the new recipe
     same = (run.hours is None or run.hours == record.get("hours")) and (not run.given or run.given == record.get("given"))
-    edited = sha256_of_file(run.recipe) != record.get("recipe")
+    edited = written != record.get("recipe")
     if not restart and same:
         return run.recipe
     if edited:
@@ -196,16 +200,20 @@ def write_recipe(run: TextRun, choice: "Choice") -> None:
     values = dict(choice.values)
     if run.runs_dir != Path("runs"):
         values = {"name": values.pop("name"), "runs_dir": str(run.runs_dir), **values}
-    write_text(run.recipe, render(values, choice.why, choice.lines, run.recipe))
-    load_config(run.recipe)
-    record = {
+    text = render(values, choice.why, choice.lines, run.recipe)
+    record: dict[str, Any] = {
         "sources": run.sources,
         "hours": run.hours or DEFAULT_HOURS,
         "given": run.given,
-        "recipe": sha256_of_file(run.recipe),
+        "recipe": hashlib.sha256(text.encode()).hexdigest(),
         "choice": choice.facts,
     }
+    # The record is written first: after a kill between the two, the recipe is missing, or it is the one that the record replaces.
+    replaces = sha256_of_file(run.recipe) if run.recipe.exists() else None
+    write_json(run.folder / RECORD, {**record, "replaces": replaces})
+    write_text(run.recipe, text)
     write_json(run.folder / RECORD, record)
+    load_config(run.recipe)
 
 
 def render(values: Mapping[str, Any], why: Mapping[str, str], lines: Sequence[str], path: Path) -> str:
