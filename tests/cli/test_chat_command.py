@@ -111,6 +111,22 @@ def test_saving(chat_model: Model, tmp_path: Path) -> None:
     assert (tmp_path / "talk.txt").read_text(encoding="utf-8") == f"system: दयाळू रहा.\n\nuser: नमस्कार\n\nassistant: {answer}\n\n"
 
 
+def test_saving_replaces_only_what_this_chat_has_saved(chat_model: Model, tmp_path: Path) -> None:
+    conversation = Conversation(chat_model, HOT)
+    "".join(conversation.ask("नमस्कार"))
+    conversation.save(tmp_path / "talk.txt")
+    first = (tmp_path / "talk.txt").read_text(encoding="utf-8")
+    "".join(conversation.ask("पुन्हा"))
+    conversation.save(tmp_path / "talk.txt")
+    assert (tmp_path / "talk.txt").read_text(encoding="utf-8").startswith(first[:-2])
+    (tmp_path / "mine.txt").write_text("my notes")
+    (tmp_path / "link.txt").symlink_to("nowhere")
+    for name in ("mine.txt", "link.txt"):
+        with pytest.raises(BulletError, match="exists and is not overwritten: choose another name"):
+            conversation.save(tmp_path / name)
+    assert (tmp_path / "mine.txt").read_text() == "my notes" and not (tmp_path / "nowhere").exists()
+
+
 def command(path: Path, *words: str) -> list[str]:
     return [sys.executable, "-m", "bulletlm", "chat", str(path), "--seed", "1", *words]
 

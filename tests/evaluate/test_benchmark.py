@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bulletlm.cli.app import main
+from bulletlm.cli.measure import RESULTS_START
 from bulletlm.errors import BulletError, ConfigError, DataError
 from bulletlm.evaluate.benchmark import published, run_benchmark, table
 from bulletlm.evaluate.benchmark_tasks import Pair, Question, Sentence, Task, load_suite, read_tasks
@@ -374,6 +375,7 @@ def test_the_command(micro_run: Path, tmp_path: Path, capsys: pytest.CaptureFixt
     run_command(micro_run, *suites, "--out", out)
     shown = capsys.readouterr().out
     assert f"> {micro_run} (FP32)" in shown and f"> {micro_run} (4-bit)" in shown
+    assert out.read_bytes().startswith(RESULTS_START), "so that the command may replace it"
     results = json.loads(out.read_text())["results"]
     assert [result["kind"] for result in results] == ["pairs", "text"]
     assert [len(result["models"]) for result in results] == [2, 2]

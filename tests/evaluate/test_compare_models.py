@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from bulletlm.cli.app import main
 from bulletlm.evaluate.compare_models import Passage, compare_models, read_passages
-from bulletlm.evaluate.compare_page import conclusion, marked, render_comparison, short_names
+from bulletlm.evaluate.compare_page import PAGE_START, conclusion, marked, render_comparison, short_names
 from bulletlm.evaluate.language_models import BulletModel, LanguageModel, _stored, log_probs, open_model
 from bulletlm.evaluate.prompts import Prompt
 from bulletlm.formats.gguf import write_gguf
@@ -162,9 +162,22 @@ def test_the_command_for_a_run(micro_run: Path, tmp_path: Path, capsys: Any) -> 
     shown = capsys.readouterr().out
     assert "KL(A || B)" in shown and "bits per byte" in shown and str(page) in shown
     assert page.read_text(encoding="utf-8").count("<table>") >= 3
+    assert page.read_text(encoding="utf-8").startswith(PAGE_START), "so that the command may replace it"
     run(micro_run / "export" / "npy", micro_run / "model.bullet", "--json", "--no-answers")
     result = json.loads(capsys.readouterr().out)
     assert result["perplexity_change"] and result["kl"]["mean"] > 0 and result["text"]["passages"] > 0 and result["answers"] is None
+
+
+@pytest.mark.parametrize(
+    "words", [["compare", "a", "b", "--html"], ["benchmark", "a", "--suite", "s.jsonl", "--out"]], ids=["page", "results"]
+)
+def test_a_file_of_the_user_is_not_overwritten(words: list[str], tmp_path: Path, capsys: Any) -> None:
+    """This is found before anything is measured."""
+    (tmp_path / "mine").write_text("my notes")
+    with pytest.raises(SystemExit) as end:
+        main([*words, str(tmp_path / "mine")])
+    assert end.value.code == 2 and "exists and is not overwritten" in capsys.readouterr().err
+    assert (tmp_path / "mine").read_text() == "my notes"
 
 
 def test_without_a_run_the_text_is_asked_for(first: StoredModel, second: StoredModel, tmp_path: Path, capsys: Any) -> None:

@@ -328,7 +328,7 @@ def evaluate(
         echo(_stages(config, settings, "evaluate", restart, verbosity) / "report.html")
         return
     if restart:
-        raise ConfigError(f"--restart needs a configuration: bullet run {config}/config.json --restart")
+        raise ConfigError(f"--restart needs a configuration: bullet run {shlex.quote(str(folder / 'config.json'))} --restart")
     if checkpoints:
         from bulletlm.cli.checkpoints import print_checkpoints
 

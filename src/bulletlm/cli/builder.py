@@ -1,7 +1,5 @@
 """The `bullet-builder` command: reads FP32 .npy tensors, writes one `.bullet` file. `bullet build FOLDER` is the same command."""
 
-import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -12,7 +10,7 @@ from cyclopts import App, CycloptsError, Parameter
 from bulletlm import __version__
 from bulletlm.cli.fast_start import fail, report_errors
 from bulletlm.errors import ConfigError, DataError
-from bulletlm.files import open_regular
+from bulletlm.files import open_regular, refuse_other_file
 from bulletlm.formats.npy import MANIFEST
 from bulletlm.quant.types import WeightType
 from bulletlm.terminal import echo, printable_json
@@ -88,9 +86,9 @@ def build(
     from bulletlm.quant.types import weight_types
 
     run, folder = _locate(folder)
-    _refuse_other_file(out, lambda head: b'"bullet_version"' in head or is_v1(head), ".bullet file")
+    refuse_other_file(out, lambda head: b'"bullet_version"' in head or is_v1(head), ".bullet file")
     if report:
-        _refuse_other_file(report, lambda head: head.startswith(b'{\n  "weights"'), "report of this command")
+        refuse_other_file(report, lambda head: head.startswith(b'{\n  "weights"'), "report of this command")
     try:
         given = {"calibration": method, "calibration_tokens": calibration_tokens, "seed": seed}
         given = {name: value for name, value in given.items() if value is not None}
@@ -134,20 +132,6 @@ def build(
 def is_model_folder(folder: Path) -> bool:
     """Whether `folder` is a folder of .npy tensors or a run folder that contains one."""
     return (folder / MANIFEST).is_file() or (folder / "export" / "npy").is_dir()
-
-
-def _refuse_other_file(path: Path, mark: Callable[[bytes], bool], kind: str) -> None:
-    """Raise a ConfigError if `path` exists and its first bytes do not have the mark, so that only earlier results are overwritten."""
-    try:
-        if not os.path.lexists(path):
-            return
-        with open_regular(path) as file:
-            if mark(file.read(4096)):
-                return
-            problem = f"it is not a {kind}"
-    except OSError as error:
-        problem = error.strerror or str(error)
-    raise ConfigError(f"{path} exists and is not overwritten ({problem}): move it away or choose another name")
 
 
 def _locate(folder: Path) -> tuple[Path | None, Path]:

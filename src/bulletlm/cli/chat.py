@@ -100,6 +100,7 @@ class Conversation:
         self.messages: list[dict[str, str]] = []
         self.session = Session(model)
         self._model = model
+        self._saved: set[Path] = set()
         self._system = [{"role": "system", "content": system}] if system else []
         self.note: str | None = None
         self._turn = 0
@@ -131,7 +132,11 @@ class Conversation:
         self.messages, self._turn = [], 0
 
     def save(self, path: Path) -> None:
-        """Write the conversation as JSON (if `path` ends in .json) or as plain text."""
+        """Write the conversation as JSON (if `path` ends in .json) or as plain text.
+
+        Raises:
+            BulletError: there is nothing to write, or a file of this name that this chat has not written; or it cannot be written.
+        """
         import json
 
         from bulletlm.files import write_text
@@ -139,8 +144,12 @@ class Conversation:
         messages = [*self._system, *self.messages]
         if not self.messages:
             raise BulletError("there is nothing to save: the conversation is empty")
+        place = path.absolute()
+        if os.path.lexists(path) and place not in self._saved:
+            raise BulletError(f"{path} exists and is not overwritten: choose another name")
         as_json = path.suffix == ".json"
         write_text(path, json.dumps({"messages": messages}, ensure_ascii=False, indent=2) + "\n" if as_json else _readable(messages))
+        self._saved.add(place)
 
 
 def _answer(conversation: Conversation, question: str, terminal: bool) -> None:

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from bulletlm.evaluate.report_types import EstimateValues
 
 Json = Annotated[bool, Parameter(help="Print the result as JSON.", negative="")]
+RESULTS_START = b'{\n  "version": 1,\n  "results"'
+"""How a file of benchmark results begins."""
+
 ANY_MODEL = (
     "The name of a run or model here, or a path: a run folder, a checkpoint, a .bullet or .gguf file, an export/npy folder, or a folder "
     "of transformers."
@@ -60,11 +63,13 @@ def benchmark(
     from bulletlm.evaluate.benchmark import run_benchmark, table
     from bulletlm.evaluate.benchmark_tasks import KINDS, NAMED, load_suite
     from bulletlm.evaluate.language_models import open_models
-    from bulletlm.files import write_json
+    from bulletlm.files import refuse_other_file, write_json
     from bulletlm.progress import ConsoleProgress
 
     if not models:
         raise ConfigError("bullet benchmark needs a model: bullet benchmark runs/demo --suite flores")
+    if out is not None:
+        refuse_other_file(out, lambda head: head.startswith(RESULTS_START), "file of benchmark results")
     kinds = _words(tasks) or KINDS
     if wrong := [kind for kind in kinds if kind not in KINDS]:
         raise ConfigError(f"--tasks {wrong[0]}: it must be among {', '.join(KINDS)}")
@@ -119,12 +124,14 @@ def compare(
     Example: bullet compare runs/demo/model.bullet other.gguf --text held-out.txt
     """
     from bulletlm.evaluate.compare_models import compare_models, default_sampling, read_passages
-    from bulletlm.evaluate.compare_page import render_comparison
+    from bulletlm.evaluate.compare_page import PAGE_START, render_comparison
     from bulletlm.evaluate.language_models import open_model
     from bulletlm.evaluate.prompts import load_prompts
-    from bulletlm.files import write_text
+    from bulletlm.files import refuse_other_file, write_text
     from bulletlm.progress import ConsoleProgress
 
+    if html is not None:
+        refuse_other_file(html, lambda head: PAGE_START in head.decode("utf-8", "replace"), "page of this command")
     a, b = find_any(a), find_any(b)
     progress = ConsoleProgress()
     asked = load_prompts(prompts) if answers else []

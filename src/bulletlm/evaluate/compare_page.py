@@ -20,6 +20,15 @@ CHECKS: list[tuple[str, str, Callable[[float], str]]] = [
 """Checks of answers: label, key and form."""
 
 
+PAGE_START = """<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">"""
+"""How a page begins; a file with another beginning is not a page of this module."""
+
+
 def render_comparison(result: ModelComparison, tokens: ComparisonValues | None) -> str:
     """The page as HTML, without scripts, fonts or links to other places; the same result gives the same bytes.
 
@@ -35,12 +44,7 @@ def render_comparison(result: ModelComparison, tokens: ComparisonValues | None) 
     style = STYLE_FILE.read_text(encoding="utf-8")
     names = short_names(result.a["model"], result.b["model"])
     title = " and ".join(names)
-    return f"""<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
+    return f"""{PAGE_START}
 <meta name="color-scheme" content="light dark">
 <title>{escape(title)}</title>
 <style>
