@@ -10,6 +10,7 @@ from bulletlm.config.schema import TokenizerConfig
 from bulletlm.data.tokens import open_tokens, write_tokens
 from bulletlm.data.vocabulary import prepare_tokenizer
 from bulletlm.errors import BulletError
+from bulletlm.evaluate.training_text import read_part
 from bulletlm.progress import SilentProgress
 from bulletlm.text.chat import encode_document
 from bulletlm.text.documents import Document, read_documents, texts_of, to_line
@@ -89,6 +90,32 @@ def test_a_large_vocabulary_takes_four_bytes(data: Path, tokenizer: Tokenizer, t
     assert tokenizer.decode(found.tokens[: found.info["tokens"]]).startswith(TRAIN[0]["text"])
 
 
+@pytest.mark.parametrize(
+    "row",
+    [
+        b'{"id": "a"',
+        b"null",
+        b"3",
+        b"[]",
+        b"\xff",
+        b"[" * 100_000,
+        b'{"id": "a", "source": "s", "language": "en"}',
+        b'{"id": "a", "source": "s", "text": "no language"}',
+        b'{"id": 1, "source": "s", "language": "en", "text": "t"}',
+        b'{"id": "a", "source": "s", "language": "en", "text": null}',
+        b'{"id": "a", "source": "s", "language": "en", "messages": "m"}',
+        b'{"id": "a", "source": "s", "language": "en", "messages": [{"role": "user"}]}',
+    ],
+)
+def test_a_damaged_document_is_named(row: bytes, data: Path) -> None:
+    good = (data / "val.jsonl").read_bytes().splitlines(keepends=True)[0]
+    (data / "val.jsonl").write_bytes(good + row + b"\n")
+    with pytest.raises(BulletError, match=r"val\.jsonl is damaged at line 2: run `bullet data` again"):
+        list(read_documents(data / "val.jsonl"))
+    with pytest.raises(BulletError, match=r"val\.jsonl is damaged at line 2: run `bullet data` again"):
+        read_part(data / "val.jsonl")
+
+
 def test_damage_is_named(data: Path, tokenizer: Tokenizer, tmp_path: Path) -> None:
     write_tokens(data, tokenizer, "all", tmp_path / "tokens", SilentProgress())
     file = tmp_path / "tokens" / "train.bin"
@@ -98,9 +125,6 @@ def test_damage_is_named(data: Path, tokenizer: Tokenizer, tmp_path: Path) -> No
     file.unlink()
     with pytest.raises(BulletError, match=r"train\.bin is missing"):
         open_tokens(tmp_path / "tokens", "train")
-    (data / "val.jsonl").write_text('{"id": "a"\n')
-    with pytest.raises(BulletError, match=r"val\.jsonl is damaged at line 1"):
-        list(read_documents(data / "val.jsonl"))
     (data / "val.jsonl").unlink()
     with pytest.raises(BulletError, match="bullet data"):
         write_tokens(data, tokenizer, "all", tmp_path / "again", SilentProgress())

@@ -1,5 +1,6 @@
 """Tests the native optimizer against torch's AdamW and clipping, and against singular value decompositions in float64."""
 
+import dataclasses
 import math
 from collections.abc import Iterator
 
@@ -154,6 +155,54 @@ def test_the_number_of_threads_does_not_change_a_byte(path: str, optimizer: str)
         assert norms == results[0][0]
         for file, named in tensors.items():
             assert all(torch.equal(tensor, results[0][1][file][name]) for name, tensor in named.items())
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    path=st.sampled_from(PATHS),
+    optimizer=st.sampled_from(["adamw", "muon"]),
+    rate=st.sampled_from([1e-9, 1e-3, 1.0]),
+    decay=st.sampled_from([0.0, 9.9]),
+    betas=st.sampled_from([(0.0, 0.0), (0.9, 0.95), (0.999, 0.9999)]),
+    eps=st.sampled_from([1e-12, 1e-8, 0.9]),
+    ema=st.sampled_from([0.0, 0.9999]),
+    limit=st.sampled_from([1e-6, 1.0, 1e9]),
+    size=st.sampled_from([0.0, 1e-6, 1.0, 1e6]),
+)
+def test_settings_at_their_limits_give_what_torch_gives(
+    path: str,
+    optimizer: str,
+    rate: float,
+    decay: float,
+    betas: tuple[float, float],
+    eps: float,
+    ema: float,
+    limit: float,
+    size: float,
+) -> None:
+    """Finite weights, and those of torch: within float32 for AdamW, within the rounding of its integers for Muon."""
+    changes = {"learning_rate": rate, "muon_learning_rate": rate, "weight_decay": decay, "betas": betas, "eps": eps, "ema_decay": ema}
+    config = TrainConfig(optimizer=optimizer, **changes)  # type: ignore[arg-type]
+    shape = dataclasses.replace(SHAPE, vocab_size=33, dim=32, n_layers=1, n_heads=2, n_kv_heads=1, hidden_dim=64, max_seq_len=8)
+    results = []
+    for native in (True, False):
+        state = initial_state(config, shape, 1, torch.device("cpu"))
+        state.native = NativeOptimizer(state.model, state.optimizers, path) if native else None
+        norms = []
+        for step in range(3):
+            random = torch.Generator().manual_seed(step)
+            for weight in state.model.parameters():
+                weight.grad = size * torch.randn(weight.shape, generator=random)
+            norms.append(clip(state, limit))
+            update(state)
+        results.append((norms, state.checkpoint().tensors))
+    (norms, tensors), (expected_norms, expected) = results
+    assert norms == pytest.approx(expected_norms, rel=1e-6)
+    for file in ("model", "ema") if ema else ("model",):
+        for name, tensor in tensors[file].items():
+            assert tensor.isfinite().all(), name
+            by_muon = optimizer == "muon" and tensor.dim() == 2 and name.startswith("layers.")
+            assert distance(tensor, expected[file][name]) < (0.03 if by_muon else 1e-4), name
 
 
 def test_the_norm_of_a_large_matrix() -> None:

@@ -1,9 +1,9 @@
 """What the training text contains: its words, and the longest passages that an answer has in common with it."""
 
-import json
+import itertools
 import re
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from bulletlm.data.shingles import hash_words, ngrams, words_of
 from bulletlm.errors import BulletError
-from bulletlm.text.documents import Document, texts_of
+from bulletlm.text.documents import Document, parse_document, texts_of
 
 MOST_BYTES = 32_000_000
 """Of a larger train.jsonl, every n-th document is read. Held-out text is compared with the same part."""
@@ -110,17 +110,14 @@ def read_part(path: Path, most_bytes: int = MOST_BYTES) -> tuple[list[Document],
     try:
         step = max(1, -(-path.stat().st_size // most_bytes))
         with open(path, "rb") as file:
-            return list(_every(file, step)), step == 1
+            documents = [parse_document(line) for line in itertools.islice(file, 0, None, step)]
     except FileNotFoundError:
         raise BulletError(f"{path} is missing: run `bullet data` first") from None
-    except (OSError, ValueError) as error:
-        raise BulletError(f"cannot read {path} ({error}): run `bullet data` again") from None
-
-
-def _every(lines: Iterator[bytes], step: int) -> Iterator[Document]:
-    for number, line in enumerate(lines):
-        if number % step == 0:
-            yield json.loads(line)
+    except OSError as error:
+        raise BulletError(f"cannot read {path} ({error.strerror}): run `bullet data` again") from None
+    if None in documents:
+        raise BulletError(f"{path} is damaged at line {1 + step * documents.index(None)}: run `bullet data` again")
+    return [document for document in documents if document], step == 1
 
 
 def all_texts(documents: Sequence[Document]) -> list[str]:

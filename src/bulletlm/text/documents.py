@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NotRequired, TypedDict
+from typing import NotRequired, TypedDict, cast
 
 from bulletlm.errors import BulletError
 from bulletlm.files import open_regular
@@ -38,6 +38,22 @@ def to_line(document: Document) -> bytes:
     return json.dumps(document, ensure_ascii=False, separators=(", ", ": ")).encode() + b"\n"
 
 
+def parse_document(line: bytes) -> Document | None:
+    """The document in a row of a .jsonl file; None if the row is damaged."""
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(row, dict) or not all(isinstance(row.get(name), str) for name in ("id", "source", "language")):
+        return None
+    if "messages" in row:
+        turns = row["messages"] if isinstance(row["messages"], list) else [None]
+        whole = all(isinstance(turn, dict) and isinstance(turn.get("role"), str) and isinstance(turn.get("content"), str) for turn in turns)
+    else:
+        whole = isinstance(row.get("text"), str)
+    return cast("Document", row) if whole else None
+
+
 def read_documents(path: Path, advance: Callable[[int], None] | None = None) -> Iterator[Document]:
     """Read the rows that the data stage wrote, calling `advance` with the bytes of each.
 
@@ -47,10 +63,9 @@ def read_documents(path: Path, advance: Callable[[int], None] | None = None) -> 
     try:
         with open_regular(path) as file:
             for number, line in enumerate(file, 1):
-                try:
-                    document: Document = json.loads(line)
-                except ValueError:
-                    raise BulletError(f"{path} is damaged at line {number}: run `bullet data` again") from None
+                document = parse_document(line)
+                if document is None:
+                    raise BulletError(f"{path} is damaged at line {number}: run `bullet data` again")
                 yield document
                 if advance:
                     advance(len(line))
