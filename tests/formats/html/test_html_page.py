@@ -14,7 +14,7 @@ from bulletlm.formats.bullet.reader import open_bullet
 from bulletlm.formats.bullet.writer import ModelContents, write_bullet
 from bulletlm.formats.convert import ConvertOptions, convert
 from bulletlm.formats.html import page as html_page
-from bulletlm.formats.html.page import base85, pieces
+from bulletlm.formats.html.page import base85, holds_model, pieces, write_page
 from bulletlm.quant.types import standard_types
 from bulletlm.runtime import Model, Sampling, Session
 from bulletlm.runtime.prompt import chat_prompt
@@ -358,6 +358,17 @@ def test_every_byte_is_in_a_piece(monkeypatch: pytest.MonkeyPatch) -> None:
     data = bytes(range(256)) * 30
     assert [len(piece.split(b"\n")) for piece in pieces(data)] == [2] * 4 + [2]
     assert b"\n".join(pieces(data)) == base85(data)
+
+
+def test_a_page_holds_the_model_of_which_it_was_written(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """In one piece, and in several, as every model of more than half a megabyte."""
+    data = bytes(range(256)) * 30
+    for lines in (html_page.PIECE_LINES, 2):
+        monkeypatch.setattr(html_page, "PIECE_LINES", lines)
+        write_page(tmp_path / "a.html", data, {"name": "a"})
+        page = (tmp_path / "a.html").read_bytes()
+        assert holds_model(page, data)
+        assert not holds_model(page, data[:-4] + b"abcd") and not holds_model(page[: len(page) // 2], data)
 
 
 @pytest.mark.parametrize("size", [0, 1, 3, 4, 5, 799, 800, 801, 10_000])

@@ -103,6 +103,11 @@ def pieces(model: bytes) -> Iterator[bytes]:
         yield base85(model[start : start + size])
 
 
+def holds_model(page: bytes, model: bytes) -> bool:
+    """Whether the bytes of a page hold exactly this model."""
+    return re.findall(rb'<script type="text/plain">\n([^<]*)\n</script>', page) == list(pieces(model))
+
+
 def _asset(name: str) -> str:
     return (HERE / "page" / name).read_text(encoding="utf-8")
 
