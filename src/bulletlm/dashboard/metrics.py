@@ -228,7 +228,7 @@ class Metrics:
     def _positions(self, steps: Sequence[int], axis: Axis) -> Sequence[float]:
         """Where points of some steps are on the axis."""
         clock = self.columns.get("tokens")
-        if axis == "step" or clock is None:
+        if axis == "step" or clock is None or not self._clock:
             return steps
         measured = clock.values if axis == "tokens" else self._clock
         last, unit = len(measured) - 1, 1 if axis == "tokens" else 60
