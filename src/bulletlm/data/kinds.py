@@ -62,6 +62,9 @@ NOT_READ = {
 }
 """Extensions of files that are not read -> what they are and what to do."""
 
+LITTER = ("__macosx", "desktop.ini", "ehthumbs.db", "thumbs.db")
+"""Names in lower case of what Windows and macOS write beside the files of people."""
+
 _UNKNOWN = f"not of a kind that is read ({SAID})"
 _NO_ENDING = "its name has no known extension: add .txt if it is text"
 
@@ -84,6 +87,15 @@ def kind_of_beginning(beginning: bytes) -> str | None:
     if start.startswith((b"<doc id=", b"<doc url=")):
         return ".wiki"
     return ".jsonl" if start.startswith(b'{"') else None
+
+
+def why_hidden(name: str) -> str:
+    """Why a file or folder is never text, by its name alone: what programs and systems put beside the files of people; else ""."""
+    if name.startswith("."):
+        return "hidden: its name begins with a dot"
+    if name.startswith("~$"):
+        return "hidden: it only says that a document was open in an Office program"
+    return "hidden: the system wrote it" if name.lower() in LITTER else ""
 
 
 def why_not_read(path: PurePath) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl
 
-from bulletlm.data.kinds import ARCHIVE, SAID, endings, kind_of_beginning, kind_of_name, why_not_read
+from bulletlm.data.kinds import ARCHIVE, SAID, endings, kind_of_beginning, kind_of_name, why_hidden, why_not_read
 from bulletlm.data.structure import Documents
 from bulletlm.errors import DataError
 from bulletlm.extras import install_command
@@ -26,6 +26,9 @@ EMBEDDED = ("sample", "simple")
 """Sources that stand for the two parts of the corpus in the package: folders of bulletlm.data (docs/corpus-style.md)."""
 
 HUGGING_FACE = "hf://"
+
+RUN_FILES = ("choice.json", "files.json", "log.txt", "process.json", "recipe.jsonc", "stages.json")
+"""Files of a run folder; a folder with two of them is one. Each run has at least two before it reads its text."""
 
 _LOOKED_AT = 4_096
 _MOST_MEMBERS = 100_000
@@ -214,13 +217,20 @@ def _find(source: "Source") -> tuple[list[SourceFile], list[Skipped]]:
         return found, skipped
     if glob.has_magic(text):
         return _matching(text, language)
-    raise DataError(f"data.sources: {printable(text)} does not exist{_suggestion(path)}")
+    near = similar_path(path)
+    hint = f"did you mean {printable(near)}?" if near else f"there is nothing of that name in {printable(str(_existing(path).resolve()))}"
+    raise DataError(f"data.sources: {printable(text)} does not exist: {hint}")
 
 
 def _in_folder(folder: Path, name: str, language: str) -> tuple[list[SourceFile], list[Skipped]]:
     files: list[SourceFile] = []
     skipped: list[Skipped] = []
     top = folder.resolve()
+    if is_run(top):
+        raise DataError(
+            f"data.sources: {printable(str(folder))} is the folder of a run, and not text: name the folder of the text, or run the "
+            "configuration in it"
+        )
     for path, problem in sorted(_walk(folder)):
         shown = printable(f"{name}/{path.relative_to(folder).as_posix()}")
         if problem:
@@ -234,6 +244,11 @@ def _in_folder(folder: Path, name: str, language: str) -> tuple[list[SourceFile]
     return files, skipped
 
 
+def is_run(folder: Path) -> bool:
+    """Whether a folder is that of a run. Its files are results, among them the text that was left out, and not text to learn from."""
+    return sum((folder / name).is_file() for name in RUN_FILES) >= 2
+
+
 def _walk(folder: Path) -> Iterator[tuple[Path, str]]:
     """All files in a folder and its subfolders; with a reason if a path cannot or must not be read."""
     try:
@@ -244,8 +259,10 @@ def _walk(folder: Path) -> Iterator[tuple[Path, str]]:
         return
     for entry in found:
         path = folder / entry.name
-        if entry.name.startswith("."):
-            yield path, "hidden: its name begins with a dot"
+        if reason := why_hidden(entry.name):
+            yield path, reason
+        elif entry.is_dir(follow_symlinks=False) and is_run(path):
+            yield path, "the folder of a run, which is not text to learn from"
         elif entry.is_dir(follow_symlinks=False):
             yield from _walk(path)
         elif entry.is_symlink() and path.is_dir():
@@ -295,8 +312,8 @@ def _members(path: Path, shown: str, language: str) -> tuple[list[SourceFile], l
         inside = printable(f"{shown}/{name}")
         if entry.is_dir() or entry.filename in files:
             continue
-        if any((part.startswith(".") and part != "..") or part == "__MACOSX" for part in name.parts):
-            skipped.append(Skipped(inside, "hidden: its name begins with a dot"))
+        if reason := next(filter(None, (why_hidden(part) for part in name.parts if part != "..")), ""):
+            skipped.append(Skipped(inside, reason))
         elif endings(name)[-1:] == [ARCHIVE]:
             skipped.append(Skipped(inside, "a .zip inside a .zip: unpack it"))
         elif entry.flag_bits & 1:
@@ -370,12 +387,21 @@ def _of_dataset(text: str, language: str) -> list[SourceFile]:
     return [SourceFile(path, f"hf/{shown}/{split}/{number}", ".arrow", language, named=True) for number, path in enumerate(paths)]
 
 
-def _suggestion(path: Path) -> str:
-    """A suggestion of a similar existing name, for a path that does not exist."""
+def similar_path(path: Path) -> str:
+    """The path of something that exists and has a similar name, for a path that does not exist; "" if there is none."""
+    parent = _existing(path)
+    wanted = path.relative_to(parent).parts[0] if path.parts else ""
+    try:
+        names = [entry.name for entry in parent.iterdir() if not entry.name.startswith(".")]
+    except OSError:
+        return ""
+    near = difflib.get_close_matches(wanted, names, n=1, cutoff=0.6)
+    return str(parent / near[0]) if near else ""
+
+
+def _existing(path: Path) -> Path:
+    """The nearest folder above a path that exists."""
     parent = path.parent
     while not parent.is_dir():
-        path, parent = parent, parent.parent
-    near = difflib.get_close_matches(path.name, [entry.name for entry in parent.iterdir()], n=1, cutoff=0.6)
-    if near:
-        return f": did you mean {printable(str(parent / near[0]))}?"
-    return f": there is nothing of that name in {printable(str(parent.resolve()))}"
+        parent = parent.parent
+    return parent

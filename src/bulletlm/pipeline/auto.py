@@ -468,7 +468,8 @@ def left_out(found: Survey, most: int = 2) -> str:
     """The files that are not read, with reasons."""
     if not found.skipped:
         return ""
-    shown = "; ".join(f"{item.name}: {item.reason}" for item in found.skipped[:most])
+    first = sorted(found.skipped, key=lambda item: item.reason.startswith("hidden"))  # a user misses those that are not hidden
+    shown = "; ".join(f"{item.name}: {item.reason}" for item in first[:most])
     more = f"; and {len(found.skipped) - most} more" if len(found.skipped) > most else ""
     return f"; not read: {shown}{more}"
 

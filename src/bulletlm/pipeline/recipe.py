@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,7 @@ import psutil
 
 from bulletlm.config.loader import check_flags, load_config, parse_flags
 from bulletlm.config.recipes import recipe_names
-from bulletlm.data.sources import EMBEDDED, HUGGING_FACE
+from bulletlm.data.sources import EMBEDDED, HUGGING_FACE, similar_path
 from bulletlm.errors import ConfigError
 from bulletlm.extras import require
 from bulletlm.files import sha256_of_file, write_json, write_text
@@ -81,10 +82,14 @@ def text_run(paths: Sequence[str], flags: Sequence[str], hours: float | None) ->
         if here or path.startswith(HUGGING_FACE):
             sources.append(path)
             continue
+        if not path.strip():
+            raise ConfigError("a name is empty: give folders or files of text, and put names with spaces into quotation marks")
         place = Path(path).expanduser()
         if not place.exists() and not any(mark in path for mark in "*?["):
+            near = next(iter(get_close_matches(path, recipe_names(), n=1)), "") or similar_path(place)
+            hint = f"did you mean {printable(near)}? Or " if near else ""
             raise ConfigError(
-                f"there is no file or folder {printable(path)}: give folders or files of text, a configuration, or a recipe "
+                f"there is no file or folder {printable(path)}: {hint}give folders or files of text, a configuration, or a recipe "
                 f"({', '.join(recipe_names())})"
             )
         sources.append(str(place.absolute()))
