@@ -6,6 +6,7 @@ import pytest
 from legacy_fonts import DVB_TT, KRUTI_DEV, SHIVAJI, stored_in
 
 from bulletlm.data.encodings import has_mojibake, has_private_letters, is_legacy_file, is_legacy_font, mend_mojibake, remove_private_bullets
+from bulletlm.data.readers.opened import find_encoding
 from bulletlm.data.reading import read_documents
 from bulletlm.data.sources import SourceFile
 from bulletlm.errors import DataError
@@ -103,3 +104,12 @@ def test_how_the_fonts_look() -> None:
     assert stored_in(KRUTI_DEV, "आहे आणि नाही") == "vkgs vkf.k ukgh"
     assert stored_in(SHIVAJI, "आणि नाही") == "AaiNa naahI"
     assert stored_in(DVB_TT, "आणि शासन") == "+ÉÊhÉ ¶ÉÉºÉxÉ"
+
+
+@pytest.mark.parametrize("letters", ["अआइईउऊ", "aéü", "😀a", "x"])
+@pytest.mark.parametrize("shift", range(4))
+def test_a_line_of_megabytes_stays_utf_8(letters: str, shift: int, tmp_path: Path) -> None:
+    """However the parts in which it is counted are cut."""
+    path = tmp_path / "a.txt"
+    path.write_text("x" * shift + letters * (2_000_000 // len(letters.encode())), encoding="utf-8")
+    assert find_encoding(SourceFile(path, "a.txt", ".txt", "auto", True)) == "utf-8"

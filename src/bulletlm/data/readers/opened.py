@@ -175,13 +175,23 @@ def _scan(file: SourceFile) -> tuple[int, int, int, bytes]:
                 end = rest.rfind(b"\n") + 1
                 if not end and len(rest) < LOOK_AT_BYTES:
                     continue
-                end = end or len(rest)
+                end = end or whole_characters(rest)  # a line of megabytes is counted in parts
                 _count(rest[:end], counts, sample)
                 rest = rest[end:]
     except DAMAGE:
         pass  # reported when the text itself is read
     _count(rest, counts, sample)
     return counts["lines"], counts["good"], counts["bad"], bytes(sample)
+
+
+def whole_characters(text: bytes) -> int:
+    """The number of bytes of `text` without a character of UTF-8 that is cut off at the end."""
+    for back in range(1, min(len(text), 3) + 1):
+        byte = text[-back]
+        if byte & 0xC0 != 0x80:
+            needed = 4 if byte >= 0xF0 else 3 if byte >= 0xE0 else 2 if byte >= 0xC0 else 1
+            return len(text) - back if needed > back else len(text)
+    return len(text)
 
 
 def _count(lines: bytes, counts: Counter[str], sample: bytearray) -> None:
