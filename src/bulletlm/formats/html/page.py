@@ -12,7 +12,8 @@ import numpy as np
 
 from bulletlm.errors import ConfigError
 from bulletlm.files import atomic_file
-from bulletlm.formats.bullet.layout import END, FOOTER_BYTES
+from bulletlm.formats.bullet.header import read_header
+from bulletlm.formats.bullet.layout import END, FOOTER_BYTES, HEADER_END
 from bulletlm.formats.html.bundle import HERE, library_source
 
 MAX_MODEL_BYTES = 400_000_000
@@ -29,7 +30,13 @@ LINE_GROUPS = 200
 """Groups of five characters in a line; editors and mail programs handle lines of 1,000 characters."""
 
 PIECE_LINES = 512
-"""Lines in a piece, half a megabyte: the worker of the page decodes one piece while the browser reads the next one."""
+"""Lines in a piece, half a megabyte: the worker of the page decodes one piece while the browser reads the next one.
+
+The page has the parts of the model in another order than the file: the header, the sections and the checksum, then the tensors. So the
+worker reads the header and builds the tokenizer while the browser still reads the tensors, which are nearly all of the page.
+"""
+
+PIECE_BEGIN, PIECE_END = b'<script type="text/plain">\n', b"\n</script>\n"
 
 NEXT = "takePart();"
 """The script after each part of the page, a function in page.js."""
@@ -45,13 +52,18 @@ def write_page(target: Path, model: bytes, metadata: Mapping[str, Any]) -> None:
 
     Raises:
         ConfigError: the model is too large for a page.
+        FormatError: the header of the model breaks a rule.
         BulletError: the disk is full, or the installation is incomplete.
     """
     if len(model) > MAX_MODEL_BYTES:
         raise ConfigError(f"the model has {len(model):,} bytes: a page can hold at most {MAX_MODEL_BYTES:,}")
     digest = model[-FOOTER_BYTES : -len(END)].hex()
     style = _asset("page.css")
-    script = _asset("page.js").replace("{{bytes}}", str(len(model))).replace("{{digest}}", digest)
+    first_tensor, first_section = _places(model)
+    script = _filled(
+        _asset("page.js"),
+        {"bytes": str(len(model)), "first_tensor": str(first_tensor), "first_section": str(first_section), "digest": digest},
+    )
     worker = library_source() + "\n" + _asset("worker.js")
     for name, text in (("page.css", style), ("page.js", script), ("worker.js", worker)):
         assert not re.search("</(script|style)", text, re.IGNORECASE) and "<!--" not in text, f"{name} would end its element"
@@ -75,13 +87,21 @@ def write_page(target: Path, model: bytes, metadata: Mapping[str, Any]) -> None:
         "next": NEXT,
     }
     before, after = _asset("page.html").split("{{model}}")
-    # In one pass, so that braces in a value stay as they are.
-    before = re.sub(r"\{\{(\w+)\}\}", lambda found: values[found[1]], before)
     with atomic_file(target) as file:
-        file.write(before.encode())
-        for piece in pieces(model):
-            file.write(b'<script type="text/plain">\n%b\n</script>\n<script>%b</script>\n' % (piece, NEXT.encode()))
+        file.write(_filled(before, values).encode())
+        for part in (slice(0, first_tensor), slice(first_section, None), slice(first_tensor, first_section)):
+            for piece in pieces(model[part]):
+                file.write(PIECE_BEGIN + piece + PIECE_END + f"<script>{NEXT}</script>\n".encode())
         file.write(after.encode())
+
+
+def read_page(page: bytes) -> bytes:
+    """The bytes of the model in a page that `write_page` wrote; the pieces must be undamaged."""
+    found = page.split(PIECE_BEGIN)[1:]
+    turned = b"".join(_from_base85(piece.partition(PIECE_END)[0]) for piece in found)
+    first_tensor, first_section = _places(turned)
+    end = first_tensor + len(turned) - first_section
+    return turned[:first_tensor] + turned[end:] + turned[first_tensor:end]
 
 
 def base85(data: bytes) -> bytes:
@@ -96,16 +116,30 @@ def base85(data: bytes) -> bytes:
     return b"\n".join(lines)
 
 
-def pieces(model: bytes) -> Iterator[bytes]:
-    """A model in base 85, in pieces of PIECE_LINES lines."""
+def _from_base85(text: bytes) -> bytes:
+    values = np.zeros(256, np.uint64)
+    values[np.frombuffer(ALPHABET, np.uint8)] = np.arange(85)
+    digits = values[np.frombuffer(text.replace(b"\n", b""), np.uint8)].reshape(-1, 5)
+    words: np.ndarray = digits @ np.array([85**4, 85**3, 85**2, 85, 1], np.uint64)
+    return words.astype(">u4").tobytes()
+
+
+def pieces(data: bytes) -> Iterator[bytes]:
+    """Bytes in base 85, in pieces of PIECE_LINES lines."""
     size = PIECE_LINES * LINE_GROUPS * 4
-    for start in range(0, len(model), size):
-        yield base85(model[start : start + size])
+    for start in range(0, len(data), size):
+        yield base85(data[start : start + size])
 
 
-def holds_model(page: bytes, model: bytes) -> bool:
-    """Whether the bytes of a page hold exactly this model."""
-    return re.findall(rb'<script type="text/plain">\n([^<]*)\n</script>', page) == list(pieces(model))
+def _places(model: bytes) -> tuple[int, int]:
+    """Where the first tensor and the first section begin."""
+    header = read_header(model[: model.index(HEADER_END)])
+    return next(iter(header.tensors.values())).offset, next(iter(header.sections.values())).offset
+
+
+def _filled(template: str, values: Mapping[str, str]) -> str:
+    """Replace each {{name}} by its value, in one pass, so that braces in a value stay as they are."""
+    return re.sub(r"\{\{(\w+)\}\}", lambda found: values[found[1]], template)
 
 
 def _asset(name: str) -> str:

@@ -13,6 +13,9 @@ const TENSOR_BYTES = 24;
 const SAMPLER_BYTES = 368;
 const RECENT = 64;
 
+/** Room for the name of the kernels. */
+const NAME_BYTES = 64;
+
 const SHAPE_FIELDS = ["vocab_size", "dim", "n_layers", "n_heads", "n_kv_heads", "hidden_dim", "max_seq_len"];
 
 /** The best number of tokens per call for a long prompt. */
@@ -27,17 +30,18 @@ export function hasSimd() {
 /** A model in the memory of WebAssembly. */
 export class Engine {
   #c;
+  #file = null; // its place and size
   #model = 0;
   #vocabSize;
 
   /** An engine without a model. wasm: the bytes of the module. */
   static async create(wasm) {
-    const { instance } = await WebAssembly.instantiate(wasm);
-    return new Engine(instance.exports);
+    return new Engine(await WebAssembly.compile(wasm));
   }
 
-  constructor(exports) {
-    this.#c = exports;
+  /** module: a compiled WebAssembly.Module. */
+  constructor(module) {
+    this.#c = new WebAssembly.Instance(module).exports;
   }
 
   /** Bytes of the memory of WebAssembly. It never shrinks. */
@@ -122,50 +126,67 @@ export class Engine {
     this.#c.free(sampler);
   }
 
-  /** The SHA-256 of bytes. */
-  sha256(bytes) {
-    return this.#scratch([bytes.length, 32], ([data, out]) => {
-      this.#bytes(data, bytes.length).set(bytes);
-      this.#c.bullet_sha256(data, bytes.length, out);
+  /** Memory for a model file of `size` bytes, which `load` reads. */
+  newFile(size) {
+    this.#file = { at: this.#malloc(size), size };
+  }
+
+  /** The model file. It is a new array after each call that may allocate memory, because the old one is empty then. */
+  get file() {
+    return this.#bytes(this.#file.at, this.#file.size);
+  }
+
+  /** Write a text in base 85 to the file, to the bytes from `start` to before `end`. Returns the end of what it wrote, or -1 if it is wrong. */
+  writeBase85(text, start, end) {
+    return this.#scratch([text.length], ([at]) => {
+      const { read, written } = new TextEncoder().encodeInto(text, this.#bytes(at, text.length));
+      if (read < text.length) return -1; // other characters than ASCII
+      const bytes = this.#c.bullet_base85(at, written, this.#file.at + start, end - start);
+      return bytes < 0 ? -1 : start + bytes;
+    });
+  }
+
+  /** The SHA-256 of the first `length` bytes of the file. */
+  sha256(length) {
+    return this.#scratch([32], ([out]) => {
+      this.#c.bullet_sha256(this.#file.at, length, out);
       return this.#bytes(out, 32).slice();
     });
   }
 
   /**
-   * Load a model. file: the bytes of a .bullet file; parsed: what readBullet returned for them.
+   * Load the model from the file, which is freed then. parsed: what readBullet returned for it.
    * kernels: one of kernelNames(), by default the fastest. turbo: activations of 8 bits.
    */
-  load(file, { shape, tensors }, { kernels, turbo = false } = {}) {
+  load({ shape, tensors }, { kernels, turbo = false } = {}) {
     this.#vocabSize = shape.vocab_size;
     this.window = shape.max_seq_len;
-    const memory = [this.#malloc(file.length)];
     try {
-      const [data] = memory;
-      this.#bytes(data, file.length).set(file);
-      memory.push(this.#malloc(SHAPE_BYTES), this.#malloc(TENSOR_BYTES * tensors.length), this.#malloc(64));
-      const [, shapeAt, rows, nameAt] = memory;
-      const view = new DataView(this.#c.memory.buffer);
-      SHAPE_FIELDS.forEach((name, i) => view.setInt32(shapeAt + 4 * i, shape[name], true));
-      view.setInt32(shapeAt + 28, Number(shape.tied_embeddings), true);
-      view.setFloat64(shapeAt + 32, shape.rope_theta, true);
-      view.setFloat64(shapeAt + 40, shape.norm_eps, true);
-      tensors.forEach(({ type, offset, bytes }, i) => {
-        const at = rows + TENSOR_BYTES * i;
-        view.setUint32(at, data + offset, true);
-        view.setBigUint64(at + 8, BigInt(bytes), true);
-        view.setInt32(at + 16, type, true);
-        view.setInt32(at + 20, 0, true);
-      });
-      this.kernels = kernels ?? this.kernelNames()[0];
-      if (!this.kernelNames().includes(this.kernels)) throw new BulletError(`there are no kernels ${this.kernels} here`);
-      this.#bytes(nameAt, 64).fill(0).set(new TextEncoder().encode(this.kernels));
-      this.#model = this.#output((out) => {
-        const result = this.#call(() => this.#c.bullet_model_new(shapeAt, rows, tensors.length, nameAt, Number(turbo), out));
-        if (result === NAN) throw new BulletError("a weight of this model is NaN or infinite: the file is damaged");
-        return result;
+      this.#scratch([SHAPE_BYTES, TENSOR_BYTES * tensors.length, NAME_BYTES], ([shapeAt, rows, nameAt]) => {
+        const view = new DataView(this.#c.memory.buffer);
+        SHAPE_FIELDS.forEach((name, i) => view.setInt32(shapeAt + 4 * i, shape[name], true));
+        view.setInt32(shapeAt + 28, Number(shape.tied_embeddings), true);
+        view.setFloat64(shapeAt + 32, shape.rope_theta, true);
+        view.setFloat64(shapeAt + 40, shape.norm_eps, true);
+        tensors.forEach(({ type, offset, bytes }, i) => {
+          const at = rows + TENSOR_BYTES * i;
+          view.setUint32(at, this.#file.at + offset, true);
+          view.setBigUint64(at + 8, BigInt(bytes), true);
+          view.setInt32(at + 16, type, true);
+          view.setInt32(at + 20, 0, true);
+        });
+        this.kernels = kernels ?? this.kernelNames()[0];
+        if (!this.kernelNames().includes(this.kernels)) throw new BulletError(`there are no kernels ${this.kernels} here`);
+        this.#bytes(nameAt, NAME_BYTES).fill(0).set(new TextEncoder().encode(this.kernels));
+        this.#model = this.#output((out) => {
+          const result = this.#call(() => this.#c.bullet_model_new(shapeAt, rows, tensors.length, nameAt, Number(turbo), out));
+          if (result === NAN) throw new BulletError("a weight of this model is NaN or infinite: the file is damaged");
+          return result;
+        });
       });
     } finally {
-      memory.forEach((at) => this.#c.free(at));
+      this.#c.free(this.#file.at);
+      this.#file = null;
     }
   }
 

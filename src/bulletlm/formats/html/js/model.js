@@ -51,14 +51,32 @@ export async function load(model, { verify = false, turbo = false, simd = hasSim
   if (!wasm) throw new BulletError("this build of bulletlm has no engine: give its two modules as the option wasm");
   const file = model instanceof ArrayBuffer ? new Uint8Array(model) : new Uint8Array(model.buffer, model.byteOffset, model.byteLength);
   if (file.length > MAX_FILE_BYTES) throw new BulletError(`the file has ${file.length} bytes: a browser can load at most ${MAX_FILE_BYTES}`);
-  // The browser computes the checksum while the header is read. It has no `subtle` in pages over plain HTTP; there the engine computes it.
-  const digest = verify ? globalThis.crypto?.subtle?.digest("SHA-256", file.subarray(0, -FOOTER_BYTES)) : undefined;
   const parsed = readBullet(file);
+  const engine = await Engine.create(moduleBytes(wasm, simd));
+  engine.newFile(file.length);
+  engine.file.set(file);
+  await loadFile(engine, parsed, { verify, kernels, turbo });
+  return new Model(parsed, new Tokenizer(parsed.pieces), engine);
+}
+
+/** The bytes of one of the two modules. */
+export function moduleBytes(wasm = EMBEDDED_WASM, simd = hasSimd()) {
   const module = simd ? wasm.simd : wasm.scalar;
-  const engine = await Engine.create(typeof module === "string" ? bytesOfBase64(module) : module);
-  if (verify) checkDigest(file, digest ? new Uint8Array(await digest) : engine.sha256(file.subarray(0, -FOOTER_BYTES)));
-  engine.load(file, parsed, { kernels, turbo });
-  return new Model(parsed, engine);
+  return typeof module === "string" ? bytesOfBase64(module) : module;
+}
+
+/** Load the model from the file that the engine holds. With `verify`, an error says first whether the checksum fits. */
+export async function loadFile(engine, parsed, { verify, ...options }) {
+  if (!verify) return engine.load(parsed, options);
+  const [length, footer] = [engine.file.length - FOOTER_BYTES, engine.file.slice(-FOOTER_BYTES)];
+  // The browser computes the checksum while the engine loads. It has no `subtle` in pages over plain HTTP; there the engine computes it.
+  const subtle = globalThis.crypto?.subtle?.digest("SHA-256", engine.file.subarray(0, length));
+  const digest = subtle ?? engine.sha256(length).buffer;
+  try {
+    engine.load(parsed, options);
+  } finally {
+    checkDigest(new Uint8Array(await digest), footer);
+  }
 }
 
 /** A loaded model. */
@@ -67,9 +85,9 @@ export class Model {
   #tokenizer;
   #session;
 
-  constructor({ header, shape, pieces }, engine) {
+  constructor({ header, shape }, tokenizer, engine) {
     this.#engine = engine;
-    this.#tokenizer = new Tokenizer(pieces);
+    this.#tokenizer = tokenizer;
     /** The header of the file: name, license, languages, training ... */
     this.header = header;
     /** Sizes of the model: vocab_size, dim, n_layers ... */
@@ -165,9 +183,8 @@ export class Model {
   }
 }
 
-function checkDigest(file, digest) {
-  const stored = file.subarray(-FOOTER_BYTES);
-  if (!digest.every((byte, i) => byte === stored[i])) {
+function checkDigest(digest, footer) {
+  if (!digest.every((byte, i) => byte === footer[i])) {
     throw new BulletError("the checksum does not fit: the model was damaged or changed after it was written");
   }
 }

@@ -5,6 +5,7 @@ import { Real, parseHeader, plain, show } from "./json.js";
 
 const ALIGNMENT = 64;
 const HEADER_MAX_BYTES = 1 << 20;
+const HEADER_END_BYTES = 4;
 /** The SHA-256 of what comes before, and "END!". */
 export const FOOTER_BYTES = 36;
 const PIECES = "tokenizer.pieces";
@@ -62,7 +63,17 @@ const kindOf = (value) => (value instanceof Map ? "object" : Array.isArray(value
  * Returns { header, shape, tensors: [{ type, offset, bytes }], pieces: [{ text, score, type }] }. Throws BulletError naming the field.
  */
 export function readBullet(bytes) {
-  if (bytes.length === 0) throw new BulletError("the file is empty");
+  const parsed = readHeader(bytes, bytes.length);
+  checkPadding(bytes, parsed);
+  return { ...parsed, pieces: readPieces(bytes, parsed) };
+}
+
+/**
+ * Check the header of a file of `size` bytes. bytes: the beginning of the file, at least to the end of the header.
+ * Returns { header, shape, special, tensors, sections, headerBytes }.
+ */
+export function readHeader(bytes, size) {
+  if (size === 0) throw new BulletError("the file is empty");
   const start = latin1(bytes.subarray(0, 4096));
   if (!/^\{[ \t\r\n]*"bullet_version"[ \t\r\n]*:[ \t\r\n]*"2\./.test(start)) throw new BulletError(whatItIs(start));
   const length = endOfHeader(bytes);
@@ -80,30 +91,38 @@ export function readBullet(bytes) {
   const sections = readSections(values);
   checkMetadata(values);
 
-  let end = length + 4;
+  const headerBytes = length + HEADER_END_BYTES;
+  let end = headerBytes;
   for (const entry of [...tensors, ...sections]) {
     if (entry.offset !== aligned(end)) {
       throw new BulletError(`${entry.where}.offset is ${entry.offset}: it must be ${aligned(end)}, the first multiple of 64 after what comes before`);
     }
     end = entry.offset + entry.bytes;
   }
-  const size = aligned(end) + FOOTER_BYTES;
-  if (bytes.length !== size) {
-    const state = bytes.length < size ? "it is cut short" : "something follows its end";
-    throw new BulletError(`the file has ${bytes.length} bytes, but its header describes ${size}: ${state}`);
+  const described = aligned(end) + FOOTER_BYTES;
+  if (size !== described) {
+    const state = size < described ? "it is cut short" : "something follows its end";
+    throw new BulletError(`the file has ${size} bytes, but its header describes ${described}: ${state}`);
   }
-  end = length + 4;
-  for (const entry of [...tensors, ...sections, { offset: aligned(size - FOOTER_BYTES), bytes: 0 }]) {
+  return { header: plain(values), shape, special, tensors, sections, headerBytes };
+}
+
+/** Check the bytes between the parts of a file, and its last four. */
+export function checkPadding(bytes, { headerBytes, tensors, sections }) {
+  let end = headerBytes;
+  for (const entry of [...tensors, ...sections, { offset: bytes.length - FOOTER_BYTES, bytes: 0 }]) {
     if (bytes.subarray(end, entry.offset).some((byte) => byte !== 0)) {
       throw new BulletError(`the padding from byte ${end} to ${entry.offset} is not all zeros`);
     }
     end = entry.offset + entry.bytes;
   }
   if (latin1(bytes.subarray(-4)) !== "END!") throw new BulletError('the file does not end in "END!"');
+}
 
-  const section = sections.find((entry) => entry.name === PIECES);
-  const pieces = readPieces(bytes.subarray(section.offset, section.offset + section.bytes), shape.vocab_size, special);
-  return { header: plain(values), shape, tensors, pieces };
+/** The pieces of the tokenizer, [{ text, score, type }], in the order of their ids. */
+export function readPieces(bytes, { shape, special, sections }) {
+  const { offset, bytes: size } = sections.find((entry) => entry.name === PIECES);
+  return decodePieces(bytes.subarray(offset, offset + size), shape.vocab_size, special);
 }
 
 /** Name and extents of every tensor, in the order of the file. */
@@ -221,7 +240,7 @@ function checkMetadata(values) {
 }
 
 /** The section tokenizer.pieces: u32 count, u32 ends[count], f32 scores[count], u8 types[count], UTF-8 text. */
-function readPieces(section, vocabSize, special) {
+function decodePieces(section, vocabSize, special) {
   const where = `section ${PIECES}`;
   const view = new DataView(section.buffer, section.byteOffset, section.byteLength);
   if (section.length < 4) throw new BulletError(`${where}: ${section.length} bytes cannot hold the number of pieces`);

@@ -1,7 +1,8 @@
 /* The page: the conversation, its controls, and the worker that holds the model. Everything from the model is inserted as text. */
 "use strict";
 
-const MODEL_BYTES = "{{bytes}}";
+/** Bytes of the model file, and where its first tensor and its first section begin. */
+const [MODEL_BYTES, FIRST_TENSOR, FIRST_SECTION] = ["{{bytes}}", "{{first_tensor}}", "{{first_section}}"].map(Number);
 const MODEL_KEY = "bulletlm:{{digest}}";
 
 const WORDS = {
@@ -310,32 +311,46 @@ function toEnd(always) {
 
 function ask(text) {
   if (!model || writing || !text.trim()) return;
-  messages.push({ role: "user", content: text });
+  const question = { role: "user", content: text };
+  if (!requestAnswer([...messages, question])) return;
+  messages.push(question);
   addMessage("user", text);
   $("question").value = "";
   fitQuestion();
-  generate();
-}
-
-function generate() {
-  showProblem("");
-  const settings = readSettings();
-  if (!settings) return;
-  const system = $("system").value.trim();
-  writing = addMessage("assistant", "");
-  writing.classList.add("writing");
-  status = { kind: "writing" };
-  showState();
-  worker.postMessage({ type: "answer", messages: system ? [{ role: "system", content: system }, ...messages] : messages, settings });
+  beginAnswer();
 }
 
 /** Write the last answer again, with the next seed: the same seed would give the same answer. */
 function regenerate() {
   if (writing || messages.at(-1)?.role !== "assistant") return;
+  $("seed").value = String(Number($("seed").value || 0) + 1);
+  if (!requestAnswer(messages.slice(0, -1))) return;
   messages.pop();
   $("talk").lastElementChild.remove();
-  $("seed").value = String(Number($("seed").value || 0) + 1);
-  generate();
+  beginAnswer();
+}
+
+/**
+ * Send a conversation to the worker; false if a setting is out of range. This comes before the page shows the question: the worker
+ * computes while the browser looks for the fonts of a language that is new on the page.
+ */
+function requestAnswer(conversation) {
+  showProblem("");
+  const settings = readSettings();
+  if (settings) worker.postMessage({ type: "answer", messages: withSystemText(conversation), settings });
+  return settings !== null;
+}
+
+function beginAnswer() {
+  writing = addMessage("assistant", "");
+  writing.classList.add("writing");
+  status = { kind: "writing" };
+  showState();
+}
+
+function withSystemText(conversation) {
+  const content = $("system").value.trim();
+  return content ? [{ role: "system", content }, ...conversation] : conversation;
 }
 
 function finishAnswer(answer) {
@@ -375,10 +390,8 @@ function startAgain() {
 }
 
 function save() {
-  const system = $("system").value.trim();
-  const all = system ? [{ role: "system", content: system }, ...messages] : messages;
   const link = document.createElement("a");
-  link.href = URL.createObjectURL(new Blob([JSON.stringify(all, null, 2) + "\n"], { type: "application/json" }));
+  link.href = URL.createObjectURL(new Blob([JSON.stringify(withSystemText(messages), null, 2) + "\n"], { type: "application/json" }));
   link.download = "conversation.json";
   link.click();
   setTimeout(() => URL.revokeObjectURL(link.href), 10000);
@@ -451,7 +464,7 @@ function showCard() {
     [f.languages, (header.languages ?? []).join(", ") || null],
     [f.parameters, number(parameters(shape), 0)],
     [f.shape, f.layers(shape)],
-    [f.file, f.mb(Number(MODEL_BYTES))],
+    [f.file, f.mb(MODEL_BYTES)],
     [f.training, joined([[f.steps, number(training.steps ?? training.step, 0)], [f.seen, number(training.tokens ?? training.tokens_seen, 0)], [f.loss, number(training.val_loss, 4)]])],
     [f.texts, sources(header)],
     [f.quality, joined([[f.perplexity, number(quantised.perplexity, 2)], [f.bits, number(quantised.bits_per_byte, 4)], [f.change, typeof quantised.perplexity_change === "number" ? `${(100 * quantised.perplexity_change).toFixed(2)} % ${f.perplexity}` : null]])],
@@ -567,28 +580,33 @@ function takePart() {
   const text = element.textContent;
   element.remove();
   document.currentScript.remove();
-  if (element.id === "worker") startWorker(text);
-  else worker?.postMessage({ type: "piece", text });
+  if (element.id !== "worker") return worker?.postMessage({ type: "piece", text });
+  startWorker(text);
+  show();
 }
 
 function startWorker(source) {
   try {
     worker = new Worker(URL.createObjectURL(new Blob([source], { type: "text/javascript" })));
   } catch (error) {
-    return showProblem(`the model cannot run in this browser: ${error.message}`);
+    problem = `the model cannot run in this browser: ${error.message}`;
+    return;
   }
   worker.onmessage = onWorker;
   worker.onerror = (event) => showProblem(`the model cannot run in this browser: ${event.message || "its worker did not start"}`);
-  worker.postMessage({ type: "start", bytes: Number(MODEL_BYTES) });
+  worker.postMessage({ type: "start", size: MODEL_BYTES, tensors: FIRST_TENSOR, sections: FIRST_SECTION });
 }
 
-connect();
-showLanguage((navigator.languages ?? []).some((code) => /^mr\b/i.test(code)) ? "mr" : "en");
-
-recall();
-showState();
+/** Show the interface. The worker has begun to start before: that takes the browser longer. */
+function show() {
+  connect();
+  recall();
+  showLanguage((navigator.languages ?? []).some((code) => /^mr\b/i.test(code)) ? "mr" : "en");
+}
 
 document.addEventListener("DOMContentLoaded", () => {
-  if (worker) worker.postMessage({ type: "end" });
-  else if ($("problem").hidden) showProblem("pageCutShort");
+  if (worker) return worker.postMessage({ type: "end" });
+  if (problem) return;
+  problem = "pageCutShort";
+  show();
 });

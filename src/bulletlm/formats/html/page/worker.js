@@ -1,59 +1,58 @@
 /* The worker of the page: it holds the model, so that typing never waits for it. The library comes before this text (bundle.py). */
 
-/** The characters of base 85 in the order of their values: those of RFC 1924 with `,` for `<` and `.` for `&`, which mean something in HTML. */
-const BASE85 = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz!#$%.()*+-;,=>?@^_`{|}~";
-
 /* The messages "damaged", "cutShort" and "memory" are names in words.problems of page.js, which has them in the user's language. */
 
-/** Joins the pieces of the model, ASCII texts in base 85: five characters for four bytes, the last ones filled up with zeros. */
-class Decoder {
-  #bytes;
-  #size = 0;
-  #values = new Uint8Array(256).fill(255);
+/**
+ * Loads the model while the browser reads the page. The parts of the file come in the order of page.py: the header, the end with the
+ * tokenizer, the tensors. So all that the weights are not needed for is done before the last of them arrives.
+ */
+class Loader {
+  #engine = new Engine(new WebAssembly.Module(moduleBytes()));
+  #parts;
+  #at = 0; // where the next piece belongs
+  #parsed = null;
+  #tokenizer;
 
-  /** bytes: the size of the model. */
-  constructor(bytes) {
-    this.#bytes = new Uint8Array(bytes);
-    for (let value = 0; value < 85; value++) this.#values[BASE85.charCodeAt(value)] = value;
+  /** size: bytes of the file; tensors and sections: where the first tensor and the first section begin. */
+  constructor({ size, tensors, sections }) {
+    this.#engine.newFile(size);
+    this.#parts = [
+      { start: 0, end: tensors, finish: () => this.#readHeader() },
+      { start: sections, end: size, finish: () => this.#readTokenizer() },
+      { start: tensors, end: sections, finish: () => this.#load() },
+    ];
   }
 
-  /** Decode a piece. Returns the model after the last one, and null before. */
+  /** Add a piece, text in base 85 (base85.c). Returns a promise of the model after the last one. */
   add(text) {
-    const [bytes, values, start] = [this.#bytes, this.#values, this.#size];
-    let at = start; // writing past the end of `bytes` does nothing
-    let word = 0;
-    let digits = 0;
-    let valid = true;
-    for (let i = 0; i < text.length; i++) {
-      const code = text.charCodeAt(i);
-      if (code === 10 || code === 13) continue;
-      const value = code < 256 ? values[code] : 255;
-      valid &&= value !== 255;
-      word = word * 85 + value;
-      if (++digits < 5) continue;
-      valid &&= word <= 0xffffffff;
-      bytes[at] = word >>> 24;
-      bytes[at + 1] = word >>> 16;
-      bytes[at + 2] = word >>> 8;
-      bytes[at + 3] = word;
-      at += 4;
-      word = digits = 0;
-    }
-    if (!valid || digits || at - bytes.length > 3) throw new BulletError("damaged");
-    this.#size = at;
-    return at >= bytes.length ? bytes : null;
+    const [{ end, finish }, next] = this.#parts;
+    this.#at = this.#engine.writeBase85(text, this.#at, end);
+    if (this.#at < 0) throw new BulletError("damaged");
+    if (this.#at < end) return undefined;
+    this.#parts.shift();
+    this.#at = next?.start;
+    return finish();
+  }
+
+  #readHeader() {
+    const { file } = this.#engine;
+    this.#parsed = readHeader(file, file.length);
+  }
+
+  #readTokenizer() {
+    this.#tokenizer = new Tokenizer(readPieces(this.#engine.file, this.#parsed));
+  }
+
+  async #load() {
+    checkPadding(this.#engine.file, this.#parsed);
+    await loadFile(this.#engine, this.#parsed, { verify: true });
+    return new Model(this.#parsed, this.#tokenizer, this.#engine);
   }
 }
 
-let decoder = null;
+let loader = null;
 let model = null;
 let stopper;
-
-async function start(file) {
-  model = await load(file, { verify: true });
-  const { header, shape, sampling, kernels } = model;
-  postMessage({ type: "ready", header, shape, sampling, kernels });
-}
 
 async function answer({ messages, settings }) {
   stopper = new AbortController();
@@ -80,18 +79,20 @@ async function answer({ messages, settings }) {
 
 /** What to do for each message of the page. */
 const actions = {
-  start({ bytes }) {
+  start(places) {
     if (typeof WebAssembly !== "object") throw new BulletError("this browser has no WebAssembly, or it is switched off: the model cannot run");
-    decoder = new Decoder(bytes);
+    loader = new Loader(places);
   },
-  piece({ text }) {
-    const file = decoder?.add(text);
-    if (!file) return;
-    decoder = null;
-    return start(file);
+  async piece({ text }) {
+    const loading = loader?.add(text);
+    if (!loading) return;
+    loader = null;
+    model = await loading;
+    const { header, shape, sampling, kernels } = model;
+    postMessage({ type: "ready", header, shape, sampling, kernels });
   },
   end() {
-    if (decoder) throw new BulletError("cutShort");
+    if (loader) throw new BulletError("cutShort");
   },
   answer,
   stop: () => stopper?.abort(),
@@ -101,7 +102,7 @@ onmessage = async ({ data }) => {
   try {
     await actions[data.type](data);
   } catch (error) {
-    if (!model) decoder = null; // nothing that follows says more
+    if (!model) loader = null; // nothing that follows says more
     const known = error instanceof BulletError;
     const memory = error instanceof RangeError && /memory|allocation/i.test(error.message);
     const message = known ? error.message : memory ? "memory" : `the model cannot run in this browser: ${error.message}`;
