@@ -127,6 +127,11 @@ def test_a_download_is_complete_and_checked(workspace: Workspace, format: str, m
         assert any(name.endswith({"gguf": ".Modelfile", "hf": "config.json", "npy": "manifest.json"}[format]) for name in names)
 
 
+def test_a_page_of_many_pieces_is_compared_with_the_model(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bulletlm.formats.html.page.PIECE_LINES", 5)
+    assert "the page holds this model" in export(workspace, "micro/4bit", "html")["checks"]
+
+
 def test_a_checkpoint_can_be_exported_in_four_bits(workspace: Workspace) -> None:
     made = export(workspace, "micro/best", "bullet")
     file = open_bullet(workspace.runs / "micro" / "dashboard" / "downloads" / made["file"])

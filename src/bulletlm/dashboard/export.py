@@ -83,12 +83,12 @@ def _write(source: Path, folder: Path, stem: str, format: str, run: Path) -> tup
             raise BulletError("the card does not describe this model: is the disk full?")
         return target, ["it was read again", f"it describes this model of {parameters} parameters"]
     if format == "html":
-        from bulletlm.formats.html.page import read_page, write_page
+        from bulletlm.formats.html.page import holds_model, write_page
 
         file, checks = _write(source, folder, stem, "bullet", run)
         target, content = folder / f"{stem}.html", file.read_bytes()
         write_page(target, content, open_bullet(file).metadata)
-        if read_page(target.read_bytes()) != content:
+        if not holds_model(target.read_bytes(), content):
             raise BulletError("the page does not hold the model: is the disk full?")
         return target, [*checks, "the page holds this model"]
     if format == "bullet":

@@ -360,9 +360,9 @@ def test_every_byte_is_in_a_piece(monkeypatch: pytest.MonkeyPatch) -> None:
     assert b"\n".join(pieces(data)) == base85(data)
 
 
-def test_a_page_holds_the_model_of_which_it_was_written(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """In one piece, and in several, as every model of more than half a megabyte."""
-    data = bytes(range(256)) * 30
+def test_a_page_holds_the_model_of_which_it_was_written(bullet_path: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """In few pieces, and in many, as every model of more than half a megabyte."""
+    data = bullet_path.read_bytes()
     for lines in (html_page.PIECE_LINES, 2):
         monkeypatch.setattr(html_page, "PIECE_LINES", lines)
         write_page(tmp_path / "a.html", data, {"name": "a"})

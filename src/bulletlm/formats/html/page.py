@@ -89,19 +89,15 @@ def write_page(target: Path, model: bytes, metadata: Mapping[str, Any]) -> None:
     before, after = _asset("page.html").split("{{model}}")
     with atomic_file(target) as file:
         file.write(_filled(before, values).encode())
-        for part in (slice(0, first_tensor), slice(first_section, None), slice(first_tensor, first_section)):
-            for piece in pieces(model[part]):
-                file.write(PIECE_BEGIN + piece + PIECE_END + f"<script>{NEXT}</script>\n".encode())
+        for piece in _pieces_of_file(model):
+            file.write(PIECE_BEGIN + piece + PIECE_END + f"<script>{NEXT}</script>\n".encode())
         file.write(after.encode())
 
 
-def read_page(page: bytes) -> bytes:
-    """The bytes of the model in a page that `write_page` wrote; the pieces must be undamaged."""
+def holds_model(page: bytes, model: bytes) -> bool:
+    """Whether the bytes of a page hold exactly this model."""
     found = page.split(PIECE_BEGIN)[1:]
-    turned = b"".join(_from_base85(piece.partition(PIECE_END)[0]) for piece in found)
-    first_tensor, first_section = _places(turned)
-    end = first_tensor + len(turned) - first_section
-    return turned[:first_tensor] + turned[end:] + turned[first_tensor:end]
+    return [piece.partition(PIECE_END)[0] for piece in found] == list(_pieces_of_file(model))
 
 
 def base85(data: bytes) -> bytes:
@@ -116,19 +112,18 @@ def base85(data: bytes) -> bytes:
     return b"\n".join(lines)
 
 
-def _from_base85(text: bytes) -> bytes:
-    values = np.zeros(256, np.uint64)
-    values[np.frombuffer(ALPHABET, np.uint8)] = np.arange(85)
-    digits = values[np.frombuffer(text.replace(b"\n", b""), np.uint8)].reshape(-1, 5)
-    words: np.ndarray = digits @ np.array([85**4, 85**3, 85**2, 85, 1], np.uint64)
-    return words.astype(">u4").tobytes()
-
-
 def pieces(data: bytes) -> Iterator[bytes]:
     """Bytes in base 85, in pieces of PIECE_LINES lines."""
     size = PIECE_LINES * LINE_GROUPS * 4
     for start in range(0, len(data), size):
         yield base85(data[start : start + size])
+
+
+def _pieces_of_file(model: bytes) -> Iterator[bytes]:
+    """The pieces of a model file in the order of the page: the header, the sections and the checksum, the tensors."""
+    first_tensor, first_section = _places(model)
+    for part in (slice(0, first_tensor), slice(first_section, None), slice(first_tensor, first_section)):
+        yield from pieces(model[part])
 
 
 def _places(model: bytes) -> tuple[int, int]:
