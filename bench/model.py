@@ -3,7 +3,6 @@
     python bench/model.py runs/marathi-english --flores FOLDER             prints the table
     python bench/model.py runs/marathi-english --flores FOLDER --sheet SHEET.jsonl
                                                                            also writes the answers for people to grade, unlabelled
-    python bench/model.py runs/marathi-english --marks SHEET.jsonl         prints the counts of a graded sheet
 
 FOLDER has FLORES in both languages (mar_Deva.dev and eng_Latn.dev, or flores-dev.mr and flores-dev.en), which no model of this
 repository is trained on. The translations are those of bench/questions/translations.tsv, which the recipe holds out
@@ -11,8 +10,8 @@ repository is trained on. The translations are those of bench/questions/translat
 wordings, those of set B (bench/questions) have new ones. Answers are greedy, from the 4-bit file of the run, with 100 tokens at most.
 An invented word is in no training text; held-out text that people wrote is counted in the same way.
 
-A reader adds "good": true or false to each line of the sheet: is the answer on topic and grammatical? The names of the systems are
-in SHEET.key.json. `--other NAME=FILE.bullet` mixes in another model's answers, and the reference answers are always among them.
+The names of the systems are in SHEET.key.json; bench/grades.py says what readers fill in, and counts it. `--other NAME=FILE.bullet` mixes
+in another model's answers, and the reference answers are always among them.
 """
 
 import argparse
@@ -21,7 +20,6 @@ import random
 import shutil
 import sys
 import tempfile
-from collections import Counter
 from pathlib import Path
 
 from bulletlm.data.language import detect
@@ -106,33 +104,14 @@ def write_sheet(path: Path, questions: list[tuple[str, Prompt]], systems: dict[s
     print(f"wrote {path}: {len(rows)} answers to grade")
 
 
-def print_marks(path: Path) -> None:
-    """Print how many answers of each system a reader found good."""
-    key = json.loads(path.with_suffix(".key.json").read_text(encoding="utf-8"))
-    good: Counter[tuple[str, str, str]] = Counter()
-    seen: Counter[tuple[str, str, str]] = Counter()
-    for line in path.read_text(encoding="utf-8").splitlines():
-        row = json.loads(line)
-        if row["good"] is not None:
-            cell = (key[row["id"]]["system"], key[row["id"]]["set"], key[row["id"]]["language"])
-            seen[cell] += 1
-            good[cell] += bool(row["good"])
-    for cell in sorted(seen):
-        print(f"{cell[0]:12} set {cell[1]} {cell[2]}: {good[cell]} of {seen[cell]} answers on topic and grammatical")
-
-
 def main() -> None:
     """Measure a run."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path)
     parser.add_argument("--flores", type=Path)
     parser.add_argument("--sheet", type=Path)
-    parser.add_argument("--marks", type=Path)
     parser.add_argument("--other", action="append", default=[], metavar="NAME=FILE")
     args = parser.parse_args()
-    if args.marks:
-        print_marks(args.marks)
-        return
     file = args.run / "model.bullet"
     if args.flores:
         flores(file, args.flores)

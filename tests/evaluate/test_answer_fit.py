@@ -18,7 +18,11 @@ from bulletlm.text.tokenizer import Tokenizer
 from paths import ROOT
 
 LIMIT = LimitsConfig().answer_fit
-GRADED = [json.loads(line) for line in (ROOT / "bench/grading/first-model.jsonl").read_text(encoding="utf-8").splitlines()]
+GRADED = [
+    json.loads(line)
+    for name in ("first-model", "demo")
+    for line in (ROOT / f"bench/grading/{name}.jsonl").read_text(encoding="utf-8").splitlines()
+]
 REFERENCES = {row["question"]: row for row in GRADED if row["system"] == "reference"}
 PAIRS = [
     Pair(question=question, answer=row["answer"], language=row["language"], question_ids=(), answer_ids=())
@@ -35,7 +39,7 @@ def test_answers_of_people_pass() -> None:
     assert mean_share(answer_fit(PAIRS, answers_of("reference"))).value > 0.99
 
 
-@pytest.mark.parametrize("system", ["marathi-english", "demo-before", "demo-both"])
+@pytest.mark.parametrize("system", ["marathi-english", "demo-before", "demo-both", "demo-simple"])
 def test_models_whose_answers_readers_found_wrong_fail(system: str) -> None:
     """Readers found at most 9 of 100 answers of each of these models good."""
     found = mean_share(answer_fit(PAIRS, answers_of(system)))

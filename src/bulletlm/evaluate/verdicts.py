@@ -828,10 +828,9 @@ def _no_steps(settings: dict[str, Any]) -> list[str]:
 
 
 def _with_text(report: Report) -> str:
-    """The command that trains on more text: the conversations of the package if the run does not have them, otherwise the user's own."""
+    """The command that trains on more text: the simple conversations of the package if the run lacks them, else the user's own."""
     paths = [source["path"] for source in report["settings"]["data"]["sources"]]
     own = list(dict.fromkeys(path if path in EMBEDDED else TEXT for path in paths))
-    extra = next(
-        (name for name in ("simple", "sample") if name not in own and set(report["model"]["languages"]) & {"mr", "en"}), "MORE-TEXT"
-    )
+    # Never "sample" on top of "simple": its rich text made the answers of small models worse.
+    extra = "simple" if "simple" not in own and set(report["model"]["languages"]) & {"mr", "en"} else "MORE-TEXT"
     return shlex.join([*_run_again(report, "more-text"), f"--data.sources={json.dumps([*own, extra], ensure_ascii=False)}"])
