@@ -156,10 +156,10 @@ class Metrics:
             self.ended = str(event.get("reason", ""))
         elif kind in ("train", "eval"):
             for name, value in event.items():
-                if name not in ("step", "event") and type(value) in (int, float):
-                    self._put(name if kind == "train" or name != "memory_mb" else "eval/memory_mb", step, float(value))
+                if name not in ("step", "event") and (number := _number(value)) is not None:
+                    self._put(name if kind == "train" or name != "memory_mb" else "eval/memory_mb", step, number)
             if kind == "train":
-                self._tick(seconds if type(seconds := event.get("seconds")) in (int, float) else 0.0)
+                self._tick(_number(event.get("seconds")) or 0.0)
             else:
                 self._put_perplexities(step, event)
 
@@ -167,7 +167,7 @@ class Metrics:
         """Perplexity of the better of the exact weights, raw or averaged, and of the 4-bit weights."""
         exact = [event.get("val/loss"), event.get("val/loss_ema")]
         for name, losses in (("perplexity", exact), ("perplexity_bq4", [event.get("val/loss_bq4")])):
-            known = [float(loss) for loss in losses if type(loss) in (int, float) and loss < MAX_EXPONENT]
+            known = [loss for value in losses if (loss := _number(value)) is not None and loss < MAX_EXPONENT]
             if known:
                 self._put(name, step, math.exp(min(known)))
 
@@ -288,3 +288,8 @@ def read_tail(path: Path) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any
         if event := parse_event(line):
             found.setdefault(event["event"], event)
     return found.get("train", {}), found.get("eval", {}), found.get("end", {})
+
+
+def _number(value: Any) -> float | None:
+    """The value if it is a number, and not true or false."""
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
