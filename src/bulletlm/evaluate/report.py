@@ -289,9 +289,11 @@ def _folder_bytes(folder: Path) -> int:
 
 def _tensor_rows(tensors: dict[str, np.ndarray[Any, Any]], bullet: BulletFile, measured: dict[str, Any]) -> list[TensorRow]:
     """The errors of weights are those of weight_checks.py; the errors of outputs come from the build stage."""
+    qat = (bullet.metadata.get("quantised") or {}).get("qat")
+    trained = bool(qat and qat["chosen"] != "start")
     rows: list[TensorRow] = []
     for name, weight in tensors.items():
-        check = check_weights(weight, bullet.dequantize(name))
+        check = check_weights(weight, bullet.dequantize(name), trained=trained)
         built = measured.get(name, {})
         named = range(len(bullet.pieces)) if weight.ndim > 1 and weight.shape[0] == len(bullet.pieces) else ()
         rows.append(
