@@ -173,6 +173,10 @@ UNNAMED = """[...document.querySelectorAll('button, a, textarea, input:not([type
     || element.closest('label') || element.getAttribute('aria-labelledby'))).map(element => element.outerHTML.slice(0, 200))"""
 """Elements that can be operated and that a screen reader cannot name."""
 
+UNEXPLAINED = """[...document.querySelectorAll('.tile, .card:has(.chart), .card:has(table), .runcard, th.text-right')].filter(element =>
+    !element.querySelector('.help')).map(element => element.innerText.slice(0, 200))"""
+"""Numbers without a "?" that explains them."""
+
 
 def test_pages_fit_a_phone_and_every_control_has_a_name(dashboard: RunningDashboard, browser_page: Any, micro_run: Path) -> None:
     for name in ("micro", "other"):
@@ -185,6 +189,7 @@ def test_pages_fit_a_phone_and_every_control_has_a_name(dashboard: RunningDashbo
         page.wait_for_timeout(500)  # curves and tables get their width after the page is there
         assert page.evaluate("document.documentElement.scrollWidth") <= 360, path
         assert page.evaluate(UNNAMED) == [], path
+        assert page.evaluate(UNEXPLAINED) == [], path
         assert page.evaluate("document.documentElement.lang") == "en"
 
 

@@ -1,4 +1,4 @@
-"""What can be done with finished runs in a real browser: compare, duplicate, queue, delete."""
+"""What can be done with finished runs in a real browser: compare, duplicate, queue, delete, repair, export, try."""
 
 import json
 import re
@@ -14,6 +14,8 @@ from running_dashboard import RunningDashboard
 
 from bulletlm.dashboard.processes import own_folder
 from bulletlm.files import write_json
+
+A_RUN = 300_000
 
 X_AXIS = "getElement(Number(document.querySelector('.chart').id.slice(1))).chart.getOption().xAxis[0].name"
 """The name of the horizontal axis of the first chart of the page."""
@@ -116,3 +118,46 @@ def test_runs_are_duplicated_queued_and_deleted(dashboard: RunningDashboard, bro
     assert not (two_runs / "micro").exists()
     (trashed,) = (dashboard.folder / ".bullet-dashboard" / "trash").iterdir()
     assert trashed.name.startswith("micro") and (trashed / "model.bullet").is_file()
+
+
+def test_a_model_is_tried_exported_and_repaired(dashboard: RunningDashboard, browser_page: Any, two_runs: Path) -> None:
+    page, run = browser_page, two_runs / "micro"
+
+    # Two models answer; the probability of each token is there, and the conversation becomes training data.
+    page.goto(dashboard.address + "/playground?model=micro/4bit&second=micro/fp32")
+    page.get_by_role("button", name="How tokens are chosen").click()
+    page.get_by_role("spinbutton", name="Temperature").fill("3")  # a micro model says little
+    for number, text in enumerate(("Hello", "नमस्कार", "Tell me about the river."), 1):
+        page.get_by_label("Your message").fill(text)
+        page.keyboard.press("Enter")
+        page.get_by_text(re.compile(r"\d+ tokens, [\d,]+ tokens/s")).nth(2 * number - 1).wait_for()
+    tokens = page.locator("span.token")
+    assert tokens.count() > 0
+    tokens.first.hover()
+    assert re.match(r"\d+\.\d% +\('.*' \d+%", tokens.first.get_attribute("title"))
+    page.get_by_role("button", name="Save as training data").click()
+    page.get_by_text("Saved in uploads/playground.jsonl.").wait_for()
+    (line,) = (dashboard.folder / "uploads" / "playground.jsonl").read_text(encoding="utf-8").splitlines()
+    messages = json.loads(line)["messages"]
+    assert [message["role"] for message in messages] == ["user", "assistant"] * 3 and messages[2]["content"] == "नमस्कार"
+
+    # A file is made from any checkpoint; a remedy of the report card starts what it says.
+    report = json.loads((run / "report.json").read_text(encoding="utf-8"))
+    remedy = {
+        "name": "checkpoints",
+        "text": "compare the kept checkpoints",
+        "command": "bullet evaluate RUN --checkpoints",
+        "cost": "seconds",
+    }
+    report["verdicts"]["usefulness"]["remedies"] = [remedy]
+    (run / "report.json").write_text(json.dumps(report), encoding="utf-8")
+    page.goto(dashboard.address + "/export/micro")
+    for label, option in (("Model", "Checkpoint step-000050"), ("Format", "Model card (.md)")):
+        page.get_by_role("combobox", name=label, exact=True).click()
+        page.get_by_role("option", name=option, exact=True).click()
+    page.get_by_role("button", name="Make the file and check it").click()
+    page.get_by_role("link", name=re.compile(r"micro-step-000050-card\.md")).wait_for(timeout=A_RUN)
+    page.get_by_role("button", name="Do this").click()
+    page.wait_for_url("**/run/micro")
+    page.get_by_text(re.compile("step-000050")).first.wait_for(timeout=A_RUN)
+    page.get_by_text("finished", exact=True).wait_for(timeout=A_RUN)

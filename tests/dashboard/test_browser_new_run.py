@@ -1,0 +1,100 @@
+"""The ways to begin a new run in a real browser: dropped files, settings that are chosen, a model to start from."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+from running_dashboard import RunningDashboard
+
+from bulletlm.dashboard.runs import summarize
+from bulletlm.formats.bullet.reader import open_bullet
+from micro_model import MICRO
+
+A_RUN = 300_000
+"""Milliseconds within which a micro model is made, also on a computer that is busy with other tests."""
+
+DROP = """files => {
+    const data = new DataTransfer();
+    for (const [name, text] of files) data.items.add(new File([text], name));
+    return data;
+}"""
+
+
+def drop_files(page: Any, files: list[Path]) -> None:
+    """Drop files on the field for uploads, as a browser does when the user drags them there from a folder."""
+    data = page.evaluate_handle(DROP, [[path.name, path.read_text(encoding="utf-8")] for path in files])
+    page.dispatch_event(".q-uploader", "dragover", {"dataTransfer": data})
+    page.locator(".q-uploader__dnd").wait_for()
+    page.dispatch_event(".q-uploader__dnd", "drop", {"dataTransfer": data})
+
+
+def wait_for_settings(page: Any, text: str) -> None:
+    """Wait until the configuration on the page contains `text`."""
+    page.wait_for_function("text => [...document.querySelectorAll('textarea')].some(box => box.value.includes(text))", arg=text)
+
+
+def choose(page: Any, label: str, option: str) -> None:
+    """Choose an option of a list."""
+    page.get_by_role("combobox", name=label, exact=True).click()
+    page.get_by_role("option", name=option, exact=True).click()
+
+
+def test_several_files_are_dropped_and_settings_chosen_for_them(dashboard: RunningDashboard, browser_page: Any, texts: Path) -> None:
+    page, files = browser_page, [texts / "stories.en.txt", texts / "stories.mr.txt"]
+    page.goto(dashboard.address + "/new")
+    page.get_by_role("button", name="Choose the settings for me", exact=True).click()
+    page.get_by_text("Choose the text first.").wait_for()
+
+    drop_files(page, files)
+    for file in files:
+        page.get_by_text(f"uploads/{file.name}", exact=True).wait_for()
+        assert (dashboard.folder / "uploads" / file.name).read_bytes() == file.read_bytes()
+    drop_files(page, files[:1])  # another file of the same name replaces nothing
+    page.get_by_text("uploads/stories-2.en.txt", exact=True).wait_for()
+
+    choose(page, "Time for the run", "15 minutes")
+    page.get_by_role("button", name="Choose the settings for me", exact=True).click()
+    wait_for_settings(page, '"vocab_size"')
+    dim = page.get_by_label("model.dim").first
+    page.wait_for_function("document.querySelector('[aria-label=\"model.dim\"]').value != ''")
+    chosen = dim.input_value()
+    assert int(chosen) % 32 == 0
+    wait_for_settings(page, f'"dim": {chosen}')
+    page.reload()
+    wait_for_settings(page, f'"dim": {chosen}')
+    page.get_by_text("uploads/stories.mr.txt", exact=True).wait_for()
+
+
+def test_a_run_starts_from_a_model_and_both_answer(dashboard: RunningDashboard, browser_page: Any, micro_run: Path, texts: Path) -> None:
+    page = browser_page
+    shutil.copytree(micro_run, dashboard.folder / "runs" / "before")
+    shutil.copy(texts / "stories.en.txt", dashboard.folder / "new.txt")
+    settings = {name: MICRO[name] for name in ("dim", "vocab_size", "lr", "batch", "grad_accum", "threads", "precision")}
+    settings |= {"name": "after", "total_steps": 20, "eval_every": 10, "warmup": 2, "calibration": "none", "qat": {"steps": 0}}
+    page.goto(dashboard.address + "/new")
+    page.get_by_label("Configuration: paste JSON").fill(json.dumps({**settings, "data": {"sources": ["new.txt"], "val_tokens": 600}}))
+    page.get_by_text("new.txt", exact=True).wait_for()
+
+    # The model decides the shape and the vocabulary.
+    choose(page, "Start from", "before")
+    page.get_by_text(re.compile("these settings were taken out: .*model.dim")).wait_for()
+    wait_for_settings(page, '"start_from": ' + json.dumps(str(dashboard.folder / "runs" / "before")))
+    page.reload()
+    page.get_by_role("combobox", name="Start from").wait_for()
+    page.get_by_role("button", name="Start", exact=True).click()
+    page.wait_for_url("**/run/after")
+    page.get_by_text("finished", exact=True).wait_for(timeout=A_RUN)
+    run = dashboard.folder / "runs" / "after"
+    assert open_bullet(run / "model.bullet").shape == open_bullet(micro_run / "model.bullet").shape
+    assert summarize(run).step == 20
+
+    # Before and after, side by side on the same prompt and seed.
+    page.get_by_role("button", name="Before and after").click()
+    page.wait_for_url("**/playground?*")
+    for name in ("after/start", "after/4bit"):
+        page.get_by_role("heading", name=name, exact=True).wait_for()
+    page.get_by_label("Your message").fill("Hello")
+    page.keyboard.press("Enter")
+    page.get_by_text(re.compile(r"\d+ tokens, [\d,]+ tokens/s")).nth(1).wait_for()
