@@ -131,7 +131,10 @@ def _settings(t: Words, folders: list[Path]) -> None:
         if any(value != values[0] for value in values):
             rows.append((name, *(show.NOTHING if value is None else _text(value) for value in values)))
     if not rows:
-        rows = [(t("All settings are the same."), *("" for _ in folders))]
+        with ui.element("section").classes("card"):
+            heading(t("Different settings"), 2)
+            ui.label(t("All settings are the same."))
+        return
     _table(t, t("Different settings"), rows, [folder.name for folder in folders], [help_of(row[0], t.language) for row in rows])
 
 
