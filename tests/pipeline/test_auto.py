@@ -188,7 +188,7 @@ def test_from_folder_to_report(messy: Path, tmp_path: Path, monkeypatch: pytest.
 
 @pytest.mark.parametrize("written", [0, 1, 2])
 def test_a_kill_while_the_recipe_is_written_does_not_block_the_run(written: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Killed after so many of its files: the same command chooses again, or continues; a first run and one that is chosen again."""
+    """A kill after any number of written files: the same command then chooses again or continues, in a first run and in a later one."""
 
     class Killed(BaseException):
         pass

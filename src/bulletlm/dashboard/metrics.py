@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from bulletlm.dashboard.processes import number
 from bulletlm.train.log.events import parse_event
 
 POINTS = 600
@@ -156,10 +157,10 @@ class Metrics:
             self.ended = str(event.get("reason", ""))
         elif kind in ("train", "eval"):
             for name, value in event.items():
-                if name not in ("step", "event") and (number := _number(value)) is not None:
-                    self._put(name if kind == "train" or name != "memory_mb" else "eval/memory_mb", step, number)
+                if name not in ("step", "event") and (measured := number(value)) is not None:
+                    self._put(name if kind == "train" or name != "memory_mb" else "eval/memory_mb", step, measured)
             if kind == "train":
-                self._tick(_number(event.get("seconds")) or 0.0)
+                self._tick(number(event.get("seconds")) or 0.0)
             else:
                 self._put_perplexities(step, event)
 
@@ -167,7 +168,7 @@ class Metrics:
         """Perplexity of the better of the exact weights, raw or averaged, and of the 4-bit weights."""
         exact = [event.get("val/loss"), event.get("val/loss_ema")]
         for name, losses in (("perplexity", exact), ("perplexity_bq4", [event.get("val/loss_bq4")])):
-            known = [loss for value in losses if (loss := _number(value)) is not None and loss < MAX_EXPONENT]
+            known = [loss for value in losses if (loss := number(value)) is not None and loss < MAX_EXPONENT]
             if known:
                 self._put(name, step, math.exp(min(known)))
 
@@ -288,8 +289,3 @@ def read_tail(path: Path) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any
         if event := parse_event(line):
             found.setdefault(event["event"], event)
     return found.get("train", {}), found.get("eval", {}), found.get("end", {})
-
-
-def _number(value: Any) -> float | None:
-    """The value if it is a number, and not true or false."""
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
