@@ -23,8 +23,9 @@ from bulletlm.formats.bullet.reader import open_bullet
 from bulletlm.formats.chat_marks import MARKS
 from bulletlm.formats.convert import ConvertOptions, convert, read_model
 from bulletlm.formats.npy import read_npy, write_npy
+from bulletlm.formats.packaged import packaged_model
 from bulletlm.pipeline.stages import finish_run, run_stages
-from bulletlm.pipeline.start import read_parent, resolve
+from bulletlm.pipeline.start import locate, read_parent, resolve
 from bulletlm.progress import SilentProgress
 from bulletlm.text.sentencepiece_proto import _field, _fields
 from bulletlm.text.sentencepiece_rules import pieces_without_marks
@@ -293,6 +294,19 @@ def test_settings_that_are_not_given_are_those_of_fine_tuning(micro_run: Path, t
     assert resolved.data.mix.general, "the general text suits a model of Marathi and English"
     given_steps, _ = resolve(load_config(path, ["--total-steps=7", "--set", "data.mix.general=0"]), SilentProgress())
     assert given_steps.train.epochs is None and not given_steps.data.mix.general
+
+
+def test_a_run_with_the_name_of_a_packaged_model_starts_from_that_model(tmp_path: Path) -> None:
+    """Also when it continues, and its own folder has this name."""
+    name = "marathi-english"
+    own = tmp_path / "runs" / name
+    own.mkdir(parents=True)
+    assert locate(name, str(own.parent), own) == packaged_model(name)
+    assert locate(name, str(own.parent), own.parent / "other") == own
+    config = load_config(write_child(tmp_path, name, name=name), ["--set", "model.max_seq_len=128"])
+    assert config.run_dir == own
+    resolved, parent = resolve(config, SilentProgress())
+    assert parent and parent.metadata["name"] == name and resolved.model.dim == parent.shape.dim
 
 
 def test_text_of_an_unknown_language_is_no_language_of_a_model(micro_run: Path) -> None:

@@ -96,18 +96,19 @@ class Parent:
         return [str(language) for language in self.metadata.get("languages", []) if language != "und"]
 
 
-def read_parent(where: str, runs_dir: str = "runs") -> Parent:
+def read_parent(where: str, runs_dir: str = "runs", own: Path | None = None) -> Parent:
     """Read the model that `model.start_from` names.
 
     Args:
         where: a file, a folder, the name of a run, or that of a model of the package; looked for in this order.
         runs_dir: folder of the runs.
+        own: folder of the run that starts, which is not a model to start from.
 
     Raises:
         ConfigError: there is nothing of this name, or a folder is not a model.
         FormatError: the model is damaged, of another architecture, or has another kind of tokenizer; the message says which.
     """
-    path = locate(where, runs_dir)
+    path = locate(where, runs_dir, own)
     if path is None:
         names = packaged_names()
         known = f", or a model of the package ({', '.join(names)})" if names else ""
@@ -137,13 +138,13 @@ def read_parent(where: str, runs_dir: str = "runs") -> Parent:
     )
 
 
-def locate(where: str, runs_dir: str) -> Path | None:
-    """The file or folder that a value of model.start_from means; None if there is none."""
+def locate(where: str, runs_dir: str, own: Path | None = None) -> Path | None:
+    """The file or folder that a value of model.start_from means; None if there is none. See `read_parent`."""
     path = Path(where).expanduser()
     if path.exists():
         return path
     run = Path(runs_dir) / where
-    return run if run.is_dir() else packaged_model(where)
+    return run if run.is_dir() and run != own else packaged_model(where)
 
 
 def _read(path: Path) -> StoredModel:
@@ -320,12 +321,12 @@ def _given(train: TrainConfig) -> dict[str, Any]:
 def _parent_of(config: Config, where: str, progress: Progress) -> Parent:
     """The model at `where`; if it is gone, the copy in the run folder."""
     copy = config.run_dir / START / MANIFEST
-    if locate(where, config.runs_dir) is None and copy.is_file():
+    if locate(where, config.runs_dir, config.run_dir) is None and copy.is_file():
         kept = read_copy(config.run_dir)
         if kept.where == where:
             progress.log(f"note: {printable(where)} no longer exists; the copy in {printable(str(copy.parent))} is used")
             return kept
-    return read_parent(where, config.runs_dir)
+    return read_parent(where, config.runs_dir, config.run_dir)
 
 
 def _with_shape(config: Config, parent: Parent, progress: Progress) -> Config:

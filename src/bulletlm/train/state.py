@@ -15,6 +15,7 @@ from bulletlm.progress import Progress
 from bulletlm.shape import ModelShape
 from bulletlm.train.backend.native import optimizer_problem
 from bulletlm.train.checkpoint import Checkpoint, checkpoint_size, newest_checkpoint, save_checkpoint, step_folder
+from bulletlm.train.dead_units import restart_dead_units
 from bulletlm.train.distributed.group import ProcessGroup
 from bulletlm.train.ema import EMA
 from bulletlm.train.model import Transformer
@@ -145,6 +146,13 @@ class TrainState(Generic[AnyPosition]):
                 weight.copy_(torch.tensor(weights[name]))
         if self.ema:
             self.ema.restart(self.model)
+
+    def restart_dead_units(self, seed: int) -> int:
+        """Give units that cannot learn new weights (`dead_units`); returns their number."""
+        units = restart_dead_units(self.model, seed)
+        if self.ema:
+            self.ema.restart(self.model)
+        return units
 
     def is_finite(self) -> bool:
         """Whether no weight is NaN or infinite."""

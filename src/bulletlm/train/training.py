@@ -137,6 +137,10 @@ def train(job: TrainJob, progress: Progress, group: ProcessGroup = SINGLE_PROCES
             restore_best(state, tokens_per_step, checkpoints, grid, progress)
         else:
             refuse_damaged_best(checkpoints, job.key)
+            if job.start and (units := state.restart_dead_units(job.seed)):
+                progress.log(
+                    f"{units:,} neurons and dimensions of heads that weight decay had set to zero get random weights, so that they learn"
+                )
     state.copy_from_main(group)
     schedule_start = state.position.schedule_start
     total_steps, reason = last_step(config, windows.count, schedule_start)
