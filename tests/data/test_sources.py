@@ -10,7 +10,7 @@ import pytest
 
 from bulletlm.config.schema import DataConfig
 from bulletlm.data.reading import Block, RawDocument, blocks, read_documents
-from bulletlm.data.sources import find_files, source_files
+from bulletlm.data.sources import find_files, is_embedded, source_files
 from bulletlm.errors import DataError
 
 
@@ -202,6 +202,26 @@ def test_names_are_of_one_file_only(tmp_path: Path) -> None:
         (tmp_path / folder / "texts").mkdir(parents=True)
         (tmp_path / folder / "texts" / "a.txt").write_text("text\n")
     assert find(tmp_path / "one/texts", tmp_path / "two/texts")[0] == ["texts/a.txt", "texts/a.txt (2)"]
+
+
+def test_texts_of_a_part_of_the_package_are_a_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names, _ = find("simple")
+    chats, _ = find("simple/chat-*")
+    assert chats == [name for name in names if name.startswith("simple/chat-")] and len(chats) > 3
+    assert find("simple/stories.mr.txt")[0] == ["simple/stories.mr.txt"]
+    both, _ = find("simple/chat-*", "simple")
+    assert sorted(both) == sorted(names), "each file is read once"
+    (tmp_path / "simple").mkdir()
+    (tmp_path / "simple" / "mine.txt").write_text("माझे गाव नदीकाठी आहे.\n", encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    assert find("simple/mine.txt")[0] == ["mine.txt"], "other paths are those of the user"
+
+
+@pytest.mark.parametrize("path", ["simple/", "simple/absent*", "simple/../sample/stories.mr.txt", "simple/LICENSE"])
+def test_a_pattern_without_texts_in_the_package_is_refused(path: str) -> None:
+    assert not is_embedded(path)
+    with pytest.raises(DataError, match=r"data\.sources: "):
+        find(path)
 
 
 def test_files_remember_their_source(tmp_path: Path) -> None:

@@ -113,7 +113,7 @@ def command_here(command: str, folder: Path) -> str:
 
     The report itself has no paths, because it may be given to other people.
     """
-    from bulletlm.data.sources import EMBEDDED
+    from bulletlm.data.sources import is_embedded
     from bulletlm.evaluate.verdicts import RUN, TEXT
 
     words = []
@@ -121,7 +121,7 @@ def command_here(command: str, folder: Path) -> str:
         name, equals, value = word.partition("=")
         if name == "--data.sources" and equals:
             sources = read_json(folder / "config.json")["data"]["sources"]
-            own = [source["path"] for source in sources if source["path"] not in EMBEDDED]
+            own = [source["path"] for source in sources if not is_embedded(source["path"])]
             paths = [path for listed in json.loads(value) for path in (own if listed == TEXT else [listed])]
             words.append(f"{name}={json.dumps(paths, ensure_ascii=False)}")
         else:

@@ -33,7 +33,7 @@ class Section(BaseModel):
 class Source(Section):
     """A source of text."""
 
-    path: str = Field(description='A file, a folder, a glob, hf://DATASET, or "sample" or "simple", which are in the package.')
+    path: str = Field(description='A file, a folder, a glob, hf://DATASET, or text of the package: "sample", "simple", "simple/chat-*".')
     language: str = Field(
         "auto", description='Language code of the text, for example "mr"; "auto" detects it for each document from its script.'
     )

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from bulletlm.data.sources import EMBEDDED, HUGGING_FACE
+from bulletlm.data.sources import HUGGING_FACE, is_embedded
 from bulletlm.errors import ConfigError
 from bulletlm.serve.options import is_loopback
 from bulletlm.terminal import printable
@@ -78,7 +78,7 @@ class Workspace:
         Raises:
             ConfigError: it is elsewhere.
         """
-        if path in EMBEDDED or path.startswith(HUGGING_FACE):
+        if is_embedded(path) or path.startswith(HUGGING_FACE):
             return
         if "://" in path:
             if is_loopback(urlsplit(path).hostname or ""):

@@ -8,6 +8,7 @@ import zipfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl
@@ -23,7 +24,8 @@ if TYPE_CHECKING:
     from bulletlm.config.schema import DataConfig, Source
 
 EMBEDDED = ("sample", "simple")
-"""Sources that stand for the two parts of the corpus in the package: folders of bulletlm.data (docs/corpus-style.md)."""
+"""Sources that stand for the two parts of the corpus in the package: folders of bulletlm.data (docs/corpus-style.md). "simple/PATTERN"
+stands for files of a part."""
 
 HUGGING_FACE = "hf://"
 
@@ -85,6 +87,16 @@ class Skipped:
     reason: str
 
 
+def is_embedded(path: str) -> bool:
+    """Whether a source is in the package: a part of its corpus, or texts of a part (EMBEDDED)."""
+    part, slash, pattern = path.partition("/")
+    return part in EMBEDDED and (not slash or any(fnmatchcase(file.name, pattern) for file in _folder(part).glob("*.*")))
+
+
+def _folder(part: str) -> Path:
+    return Path(str(importlib.resources.files("bulletlm.data"))) / part
+
+
 def unicode_name(name: str) -> str:
     """A file name as text that can be written as UTF-8: bytes that are not UTF-8 are shown as \\xNN."""
     return os.fsencode(name).decode("utf-8", "backslashreplace")
@@ -121,13 +133,13 @@ def source_terms(config: "DataConfig") -> list[dict[str, str]]:
     terms = []
     for number, source in enumerate(config.sources, 1):
         known: dict[str, str] = {}
-        if source.path in EMBEDDED:
+        if is_embedded(source.path):
             known = {"license": "CC0-1.0", "attribution": "BulletLM, embedded corpus"}
         elif source.path.startswith(HUGGING_FACE) and not Path(name := source.path.removeprefix(HUGGING_FACE).partition("?")[0]).exists():
             known = {"dataset": name}
         known |= {key: value for key in ("license", "attribution") if (value := getattr(source, key))}
         if known:
-            label = source.label or (source.path if source.path in EMBEDDED else known.get("dataset", f"source {number}"))
+            label = source.label or (source.path if is_embedded(source.path) else known.get("dataset", f"source {number}"))
             terms.append({"label": label, **known})
     return terms
 
@@ -147,7 +159,7 @@ def find_files(config: "DataConfig") -> tuple[list[SourceFile], list[Skipped]]:
         except (OSError, RuntimeError, ValueError) as error:  # a folder that cannot be entered, ~nobody, a name with \0
             reason = getattr(error, "strerror", None) or str(error)
             raise DataError(f"data.sources: {printable(source.path)} cannot be read ({printable(reason)}): name another path") from None
-        documents: Documents = "blank_line" if source.path in EMBEDDED else source.documents
+        documents: Documents = "blank_line" if is_embedded(source.path) else source.documents
         for file in found:
             key = (file.path.resolve(), file.member)
             if key in files:
@@ -181,7 +193,7 @@ def set_labels(files: list[SourceFile], sources: "Sequence[Source]") -> list[Sou
     numbers = Counter[str]()
     for path, file in paths.items():
         source = sources[file.source]
-        if source.path in EMBEDDED:
+        if is_embedded(source.path):
             labels[path] = file.name
         elif source.label and given[source.label] == 1:
             labels[path] = source.label
@@ -203,8 +215,10 @@ def set_labels(files: list[SourceFile], sources: "Sequence[Source]") -> list[Sou
 
 def _find(source: "Source") -> tuple[list[SourceFile], list[Skipped]]:
     text, language = source.path, source.language
-    if text in EMBEDDED:
-        return _in_folder(Path(str(importlib.resources.files("bulletlm.data"))) / text, text, language)[0], []
+    if is_embedded(text):
+        part, _, pattern = text.partition("/")
+        files, _ = _in_folder(_folder(part), part, language)
+        return [file for file in files if fnmatchcase(file.path.name, pattern or "*")], []
     if text.startswith(HUGGING_FACE):
         return _of_dataset(text, language), []
     path = Path(text).expanduser()

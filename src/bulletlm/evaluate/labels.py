@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from bulletlm.config.schema import Config
-from bulletlm.data.sources import EMBEDDED
+from bulletlm.data.sources import is_embedded
 from bulletlm.files import sha256_of_file
 from bulletlm.formats.packaged import packaged_names
 
@@ -79,7 +79,7 @@ def describe_settings(config: Config) -> dict[str, Any]:
     settings = config.model_dump(mode="json", exclude={"runs_dir": True, "model_name": True})
     settings["name"] = config.model_name or config.name
     for number, source in enumerate(settings["data"]["sources"], 1):
-        if source["path"] not in EMBEDDED:
+        if not is_embedded(source["path"]):
             source["path"] = source["label"] or f"source {number}"
     augment = settings["augment"]
     augment["paraphrase_pairs"] = [_hash(path) for path in augment["paraphrase_pairs"]]

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from bulletlm.config.schema import LimitsConfig
-from bulletlm.data.sources import EMBEDDED
+from bulletlm.data.sources import is_embedded
 from bulletlm.evaluate.formatting import NO_LANGUAGE, percent, small
 from bulletlm.evaluate.report_types import (
     Cause,
@@ -830,7 +830,7 @@ def _no_steps(settings: dict[str, Any]) -> list[str]:
 def _with_text(report: Report) -> str:
     """The command that trains on more text: the simple conversations of the package if the run lacks them, else the user's own."""
     paths = [source["path"] for source in report["settings"]["data"]["sources"]]
-    own = list(dict.fromkeys(path if path in EMBEDDED else TEXT for path in paths))
+    own = list(dict.fromkeys(path if is_embedded(path) else TEXT for path in paths))
     # Never "sample" on top of "simple": its rich text made the answers of small models worse.
     extra = "simple" if "simple" not in own and set(report["model"]["languages"]) & {"mr", "en"} else "MORE-TEXT"
     return shlex.join([*_run_again(report, "more-text"), f"--data.sources={json.dumps([*own, extra], ensure_ascii=False)}"])

@@ -18,7 +18,7 @@ import psutil
 
 from bulletlm.config.loader import check_flags, load_config, parse_flags
 from bulletlm.config.recipes import recipe_names
-from bulletlm.data.sources import EMBEDDED, HUGGING_FACE, similar_path
+from bulletlm.data.sources import HUGGING_FACE, is_embedded, similar_path
 from bulletlm.errors import ConfigError
 from bulletlm.extras import require
 from bulletlm.files import sha256_of_file, write_json, write_text
@@ -78,7 +78,7 @@ def text_run(paths: Sequence[str], flags: Sequence[str], hours: float | None) ->
         raise ConfigError("--set data.sources names text, and so do the files and folders of the command: take one of the two ways")
     sources = []
     for path in paths:
-        here = path in EMBEDDED and not Path(path).exists()
+        here = is_embedded(path) and not Path(path).exists()
         if here or path.startswith(HUGGING_FACE):
             sources.append(path)
             continue

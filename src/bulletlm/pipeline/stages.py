@@ -20,7 +20,7 @@ from bulletlm.config.loader import RECORD_KEY, load_config
 from bulletlm.config.messages import format_value
 from bulletlm.config.schema import Config
 from bulletlm.data.augment import reproducibility_fields
-from bulletlm.data.sources import EMBEDDED, held_out_files, source_files, source_terms, unicode_name
+from bulletlm.data.sources import held_out_files, is_embedded, source_files, source_terms, unicode_name
 from bulletlm.data.tokens import vocabulary_size
 from bulletlm.errors import BulletError, ConfigError, DataError
 from bulletlm.extras import require
@@ -558,7 +558,7 @@ def _labels(config: Config) -> list[list[str | None]]:
 
 def _terms(config: Config) -> list[list[dict[str, str]]]:
     """The licences and attributions of the sources, as a part of settings; those of the embedded corpus never change."""
-    terms = [entry for entry in source_terms(config.data) if entry["label"] not in EMBEDDED]
+    terms = [entry for entry in source_terms(config.data) if not is_embedded(entry["label"])]
     return [terms] if terms else []
 
 
