@@ -26,7 +26,7 @@ class FormatError(BulletError):
 
 
 class Interrupted(BulletError):
-    """The user or the system asked the run to stop; a checkpoint was saved first. Exit code 130."""
+    """The user or the system asked the run to stop; the message says what is kept. Exit code 130."""
 
     exit_code = 130
 

@@ -74,7 +74,7 @@ def events(folder: Path, kind: str) -> list[dict[str, Any]]:
 
 
 def test_a_stop_file_stops_like_ctrl_c(tokens_dir: Path, tmp_path: Path) -> None:
-    with pytest.raises(Interrupted, match="stopped at step 7 of 60; saved: the same command continues from here"):
+    with pytest.raises(Interrupted, match="stopped at step 7 of 60; saved: run the same command again to continue from there"):
         train_with(AtStep(7, (tmp_path / "stop").touch), tokens_dir, tmp_path)
     assert not (tmp_path / "stop").exists()
     assert list_checkpoints(tmp_path / "checkpoints")[-1][0] == 7

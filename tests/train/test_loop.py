@@ -183,7 +183,7 @@ def test_passes_of_any_size_give_the_gradients_of_one_batch(tokens_dir: Path, pe
     torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-4, atol=1e-7)
 
 
-@pytest.mark.parametrize(("when", "optimizer"), [(1, "adamw"), (20, "adamw"), (33, "adamw"), (33, "muon")])
+@pytest.mark.parametrize(("when", "optimizer"), [(1, "adamw"), (20, "adamw"), (33, "adamw"), (60, "adamw"), (33, "muon")])
 def test_a_stopped_run_continues_exactly(whole: Path, tokens_dir: Path, tmp_path: Path, when: int, optimizer: str) -> None:
     with pytest.raises(Interrupted, match=f"stopped at step {when} of 60; saved"):
         train(job(tokens_dir, tmp_path / "stopped", optimizer=optimizer), StopAt(when))

@@ -55,6 +55,7 @@ app = CommandLine(
     version=__version__,
     version_flags=("--version", "-V"),
     help_format="plaintext",
+    suppress_keyboard_interrupt=False,  # __main__ says what Ctrl-C leaves behind
 )
 
 MAKE = Group("Make a model", sort_key=1)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 NAME = "bullet-builder"
 
-app = App(name=NAME, version=__version__, help_format="plaintext", result_action="return_value")
+app = App(name=NAME, version=__version__, help_format="plaintext", result_action="return_value", suppress_keyboard_interrupt=False)
 
 
 SEED = 42

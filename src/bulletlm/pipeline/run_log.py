@@ -55,7 +55,7 @@ class LoggedProgress:
             self._write("ERROR", str(error))
             raise
         except KeyboardInterrupt:
-            self._write("ERROR", "stopped by Ctrl-C")
+            self._write("ERROR", "stopped by a signal")
             raise
         except Exception:
             self._write("ERROR", traceback.format_exc().rstrip())

@@ -22,7 +22,7 @@ from bulletlm.config.schema import Config
 from bulletlm.data.augment import reproducibility_fields
 from bulletlm.data.sources import held_out_files, is_embedded, source_files, source_terms, unicode_name
 from bulletlm.data.tokens import vocabulary_size
-from bulletlm.errors import BulletError, ConfigError, DataError
+from bulletlm.errors import BulletError, ConfigError, DataError, Interrupted
 from bulletlm.extras import require
 from bulletlm.files import remove_owned, sha256_of_file, sha256_of_json, write_json
 from bulletlm.formats.provenance import PRIVATE_KEY, is_private, public_sources
@@ -117,6 +117,9 @@ class Stage:
         """Patterns of all files that the stage may write, relative to the run folder."""
         return (*(name for name in self.outputs if not name.endswith("/")), *self.also)
 
+
+STAGES_FILE = "stages.json"
+"""File of a run folder: the records of the finished stages."""
 
 OUTPUT_FOLDERS = ("start", "data", "cleaned", "augment-cache", "tokenizer", "tokens", "checkpoints", "export", "qat", "auto-fix")
 """The folders of a run folder in which the stages write."""
@@ -213,37 +216,61 @@ def _logged(run: Run) -> Iterator[Run]:
 
 def _update_stages(run: Run, until: str, given: tuple[str, ...] = ()) -> None:
     """Run every stage up to `until` that is not up to date. The stages in `given` must be finished; their settings do not matter."""
-    stages_file = run.folder / "stages.json"
     stages = run.stages
-    done = _read_stages(stages_file, stages)
+    done = _read_stages(run.folder / STAGES_FILE, stages)
     written = WrittenFiles(run.folder, [pattern for stage in stages.values() if stage.checked for pattern in stage.files])
     write_json(run.folder / "config.json", _record(run))
-    for name, stage in stages.items():
-        key = sha256_of_json({"settings": stage.settings(run), "inputs": [done[i]["outputs"] for i in stage.inputs]})
-        record = done.get(name)
-        unchanged = record and _outputs(run.folder, stage) == record["outputs"]
-        if name in given:
-            if not unchanged:
-                raise BulletError(f"{run.folder} holds no trained model: the stage {name} is missing or changed; run its configuration")
-        elif record and unchanged and record["key"] == key:
-            run.progress.log(f"{stage.title}: up to date")
-        else:
-            if name == "data" and run.missing_source:
-                raise run.missing_source
-            done = {earlier: done[earlier] for earlier in list(stages)[: list(stages).index(name)]}
-            if stage.checked:
-                written.begin(name, stage.files, run.progress)
-            write_json(stages_file, done)
-            run.progress.log(f"{stage.title}: {_why(record, unchanged)}", "debug")
-            started = time.monotonic()
-            stage.work(run)
-            run.progress.log(f"{stage.title}: finished in {time.monotonic() - started:.1f} s", "debug")
-            done[name] = {"key": key, "outputs": _outputs(run.folder, stage)}
-            if stage.checked:
-                written.finish(name, stage.files, done[name]["outputs"])
-            write_json(stages_file, done)
+    for name in stages:
+        try:
+            _update_stage(run, name, done, written, given=name in given)
+        except KeyboardInterrupt:
+            raise Interrupted(_how_to_continue(run, name)) from None
         if name == until:
             break
+
+
+def _update_stage(run: Run, name: str, done: dict[str, Any], written: WrittenFiles, *, given: bool) -> None:
+    """Run a stage if it is not up to date. `done` are the records of finished stages, which it updates, also in stages.json."""
+    stage, stages_file = run.stages[name], run.folder / STAGES_FILE
+    key = sha256_of_json({"settings": stage.settings(run), "inputs": [done[i]["outputs"] for i in stage.inputs]})
+    record = done.get(name)
+    unchanged = record and _outputs(run.folder, stage) == record["outputs"]
+    if given:
+        if not unchanged:
+            raise BulletError(f"{run.folder} holds no trained model: the stage {name} is missing or changed; run its configuration")
+        return
+    if record and unchanged and record["key"] == key:
+        run.progress.log(f"{stage.title}: up to date")
+        return
+    if name == "data" and run.missing_source:
+        raise run.missing_source
+    names = list(run.stages)
+    for later in names[names.index(name) :]:
+        done.pop(later, None)
+    if stage.checked:
+        written.begin(name, stage.files, run.progress)
+    write_json(stages_file, done)
+    run.progress.log(f"{stage.title}: {_why(record, unchanged)}", "debug")
+    started = time.monotonic()
+    stage.work(run)
+    run.progress.log(f"{stage.title}: finished in {time.monotonic() - started:.1f} s", "debug")
+    record = {"key": key, "outputs": _outputs(run.folder, stage)}
+    if stage.checked:
+        written.finish(name, stage.files, record["outputs"])
+    done[name] = record
+    write_json(stages_file, done)
+
+
+def _how_to_continue(run: Run, name: str) -> str:
+    """What is kept when a signal stops the stage `name`, and how to go on."""
+    names = list(run.stages)
+    finished = names[: names.index(name)]
+    if not finished:
+        return f"stopped in the stage {name}, before a stage was finished: run the same command again"
+    kept = f"the finished stages ({', '.join(finished)})"
+    if name == "train" and (run.folder / "checkpoints").is_dir():
+        kept += " and the checkpoints"
+    return f"stopped in the stage {name}; {kept} are kept in {printable(str(run.folder))}: run the same command again to continue"
 
 
 def _why(record: Any, unchanged: bool | None) -> str:

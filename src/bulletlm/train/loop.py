@@ -142,6 +142,9 @@ def run_steps(run: Run[Any]) -> None:
             step = state.position.step
             try:
                 if run.evaluate():
+                    if stop() and group.is_main:  # otherwise a request during the last step would be lost
+                        run.save()
+                        raise _interrupted(run)
                     break
                 if _stop_or_pause(run, stop, pause):
                     continue
@@ -174,10 +177,14 @@ def _stop_or_pause(run: Run[Any], stop: Callable[[], bool], pause: Pause) -> boo
     stop_now, pause_now = (reasons > 0 for reasons in run.group.sum(bool(stop() or low), bool(wait)))
     if stop_now:
         run.save()
-        at = f"step {run.state.position.step:,} of {run.total_steps:,}{run.of_what}"
-        why = f" ({low}: free some space)" if low else ""
-        raise Interrupted(f"stopped at {at}{why}; saved: the same command continues from here")
+        raise _interrupted(run, f" ({low}: free some space)" if low else "")
     return pause.wait(pause_now, run.save, run.progress)
+
+
+def _interrupted(run: Run[Any], why: str = "") -> Interrupted:
+    """The error that ends a run of which a checkpoint was just written."""
+    at = f"step {run.state.position.step:,} of {run.total_steps:,}{run.of_what}"
+    return Interrupted(f"stopped at {at}{why}; saved: run the same command again to continue from there")
 
 
 def _update_and_measure(state: TrainState[Any], group: ProcessGroup) -> float | None:

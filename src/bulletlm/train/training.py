@@ -176,6 +176,7 @@ def train(job: TrainJob, progress: Progress, group: ProcessGroup = SINGLE_PROCES
         run_steps(run)
         if group.is_main:
             keep_the_better(state, checkpoints, progress)
+            (job.run_dir / FINISH).unlink(missing_ok=True)
     return run.result()
 
 
@@ -269,8 +270,6 @@ class TextTraining(Run[TrainPosition]):
         reason = "finished on request" if requested else "early stop" if self.stopped_early else "end of schedule"
         self.metrics.write("end", position.step, reason=reason)
         self.save()
-        if self.group.is_main:
-            (self.run_dir / FINISH).unlink(missing_ok=True)
         return True
 
     def replace_lost_best(self) -> None:
