@@ -1,5 +1,6 @@
 """A process pool that applies a function to a stream of items and returns results in the order of the items."""
 
+import contextlib
 import multiprocessing
 import os
 import signal
@@ -40,7 +41,8 @@ def ordered_map(
     with ProcessPoolExecutor(workers, context, initializer=_begin, initargs=(settings,)) as pool:
         try:
             for item in items:
-                waiting.append((item, pool.submit(_call, function, item)))
+                with _ctrl_c_later():
+                    waiting.append((item, pool.submit(_call, function, item)))
                 while len(waiting) >= _AHEAD * workers:
                     yield _first(waiting)
             while waiting:
@@ -61,6 +63,20 @@ def _first(waiting: "deque[tuple[Item, Future[Result]]]") -> tuple[Item, Result]
     result = future.result()
     waiting.popleft()
     return item, result
+
+
+@contextlib.contextmanager
+def _ctrl_c_later() -> Iterator[None]:
+    """Ctrl-C takes effect at the end of the block. Processes that start inside never receive it: before `_begin`, it would end them
+    with a traceback on the terminal. Windows has no such mask."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _begin(settings: Any) -> None:
