@@ -75,6 +75,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
             convert(model, home / "out" / "m-hf")
             convert(model, home / "out" / "m-npy")
             convert(model, home / "out" / "v1.bullet", ConvertOptions(version=1))
+            convert(model, home / "out" / "m.html")
             convert(folders[-1] / "export" / "npy", home / "out" / "fp32-hf")
     return folders
 
@@ -93,8 +94,10 @@ def test_the_same_text_in_two_folders_gives_the_same_bytes(runs: list[Path]) -> 
 
 def test_no_name_leaves_the_computer(runs: list[Path]) -> None:
     for run in runs:
-        given = products(run) | {name: (run / name).read_bytes() for name in ("report.json", "report.html")}
+        given = products(run) | {name: (run / name).read_bytes() for name in ("report.json", "report.html", "metrics.jsonl")}
         for name, content in given.items():
+            if name.endswith(".html"):  # the model inside is one of the others; a long word of base64 could be a secret by chance
+                content = re.sub(rb"[A-Za-z0-9+/=]{200,}", b"", content)
             for secret in (*SECRETS, str(run.parents[2].parent), "/home", "pytest"):
                 assert secret.encode() not in content.lower(), (name, secret)
 
