@@ -9,7 +9,7 @@ from bulletlm.evaluate.page_verdict import verdict_section
 from bulletlm.evaluate.report_types import Decision, Status, Verdict
 from bulletlm.evaluate.words import Words
 
-FIT = "Of models with such a figure, readers found"
+FIT = "The figure “answer_fit” is {share}: in models with a figure this low, readers found"
 LAST = "do not rely on its answers"
 
 
@@ -68,7 +68,7 @@ def test_a_model_that_knows_its_test_gets_no_other_judgement(name: str) -> None:
 @pytest.mark.parametrize(("fit", "few"), [(0.5, True), (0.65, True), (0.72, False)])
 def test_how_many_answers_are_good_is_only_said_where_readers_graded(fit: float, few: bool) -> None:
     text = meanings(verdict("safe"), verdict("stop", answer_fit=("broken", fit)))[1]
-    assert (FIT in text) == few
+    assert (FIT.format(share=f"{100 * fit:.1f}\N{NO-BREAK SPACE}%") in text) == few
 
 
 def test_the_three_decisions_differ_in_both_languages() -> None:

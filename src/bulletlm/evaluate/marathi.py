@@ -36,8 +36,8 @@ MARATHI: dict[str, str] = {
         "मॉडेल मजकूर लिहिते, पण त्याच्या उत्तरांचा प्रश्नाशी अनेकदा काही संबंध नसतो."
     ),
     "The model has not learned enough.": "मॉडेल अजून पुरेसे शिकलेले नाही.",
-    "Of models with such a figure, readers found at most about one answer in twenty good.": (
-        "असा आकडा असलेल्या मॉडेलच्या वीस उत्तरांपैकी जास्तीत जास्त एक उत्तर वाचकांना चांगले वाटले."
+    "The figure “{figure}” is {share}: in models with a figure this low, readers found at most about one answer in twenty good.": (
+        "“{figure}” हा आकडा {share} आहे: इतका कमी आकडा असलेल्या मॉडेलच्या वीस उत्तरांपैकी जास्तीत जास्त एक उत्तर वाचकांना चांगले वाटले."
     ),
     "You can try it out and train it further, but do not rely on its answers.": (
         "तुम्ही ते वापरून पाहू शकता आणि त्याला पुढे प्रशिक्षण देऊ शकता, पण त्याच्या उत्तरांवर विसंबून राहू नका."

@@ -62,9 +62,13 @@ def _about_model(verdict: Verdict, say: Words) -> str:
         if broken & {*_QUESTION_FAULTS}
         else say("The model has not learned enough.")
     )
-    fit = figures["answer_fit"]["value"] if "answer_fit" in figures else None
-    if fit is not None and fit <= _FEW_GOOD:
-        text += " " + say("Of models with such a figure, readers found at most about one answer in twenty good.")
+    fit = figures.get("answer_fit")
+    if fit and fit["value"] is not None and fit["value"] <= _FEW_GOOD:
+        text += " " + say(
+            "The figure “{figure}” is {share}: in models with a figure this low, readers found at most about one answer in twenty good.",
+            figure=fit["label"],
+            share=_value(fit, fit["value"], say),
+        )
     return text + " " + say("You can try it out and train it further, but do not rely on its answers.")
 
 
