@@ -5,11 +5,12 @@
 
 `bench/model.py --sheet` writes SHEET.jsonl and, beside it, SHEET.key.json with the names of the systems. Each reader fills a copy of the
 sheet: "good" is true where the answer is on topic and grammatical; "on_topic", which may be left out, where it is at least on topic.
-Agreement is Cohen's kappa (1960): 1 is perfect, 0 is chance.
+Agreement is Cohen's kappa (1960): 1 is perfect, 0 is chance. It is undefined (nan) where two readers gave all answers the same mark.
 """
 
 import argparse
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -46,12 +47,12 @@ def join(sheet: Path, readers: list[Path], out: Path) -> None:
 
 
 def kappa(first: list[bool], second: list[bool]) -> float:
-    """Agreement of two readers beyond chance (Cohen 1960)."""
+    """Agreement of two readers beyond chance (Cohen 1960); nan where both gave all answers the same mark, which agrees by chance alone."""
     size = len(first)
     agreed = sum(a == b for a, b in zip(first, second, strict=True)) / size
     share, other = sum(first) / size, sum(second) / size
     chance = share * other + (1 - share) * (1 - other)
-    return 1.0 if chance == 1 else (agreed - chance) / (1 - chance)
+    return math.nan if chance == 1 else (agreed - chance) / (1 - chance)
 
 
 def print_counts(rows: list[dict[str, Any]]) -> None:

@@ -5,6 +5,7 @@ import gzip
 import importlib
 import importlib.util
 import json
+import math
 import shutil
 from pathlib import Path
 from types import ModuleType
@@ -120,3 +121,29 @@ def test_text_of_a_package_is_collected_without_markup(tmp_path: Path, monkeypat
     assert "PROBE" not in text and "2020" not in text
     rows = [json.loads(line)["text"] for line in (out / "witze.jsonl").read_text(encoding="utf-8").splitlines()]
     assert rows == ["Erster\nSpruch", "100 % »Käse«"]
+
+
+@pytest.mark.parametrize(
+    ("both", "first_only", "second_only", "neither", "expected"),
+    [
+        (20, 5, 10, 15, 0.4),
+        (45, 15, 25, 15, 0.1304),
+        (25, 35, 5, 35, 0.2593),
+        (118, 5, 2, 0, -0.0234),
+        (7, 0, 0, 3, 1),
+        (0, 5, 5, 0, -1),
+    ],
+)
+def test_the_agreement_of_readers_is_that_of_published_tables(
+    monkeypatch: pytest.MonkeyPatch, both: int, first_only: int, second_only: int, neither: int, expected: float
+) -> None:
+    kappa = script("grades", monkeypatch).kappa
+    pairs = [(True, True)] * both + [(True, False)] * first_only + [(False, True)] * second_only + [(False, False)] * neither
+    first, second = ([pair[reader] for pair in pairs] for reader in (0, 1))
+    assert kappa(first, second) == pytest.approx(expected, abs=5e-5)
+    assert kappa(second, first) == pytest.approx(expected, abs=5e-5)
+
+
+@pytest.mark.parametrize("mark", [True, False])
+def test_the_agreement_of_readers_without_two_marks_is_undefined(monkeypatch: pytest.MonkeyPatch, mark: bool) -> None:
+    assert math.isnan(script("grades", monkeypatch).kappa([mark] * 9, [mark] * 9))
