@@ -96,10 +96,10 @@ def test_runs_are_duplicated_queued_and_deleted(dashboard: RunningDashboard, bro
     page.goto(dashboard.address)
     page.get_by_text("running", exact=True).wait_for()
     select(page, "micro")
-    page.get_by_role("button", name="Start after the others").click()
+    page.get_by_role("button", name="Add to the queue").click()
     page.get_by_text("waiting", exact=True).wait_for()
     page.get_by_role("link", name="micro", exact=True).click()
-    page.get_by_role("button", name="Take out of the queue").click()
+    page.get_by_role("button", name="Remove from the queue").click()
     page.get_by_text("finished", exact=True).wait_for()
     assert not (own_folder(two_runs / "micro") / "queued.json").exists()
 

@@ -13,12 +13,15 @@ from bulletlm.dashboard import export as export_module
 from bulletlm.dashboard.chooser import choose, choose_in_process
 from bulletlm.dashboard.drafts import draft_of_run, give_free_name, load_draft, mistakes, new_run, save_draft, start_from
 from bulletlm.dashboard.export import FORMATS, SINGLE_FILES, export
+from bulletlm.dashboard.figures import shown_verdicts
 from bulletlm.dashboard.forms import Draft
 from bulletlm.dashboard.models import Answer, ModelCache, checkpoint_folder, generate, model_names, model_path, start_models, versions
 from bulletlm.dashboard.pages.export import new_run_flags, remedy_words
 from bulletlm.dashboard.planner import load_clock, plan_line
 from bulletlm.dashboard.preview import look
-from bulletlm.dashboard.runs import Runs, configuration, summarize, verdicts_in
+from bulletlm.dashboard.reports import verdicts_in
+from bulletlm.dashboard.runs import Runs, configuration, summarize
+from bulletlm.dashboard.words import Words
 from bulletlm.dashboard.workspace import Workspace
 from bulletlm.errors import BulletError, ConfigError
 from bulletlm.formats.bullet.reader import open_bullet
@@ -41,7 +44,7 @@ def workspace(tmp_path: Path, micro_run: Path) -> Workspace:
 def test_a_run_from_a_terminal_is_found(workspace: Workspace) -> None:
     (found,) = Runs(workspace).all()
     assert (found.name, found.state, found.step, found.total_steps, found.progress) == ("micro", "finished", 60, 60, 1.0)
-    assert found.best_loss and found.gap is not None and found.parameters and found.verdict
+    assert found.best_loss and found.gap is not None and found.parameters and found.decisions
     assert found.file_bytes == (workspace.runs / "micro" / "model.bullet").stat().st_size
 
 
@@ -53,6 +56,10 @@ def test_verdicts_are_in_the_language_of_the_page(workspace: Workspace) -> None:
     for name, verdict in report["verdicts"].items():
         assert marathi[name]["decision"] == verdict["decision"]
         assert re.search("[\u0900-\u097f]", marathi[name]["title"])
+    found = summarize(run)
+    for language, verdicts in (("en", report["verdicts"]), ("mr", marathi)):
+        sentences = [verdict.sentence for verdict in shown_verdicts(Words(language), found)]
+        assert [verdict["title"] in sentence for verdict, sentence in zip(verdicts.values(), sentences, strict=True)] == [True, True]
     assert verdicts_in("mr", {"verdicts": report["verdicts"]}) == report["verdicts"], "a damaged report is shown as it is"
 
 

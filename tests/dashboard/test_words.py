@@ -7,16 +7,17 @@ from collections.abc import Iterator
 import pytest
 
 from bulletlm.dashboard.chooser import HOURS
-from bulletlm.dashboard.figures import DECISIONS, FIGURES, QUESTIONS
+from bulletlm.dashboard.figures import DECISIONS, FIGURES, SUBJECTS, VERDICTS
 from bulletlm.dashboard.forms import LIMITS, Setting, form
 from bulletlm.dashboard.frame import PAGES
 from bulletlm.dashboard.pages.compare import CURVES
-from bulletlm.dashboard.pages.export import FORMAT_NAMES, ROWS, VERDICTS
+from bulletlm.dashboard.pages.export import FORMAT_NAMES, ROWS
 from bulletlm.dashboard.pages.new_run import SECTIONS
 from bulletlm.dashboard.pages.playground import CONTROLS
 from bulletlm.dashboard.pages.run import AXES, CHARTS
 from bulletlm.dashboard.pages.runs import STATES
 from bulletlm.dashboard.pages.score import MEANINGS, NAMES
+from bulletlm.dashboard.reports import PROBLEMS, REMEDY
 from bulletlm.dashboard.runs import STAGE_NAMES
 from bulletlm.dashboard.settings_mr import HELP, TITLES
 from bulletlm.dashboard.words import MARATHI, Words
@@ -40,9 +41,9 @@ def shown_texts() -> Iterator[str]:
                 yield from (part.value for part in node.elts[:1] if isinstance(part, ast.Constant))  # a warning and its values
     yield from (name for _, name in PAGES)
     yield from (*LIMITS.values(), *HOURS.values())
-    yield from STATES
+    yield from (*STATES, *PROBLEMS, REMEDY)
     yield from (*SECTIONS.values(), *AXES, *STAGE_NAMES.values())
-    yield from (*QUESTIONS.values(), *DECISIONS.values(), *FORMAT_NAMES.values(), *NAMES.values(), *MEANINGS.values())
+    yield from (*SUBJECTS.values(), *DECISIONS.values(), *FORMAT_NAMES.values(), *NAMES.values(), *MEANINGS.values())
     for title, explanation in (*FIGURES.values(), *VERDICTS.values(), *ROWS.values(), *((title, text) for title, _, text in CURVES)):
         yield from (title, explanation)
     for _, label, *_, text in CONTROLS:

@@ -1,5 +1,9 @@
 """The figures of a run that several pages show: their names with the units, and what they mean."""
 
+import shlex
+from dataclasses import dataclass
+
+from bulletlm.dashboard.reports import REMEDY
 from bulletlm.dashboard.runs import Summary
 from bulletlm.dashboard.show import NOTHING
 from bulletlm.dashboard.words import Words
@@ -7,8 +11,8 @@ from bulletlm.dashboard.words import Words
 FIGURES = {
     "state": (
         "State",
-        "Running: a process works on it. Waiting: it starts after the others. Finished: the report card is there. Stopped: it can be "
-        "resumed. Failed: it ended with an error, which the page of the run shows.",
+        "Running: a process works on it. Waiting: it is in the queue and starts when no other run is running. Finished: the report card "
+        "is there. Stopped: it can be resumed. Failed: it ended with an error, which the page of the run shows.",
     ),
     "progress": ("Progress", "The part of the training that is done, and the time until it ends at its present speed."),
     "loss": (
@@ -35,8 +39,22 @@ FIGURES = {
 }
 """Name with its unit, and explanation."""
 
-QUESTIONS = {"quantization": "4-bit", "usefulness": "usefulness"}
+SUBJECTS = {"quantization": "4-bit", "usefulness": "usefulness"}
 """The verdicts of a report card, and short names for what they judge."""
+
+VERDICTS = {
+    "quantization": (
+        "Is the 4-bit model as good as FP32?",
+        "The 4-bit model is measured against the FP32 weights. Green figures keep the limits of the settings (report.limits), orange ones "
+        "are too close to a limit to be sure, and red ones exceed it.",
+    ),
+    "usefulness": (
+        "Is the model any good?",
+        "What the model predicts and answers is measured. Green figures keep the limits of the settings (report.limits), orange ones "
+        "are too close to a limit to be sure, and red ones exceed it.",
+    ),
+}
+"""The question that each verdict answers, and its explanation."""
 
 DECISIONS = {"safe": "safe to ship", "limited": "ship with a limit", "stop": "do not ship"}
 """What a verdict decides, in a few words; the worst one last."""
@@ -51,18 +69,46 @@ def explained(t: Words, figure: str) -> tuple[str, str]:
     return t(name), t(explanation)
 
 
-def decisions(t: Words, found: Summary) -> list[tuple[str, str]]:
-    """The verdicts of a run in a few words each, and their styles; none before the report card is written."""
-    return [
-        (f"{t(QUESTIONS[question])}: {t(DECISIONS[decision])}", LOOKS[decision])
-        for question, decision in found.decisions.items()
-        if question in QUESTIONS and decision in DECISIONS
+@dataclass(frozen=True)
+class ShownVerdict:
+    """A verdict of a report card, or what is wrong with the report card, in the language of the page.
+
+    Attributes:
+        short: what is judged, and the decision in a few words.
+        sentence: the question, and the answer of the report card.
+        look: style of the decision.
+    """
+
+    short: str
+    sentence: str
+    look: str
+
+
+def shown_verdicts(t: Words, found: Summary) -> list[ShownVerdict]:
+    """The verdicts of a run, and what is wrong with its report card; none before the report card is written."""
+    titles = found.titles.get(t.language, {})
+    verdicts = [
+        ShownVerdict(
+            f"{t(SUBJECTS[name])}: {t(DECISIONS[decision])}",
+            f"{t(VERDICTS[name][0])} {titles.get(name, t(DECISIONS[decision]))}",
+            LOOKS[decision],
+        )
+        for name, decision in found.decisions.items()
+        if name in SUBJECTS and decision in DECISIONS
     ]
+    if found.report_problem:
+        verdicts.append(ShownVerdict(t("damaged report card"), report_problem(t, found.name, found.report_problem), "warn"))
+    return verdicts
 
 
-def decisions_line(t: Words, found: Summary) -> str:
-    """`decisions` in one line; a dash if there are none."""
-    return ", ".join(text for text, _ in decisions(t, found)) or NOTHING
+def verdicts_line(t: Words, found: Summary) -> str:
+    """The verdicts of a run in a few words; a dash if there are none."""
+    return ", ".join(verdict.short for verdict in shown_verdicts(t, found)) or NOTHING
+
+
+def report_problem(t: Words, name: str, problem: str) -> str:
+    """What is wrong with the report card of the run `name`, one of reports.PROBLEMS, and how it is written again."""
+    return f"{t(problem)} {t(REMEDY, command=shlex.join(['bullet', 'evaluate', f'runs/{name}']))}"
 
 
 def worst_decision(found: Summary) -> int | None:

@@ -143,12 +143,14 @@ def tile(t: Words, name: str, value: str, explanation: str) -> Tile:
 
 
 def report_errors(action: Callable[[], Any]) -> Any:
-    """Call `action`; show the message of a BulletError on the page. Returns the result, None after an error."""
+    """Call `action`; show the message of a BulletError or an OSError on the page. Returns the result, None after an error."""
     try:
         return action()
     except BulletError as error:
         show_error(error)
-        return None
+    except OSError as error:
+        show_error(BulletError(f"{error.filename}: {error.strerror}" if error.filename else str(error)))
+    return None
 
 
 def show_error(error: BulletError) -> None:

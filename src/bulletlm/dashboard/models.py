@@ -227,6 +227,6 @@ def generate(
             if answer.stopped:
                 break
         answer.seconds = time.perf_counter() - started
-    except BulletError as error:
+    except (BulletError, OSError) as error:  # the model may have been deleted in the meantime
         answer.error = str(error)
         answer.seconds = 0.0

@@ -24,7 +24,7 @@ from typing import Any
 import psutil
 
 from bulletlm.errors import BulletError, ConfigError
-from bulletlm.files import write_json
+from bulletlm.files import read_regular, write_json
 from bulletlm.pipeline.run_folder import PROCESS
 from bulletlm.terminal import printable
 from bulletlm.train.log.events import LARGEST_NUMBER
@@ -33,6 +33,9 @@ FOLDER = "dashboard"
 """Subfolder of a run folder with the files of the dashboard."""
 
 LOG_TAIL_BYTES = 24_000
+
+MOST_RECORD_BYTES = 64_000_000
+"""A larger JSON file of a run is damage, and is not read. The largest one is the report, of less than a megabyte."""
 
 LARGEST_PID = 2**31 - 1
 
@@ -202,10 +205,22 @@ def failure(run: Path) -> str:
 def read_record(path: Path) -> dict[str, Any]:
     """A small JSON object; empty if the file is missing or damaged, which only means that nothing is known."""
     try:
-        value = json.loads(path.read_bytes())
+        value = json.loads(read_regular(path, MOST_RECORD_BYTES))
     except (OSError, ValueError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}
+
+
+def section(value: Any, *names: str) -> dict[str, Any]:
+    """The object in a JSON value under these names, one inside the other; empty if something else is there."""
+    for name in names:
+        value = value.get(name) if isinstance(value, dict) else None
+    return value if isinstance(value, dict) else {}
+
+
+def objects(value: Any) -> list[dict[str, Any]]:
+    """The objects in a JSON value that should be a list of them; everything else is left out."""
+    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
 
 
 def number(value: Any) -> float | None:

@@ -14,21 +14,20 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import Any, Literal
 
 from bulletlm.config.loader import RECORD_KEY, load_config
 from bulletlm.config.schema import Config
 from bulletlm.dashboard import processes
 from bulletlm.dashboard.metrics import read_tail
-from bulletlm.dashboard.processes import number, own_folder, read_record
+from bulletlm.dashboard.processes import number, own_folder, read_record, section
+from bulletlm.dashboard.reports import REPORT_FILE, StoredReport, decisions_of, read_report, titles_in
+from bulletlm.dashboard.words import LANGUAGES
 from bulletlm.dashboard.workspace import Workspace, free_name, is_run
 from bulletlm.errors import BulletError, ConfigError
 from bulletlm.files import write_text
 from bulletlm.pipeline.run_folder import PROCESS
 from bulletlm.train.schedule import count_steps
-
-if TYPE_CHECKING:
-    from bulletlm.evaluate.report_types import Report
 
 State = Literal["running", "waiting", "finished", "stopped", "failed"]
 
@@ -53,7 +52,7 @@ WATCHED = (
     "config.json",
     "stages.json",
     "metrics.jsonl",
-    "report.json",
+    REPORT_FILE,
     "model.bullet",
     PROCESS,
     "checkpoints/best/state.json",
@@ -64,7 +63,7 @@ WATCHED = (
 )
 """Files whose change makes a summary old."""
 
-INDEX_VERSION = 2
+INDEX_VERSION = 3
 
 MOST_TOKENS = 10**15
 """A larger number of tokens in a file is damage."""
@@ -83,8 +82,9 @@ class Summary:
         best_loss: lowest validation loss, nats per token; None before the first evaluation.
         bits_per_byte: the same in bits per byte of text, from the last evaluation.
         gap: relative change of the perplexity from FP32 to the 4-bit file; None before the report.
-        verdict: of the report card, a sentence; "" before the report.
         decisions: of the report card, name of the verdict -> safe, limited or stop; empty before the report.
+        titles: of the report card, language -> name of the verdict -> a sentence; empty before the report.
+        report_problem: what is wrong with report.json, one of reports.PROBLEMS; "" if it is not damaged.
         file_bytes: size of model.bullet; None if there is none.
         parameters: of the model; None before it is known.
         tokens_per_s: speed of the last training step.
@@ -101,8 +101,9 @@ class Summary:
     best_loss: float | None
     bits_per_byte: float | None
     gap: float | None
-    verdict: str
     decisions: dict[str, str]
+    titles: dict[str, dict[str, str]]
+    report_problem: str
     file_bytes: int | None
     parameters: int | None
     tokens_per_s: float | None
@@ -230,7 +231,8 @@ def summarize(folder: Path) -> Summary:
     ended = processes.ended(folder)
     train, evaluated, end = read_tail(folder / "metrics.jsonl")
     best = read_record(folder / "checkpoints" / "best" / "state.json")
-    report = read_record(folder / "report.json") if "evaluate" in done else {}
+    stored = read_report(folder) if "evaluate" in done else StoredReport()
+    report = stored.content
     step = int(number(train.get("step")) or 0)
     total = step if end else total_steps(folder)
     speed = number(train.get("tokens_per_s"))
@@ -252,7 +254,6 @@ def summarize(folder: Path) -> Summary:
         per_step = (number(train.get("tokens")) or 0) / step
         eta = max(0, total - step) * per_step / speed
     loss = number(best.get("val_loss"))
-    comparison = report.get("comparison")
     return Summary(
         name=folder.name,
         state=state,
@@ -262,47 +263,16 @@ def summarize(folder: Path) -> Summary:
         eta=eta,
         best_loss=loss if loss is not None else number(evaluated.get("val/loss")),
         bits_per_byte=number(evaluated.get("val/bpb")),
-        gap=number(comparison.get("perplexity_change")) if isinstance(comparison, dict) else None,
-        verdict=verdict_line(report.get("verdicts")),
-        decisions=_decisions(report.get("verdicts")),
+        gap=number(section(report, "comparison").get("perplexity_change")),
+        decisions=decisions_of(report),
+        titles={language: titles for language in LANGUAGES if (titles := titles_in(language, report))},
+        report_problem=stored.problem,
         file_bytes=_size(folder / "model.bullet"),
         parameters=_parameters(report, folder),
         tokens_per_s=speed,
         changed=max((found[0] / 1e9 for found in _signature(folder) if found), default=0.0),
         message=message,
     )
-
-
-def verdict_line(verdicts: Any) -> str:
-    """The verdicts of a report in one line."""
-    if not isinstance(verdicts, dict):
-        return ""
-    titles = [verdict.get("title") for verdict in verdicts.values() if isinstance(verdict, dict)]
-    return "; ".join(title for title in titles if isinstance(title, str))
-
-
-def _decisions(verdicts: Any) -> dict[str, str]:
-    """What the verdicts of a report decide; without those that judge nothing and have no title."""
-    if not isinstance(verdicts, dict):
-        return {}
-    found = {name: verdict for name, verdict in verdicts.items() if isinstance(verdict, dict) and verdict.get("title")}
-    return {name: verdict["decision"] for name, verdict in found.items() if isinstance(verdict.get("decision"), str)}
-
-
-def verdicts_in(language: str, report: dict[str, Any]) -> dict[str, Any]:
-    """The verdicts of a report in a language of the pages; in English where it cannot be judged again, as one of an earlier version."""
-    stored = report.get("verdicts")
-    found: dict[str, Any] = stored if isinstance(stored, dict) else {}
-    if language == "en" or not found:
-        return found
-    from bulletlm.config.schema import LimitsConfig
-    from bulletlm.evaluate.verdicts import judge
-
-    try:
-        limits = LimitsConfig.model_validate(report["settings"]["report"]["limits"])
-        return dict(judge(cast("Report", report), limits, language))
-    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError):
-        return found
 
 
 def configuration(folder: Path) -> Config | None:
@@ -332,17 +302,15 @@ def total_steps(folder: Path) -> int | None:
     if config is None:
         return None
     index = read_record(folder / "tokens" / "index.json")
-    train = index.get("train")
-    tokens = train.get("tokens") if isinstance(train, dict) else None
+    tokens = section(index, "train").get("tokens")
     if type(tokens) is not int or not 0 <= tokens <= MOST_TOKENS:
         return config.train.total_steps
     return count_steps(config.train, max(1, (tokens - config.model.max_seq_len) // config.model.max_seq_len))[0]
 
 
 def _parameters(report: dict[str, Any], folder: Path) -> int | None:
-    model = report.get("model")
-    if isinstance(model, dict) and isinstance(model.get("parameters"), int):
-        return int(model["parameters"])
+    if type(parameters := section(report, "model").get("parameters")) is int:
+        return parameters
     config = configuration(folder)
     if config is None:
         return None

@@ -1,8 +1,9 @@
-"""Numbers as text with their units, for the pages."""
+"""Numbers as text with their units, and texts that other stages wrote, for the pages."""
 
 import time
 
-from bulletlm.evaluate.formatting import count, duration, percent_change, size
+from bulletlm.evaluate.formatting import percent_change, size
+from bulletlm.evaluate.words import Words
 
 NOTHING = "–"
 
@@ -17,19 +18,19 @@ def whole(value: float | None) -> str:
     return NOTHING if value is None else f"{value:,.0f}"
 
 
-def file_size(value: int | None) -> str:
+def file_size(value: float | None) -> str:
     """Bytes as 1.4 MB; a dash for None."""
-    return NOTHING if value is None else size(value)
+    return NOTHING if value is None else size(int(value))
 
 
-def parameters(value: int | None) -> str:
-    """1.4 million; a dash for None."""
-    return NOTHING if value is None else count(value)
+def parameters(value: int | None, language: str) -> str:
+    """1.4 million, in a language of the pages; a dash for None."""
+    return NOTHING if value is None else Words(language).count(value)
 
 
-def span(seconds: float | None) -> str:
-    """3 min 20 s; a dash for None."""
-    return NOTHING if seconds is None else duration(seconds)
+def span(seconds: float | None, language: str) -> str:
+    """3 min 20 s, in a language of the pages; a dash for None."""
+    return NOTHING if seconds is None else Words(language).duration(seconds)
 
 
 def change(value: float | None) -> str:
@@ -40,3 +41,8 @@ def change(value: float | None) -> str:
 def date(seconds: float) -> str:
     """Local date and time of seconds since 1970; a dash for 0."""
     return time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds)) if seconds else NOTHING
+
+
+def rule(text: str, language: str) -> str:
+    """What a rule of cleaning does, as the stage that applied it says it, in a language of the pages."""
+    return Words(language).finished(text)

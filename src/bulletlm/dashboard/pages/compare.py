@@ -12,12 +12,13 @@ from nicegui import ui
 from bulletlm.dashboard import show
 from bulletlm.dashboard.charts import line_chart
 from bulletlm.dashboard.drafts import short_source
-from bulletlm.dashboard.figures import FIGURES, decisions_line, explained
+from bulletlm.dashboard.figures import FIGURES, explained, shown_verdicts, verdicts_line
 from bulletlm.dashboard.forms import help_of
 from bulletlm.dashboard.frame import Dashboard, explained_heading, explained_table, heading, page
 from bulletlm.dashboard.metrics import Axis, Metrics
-from bulletlm.dashboard.processes import read_record
-from bulletlm.dashboard.runs import Summary, configuration, verdict_line, verdicts_in
+from bulletlm.dashboard.processes import objects, section
+from bulletlm.dashboard.reports import read_report
+from bulletlm.dashboard.runs import Summary, configuration
 from bulletlm.dashboard.words import Words
 from bulletlm.errors import ConfigError
 
@@ -55,7 +56,7 @@ def build(dashboard: Dashboard, request: Request) -> None:
             return
         folders = [dashboard.workspace.runs / summary.name for summary in found]
         _curves(t, folders)
-        _numbers(t, folders, found)
+        _numbers(t, found)
         _settings(t, folders)
         _answers(t, folders)
 
@@ -98,25 +99,24 @@ def _table(t: Words, title: str, rows: list[tuple[str, ...]], names: list[str], 
         explained_table(t, columns, shown, "what").props("flat dense hide-bottom wrap-cells")
 
 
-def _verdict(t: Words, folder: Path, summary: Summary) -> str:
-    if not summary.verdict or t.language == "en":
-        return summary.verdict or show.NOTHING
-    return verdict_line(verdicts_in(t.language, read_record(folder / "report.json")))
+def _sentences(t: Words, summary: Summary) -> str:
+    """What the report card of a run says; a dash if there is none."""
+    return " ".join(verdict.sentence.rstrip(".") + "." for verdict in shown_verdicts(t, summary)) or show.NOTHING
 
 
-def _numbers(t: Words, folders: list[Path], found: list[Summary]) -> None:
+def _numbers(t: Words, found: list[Summary]) -> None:
     values: dict[str, Callable[[Summary], str]] = {
         "state": lambda summary: t(summary.state),
         "loss": lambda summary: show.decimal(summary.best_loss),
         "bpb": lambda summary: show.decimal(summary.bits_per_byte),
         "gap": lambda summary: show.change(summary.gap),
-        "parameters": lambda summary: show.parameters(summary.parameters),
+        "parameters": lambda summary: show.parameters(summary.parameters, t.language),
         "size": lambda summary: show.file_size(summary.file_bytes),
         "speed": lambda summary: show.whole(summary.tokens_per_s),
-        "verdict": lambda summary: decisions_line(t, summary),
+        "verdict": lambda summary: verdicts_line(t, summary),
     }
     rows = [(explained(t, figure)[0], *(value(summary) for summary in found)) for figure, value in values.items()]
-    rows.append((t("Report card"), *(_verdict(t, folder, summary) for folder, summary in zip(folders, found, strict=True))))
+    rows.append((t("Report card"), *(_sentences(t, summary) for summary in found)))
     helps = [*(explained(t, figure)[1] for figure in values), t("What the report card says about the model, and what limits it.")]
     _table(t, t("Numbers"), rows, [summary.name for summary in found], helps)
 
@@ -155,14 +155,18 @@ def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return found
 
 
-def _answers(t: Words, folders: list[Path]) -> None:
-    """The answers of the 4-bit models to the same prompts."""
+def common_answers(folders: list[Path]) -> dict[str, dict[str, str]]:
+    """The answers of the 4-bit models to the prompts that several runs answered: prompt -> name of the run -> answer."""
     answers: dict[str, dict[str, str]] = {}
     for folder in folders:
-        rows = (read_record(folder / "report.json").get("generations") or {}).get("rows") or []
-        for row in rows:
-            answers.setdefault(str(row.get("prompt", "")), {})[folder.name] = str((row.get("bq4") or {}).get("text", ""))
-    both = {prompt: found for prompt, found in answers.items() if len(found) > 1}
+        for row in objects(section(read_report(folder).content, "generations").get("rows")):
+            answers.setdefault(str(row.get("prompt", "")), {})[folder.name] = str(section(row, "bq4").get("text", ""))
+    return {prompt: found for prompt, found in answers.items() if len(found) > 1}
+
+
+def _answers(t: Words, folders: list[Path]) -> None:
+    """The answers of the 4-bit models to the same prompts."""
+    both = common_answers(folders)
     if not both:
         return
     with ui.element("section").classes("card"):

@@ -14,31 +14,17 @@ from nicegui import ui
 from bulletlm.dashboard import processes, show
 from bulletlm.dashboard.charts import heat_map
 from bulletlm.dashboard.export import FORMATS, export_in_process
-from bulletlm.dashboard.figures import FIGURES
+from bulletlm.dashboard.figures import FIGURES, VERDICTS, report_problem
 from bulletlm.dashboard.forms import help_of
 from bulletlm.dashboard.frame import Dashboard, explained_heading, explained_table, heading, help_button, page, show_error
 from bulletlm.dashboard.models import versions
-from bulletlm.dashboard.processes import read_record
-from bulletlm.dashboard.runs import verdicts_in
+from bulletlm.dashboard.processes import number, objects, section
+from bulletlm.dashboard.reports import read_report, verdicts_in
 from bulletlm.dashboard.words import Words
 from bulletlm.errors import BulletError, ConfigError
 from bulletlm.evaluate.verdicts import RUN
 
 LOOKS = {"safe": "good", "limited": "warn", "stop": "bad", "ok": "good", "near": "warn", "broken": "bad"}
-
-VERDICTS = {
-    "quantization": (
-        "Is the 4-bit model as good as FP32?",
-        "The 4-bit model is measured against the FP32 weights. Green figures keep the limits of the settings (report.limits), orange ones "
-        "are so near that chance decides, and red ones break them.",
-    ),
-    "usefulness": (
-        "Is the model any good?",
-        "What the model predicts and answers is measured. Green figures keep the limits of the settings (report.limits), orange "
-        "ones are so near that chance decides, and red ones break them.",
-    ),
-}
-"""Question and explanation of each verdict."""
 
 ROWS = {
     "loss": ("Loss (nats/token)", "How badly the model predicts the next token of unseen text; lower is better."),
@@ -78,14 +64,17 @@ def build(dashboard: Dashboard, request: Request, name: str) -> None:
         with ui.element("div").classes("line"):
             heading(f"{t('Quantise and export')}: {folder.name}")
             ui.link(t("Back to the run"), f"/run/{quote(folder.name, safe='')}")
-        report = read_record(folder / "report.json")
+        stored = read_report(folder)
+        report = stored.content
+        if stored.problem:
+            ui.label(report_problem(t, folder.name, stored.problem)).classes("warn")
+        elif not report:
+            ui.label(t("There is no report card yet: it is written at the end of the run.")).classes("soft")
         if report:
             _verdicts(dashboard, t, folder, report)
             with ui.element("div").classes("pair"):
                 _table(t, report)
                 _map(t, report)
-        else:
-            ui.label(t("There is no report card yet: it is written at the end of the run.")).classes("soft")
         with ui.element("div").classes("pair"):
             _quantize(dashboard, t, folder)
             _Downloads(dashboard, t, folder)
@@ -93,27 +82,31 @@ def build(dashboard: Dashboard, request: Request, name: str) -> None:
 
 def _verdicts(dashboard: Dashboard, t: Words, folder: Path, report: dict[str, Any]) -> None:
     verdicts = verdicts_in(t.language, report)
-    if not verdicts:
-        return
     with ui.element("div").classes("pair"):
         for name, (question, explanation) in VERDICTS.items():
-            verdict = verdicts.get(name)
-            if not isinstance(verdict, dict):
-                continue
-            with ui.element("section").classes("card"):
-                explained_heading(t, t(question), t(explanation))
-                ui.label(str(verdict.get("title", ""))).classes(LOOKS.get(str(verdict.get("decision")), ""))
-                deciding = verdict.get("deciding") or []
-                for figure in verdict.get("figures") or []:
-                    if figure.get("name") in deciding:
-                        ui.label(str(figure.get("text", ""))).classes(f"small {LOOKS.get(str(figure.get('status')), 'soft')}")
-                with ui.expansion(t("All figures")).props("dense"):
-                    for figure in verdict.get("figures") or []:
-                        ui.label(str(figure.get("text", ""))).classes(f"small {LOOKS.get(str(figure.get('status')), 'soft')}")
-                for cause in verdict.get("causes") or []:
-                    ui.label(str(cause.get("text", ""))).classes("small")
-                for remedy in verdict.get("remedies") or []:
-                    _remedy(dashboard, t, folder, remedy)
+            if name in verdicts:
+                with ui.element("section").classes("card"):
+                    explained_heading(t, t(question), t(explanation))
+                    _verdict(dashboard, t, folder, verdicts[name])
+
+
+def _verdict(dashboard: Dashboard, t: Words, folder: Path, verdict: dict[str, Any]) -> None:
+    """The title of a verdict, the figures that decided it, all figures, causes, and remedies."""
+    ui.label(str(verdict.get("title", ""))).classes(LOOKS.get(str(verdict.get("decision")), ""))
+    figures = objects(verdict.get("figures"))
+    deciding = verdict.get("deciding")
+    _figures([figure for figure in figures if figure.get("name") in (deciding if isinstance(deciding, list) else [])])
+    with ui.expansion(t("All figures")).props("dense"):
+        _figures(figures)
+    for cause in objects(verdict.get("causes")):
+        ui.label(str(cause.get("text", ""))).classes("small")
+    for remedy in objects(verdict.get("remedies")):
+        _remedy(dashboard, t, folder, remedy)
+
+
+def _figures(figures: list[dict[str, Any]]) -> None:
+    for figure in figures:
+        ui.label(str(figure.get("text", ""))).classes(f"small {LOOKS.get(str(figure.get('status')), 'soft')}")
 
 
 def _remedy(dashboard: Dashboard, t: Words, folder: Path, remedy: dict[str, Any]) -> None:
@@ -125,7 +118,7 @@ def _remedy(dashboard: Dashboard, t: Words, folder: Path, remedy: dict[str, Any]
         flags = new_run_flags(str(command), folder)
         if flags is not None:
             address = "/new?" + urlencode({"from": folder.name, "flags": flags})
-            ui.button(t("Begin a new run with this"), icon="add", on_click=lambda: ui.navigate.to(address)).props(
+            ui.button(t("Prepare a new run with this change"), icon="add", on_click=lambda: ui.navigate.to(address)).props(
                 "no-caps outline dense"
             ).tooltip(str(command))
             return
@@ -187,31 +180,35 @@ def remedy_words(command: str, folder: Path) -> list[str] | None:
     return ["run" if words[1] == "build" else words[1], str(folder / "config.json"), *place, *rest]
 
 
-def _table(t: Words, report: dict[str, Any]) -> None:
-    comparison, fp32, bq4 = (report.get(name) or {} for name in ("comparison", "fp32", "bq4"))
-    intervals = comparison.get("intervals") or {}
+def comparison_rows(report: dict[str, Any]) -> dict[str, tuple[str, str, str]]:
+    """The numbers of the table: name of the row -> FP32, 4-bit, 95 % interval; a dash where the report has no number."""
+    comparison = section(report, "comparison")
+
+    def both(name: str, form: Callable[[float | None], str]) -> tuple[str, str]:
+        fp32, bq4 = (form(number(section(report, model).get(name))) for model in ("fp32", "bq4"))
+        return fp32, bq4
 
     def between(name: str, form: Callable[[float], str]) -> str:
-        found = intervals.get(name) or {}
-        low, high = found.get("low"), found.get("high")
+        found = section(comparison, "intervals", name)
+        low, high = number(found.get("low")), number(found.get("high"))
         return "" if low is None or high is None else f"{form(low)} … {form(high)}"
 
     def percent(value: float) -> str:
         return f"{100 * value:.1f} %"
 
-    agreement = (comparison.get("top1_agreement") or {}).get("mean")
-    values = {
-        "loss": (show.decimal(fp32.get("loss"), 4), show.decimal(bq4.get("loss"), 4), between("loss_delta", "{:+.4f}".format)),
-        "perplexity": (
-            show.decimal(fp32.get("perplexity"), 2),
-            show.decimal(bq4.get("perplexity"), 2),
-            between("perplexity_change", show.change),
-        ),
-        "bits_per_byte": (show.decimal(fp32.get("bits_per_byte")), show.decimal(bq4.get("bits_per_byte")), ""),
-        "size": (show.file_size(fp32.get("bytes")), show.file_size(bq4.get("bytes")), ""),
+    agreement = number(section(comparison, "top1_agreement").get("mean"))
+    divergence = number(section(comparison, "kl").get("mean"))
+    return {
+        "loss": (*both("loss", lambda value: show.decimal(value, 4)), between("loss_delta", "{:+.4f}".format)),
+        "perplexity": (*both("perplexity", lambda value: show.decimal(value, 2)), between("perplexity_change", show.change)),
+        "bits_per_byte": (*both("bits_per_byte", show.decimal), ""),
+        "size": (*both("bytes", show.file_size), ""),
         "agreement": ("100 %", show.NOTHING if agreement is None else percent(agreement), between("top1_agreement", percent)),
-        "kl": ("0", show.decimal((comparison.get("kl") or {}).get("mean"), 4), between("kl", "{:.4f}".format)),
+        "kl": ("0", show.decimal(divergence, 4), between("kl", "{:.4f}".format)),
     }
+
+
+def _table(t: Words, report: dict[str, Any]) -> None:
     with ui.element("section").classes("card"):
         explained_heading(t, t("FP32 against 4-bit"), t("Both models on the same unseen text."))
         columns: list[dict[str, Any]] = [
@@ -233,29 +230,34 @@ def _table(t: Words, report: dict[str, Any]) -> None:
         ]
         rows: list[dict[str, Any]] = [
             {"what": t(ROWS[row][0]), "fp32": a, "bq4": b, "interval": interval, "help": t(ROWS[row][1])}
-            for row, (a, b, interval) in values.items()
+            for row, (a, b, interval) in comparison_rows(report).items()
         ]
         explained_table(t, columns, rows, "what").props("flat dense hide-bottom")
 
 
+def sensitivity_of(report: dict[str, Any]) -> dict[str, dict[str, float]]:
+    """Layer -> matrix -> KL divergence in nats per token if only this matrix is rounded; empty if it was not measured."""
+    layers: dict[str, dict[str, float]] = {}
+    for tensor in objects(report.get("tensors")):
+        name, divergence = str(tensor.get("name")), number(tensor.get("kl"))
+        if divergence is not None:
+            found = re.fullmatch(r"layers\.(\d+)\.(.+?)(\.weight)?", name)
+            layer, matrix = (found[1], found[2].split(".")[-1]) if found else ("–", name.removesuffix(".weight"))
+            layers.setdefault(layer, {})[matrix] = divergence
+    return layers
+
+
 def _map(t: Words, report: dict[str, Any]) -> None:
-    tensors = report.get("tensors")
-    sensitivity = {row.get("name"): row.get("kl") for row in tensors if row.get("kl") is not None} if isinstance(tensors, list) else {}
-    if not sensitivity:
+    layers = sensitivity_of(report)
+    if not layers:
         return
+    columns = list(dict.fromkeys(matrix for row in layers.values() for matrix in row))
     with ui.element("section").classes("card"):
         explained_heading(
             t,
             t("Sensitivity of the matrices"),
             t("How much the predictions change if only this matrix is rounded to 4 bits (KL divergence, nats per token)."),
         )
-        layers: dict[str, dict[str, float]] = {}
-        for name, value in sensitivity.items():
-            found = re.fullmatch(r"layers\.(\d+)\.(.+?)(\.weight)?", name)
-            if type(value) in (int, float):
-                row, column = (found[1], found[2].split(".")[-1]) if found else ("–", name.removesuffix(".weight"))
-                layers.setdefault(row, {})[column] = float(value)
-        columns = list(dict.fromkeys(column for row in layers.values() for column in row))
         ui.echart(heat_map(layers, columns, t("layer"), t("nats/token"))).classes("chart")
 
 

@@ -15,7 +15,17 @@ from bulletlm.dashboard import processes, queue, settings_mr, show
 from bulletlm.dashboard.chooser import HOURS, choose_in_process
 from bulletlm.dashboard.drafts import draft_of_run, give_free_name, load_draft, mistakes, new_run, save_draft, start_from
 from bulletlm.dashboard.forms import Draft, Setting, form, help_of
-from bulletlm.dashboard.frame import Dashboard, explained_heading, explained_line, heading, help_button, page, show_error, tile
+from bulletlm.dashboard.frame import (
+    Dashboard,
+    explained_heading,
+    explained_line,
+    heading,
+    help_button,
+    page,
+    report_errors,
+    show_error,
+    tile,
+)
 from bulletlm.dashboard.models import is_model_file, start_models
 from bulletlm.dashboard.planner import PlanLine, load_clock, plan_line, speed_file
 from bulletlm.dashboard.preview import Preview, preview
@@ -194,7 +204,7 @@ class _Page:
             with ui.element("div").classes("tiles"):
                 tile(t, "Characters", about + show.whole(found["characters"]), "Characters of text after cleaning, without exact copies.")
                 tile(t, "Files", show.whole(found["files"]), "Files that are read.")
-                tile(t, "Documents", show.whole(found["documents"]), "Documents and conversations in the part that was looked at.")
+                tile(t, "Documents", show.whole(found["documents"]), "Documents and conversations in the examined part of the text.")
                 tile(t, "Conversations", f"{found['conversations']:.0%}", "Share of the characters that are in conversations.")
                 tile(t, "Document length", f"{found['document']:,.0f} {t('characters')}", "Median length of a document.")
             languages = ", ".join(f"{language_name(code, t.language)} {share:.0%}" for code, share in list(found["languages"].items())[:6])
@@ -212,9 +222,9 @@ class _Page:
                     )
                     for rule in found["rules"]:
                         what = t("dropped") if rule["dropped"] else t("changed")
-                        ui.label(f"{rule['text']}: {rule['rows']:,} × {what}, {rule['characters']:,} {t('characters')}").classes(
-                            "warn" if rule["dropped"] else ""
-                        )
+                        ui.label(
+                            f"{show.rule(rule['text'], t.language)}: {rule['rows']:,} × {what}, {rule['characters']:,} {t('characters')}"
+                        ).classes("warn" if rule["dropped"] else "")
                         for example in rule["examples"]:
                             after = f" → {example['after']}" if example["after"] else ""
                             ui.label(f"{example['source']}: {example['before']}{after}").classes("mono soft")
@@ -238,7 +248,10 @@ class _Page:
                 help_button(
                     t,
                     t("Choose the settings for me"),
-                    t("It looks at the text, measures this computer for some seconds and chooses the model that learns most in the time."),
+                    t(
+                        "The program looks at the text, measures this computer for a few seconds, and chooses the model that learns the "
+                        "most in this time."
+                    ),
                 )
                 self.choosing = ui.spinner()
                 self.choosing.set_visibility(False)
@@ -281,7 +294,10 @@ class _Page:
         path = recipes(self.dashboard.workspace).get(event.value or "")
         if path is not None:
             sources = self.draft.given.get("data.sources")
-            self.draft.edit_json(path.read_text(encoding="utf-8"))
+            text = report_errors(lambda: path.read_text(encoding="utf-8", errors="replace"))
+            if text is None:
+                return
+            self.draft.edit_json(text)
             if sources:
                 self.draft.edit_setting("data.sources", sources)
             self._sync()
@@ -436,19 +452,19 @@ class _Page:
         self.general_problem.set_text("; ".join(text for text in hidden if not text.startswith("data.sources:")))
         self._show_sources()
         self.due = True
-        save_draft(draft, self.dashboard.workspace)
+        report_errors(lambda: save_draft(draft, self.dashboard.workspace))
 
     # The plan and the start.
 
     def _plan(self) -> None:
         t = self.t
         with ui.element("section").classes("card").props(f'aria-label="{t("Plan")}" aria-live=polite'):
-            heading(t("What this would be"), 2)
+            heading(t("Plan"), 2)
             with ui.element("div").classes("tiles"):
                 self.tiles = {
                     "parameters": tile(t, "Parameters", show.NOTHING, "Number of weights of the model."),
                     "file": tile(t, "File size", show.NOTHING, "Size of the 4-bit weights in the model file."),
-                    "memory": tile(t, "Memory", show.NOTHING, "Main memory that the training needs, about."),
+                    "memory": tile(t, "Memory", show.NOTHING, "About how much main memory the training needs."),
                     "steps": tile(t, "Steps", show.NOTHING, "Optimizer steps of the training."),
                     "epochs": tile(t, "Passes over the text", show.NOTHING, "How often the training reads the text."),
                     "speed": tile(t, "Speed", show.NOTHING, "Expected tokens per second of the training on this computer."),
@@ -459,7 +475,7 @@ class _Page:
                         t,
                         "Expected loss",
                         show.NOTHING,
-                        "Expected bits per byte of unseen text, from a law that was fitted to runs of this program.",
+                        "Expected bits per byte of unseen text, by a formula that was fitted to earlier runs of this program.",
                     ),
                 }
             self.warnings = ui.label().classes("warn").style("white-space:pre-line")
@@ -485,13 +501,13 @@ class _Page:
 
     def _show_plan(self, line: PlanLine) -> None:
         t = self.t
-        self.tiles["parameters"].set(show.parameters(line.parameters))
+        self.tiles["parameters"].set(show.parameters(line.parameters, t.language))
         self.tiles["file"].set(show.file_size(line.file_bytes))
         self.tiles["memory"].set(show.file_size(line.memory_bytes))
         self.tiles["steps"].set(show.whole(line.steps))
         self.tiles["epochs"].set(show.decimal(line.epochs, 1))
         self.tiles["speed"].set(f"{show.whole(line.tokens_per_s)} {t('tokens/s')}" if line.tokens_per_s else show.NOTHING)
-        self.tiles["time"].set(show.span(line.seconds))
+        self.tiles["time"].set(show.span(line.seconds, t.language))
         self.tiles["loss"].set(f"{line.bits_per_byte:.2f} {t('bits/byte')}" if line.bits_per_byte else show.NOTHING)
         self.warnings.set_text("\n".join(t(text, **values) for text, values in line.warnings))
 
@@ -510,7 +526,7 @@ class _Page:
         t = self.t
         with ui.element("div").classes("line"):
             ui.button(t("Start"), icon="play_arrow", on_click=lambda: self._begin(now=True)).props("no-caps unelevated").mark("start")
-            ui.button(t("Start after the others"), icon="playlist_add", on_click=lambda: self._begin(now=False)).props("no-caps outline")
+            ui.button(t("Add to the queue"), icon="playlist_add", on_click=lambda: self._begin(now=False)).props("no-caps outline")
 
     def _begin(self, now: bool) -> None:
         draft, workspace = self.draft, self.dashboard.workspace

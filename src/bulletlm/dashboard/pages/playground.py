@@ -191,7 +191,7 @@ class _Column:
                 t("Speed"),
                 t(
                     "Length of the answer, and how many tokens the model wrote in a second on this computer. Hold the mouse over a token "
-                    "to see its probability, and the likeliest tokens in its place with theirs."
+                    "to see its probability and the most likely alternatives."
                 ),
             )
         self.messages.append({"role": "assistant", "content": answer.text.strip() or "…"})

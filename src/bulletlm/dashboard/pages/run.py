@@ -10,11 +10,12 @@ from nicegui import run, ui
 
 from bulletlm.dashboard import processes, queue, show
 from bulletlm.dashboard.charts import line_chart, show_curves
+from bulletlm.dashboard.figures import ShownVerdict, shown_verdicts
 from bulletlm.dashboard.frame import Dashboard, explained_heading, heading, help_button, page, report_errors, tile
 from bulletlm.dashboard.metrics import Axis, Metrics
 from bulletlm.dashboard.models import FOUR_BIT, START
-from bulletlm.dashboard.processes import read_record
-from bulletlm.dashboard.runs import STAGE_NAMES, Summary, verdict_line, verdicts_in
+from bulletlm.dashboard.processes import number, objects, read_record, section
+from bulletlm.dashboard.runs import STAGE_NAMES, Summary
 from bulletlm.dashboard.words import Words
 from bulletlm.errors import ConfigError
 from bulletlm.evaluate.formatting import language_name
@@ -49,15 +50,15 @@ CHARTS: tuple[tuple[str, str, tuple[tuple[str, str], ...], bool, str], ...] = (
         "bits/byte",
         (("Validation", "val/bpb"),),
         False,
-        "The validation loss per byte of text; lower is better. It can be compared between models with other vocabularies.",
+        "The validation loss per byte of text; lower is better. It can be compared between models with different vocabularies.",
     ),
-    ("Learning rate", "", (("Learning rate", "lr"),), True, "How large the changes of the weights are. It rises at first, then falls."),
+    ("Learning rate", "", (("Learning rate", "lr"),), True, "How much a step changes the weights. The rate rises at first, then falls."),
     (
         "Gradient norm",
         "",
         (("Gradient norm", "grad_norm"),),
         True,
-        "How strongly a step wants to change the weights, before it is limited. Sudden jumps are a sign of an unstable training.",
+        "Length of the gradient of a step, before it is clipped. Sudden jumps are a sign of an unstable training.",
     ),
     (
         "Speed",
@@ -95,7 +96,6 @@ class _Page:
         self.meter = processes.LoadMeter(self.folder)
         self.summary = dashboard.runs.get(name)
         self.ticks = 0
-        self.log_size = -1
         self.samples_shown = -1
         query = request.query_params
         axis = query.get("x", "Steps")
@@ -125,8 +125,8 @@ class _Page:
             self.stop = self._button("Stop after this step", "stop", self._stop)
             self.finish = self._button("Stop and keep the best", "flag", self._finish)
             self.extend = self._button("Train longer", "update", self._extend)
-            self.enqueue = self._button("Start after the others", "playlist_add", self._enqueue)
-            self.dequeue = self._button("Take out of the queue", "playlist_remove", self._dequeue)
+            self.enqueue = self._button("Add to the queue", "playlist_add", self._enqueue)
+            self.dequeue = self._button("Remove from the queue", "playlist_remove", self._dequeue)
             self._button("Duplicate with changes", "content_copy", lambda: ui.navigate.to("/new?" + urlencode({"from": self.name})))
             self.export = self._button("Quantise and export", "download", lambda: ui.navigate.to(f"/export/{quote(self.name, safe='')}"))
             self.play = self._button(
@@ -145,13 +145,19 @@ class _Page:
                 "bpb": tile(t, "Bits per byte", show.NOTHING, "Bits that the model needs for a byte of unseen text. Lower is better."),
                 "gap": tile(t, "4-bit gap", show.NOTHING, "Change of the perplexity from FP32 weights to the 4-bit file. 0 is ideal."),
                 "speed": tile(t, "Speed", show.NOTHING, "Tokens of text that the training reads in a second, median of the last steps."),
-                "eta": tile(t, "Time left", show.NOTHING, "Time until the training ends at its present speed; other stages come on top."),
+                "eta": tile(
+                    t,
+                    "Time left",
+                    show.NOTHING,
+                    "Time until the training ends at its present speed. The later stages take additional time.",
+                ),
                 "size": tile(t, "File size", show.NOTHING, "Size of the 4-bit model file."),
                 "parameters": tile(t, "Parameters", show.NOTHING, "Number of weights of the model."),
                 "cpu": tile(t, "Processor", show.NOTHING, "Processor cores that the run uses now."),
                 "memory": tile(t, "Memory", show.NOTHING, "Main memory that the processes of the run use now."),
             }
-        self.verdict = ui.label()
+        self.verdicts = ui.element("div").classes("column").style("gap:0.2rem")
+        self.verdicts_shown: list[ShownVerdict] = []
 
     def _before_and_after(self) -> None:
         """Open the playground with the model from which the run started beside the one that it made."""
@@ -172,9 +178,12 @@ class _Page:
             help_button(
                 t,
                 t("Smoothing"),
-                t("How much the points before count, from 0 to 0.98. It shows the trend of training loss, gradient norm and speed."),
+                t(
+                    "Weight of the earlier points of a curve, from 0 to 0.98. A high weight shows the trend of training loss, gradient "
+                    "norm and speed."
+                ),
             )
-            ui.button(t("Whole curve"), icon="zoom_out_map", on_click=self._zoom_out).props("flat dense no-caps")
+            ui.button(t("Reset zoom"), icon="zoom_out_map", on_click=self._zoom_out).props("flat dense no-caps")
 
     def _set(self, *, axis: str | None = None, logarithmic: bool | None = None, smoothing: float | None = None) -> None:
         """Change how curves are drawn, and keep it in the address so that a reload shows the same."""
@@ -238,7 +247,7 @@ class _Page:
         with ui.element("div").classes("pair"):
             self._facts(
                 "Text",
-                "The text after cleaning, and the rules that dropped or changed most: how many texts, and how many characters of them.",
+                "The text after cleaning, and the rules that dropped or changed the most: the number of texts, and of their characters.",
                 "data/clean-report.json",
                 _data_facts,
             )
@@ -293,7 +302,7 @@ class _Page:
         if step and found.total_steps:
             text += (" · " if text else "") + t("step {step} of {total}", step=show.whole(step), total=show.whole(found.total_steps))
         if found.eta is not None:
-            text += " · " + t("{time} left", time=show.span(found.eta))
+            text += " · " + t("{time} left", time=show.span(found.eta, t.language))
         self.progress.set_text(text)
         training = running and found.stage == "train"
         self.start.set_visibility(found.state in ("stopped", "failed"))
@@ -313,20 +322,26 @@ class _Page:
         self.tiles["gap"].set(show.change(found.gap))
         speed = metrics.recent_speed()
         self.tiles["speed"].set(f"{show.whole(speed)} {t('tokens/s')}" if speed else show.NOTHING)
-        self.tiles["eta"].set(show.span(found.eta))
+        self.tiles["eta"].set(show.span(found.eta, t.language))
         self.tiles["size"].set(show.file_size(found.file_bytes))
-        self.tiles["parameters"].set(show.parameters(found.parameters))
-        if found.verdict and t.language != "en" and found.state != "running":
-            found_in = verdicts_in(t.language, read_record(self.folder / "report.json"))
-            self.verdict.set_text(verdict_line(found_in))
-        else:
-            self.verdict.set_text(found.verdict)
+        self.tiles["parameters"].set(show.parameters(found.parameters, t.language))
+        self._show_verdicts(shown_verdicts(t, found))
         self._show_samples()
-        log = processes.read_log(self.folder)
-        if len(log) != self.log_size or running:
-            self.log_size = len(log)
-            if self.log.text != log:
-                self.log.set_text(log or t("Nothing has been printed yet."))
+        self._show_log(processes.read_log(self.folder))
+
+    def _show_log(self, log: str) -> None:
+        text = log or self.t("The log is empty.")
+        if self.log.text != text:
+            self.log.set_text(text)
+
+    def _show_verdicts(self, verdicts: list[ShownVerdict]) -> None:
+        if verdicts == self.verdicts_shown:
+            return
+        self.verdicts_shown = verdicts
+        self.verdicts.clear()
+        with self.verdicts:
+            for verdict in verdicts:
+                ui.label(verdict.sentence).classes(verdict.look)
 
     def _update_load(self) -> None:
         load = self.meter.read()
@@ -375,7 +390,7 @@ class _Page:
                     count=step,
                 )
             )
-            steps = ui.number(t("Steps in all"), value=2 * step, min=step + 1, precision=0).props("dense outlined")
+            steps = ui.number(t("Total steps"), value=2 * step, min=step + 1, precision=0).props("dense outlined")
             with ui.element("div").classes("line"):
                 ui.button(t("Cancel"), on_click=lambda: dialog.submit(None)).props("no-caps flat")
                 ui.button(t("Start"), on_click=lambda: dialog.submit(steps.value)).props("no-caps unelevated")
@@ -393,37 +408,26 @@ class _Page:
 def _data_facts(t: Words, report: dict[str, Any]) -> list[tuple[str, str]]:
     rows: list[tuple[str, str]] = []
     for part, title in (("train", t("Training text")), ("validation", t("Validation text"))):
-        facts = report.get(part)
-        if isinstance(facts, dict):
-            characters, documents, conversations = (int(facts.get(name, 0)) for name in ("characters", "documents", "conversations"))
-            rows.append(
-                (
-                    title,
-                    t(
-                        "{characters} characters, {documents} documents, {conversations} conversations",
-                        characters=f"{characters:,}",
-                        documents=f"{documents:,}",
-                        conversations=f"{conversations:,}",
-                    ),
-                )
-            )
-    rules = report.get("rules")
-    for facts in sorted(rules.values(), key=lambda facts: -abs(facts.get("characters", 0))) if isinstance(rules, dict) else ():
-        count = facts.get("rejected", facts.get("changed", 0))
+        if facts := section(report, part):
+            counts = {name: show.whole(number(facts.get(name)) or 0) for name in ("characters", "documents", "conversations")}
+            rows.append((title, t("{characters} characters, {documents} documents, {conversations} conversations", **counts)))
+    rules = objects(list(section(report, "rules").values()))
+    for rule in sorted(rules, key=lambda rule: -abs(number(rule.get("characters")) or 0)):
+        count = number(rule.get("rejected", rule.get("changed"))) or 0
         if count and len(rows) < MOST_FACTS:
-            what = t("dropped") if "rejected" in facts else t("changed")
-            rows.append((str(facts.get("rule", "")), f"{count:,} × {what}, {abs(facts.get('characters', 0)):,} {t('characters')}"))
+            what = t("dropped") if "rejected" in rule else t("changed")
+            characters = show.whole(abs(number(rule.get("characters")) or 0))
+            rows.append((show.rule(str(rule.get("rule", "")), t.language), f"{show.whole(count)} × {what}, {characters} {t('characters')}"))
     return rows
 
 
 def _tokenizer_facts(t: Words, report: dict[str, Any]) -> list[tuple[str, str]]:
     rows: list[tuple[str, str]] = []
-    if isinstance(report.get("vocab_size"), int):
-        rows.append((t("Size of the vocabulary"), t("{count} tokens", count=f"{report['vocab_size']:,}")))
-    languages = report.get("languages")
-    for code, facts in languages.items() if isinstance(languages, dict) else ():
-        words, characters = facts.get("tokens_per_word"), facts.get("chars_per_token")
-        if isinstance(words, float) and isinstance(characters, float):
+    if (size := number(report.get("vocab_size"))) is not None:
+        rows.append((t("Size of the vocabulary"), t("{count} tokens", count=show.whole(size))))
+    for code, facts in section(report, "languages").items():
+        words, characters = (number(section(facts).get(name)) for name in ("tokens_per_word", "chars_per_token"))
+        if words is not None and characters is not None:
             text = t("{words} tokens per word, {characters} characters per token", words=f"{words:.2f}", characters=f"{characters:.2f}")
-            rows.append((language_name(str(code), t.language), text))
+            rows.append((language_name(code, t.language), text))
     return rows

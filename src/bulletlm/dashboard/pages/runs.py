@@ -8,7 +8,7 @@ from fastapi import Request
 from nicegui import run, ui
 
 from bulletlm.dashboard import processes, queue, show
-from bulletlm.dashboard.figures import decisions, decisions_line, explained, worst_decision
+from bulletlm.dashboard.figures import explained, shown_verdicts, verdicts_line, worst_decision
 from bulletlm.dashboard.frame import Dashboard, explained_table, heading, page, report_errors
 from bulletlm.dashboard.runs import STAGE_NAMES, Summary
 from bulletlm.dashboard.words import Words
@@ -23,8 +23,8 @@ STATE_CELL = """<q-td :props="props"><span :class="'state ' + props.row.state_ke
 PROGRESS_CELL = """<q-td :props="props"><q-linear-progress :value="props.row.share" rounded size="8px" style="min-width:5rem"
   :aria-label="props.row.progress" />
 <div class="small soft">{{ props.row.progress }}</div></q-td>"""
-VERDICT_CELL = """<q-td :props="props"><div v-for="[text, look] in props.row.decisions" :class="'small oneline ' + look"
-  :title="props.row.titles">{{ text }}</div><span v-if="!props.row.decisions.length">{{ props.value }}</span></q-td>"""
+VERDICT_CELL = """<q-td :props="props"><div v-for="[short, sentence, look] in props.row.verdicts" :class="'small oneline ' + look"
+  :title="sentence">{{ short }}</div><span v-if="!props.row.verdicts.length">{{ props.value }}</span></q-td>"""
 CARD = """<div class="runcard"><div class="line"><q-checkbox v-model="props.selected" :aria-label="props.row.name" dense />
 <a :href="props.row.link">{{ props.row.name }}</a><span :class="'state ' + props.row.state_key">{{ props.row.state }}</span>
 <button type="button" class="help" aria-label="WHAT">?<q-menu max-width="22rem"><div class="helptext"
@@ -90,7 +90,7 @@ class _List:
         with ui.element("div").classes("line"):
             self.compare = self._button("Compare", "compare_arrows", self._compare)
             self.again = self._button("Duplicate with changes", "content_copy", self._duplicate)
-            self.queue = self._button("Start after the others", "playlist_add", self._enqueue)
+            self.queue = self._button("Add to the queue", "playlist_add", self._enqueue)
             self.delete = self._button("Delete", "delete", self._ask_to_delete)
         self.summaries: list[Summary] = dashboard.runs.all()
         self._show()
@@ -126,7 +126,7 @@ class _List:
         if found.stage == "train" and found.total_steps:
             progress = t("step {step} of {total}", step=show.whole(found.step), total=show.whole(found.total_steps))
             if found.eta is not None:
-                progress += ", " + t("{time} left", time=show.span(found.eta))
+                progress += ", " + t("{time} left", time=show.span(found.eta, t.language))
         if found.message:
             progress = found.message[:200]
         return {
@@ -142,13 +142,12 @@ class _List:
             "bpb_value": found.bits_per_byte,
             "gap": show.change(found.gap),
             "gap_value": found.gap,
-            "verdict": decisions_line(t, found),
+            "verdict": verdicts_line(t, found),
             "verdict_value": worst_decision(found),
-            "decisions": decisions(t, found),
-            "titles": found.verdict if t.language == "en" else "",
+            "verdicts": [(verdict.short, verdict.sentence, verdict.look) for verdict in shown_verdicts(t, found)],
             "size": show.file_size(found.file_bytes),
             "size_value": found.file_bytes,
-            "parameters": show.parameters(found.parameters),
+            "parameters": show.parameters(found.parameters, t.language),
             "parameters_value": found.parameters,
             "speed": show.whole(found.tokens_per_s),
             "speed_value": found.tokens_per_s,

@@ -5,8 +5,9 @@ from typing import Any
 from fastapi import Request
 from nicegui import events, ui
 
+from bulletlm.dashboard.figures import report_problem
 from bulletlm.dashboard.frame import Dashboard, explained_table, heading, help_button, page, show_error
-from bulletlm.dashboard.processes import read_record
+from bulletlm.dashboard.reports import read_report
 from bulletlm.dashboard.words import Words
 from bulletlm.errors import BulletError
 from bulletlm.evaluate.scoring import (
@@ -51,8 +52,8 @@ class _Page:
     def __init__(self, dashboard: Dashboard, t: Words, runs: list[str], chosen: str, rater: str) -> None:
         self.dashboard, self.t = dashboard, t
         self.items: list[Item] = []
+        self.problem = ""
         self.shown: Shown | None = None
-        self.points: list[tuple[int, str]] = []
         self.values: dict[tuple[int, str], int] = {}
         with ui.element("div").classes("line"):
             self.run = ui.select(runs, value=chosen, label=t("Run")).props("dense outlined").classes("narrow")
@@ -71,12 +72,14 @@ class _Page:
         return ScoreStore(self.dashboard.workspace.run_folder(self.run.value) / SCORE_FILE)
 
     def _load(self) -> None:
+        self.items, self.problem = [], ""
         try:
-            folder = self.dashboard.workspace.run_folder(self.run.value)
-            self.items = [item for item in items_of_report(read_record(folder / "report.json")) if not item.identical]
+            stored = read_report(self.dashboard.workspace.run_folder(self.run.value))
+            if stored.problem:
+                self.problem = report_problem(self.t, self.run.value, stored.problem)
+            self.items = [item for item in items_of_report(stored.content) if not item.identical]
         except BulletError as error:
-            self.items = []
-            show_error(error)
+            self.problem = self.problem or str(error)
         self._next()
 
     def _next(self) -> None:
@@ -96,7 +99,11 @@ class _Page:
         self.bar.set_value(done / len(self.items) if self.items else 0)
         self.left.set_text(t("{done} of {total} scored", done=done, total=len(self.items)))
         with self.area:
-            if not rater:
+            if self.problem:
+                ui.label(self.problem).classes("warn")
+            if not self.items:
+                ui.label("" if self.problem else t("Both models give the same answer to every prompt, so there is nothing to score."))
+            elif not rater:
                 ui.label(t("Enter your name to begin. The names of the models stay hidden."))
             elif self.shown is None:
                 self._show_result(records)
@@ -105,7 +112,12 @@ class _Page:
 
     def _show_item(self, shown: Shown) -> None:
         t = self.t
-        ui.label(t("Keys: 1 to 5 give the marked points, Backspace goes back; A, B or 0 say which answer is better.")).classes("soft small")
+        ui.label(
+            t(
+                "Keys: 1 to 5 score the marked criterion, Backspace removes the last score. When all are scored, press A or B for the "
+                "better answer, or 0 for no difference."
+            )
+        ).classes("soft small")
         with ui.element("div").classes("card"):
             ui.label(shown.item.prompt).classes("answer")
         self.buttons: dict[tuple[int, str], ui.toggle] = {}
@@ -162,7 +174,7 @@ class _Page:
         if self.shown is None:
             return
         if self._following() is not None:
-            ui.notify(self.t("Give all points first."), position="top")
+            ui.notify(self.t("Score every criterion first."), position="top")
             return
         points: list[dict[str, float]] = [{name: float(self.values[number, name]) for name in CRITERIA} for number in (0, 1)]
         try:
@@ -174,9 +186,6 @@ class _Page:
 
     def _show_result(self, records: Any) -> None:
         t = self.t
-        if not self.items:
-            ui.label(t("Both models answer the same everywhere: there is nothing to compare."))
-            return
         ui.label(t("All answers are scored. Thank you!")).classes("good")
         try:
             found = summarize(self.items, records)
