@@ -1,6 +1,7 @@
 """A recipe for text alone: what is chosen for a text, a machine and a time; and what is written, kept and refused."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -150,12 +151,24 @@ def test_too_little_text_says_what_would_help(content: str, tmp_path: Path) -> N
     (tmp_path / "a.txt").write_text(content)
     (tmp_path / "photo.png").write_bytes(b"\x89PNG")
     with pytest.raises(DataError, match=r"too little to train a model: add text; .*a megabyte.*not read: .*photo.png"):
-        look_at_text([str(tmp_path)], 42, SilentProgress())
+        look_at_text([str(tmp_path)], {}, 42, SilentProgress())
+
+
+def test_text_that_cleaning_leaves_out_is_named_with_the_setting_that_keeps_it(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("".join(f"Line {number} of the notes.\n" for number in range(400)))
+    for number in range(3):
+        (tmp_path / f"photo{number}.png").write_bytes(b"\x89PNG")
+    (tmp_path / "scan.pdf").write_bytes(b"%PDF-1.4\nbroken")
+    with pytest.raises(DataError, match=r"cleaning left out [\d,]+ characters as too_short: .*scan\.pdf") as caught:
+        look_at_text([str(tmp_path)], {"data.clean.min_chars": 50}, 42, SilentProgress())
+    found = re.search(r"\(to keep it: --(data\.clean\.\w+)=(\d+)\)", str(caught.value))
+    assert found, caught.value
+    assert look_at_text([str(tmp_path)], {found[1]: int(found[2])}, 42, SilentProgress()).characters > 5_000
 
 
 def test_an_empty_folder_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(DataError) as caught:
-        look_at_text([str(tmp_path)], 42, SilentProgress())
+        look_at_text([str(tmp_path)], {}, 42, SilentProgress())
     assert "data.sources" not in str(caught.value).partition(":")[0] and "\n" not in str(caught.value)
 
 

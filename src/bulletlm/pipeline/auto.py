@@ -5,11 +5,13 @@
 
 import math
 import time
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from bulletlm.config.schema import Config, DataConfig
+from bulletlm.data.log import REJECTIONS, Log, is_change, keep_with
 from bulletlm.data.survey import Survey, survey
 from bulletlm.errors import ConfigError, DataError
 from bulletlm.hardware import inspect_machine
@@ -138,14 +140,23 @@ class Choice:
     facts: dict[str, Any]
 
 
-def look_at_text(sources: list[str], seed: int, progress: Progress) -> Survey:
+def look_at_text(sources: list[str], given: Mapping[str, Any], seed: int, progress: Progress) -> Survey:
     """Read a sample of the sources.
+
+    Args:
+        sources: paths of the text.
+        given: settings that the user chose, by their full names; those of data.clean decide what is left of the text.
+        seed: of the run.
+        progress: shows that something is going on.
 
     Raises:
         DataError: there is nothing to read, or too little to train on; the message says what would help.
     """
+    values: dict[str, Any] = {"data": {"sources": sources}}
+    put_given(values, {name: value for name, value in given.items() if name.startswith("data.")})
+    log = Log()
     try:
-        found = survey(DataConfig.model_validate({"sources": sources}), seed, progress)
+        found = survey(DataConfig.model_validate(values["data"]), seed, progress, log)
     except DataError as error:
         raise DataError(str(error).removeprefix("data.sources: ")) from None
     if found.characters < FEWEST_CHARACTERS:
@@ -153,7 +164,7 @@ def look_at_text(sources: list[str], seed: int, progress: Progress) -> Survey:
         raise DataError(
             f"{names}: {format_count(found.characters, 'character')} of text in {format_count(found.files, 'file')} "
             f"{'is' if found.characters == 1 else 'are'} too little to train a model: add text; {FEWEST_CHARACTERS:,} characters are the "
-            f"least, a megabyte is a start{left_out(found)}"
+            f"least, a megabyte is a start{left_out_by_cleaning(log)}{left_out(found)}"
         )
     return found
 
@@ -468,10 +479,23 @@ def left_out(found: Survey, most: int = 2) -> str:
     """The files that are not read, with reasons."""
     if not found.skipped:
         return ""
-    first = sorted(found.skipped, key=lambda item: item.reason.startswith("hidden"))  # a user misses those that are not hidden
+    # First those that a user misses, such as a damaged document; then pictures; then hidden files.
+    first = sorted(found.skipped, key=lambda item: (item.reason.startswith("hidden"), item.reason.startswith("a picture")))
     shown = "; ".join(f"{item.name}: {item.reason}" for item in first[:most])
     more = f"; and {len(found.skipped) - most} more" if len(found.skipped) > most else ""
     return f"; not read: {shown}{more}"
+
+
+def left_out_by_cleaning(log: Log) -> str:
+    """The rule of cleaning that left out the most text, and the setting that keeps it; "" if none left out anything."""
+    characters = Counter[str]()
+    for counts in log.characters.values():
+        characters.update({rule: count for rule, count in counts.items() if not is_change(rule)})
+    if not characters.total():
+        return ""
+    rule, count = characters.most_common(1)[0]
+    keep = f" (to keep it: --{keep_with(rule)})" if keep_with(rule) else ""
+    return f"; cleaning left out {format_count(count, 'character')} as {rule}: {REJECTIONS[rule]}{keep}"
 
 
 def format_count(count: int, what: str) -> str:

@@ -156,7 +156,7 @@ def _choose(run: TextRun, progress: Progress) -> "Choice":
 
     hours = run.hours or DEFAULT_HOURS
     seed = int(run.given.get("seed", 42))
-    found = look_at_text(run.sources, seed, progress)
+    found = look_at_text(run.sources, run.given, seed, progress)
     base, reason = find_base(run.given, found)
     speed = measure_speed(progress)
     if base:
