@@ -61,6 +61,16 @@ def test_a_document_that_becomes_another_one_by_losing_paragraphs(tmp_path: Path
     assert whole == ["", "", "repeated_document"]
 
 
+def test_a_copy_of_a_document_leaves_none_of_its_lines(tmp_path: Path) -> None:
+    """Short lines too: a copy that first lost its long lines would no longer equal the original."""
+    lesson = f"हो.\n{STORIES[0]}\nका?\n{STORIES[1]}"
+    for lines in ("sentences", "all", "off"):
+        parts, whole = verdicts(tmp_path, {"a.txt": lesson, "b copy.txt": lesson, "c.txt": STORIES[2]}, duplicate_lines=lines)
+        copied = [n for n, part in enumerate(parts) if n and part == [""] * len(part) and whole[n] == "repeated_document"]
+        assert len(copied) == sum(reason == "repeated_document" for reason in whole) > 0, "no line is judged a second time"
+        assert not any(reason == "repeated_paragraph" for part in parts for reason in part)
+
+
 def test_boilerplate(tmp_path: Path) -> None:
     documents = [f"विधानसभा कामकाज\nहो, खरे.\n{STORIES[n]}" for n in range(12)]
     parts, _ = verdicts(tmp_path, {"a.txt": "\n\n".join(documents), "b.txt": "विधानसभा कामकाज"})

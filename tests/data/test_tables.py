@@ -86,6 +86,32 @@ def test_headings_are_no_data(tmp_path: Path, heading: tuple[str, str]) -> None:
     assert found == [text for english, marathi in PAIRS for text in (marathi, english)]
 
 
+QUESTIONS = [(f"धडा {n} कोणी लिहिला?", f"धडा {n} आमच्या शाळेतील बाईंनी लिहिला.") for n in range(1, 13)]
+
+
+@pytest.mark.parametrize("heading", [
+    ("अ.क्र.", "प्रश्न", "उत्तर", "गुण"), ("Sr. No.", "Question:", "Answer:", "Marks"), ("", "प्रश्न (Question)", "योग्य उत्तर", ""),
+    ("No", "Questions", "Ans.", "Level"), ("अनुक्रमांक", "प्र.", "उत्तरे", "धडा"), ("#", "सवाल", "जवाब", "remark"),
+])  # fmt: skip
+@pytest.mark.parametrize("title", [[], [("इयत्ता पाचवी - मराठी", "", "", ""), ("", "", "", "")]], ids=["", "title"])
+def test_headings_of_a_teachers_spreadsheet(tmp_path: Path, heading: tuple[str, ...], title: list[tuple[str, ...]]) -> None:
+    """Abbreviations with full stops, numbers, remarks in brackets, and a title above."""
+    rows = [(str(n), asked, answer, str(n % 3)) for n, (asked, answer) in enumerate(QUESTIONS, 1)]
+    found = read(write(tmp_path / "a.csv", [*title, heading, *rows], ","))  # type: ignore[list-item]
+    read_messages = [[m["content"] for m in item.messages] for item in found if isinstance(item, RawDocument)]
+    assert read_messages == [[asked, answer] for asked, answer in QUESTIONS]
+    assert len(found) - len(read_messages) <= len(title), "only a title is left out, and it is reported"
+
+
+def test_questions_without_headings(tmp_path: Path) -> None:
+    found = read(write(tmp_path / "a.csv", QUESTIONS, ","))  # type: ignore[arg-type]
+    assert answers(found) == [answer for _, answer in QUESTIONS]
+    rows = [(asked, asked.replace("कोणी", "कधी")) for asked, _ in QUESTIONS]
+    taken: list[str] = []
+    read(write(tmp_path / "b.csv", rows, ","), taken=taken)  # type: ignore[arg-type]
+    assert taken == ["table: sentences, Marathi in column 1, Marathi in column 2"], "two ways to ask are no answer"
+
+
 def test_numbers_labels_and_attributions_are_no_text(tmp_path: Path) -> None:
     rows = [
         (str(n), en, mr, f"CC-BY 2.0 (France) Attribution: tatoeba.org #{n} (CK) & #{2 * n} (x)", "easy")

@@ -89,14 +89,18 @@ def _boilerplate(paragraphs: npt.NDArray[np.void], owner: Ints, files: npt.NDArr
 
 
 def _repeated(paragraphs: npt.NDArray[np.void], verdict: Verdict, lines: str) -> None:
-    """Mark lines that an earlier document has, then exact copies of earlier documents.
+    """Mark exact copies of earlier documents, then lines that an earlier document has, then documents that have become copies.
+
+    A copy is found first, as a whole: without its long lines it would no longer equal the original, and its short lines would stay.
 
     Args:
         lines: "sentences" drops lines of whole sentences, "all" every line of 30 characters or more, "off" none.
     """
+    _update_keys(paragraphs, verdict)
+    _repeated_documents(verdict)
     long = paragraphs["characters"] >= REPEAT_CHARACTERS
     wanted = {"off": np.zeros(len(paragraphs), dtype=bool), "sentences": paragraphs["sentence"], "all": long}[lines]
-    rows = np.flatnonzero(wanted & (verdict.paragraphs == 0))
+    rows = np.flatnonzero(wanted & (verdict.paragraphs == 0) & (verdict.documents == 0)[verdict.owner])
     order = rows[np.argsort(paragraphs["key"][rows], kind="stable")]
     if len(order):
         keys, owners = paragraphs["key"][order], verdict.owner[order]
@@ -104,6 +108,10 @@ def _repeated(paragraphs: npt.NDArray[np.void], verdict: Verdict, lines: str) ->
         first_owner = owners[np.flatnonzero(begins)][np.cumsum(begins) - 1]
         verdict.paragraphs[order[owners != first_owner]] = _REPEATED_PARAGRAPH
     _update_keys(paragraphs, verdict)
+    _repeated_documents(verdict)
+
+
+def _repeated_documents(verdict: Verdict) -> None:
     left = np.flatnonzero(verdict.alive())
     order = left[np.argsort(verdict.keys[left], kind="stable")]
     again = order[1:][verdict.keys[order[1:]] == verdict.keys[order[:-1]]]

@@ -106,6 +106,12 @@ def is_legacy_font(text: str, least_words: int = WORDS_NEEDED) -> bool:
     return (odd + 2 * known) / len(words) + 2 * _strange_pairs(text) >= _STRANGE
 
 
+LEGACY_FONT = (
+    "Devanagari in a legacy font (Kruti Dev, Shivaji, DVB-TT), stored as Latin letters: convert it to Unicode with a converter "
+    "for that font"
+)
+"""Why a file of a legacy font is not read, and what to do."""
+
 _LINES_JUDGED = 400
 _LEGACY_LINES = 0.6
 _KNOWN_WORDS = 0.02

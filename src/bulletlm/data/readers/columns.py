@@ -13,24 +13,39 @@ from bulletlm.data.readers.raw import NoColumnError
 _SAMPLED_CELLS = 60
 _LANGUAGE_CHARACTERS = 1_000
 
+_QUESTIONS = (
+    "prompt instruction question questions query user human request q que ques question_text प्रश्न प्रश्ने प्र सवाल pregunta frage".split()
+)
+_ANSWERS = (
+    "response completion answer answers output assistant reply bot a ans correct_answer model_answer उत्तर उत्तरे उ योग्य_उत्तर आदर्श_उत्तर "
+    "नमुना_उत्तर जवाब respuesta antwort réponse".split()
+)
 _HEADINGS: dict[str, str] = (
-    dict.fromkeys(("prompt", "instruction", "question", "query", "user", "human", "request", "q", "प्रश्न", "सवाल"), "user")
-    | dict.fromkeys(("response", "completion", "answer", "output", "assistant", "reply", "bot", "a", "उत्तर", "जवाब"), "assistant")
-    | dict.fromkeys(("system", "system prompt", "system_prompt"), "system")
+    dict.fromkeys(_QUESTIONS, "user")
+    | dict.fromkeys(_ANSWERS, "assistant")
+    | dict.fromkeys(("system", "system_prompt"), "system")
     | dict.fromkeys(("text", "content", "sentence", "body", "article", "story", "paragraph", "मजकूर", "वाक्य"), "text")
 )
-"""Common headings in lower case -> role of the column."""
+"""Common headings, as `_plain` writes them -> role of the column."""
 
 _NOT_TEXT_HEADINGS = frozenset(
-    "id no no. number nr index row label labels class category tag tags score rating date time url link split author user_id "
-    "licence license attribution credits speaker gender age topic क्रमांक".split()
+    "id no nr sr srno sr_no sno s_no slno sl_no number index row label labels class category tag tags score marks rating "
+    "date time url link split author user_id licence license attribution credits speaker gender age topic क्रमांक क्र अक्र "
+    "अ_क्र अनुक्रमांक गुण तारीख दिनांक वेळ".split()
 )
 _OTHER_HEADINGS = frozenset("source target src tgt original translation sentence1 sentence2 left right title name".split())
+_AROUND_A_HEADING = r"[\s\d_.,:;?!।*#/–—-]"
+_IN_BRACKETS = re.compile(r"\([^)]*\)|\[[^]]*\]")
+_EDGES_OF_A_HEADING = re.compile(f"^{_AROUND_A_HEADING}+|{_AROUND_A_HEADING}+$")
+_QUESTION_MARK = re.compile(r"[?？؟][\"”’')]*$")
 _ATTRIBUTION = re.compile(r"^(?:CC[ -]?BY|CC0|©|\(c\)|Copyright|https?://|www\.)|tatoeba\.org", re.IGNORECASE)
 _LETTER = re.compile(r"[^\W\d_]")
 _SENTENCE_END = re.compile(r"[.!?।॥…][\"”’')]*$")
 _FEW_LABELS = 0.2
 _LABEL_CHARACTERS = 40
+_LEAST_QUESTIONS = 0.6
+_MOST_QUESTIONS_IN_ANSWERS = 0.2
+_LEAST_ROWS_OF_QUESTIONS = 5
 
 
 @dataclass(frozen=True)
@@ -88,7 +103,7 @@ def plan_columns(
         if text not in names:
             raise NoColumnError(f"there is no column {text} (it has {', '.join(names) or f'{width} columns without names'})")
         return finish(f"table: text in {text}", texts=((language if language != "auto" else "", names.index(text)),))
-    roles = {_HEADINGS[name.lower()]: number for number, name in reversed(list(enumerate(names))) if name.lower() in _HEADINGS}
+    roles = {_HEADINGS[_plain(name)]: number for number, name in reversed(list(enumerate(names))) if _plain(name) in _HEADINGS}
     if "user" in roles and "assistant" in roles:
         described = f"table: questions in {names[roles['user']]}, answers in {names[roles['assistant']]}"
         return finish(described, user=roles["user"], assistant=roles["assistant"], system=roles.get("system", -1))
@@ -109,6 +124,10 @@ def plan_columns(
         return finish(f"table: text, {said[0]}{rest}", texts=((code, found[0]),))
     if len(found) > 1 and len(set(languages)) == len(found) and "und" not in languages:
         return finish(f"table: translations, {', '.join(said)}{rest}", texts=tuple(zip(languages, found, strict=True)))
+    if len(found) == 2 and _are_questions(*([row[number] for row in body] for number in found)):
+        asked, answered = found
+        described = f"table: questions in {_column(names, asked)}, answers in {_column(names, answered)}{rest}"
+        return finish(described, user=asked, assistant=answered)
     if len(found) == 2:
         return finish(f"table: sentences, {', '.join(said)}{rest}", texts=tuple(("", number) for number in found))
     shown = ", ".join(names) if names else f"{width} columns without names"
@@ -152,10 +171,17 @@ def _is_header(names: Sequence[str], body: Sequence[Sequence[str]], columns: Map
     """Whether the first row names the columns."""
     if any(name in names for name in [*map(str, columns.values()), text] if not name.isdigit() and name != "text"):
         return True
-    if len(set(names)) < len(names) or any(len(name) > _LABEL_CHARACTERS or _SENTENCE_END.search(name) for name in names):
+    plain = [_plain(name) for name in names]
+    if {"user", "assistant"} <= {_HEADINGS.get(name) for name in plain} and all(len(name) <= _LABEL_CHARACTERS for name in names):
+        return True
+    known = [
+        short in _HEADINGS or short in _NOT_TEXT_HEADINGS | _OTHER_HEADINGS or language_of_name(name.lower()) is not None
+        for name, short in zip(names, plain, strict=True)
+    ]
+    # "No." is a heading of a wide table; "Time." may be a sentence of a table of translations.
+    sentences = any(_SENTENCE_END.search(name) and not (heading and len(names) > 2) for name, heading in zip(names, known, strict=True))
+    if sentences or len(set(names)) < len(names) or any(len(name) > _LABEL_CHARACTERS for name in names):
         return False
-    lower = [name.lower() for name in names]
-    known = [name in _HEADINGS or name in _NOT_TEXT_HEADINGS | _OTHER_HEADINGS or language_of_name(name) is not None for name in lower]
     if all(known):
         return True
     if not any(known):
@@ -165,10 +191,23 @@ def _is_header(names: Sequence[str], body: Sequence[Sequence[str]], columns: Map
     return len(names) > 2 and all(name not in cells for name, cells in zip(names, below, strict=True))
 
 
+def _plain(name: str) -> str:
+    """A heading in lower case with _ between its words, without what often surrounds it: marks, a number, a remark in brackets."""
+    return "_".join(_EDGES_OF_A_HEADING.sub("", _IN_BRACKETS.sub(" ", name.lower())).replace(".", "").split())
+
+
+def _are_questions(first: Sequence[str], second: Sequence[str]) -> bool:
+    """Whether most cells of the first of two columns end with a question mark, and few of the second."""
+    if len(first) < _LEAST_ROWS_OF_QUESTIONS:
+        return False
+    asked, answered = (sum(_QUESTION_MARK.search(cell) is not None for cell in cells) / len(cells) for cells in (first, second))
+    return asked >= _LEAST_QUESTIONS and answered <= _MOST_QUESTIONS_IN_ANSWERS
+
+
 def _holds_text(cells: Sequence[str], name: str) -> bool:
     """Whether a column holds sentences rather than numbers, labels, dates, licences or nothing."""
     filled = [cell.strip() for cell in cells if cell.strip()]
-    if name.lower() in _NOT_TEXT_HEADINGS or len(filled) < 0.5 * len(cells) or not filled:
+    if _plain(name) in _NOT_TEXT_HEADINGS or len(filled) < 0.5 * len(cells) or not filled:
         return False
     with_letters = [cell for cell in filled if _LETTER.search(cell)]
     if len(with_letters) < 0.8 * len(filled):

@@ -14,6 +14,7 @@ from pathlib import PurePosixPath
 from typing import IO, cast
 
 from bulletlm.data.code_pages import is_iscii, marked_encoding, old_encoding, wide_encoding
+from bulletlm.data.encodings import LEGACY_FONT, is_legacy_file
 from bulletlm.data.readers.raw import NotReadError
 from bulletlm.data.sources import SourceFile
 from bulletlm.files import open_regular
@@ -159,6 +160,8 @@ def find_encoding(file: SourceFile) -> str:
         return "utf-8"  # those lines are rejected one by one
     if page is None and is_iscii(sample):
         raise NotReadError("the text is in ISCII, a legacy 8-bit encoding: convert it with `uconv -f iscii-dev -t utf-8`")
+    if page is None and is_legacy_file(first.decode("cp1252", "replace").splitlines()):
+        raise NotReadError(LEGACY_FONT)
     if page is None:
         raise NotReadError("the text is not UTF-8, and its encoding cannot be detected with certainty: save it as UTF-8")
     return page

@@ -26,6 +26,7 @@ _SEPARATOR = re.compile("sep=(.)\\s*$", re.MULTILINE)
 
 _PLANNED_ROWS = 400
 _DELIMITERS = ",;\t|"
+_MOST_TITLE_ROWS = 5
 _LINES_IN_CELL = 1_000
 """A quotation mark that is not closed within this many lines is part of the text."""
 
@@ -83,17 +84,23 @@ def _plan(file: SourceFile, sample: str) -> TablePlan:
     delimiter = named[1] if named else "\t" if file.kind == ".tsv" else _delimiter(sample)
     quoted = _uses_quotes(sample, delimiter) if file.kind == ".tsv" else True
     rows: list[list[str]] = []
-    first_line = 0
+    lines: list[int] = []
     block = Block(file, 1, 0, sample.encode("utf-8", "replace"))
     for item in _rows(block, TablePlan(delimiter, quoted, 0, 0)):
         if not isinstance(item, BadRow):
-            first_line = first_line or item[0]
+            lines.append(item[0])
             rows.append([cell.strip() for cell in item[1]])
         if len(rows) >= _PLANNED_ROWS:
             break
     if not rows:
         return TablePlan(delimiter, quoted, 0, 0, described="table without rows")
-    return plan_columns(rows, first_line, delimiter, quoted, file.columns, file.text, file.language)
+    titles = _title_rows(rows)
+    return plan_columns(rows[titles:], lines[titles], delimiter, quoted, file.columns, file.text, file.language)
+
+
+def _title_rows(rows: list[list[str]]) -> int:
+    """The number of rows with at most one filled cell (a title, a date, nothing) above the headings of a spreadsheet."""
+    return next((number for number, row in enumerate(rows[: _MOST_TITLE_ROWS + 1]) if sum(map(bool, row)) > 1), 0)
 
 
 def _delimiter(sample: str) -> str:

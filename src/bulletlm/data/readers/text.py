@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from functools import partial
 
-from bulletlm.data.encodings import is_legacy_file
+from bulletlm.data.encodings import LEGACY_FONT, is_legacy_file
 from bulletlm.data.readers import questions, whatsapp, wiki
 from bulletlm.data.readers.lines import line_blocks, lines_of
 from bulletlm.data.readers.opened import beginning_as_text
@@ -19,10 +19,7 @@ def blocks(file: SourceFile, encoding: str, listener: Listener) -> Iterator[Bloc
     """Read the text in blocks of complete documents, unless a document is longer than a block."""
     sample = beginning_as_text(file, encoding)
     if is_legacy_file(sample.split("\n")):
-        raise NotReadError(
-            "Devanagari in a legacy font (Kruti Dev, Shivaji, DVB-TT), stored as Latin letters: convert it to Unicode with a converter for "
-            "that font"
-        )
+        raise NotReadError(LEGACY_FONT)
     if whatsapp.recognize(sample):
         yield from whatsapp.blocks(file, encoding, listener)
         return
