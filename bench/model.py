@@ -8,7 +8,8 @@ FOLDER has FLORES in both languages (mar_Deva.dev and eng_Latn.dev, or flores-de
 repository is trained on. The translations are those of bench/questions/translations.tsv, which the recipe holds out
 (`data.held_out`). The questions of set A (src/bulletlm/evaluate/questions.*.jsonl) have intents that the corpus teaches, in other
 wordings, those of set B (bench/questions) have new ones. Answers are greedy, from the 4-bit file of the run, with 100 tokens at most.
-An invented word is in no training text; held-out text that people wrote is counted in the same way.
+An invented word is in no training text; held-out text that people wrote is counted in the same way. The sheet also has the first two
+sentences with which the model goes on after each of bench/questions/openings.mr.txt.
 
 The names of the systems are in SHEET.key.json; bench/grades.py says what readers fill in, and counts it. `--other NAME=FILE.bullet` mixes
 in another model's answers, and the reference answers are always among them.
@@ -17,6 +18,7 @@ in another model's answers, and the reference answers are always among them.
 import argparse
 import json
 import random
+import re
 import shutil
 import sys
 import tempfile
@@ -26,19 +28,22 @@ from bulletlm.data.language import detect
 from bulletlm.evaluate.benchmark import run_benchmark, table
 from bulletlm.evaluate.benchmark_tasks import load_suite
 from bulletlm.evaluate.checks import is_in_language, is_loop
-from bulletlm.evaluate.generation import Answer, answer_prompts
+from bulletlm.evaluate.generation import Answer, answer_prompts, generate_all
 from bulletlm.evaluate.intervals import proportion
 from bulletlm.evaluate.language_models import open_model
 from bulletlm.evaluate.prompts import Prompt
 from bulletlm.evaluate.question_pairs import PACKAGED
 from bulletlm.evaluate.training_text import TrainingText, all_texts, real_words
 from bulletlm.progress import SilentProgress
-from bulletlm.runtime import load
+from bulletlm.runtime import Model, load
 from bulletlm.runtime.sampling import Sampling
 from bulletlm.text.documents import read_documents
+from bulletlm.text.tokenizer import BOS
 
 QUESTIONS = Path(__file__).parent / "questions"
 SETS = {"A": PACKAGED / "questions", "B": QUESTIONS / "new"}
+OPENINGS = QUESTIONS / "openings.mr.txt"
+TWO_SENTENCES = re.compile(r"(?:.*?[.?!।]+[\"”’)]*(?:\s+|$)){2}", re.DOTALL)
 TOKENS = 100
 GREEDY = Sampling(temperature=0.0, max_tokens=TOKENS, repetition_penalty=1.1)
 FLORES_NAMES = {"flores-dev.mr": "mar_Deva.dev", "flores-dev.en": "eng_Latn.dev"}
@@ -89,17 +94,26 @@ def behaviour(run: Path, questions: list[tuple[str, Prompt]], answers: list[Answ
         print(f"invented words, {language}: {ours:.1f} % of {len(written):,}; in held-out text of people {theirs:.1f} % of {len(people):,}")
 
 
-def write_sheet(path: Path, questions: list[tuple[str, Prompt]], systems: dict[str, list[str]]) -> None:
-    """Write the answers of all systems in random order, and the key beside the sheet."""
-    rows = [(n, system) for n in range(len(questions)) for system in systems]
+def continuations(model: Model, openings: list[str]) -> list[str]:
+    """Each opening with the text that follows, up to the end of the second sentence; greedy."""
+    prompts = [[BOS, *model.tokenizer.encode(opening)] for opening in openings]
+    found = []
+    for ids, more in zip(prompts, generate_all(model, prompts, GREEDY, SilentProgress(), "Going on"), strict=True):
+        text = model.tokenizer.decode([*ids[1:], *more])
+        both = TWO_SENTENCES.match(text)
+        found.append(both[0].strip() if both else text)
+    return found
+
+
+def write_sheet(path: Path, rows: list[dict[str, str]]) -> None:
+    """Write answers in random order, and the key with their systems, sets and languages beside the sheet."""
     random.Random(7).shuffle(rows)
     key = {}
     with open(path, "w", encoding="utf-8") as sheet:
-        for number, (n, system) in enumerate(rows):
-            name, prompt = questions[n]
-            key[str(number)] = {"system": system, "set": name, "language": prompt.language}
-            row = {"id": str(number), "question": prompt.prompt, "answer": systems[system][n], "good": None}
-            sheet.write(json.dumps(row, ensure_ascii=False) + "\n")
+        for number, row in enumerate(rows):
+            key[str(number)] = {name: row[name] for name in ("system", "set", "language")}
+            shown = {"id": str(number), "question": row["question"], "answer": row["answer"], "good": None}
+            sheet.write(json.dumps(shown, ensure_ascii=False) + "\n")
     path.with_suffix(".key.json").write_text(json.dumps(key) + "\n", encoding="utf-8")
     print(f"wrote {path}: {len(rows)} answers to grade")
 
@@ -125,7 +139,15 @@ def main() -> None:
         for other in args.other:
             name, _, path = other.partition("=")
             systems[name] = [answer.text for answer in answer_prompts(load(path), prompts, GREEDY, 42, SilentProgress())]
-        write_sheet(args.sheet, questions, systems)
+        rows = [
+            {"question": prompt.prompt, "answer": answer, "system": system, "set": name, "language": prompt.language}
+            for system, found in systems.items()
+            for (name, prompt), answer in zip(questions, found, strict=True)
+        ]
+        openings = OPENINGS.read_text(encoding="utf-8").splitlines()
+        for opening, text in zip(openings, continuations(load(file), openings), strict=True):
+            rows.append({"question": opening, "answer": text, "system": args.run.name, "set": "openings", "language": "mr"})
+        write_sheet(args.sheet, rows)
 
 
 if __name__ == "__main__":
