@@ -92,8 +92,12 @@ def test_a_run_becomes_a_model_of_the_package(micro_run: Path, tmp_path: Path, c
     assert page.read_bytes() == (micro_run / "report.html").read_bytes()
     metrics = (micro_run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     rows = [json.loads(line) for line in curve.read_text(encoding="utf-8").splitlines()]
-    assert [row for row in map(json.loads, metrics) if row["event"] == "eval"] == [row for row in rows if row["event"] == "eval"]
+    validations = [row for row in map(json.loads, metrics) if row["event"] == "eval"]
+    assert [{"part": 1} | row for row in validations] == [row for row in rows if row["event"] == "eval"]
     assert len(rows) < len(metrics)
+    package_model.package_model(micro_run, tmp_path, [curve, micro_run])
+    parts = [json.loads(line)["part"] for line in curve.read_text(encoding="utf-8").splitlines()]
+    assert parts == sorted(parts) and set(parts) == {1, 2, 3}
     print_info(model, tensors=False, as_json=False)
     assert f"  {page}" in capsys.readouterr().out
 

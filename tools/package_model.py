@@ -1,14 +1,16 @@
 """Put the model of a finished run, the report of the run and the curve of its training into the package.
 
-    python tools/package_model.py runs/marathi-english
+    python tools/package_model.py runs/marathi-english-chat --after runs/marathi-english
 
 It writes src/bulletlm/models/NAME.bullet, NAME.report.html and NAME.metrics.jsonl, where NAME is the name in the model. An earlier model
-of this name is replaced. The curve has every validation and every 100th training step of the run.
+of this name is replaced. The curve has every validation and every 100th training step of the run, after those of the runs from which it
+goes on (`--after`, the first run first); "part" numbers the runs.
 Cite the sources of its text in src/bulletlm/models too, where their licences ask for it.
 """
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from bulletlm.errors import BulletError
@@ -23,17 +25,23 @@ EVERY = 100
 """Training steps from one row of the curve to the next."""
 
 
-def thinned(metrics: Path) -> str:
-    """The lines of a run's metrics.jsonl that show its curve: every validation, every 100th training step, and the end."""
-    rows = [(json.loads(line), line) for line in metrics.read_text(encoding="utf-8").splitlines()]
-    kept = [
-        line for row, line in rows if row["event"] in ("eval", "rollback", "end") or (row["event"] == "train" and not row["step"] % EVERY)
-    ]
-    return "\n".join(kept) + "\n"
+def thinned(curves: Sequence[Path]) -> str:
+    """The lines that show the curves of runs: every validation, every 100th training step, and the end, with the number of the run."""
+    lines = []
+    for part, metrics in enumerate(curves, 1):
+        for row in map(json.loads, metrics.read_text(encoding="utf-8").splitlines()):
+            if row["event"] in ("eval", "rollback", "end") or (row["event"] == "train" and not row["step"] % EVERY):
+                lines.append(json.dumps({**row, "part": part}))
+    return "\n".join(lines) + "\n"
 
 
-def package_model(run: Path, models: Path) -> list[Path]:
+def package_model(run: Path, models: Path, after: Sequence[Path] = ()) -> list[Path]:
     """Write the model, the report and the curve of a run into a folder; returns the files that were written.
+
+    Args:
+        run: folder of a finished run.
+        models: folder that receives the files.
+        after: folders, or metrics.jsonl files, of the runs from which it goes on, the first run first.
 
     Raises:
         BulletError: the run is not finished, its report is of another model, a file is too large, or the model must not be given away.
@@ -52,7 +60,7 @@ def package_model(run: Path, models: Path) -> list[Path]:
     contents = {
         f"{name}.bullet": model.read_bytes(),
         f"{name}.report.html": page.read_bytes(),
-        f"{name}.metrics.jsonl": thinned(run / "metrics.jsonl").encode(),
+        f"{name}.metrics.jsonl": thinned([path / "metrics.jsonl" if path.is_dir() else path for path in (*after, run)]).encode(),
     }
     for file_name, content in contents.items():
         with atomic_file(models / file_name) as out:
@@ -63,8 +71,10 @@ def package_model(run: Path, models: Path) -> list[Path]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, help="the folder of a finished run")
+    parser.add_argument("--after", type=Path, action="append", default=[], help="a run from which it goes on, or its metrics.jsonl")
+    args = parser.parse_args()
     try:
-        for path in package_model(parser.parse_args().run, MODELS):
+        for path in package_model(args.run, MODELS, args.after):
             print(f"{path}  {path.stat().st_size:,} bytes")
     except (BulletError, OSError) as error:
         raise SystemExit(f"package_model: {error}") from None
