@@ -4,7 +4,8 @@
     python bench/grades.py OUT.jsonl --sheet SHEET.jsonl --readers ONE.jsonl TWO.jsonl    first writes OUT.jsonl from graded sheets
 
 `bench/model.py --sheet` writes SHEET.jsonl and, beside it, SHEET.key.json with the names of the systems. Each reader fills a copy of the
-sheet: "good" is true where the answer is on topic and grammatical; "on_topic", which may be left out, where it is at least on topic.
+sheet: "good" is true where the answer is on topic and grammatical, or, of the set "openings", where two sentences are grammatical;
+"on_topic", which may be left out, where it is at least on topic.
 Agreement is Cohen's kappa (1960): 1 is perfect, 0 is chance. It is undefined (nan) where two readers gave all answers the same mark.
 """
 
@@ -56,17 +57,22 @@ def kappa(first: list[bool], second: list[bool]) -> float:
 
 
 def print_counts(rows: list[dict[str, Any]]) -> None:
-    """Print for each mark, system and language what each reader marked, and what all of them did."""
+    """Print for each mark, system, set of questions and language what each reader marked, and what all of them did."""
     for mark, meaning in MARKS.items():
         marked = [row for row in rows if mark in row]
         if not marked:
             continue
         print(f"{meaning}:")
-        for system in sorted({row["system"] for row in marked}):
+        for system, questions in sorted({(row["system"], row["set"]) for row in marked}):
             for language in ("mr", "en", None):
-                cell = [row[mark] for row in marked if row["system"] == system and language in (row["language"], None)]
+                rows_of = [row for row in marked if (row["system"], row["set"]) == (system, questions)]
+                cell = [row[mark] for row in rows_of if language in (row["language"], None)]
+                if not cell:
+                    continue
                 counts = ", ".join(str(sum(reader)) for reader in zip(*cell, strict=True))
-                print(f"  {system:16} {language or 'both':4}  {counts} by reader, {sum(map(all, cell))} by all, of {len(cell)}")
+                print(
+                    f"  {system:16} {questions:8} {language or 'both':4}  {counts} by reader, {sum(map(all, cell))} by all, of {len(cell)}"
+                )
         readers = list(zip(*(row[mark] for row in marked), strict=True))
         if len(readers) == 2:
             print(f"  agreement (kappa) {kappa(*map(list, readers)):.2f}")
