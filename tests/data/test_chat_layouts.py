@@ -202,6 +202,32 @@ def test_damaged_json(tmp_path: Path) -> None:
     assert [isinstance(item, BadRow) for item in read(tmp_path / "a.json")] == [False, True, False]
 
 
+@pytest.mark.parametrize(
+    ("end", "reason"),
+    [('{"role": "user", "content": "and th', "not_json"), ('"cut', "not_json"), ("]\nthe end\n", "not_json"), ("]", None), ("", None)],
+)
+def test_the_beginning_of_a_damaged_conversation_is_kept(end: str, reason: str | None, tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text(json.dumps(TURN)[:-1] + ", " + end)
+    notes: list[str] = []
+    conversation, *rest = read(tmp_path / "a.json", notes)
+    assert isinstance(conversation, RawDocument) and conversation.messages == TURN
+    assert [item.reason for item in rest if isinstance(item, BadRow)] == ([reason] if reason else [])
+    assert bool(notes) == bool(rest) or end.startswith("]")
+
+
+def test_what_follows_an_array_is_not_lost(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text('[{"text": "one"}, {"text": "two"}]\n[{"text": "three"}]\n[]\n[{"text": "four"}')
+    assert [item.paragraphs for item in read(tmp_path / "a.json") if isinstance(item, RawDocument)] == [
+        ["one"],
+        ["two"],
+        ["three"],
+        ["four"],
+    ]
+    (tmp_path / "a.json").write_text('[{"text": "one"}]\nand a remark')
+    first, second = read(tmp_path / "a.json")
+    assert isinstance(first, RawDocument) and isinstance(second, BadRow) and second.text == "and a remark"
+
+
 def test_any_layout_may_be_a_parquet_file(tmp_path: Path) -> None:
     pyarrow = pytest.importorskip("pyarrow")
     from pyarrow import parquet

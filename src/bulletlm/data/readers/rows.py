@@ -52,7 +52,7 @@ def json_blocks(file: SourceFile, encoding: str, listener: Listener) -> Iterator
             reported = True
         return Block(file, first, number, b"\n".join(lines))
 
-    values = [json.loads(read_whole(file, WHOLE_FILE_BYTES).decode(encoding))] if _is_one_conversation(sample) else None
+    values = _one_conversation(file, encoding, listener) if _is_one_conversation(sample) else None
     for value in values or _values(file, encoding, listener):
         if isinstance(value, BadRow):
             if lines:
@@ -170,19 +170,20 @@ class _Buffer:
 
 
 def _values(file: SourceFile, encoding: str, listener: Listener) -> Iterator[Any]:
-    """The rows of a .json file: the elements of an array, or concatenated objects."""
+    """The rows of a .json file: the elements of one or several arrays, or concatenated objects."""
     decoder, number = json.JSONDecoder(), 0
     buffer = _Buffer(pieces(file, encoding, listener.advance))
     buffer.fill(0)
     buffer.text = buffer.text.removeprefix("\ufeff")
     if not buffer.skip_space():
         return
-    in_array = buffer.text[buffer.at] == "["
-    buffer.at += in_array
-    most = LINE_BYTES if in_array else WHOLE_FILE_BYTES
+    arrays, in_array = buffer.text[buffer.at] == "[", False
+    most = LINE_BYTES if arrays else WHOLE_FILE_BYTES
     while buffer.skip_space():
-        if in_array and buffer.text[buffer.at] == "]":
-            return
+        if arrays and buffer.text[buffer.at] == ("]" if in_array else "["):
+            in_array = not in_array
+            buffer.at += 1
+            continue
         number += 1
         try:
             value, end = decoder.raw_decode(buffer.text, buffer.at)
@@ -221,6 +222,13 @@ def _rows_of(value: Any, text: str) -> list[Any]:
     if not rows and len(value) > 1 and all(isinstance(row, dict) for row in value.values()):
         rows = list(value.values())
     return rows or [value]
+
+
+def _one_conversation(file: SourceFile, encoding: str, listener: Listener) -> list[Any]:
+    """The messages of a file as one value, followed by what is not JSON in it."""
+    read_whole(file, WHOLE_FILE_BYTES)  # refuses a file that is too large to be one conversation
+    found = list(_values(file, encoding, listener))
+    return [[item for item in found if not isinstance(item, BadRow)], *(item for item in found if isinstance(item, BadRow))]
 
 
 def _is_one_conversation(sample: str) -> bool:
