@@ -14,8 +14,9 @@ QUESTION = "मैत्री म्हणजे काय?"
 NAME = "seed-like"
 
 
-def stored(item_id: str, text: str) -> StoredResponse:
-    return StoredResponse({}, item_id, [{"role": "assistant", "content": text}])
+def stored(item_id: str, text: str, body: bytes = b"{}", messages: int = 0) -> StoredResponse:
+    empty = [{"role": "user", "content": ""}] * messages
+    return StoredResponse(body, item_id, [*empty, {"role": "assistant", "content": text}])
 
 
 def chat(client: OpenAI, messages: list[dict[str, str]], **options: Any) -> str:
@@ -184,8 +185,8 @@ def test_neutral_values(client: OpenAI) -> None:
     )
 
 
-def test_the_store_is_bounded() -> None:
-    store = ResponseStore(max_answers=3, max_characters=100)
+def test_the_store_keeps_the_latest_answers() -> None:
+    store = ResponseStore(max_answers=3)
     for number in range(5):
         store.remember(f"r{number}", stored(f"i{number}", f"{number}"))
     assert store.item("i4", "")["content"] == "4"
@@ -194,13 +195,35 @@ def test_the_store_is_bounded() -> None:
             store.item(f"i{lost}", "")
         with pytest.raises(ApiError):
             store.response(f"r{lost}")
-    store.remember("large", stored("large", "x" * 100))
-    with pytest.raises(ApiError):
-        store.response("r4")
-    assert store.response("large")
-    store.remember("larger", stored("larger", "x" * 101))
-    with pytest.raises(ApiError):
-        store.response("larger")
+
+
+@pytest.mark.parametrize(
+    "large",
+    [
+        stored("large", "x" * 60_000),
+        stored("large", "म" * 20_000),
+        stored("large", "x", body=b"x" * 60_000),
+        stored("large", "x", messages=120),
+    ],
+    ids=["text", "Marathi", "body", "messages"],
+)
+def test_the_memory_of_the_store_is_bounded(large: StoredResponse) -> None:
+    store = ResponseStore(max_bytes=100_000)
+    store.remember("small", stored("small", "x"))
+    store.remember("first", large)
+    assert store.response("small") and store.response("first")
+    store.remember("second", large._replace(item_id="second"))
+    for lost in ("small", "first"):
+        with pytest.raises(ApiError):
+            store.response(lost)
+    assert store.response("second")
+    store.forget("second")
+    store.remember("again", large)
+    assert store.response("again"), "an answer that is forgotten frees its memory"
+    store.remember("too large", stored("too large", "x" * 100_000))
+    for lost in ("again", "too large"):
+        with pytest.raises(ApiError):
+            store.response(lost)
 
 
 def test_end_tokens_do_not_show(client: OpenAI) -> None:

@@ -4,7 +4,7 @@ import json
 import secrets
 import time
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal, NamedTuple
 
 from fastapi import APIRouter
@@ -30,10 +30,14 @@ LOGPROBS = "message.output_text.logprobs"
 TemplateMessages = list[dict[str, str]]
 
 
-class StoredResponse(NamedTuple):
-    """An answer as the client received it, the id of its message, and the conversation that ends with it."""
+MESSAGE_BYTES = 500
+"""Memory of a message without text."""
 
-    body: dict[str, Any]
+
+class StoredResponse(NamedTuple):
+    """An answer as the client received it (JSON), the id of its message, and the conversation that ends with it."""
+
+    body: bytes
     item_id: str
     messages: TemplateMessages
 
@@ -45,21 +49,21 @@ class ResponseStore:
 
     Args:
         max_answers: answers that are kept.
-        max_characters: of all conversations together.
+        max_bytes: memory of all answers and conversations together.
     """
 
-    def __init__(self, max_answers: int = 1000, max_characters: int = 16_000_000) -> None:
-        self._max_answers, self._max_characters = max_answers, max_characters
+    def __init__(self, max_answers: int = 1000, max_bytes: int = 64_000_000) -> None:
+        self._max_answers, self._max_bytes = max_answers, max_bytes
         self._responses: OrderedDict[str, StoredResponse] = OrderedDict()
         self._items: dict[str, dict[str, str]] = {}
-        self._characters = 0
+        self._bytes = 0
 
     def remember(self, response_id: str, response: StoredResponse) -> None:
         """Keep an answer; the last message of its conversation is its text."""
         self._responses[response_id] = response
         self._items[response.item_id] = response.messages[-1]
-        self._characters += _characters(response.messages)
-        while self._responses and (len(self._responses) > self._max_answers or self._characters > self._max_characters):
+        self._bytes += _memory(response)
+        while self._responses and (len(self._responses) > self._max_answers or self._bytes > self._max_bytes):
             self.forget(next(iter(self._responses)))
 
     def response(self, response_id: str, what: str = "Response", param: str = "response_id") -> StoredResponse:
@@ -72,7 +76,7 @@ class ResponseStore:
         """Delete an answer. Raises ApiError 404 if it is not known."""
         response = self.response(response_id)
         del self._responses[response_id], self._items[response.item_id]
-        self._characters -= _characters(response.messages)
+        self._bytes -= _memory(response)
 
     def item(self, item_id: str | None, param: str) -> dict[str, str]:
         """Raises ApiError 404 if the item is not known."""
@@ -81,8 +85,9 @@ class ResponseStore:
         return self._items[item_id]
 
 
-def _characters(messages: Sequence[Mapping[str, str]]) -> int:
-    return sum(len(message["content"]) for message in messages)
+def _memory(response: StoredResponse) -> int:
+    """Bytes that an answer takes, roughly. Its body counts too: log-probabilities and metadata can be far larger than the texts."""
+    return len(response.body) + sum(MESSAGE_BYTES + len(message["content"].encode()) for message in response.messages)
 
 
 def _not_found(what: str, param: str) -> ApiError:
@@ -252,7 +257,7 @@ class ResponsesFormat:
         body = self._response(self._status(), [self._item(self._status(), [self._part(self._text, self._logprobs)])], usage)
         if self.request.store is not False:
             messages = [*self.messages, {"role": "assistant", "content": self._text}]
-            self.store.remember(self.id, StoredResponse(body, self.item_id, messages))
+            self.store.remember(self.id, StoredResponse(bytes(JSONResponse(body).body), self.item_id, messages))
         return body
 
     def _event(self, kind: str, **data: Any) -> bytes:
@@ -332,7 +337,7 @@ async def create_response(request: Request, body: ResponsesRequest, service: Ser
 async def get_response(request: Request, response_id: str) -> Response:
     """A recent answer again."""
     store: ResponseStore = request.app.state.response_store
-    return JSONResponse(store.response(response_id).body)
+    return Response(store.response(response_id).body, media_type="application/json")
 
 
 @router.delete("/responses/{response_id}", responses=errors(404, *READ), response_model=DeletedResponse)
