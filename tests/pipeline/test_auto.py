@@ -15,7 +15,7 @@ from bulletlm.data.prepare import prepare_data
 from bulletlm.data.survey import Survey, survey
 from bulletlm.errors import ConfigError, DataError
 from bulletlm.pipeline import recipe
-from bulletlm.pipeline.auto import Choice, Speed, Text, choose, learn_vocabulary, look_at_text, wanted_vocabulary
+from bulletlm.pipeline.auto import Choice, Request, Speed, Text, choose, learn_vocabulary, look_at_text, wanted_vocabulary
 from bulletlm.pipeline.limits import fed_parameters, refuse_too_large, require_sources, training_bytes
 from bulletlm.pipeline.plan import Clock, Measured, training_flops
 from bulletlm.pipeline.recipe import TextRun, existing_recipe, text_run, write_recipe
@@ -56,7 +56,9 @@ def found(characters: int, speed: Speed, hours: float, per_second: float = 1e6) 
 
 def chosen(characters: int, hours: float = 0.25, speed: Speed | None = None, **given: Any) -> Choice:
     speed = speed or machine()
-    return choose("name", ["/text"], found(characters, speed, hours), speed, hours, {k.replace("__", "."): v for k, v in given.items()})
+    named = {key.replace("__", "."): value for key, value in given.items()}
+    request = Request(name="name", sources=["/text"], speed=speed, hours=hours, given=named)
+    return choose(request, found(characters, speed, hours))
 
 
 @pytest.mark.parametrize("characters", [7_000, 20_000, 200_000, 2_000_000, 50_000_000, 1_000_000_000])
@@ -179,7 +181,8 @@ def test_from_folder_to_report(messy: Path, tmp_path: Path, monkeypatch: pytest.
     run = text_run([str(messy)], flags, None)
     assert run.name == "मराठी texts"
     text = learn_vocabulary(look_at_text(run.sources, 42, SilentProgress()), 600, 42, SilentProgress())
-    write_recipe(run, choose(run.name, run.sources, text, machine(), 0.25, run.given))
+    request = Request(name=run.name, sources=run.sources, speed=machine(), hours=0.25, given=run.given)
+    write_recipe(run, choose(request, text))
     config = load_config(run.recipe)
     assert config.train.total_steps == 12 and config.model.n_layers == 1
     assert config.data.sources[0].path == str(messy)

@@ -13,7 +13,7 @@ from bulletlm.data.survey import Survey
 from bulletlm.errors import ConfigError
 from bulletlm.files import read_json
 from bulletlm.formats.bullet.reader import open_bullet
-from bulletlm.pipeline.auto import Choice, Speed
+from bulletlm.pipeline.auto import Choice, Request, Speed
 from bulletlm.pipeline.auto_start import MOST_EPOCHS, Base, choose_from, find_base, scratch_is_better, use_vocabulary
 from bulletlm.pipeline.plan import Clock, Measured, training_flops
 from bulletlm.pipeline.recipe import make_choice, text_run, write_recipe
@@ -59,8 +59,12 @@ def base_of(tokenizer: Tokenizer, width: int = 128, tokens: int = 20_000_000) ->
 
 def chosen(characters: int, base: Base, hours: float = 0.25, flops: float = 2e10, **given: Any) -> Choice | None:
     text = use_vocabulary(survey_of(characters), base.tokenizer)
+    return choose_from(request_for(hours, flops, **given), text, base, "because")
+
+
+def request_for(hours: float, flops: float, **given: Any) -> Request:
     named = {key.replace("__", "."): value for key, value in given.items()}
-    return choose_from("name", ["/text"], text, base, "because", machine(flops), hours, named)
+    return Request(name="name", sources=["/text"], speed=machine(flops), hours=hours, given=named)
 
 
 @pytest.mark.parametrize("characters", [3_000, 20_000, 200_000, 2_000_000, 100_000_000])
@@ -97,9 +101,9 @@ def test_a_model_that_is_too_large_for_the_time_gives_no_choice(tiny_tokenizer: 
 def test_random_weights_are_expected_to_be_better_only_with_far_more_text_and_time(tiny_tokenizer: Tokenizer) -> None:
     def better(characters: int, hours: float, flops: float, base: Base) -> bool:
         text = use_vocabulary(survey_of(characters), base.tokenizer)
-        choice = choose_from("name", ["/text"], text, base, "", machine(flops), hours, {})
+        choice = choose_from(request_for(hours, flops), text, base, "")
         assert choice
-        return scratch_is_better(choice, text, machine(flops), hours, {})
+        return scratch_is_better(choice, request_for(hours, flops), text)
 
     assert not better(50_000, 0.25, 2e10, base_of(tiny_tokenizer))
     assert not better(2_000_000, 1.0, 2e10, base_of(tiny_tokenizer))

@@ -6,7 +6,7 @@
 import math
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ from bulletlm.data.survey import Survey, survey
 from bulletlm.errors import ConfigError, DataError
 from bulletlm.hardware import inspect_machine
 from bulletlm.pipeline.limits import MOST_EPOCHS, fed_parameters
-from bulletlm.pipeline.plan import Clock, load_law, measure
+from bulletlm.pipeline.plan import Clock, Law, load_law, measure
 from bulletlm.pipeline.qat import FEWEST_STEPS, MOST_STEPS, SHARE_OF_TOKENS
 from bulletlm.progress import Progress
 from bulletlm.shape import ModelShape
@@ -77,6 +77,10 @@ REPORT_TOKENS = 70_000
 """Training passes in FP32 that take as long as comparing the models and generating the texts of the report."""
 
 WANTED_STEPS = 1_000
+"""Steps that the batch is made small enough for."""
+
+QAT_TOKENS_PER_STEP = 4_096
+"""The default of qat.tokens_per_step."""
 
 NATIVE_QAT = 0.75
 """`Speed.qat` in the native library, at most: measured 0.41 with AVX-512 VNNI and 0.70 with AVX2 only (bench/qat.py)."""
@@ -120,6 +124,69 @@ class Text:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Request:
+    """A run that is to be chosen.
+
+    Attributes:
+        name: of the run.
+        sources: paths of the text.
+        speed: of this machine.
+        hours: time for the whole run.
+        given: settings that the user chose, by their full names; they stay.
+        spent: seconds of that time that have passed.
+    """
+
+    name: str
+    sources: list[str]
+    speed: Speed
+    hours: float
+    given: Mapping[str, Any]
+    spent: float = 0.0
+
+    @property
+    def budget(self) -> float:
+        """Seconds that are planned for."""
+        return SAFETY * 3600 * self.hours - self.spent
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataPlan:
+    """How much of the text is read, what it gives, and how long that takes.
+
+    Attributes:
+        share: of the text that is read.
+        validation: tokens held out of it.
+        available: its tokens for training.
+        reading: seconds to read the files.
+        cleaning: seconds to clean all of the text.
+        tokenizing: seconds for the tokenizer and the tokens of all of the text.
+    """
+
+    share: float
+    validation: int
+    available: float
+    reading: float
+    cleaning: float
+    tokenizing: float
+
+    @property
+    def seconds(self) -> float:
+        """Seconds until there are tokens, and of what takes as long for any model."""
+        return START_SECONDS + self.reading + self.share * (self.cleaning + self.tokenizing)
+
+    def parts(self, *, training: float, quantization: float, qat: float, report: float) -> dict[str, float]:
+        """Seconds of each part of a run, from those that depend on the model."""
+        return {
+            "data": self.reading + self.share * self.cleaning + 3,
+            "tokenizer": self.share * self.tokenizing,
+            "training": training,
+            "quantization": quantization,
+            "QAT": qat,
+            "report": report + START_SECONDS - 3,
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
 class Choice:
     """What was chosen.
 
@@ -138,6 +205,29 @@ class Choice:
     notes: list[str]
     seconds: dict[str, float]
     facts: dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Candidate:
+    """A shape with the run for which there are time and text.
+
+    Attributes:
+        shape: of the model.
+        steps: optimizer steps.
+        per_step: tokens of an optimizer step.
+        tokens: of the whole training, repetitions included.
+        qat_steps: steps of QAT; 0 for none.
+        seconds: of each part of the run.
+        loss: that the scaling law expects, in bits per byte.
+    """
+
+    shape: ModelShape
+    steps: int
+    per_step: int
+    tokens: int
+    qat_steps: int
+    seconds: dict[str, float]
+    loss: float
 
 
 def look_at_text(sources: list[str], given: Mapping[str, Any], seed: int, progress: Progress) -> Survey:
@@ -161,10 +251,11 @@ def look_at_text(sources: list[str], given: Mapping[str, Any], seed: int, progre
         raise DataError(str(error).removeprefix("data.sources: ")) from None
     if found.characters < FEWEST_CHARACTERS:
         names = ", ".join(printable(source) for source in sources)
+        lost = left_out_by_cleaning(log), left_out(found)
         raise DataError(
             f"{names}: {format_count(found.characters, 'character')} of text in {format_count(found.files, 'file')} "
             f"{'is' if found.characters == 1 else 'are'} too little to train a model: add text; {FEWEST_CHARACTERS:,} characters are the "
-            f"least, a megabyte is a start{left_out_by_cleaning(log)}{left_out(found)}"
+            f"least, a megabyte is a start{''.join(f'; {what}' for what in lost if what)}"
         )
     return found
 
@@ -212,97 +303,111 @@ def measure_speed(progress: Progress, seconds: float = MEASURED_SECONDS) -> Spee
     )
 
 
-def choose(name: str, sources: list[str], text: Text, speed: Speed, hours: float, given: Mapping[str, Any], spent: float = 0.0) -> Choice:
+def choose(request: Request, text: Text) -> Choice:
     """Settings for a text, a machine and a time.
-
-    Args:
-        name: of the run.
-        sources: paths of the text.
-        text: what was found there.
-        speed: of this machine.
-        hours: time for the whole run.
-        given: settings that the user chose, by their full names; they stay.
-        spent: seconds of that time that have passed.
 
     Raises:
         ConfigError: the time is too short for any model, or a given setting is not possible.
     """
-    found, law = text.survey, load_law()[0]
-    budget = SAFETY * 3600 * hours - spent
-    total = found.characters * text.tokens_per_character
+    found, given = text.survey, request.given
     vocab_size = int(given.get("tokenizer.vocab_size", text.vocab_size))
-    validated = speed.clock.token_seconds(family(64, vocab_size, 64)) * speed.exact
-    affordable = VALIDATION_SHARE * budget / (VALIDATIONS * validated)
-    validation = int(min(8_000 if total < 5e7 else 20_000, max(500, min(total / 20, affordable))))
-    processes = speed.cores if found.bytes > 8e6 else 1
-    cleaning = 2 * found.seconds / processes
-    reading = found.bytes / READ_BYTES_PER_SECOND
-    share = min(1.0, DATA_SHARE * budget / max(cleaning + text.tokenize_seconds, 1e-9))
-    available = max(1.0, total * share - validation)
-    context = int(given.get("model.max_seq_len", _context(available, found.document * text.tokens_per_character, hours)))
-
-    def evaluate(shape: ModelShape) -> "_Candidate | None":
-        token = speed.clock.token_seconds(shape)
-        exact = token * speed.exact
-        fixed = START_SECONDS + reading + share * (cleaning + text.tokenize_seconds)
-        fixed += exact * (CALIBRATION_PASSES * min(40_000, available) + REPORT_TOKENS)
-        qat_token = speed.qat * exact
-        validations = VALIDATIONS * validation * exact
-        room = budget - fixed - validations
-        if room <= 0:
-            return None
-        per_step = _tokens_per_step(min(MOST_EPOCHS * available, room / (token + SHARE_OF_TOKENS * qat_token)), context)
-        step = speed.clock.seconds(shape, Config.model_validate({"train": _base(context, per_step // context, 0)}).train)
-        most_qat = MOST_STEPS * 4_096 * qat_token
-        tokens = room / (step / per_step + SHARE_OF_TOKENS * qat_token)
-        if SHARE_OF_TOKENS * tokens * qat_token > most_qat:
-            tokens = (room - most_qat) / (step / per_step)
-        tokens = min(tokens, MOST_EPOCHS * available)
-        if tokens < 20 * per_step and tokens < MOST_EPOCHS * available * 0.99:
-            return None
-        steps = max(1, int(tokens / per_step))
-        tokens = steps * per_step
-        qat_steps = min(MOST_STEPS, round(SHARE_OF_TOKENS * tokens / 4_096))
-        qat_steps = qat_steps if qat_steps >= FEWEST_STEPS else 0
-        seconds = {
-            "data": reading + share * cleaning + 3,
-            "tokenizer": share * text.tokenize_seconds,
-            "training": steps * step + validations,
-            "quantization": exact * CALIBRATION_PASSES * min(40_000, available),
-            "QAT": qat_steps * 4_096 * qat_token,
-            "report": exact * REPORT_TOKENS + START_SECONDS - 3,
-        }
-        loss = law.loss(shape.n_parameters, effective_tokens(tokens, available))
-        return _Candidate(shape, steps, per_step, tokens, qat_steps, seconds, loss)
-
+    most = 8_000 if found.characters * text.tokens_per_character < 5e7 else 20_000
+    data = plan_data(request, text, family(64, vocab_size, 64), most)
+    document = found.document * text.tokens_per_character
+    context = int(given.get("model.max_seq_len", _context(data.available, document, request.hours)))
     fixed_shape = {key.partition(".")[2]: value for key, value in given.items() if key.startswith("model.") and value is not None}
-    shapes = [_shape(width, vocab_size, context, fixed_shape) for width in SHAPES]
-    candidates = [candidate for shape in dict.fromkeys(shapes) if (candidate := evaluate(shape))]
+    shapes = dict.fromkeys(_shape(width, vocab_size, context, fixed_shape) for width in SHAPES)
+    law = load_law()[0]
+    candidates = [each for shape in shapes if (each := _candidate(request, data, shape, law))]
     if not candidates:
-        least = _least_hours(found, text, speed, share * cleaning)
+        least = _least_hours(text, request.speed, data.share * data.cleaning)
         raise ConfigError(
-            f"--hours={hours:g} is too short: reading the text, measuring and the report take most of it; take {least:g} or more"
+            f"--hours={request.hours:g} is too short: reading the text, measuring and the report take most of it; take {least:g} or more"
         )
+    chosen, limited = _best(candidates)
+    return _describe(request, text, data, chosen, limited)
+
+
+def plan_data(request: Request, text: Text, shape: ModelShape, most_validation: int, reading: float = 0.0) -> DataPlan:
+    """The part of the text that is read.
+
+    Args:
+        request: time and machine.
+        text: what was found.
+        shape: of the model, or of a small one if none is chosen yet: the time of a validation limits the tokens held out.
+        most_validation: tokens held out at most.
+        reading: seconds in which other text is read.
+    """
+    found = text.survey
+    total = found.characters * text.tokens_per_character
+    cleaning = 2 * found.seconds / (request.speed.cores if found.bytes > 8e6 else 1)
+    share = min(1.0, DATA_SHARE * request.budget / max(cleaning + text.tokenize_seconds, 1e-9))
+    token = request.speed.clock.token_seconds(shape) * request.speed.exact
+    affordable = VALIDATION_SHARE * request.budget / (VALIDATIONS * token)
+    validation = int(min(most_validation, max(500, min(total / 20, affordable))))
+    return DataPlan(
+        share=share,
+        validation=validation,
+        available=max(1.0, total * share - validation),
+        reading=found.bytes / READ_BYTES_PER_SECOND + reading,
+        cleaning=cleaning,
+        tokenizing=text.tokenize_seconds,
+    )
+
+
+def _candidate(request: Request, data: DataPlan, shape: ModelShape, law: Law) -> _Candidate | None:
+    """The run with a shape that uses time and text best; None if there is too little time for it."""
+    speed = request.speed
+    token = speed.clock.token_seconds(shape)
+    exact = token * speed.exact
+    calibration = exact * CALIBRATION_PASSES * min(40_000, data.available)
+    report = exact * REPORT_TOKENS
+    qat_token = speed.qat * exact
+    validations = VALIDATIONS * data.validation * exact
+    room = request.budget - (data.seconds + calibration + report) - validations
+    if room <= 0:
+        return None
+    context = shape.max_seq_len
+    most_tokens = MOST_EPOCHS * data.available
+    per_step = _tokens_per_step(min(most_tokens, room / (token + SHARE_OF_TOKENS * qat_token)), context)
+    step = speed.clock.seconds(shape, Config.model_validate({"train": _base(context, per_step // context, 0)}).train)
+    most_qat = MOST_STEPS * QAT_TOKENS_PER_STEP * qat_token
+    tokens = room / (step / per_step + SHARE_OF_TOKENS * qat_token)
+    if SHARE_OF_TOKENS * tokens * qat_token > most_qat:
+        tokens = (room - most_qat) / (step / per_step)
+    tokens = min(tokens, most_tokens)
+    if tokens < 20 * per_step and tokens < most_tokens * 0.99:
+        return None  # so few steps are only enough for a text that needs no more
+    steps = max(1, int(tokens / per_step))
+    tokens = steps * per_step
+    qat_steps = min(MOST_STEPS, round(SHARE_OF_TOKENS * tokens / QAT_TOKENS_PER_STEP))
+    qat_steps = qat_steps if qat_steps >= FEWEST_STEPS else 0
+    seconds = data.parts(
+        training=steps * step + validations,
+        quantization=calibration,
+        qat=qat_steps * QAT_TOKENS_PER_STEP * qat_token,
+        report=report,
+    )
+    return _Candidate(
+        shape=shape,
+        steps=steps,
+        per_step=per_step,
+        tokens=tokens,
+        qat_steps=qat_steps,
+        seconds=seconds,
+        loss=law.loss(shape.n_parameters, effective_tokens(tokens, data.available)),
+    )
+
+
+def _best(candidates: list[_Candidate]) -> tuple[_Candidate, bool]:
+    """The smallest candidate that is about as good as the best one, and whether a larger model is better but has too little text."""
     fed = [each for each in candidates if each.shape.n_parameters <= fed_parameters(each.tokens)] or [
         min(candidates, key=lambda each: each.shape.n_parameters)
     ]
     limited = min(candidates, key=lambda each: each.loss) not in fed
     best_loss = min(each.loss for each in fed)
-    chosen = min((each for each in fed if each.loss <= (1 + CLEARLY_BETTER) * best_loss), key=lambda each: each.shape.n_parameters)
-    return _describe(name, sources, text, speed, hours, given, chosen, validation, share, available, limited, spent)
-
-
-@dataclass(frozen=True)
-class _Candidate:
-    """A shape with the run for which there are time and text."""
-
-    shape: ModelShape
-    steps: int
-    per_step: int
-    tokens: float
-    qat_steps: int
-    seconds: dict[str, float]
-    loss: float
+    good = [each for each in fed if each.loss <= (1 + CLEARLY_BETTER) * best_loss]
+    return min(good, key=lambda each: each.shape.n_parameters), limited
 
 
 def _shape(width: int, vocab_size: int, context: int, given: Mapping[str, Any]) -> ModelShape:
@@ -352,57 +457,42 @@ def _base(context: int, sequences: int, parameters: int, steps: int = 1_000) -> 
     }
 
 
-def _least_hours(found: Survey, text: Text, speed: Speed, cleaning: float) -> float:
+def _least_hours(text: Text, speed: Speed, cleaning: float) -> float:
     """Hours in which the smallest model gets some training."""
     exact = speed.clock.token_seconds(family(64, text.vocab_size, 64)) * speed.exact
     needed = START_SECONDS + cleaning + text.tokenize_seconds + exact * (CALIBRATION_PASSES * 40_000 + REPORT_TOKENS) + 60
     return math.ceil(100 * needed / SAFETY / 3600) / 100
 
 
-def _describe(
-    name: str,
-    sources: list[str],
-    text: Text,
-    speed: Speed,
-    hours: float,
-    given: Mapping[str, Any],
-    chosen: _Candidate,
-    validation: int,
-    share: float,
-    available: float,
-    limited: bool,
-    spent: float,
-) -> Choice:
+def _describe(request: Request, text: Text, data: DataPlan, chosen: _Candidate, limited: bool) -> Choice:
     """The choice as settings, and in words."""
-    found, shape = text.survey, chosen.shape
+    found, shape, share, available = text.survey, chosen.shape, data.share, data.available
     train = _base(shape.max_seq_len, chosen.per_step // shape.max_seq_len, shape.n_parameters, chosen.steps)
     values: dict[str, Any] = {
-        "name": name,
+        "name": request.name,
         "data": {
-            "sources": [{"path": path, "share": round(share, 4)} for path in sources] if share < 1 else list(sources),
-            "val_tokens": validation,
+            "sources": source_entries(request.sources, share),
+            "val_tokens": data.validation,
         },
         "tokenizer": {"vocab_size": shape.vocab_size},
         "model": {"dim": shape.dim, "n_layers": shape.n_layers, "n_heads": shape.n_heads, "max_seq_len": shape.max_seq_len},
         "train": {"total_steps": chosen.steps, **train},
     }
-    put_given(values, given)
+    put_given(values, request.given)
     epochs = chosen.tokens / available
-    total = spent + sum(chosen.seconds.values())
+    total = request.spent + sum(chosen.seconds.values())
     fit = "more would have too little text to learn from" if limited else "the best for this time"
     qat = f"; up to {chosen.qat_steps:,} steps of QAT" if chosen.qat_steps else "; no QAT, which a short training does not need"
-    rate = chosen.per_step / speed.clock.seconds(shape, _config(values))
+    rate = chosen.per_step / request.speed.clock.seconds(shape, Config.model_validate(values).train)
     lines = [
         text_line(found, share),
-        f"machine   {speed.words}: about {format_number(rate)} tokens/s with this model",
+        f"machine   {request.speed.words}: about {format_number(rate)} tokens/s with this model",
         f"model     {format_number(shape.n_parameters)} parameters ({shape.dim} wide, {shape.n_layers} layers, "
         f"context {shape.max_seq_len}), vocabulary {shape.vocab_size:,}: {fit}",
         f"training  {chosen.steps:,} steps of {chosen.per_step:,} tokens, {epochs:.1f} times over {format_number(available)} tokens"
-        f"{qat}; about {format_duration(total)} in all, of {format_duration(3600 * hours)}",
+        f"{qat}; about {format_duration(total)} in all, of {format_duration(3600 * request.hours)}",
     ]
-    notes = []
-    if found.skipped:
-        notes.append(left_out(found, 3).removeprefix("; "))
+    notes = [left_out(found, 3)] if found.skipped else []
     if found.characters < FEW_CHARACTERS:
         notes.append("from so little text a model learns to spell, but not to answer: a megabyte of text or more is a better start")
     elif epochs > MOST_EPOCHS - 0.5:
@@ -419,7 +509,7 @@ def _describe(
         why["data.sources"] = f"{format_size(found.bytes)}; a larger share needs more time"
     facts = {
         "text": text_facts(found, available, share),
-        "machine": {"cores": speed.cores, "description": speed.words},
+        "machine": {"cores": request.speed.cores, "description": request.speed.words},
         "parameters": shape.n_parameters,
         "steps": chosen.steps,
         "tokens": int(chosen.tokens),
@@ -427,7 +517,7 @@ def _describe(
         "qat_steps": chosen.qat_steps,
         "bits_per_byte": chosen.loss,
         "seconds": {**chosen.seconds, "total": total},
-        "hours": hours,
+        "hours": request.hours,
     }
     return Choice(values=values, why=why, lines=lines, notes=notes, seconds=chosen.seconds, facts=facts)
 
@@ -442,6 +532,11 @@ def put_given(values: dict[str, Any], given: Mapping[str, Any]) -> None:
         inner[leaf] = value
     if "train.epochs" in given and "train.total_steps" not in given:
         del values["train"]["total_steps"]
+
+
+def source_entries(sources: Sequence[str], share: float) -> list[Any]:
+    """data.sources: paths, with the share that is read if it is not all of the text."""
+    return [{"path": path, "share": round(share, 4)} for path in sources] if share < 1 else list(sources)
 
 
 def text_line(found: Survey, share: float) -> str:
@@ -471,19 +566,15 @@ def text_facts(found: Survey, available: float, share: float) -> dict[str, Any]:
     }
 
 
-def _config(values: dict[str, Any]) -> Any:
-    return Config.model_validate(values).train
-
-
 def left_out(found: Survey, most: int = 2) -> str:
-    """The files that are not read, with reasons."""
+    """The files that are not read, with reasons; "" if there are none."""
     if not found.skipped:
         return ""
     # First those that a user misses, such as a damaged document; then pictures; then hidden files.
     first = sorted(found.skipped, key=lambda item: (item.reason.startswith("hidden"), item.reason.startswith("a picture")))
     shown = "; ".join(f"{item.name}: {item.reason}" for item in first[:most])
     more = f"; and {len(found.skipped) - most} more" if len(found.skipped) > most else ""
-    return f"; not read: {shown}{more}"
+    return f"not read: {shown}{more}"
 
 
 def left_out_by_cleaning(log: Log) -> str:
@@ -495,7 +586,7 @@ def left_out_by_cleaning(log: Log) -> str:
         return ""
     rule, count = characters.most_common(1)[0]
     keep = f" (to keep it: --{keep_with(rule)})" if keep_with(rule) else ""
-    return f"; cleaning left out {format_count(count, 'character')} as {rule}: {REJECTIONS[rule]}{keep}"
+    return f"cleaning left out {format_count(count, 'character')} as {rule}: {REJECTIONS[rule]}{keep}"
 
 
 def format_count(count: int, what: str) -> str:

@@ -6,7 +6,7 @@ Only passes, batch, validation and QAT are chosen for the text, the machine and 
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from bulletlm.config.schema import GENERAL_SOURCES, Config, DataConfig
@@ -17,21 +17,19 @@ from bulletlm.formats.packaged import BASE, packaged_model
 from bulletlm.pipeline.auto import (
     CALIBRATION_PASSES,
     CLEARLY_BETTER,
-    DATA_SHARE,
-    READ_BYTES_PER_SECOND,
     REPORT_TOKENS,
-    SAFETY,
-    START_SECONDS,
-    VALIDATION_SHARE,
     VALIDATIONS,
     Choice,
-    Speed,
+    DataPlan,
+    Request,
     Text,
     choose,
     format_duration,
     format_number,
     left_out,
+    plan_data,
     put_given,
+    source_entries,
     text_facts,
     text_line,
     wanted_vocabulary,
@@ -139,150 +137,192 @@ def use_vocabulary(found: Survey, tokenizer: Tokenizer) -> Text:
     return Text(survey=found, vocab_size=tokenizer.vocab_size, tokens_per_character=tokens / max(1, characters), tokenize_seconds=seconds)
 
 
-def scratch_is_better(choice: Choice, text: Text, speed: Speed, hours: float, given: Mapping[str, Any], spent: float = 0.0) -> bool:
+def scratch_is_better(choice: Choice, request: Request, text: Text) -> bool:
     """Whether the scaling law expects less loss of random weights than of the base, with as much time.
 
     The base's tokens count as text like the new one, so the answer is no unless there is far more text and time than it has seen.
     """
-    wanted = Text(
-        survey=text.survey,
-        vocab_size=wanted_vocabulary(text.survey.characters, speed, hours),
-        tokens_per_character=text.tokens_per_character,
-        tokenize_seconds=text.tokenize_seconds,
-    )
+    wanted = replace(text, vocab_size=wanted_vocabulary(text.survey.characters, request.speed, request.hours))
     try:
-        fresh = choose("name", ["text"], wanted, speed, hours, given, spent)
+        fresh = choose(request, wanted)
     except ConfigError:
         return False
     return float(fresh.facts["bits_per_byte"]) < (1 - CLEARLY_BETTER) * float(choice.facts["bits_per_byte"])
 
 
-def choose_from(
-    name: str,
-    sources: list[str],
-    text: Text,
-    base: Base,
-    reason: str,
-    speed: Speed,
-    hours: float,
-    given: Mapping[str, Any],
-    spent: float = 0.0,
-) -> Choice | None:
+def choose_from(request: Request, text: Text, base: Base, reason: str) -> Choice | None:
     """Settings of a run from a model; None if the time is too short for its size.
 
     Args:
-        name: of the run.
-        sources: paths of the text.
-        text: what was found there, in the vocabulary of the model.
+        request: the run.
+        text: what was found, in the vocabulary of the model.
         base: the model.
         reason: why the run starts from it.
-        speed: of this machine.
-        hours: time for the whole run.
-        given: settings that the user chose, by their full names; they stay.
-        spent: seconds of that time that have passed.
     """
-    found = text.survey
-    budget = SAFETY * 3600 * hours - spent
-    total = found.characters * text.tokens_per_character
-    affordable = VALIDATION_SHARE * budget / (VALIDATIONS * speed.clock.token_seconds(base.shape) * speed.exact)
-    validation = int(min(8_000, max(500, min(total / 20, affordable))))
-    general = float(given.get("data.mix.general", GENERAL_SHARE if set(base.languages) >= GENERAL_LANGUAGES else 0.0))
-    cleaning = 2 * found.seconds / (speed.cores if found.bytes > 8e6 else 1)
-    reading = found.bytes / READ_BYTES_PER_SECOND + (GENERAL_SECONDS if general else 0.0)
-    share = min(1.0, DATA_SHARE * budget / max(cleaning + text.tokenize_seconds, 1e-9))
-    own = max(1.0, total * share - validation)
-    stream = own + min(general / (1 - general) * own, 4 * _general_tokens(text) if general else 0.0)
-    context = int(given.get("model.max_seq_len", min(base.shape.max_seq_len, _longest_context(stream))))
+    training = _plan_training(request, base, _plan_stream(request, text, base))
+    return _describe(request, text, base, reason, training) if training else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Stream:
+    """The tokens on which the run trains.
+
+    Attributes:
+        data: what is read of the user's text.
+        general: share of general text in the stream.
+        tokens: training tokens of one pass, general text included.
+    """
+
+    data: DataPlan
+    general: float
+    tokens: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Training:
+    """The training for which there is time.
+
+    Attributes:
+        stream: its tokens.
+        shape: of the model, with the context of the training.
+        steps: optimizer steps.
+        sequences: in one effective batch.
+        qat_steps: steps of QAT; 0 for none.
+        calibration: tokens for the calibration.
+        step: seconds of an optimizer step.
+        seconds: of each part of the run.
+    """
+
+    stream: _Stream
+    shape: ModelShape
+    steps: int
+    sequences: int
+    qat_steps: int
+    calibration: int
+    step: float
+    seconds: dict[str, float]
+
+    @property
+    def per_step(self) -> int:
+        """Tokens of an optimizer step."""
+        return self.sequences * self.shape.max_seq_len
+
+
+def _plan_stream(request: Request, text: Text, base: Base) -> _Stream:
+    """How much of the text is read, and the tokens that it and the general text give."""
+    general = request.given.get("data.mix.general")
+    if general is None:
+        general = GENERAL_SHARE if set(base.languages) >= GENERAL_LANGUAGES else 0.0
+    data = plan_data(request, text, base.shape, 8_000, reading=GENERAL_SECONDS if general else 0.0)
+    added = min(general / (1 - general) * data.available, 4 * _general_tokens(text)) if general else 0.0
+    return _Stream(data=data, general=float(general), tokens=data.available + added)
+
+
+def _plan_training(request: Request, base: Base, stream: _Stream) -> _Training | None:
+    """The longest useful training in the time; None if there is too little time for any."""
+    data, speed, budget = stream.data, request.speed, request.budget
+    context = int(request.given.get("model.max_seq_len", min(base.shape.max_seq_len, _longest_context(stream.tokens))))
     shape = ModelShape(**{**base.shape.to_dict(), "max_seq_len": context})
     token = speed.clock.token_seconds(shape)
     exact = token * speed.exact
-    calibration = min(40_000.0, stream, max(2_048.0, CALIBRATION_SHARE * budget / (CALIBRATION_PASSES * exact)))
-    fixed = START_SECONDS + reading + share * (cleaning + text.tokenize_seconds)
-    fixed += exact * (CALIBRATION_PASSES * calibration + REPORT_TOKENS + validation)
-    validations = (VALIDATIONS + 1) * validation * exact
+    calibration = min(40_000.0, stream.tokens, max(2_048.0, CALIBRATION_SHARE * budget / (CALIBRATION_PASSES * exact)))
+    report = exact * (REPORT_TOKENS + data.validation)
+    validations = (VALIDATIONS + 1) * data.validation * exact
     qat_step = speed.qat * exact * QAT_TOKENS_PER_STEP
     qat_steps = int(min(MOST_STEPS, QAT_SHARE * budget / qat_step))
     qat_steps = qat_steps if qat_steps >= FEWEST_STEPS else 0
+    fixed = data.seconds + exact * CALIBRATION_PASSES * calibration + report
     room = budget - fixed - validations - qat_steps * qat_step
     if room <= 0:
         return None
-    wanted = min(MOST_EPOCHS * stream, room / token)
-    sequences = 1 << int(math.log2(max(1.0, min(8_192.0, wanted / WANTED_STEPS) / context)))
-    per_step = sequences * context
-    train = {**FINE_TUNING, **_batch(sequences)}
-    del train["epochs"]
-    step = speed.clock.seconds(shape, Config.model_validate({"train": train}).train)
-    steps = int(min(MOST_EPOCHS * stream / per_step, room / step))
-    if steps < 1 or (steps < 20 and steps < int(MOST_EPOCHS * stream / per_step)):
-        return None
-    steps = int(given.get("train.total_steps") or steps)
+    most_tokens = MOST_EPOCHS * stream.tokens
+    sequences = 1 << int(math.log2(max(1.0, min(8_192.0, min(most_tokens, room / token) / WANTED_STEPS) / context)))
+    step = speed.clock.seconds(shape, Config.model_validate({"train": _train_settings(sequences)}).train)
+    most_steps = int(most_tokens / (sequences * context))
+    steps = min(most_steps, int(room / step))
+    if steps < min(20, max(1, most_steps)):
+        return None  # so few steps are only enough for a text that needs no more
+    steps = int(request.given.get("train.total_steps") or steps)
+    seconds = data.parts(
+        training=steps * step + validations,
+        quantization=exact * CALIBRATION_PASSES * calibration,
+        qat=qat_steps * qat_step,
+        report=report,
+    )
+    return _Training(
+        stream=stream,
+        shape=shape,
+        steps=steps,
+        sequences=sequences,
+        qat_steps=qat_steps,
+        calibration=int(max(1_024, calibration)),
+        step=step,
+        seconds=seconds,
+    )
+
+
+def _describe(request: Request, text: Text, base: Base, reason: str, training: _Training) -> Choice:
+    """The choice as settings, and in words."""
+    stream, data, found = training.stream, training.stream.data, text.survey
+    shape, steps, per_step = training.shape, training.steps, training.per_step
+    context = shape.max_seq_len
     every = max(1, math.ceil(steps / VALIDATIONS))
-    train |= {
+    schedule = {
         "total_steps": steps,
         "warmup_steps": min(int(FINE_TUNING["warmup_steps"]), max(1, steps // 10)),
         "eval_every_steps": every,
         "save_every_steps": 5 * every,
     }
     values: dict[str, Any] = {
-        "name": name,
+        "name": request.name,
         "data": {
-            "sources": [{"path": path, "share": round(share, 4)} for path in sources] if share < 1 else list(sources),
-            "val_tokens": validation,
-            "mix": {"general": general},
+            "sources": source_entries(request.sources, data.share),
+            "val_tokens": data.validation,
+            "mix": {"general": stream.general},
         },
         "model": {"start_from": base.where, **({"max_seq_len": context} if context != base.shape.max_seq_len else {})},
-        "train": train,
-        "quant": {"calibration_tokens": int(max(1_024, calibration))},
-        "qat": {"steps": qat_steps, "tokens_per_step": QAT_TOKENS_PER_STEP},
+        "train": _train_settings(training.sequences) | schedule,
+        "quant": {"calibration_tokens": training.calibration},
+        "qat": {"steps": training.qat_steps, "tokens_per_step": QAT_TOKENS_PER_STEP},
     }
-    put_given(values, given)
+    put_given(values, request.given)
     tokens = steps * per_step
-    epochs = tokens / stream
-    seconds = {
-        "data": reading + share * cleaning + 3,
-        "tokenizer": share * text.tokenize_seconds,
-        "training": steps * step + validations,
-        "quantization": exact * CALIBRATION_PASSES * calibration,
-        "QAT": qat_steps * qat_step,
-        "report": exact * (REPORT_TOKENS + validation) + START_SECONDS - 3,
-    }
-    whole = spent + sum(seconds.values())
-    mixed = f", {general:.0%} of them general text against forgetting" if general else ""
-    qat = f"; {qat_steps:,} steps of QAT" if qat_steps else "; no QAT in this time"
-    rate = format_number(per_step / step)
+    epochs = tokens / stream.tokens
+    whole = request.spent + sum(training.seconds.values())
+    mixed = f", {stream.general:.0%} of them general text against forgetting" if stream.general else ""
+    qat = f"; {training.qat_steps:,} steps of QAT" if training.qat_steps else "; no QAT in this time"
+    rate = format_number(per_step / training.step)
     lines = [
-        text_line(found, share),
-        f"machine   {speed.words}: about {rate} tokens/s with this model",
+        text_line(found, data.share),
+        f"machine   {request.speed.words}: about {rate} tokens/s with this model",
         f"start     {printable(base.line)}{': ' + reason if reason else ''}",
-        f"training  at most {steps:,} steps of {per_step:,} tokens, {epochs:.1f} times over {format_number(stream)} tokens{mixed}"
-        f"{qat}; about {format_duration(whole)} in all, of {format_duration(3600 * hours)}",
+        f"training  at most {steps:,} steps of {per_step:,} tokens, {epochs:.1f} times over {format_number(stream.tokens)} tokens{mixed}"
+        f"{qat}; about {format_duration(whole)} in all, of {format_duration(3600 * request.hours)}",
     ]
-    notes = []
-    if found.skipped:
-        notes.append(left_out(found, 3).removeprefix("; "))
     why = {
         "data.val_tokens": "held out to measure the model",
         "data.mix": "share of general text, so that the model does not forget what it knows",
         "model": "shape and vocabulary are those of the model to start from",
-        "train.total_steps": f"{epochs:.1f} times over the text, about {format_duration(seconds['training'])} on this machine",
+        "train.total_steps": f"{epochs:.1f} times over the text, about {format_duration(training.seconds['training'])} on this machine",
         "train.patience_early_stop": "ends the run when the validation loss stops falling",
         "qat.steps": "what the time allows",
     }
     law = load_law()[0]
     facts = {
-        "text": text_facts(found, own, share),
-        "machine": {"cores": speed.cores, "description": speed.words},
-        "start": {"from": base.where, "reason": reason, "general": general},
+        "text": text_facts(found, data.available, data.share),
+        "machine": {"cores": request.speed.cores, "description": request.speed.words},
+        "start": {"from": base.where, "reason": reason, "general": stream.general},
         "parameters": shape.n_parameters,
         "steps": steps,
         "tokens": tokens,
         "epochs": epochs,
-        "qat_steps": qat_steps,
-        "bits_per_byte": law.loss(shape.n_parameters, base.tokens + effective_tokens(tokens, stream)),
-        "seconds": {**seconds, "total": whole},
-        "hours": hours,
+        "qat_steps": training.qat_steps,
+        "bits_per_byte": law.loss(shape.n_parameters, base.tokens + effective_tokens(tokens, stream.tokens)),
+        "seconds": {**training.seconds, "total": whole},
+        "hours": request.hours,
     }
-    return Choice(values=values, why=why, lines=lines, notes=notes, seconds=seconds, facts=facts)
+    notes = [left_out(found, 3)] if found.skipped else []
+    return Choice(values=values, why=why, lines=lines, notes=notes, seconds=training.seconds, facts=facts)
 
 
 def _general_tokens(text: Text) -> float:
@@ -296,7 +336,8 @@ def _longest_context(tokens: float) -> int:
     return 1 << int(math.log2(max(32.0, tokens / 8)))
 
 
-def _batch(sequences: int) -> dict[str, int]:
-    """An effective batch in passes of at most 16 sequences."""
+def _train_settings(sequences: int) -> dict[str, Any]:
+    """Settings of fine-tuning, with an effective batch in passes of at most 16 sequences; the number of steps takes the place of epochs."""
     at_once = max(n for n in range(1, min(16, sequences) + 1) if sequences % n == 0)
-    return {"batch_size_per_device": at_once, "gradient_accumulation_steps": sequences // at_once}
+    batch = {"batch_size_per_device": at_once, "gradient_accumulation_steps": sequences // at_once}
+    return {name: value for name, value in (FINE_TUNING | batch).items() if name != "epochs"}

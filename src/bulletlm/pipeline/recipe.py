@@ -151,7 +151,7 @@ def make_choice(run: TextRun, progress: Progress) -> "Choice":
 
 def _choose(run: TextRun, progress: Progress) -> "Choice":
     """The choice: from a model, or from random weights."""
-    from bulletlm.pipeline.auto import DEFAULT_HOURS, choose, learn_vocabulary, look_at_text, measure_speed, wanted_vocabulary
+    from bulletlm.pipeline.auto import DEFAULT_HOURS, Request, choose, learn_vocabulary, look_at_text, measure_speed, wanted_vocabulary
     from bulletlm.pipeline.auto_start import choose_from, find_base, scratch_is_better, use_vocabulary
 
     hours = run.hours or DEFAULT_HOURS
@@ -159,11 +159,12 @@ def _choose(run: TextRun, progress: Progress) -> "Choice":
     found = look_at_text(run.sources, run.given, seed, progress)
     base, reason = find_base(run.given, found)
     speed = measure_speed(progress)
+    request = Request(name=run.name, sources=run.sources, speed=speed, hours=hours, given=run.given)
     if base:
         text = use_vocabulary(found, base.tokenizer)
-        spent = _seconds_so_far()
-        choice = choose_from(run.name, run.sources, text, base, reason, speed, hours, run.given, spent)
-        if choice and (base.asked or not scratch_is_better(choice, text, speed, hours, run.given, spent)):
+        request = replace(request, spent=_seconds_so_far())
+        choice = choose_from(request, text, base, reason)
+        if choice and (base.asked or not scratch_is_better(choice, request, text)):
             return choice
         if base.asked:
             raise ConfigError(
@@ -174,7 +175,7 @@ def _choose(run: TextRun, progress: Progress) -> "Choice":
         short = "the time is too short for the size of that model on this machine"
         reason = f"and not the model {base.where}, because {better if choice else short}"
     text = learn_vocabulary(found, wanted_vocabulary(found.characters, speed, hours), seed, progress)
-    choice = choose(run.name, run.sources, text, speed, hours, run.given, _seconds_so_far())
+    choice = choose(replace(request, spent=_seconds_so_far()), text)
     if reason:
         choice.lines.insert(2, f"start     random weights, {reason}")
     return choice
