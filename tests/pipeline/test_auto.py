@@ -98,9 +98,30 @@ def test_what_the_user_gives_stays() -> None:
     assert choice.values["train"]["learning_rate"] == 1e-3 and choice.values["tokenizer"]["vocab_size"] == 900
 
 
-def test_too_little_time_says_how_much_is_needed() -> None:
-    with pytest.raises(ConfigError, match=r"--hours=0.001 is too short: .*; take 0\.\d+ or more"):
-        chosen(2_000_000, 0.001)
+@pytest.mark.parametrize("characters", [20_000, 2_000_000, 1_000_000_000])
+@pytest.mark.parametrize("flops", [1e8, 2e9, 2e10])
+@pytest.mark.parametrize("hours", [0.001, 0.05, 0.1])
+@pytest.mark.parametrize("spent", [0.0, 5.0, 220.0])
+def test_of_too_little_time_it_says_how_much_is_enough(characters: int, flops: float, hours: float, spent: float) -> None:
+    speed = machine(flops)
+    text = found(characters, speed, hours)
+
+    def run(hours: float) -> Choice:
+        return choose(Request(name="name", sources=["/text"], speed=speed, hours=hours, given={}, spent=spent), text)
+
+    try:
+        run(hours)
+    except ConfigError as error:
+        stated = re.fullmatch(rf"--hours={hours:g} \(.*\) is too short: .*; take ([0-9.e+]+) or more", str(error))
+        assert stated, error
+        assert float(stated[1]) > hours
+        run(float(stated[1]))
+
+
+def test_no_time_is_left_after_a_slow_look_at_the_text() -> None:
+    request = Request(name="name", sources=["/text"], speed=machine(), hours=0.1, given={}, spent=300.0)
+    with pytest.raises(ConfigError, match=r"measuring this machine \(.* until now\)"):
+        choose(request, found(500_000, request.speed, 0.1))
 
 
 @pytest.fixture

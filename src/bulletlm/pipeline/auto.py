@@ -6,8 +6,8 @@
 import math
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from bulletlm.config.schema import Config, DataConfig
@@ -309,6 +309,22 @@ def choose(request: Request, text: Text) -> Choice:
     Raises:
         ConfigError: the time is too short for any model, or a given setting is not possible.
     """
+    candidates, data = _candidates(request, text)
+    if not candidates:
+        # The next command looks at the text and measures again, which never takes exactly as long.
+        longer = replace(request, spent=1.25 * request.spent)
+        least = _least_hours(request.hours, lambda hours: bool(_candidates(replace(longer, hours=hours), text)[0]))
+        looked = f" ({format_duration(request.spent)} until now)" if request.spent else ""
+        raise ConfigError(
+            f"--hours={request.hours:g} ({format_duration(3600 * request.hours)}) is too short: reading the text, measuring this "
+            f"machine{looked} and the report leave too little time for training; take {least:g} or more"
+        )
+    chosen, limited = _best(candidates)
+    return _describe(request, text, data, chosen, limited)
+
+
+def _candidates(request: Request, text: Text) -> tuple[list[_Candidate], DataPlan]:
+    """The shapes for which there is time, and the part of the text that is read."""
     found, given = text.survey, request.given
     vocab_size = int(given.get("tokenizer.vocab_size", text.vocab_size))
     most = 8_000 if found.characters * text.tokens_per_character < 5e7 else 20_000
@@ -318,14 +334,7 @@ def choose(request: Request, text: Text) -> Choice:
     fixed_shape = {key.partition(".")[2]: value for key, value in given.items() if key.startswith("model.") and value is not None}
     shapes = dict.fromkeys(_shape(width, vocab_size, context, fixed_shape) for width in SHAPES)
     law = load_law()[0]
-    candidates = [each for shape in shapes if (each := _candidate(request, data, shape, law))]
-    if not candidates:
-        least = _least_hours(text, request.speed, data.share * data.cleaning)
-        raise ConfigError(
-            f"--hours={request.hours:g} is too short: reading the text, measuring and the report take most of it; take {least:g} or more"
-        )
-    chosen, limited = _best(candidates)
-    return _describe(request, text, data, chosen, limited)
+    return [each for shape in shapes if (each := _candidate(request, data, shape, law))], data
 
 
 def plan_data(request: Request, text: Text, shape: ModelShape, most_validation: int, reading: float = 0.0) -> DataPlan:
@@ -457,11 +466,16 @@ def _base(context: int, sequences: int, parameters: int, steps: int = 1_000) -> 
     }
 
 
-def _least_hours(text: Text, speed: Speed, cleaning: float) -> float:
-    """Hours in which the smallest model gets some training."""
-    exact = speed.clock.token_seconds(family(64, text.vocab_size, 64)) * speed.exact
-    needed = START_SECONDS + cleaning + text.tokenize_seconds + exact * (CALIBRATION_PASSES * 40_000 + REPORT_TOKENS) + 60
-    return math.ceil(100 * needed / SAFETY / 3600) / 100
+def _least_hours(hours: float, enough: Callable[[float], bool]) -> float:
+    """The shortest time above `hours`, in hundredths of an hour, that is enough."""
+    low = math.floor(100 * hours)
+    high = low + 1
+    while not enough(high / 100):
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if enough(middle / 100) else (middle, high)
+    return high / 100
 
 
 def _describe(request: Request, text: Text, data: DataPlan, chosen: _Candidate, limited: bool) -> Choice:
