@@ -120,3 +120,10 @@ class _LoggedTask:
         left = (now - self._started) * max(self._total - self._done, 0.0) / self._done
         share = min(self._done / self._total, 1.0)
         self._progress.log(f"{self._title}  {share:.0%}  {left:.0f} s left  {note}".rstrip())
+
+
+def format_duration(seconds: float) -> str:
+    """A time in the unit that suits it: "40 s", "12 min", "1.6 h"."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5_400 else f"{seconds / 3600:.1f} h"

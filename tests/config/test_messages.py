@@ -68,6 +68,7 @@ def test_no_wrong_value_gives_a_message_for_programmers(tmp_path: Path, setting:
         (["--epochs=many"], "command line: --train.epochs many: must be a number"),
         (["--layers", "1.5"], "command line: --model.n_layers 1.5: must be a whole number"),
         (["--sched=cosin"], "command line: --train.scheduler cosin: must be one of cosine, constant, noam, wsd"),
+        (["--evaluate.checkpoint=x"], "command line: --evaluate.checkpoint x: must be best, or step- and a number, such as step-2500"),
         (["--name=a/b"], "command line: --name a/b: must be a folder name of 1 to 100 characters without / and \\"),
         (["--betas=[0.9]"], "command line: --train.betas [0.9]: entry 2: is missing"),
         (['--data.sources=[{"path": "a", "wieght": 2}]'], "data.sources: entry 1: unknown setting wieght: did you mean weight?"),

@@ -40,12 +40,25 @@ def test_prompts_are_not_in_the_corpus() -> None:
 
 def test_samples_are_two_and_two() -> None:
     prompts = load_prompts()
-    shown = [prompts[i] for i in choose_samples(prompts, 4)]
+    both = ("mr", "en")
+    shown = [prompts[i] for i in choose_samples(prompts, 4, both)]
     assert [(p.language, p.kind) for p in shown] == [("mr", "short"), ("en", "short"), ("mr", "short"), ("en", "short")]
     assert len({p.prompt for p in shown}) == 4
-    assert choose_samples(prompts, 0) == []
-    assert sorted(choose_samples(prompts, 1000)) == list(range(40))
-    assert choose_samples([Prompt("a", "mr", "x")], 4) == [0]
+    assert choose_samples(prompts, 0, both) == []
+    assert sorted(choose_samples(prompts, 1000, both)) == list(range(40))
+    assert choose_samples([Prompt("a", "mr", "x")], 4, both) == [0]
+
+
+@pytest.mark.parametrize("language", ["mr", "en"])
+def test_a_model_of_one_language_shows_answers_in_that_language(language: str) -> None:
+    prompts = load_prompts()
+    shown = choose_samples(prompts, 1000, [language, "hi"])
+    assert shown == [n for n, prompt in enumerate(prompts) if prompt.language == language]
+
+
+def test_a_model_of_a_language_without_prompts_shows_the_others() -> None:
+    prompts = load_prompts()
+    assert choose_samples(prompts, 4, ["hi"]) == choose_samples(prompts, 4, ["mr", "en"])
 
 
 def test_own_file(tmp_path: Path) -> None:

@@ -219,7 +219,7 @@ def test_from_folder_to_report(messy: Path, tmp_path: Path, monkeypatch: pytest.
         existing_recipe(text_run([str(messy)], [], None), restart=True)
     other = tmp_path / "other" / messy.name
     other.mkdir(parents=True)
-    with pytest.raises(ConfigError, match=r"run of other text: .*--name="):
+    with pytest.raises(ConfigError, match=r"run of other text: .*--name=.* add the text to data.sources in .*recipe.jsonc"):
         existing_recipe(text_run([str(other)], [], None), restart=False)
 
 

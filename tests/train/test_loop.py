@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -26,6 +27,7 @@ from bulletlm.files import sha256_of_file
 from bulletlm.progress import SilentProgress
 from bulletlm.quant.types import weight_types
 from bulletlm.shape import ModelShape
+from bulletlm.train import training
 from bulletlm.train.backend.compute import set_up
 from bulletlm.train.backend.native import why_not
 from bulletlm.train.backend.plan import ComputePlan
@@ -142,6 +144,31 @@ def test_best_is_the_lowest_validation_loss(whole: Path, tokens_dir: Path) -> No
 
 def test_only_the_last_three_checkpoints_are_kept(whole: Path) -> None:
     assert [step for step, _ in list_checkpoints(whole / "checkpoints")] == [40, 45, 60]
+
+
+class Lines(SilentProgress):
+    """Keeps what is logged."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def log(self, text: str, level: str = "info") -> None:
+        self.lines.append(text)
+
+
+@pytest.mark.parametrize(("planned", "times"), [(1e-9, 1), (1e9, 0), (None, 0)])
+def test_a_training_that_takes_longer_than_planned_says_so_once(
+    tokens_dir: Path, tmp_path: Path, planned: float | None, times: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It names the file that ends the training with the best weights."""
+    monkeypatch.setattr(training, "LEAST_TIMED_SECONDS", 0.0)
+    progress, folder = Lines(), tmp_path / "a run"
+    slow = dataclasses.replace(job(tokens_dir, folder, total_steps=6), planned_seconds=planned)
+    train(slow, progress)
+    said = [line for line in progress.lines if "as planned" in line]
+    assert len(said) == times
+    for line in said:
+        assert shlex.split(line.rpartition(": ")[2]) == ["touch", str(folder / training.FINISH)]
 
 
 def test_same_seed_same_bytes(whole: Path, tokens_dir: Path, tmp_path: Path) -> None:

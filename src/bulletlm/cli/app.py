@@ -82,7 +82,8 @@ TextOrConfig = Annotated[
     Parameter(
         allow_leading_hyphen=True,
         help="Folders and files of text, or one configuration (JSON with comments) or recipe (demo, quick, seed); then settings that "
-        "override what was chosen or configured: --layers=4 --lr 3e-4. `bullet config` lists all settings.",
+        "override what was chosen or configured: --name novel-2, --from MODEL (a model to start from; none: random weights), --layers=4, "
+        "--lr 3e-4. `bullet config` lists all settings.",
         completer=complete_text,
     ),
 ]

@@ -634,7 +634,6 @@ class EvaluateConfig(Section):
     samples: int = Field(4, ge=0, description="Number of answers printed at the end of a run.")
     checkpoint: str = Field(
         "best",
-        pattern=r"^(best|step-\d+)$",
         description='Checkpoint that is exported: "best", or a kept one such as "step-2500"; bullet evaluate RUN --checkpoints lists them.',
     )
     also: list[str] = Field(
@@ -642,6 +641,13 @@ class EvaluateConfig(Section):
         description="Other text on which the report measures the models too, as paths like data.sources; with model.start_from it shows "
         "what the new model forgot.",
     )
+
+    @field_validator("checkpoint")
+    @classmethod
+    def _a_checkpoint(cls, value: str) -> str:
+        if not re.fullmatch(r"best|step-[0-9]+", value):
+            raise ValueError("must be best, or step- and a number, such as step-2500")
+        return value
 
     @field_validator("also", mode="before")
     @classmethod

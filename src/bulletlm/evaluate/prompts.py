@@ -1,6 +1,7 @@
 """The prompts of the evaluation."""
 
 import json
+from collections.abc import Collection
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
@@ -53,14 +54,21 @@ def load_prompts(path: str | Path | None = None) -> list[Prompt]:
     return prompts
 
 
-def choose_samples(prompts: list[Prompt], count: int) -> list[int]:
+def choose_samples(prompts: list[Prompt], count: int, languages: Collection[str]) -> list[int]:
     """Indices of `count` example prompts: the languages in turn, each in the order of the list.
 
-    With the list of the package and 4: two short questions in Marathi and two in English.
+    With the list of the package, 4, and a model of both languages: two short questions in Marathi and two in English.
+
+    Args:
+        prompts: all prompts.
+        count: how many are chosen at most.
+        languages: codes of the languages that the model has learned. Prompts whose answer is in another one are not chosen, unless
+            there are no others.
     """
     queues: dict[str, list[int]] = {}
     for index, prompt in enumerate(prompts):
         queues.setdefault(prompt.language, []).append(index)
+    queues = {language: queue for language, queue in queues.items() if language in languages} or queues
     rounds = zip_longest(*queues.values())
     return [index for taken in rounds for index in taken if index is not None][:count]
 

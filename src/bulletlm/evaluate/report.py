@@ -179,7 +179,7 @@ def build_report(run_dir: Path, config: Config, measured: Measurements) -> Repor
         "comparison": comparison.to_dict(),
         "by_language": {label: part.to_dict() for label, part in comparison.by_language.items()},
         "by_source": labels.rename({name: part.to_dict() for name, part in comparison.by_source.items()}),
-        "generations": _generations(config, measured, described),
+        "generations": _generations(config, measured, described, trained_languages(index)),
         "behaviour": described.behaviour,
         "data_checks": measured.data_checks,
         "origin": measured.origin,
@@ -334,7 +334,7 @@ def trained_languages(index: TokenIndex) -> list[str]:
     return [code for code, row in train["by_language"].items() if row["bytes"] >= SMALLEST_SHARE * train["bytes"]]
 
 
-def _generations(config: Config, measured: Measurements, described: Described) -> Generations:
+def _generations(config: Config, measured: Measurements, described: Described, languages: list[str]) -> Generations:
     prompts, fp32, bq4 = measured.questions.prompts, measured.fp32.sampled, measured.bq4.sampled
     rows: list[Exchange] = [
         {
@@ -352,7 +352,7 @@ def _generations(config: Config, measured: Measurements, described: Described) -
         "sampling": config.sampling.model_dump(mode="json"),
         "checks": {"fp32": mean_checks(fp32), "bq4": mean_checks(bq4)},
         "identical": sum(a.text == b.text for a, b in zip(fp32, bq4, strict=True)),
-        "samples": choose_samples(prompts, config.evaluate.samples),
+        "samples": choose_samples(prompts, config.evaluate.samples, languages),
         "rows": rows,
     }
 

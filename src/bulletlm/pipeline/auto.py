@@ -18,7 +18,7 @@ from bulletlm.hardware import inspect_machine
 from bulletlm.pipeline.limits import MOST_EPOCHS, fed_parameters
 from bulletlm.pipeline.plan import Clock, Law, load_law, measure
 from bulletlm.pipeline.qat import FEWEST_STEPS, MOST_STEPS, SHARE_OF_TOKENS
-from bulletlm.progress import Progress
+from bulletlm.progress import Progress, format_duration
 from bulletlm.shape import ModelShape
 from bulletlm.terminal import printable
 from bulletlm.text.tokenizer import Tokenizer
@@ -615,9 +615,3 @@ def format_number(count: float) -> str:
     if count >= 1e6:
         return f"{count / 1e6:.3g} million"
     return f"{round(count, -3) if count >= 20_000 else round(count):,.0f}"
-
-
-def format_duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5_400 else f"{seconds / 3600:.1f} h"

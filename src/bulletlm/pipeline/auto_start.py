@@ -24,7 +24,6 @@ from bulletlm.pipeline.auto import (
     Request,
     Text,
     choose,
-    format_duration,
     format_number,
     left_out,
     plan_data,
@@ -37,7 +36,7 @@ from bulletlm.pipeline.auto import (
 from bulletlm.pipeline.plan import load_law
 from bulletlm.pipeline.qat import FEWEST_STEPS, MOST_STEPS
 from bulletlm.pipeline.start import FINE_TUNING, GENERAL_LANGUAGES, GENERAL_SHARE, Parent, describe, read_parent, resolve
-from bulletlm.progress import SilentProgress
+from bulletlm.progress import SilentProgress, format_duration
 from bulletlm.shape import ModelShape
 from bulletlm.terminal import printable
 from bulletlm.text.tokenizer import Tokenizer

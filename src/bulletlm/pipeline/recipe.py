@@ -117,7 +117,10 @@ def existing_recipe(run: TextRun, restart: bool) -> Path | None:
         return None
     record = read_object(run.folder / RECORD) if (run.folder / RECORD).exists() else {}
     if record.get("sources") != run.sources:
-        raise ConfigError(f"{shown} holds a run of other text: {other}")
+        raise ConfigError(
+            f"{shown} holds a run of other text: {other}, or, to train that run further with more text, add the text to data.sources in "
+            f"{printable(str(run.recipe))} and run that file"
+        )
     written = sha256_of_file(run.recipe)
     if written == record.get("replaces") and written != record.get("recipe"):
         return None  # the program was killed before it had written the new recipe
@@ -193,6 +196,17 @@ def with_model_name(choice: "Choice") -> "Choice":
 def _seconds_so_far() -> float:
     """Seconds since this process was started."""
     return time.time() - float(psutil.Process().create_time())
+
+
+def planned_seconds(folder: Path, steps: int | None) -> float | None:
+    """Seconds that the choice for text expected of the training; None if the run has no choice, or its recipe has other steps now."""
+    record = read_object(folder / RECORD) if (folder / RECORD).exists() else {}
+    choice = record.get("choice")
+    if not isinstance(choice, dict) or choice.get("steps") != steps:
+        return None
+    seconds = choice.get("seconds")
+    training = seconds.get("training") if isinstance(seconds, dict) else None
+    return float(training) if isinstance(training, int | float) else None
 
 
 def write_recipe(run: TextRun, choice: "Choice") -> None:

@@ -397,7 +397,10 @@ def _tokens(run: Run) -> None:
 
 def _train(run: Run) -> None:
     park_idle_threads()
+    from bulletlm.data.tokens import read_index
     from bulletlm.evaluate.prompts import choose_samples, load_prompts
+    from bulletlm.evaluate.report import trained_languages
+    from bulletlm.pipeline.recipe import planned_seconds
     from bulletlm.text.tokenizer import Tokenizer
     from bulletlm.train.distributed.launch import run_main
     from bulletlm.train.log.samples import SamplePrompts
@@ -405,7 +408,8 @@ def _train(run: Run) -> None:
 
     config = run.config
     prompts = load_prompts(config.evaluate.prompts)
-    asked = tuple(prompts[n].prompt for n in choose_samples(prompts, config.train.live_samples))
+    languages = trained_languages(read_index(run.folder / "tokens"))
+    asked = tuple(prompts[n].prompt for n in choose_samples(prompts, config.train.live_samples, languages))
     samples = SamplePrompts(Tokenizer.load(run.folder / "tokenizer" / "tokenizer.model"), asked)
     job = TrainJob(
         config=config.train,
@@ -418,6 +422,7 @@ def _train(run: Run) -> None:
         qat_start=config.qat.start,
         start=_start_folder(run),
         extension=_extension(run),
+        planned_seconds=planned_seconds(run.folder, config.train.total_steps),
     )
     run_main(job, run.group, config.train.workers or 1, run.progress, samples)
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import shlex
 import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,9 +13,10 @@ from bulletlm.config.schema import TrainConfig
 from bulletlm.data.tokens import TokenFile, open_tokens
 from bulletlm.errors import BulletError
 from bulletlm.formats.npy import read_npy
-from bulletlm.progress import Progress
+from bulletlm.progress import Progress, format_duration
 from bulletlm.quant.fake_quant import FakeQuant
 from bulletlm.shape import ModelShape
+from bulletlm.terminal import printable
 from bulletlm.train.backend.choose import choose_compute
 from bulletlm.train.backend.compute import denormals_are_zero, pick_device
 from bulletlm.train.batches import TrainingWindows
@@ -35,6 +37,12 @@ from bulletlm.train.validation import Grid, evaluate, keep_best, refuse_damaged_
 
 FINISH = "finish"
 """File in the run folder that ends the training after the present step; the best weights become the model."""
+
+CLEAR_DELAY = 2.0
+"""Ratio of the expected to the planned time of a training from which on it is reported."""
+
+LEAST_TIMED_SECONDS = 20.0
+"""Steps that take this long together show how fast the machine is now."""
 
 CLEAR_RISE = 0.01
 """Rise of the validation loss above its lowest value, relative to it, that is no chance."""
@@ -58,6 +66,8 @@ class TrainJob:
             may differ.
         extension: how the run differs from the one whose checkpoints are in the run folder, if it continues that one; only the main
             process needs to know.
+        planned_seconds: time for which the training was planned, if it was; only the main process needs to know. A training that turns
+            out to take clearly longer says so.
     """
 
     config: TrainConfig
@@ -70,6 +80,7 @@ class TrainJob:
     qat_start: float | None = None
     start: Path | None = None
     extension: Extension | None = None
+    planned_seconds: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The job as JSON values, with absolute paths."""
@@ -171,6 +182,7 @@ def train(job: TrainJob, progress: Progress, group: ProcessGroup = SINGLE_PROCES
             grid=grid,
             samples=samples,
             trained_start=job.start is not None,
+            planned_seconds=job.planned_seconds,
         )
         run.replace_lost_best()
         run_steps(run)
@@ -218,6 +230,7 @@ class TextTraining(Run[TrainPosition]):
         trained_start: whether the initial weights are those of a trained model, which are evaluated too.
         note: the last evaluation, in words.
         overfitting_named: whether the rise of the validation loss has been reported.
+        planned_seconds: time for which the training was planned; None if it was not, or after the delay has been reported.
         timed_steps: steps of this process, which took `seconds`.
         stopped_early: whether train.patience_early_stop ended the run.
     """
@@ -230,6 +243,7 @@ class TextTraining(Run[TrainPosition]):
     trained_start: bool = False
     note: str = ""
     overfitting_named: bool = False
+    planned_seconds: float | None = None
     timed_steps: int = 0
     seconds: float = 0.0
     stopped_early: bool = False
@@ -337,6 +351,9 @@ class TextTraining(Run[TrainPosition]):
         position, loss = self.state.position, result.loss
         position.recent_losses = [*position.recent_losses, loss][-LOSS_HISTORY_STEPS:]
         self.timed_steps, self.seconds = self.timed_steps + 1, self.seconds + result.seconds
+        if line := self._delay():
+            self.planned_seconds = None
+            self.progress.log(line, "warning")
         rate = self._learning_rate(position.step - 1)
         values = {"train/loss": loss, "lr": rate, "grad_norm": result.grad_norm}
         if result.update_ratio is not None:
@@ -345,6 +362,20 @@ class TextTraining(Run[TrainPosition]):
         self.metrics.write("train", position.step, tokens=position.step * self.tokens_per_step, **values, **speed)
         tokens_per_s = self.timed_steps * self.tokens_per_step / self.seconds
         return f"loss {loss:.3f}  {self.note}  lr {rate:.1e}  {tokens_per_s:,.0f} tokens/s  {memory_mb():,.0f} MB"
+
+    def _delay(self) -> str | None:
+        """One line if the steps of this process show that the training takes clearly longer than planned; None otherwise."""
+        if self.planned_seconds is None or not self.group.is_main or self.seconds < LEAST_TIMED_SECONDS:
+            return None
+        steps = self.total_steps - self.state.position.schedule_start
+        expected = steps * self.seconds / self.timed_steps
+        if expected < CLEAR_DELAY * self.planned_seconds:
+            return None
+        return (
+            f"the training takes about {format_duration(expected)} and not {format_duration(self.planned_seconds)} as planned: this "
+            "machine is slower than when it was measured, perhaps because other programs use it. To end the training sooner and make the "
+            f"model from the best weights until then: touch {shlex.quote(printable(str(self.run_dir / FINISH)))}"
+        )
 
     def keeps(self, step: int) -> bool:
         """Whether a rollback may return to the checkpoint of `step`, or a longer run may continue from it."""
