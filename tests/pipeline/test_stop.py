@@ -5,9 +5,14 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
+from bulletlm.config.loader import load_config
+from bulletlm.errors import Interrupted
+from bulletlm.pipeline.stages import run_stages
+from bulletlm.progress import SilentProgress
 from micro_model import write_micro_config, write_texts
 
 STOP_AT = """
@@ -75,6 +80,21 @@ def test_every_stage_says_what_is_kept_and_the_same_command_goes_on(tmp_path: Pa
     log = (tmp_path / "runs" / "micro" / "log.txt").read_text(encoding="utf-8")
     assert log.count("ERROR") == log.count("ERROR   stopped ") == len(MOMENTS)
     assert not list((tmp_path / "runs").rglob("*.partial"))
+
+
+class CtrlC(SilentProgress):
+    """Stops the command as Ctrl-C does, when the first bar appears."""
+
+    def task(self, title: str, total: float | None) -> NoReturn:
+        raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("restart", [False, True])
+def test_a_stopped_restart_is_not_continued_with_a_restart(restart: bool, tmp_path: Path) -> None:
+    config = load_config(write_micro_config(tmp_path, write_texts(tmp_path / "texts")))
+    with pytest.raises(Interrupted, match="run the same command again") as stopped:
+        run_stages(config, "data", CtrlC(), restart=restart)
+    assert str(stopped.value).endswith(", without --restart") is restart
 
 
 @pytest.mark.skipif(os.name != "posix", reason="this system has no POSIX signals")

@@ -139,6 +139,7 @@ def run_stages(config: Config, until: str, progress: Progress, *, restart: bool 
         MissingExtra: this installation cannot train.
         ConfigError: the run folder holds a model trained with other settings, or a file that the run did not write is in the way, or
             another process is using the folder.
+        Interrupted: a signal or a file `stop` ended a stage; the message says what is kept.
         BulletError: a stage failed; the outputs of earlier stages remain.
     """
     require_sources(config)
@@ -149,7 +150,10 @@ def run_stages(config: Config, until: str, progress: Progress, *, restart: bool 
     _make_folder(run.folder)
     with locked(run.folder), _logged(run) as logged:
         run = replace(run, extension=_protect_trained_model(logged, restart))
-        _update_stages(replace(logged, extension=run.extension), until)
+        try:
+            _update_stages(replace(logged, extension=run.extension), until)
+        except Interrupted as stopped:
+            raise (Interrupted(f"{stopped}, without --restart") if restart else stopped) from None
     return run
 
 
