@@ -53,10 +53,10 @@ MOMENTS = [
 """The bar or message at which a signal arrives, the signal, and the beginning of what the command says."""
 
 
-def stop(words: list[str], moment: str, number: int, **options: object) -> str:
+def stop(words: list[str], moment: str, number: int) -> str:
     """Run a command that a signal stops; returns its message."""
     command = [sys.executable, "-c", STOP_AT, str(number), moment, *words]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False, **options)  # type: ignore[call-overload]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 130, (moment, done.returncode, done.stderr)
     *before, last = done.stderr.strip().splitlines()
     assert last.startswith("bullet: stopped"), done.stderr
