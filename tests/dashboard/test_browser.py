@@ -168,7 +168,8 @@ def test_names_and_texts_are_never_markup(dashboard: RunningDashboard, browser_p
     assert page.locator("img[src=x]").count() == 0 and page.title() != "owned"
 
 
-UNNAMED = """[...document.querySelectorAll('button, a, textarea, input:not([type=file]), [role=button]')].filter(element =>
+UNNAMED = """[...document.querySelectorAll('button, a, textarea, input:not([type=file]),' +
+    '[role=button], [role=checkbox], [role=switch], [role=slider]')].filter(element =>
     element.offsetParent && !(element.getAttribute('aria-label') || element.innerText.trim() || element.labels?.length || element.title
     || element.closest('label') || element.getAttribute('aria-labelledby'))).map(element => element.outerHTML.slice(0, 200))"""
 """Elements that can be operated and that a screen reader cannot name."""
@@ -176,6 +177,12 @@ UNNAMED = """[...document.querySelectorAll('button, a, textarea, input:not([type
 UNEXPLAINED = """[...document.querySelectorAll('.tile, .card:has(.chart), .card:has(table), .runcard, th.text-right')].filter(element =>
     !element.querySelector('.help')).map(element => element.innerText.slice(0, 200))"""
 """Numbers without a "?" that explains them."""
+
+
+SMALL = """[...document.querySelectorAll('button, [role=button], a.nav')].filter(element => element.offsetParent
+    && Math.min(element.getBoundingClientRect().width, element.getBoundingClientRect().height) < 24)
+    .map(element => element.outerHTML.slice(0, 200))"""
+"""Buttons of less than 24 pixels, which a finger misses (WCAG 2.2, target size)."""
 
 
 def test_pages_fit_a_phone_and_every_control_has_a_name(dashboard: RunningDashboard, browser_page: Any, micro_run: Path) -> None:
@@ -190,7 +197,20 @@ def test_pages_fit_a_phone_and_every_control_has_a_name(dashboard: RunningDashbo
         assert page.evaluate("document.documentElement.scrollWidth") <= 360, path
         assert page.evaluate(UNNAMED) == [], path
         assert page.evaluate(UNEXPLAINED) == [], path
+        assert page.evaluate(SMALL) == [], path
         assert page.evaluate("document.documentElement.lang") == "en"
+
+    # The list is a table on a wide screen.
+    page.set_viewport_size({"width": 1280, "height": 900})
+    page.goto(dashboard.address)
+    page.get_by_role("columnheader", name="Verdict").wait_for()
+    assert page.evaluate(UNNAMED) == []
+    assert page.evaluate(UNEXPLAINED) == []
+    focused = "(element => [element.innerText, getComputedStyle(element).outlineStyle])(document.activeElement)"
+    page.get_by_role("button", name="मराठी").focus()
+    page.keyboard.press("Tab")
+    page.keyboard.press("Shift+Tab")
+    assert page.evaluate(focused) == ["मराठी", "solid"], "the focus of the keyboard is visible"
 
 
 def test_devanagari_is_shown_in_the_font_of_the_package(dashboard: RunningDashboard, browser_page: Any) -> None:

@@ -95,7 +95,13 @@ def test_a_damaged_report_is_named_and_the_rest_is_shown(dashboard: RunningDashb
     for language in LANGUAGES:
         cookie = {"Cookie": f"language={language}"}
         sentences = {name: report_problem(Words(language), name, problem) for name, problem in PROBLEMS.items()}
-        for path in ("/", both, *(f"/{page}{name}" for name in PROBLEMS for page in ("run/", "export/", "score?run="))):
+        for path in (
+            "/",
+            both,
+            "/new",
+            "/playground",
+            *(f"/{page}{name}" for name in PROBLEMS for page in ("run/", "export/", "score?run=")),
+        ):
             status, content = dashboard.get(path, **cookie)
             assert status == 200, path
             shown = [sentence for name, sentence in sentences.items() if name in path or path == "/"]

@@ -142,20 +142,20 @@ def tile(t: Words, name: str, value: str, explanation: str) -> Tile:
         return Tile(ui.label(value).classes("value"))
 
 
-def report_errors(action: Callable[[], Any]) -> Any:
+def report_errors(t: Words, action: Callable[[], Any]) -> Any:
     """Call `action`; show the message of a BulletError or an OSError on the page. Returns the result, None after an error."""
     try:
         return action()
     except BulletError as error:
-        show_error(error)
+        show_error(t, error)
     except OSError as error:
-        show_error(BulletError(f"{error.filename}: {error.strerror}" if error.filename else str(error)))
+        show_error(t, BulletError(f"{error.filename}: {error.strerror}" if error.filename else str(error)))
     return None
 
 
-def show_error(error: BulletError) -> None:
+def show_error(t: Words, error: BulletError) -> None:
     """Show the message of an error until the user closes it."""
-    ui.notify(str(error), type="negative", position="top", multi_line=True, close_button=True, timeout=0)
+    ui.notify(str(error), type="negative", position="top", multi_line=True, close_button=t("Close"), timeout=0)
 
 
 def state_chip(t: Words, state: str) -> ui.label:

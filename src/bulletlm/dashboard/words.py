@@ -61,6 +61,7 @@ MARATHI: dict[str, str] = {
     "Cleaning": "मजकूर स्वच्छ करणे",
     "Cleaning the text": "मजकूर स्वच्छ करत आहे",
     "Clear all": "सर्व पुसा",
+    "Close": "बंद करा",
     "Coherence": "सुसंगती",
     "Coherence. 1: sentences do not belong together, 3: mostly one thought, 5: one clear thought from start to end.": "सुसंगती. 1: वाक्यांचा एकमेकांशी संबंध नाही, 3: बहुतेक एकच विचार, 5: सुरुवातीपासून शेवटपर्यंत एक स्पष्ट विचार.",  # noqa: E501
     "Colours of the system": "संगणकाप्रमाणे रंग",
@@ -206,6 +207,7 @@ MARATHI: dict[str, str] = {
     "Second model minus first, answer by answer, with its 95 % interval.": "दुसरे मॉडेल वजा पहिले, एकेका उत्तरासाठी, 95 % अंतरालासह.",
     "Second model, for comparison": "तुलनेसाठी दुसरे मॉडेल",
     "Seed": "सीड",
+    "Select all runs": "सर्व प्रशिक्षणे निवडा",
     "Select runs in the list first.": "आधी यादीतून प्रशिक्षणे निवडा.",
     "Send": "पाठवा",
     "Sensitivity of the matrices": "मॅट्रिक्सची संवेदनशीलता",

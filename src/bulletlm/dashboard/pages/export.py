@@ -126,16 +126,19 @@ def _remedy(dashboard: Dashboard, t: Words, folder: Path, remedy: dict[str, Any]
         if words is None:
             ui.label(str(command)).classes("mono")
             return
+        ui.button(t("Do this"), icon="build", on_click=lambda: _start(dashboard, t, folder, words)).props("no-caps outline dense").tooltip(
+            str(command)
+        )
 
-        def start() -> None:
-            try:
-                processes.start(folder, words, dashboard.workspace.folder)
-            except BulletError as error:
-                show_error(error)
-                return
-            ui.navigate.to(f"/run/{quote(folder.name, safe='')}")
 
-        ui.button(t("Do this"), icon="build", on_click=start).props("no-caps outline dense").tooltip(str(command))
+def _start(dashboard: Dashboard, t: Words, folder: Path, words: list[str]) -> None:
+    """Start a command for the run, and show the page of the run."""
+    try:
+        processes.start(folder, words, dashboard.workspace.folder)
+    except BulletError as error:
+        show_error(t, error)
+        return
+    ui.navigate.to(f"/run/{quote(folder.name, safe='')}")
 
 
 def new_run_flags(command: str, folder: Path) -> str | None:
@@ -287,12 +290,7 @@ def _quantize(dashboard: Dashboard, t: Words, folder: Path) -> None:
         def start() -> None:
             words = ["qat", str(folder), f"--quant.weights={weights.value}", f"--quant.calibration={method.value}"]
             words += [f"--quant.calibration_tokens={int(tokens.value or 40_000)}", f"--qat.steps={int(qat.value or 0)}"]
-            try:
-                processes.start(folder, words, dashboard.workspace.folder)
-            except BulletError as error:
-                show_error(error)
-                return
-            ui.navigate.to(f"/run/{quote(folder.name, safe='')}")
+            _start(dashboard, t, folder, words)
 
         ui.button(t("Quantise and write the report card"), icon="compress", on_click=start).props("no-caps outline")
 

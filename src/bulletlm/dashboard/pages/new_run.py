@@ -77,7 +77,7 @@ def build(dashboard: Dashboard, request: Request) -> None:
             elif model:
                 start_from(draft, str(dashboard.workspace.run_folder(model)))
         except BulletError as error:
-            show_error(error)
+            show_error(t, error)
         give_free_name(draft, dashboard.workspace, None if "name" in draft.given else source)
         _Page(dashboard, t, draft)
 
@@ -197,37 +197,10 @@ class _Page:
             ui.label(text).classes(look)
 
     def _show_preview(self, found: Preview) -> None:
-        t = self.t
         self.preview.clear()
-        about = "" if found["complete"] else "≈ "
         with self.preview:
-            with ui.element("div").classes("tiles"):
-                tile(t, "Characters", about + show.whole(found["characters"]), "Characters of text after cleaning, without exact copies.")
-                tile(t, "Files", show.whole(found["files"]), "Files that are read.")
-                tile(t, "Documents", show.whole(found["documents"]), "Documents and conversations in the examined part of the text.")
-                tile(t, "Conversations", f"{found['conversations']:.0%}", "Share of the characters that are in conversations.")
-                tile(t, "Document length", f"{found['document']:,.0f} {t('characters')}", "Median length of a document.")
-            languages = ", ".join(f"{language_name(code, t.language)} {share:.0%}" for code, share in list(found["languages"].items())[:6])
-            explained_line(t, f"{t('Languages')}: {languages}", t("Share of the characters in each language, as recognized."))
-            kinds = ", ".join(f"{count} × {kind}" for kind, count in found["kinds"].items())
-            explained_line(t, f"{t('Kinds of files')}: {kinds}", t("How many files of each kind are read."))
-            for item in found["skipped"][:8]:
-                ui.label(f"{t('Not read')}: {item['file']}: {item['reason']}").classes("warn")
-            if found["rules"]:
-                with ui.expansion(t("What cleaning would drop or change, with examples")).classes("w-full").props("dense"):
-                    explained_line(
-                        t,
-                        t("Rules of cleaning"),
-                        t("How many texts each rule drops or changes, and how many characters are lost. The form below changes the rules."),
-                    )
-                    for rule in found["rules"]:
-                        what = t("dropped") if rule["dropped"] else t("changed")
-                        ui.label(
-                            f"{show.rule(rule['text'], t.language)}: {rule['rows']:,} × {what}, {rule['characters']:,} {t('characters')}"
-                        ).classes("warn" if rule["dropped"] else "")
-                        for example in rule["examples"]:
-                            after = f" → {example['after']}" if example["after"] else ""
-                            ui.label(f"{example['source']}: {example['before']}{after}").classes("mono soft")
+            _preview_tiles(self.t, found)
+            _preview_rules(self.t, found)
             for text in found["beginning"]:
                 ui.label(text + " …").classes("answer soft small")
 
@@ -240,50 +213,53 @@ class _Page:
                 heading(t("2. Settings"), 2)
                 ui.space()
                 ui.button(t("Clear all"), on_click=self._clear).props("flat no-caps dense")
-            with ui.element("div").classes("line"):
-                hours = {value: t(name) for value, name in HOURS.items()}
-                self.hours = ui.select(hours, value=DEFAULT_HOURS, label=t("Time for the run")).props("dense outlined").classes("narrow")
-                self.choose = ui.button(t("Choose the settings for me"), icon="auto_fix_high", on_click=self._choose)
-                self.choose.props("no-caps outline")
-                help_button(
-                    t,
-                    t("Choose the settings for me"),
-                    t(
-                        "The program looks at the text, measures this computer for a few seconds, and chooses the model that learns the "
-                        "most in this time."
-                    ),
-                )
-                self.choosing = ui.spinner()
-                self.choosing.set_visibility(False)
-            self.notes = ui.label().classes("warn").style("white-space:pre-line").props("aria-live=polite")
-            with ui.element("div").classes("line"):
-                self.start = ui.select({"": ""}, value="", label=t("Start from"), on_change=self._started_from)
-                self.start.props("dense outlined").classes("narrow")
-                help_button(
-                    t,
-                    t("Start from"),
-                    t(
-                        "A model that knows the language already learns from little text. Its shape and vocabulary are kept. "
-                        "Models of the package, of your runs, and uploaded .bullet and .gguf files can be chosen."
-                    ),
-                )
-                names = recipes(self.dashboard.workspace)
-                if names:
-                    ui.select(["", *names], value="", label=t("Begin with a recipe"), on_change=self._recipe).props(
-                        "dense outlined"
-                    ).classes("narrow")
+            self._chooser()
+            self._starts()
             with ui.element("div").classes("pair"):
-                with ui.element("div"):
-                    self.json_box = ui.textarea(t("Configuration: paste JSON here, comments are allowed"))
-                    self.json_box.props("outlined debounce=300 input-style='min-height:11rem' spellcheck=false").classes("mono")
-                    self.json_problem = ui.label().classes("bad small").props("role=alert")
-                with ui.element("div"):
-                    self.flags_box = ui.textarea(t("Extra args: paste a line of flags here, such as --lr=5e-4"))
-                    self.flags_box.props("outlined debounce=300 input-style='min-height:11rem' spellcheck=false").classes("mono")
-                    self.flags_problem = ui.label().classes("bad small").props("role=alert")
+                self.json_box, self.json_problem = _box(t("Configuration: paste JSON here, comments are allowed"))
+                self.flags_box, self.flags_problem = _box(t("Extra args: paste a line of flags here, such as --lr=5e-4"))
             self.general_problem = ui.label().classes("bad").props("role=alert")
         self.json_box.on_value_change(lambda e: self._from_box(self.draft.edit_json, e.value))
         self.flags_box.on_value_change(lambda e: self._from_box(self.draft.edit_flags, e.value))
+
+    def _chooser(self) -> None:
+        """The time for the run, and the button that chooses settings for it."""
+        t = self.t
+        with ui.element("div").classes("line"):
+            hours = {value: t(name) for value, name in HOURS.items()}
+            self.hours = ui.select(hours, value=DEFAULT_HOURS, label=t("Time for the run")).props("dense outlined").classes("narrow")
+            self.choose = ui.button(t("Choose the settings for me"), icon="auto_fix_high", on_click=self._choose)
+            self.choose.props("no-caps outline")
+            help_button(
+                t,
+                t("Choose the settings for me"),
+                t(
+                    "The program looks at the text, measures this computer for a few seconds, and chooses the model that learns the "
+                    "most in this time."
+                ),
+            )
+            self.choosing = ui.spinner()
+            self.choosing.set_visibility(False)
+        self.notes = ui.label().classes("warn").style("white-space:pre-line").props("aria-live=polite")
+
+    def _starts(self) -> None:
+        """The model from which the run starts, and the recipes."""
+        t = self.t
+        with ui.element("div").classes("line"):
+            self.start = ui.select({"": ""}, value="", label=t("Start from"), on_change=self._started_from)
+            self.start.props("dense outlined").classes("narrow")
+            help_button(
+                t,
+                t("Start from"),
+                t(
+                    "A model that knows the language already learns from little text. Its shape and vocabulary are kept. "
+                    "Models of the package, of your runs, and uploaded .bullet and .gguf files can be chosen."
+                ),
+            )
+            names = recipes(self.dashboard.workspace)
+            if names:
+                select = ui.select(["", *names], value="", label=t("Begin with a recipe"), on_change=self._recipe)
+                select.props("dense outlined").classes("narrow")
 
     def _from_box(self, edit: Any, text: str | None) -> None:
         if not self.syncing:
@@ -294,7 +270,7 @@ class _Page:
         path = recipes(self.dashboard.workspace).get(event.value or "")
         if path is not None:
             sources = self.draft.given.get("data.sources")
-            text = report_errors(lambda: path.read_text(encoding="utf-8", errors="replace"))
+            text = report_errors(self.t, lambda: path.read_text(encoding="utf-8", errors="replace"))
             if text is None:
                 return
             self.draft.edit_json(text)
@@ -333,7 +309,7 @@ class _Page:
         paths = [source.get("path", "") if isinstance(source, dict) else str(source) for source in self._paths()]
         problems = list(self.dashboard.workspace.check_settings(self.draft.given))
         if problems:
-            show_error(BulletError(": ".join(problems[0])))
+            show_error(self.t, BulletError(": ".join(problems[0])))
             return
         self.choose.disable()
         self.choosing.set_visibility(True)
@@ -452,7 +428,7 @@ class _Page:
         self.general_problem.set_text("; ".join(text for text in hidden if not text.startswith("data.sources:")))
         self._show_sources()
         self.due = True
-        report_errors(lambda: save_draft(draft, self.dashboard.workspace))
+        report_errors(self.t, lambda: save_draft(draft, self.dashboard.workspace))
 
     # The plan and the start.
 
@@ -540,10 +516,54 @@ class _Page:
             else:
                 queue.enqueue(folder, workspace)
         except BulletError as error:
-            show_error(error)
+            show_error(self.t, error)
             self._sync()
             return
         ui.navigate.to(f"/run/{quote(folder.name, safe='')}")
+
+
+def _box(title: str) -> tuple[ui.textarea, ui.label]:
+    """A box for settings as text, and the label below it for mistakes."""
+    with ui.element("div"):
+        box = ui.textarea(title).props("outlined debounce=300 input-style='min-height:11rem' spellcheck=false").classes("mono")
+        problem = ui.label().classes("bad small").props("role=alert")
+    return box, problem
+
+
+def _preview_tiles(t: Words, found: Preview) -> None:
+    """How much text was recognized, in which languages and files, and what is not read."""
+    about = "" if found["complete"] else "≈ "
+    with ui.element("div").classes("tiles"):
+        tile(t, "Characters", about + show.whole(found["characters"]), "Characters of text after cleaning, without exact copies.")
+        tile(t, "Files", show.whole(found["files"]), "Files that are read.")
+        tile(t, "Documents", show.whole(found["documents"]), "Documents and conversations in the examined part of the text.")
+        tile(t, "Conversations", f"{found['conversations']:.0%}", "Share of the characters that are in conversations.")
+        tile(t, "Document length", f"{found['document']:,.0f} {t('characters')}", "Median length of a document.")
+    languages = ", ".join(f"{language_name(code, t.language)} {share:.0%}" for code, share in list(found["languages"].items())[:6])
+    explained_line(t, f"{t('Languages')}: {languages}", t("Share of the characters in each language, as recognized."))
+    kinds = ", ".join(f"{count} × {kind}" for kind, count in found["kinds"].items())
+    explained_line(t, f"{t('Kinds of files')}: {kinds}", t("How many files of each kind are read."))
+    for item in found["skipped"][:8]:
+        ui.label(f"{t('Not read')}: {item['file']}: {item['reason']}").classes("warn")
+
+
+def _preview_rules(t: Words, found: Preview) -> None:
+    """What each rule of cleaning would drop or change, with examples."""
+    if not found["rules"]:
+        return
+    with ui.expansion(t("What cleaning would drop or change, with examples")).classes("w-full").props("dense"):
+        explained_line(
+            t,
+            t("Rules of cleaning"),
+            t("How many texts each rule drops or changes, and how many characters are lost. The form below changes the rules."),
+        )
+        for rule in found["rules"]:
+            what = t("dropped") if rule["dropped"] else t("changed")
+            text = f"{show.rule(rule['text'], t.language)}: {rule['rows']:,} × {what}, {rule['characters']:,} {t('characters')}"
+            ui.label(text).classes("warn" if rule["dropped"] else "")
+            for example in rule["examples"]:
+                after = f" → {example['after']}" if example["after"] else ""
+                ui.label(f"{example['source']}: {example['before']}{after}").classes("mono soft")
 
 
 def _text(setting: Setting, value: Any) -> str:

@@ -107,7 +107,7 @@ class _Page:
         try:
             sampling = self._sampling()
         except ConfigError as error:
-            show_error(error)
+            show_error(self.t, error)
             return
         self.busy = True
         self.prompt.set_value("")
@@ -132,7 +132,7 @@ class _Page:
             with open(folder / CONVERSATIONS, "a", encoding="utf-8") as file:
                 file.write(json.dumps({"messages": messages}, ensure_ascii=False) + "\n")
         except OSError as error:
-            show_error(BulletError(f"cannot write {folder / CONVERSATIONS}: {error.strerror}"))
+            show_error(self.t, BulletError(f"cannot write {folder / CONVERSATIONS}: {error.strerror}"))
             return
         ui.notify(self.t("Saved in {file}.", file=f"uploads/{CONVERSATIONS}"), position="top")
 

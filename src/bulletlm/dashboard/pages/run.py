@@ -289,45 +289,57 @@ class _Page:
                 ui.label(sample.answer or show.NOTHING).classes("answer")
 
     def _update(self, found: Summary) -> None:
-        t, metrics = self.t, self.metrics
+        """Show the state of the run, its numbers and buttons, and what was added to its answers and log."""
         self.summary = found
-        running = found.state == "running"
-        self.chip.set_text(t(found.state))
+        self.chip.set_text(self.t(found.state))
         self.chip.classes(replace=f"state {found.state}")
         self.message.set_text(found.message)
         self.message.set_visibility(bool(found.message))
         self.bar.set_value(round(found.progress, 3))
-        text = t(STAGE_NAMES[found.stage]) if found.stage else ""
-        step = metrics.last_step or found.step
+        step = self.metrics.last_step or found.step
+        self.progress.set_text(self._progress_text(found, step))
+        self._update_buttons(found, step)
+        self._update_tiles(found)
+        self._show_verdicts(shown_verdicts(self.t, found))
+        self._show_samples()
+        self._show_log(processes.read_log(self.folder))
+
+    def _progress_text(self, found: Summary, step: int) -> str:
+        t = self.t
+        parts = [t(STAGE_NAMES[found.stage])] if found.stage else []
         if step and found.total_steps:
-            text += (" · " if text else "") + t("step {step} of {total}", step=show.whole(step), total=show.whole(found.total_steps))
+            parts.append(t("step {step} of {total}", step=show.whole(step), total=show.whole(found.total_steps)))
         if found.eta is not None:
-            text += " · " + t("{time} left", time=show.span(found.eta, t.language))
-        self.progress.set_text(text)
-        training = running and found.stage == "train"
-        self.start.set_visibility(found.state in ("stopped", "failed"))
-        self.start.set_text(t("Resume") if step else t("Start"))
-        self.enqueue.set_visibility(found.state in ("stopped", "failed"))
-        self.extend.set_visibility(found.state in ("finished", "stopped", "failed") and "train" in processes.done_stages(self.folder))
+            parts.append(t("{time} left", time=show.span(found.eta, t.language)))
+        return " · ".join(parts)
+
+    def _update_buttons(self, found: Summary, step: int) -> None:
+        """Show the buttons for what can be done in the present state."""
+        running, done = found.state == "running", processes.done_stages(self.folder)
+        can_start = found.state in ("stopped", "failed")
+        has_model = found.file_bytes is not None
+        self.start.set_visibility(can_start)
+        self.start.set_text(self.t("Resume") if step else self.t("Start"))
+        self.enqueue.set_visibility(can_start)
+        self.extend.set_visibility((can_start or found.state == "finished") and "train" in done)
         self.dequeue.set_visibility(found.state == "waiting")
         self.stop.set_visibility(running)
-        self.finish.set_visibility(training and found.best_loss is not None)
-        self.export.set_visibility(found.file_bytes is not None or found.best_loss is not None)
-        self.play.set_visibility(found.file_bytes is not None)
-        self.tuned.set_visibility(found.file_bytes is not None and (self.folder / "start" / "npy" / MANIFEST).is_file())
-        self.base.set_visibility(found.state != "running" and "export" in processes.done_stages(self.folder))
+        self.finish.set_visibility(running and found.stage == "train" and found.best_loss is not None)
+        self.export.set_visibility(has_model or found.best_loss is not None)
+        self.play.set_visibility(has_model)
+        self.tuned.set_visibility(has_model and (self.folder / "start" / "npy" / MANIFEST).is_file())
+        self.base.set_visibility(not running and "export" in done)
         self.report.set_visibility((self.folder / "report.html").is_file())
+
+    def _update_tiles(self, found: Summary) -> None:
+        t, speed = self.t, self.metrics.recent_speed()
         self.tiles["loss"].set(show.decimal(found.best_loss, unit=t("nats/token")))
         self.tiles["bpb"].set(show.decimal(found.bits_per_byte, unit=t("bits/byte")))
         self.tiles["gap"].set(show.change(found.gap))
-        speed = metrics.recent_speed()
         self.tiles["speed"].set(f"{show.whole(speed)} {t('tokens/s')}" if speed else show.NOTHING)
         self.tiles["eta"].set(show.span(found.eta, t.language))
         self.tiles["size"].set(show.file_size(found.file_bytes))
         self.tiles["parameters"].set(show.parameters(found.parameters, t.language))
-        self._show_verdicts(shown_verdicts(t, found))
-        self._show_samples()
-        self._show_log(processes.read_log(self.folder))
 
     def _show_log(self, log: str) -> None:
         text = log or self.t("The log is empty.")
@@ -366,7 +378,7 @@ class _Page:
             self._update_load()
 
     async def _act(self, action: Callable[[], Any]) -> None:
-        report_errors(action)
+        report_errors(self.t, action)
         self._update(self.dashboard.runs.get(self.name))
 
     async def _start(self) -> None:

@@ -18,6 +18,8 @@ REFRESH_SECONDS = 2.0
 
 STATES = ("running", "waiting", "finished", "stopped", "failed")
 
+SELECT_ALL = """<q-checkbox v-model="props.selected" aria-label="LABEL" dense />"""
+SELECT_ONE = """<q-td auto-width><q-checkbox v-model="props.selected" :aria-label="props.row.name" dense /></q-td>"""
 NAME_CELL = """<q-td :props="props"><a :href="props.row.link">{{ props.row.name }}</a></q-td>"""
 STATE_CELL = """<q-td :props="props"><span :class="'state ' + props.row.state_key">{{ props.row.state }}</span></q-td>"""
 PROGRESS_CELL = """<q-td :props="props"><q-linear-progress :value="props.row.share" rounded size="8px" style="min-width:5rem"
@@ -81,6 +83,8 @@ class _List:
             f':grid="window.innerWidth < 900" flat no-data-label="{t("No run yet")}" '
             f'rows-per-page-label="{t("Rows")}" :rows-per-page-options="[25, 50, 100, 0]"'
         )
+        self.table.add_slot("header-selection", SELECT_ALL.replace("LABEL", escape(t("Select all runs"))))
+        self.table.add_slot("body-selection", SELECT_ONE)
         self.table.add_slot("body-cell-name", NAME_CELL)
         self.table.add_slot("body-cell-state", STATE_CELL)
         self.table.add_slot("body-cell-progress", PROGRESS_CELL)
@@ -190,7 +194,7 @@ class _List:
                 if processes.find(folder) is None:
                     queue.enqueue(folder, self.dashboard.workspace)
 
-            report_errors(put)
+            report_errors(self.t, put)
         await self._refresh()
 
     async def _ask_to_delete(self) -> None:
@@ -209,7 +213,7 @@ class _List:
                 ui.button(t("Cancel"), on_click=lambda: dialog.submit(False)).props("no-caps flat")
                 ui.button(t("Delete"), on_click=lambda: dialog.submit(True)).props("no-caps unelevated color=negative").mark("confirm")
         if await dialog:
-            report_errors(lambda: self.dashboard.runs.delete(names))
+            report_errors(self.t, lambda: self.dashboard.runs.delete(names))
             self.table.selected = []
             self._enable()
             await self._refresh()

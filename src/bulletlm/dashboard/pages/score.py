@@ -16,8 +16,10 @@ from bulletlm.evaluate.scoring import (
     MOST,
     SCORE_FILE,
     Item,
+    ScoreRecord,
     ScoreStore,
     Shown,
+    Summary,
     items_of_report,
     make_score,
     remaining,
@@ -91,7 +93,7 @@ class _Page:
         try:
             records = self.store.read()
         except BulletError as error:
-            show_error(error)
+            show_error(self.t, error)
             return
         left = remaining(self.items, records, rater) if rater else []
         self.shown = left[0] if left else None
@@ -180,11 +182,12 @@ class _Page:
         try:
             self.store.add(make_score(self.shown, self.rater.value.strip(), points, preferred))
         except BulletError as error:
-            show_error(error)
+            show_error(self.t, error)
             return
         self._next()
 
-    def _show_result(self, records: Any) -> None:
+    def _show_result(self, records: list[ScoreRecord]) -> None:
+        """What the readers found, after the last answer was scored."""
         t = self.t
         ui.label(t("All answers are scored. Thank you!")).classes("good")
         try:
@@ -203,36 +206,27 @@ class _Page:
                 ("d", t("difference"), "right", t("Second model minus first, answer by answer, with its 95 % interval.")),
             )
         ]
-        rows: list[dict[str, Any]] = []
-        for name in CRITERIA:
-            difference = found["differences"][name]
-            low, high = difference["low"], difference["high"]
-            between = "" if low is None or high is None else f" [{low:+.2f}, {high:+.2f}]"
-            rows.append(
-                {
-                    "what": t(NAMES[name]),
-                    "a": f"{found['points'][first][name]['value']:.2f}",
-                    "b": f"{found['points'][second][name]['value']:.2f}",
-                    "d": f"{difference['value']:+.2f}{between}",
-                    "help": t(MEANINGS[name]),
-                }
-            )
-        rows.append(
-            {
-                "what": t("preferred"),
-                "a": f"{found['preferences'][first]['value']:.0%}",
-                "b": f"{found['preferences'][second]['value']:.0%}",
-                "d": "",
-                "help": t("In how many of the judgements the answer of this model was the better one."),
-            }
-        )
-        explained_table(t, columns, rows, "what").props("flat dense hide-bottom")
+        explained_table(t, columns, _result_rows(t, found), "what").props("flat dense hide-bottom")
         ui.label(t("Readers: {names}", names=", ".join(sorted({record["rater"] for record in records})))).classes("soft small")
         agreement = {name: value for name, value in found["agreement"].items() if value is not None}
         if agreement:
             names = {**NAMES, "preference": "preferred"}
+            values = ", ".join(f"{t(names[name])} {value:.2f}" for name, value in agreement.items())
             with ui.element("div").classes("line"):
-                ui.label(
-                    t("Agreement of the readers: {values}", values=", ".join(f"{t(names[name])} {v:.2f}" for name, v in agreement.items()))
-                )
+                ui.label(t("Agreement of the readers: {values}", values=values))
                 help_button(t, t("Score"), t("Krippendorff's alpha: 1 is full agreement, 0 is what chance gives."))
+
+
+def _result_rows(t: Words, found: Summary) -> list[dict[str, Any]]:
+    """Rows of the table of results: the criteria, and the preference."""
+    first, second = found["systems"]
+    rows: list[dict[str, Any]] = []
+    for name in CRITERIA:
+        difference = found["differences"][name]
+        low, high = difference["low"], difference["high"]
+        between = "" if low is None or high is None else f" [{low:+.2f}, {high:+.2f}]"
+        a, b = (f"{found['points'][system][name]['value']:.2f}" for system in (first, second))
+        rows.append({"what": t(NAMES[name]), "a": a, "b": b, "d": f"{difference['value']:+.2f}{between}", "help": t(MEANINGS[name])})
+    a, b = (f"{found['preferences'][system]['value']:.0%}" for system in (first, second))
+    help_text = t("In how many of the judgements the answer of this model was the better one.")
+    return [*rows, {"what": t("preferred"), "a": a, "b": b, "d": "", "help": help_text}]
