@@ -98,6 +98,36 @@ def test_what_the_user_gives_stays() -> None:
     assert choice.values["train"]["learning_rate"] == 1e-3 and choice.values["tokenizer"]["vocab_size"] == 900
 
 
+@pytest.mark.parametrize(
+    ("given", "steps", "per_step"),
+    [
+        ({"train__total_steps": 12}, 12, None),
+        ({"train__total_steps": 500_000}, 500_000, None),
+        ({"train__batch_size_per_device": 3, "train__gradient_accumulation_steps": 2, "train__total_steps": 50}, 50, 6),
+    ],
+)
+def test_what_is_said_is_what_the_user_gave(given: dict[str, Any], steps: int, per_step: int | None) -> None:
+    plain, choice = chosen(2_000_000), chosen(2_000_000, **given)
+    context = choice.values["model"]["max_seq_len"]
+    tokens = per_step * context if per_step else plain.facts["tokens"] // plain.facts["steps"]
+    assert choice.facts["steps"] == steps and f"training  {steps:,} steps of {tokens:,} tokens" in choice.lines[3]
+    assert choice.facts["tokens"] == steps * tokens
+    longer = steps * tokens > plain.facts["tokens"]
+    assert (choice.facts["seconds"]["total"] > plain.facts["seconds"]["total"]) == longer
+    assert choice.facts["qat_steps"] == (400 if longer else 0)
+
+
+def test_passes_that_the_user_gave_decide_the_steps() -> None:
+    choice = chosen(2_000_000, train__epochs=2.0)
+    assert choice.facts["epochs"] == pytest.approx(2, rel=0.01) and ", 2.0 times over" in choice.lines[3]
+    assert choice.values["train"]["epochs"] == 2 and "total_steps" not in choice.values["train"]
+
+
+def test_general_text_is_not_counted_as_the_text_of_the_user(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("".join(f"Sentence number {n} is a line of this text.\n\n" for n in range(200)))
+    assert look_at_text([str(tmp_path)], {"data.mix.general": 0.5}, 42, SilentProgress()).files == 1
+
+
 @pytest.mark.parametrize("characters", [20_000, 2_000_000, 1_000_000_000])
 @pytest.mark.parametrize("flops", [1e8, 2e9, 2e10])
 @pytest.mark.parametrize("hours", [0.001, 0.05, 0.1])

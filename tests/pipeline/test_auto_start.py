@@ -94,6 +94,16 @@ def test_what_the_user_gives_stays(tiny_tokenizer: Tokenizer) -> None:
     assert choice.values["data"]["mix"]["general"] == 0.0 and choice.values["model"]["max_seq_len"] == 128
 
 
+def test_what_is_said_is_what_the_user_gave(tiny_tokenizer: Tokenizer) -> None:
+    choice = chosen(
+        2_000_000, base_of(tiny_tokenizer), train__epochs=2.0, train__batch_size_per_device=3, train__gradient_accumulation_steps=1
+    )
+    assert choice and choice.facts["epochs"] == pytest.approx(2, rel=0.01)
+    assert f"steps of {3 * 256:,} tokens, 2.0 times over" in choice.lines[3] and "total_steps" not in choice.values["train"]
+    few = chosen(2_000_000, base_of(tiny_tokenizer), train__total_steps=12)
+    assert few and few.facts["steps"] == 12 and "at most 12 steps" in few.lines[3]
+
+
 def test_a_model_that_is_too_large_for_the_time_gives_no_choice(tiny_tokenizer: Tokenizer) -> None:
     assert chosen(200_000, base_of(tiny_tokenizer, 1024), 0.05, 1e9) is None
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from bulletlm.config.schema import Config, DataConfig
+from bulletlm.config.schema import Config, DataConfig, TrainConfig
 from bulletlm.data.log import REJECTIONS, Log, is_change, keep_with
 from bulletlm.data.survey import Survey, survey
 from bulletlm.errors import ConfigError, DataError
@@ -25,6 +25,7 @@ from bulletlm.text.tokenizer import Tokenizer
 from bulletlm.text.train_tokenizer import train_tokenizer
 from bulletlm.train.backend.plan import default_plan, inspect_capabilities
 from bulletlm.train.scaling import effective_tokens, family
+from bulletlm.train.schedule import count_steps, sequences_per_step
 
 DEFAULT_HOURS = 0.25
 
@@ -217,6 +218,7 @@ class _Candidate:
         per_step: tokens of an optimizer step.
         tokens: of the whole training, repetitions included.
         qat_steps: steps of QAT; 0 for none.
+        validations: seconds of all validations during the training.
         seconds: of each part of the run.
         loss: that the scaling law expects, in bits per byte.
     """
@@ -226,6 +228,7 @@ class _Candidate:
     per_step: int
     tokens: int
     qat_steps: int
+    validations: float
     seconds: dict[str, float]
     loss: float
 
@@ -243,7 +246,9 @@ def look_at_text(sources: list[str], given: Mapping[str, Any], seed: int, progre
         DataError: there is nothing to read, or too little to train on; the message says what would help.
     """
     values: dict[str, Any] = {"data": {"sources": sources}}
-    put_given(values, {name: value for name, value in given.items() if name.startswith("data.")})
+    # With data.mix.general, the text of the package would count as the user's.
+    own = {name: value for name, value in given.items() if name.startswith("data.") and name != "data.mix.general"}
+    put_given(values, own)
     log = Log()
     try:
         found = survey(DataConfig.model_validate(values["data"]), seed, progress, log)
@@ -320,7 +325,7 @@ def choose(request: Request, text: Text) -> Choice:
             f"machine{looked} and the report leave too little time for training; take {least:g} or more"
         )
     chosen, limited = _best(candidates)
-    return _describe(request, text, data, chosen, limited)
+    return _describe(request, text, data, _as_given(request, data, chosen), limited)
 
 
 def _candidates(request: Request, text: Text) -> tuple[list[_Candidate], DataPlan]:
@@ -389,8 +394,7 @@ def _candidate(request: Request, data: DataPlan, shape: ModelShape, law: Law) ->
         return None  # so few steps are only enough for a text that needs no more
     steps = max(1, int(tokens / per_step))
     tokens = steps * per_step
-    qat_steps = min(MOST_STEPS, round(SHARE_OF_TOKENS * tokens / QAT_TOKENS_PER_STEP))
-    qat_steps = qat_steps if qat_steps >= FEWEST_STEPS else 0
+    qat_steps = _qat_steps(tokens)
     seconds = data.parts(
         training=steps * step + validations,
         quantization=calibration,
@@ -403,9 +407,57 @@ def _candidate(request: Request, data: DataPlan, shape: ModelShape, law: Law) ->
         per_step=per_step,
         tokens=tokens,
         qat_steps=qat_steps,
+        validations=validations,
         seconds=seconds,
         loss=law.loss(shape.n_parameters, effective_tokens(tokens, data.available)),
     )
+
+
+def _qat_steps(tokens: int) -> int:
+    """Steps of QAT after a training over that many tokens; 0 if so few are not worth it."""
+    steps = min(MOST_STEPS, round(SHARE_OF_TOKENS * tokens / QAT_TOKENS_PER_STEP))
+    return steps if steps >= FEWEST_STEPS else 0
+
+
+def _as_given(request: Request, data: DataPlan, chosen: _Candidate) -> _Candidate:
+    """The candidate with the steps, the passes and the batch that the user gave."""
+    shape, speed = chosen.shape, request.speed
+    settings = _base(shape.max_seq_len, chosen.per_step // shape.max_seq_len, 0)
+    steps, train = given_training(request, settings, chosen.steps, int(data.available / shape.max_seq_len))
+    per_step = sequences_per_step(train) * shape.max_seq_len
+    if (steps, per_step) == (chosen.steps, chosen.per_step):
+        return chosen
+    tokens = steps * per_step
+    qat_steps = _qat_steps(tokens)
+    qat_token = speed.qat * speed.clock.token_seconds(shape) * speed.exact
+    training = steps * speed.clock.seconds(shape, train) + chosen.validations
+    return replace(
+        chosen,
+        steps=steps,
+        per_step=per_step,
+        tokens=tokens,
+        qat_steps=qat_steps,
+        seconds={**chosen.seconds, "training": training, "QAT": qat_steps * QAT_TOKENS_PER_STEP * qat_token},
+        loss=load_law()[0].loss(shape.n_parameters, effective_tokens(tokens, data.available)),
+    )
+
+
+def given_training(request: Request, settings: Mapping[str, Any], steps: int, windows: int) -> tuple[int, TrainConfig]:
+    """A training of `steps` steps with the settings of train.* that the user gave, which may change its length and its batch.
+
+    Args:
+        request: has what the user gave.
+        settings: those of train.* that were chosen, without the number of steps.
+        steps: that were chosen.
+        windows: training sequences in one pass over the text.
+
+    Returns:
+        The number of optimizer steps, and the settings.
+    """
+    values = {"train": {**settings, "total_steps": steps}}
+    put_given(values, {name: value for name, value in request.given.items() if name.startswith("train.")})
+    train = Config.model_validate(values).train
+    return count_steps(train, windows)[0], train
 
 
 def _best(candidates: list[_Candidate]) -> tuple[_Candidate, bool]:

@@ -25,6 +25,7 @@ from bulletlm.pipeline.auto import (
     Text,
     choose,
     format_number,
+    given_training,
     left_out,
     plan_data,
     put_given,
@@ -41,6 +42,7 @@ from bulletlm.shape import ModelShape
 from bulletlm.terminal import printable
 from bulletlm.text.tokenizer import Tokenizer
 from bulletlm.train.scaling import effective_tokens
+from bulletlm.train.schedule import sequences_per_step
 
 LEAST_KNOWN_SHARE = 0.8
 """Share of the text in the languages of the packaged model from which on a run starts from it."""
@@ -241,7 +243,8 @@ def _plan_training(request: Request, base: Base, stream: _Stream) -> _Training |
     steps = min(most_steps, int(room / step))
     if steps < min(20, max(1, most_steps)):
         return None  # so few steps are only enough for a text that needs no more
-    steps = int(request.given.get("train.total_steps") or steps)
+    steps, train = given_training(request, _train_settings(sequences), steps, int(stream.tokens / context))
+    sequences, step = sequences_per_step(train), speed.clock.seconds(shape, train)
     seconds = data.parts(
         training=steps * step + validations,
         quantization=exact * CALIBRATION_PASSES * calibration,
