@@ -162,6 +162,18 @@ def test_subtitles(tmp_path: Path, name: str) -> None:
     assert paragraphs(tmp_path / name) == ["तू कुठे जात आहेस?", "मी शाळेत जात आहे.", "- हो.", "- नाही."]
 
 
+def test_lines_of_subtitles_without_a_time_are_counted(tmp_path: Path) -> None:
+    (tmp_path / "a.srt").write_text(
+        "1\n00:00:01,000 --> 00:00:02,000\nOne.\n\nTwo.\n\n2\n\nname\n00:00:03,000 --> 00:00:04,000\nThree.\n\nFour."
+    )
+    found = read(tmp_path / "a.srt")
+    assert [item.paragraphs for item in found if isinstance(item, RawDocument)] == [["One.", "Three."]]
+    assert [(item.line, item.reason, item.text) for item in found if isinstance(item, BadRow)] == [
+        (5, "no_time", "Two."),
+        (13, "no_time", "Four."),
+    ]
+
+
 def dump(*pages: str) -> str:
     return '<mediawiki xmlns="http://www.mediawiki.org/xml/export-0.11/" xml:lang="mr">' + "".join(pages) + "</mediawiki>"
 

@@ -64,6 +64,7 @@ REJECTIONS = {
     "no_text_or_messages": "rows of an unknown layout; data.sources[].columns maps it",
     "wrong_number_of_columns": "rows of a table with more or fewer cells than the others",
     "empty_cell": "rows of a table in which a text cell is empty",
+    "no_time": "lines of subtitles without a time",
     "question_without_answer": "questions in a list that have no answer",
     "chat_notice": "system notices in an exported chat",
     "chat_media": "placeholders for pictures, audio and files in an exported chat",

@@ -43,6 +43,7 @@ STAGES: dict[str, str] = {
     "rows of an unknown layout; data.sources[].columns maps it": "अनोळखी मांडणीच्या ओळी; data.sources[].columns मध्ये मांडणी सांगता येते",
     "rows of a table with more or fewer cells than the others": "इतरांपेक्षा कमी-जास्त रकाने असलेल्या तक्त्याच्या ओळी",
     "rows of a table in which a text cell is empty": "मजकुराचा रकाना रिकामा असलेल्या तक्त्याच्या ओळी",
+    "lines of subtitles without a time": "वेळ नसलेल्या उपशीर्षकांच्या ओळी",
     "questions in a list that have no answer": "यादीतील उत्तर नसलेले प्रश्न",
     "system notices in an exported chat": "चॅटमधील यंत्रणेच्या सूचना",
     "placeholders for pictures, audio and files in an exported chat": "चॅटमधील चित्रे, आवाज आणि फाइल यांच्या जागा",

@@ -22,9 +22,16 @@ def blocks(file: SourceFile, encoding: str, listener: Listener) -> Iterator[Bloc
 def documents(block: Block, seed: int) -> Iterator[RawDocument | BadRow]:
     """Read the block as one document."""
     document = RawDocument(block.file.name, block.first, block.file.language)
-    cue: list[str] = []
+    untimed: list[tuple[int, str]] = []  # lines of a cue before its time line
     spoken = False
     before = ""
+
+    def without_time() -> Iterator[BadRow]:
+        """The lines of a cue that has no time line, except numbers and comments."""
+        if not spoken and untimed and not untimed[0][1].startswith(_NOT_SPOKEN):
+            yield from (BadRow(block.file.name, number, "no_time", line) for number, line in untimed if not line.strip().isdigit())
+        untimed.clear()
+
     for item in lines_of(block):
         if isinstance(item, BadRow):
             yield item
@@ -32,12 +39,12 @@ def documents(block: Block, seed: int) -> Iterator[RawDocument | BadRow]:
         number, line = item
         line = line.removeprefix("\ufeff")
         if not line.strip():
-            cue, spoken = [], False
+            yield from without_time()
+            spoken = False
         elif not spoken:
-            # Lines before the time line are the cue number or a comment.
             spoken = _TIME.match(line) is not None
-            if not spoken and not line.strip().isdigit() and not cue and not line.startswith(_NOT_SPOKEN):
-                cue.append(line)
+            if not spoken:  # the number or the name of the cue, or a comment
+                untimed.append((number, line))
         else:
             text = _STYLE.sub("", line).strip()
             if not text or text == before:  # automatic subtitles repeat the line above
@@ -48,6 +55,7 @@ def documents(block: Block, seed: int) -> Iterator[RawDocument | BadRow]:
             else:
                 document.paragraphs.append(text)
                 document.lines.append(number)
+    yield from without_time()
     if document.paragraphs:
         document.line = document.lines[0]
         yield document
