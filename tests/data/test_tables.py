@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_language import SENTENCES
 
-from bulletlm.data.readers import lines, opened
+from bulletlm.data.readers import lines, opened, tables
 from bulletlm.data.reading import BadRow, RawDocument, read_documents
 from bulletlm.data.sources import SourceFile
 from bulletlm.errors import DataError
@@ -58,6 +58,14 @@ def test_a_mark_that_is_never_closed_costs_no_rows(tmp_path: Path) -> None:
     path.write_text(path.read_text(encoding="utf-8") + '"never closed,कधीच नाही आणि काय\n' + "one more,आणखी एक आहे\n", encoding="utf-8")
     found = answers(read(path))
     assert found[-4:] == ["कधीच नाही आणि काय", '"never closed', "आणखी एक आहे", "one more"]
+
+
+def test_a_cell_may_be_longer_than_the_longest_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lines, "LINE_BYTES", 1_000)
+    monkeypatch.setattr(tables, "LINE_BYTES", 1_000)
+    text = "\n".join(f"This is line {number} of a long answer in one cell." for number in range(40))
+    path = write(tmp_path / "a.csv", [("user", "assistant"), ("What is it?", text)], ",")
+    assert answers(read(path)) == [text]
 
 
 cells = st.text(st.sampled_from(['"', ",", "\n", "\t", "a", "b", " ", "आ", "ह"]), min_size=1, max_size=12).filter(

@@ -144,7 +144,7 @@ def _rows(block: Block, plan: TablePlan) -> Iterator[tuple[int, list[str], str] 
     """Number of the first line, cells and text of each row that is not empty."""
     lines = lines_of(block)
     waiting: deque[tuple[int, str] | BadRow] = deque()
-    csv.field_size_limit(LINE_BYTES)  # the same in every process
+    csv.field_size_limit(4 * LINE_BYTES)  # more than a block has, and the same in every process
     never_closed = 0
     while True:
         item = waiting.popleft() if waiting else next(lines, None)
