@@ -31,12 +31,16 @@ CHECKED_TOKENS = 24
 CHECK_PROMPTS = ("नमस्कार", "Hello", "एका गावात", "Once")
 
 
+Check = tuple[str, dict[str, str]]
+"""What was checked, in English with names in braces, and what to put in their place."""
+
+
 class Exported(TypedDict):
-    """The file for download, relative to the dashboard's folder of the run, and the checks that it passed, in words."""
+    """The file for download, relative to the dashboard's folder of the run, and the checks that it passed."""
 
     file: str
     bytes: int
-    checks: list[str]
+    checks: list[Check]
 
 
 def export(workspace: Workspace, name: str, format: str) -> Exported:
@@ -64,11 +68,11 @@ def export(workspace: Workspace, name: str, format: str) -> Exported:
                 raise BulletError(f"{target.name} was not written completely: is the disk full?")
         else:
             _zip(made, target)
-            checks.append("the archive was read again")
+            checks.append(("the archive was read again", {}))
     return {"file": target.name, "bytes": target.stat().st_size, "checks": checks}
 
 
-def _write(source: Path, folder: Path, stem: str, format: str, run: Path) -> tuple[Path, list[str]]:
+def _write(source: Path, folder: Path, stem: str, format: str, run: Path) -> tuple[Path, list[Check]]:
     """The written file or folder, and the checks that it passed."""
     from bulletlm.formats.bullet.reader import open_bullet
     from bulletlm.formats.convert import ConvertOptions, convert, read_model
@@ -81,7 +85,7 @@ def _write(source: Path, folder: Path, stem: str, format: str, run: Path) -> tup
         parameters = f"{read_model(source)[1].shape.n_parameters:,}"
         if target.read_text(encoding="utf-8") != card or parameters not in card:
             raise BulletError("the card does not describe this model: is the disk full?")
-        return target, ["it was read again", f"it describes this model of {parameters} parameters"]
+        return target, [("it was read again", {}), ("it describes this model of {parameters} parameters", {"parameters": parameters})]
     if format == "html":
         from bulletlm.formats.html.page import holds_model, write_page
 
@@ -90,7 +94,7 @@ def _write(source: Path, folder: Path, stem: str, format: str, run: Path) -> tup
         write_page(target, content, open_bullet(file).metadata)
         if not holds_model(target.read_bytes(), content):
             raise BulletError("the page does not hold the model: is the disk full?")
-        return target, [*checks, "the page holds this model"]
+        return target, [*checks, ("the page holds this model", {})]
     if format == "bullet":
         target = folder / f"{stem}.bullet"
         if source.is_file():
@@ -98,18 +102,22 @@ def _write(source: Path, folder: Path, stem: str, format: str, run: Path) -> tup
         else:
             _quantize(source, target, run)
         open_bullet(target).verify()
-        valid = "the checksum, the structure and all numbers are valid"
+        valid: Check = ("the checksum, the structure and all numbers are valid", {})
         if source.is_file():
             return target, [valid, _same_answers(source, target)]
         equal, count = _compare_answers(source, target)
-        return target, [valid, f"{equal} of {count} generated tokens are the same as with the FP32 weights; rounding changes some"]
+        same = (
+            "{equal} of {count} generated tokens are the same as with the FP32 weights; rounding changes some",
+            {"equal": str(equal), "count": str(count)},
+        )
+        return target, [valid, same]
     target = folder / stem / f"{stem}.gguf" if format == "gguf" else folder / f"{stem}-{format}"
     if format == "gguf":
         target.parent.mkdir()
     convert(source, target, ConvertOptions(to=format))
     back = folder / "back.bullet"
     convert(target, back, ConvertOptions(to="bullet", quant=None if format == "gguf" else "F32"))
-    checks = ["it was read again and all numbers are valid", _same_answers(source, back)]
+    checks: list[Check] = [("it was read again and all numbers are valid", {}), _same_answers(source, back)]
     return target.parent if format == "gguf" else target, checks
 
 
@@ -124,7 +132,7 @@ def _quantize(source: Path, target: Path, run: Path) -> None:
     build_bullet(source, target, BuildOptions(config=QuantConfig(), seed=42, calibration=train, validation=val), SilentProgress())
 
 
-def _same_answers(a: Path, b: Path) -> str:
+def _same_answers(a: Path, b: Path) -> Check:
     """Check that two models generate the same tokens, without sampling.
 
     Raises:
@@ -133,7 +141,7 @@ def _same_answers(a: Path, b: Path) -> str:
     equal, count = _compare_answers(a, b)
     if equal != count:
         raise BulletError("the written model does not generate the same tokens as the original, so it is not offered: report this")
-    return f"{count} generated tokens are the same as those of the original"
+    return "{count} generated tokens are the same as those of the original", {"count": str(count)}
 
 
 def _compare_answers(a: Path, b: Path) -> tuple[int, int]:

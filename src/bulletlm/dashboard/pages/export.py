@@ -329,6 +329,7 @@ class _Downloads:
                     ui.link(label, f"/files/{quote(folder.name, safe='')}/{file}", new_tab=file == "report.html")
 
     async def _make(self) -> None:
+        t = self.t
         self.button.disable()
         self.spinner.set_visibility(True)
         self.result.clear()
@@ -341,8 +342,8 @@ class _Downloads:
             with self.result:
                 address = f"/downloads/{quote(self.folder.name, safe='')}/{quote(made['file'], safe='')}"
                 ui.link(f"{made['file']} ({show.file_size(made['bytes'])})", address).props("download")
-                for check in made["checks"]:
-                    ui.label(f"✓ {check}").classes("good small")
+                for text, values in made["checks"]:
+                    ui.label(f"✓ {t(text, **values)}").classes("good small")
         finally:
             self.button.enable()
             self.spinner.set_visibility(False)
