@@ -1,6 +1,7 @@
 """Tests the folder of .npy tensors: it is read completely or refused with one clear line."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -89,7 +90,10 @@ def asks_for_too_much(folder: Path) -> None:
 
 
 DAMAGE = {
-    "no manifest": (lambda folder: (folder / "manifest.json").unlink(), r"cannot read .*manifest\.json"),
+    "no manifest": (
+        lambda folder: (folder / "manifest.json").unlink(),
+        r"holds no model, because manifest\.json is missing: name a .bullet",
+    ),
     "empty manifest": (text(b""), r"manifest\.json: not valid JSON"),
     "manifest is a list": (text(b"[]"), r"manifest\.json: must be a JSON object"),
     "manifest in UTF-16": (text("{}".encode("utf-16")), r"manifest\.json: byte 0 is not UTF-8"),
@@ -141,6 +145,15 @@ def test_a_changed_byte_in_a_header(folder: Path, place: int, byte: int, name: s
         assert str(error).isprintable()
     finally:
         path.write_bytes(good)
+
+
+def test_a_run_folder_names_the_models_in_it(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder, tmp_path / "run" / "export" / "npy")
+    with pytest.raises(FormatError, match=r"run is a run folder: name the model in it, [^ ]*npy \(FP32\)$"):
+        read_npy(tmp_path / "run")
+    (tmp_path / "run" / "model.bullet").touch()
+    with pytest.raises(FormatError, match=r"[^ ]*model.bullet \(4 bits\) or [^ ]*npy \(FP32\)$"):
+        read_npy(tmp_path / "run")
 
 
 def test_no_folder(tmp_path: Path) -> None:

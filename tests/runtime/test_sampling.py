@@ -167,6 +167,11 @@ def test_values_out_of_range(name: str, value: float) -> None:
         Sampling(**{name: value})
 
 
+def test_limits_are_written_as_people_write_them() -> None:
+    with pytest.raises(ConfigError, match=r"^max_tokens is 0: it must be a whole number from 1 to 1,048,576$"):
+        Sampling(max_tokens=0)
+
+
 def test_the_file_format_knows_the_same_settings() -> None:
     of_a_request = {
         "seed",

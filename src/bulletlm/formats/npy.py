@@ -80,6 +80,8 @@ def read_npy(folder: Path) -> tuple[ModelShape, dict[str, Floats], bytes, dict[s
     folder = Path(folder)
     if not folder.is_dir():
         raise BulletError(f"there is no folder {folder}: export a model to it first")
+    if not (folder / MANIFEST).exists():
+        raise FormatError(_no_export(folder))
     where = str(folder / MANIFEST)
     manifest = parse_json(_read(folder / MANIFEST), where)
     if manifest.get("format") != FORMAT or manifest.get("version") != VERSION:
@@ -97,6 +99,15 @@ def read_npy(folder: Path) -> tuple[ModelShape, dict[str, Floats], bytes, dict[s
         raise FormatError(f"{where}: tensors must be the names and shapes that shape implies: export the model again")
     tensors = {name: _array(folder / f"{name}.npy", extents) for name, extents in shape.tensors().items()}
     return shape, tensors, _read(folder / TOKENIZER), metadata
+
+
+def _no_export(folder: Path) -> str:
+    """What a folder without a manifest is, and what to name instead."""
+    file, export = folder / "model.bullet", folder / "export" / "npy"
+    models = [f"{path} ({kind})" for path, kind in ((file, "4 bits"), (export, "FP32")) if path.exists()]
+    if models:
+        return f"{folder} is a run folder: name the model in it, {' or '.join(models)}"
+    return f"{folder} holds no model, because {MANIFEST} is missing: name a .bullet file or the folder export/npy of a run"
 
 
 def _read(path: Path) -> bytes:

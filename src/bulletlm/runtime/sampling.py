@@ -56,7 +56,8 @@ class Sampling:
         for name, (kind, low, high) in SAMPLING_LIMITS.items():
             value = getattr(self, name)
             if (kind is int and type(value) is not int) or not low <= value <= high:
-                raise ConfigError(f"{name} is {value}: it must be {'whole, ' if kind is int else ''}from {low:g} to {high:g}")
+                limits = f"a whole number from {low:,} to {high:,}" if kind is int else f"from {low:g} to {high:g}"
+                raise ConfigError(f"{name} is {value}: it must be {limits}")
         if type(self.seed) is not int or self.seed < 0:
             raise ConfigError(f"seed is {self.seed}: it must be a whole number, 0 or more")
         for name in ("presence_penalty", "frequency_penalty"):
