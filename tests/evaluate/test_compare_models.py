@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +92,10 @@ def test_bits_per_byte_of_two_tokenizers(first: StoredModel, second: StoredModel
 def test_a_model_beside_itself_does_not_differ(first: StoredModel) -> None:
     result = compare_models(*opened(first, first), PASSAGES, PROMPTS, Sampling(max_tokens=12), SilentProgress())
     assert result.text["difference"]["value"] == 0 and "within the noise" in conclusion(result)
+    few: Any = {**result.text, "difference": {"value": 0.0, "low": None, "high": None}}  # too few passages for an interval
+    assert "equally well" in conclusion(replace(result, text=few))
+    few["difference"]["value"] = 0.001
+    assert "too little text" in conclusion(replace(result, text=few))
     assert result.answers is not None and result.answers["identical"] == 2
 
 

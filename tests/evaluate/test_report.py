@@ -269,6 +269,7 @@ def test_thinning_keeps_the_mean() -> None:
 
 def test_numbers_for_people() -> None:
     assert [size(n) for n in (0, 999, 1000, 1_400_000, 250_000_000)] == ["0 bytes", "999 bytes", "1.0 KB", "1.4 MB", "250 MB"]
+    assert [duration(s) for s in (0, 0.03, 0.42, 0.6)] == ["0.1 s", "0.1 s", "0.4 s", "1 s"]
     assert [duration(s) for s in (3.4, 60, 200.2, 3600, 98_000)] == ["3 s", "1 min 00 s", "3 min 20 s", "1 h 00 min", "27 h 13 min"]
     assert [small(x) for x in (0, 0.00891, 0.5, 3.2e-8, 12.3)] == ["0", "0.0089", "0.50", "3.2 × 10⁻⁸", "12"]
     assert [perplexity(x) for x in (1.234, 22.712, 345.67, 12345.6)] == ["1.23", "22.71", "345.7", "12,346"]

@@ -14,6 +14,7 @@ import sentencepiece
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bulletlm.cli.app import main
 from bulletlm.cli.output import print_info
 from bulletlm.config.loader import load_config
 from bulletlm.config.schema import Config
@@ -267,6 +268,22 @@ def test_settings_that_contradict_the_source_are_refused(flag: str, message: str
     with pytest.raises(ConfigError, match=message):
         run(write_child(tmp_path, micro_run), flag)
     assert not (tmp_path / "runs").exists()
+
+
+def test_the_resolved_configuration_has_the_shape_of_the_source(
+    micro_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`bullet config` prints what a run would do, and refuses what a run would refuse."""
+    path = write_child(tmp_path, micro_run)
+    main(["config", str(path)])
+    printed = capsys.readouterr().out
+    resolved, parent = resolve(load_config(path), SilentProgress())
+    assert parent and f"// parameters       {parent.shape.n_parameters:,}\n" in printed
+    values = json.loads(printed.partition("\n//")[0])
+    assert values == resolved.model_dump(mode="json")
+    with pytest.raises(SystemExit):
+        main(["config", str(path), "--dim=128"])
+    assert "from which this run starts" in capsys.readouterr().err
 
 
 def test_settings_that_agree_are_accepted(micro_run: Path, tmp_path: Path) -> None:

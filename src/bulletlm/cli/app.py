@@ -355,13 +355,17 @@ def config(
 ) -> None:
     """Print the resolved configuration and the facts derived from it: parameters, file size, tokens per step.
 
+    Of a run that starts from a model, the shape is that of the model.
+
     Example: bullet config seed --layers=4
     """
     from bulletlm.config.loader import load_config
     from bulletlm.config.starter import print_config
+    from bulletlm.pipeline.start import resolve
+    from bulletlm.progress import ConsoleProgress
 
     file = words[0] if words and not words[0].startswith("--") else None
-    print_config(load_config(file, words[1:] if file else words))
+    print_config(resolve(load_config(file, words[1:] if file else words), ConsoleProgress())[0])
 
 
 @app.command(group=MAKE)

@@ -60,7 +60,7 @@ def print_config(config: Config) -> None:
     print(printable_json(config.model_dump(mode="json")))
     print(f"// parameters       {shape.n_parameters:,}")
     print(f"// head_dim         {shape.head_dim}")
-    print(f"// .bullet file     about {size / 1e6:.1f} MB")
+    print(f"// .bullet file     about {f'{size / 1e6:.1f} MB' if size >= 1e6 else f'{size / 1e3:.0f} KB'}")
     print(f"// effective batch  {per_step} sequences = {per_step * shape.max_seq_len:,} tokens per step")
     echo(f"// run folder       {config.run_dir}")
 

@@ -72,6 +72,8 @@ def conclusion(result: ModelComparison) -> str:
     difference = result.text["difference"]
     low, high = difference["low"], difference["high"]
     if low is None or high is None:
+        if difference["value"] == 0:
+            return "The two models predict this text equally well: they need exactly as many bits."
         return "There is too little text to say which of the two models predicts it better."
     if low <= 0 <= high:
         return "The two models predict this text equally well: their difference is within the noise."

@@ -146,8 +146,10 @@ def count(value: int) -> str:
 
 
 def duration(seconds: float) -> str:
-    """2 h 05 min, 3 min 20 s, 12 s."""
+    """2 h 05 min, 3 min 20 s, 12 s, 0.4 s."""
     whole = round(seconds)
+    if whole == 0:
+        return f"{max(seconds, 0.1):.1f} s"
     if whole >= 3600:
         return f"{whole // 3600} h {whole % 3600 // 60:02} min"
     return f"{whole // 60} min {whole % 60:02} s" if whole >= 60 else f"{whole} s"
