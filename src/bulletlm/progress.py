@@ -119,7 +119,7 @@ class _LoggedTask:
         self._last = now
         left = (now - self._started) * max(self._total - self._done, 0.0) / self._done
         share = min(self._done / self._total, 1.0)
-        self._progress.log(f"{self._title}  {share:.0%}  {left:.0f} s left  {note}".rstrip())
+        self._progress.log(f"{self._title}  {share:.0%}  {format_duration(left)} left  {note}".rstrip())
 
 
 def format_duration(seconds: float) -> str:

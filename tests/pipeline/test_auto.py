@@ -10,14 +10,16 @@ import pytest
 
 from bulletlm.cli.inputs import almost_a_configuration, find_configuration, split_words
 from bulletlm.config.loader import load_config
-from bulletlm.config.schema import DataConfig
+from bulletlm.config.schema import Config, DataConfig
 from bulletlm.data.prepare import prepare_data
 from bulletlm.data.survey import Survey, survey
 from bulletlm.errors import ConfigError, DataError
+from bulletlm.formats.bullet.reader import open_bullet
+from bulletlm.formats.packaged import packaged_model
 from bulletlm.pipeline import recipe
-from bulletlm.pipeline.auto import Choice, Request, Speed, Text, choose, learn_vocabulary, look_at_text, wanted_vocabulary
+from bulletlm.pipeline.auto import Choice, Request, Speed, Text, choose, learn_vocabulary, look_at_text, model_file_mb, wanted_vocabulary
 from bulletlm.pipeline.limits import fed_parameters, refuse_too_large, require_sources, training_bytes
-from bulletlm.pipeline.plan import Clock, Measured, training_flops
+from bulletlm.pipeline.plan import Clock, Measured, bullet_bytes, training_flops
 from bulletlm.pipeline.recipe import TextRun, existing_recipe, text_run, write_recipe
 from bulletlm.pipeline.stages import run_stages
 from bulletlm.progress import SilentProgress
@@ -128,6 +130,27 @@ def test_general_text_is_not_counted_as_the_text_of_the_user(tmp_path: Path) -> 
     assert look_at_text([str(tmp_path)], {"data.mix.general": 0.5}, 42, SilentProgress()).files == 1
 
 
+@pytest.mark.parametrize("max_mb", [0.2, 0.6, 1.0, 5.0])
+@pytest.mark.parametrize("quant", ["BQ4", "BQ8"])
+def test_no_model_file_is_larger_than_asked(max_mb: float, quant: str) -> None:
+    speed = machine(1e12)
+    free = Request(name="name", sources=["/text"], speed=speed, hours=8, given={"tokenizer.vocab_size": 1_200, "quant.weights": quant})
+    text = found(50_000_000, speed, 8)
+    limited = choose(replace(free, max_mb=max_mb), text)
+    assert choose(free, text).facts["model_file_mb"] > 5 and max_mb / 4 < limited.facts["model_file_mb"] <= max_mb
+    config = Config.model_validate(limited.values)
+    assert bullet_bytes(config, config.model.shape(1_200)) < 1e6 * max_mb
+    assert any(f"--max-mb={max_mb:g}" in line for line in limited.lines)
+    with pytest.raises(ConfigError, match=r"--max-mb=0\.01 is too small: .* smallest model file has 0\.\d+ MB"):
+        choose(replace(free, max_mb=0.01), text)
+
+
+def test_the_expected_size_of_a_model_file() -> None:
+    path = packaged_model()
+    assert path
+    assert 0.95 < 1e6 * model_file_mb(open_bullet(path).shape, {}) / path.stat().st_size < 1.1
+
+
 @pytest.mark.parametrize("characters", [20_000, 2_000_000, 1_000_000_000])
 @pytest.mark.parametrize("flops", [1e8, 2e9, 2e10])
 @pytest.mark.parametrize("hours", [0.001, 0.05, 0.1])
@@ -231,7 +254,7 @@ def test_from_folder_to_report(messy: Path, tmp_path: Path, monkeypatch: pytest.
     flags = ["--total-steps=12", "--evaluate.samples=1", "--max-new-tokens=8", "--dim=32", "--layers=1", "--heads=1"]
     run = text_run([str(messy)], flags, None)
     assert run.name == "मराठी texts"
-    text = learn_vocabulary(look_at_text(run.sources, 42, SilentProgress()), 600, 42, SilentProgress())
+    text = learn_vocabulary(look_at_text(run.sources, {}, 42, SilentProgress()), 600, 42, SilentProgress())
     request = Request(name=run.name, sources=run.sources, speed=machine(), hours=0.25, given=run.given)
     write_recipe(run, choose(request, text))
     config = load_config(run.recipe)
@@ -243,6 +266,7 @@ def test_from_folder_to_report(messy: Path, tmp_path: Path, monkeypatch: pytest.
     with pytest.raises(ConfigError, match=r"other settings.*--restart"):
         existing_recipe(text_run([str(messy)], [], 3), restart=False)
     assert existing_recipe(text_run([str(messy)], [], 3), restart=True) is None
+    assert existing_recipe(text_run([str(messy)], [], None, max_mb=1), restart=True) is None
     run.recipe.write_text(run.recipe.read_text() + "// mine\n")
     assert existing_recipe(text_run([str(messy)], [], None), restart=False) == run.recipe
     with pytest.raises(ConfigError, match="was edited"):
@@ -361,7 +385,8 @@ def test_absurd_shapes_are_refused_with_the_memory_they_need() -> None:
 )
 def test_over_fitting_is_named_when_validation_turns_up(worse: int, loss: float, training: float, named: bool) -> None:
     position = TrainPosition(step=90, best_step=60, best_loss=3.0, worse_in_a_row=worse, recent_losses=[training] * 20)
-    line = overfitting(position, loss)
+    line = overfitting(position, loss, epochs=1.5)
     assert (line is not None) == named
+    assert overfitting(position, loss, epochs=1.0) is None, "text that was read once is not learned by heart"
     if line:
         assert "step 60" in line and "\n" not in line

@@ -150,6 +150,11 @@ def test_the_user_decides_first(packaged: Path, micro_run: Path) -> None:
     text = survey_of(100_000)
     assert find_base({"model.start_from": "none"}, text)[0] is None
     assert find_base({"model.dim": 96}, text) == (None, "because model.dim is given, and the model marathi-english has its own")
+    base, said = find_base({}, text, max_mb=0.01)
+    assert base is None and "has a file of" in said and "--max-mb=0.01 allows less" in said
+    assert find_base({}, text, max_mb=100)[0] is not None
+    with pytest.raises(ConfigError, match=r"--max-mb=0\.01 allows less"):
+        find_base({"model.start_from": str(micro_run)}, text, max_mb=0.01)
     french = survey_of(100_000, {"fr": 1.0})
     base, _ = find_base({"model.start_from": str(micro_run)}, french)
     assert base and base.asked

@@ -115,6 +115,11 @@ class Verbosity:
 
 USUAL = Verbosity()
 
+MaxMb = Annotated[
+    float | None,
+    Parameter(name="--max-mb", help="Largest size of the model file in MB (1,000,000 bytes), if text is given instead of a configuration."),
+]
+
 
 @app.command(group=MAKE)
 def run(
@@ -122,6 +127,7 @@ def run(
     hours: Annotated[
         float | None, Parameter(help="Time for the whole command, if text is given instead of a configuration; default: 0.25.")
     ] = None,
+    max_mb: MaxMb = None,
     restart: Restart = False,
     json: Json = False,
     verbosity: Verbosity = USUAL,
@@ -132,6 +138,7 @@ def run(
     them to runs/NAME/recipe.jsonc. Given a configuration, it does what that says.
 
     Example: bullet run my-texts --hours 1
+    Example: bullet run my-texts --max-mb 1
     Example: bullet run demo
     """
     from bulletlm.cli.inputs import find_configuration, split_words
@@ -142,17 +149,27 @@ def run(
     if config is None:
         from bulletlm.cli.from_text import recipe_for_text
 
-        config, settings = recipe_for_text(paths, settings, hours, restart, verbosity.progress()), []
+        config, settings = recipe_for_text(paths, settings, hours, max_mb, restart, verbosity.progress()), []
     elif hours is not None:
         raise ConfigError(
             f"--hours needs text, not a configuration; for a configuration use bullet plan {shlex.quote(paths[0])} --hours {hours:g} "
             "--write NEW.jsonc"
         )
+    else:
+        _refuse_max_mb(max_mb)
     folder = _stages(config, tuple(settings), "evaluate", restart, verbosity)
     if json:
         print(escape_json((folder / "report.json").read_text(encoding="utf-8")), end="")
     else:
         print_summary(folder, beside=_model_beside(config))
+
+
+def _refuse_max_mb(max_mb: float | None) -> None:
+    """Refuse --max-mb beside a configuration, which decides the shape itself."""
+    if max_mb is not None:
+        raise ConfigError(
+            "--max-mb needs text, not a configuration; `bullet config CONFIG` prints the size of the file that a configuration gives"
+        )
 
 
 def _model_beside(config: Path) -> Path | None:
@@ -374,6 +391,7 @@ def plan(
     hours: Annotated[
         float | None, Parameter(help="Also find the model shape and number of steps with the lowest expected loss within this time.")
     ] = None,
+    max_mb: MaxMb = None,
     seconds: Annotated[float, Parameter(help="How long to measure this machine, in seconds.")] = 30.0,
     write: Annotated[Path | None, Parameter(help="Write the configuration of the best run to this file (needs --hours).")] = None,
     json: Json = False,
@@ -392,8 +410,9 @@ def plan(
     if config is None:
         from bulletlm.cli.from_text import print_choice
 
-        print_choice(paths, settings, hours, write, as_json=json)
+        print_choice(paths, settings, hours, max_mb, write, as_json=json)
         return
+    _refuse_max_mb(max_mb)
     from bulletlm.extras import require
 
     require("train", "measuring training")

@@ -14,13 +14,15 @@ if TYPE_CHECKING:
     from bulletlm.pipeline.auto import Choice
 
 
-def recipe_for_text(paths: Sequence[str], flags: Sequence[str], hours: float | None, restart: bool, progress: Progress) -> Path:
+def recipe_for_text(
+    paths: Sequence[str], flags: Sequence[str], hours: float | None, max_mb: float | None, restart: bool, progress: Progress
+) -> Path:
     """The configuration of the run for files and folders of text: the one that is in its run folder, or a new one.
 
     Raises:
         BulletError: see `text_run`, `existing_recipe` and `make_choice`.
     """
-    run = text_run(paths, flags, hours)
+    run = text_run(paths, flags, hours, max_mb)
     found = existing_recipe(run, restart)
     if found:
         progress.log(f"settings  {printable(str(found))}, chosen before; --restart chooses again")
@@ -43,7 +45,9 @@ def _choose(paths: Sequence[str], run: TextRun, progress: Progress) -> "Choice":
         raise DataError(f"{error}; {reason}" if reason else str(error)) from None
 
 
-def print_choice(paths: Sequence[str], flags: Sequence[str], hours: float | None, write: Path | None, *, as_json: bool) -> None:
+def print_choice(
+    paths: Sequence[str], flags: Sequence[str], hours: float | None, max_mb: float | None, write: Path | None, *, as_json: bool
+) -> None:
     """Print what `recipe_for_text` would choose; write the configuration to `write` if it is given.
 
     Raises:
@@ -51,7 +55,7 @@ def print_choice(paths: Sequence[str], flags: Sequence[str], hours: float | None
     """
     if write and write.exists():
         raise ConfigError(f"{write} exists already: choose another name, for example {write.with_stem(write.stem + '-2')}")
-    run = text_run(paths, flags, hours)
+    run = text_run(paths, flags, hours, max_mb)
     choice = _choose(paths, run, ConsoleProgress())
     if write:
         from bulletlm.files import write_text

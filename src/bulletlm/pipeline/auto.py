@@ -16,7 +16,7 @@ from bulletlm.data.survey import Survey, survey
 from bulletlm.errors import ConfigError, DataError
 from bulletlm.hardware import inspect_machine
 from bulletlm.pipeline.limits import MOST_EPOCHS, fed_parameters
-from bulletlm.pipeline.plan import Clock, Law, load_law, measure
+from bulletlm.pipeline.plan import Clock, Law, bullet_bytes, load_law, measure
 from bulletlm.pipeline.qat import FEWEST_STEPS, MOST_STEPS, SHARE_OF_TOKENS
 from bulletlm.progress import Progress, format_duration
 from bulletlm.shape import ModelShape
@@ -83,6 +83,10 @@ WANTED_STEPS = 1_000
 QAT_TOKENS_PER_STEP = 4_096
 """The default of qat.tokens_per_step."""
 
+HEADER_BYTES = 10_000
+TOKENIZER_BYTES = 42
+"""Size of the header of a model file, and of the tokenizer in it for each token of the vocabulary."""
+
 NATIVE_QAT = 0.75
 """`Speed.qat` in the native library, at most: measured 0.41 with AVX-512 VNNI and 0.70 with AVX2 only (bench/qat.py)."""
 
@@ -135,6 +139,7 @@ class Request:
         hours: time for the whole run.
         given: settings that the user chose, by their full names; they stay.
         spent: seconds of that time that have passed.
+        max_mb: size of the model file in MB at most; None for no limit.
     """
 
     name: str
@@ -143,6 +148,7 @@ class Request:
     hours: float
     given: Mapping[str, Any]
     spent: float = 0.0
+    max_mb: float | None = None
 
     @property
     def budget(self) -> float:
@@ -312,7 +318,7 @@ def choose(request: Request, text: Text) -> Choice:
     """Settings for a text, a machine and a time.
 
     Raises:
-        ConfigError: the time is too short for any model, or a given setting is not possible.
+        ConfigError: the time is too short or `request.max_mb` too small for any model, or a given setting is not possible.
     """
     candidates, data = _candidates(request, text)
     if not candidates:
@@ -324,8 +330,20 @@ def choose(request: Request, text: Text) -> Choice:
             f"--hours={request.hours:g} ({format_duration(3600 * request.hours)}) is too short: reading the text, measuring this "
             f"machine{looked} and the report leave too little time for training; take {least:g} or more"
         )
-    chosen, limited = _best(candidates)
-    return _describe(request, text, data, _as_given(request, data, chosen), limited)
+    chosen, fit = _best(candidates, request)
+    return _describe(request, text, data, _as_given(request, data, chosen), fit)
+
+
+def model_file_mb(shape: ModelShape, given: Mapping[str, Any]) -> float:
+    """The expected size of the .bullet file in MB, with header and tokenizer.
+
+    Args:
+        shape: of the model.
+        given: settings of the user, by their full names; those of quant decide the types of the weights.
+    """
+    values: dict[str, Any] = {}
+    put_given(values, {name: value for name, value in given.items() if name.startswith("quant.")})
+    return (bullet_bytes(Config.model_validate(values), shape) + HEADER_BYTES + TOKENIZER_BYTES * shape.vocab_size) / 1e6
 
 
 def _candidates(request: Request, text: Text) -> tuple[list[_Candidate], DataPlan]:
@@ -460,15 +478,33 @@ def given_training(request: Request, settings: Mapping[str, Any], steps: int, wi
     return count_steps(train, windows)[0], train
 
 
-def _best(candidates: list[_Candidate]) -> tuple[_Candidate, bool]:
-    """The smallest candidate that is about as good as the best one, and whether a larger model is better but has too little text."""
+def _best(candidates: list[_Candidate], request: Request) -> tuple[_Candidate, str]:
+    """The smallest candidate that is about as good as the best one that `request.max_mb` allows, and why it is no larger, in words.
+
+    Raises:
+        ConfigError: all model files are larger than `request.max_mb`.
+    """
+    small = candidates
+    if request.max_mb is not None:
+        sizes = [model_file_mb(each.shape, request.given) for each in candidates]
+        small = [each for each, size in zip(candidates, sizes, strict=True) if size <= request.max_mb]
+        if not small:
+            raise ConfigError(
+                f"--max-mb={request.max_mb:g} is too small: with a vocabulary of {candidates[0].shape.vocab_size:,}, the smallest model "
+                f"file has {min(sizes):.2f} MB; allow more, or give a smaller --vocab-size"
+            )
+    too_large = min(candidates, key=lambda each: each.loss) not in small
+    candidates = small
     fed = [each for each in candidates if each.shape.n_parameters <= fed_parameters(each.tokens)] or [
         min(candidates, key=lambda each: each.shape.n_parameters)
     ]
     limited = min(candidates, key=lambda each: each.loss) not in fed
     best_loss = min(each.loss for each in fed)
     good = [each for each in fed if each.loss <= (1 + CLEARLY_BETTER) * best_loss]
-    return min(good, key=lambda each: each.shape.n_parameters), limited
+    fit = "more would have too little text to learn from" if limited else "the best for this time"
+    if too_large and not limited:
+        fit = f"the best with --max-mb={request.max_mb:g}"
+    return min(good, key=lambda each: each.shape.n_parameters), fit
 
 
 def _shape(width: int, vocab_size: int, context: int, given: Mapping[str, Any]) -> ModelShape:
@@ -530,7 +566,7 @@ def _least_hours(hours: float, enough: Callable[[float], bool]) -> float:
     return high / 100
 
 
-def _describe(request: Request, text: Text, data: DataPlan, chosen: _Candidate, limited: bool) -> Choice:
+def _describe(request: Request, text: Text, data: DataPlan, chosen: _Candidate, fit: str) -> Choice:
     """The choice as settings, and in words."""
     found, shape, share, available = text.survey, chosen.shape, data.share, data.available
     train = _base(shape.max_seq_len, chosen.per_step // shape.max_seq_len, shape.n_parameters, chosen.steps)
@@ -547,14 +583,14 @@ def _describe(request: Request, text: Text, data: DataPlan, chosen: _Candidate, 
     put_given(values, request.given)
     epochs = chosen.tokens / available
     total = request.spent + sum(chosen.seconds.values())
-    fit = "more would have too little text to learn from" if limited else "the best for this time"
+    size = model_file_mb(shape, request.given)
     qat = f"; up to {chosen.qat_steps:,} steps of QAT" if chosen.qat_steps else "; no QAT, which a short training does not need"
     rate = chosen.per_step / request.speed.clock.seconds(shape, Config.model_validate(values).train)
     lines = [
         text_line(found, share),
         f"machine   {request.speed.words}: about {format_number(rate)} tokens/s with this model",
         f"model     {format_number(shape.n_parameters)} parameters ({shape.dim} wide, {shape.n_layers} layers, "
-        f"context {shape.max_seq_len}), vocabulary {shape.vocab_size:,}: {fit}",
+        f"context {shape.max_seq_len}), vocabulary {shape.vocab_size:,}, a file of about {size:.2g} MB: {fit}",
         f"training  {chosen.steps:,} steps of {chosen.per_step:,} tokens, {epochs:.1f} times over {format_number(available)} tokens"
         f"{qat}; about {format_duration(total)} in all, of {format_duration(3600 * request.hours)}",
     ]
@@ -577,6 +613,7 @@ def _describe(request: Request, text: Text, data: DataPlan, chosen: _Candidate, 
         "text": text_facts(found, available, share),
         "machine": {"cores": request.speed.cores, "description": request.speed.words},
         "parameters": shape.n_parameters,
+        "model_file_mb": round(size, 3),
         "steps": chosen.steps,
         "tokens": int(chosen.tokens),
         "epochs": epochs,

@@ -27,6 +27,7 @@ from bulletlm.pipeline.auto import (
     format_number,
     given_training,
     left_out,
+    model_file_mb,
     plan_data,
     put_given,
     source_entries,
@@ -88,11 +89,16 @@ class Base:
     asked: bool
 
 
-def find_base(given: Mapping[str, Any], found: Survey) -> tuple[Base | None, str]:
+def find_base(given: Mapping[str, Any], found: Survey, max_mb: float | None = None) -> tuple[Base | None, str]:
     """The model from which a run over a text starts, and the reason in words, "" if there is no model to speak of.
 
+    Args:
+        given: settings that the user chose, by their full names.
+        found: the text.
+        max_mb: size of the model file in MB at most; None for no limit.
+
     Raises:
-        ConfigError: a setting of the user contradicts the model that he names.
+        ConfigError: a setting of the user or `max_mb` contradicts the model that he names.
         BulletError: that model cannot be read.
     """
     where = given.get("model.start_from")
@@ -101,13 +107,23 @@ def find_base(given: Mapping[str, Any], found: Survey) -> tuple[Base | None, str
         put_given(values, {name: value for name, value in given.items() if not name.startswith("train.")})
         config = Config.model_validate(values)
         parent = resolve(config, SilentProgress())[1]
-        return (_base(str(where), parent, asked=True), "") if parent else (None, "because --from none asks for it")
+        if parent is None:
+            return None, "because --from none asks for it"
+        asked = _base(str(where), parent, asked=True)
+        if max_mb is not None and (size := model_file_mb(asked.shape, given)) > max_mb:
+            raise ConfigError(
+                f"a model that starts from {printable(asked.where)} has a file of {size:.1f} MB, and --max-mb={max_mb:g} allows less: "
+                "allow more, or start from random weights with a smaller model (--from none)"
+            )
+        return asked, ""
     if packaged_model() is None:
         return None, ""
     fixed = [name for name in given if name == "tokenizer.vocab_size" or (name.startswith("model.") and name != "model.max_seq_len")]
     if fixed:
         return None, f"because {fixed[0]} is given, and the model {BASE} has its own"
     base = _base(BASE, read_parent(BASE), asked=False)
+    if max_mb is not None and (size := model_file_mb(base.shape, given)) > max_mb:
+        return None, f"because a model that starts from {BASE} has a file of {size:.1f} MB, and --max-mb={max_mb:g} allows less"
     known = sum(share for language, share in found.languages.items() if language in base.languages)
     names = ", ".join(base.languages)
     if known < LEAST_KNOWN_SHARE:
@@ -294,10 +310,11 @@ def _describe(request: Request, text: Text, base: Base, reason: str, training: _
     mixed = f", {stream.general:.0%} of them general text against forgetting" if stream.general else ""
     qat = f"; {training.qat_steps:,} steps of QAT" if training.qat_steps else "; no QAT in this time"
     rate = format_number(per_step / training.step)
+    size = model_file_mb(shape, request.given)
     lines = [
         text_line(found, data.share),
         f"machine   {request.speed.words}: about {rate} tokens/s with this model",
-        f"start     {printable(base.line)}{': ' + reason if reason else ''}",
+        f"start     {printable(base.line)}{': ' + reason if reason else ''}; the new file has about {size:.2g} MB",
         f"training  at most {steps:,} steps of {per_step:,} tokens, {epochs:.1f} times over {format_number(stream.tokens)} tokens{mixed}"
         f"{qat}; about {format_duration(whole)} in all, of {format_duration(3600 * request.hours)}",
     ]
@@ -315,6 +332,7 @@ def _describe(request: Request, text: Text, base: Base, reason: str, training: _
         "machine": {"cores": request.speed.cores, "description": request.speed.words},
         "start": {"from": base.where, "reason": reason, "general": stream.general},
         "parameters": shape.n_parameters,
+        "model_file_mb": round(size, 3),
         "steps": steps,
         "tokens": tokens,
         "epochs": epochs,

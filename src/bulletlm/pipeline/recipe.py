@@ -45,6 +45,7 @@ class TextRun:
         given: settings from the command line, by their full names.
         hours: time for the whole run; None for the default.
         named: whether the user chose the name. Otherwise it is the name of a folder or file, which the model file must not have.
+        max_mb: size of the model file in MB at most; None for no limit.
     """
 
     name: str
@@ -53,6 +54,7 @@ class TextRun:
     given: dict[str, Any]
     hours: float | None
     named: bool = False
+    max_mb: float | None = None
 
     @property
     def folder(self) -> Path:
@@ -65,14 +67,16 @@ class TextRun:
         return self.folder / RECIPE
 
 
-def text_run(paths: Sequence[str], flags: Sequence[str], hours: float | None) -> TextRun:
+def text_run(paths: Sequence[str], flags: Sequence[str], hours: float | None, max_mb: float | None = None) -> TextRun:
     """The run for files and folders of text.
 
     Raises:
-        ConfigError: a flag or the time is not possible, or a path does not exist.
+        ConfigError: a flag, the time or the size is not possible, or a path does not exist.
     """
     if hours is not None and not (hours > 0 and math.isfinite(hours)):
         raise ConfigError(f"--hours={hours:g}: must be more than 0")
+    if max_mb is not None and not (max_mb > 0 and math.isfinite(max_mb)):
+        raise ConfigError(f"--max-mb={max_mb:g}: must be more than 0")
     given = parse_flags(flags)
     if "data.sources" in given:
         raise ConfigError("--set data.sources names text, and so do the files and folders of the command: take one of the two ways")
@@ -100,7 +104,7 @@ def text_run(paths: Sequence[str], flags: Sequence[str], hours: float | None) ->
     name = chosen or _name(sources[0])
     runs_dir = Path(str(given.pop("runs_dir", "runs")))
     check_flags({**given, "name": str(name)})  # reports a mistake before anything is read
-    return TextRun(name=str(name), runs_dir=runs_dir, sources=sources, given=given, hours=hours, named=bool(chosen))
+    return TextRun(name=str(name), runs_dir=runs_dir, sources=sources, given=given, hours=hours, named=bool(chosen), max_mb=max_mb)
 
 
 def existing_recipe(run: TextRun, restart: bool) -> Path | None:
@@ -124,7 +128,8 @@ def existing_recipe(run: TextRun, restart: bool) -> Path | None:
     written = sha256_of_file(run.recipe)
     if written == record.get("replaces") and written != record.get("recipe"):
         return None  # the program was killed before it had written the new recipe
-    same = (run.hours is None or run.hours == record.get("hours")) and (not run.given or run.given == record.get("given"))
+    as_before = {"hours": run.hours, "given": run.given or None, "max_mb": run.max_mb}
+    same = all(value is None or value == record.get(name) for name, value in as_before.items())
     edited = written != record.get("recipe")
     if not restart and same:
         return run.recipe
@@ -132,8 +137,8 @@ def existing_recipe(run: TextRun, restart: bool) -> Path | None:
         raise ConfigError(f"{printable(str(run.recipe))} was edited: run it with `bullet run {printable(str(run.recipe))}`, or {other}")
     if not restart and (run.folder / "checkpoints").exists():
         raise ConfigError(
-            f"{shown} holds a run with other settings: repeat its command without --hours and settings to continue it, {other}, or train "
-            "from the beginning with --restart"
+            f"{shown} holds a run with other settings: repeat its command without --hours, --max-mb and settings to continue it, "
+            f"{other}, or train from the beginning with --restart"
         )
     return None
 
@@ -160,9 +165,9 @@ def _choose(run: TextRun, progress: Progress) -> "Choice":
     hours = run.hours or DEFAULT_HOURS
     seed = int(run.given.get("seed", 42))
     found = look_at_text(run.sources, run.given, seed, progress)
-    base, reason = find_base(run.given, found)
+    base, reason = find_base(run.given, found, run.max_mb)
     speed = measure_speed(progress)
-    request = Request(name=run.name, sources=run.sources, speed=speed, hours=hours, given=run.given)
+    request = Request(name=run.name, sources=run.sources, speed=speed, hours=hours, given=run.given, max_mb=run.max_mb)
     if base:
         text = use_vocabulary(found, base.tokenizer)
         request = replace(request, spent=_seconds_so_far())
@@ -225,6 +230,7 @@ def write_recipe(run: TextRun, choice: "Choice") -> None:
         "sources": run.sources,
         "hours": run.hours or DEFAULT_HOURS,
         "given": run.given,
+        **({"max_mb": run.max_mb} if run.max_mb is not None else {}),
         "recipe": hashlib.sha256(text.encode()).hexdigest(),
         "choice": choice.facts,
     }

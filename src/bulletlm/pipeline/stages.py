@@ -805,8 +805,8 @@ def _protect_trained_model(run: Run, restart: bool) -> dict[str, Any] | None:
         extension = recorded.get("extension")
         return extension if isinstance(extension, dict) else None
     if found := _find_extension(run, recorded):
-        what = "more text" if found["more_text"] else "more steps"
-        run.progress.log(f"{printable(str(run.folder))} is a trained run, and is continued with {what}")
+        what = "more text" if found["more_text"] else "another number of steps"
+        run.progress.log(f"the training in {printable(str(run.folder))} is continued with {what}")
         return found
     new = run.config.model_dump(mode="json")
     changed = list(_differences(old, new)) or ["the source files" + (" or the model that it starts from" if run.parent else "")]

@@ -68,11 +68,7 @@ def extend(state: TrainState[TrainPosition], extension: Extension, checkpoints: 
         progress.log(f"continuing from step {state.position.step:,}, {reason}")
     else:
         _start_again(state, load_checkpoint(best), done)
-        why = (
-            "no state before the learning rate fell is kept"
-            if extension.decay_start
-            else "its schedule lowered the learning rate to the end"
-        )
+        why = "no state before the learning rate fell is kept" if extension.decay_start else "its learning rate fell from the warm-up on"
         progress.log(f"continuing from the best weights (step {done.best_step:,}) with a fresh warm-up, because {why}")
     position = state.position
     position.best_loss, position.best_step, position.worse_in_a_row = None, -1, 0

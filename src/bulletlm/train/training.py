@@ -196,15 +196,19 @@ def _refuse(folder: Path) -> None:
     raise BulletError(f"{folder} was trained with other settings or data: choose another --name, or train again with --restart")
 
 
-def overfitting(position: TrainPosition, loss: float) -> str | None:
+def overfitting(position: TrainPosition, loss: float, epochs: float) -> str | None:
     """One line if the validation loss has turned up while the model still fits its training text better; None otherwise.
 
-    It has turned up if it is clearly above its lowest value, or above it for the second time in a row.
+    It has turned up if it is clearly above its lowest value, or above it for the second time in a row. Text that was not yet read
+    twice cannot have been learned by heart: an early rise comes from the learning rate, above all in a run that starts from a model.
 
     Args:
         position: of the run, after the evaluation.
         loss: validation loss of the evaluation, nats per token.
+        epochs: how many times the text has been read since the weights that the run started with.
     """
+    if epochs <= 1:
+        return None
     if not position.worse_in_a_row or position.best_loss is None or not position.recent_losses:
         return None
     training = statistics.median(position.recent_losses[-LEVEL_STEPS:])
@@ -294,6 +298,11 @@ class TextTraining(Run[TrainPosition]):
             self._validate()
             position.worse_in_a_row = worse_in_a_row  # a run that was stopped early stays stopped
 
+    def _epochs(self) -> float:
+        """How many times the text has been read under the schedule of this run."""
+        per_step = sequences_per_step(self.config)
+        return self.state.position.optimizer_step() * per_step / self.windows.count
+
     def _validate(self) -> None:
         state, step = self.state, self.state.position.step
         found = evaluate(state, self.val_tokens, self.config.batch_size_per_device, self.group, self.grid)
@@ -302,7 +311,7 @@ class TextTraining(Run[TrainPosition]):
             raise Diverged("the validation loss is no longer a number", in_weights=True)
         better = keep_best(state, found, step * self.tokens_per_step, self.checkpoints if self.group.is_main else None, self.grid)
         self.metrics.write("eval", step, **values, best=better, memory_mb=memory_mb())
-        if (line := overfitting(state.position, found.loss)) and not self.overfitting_named:
+        if (line := overfitting(state.position, found.loss, self._epochs())) and not self.overfitting_named:
             self.overfitting_named = True
             self.progress.log(line, "warning")
         for prompt, answer in answers(state.weights(found.best), state.model.shape, self.samples) if self.samples else ():
