@@ -10,6 +10,7 @@ import pytest
 from bulletlm.data.kinds import kind_of_name
 from bulletlm.data.readers import isolated, questions, wiki
 from bulletlm.data.readers.isolated import DocumentProcess
+from bulletlm.data.readers.raw import Block, Listener
 from bulletlm.data.reading import BadRow, RawDocument, blocks, read_documents
 from bulletlm.data.sources import SourceFile
 from bulletlm.errors import DataError
@@ -206,6 +207,15 @@ def test_dumps_of_mediawiki(tmp_path: Path, name: str) -> None:
         (5, ["मुंबई", "मुंबई शहर."]),
     ]
     assert notes == ["2 redirects and 1 pages that are not articles are not read"]
+
+
+def test_a_dump_need_not_be_read_to_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("mwparserfromhell")
+    monkeypatch.setattr(wiki, "BLOCK_BYTES", 10)
+    (tmp_path / "a.xml").write_text(dump(page("पुणे", "शहर."), page("मुंबई", "शहर.")), encoding="utf-8")
+    reading = wiki.dump_blocks(source(tmp_path / "a.xml"), "utf-8", Listener(lambda n: None, lambda problem: None))
+    assert isinstance(next(reading), Block)
+    reading.close()  # type: ignore[attr-defined]  # a generator; a survey ends after a few blocks
 
 
 def test_a_page_that_the_parser_does_not_finish_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

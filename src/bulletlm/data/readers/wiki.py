@@ -14,11 +14,11 @@ from xml.parsers import expat
 from bulletlm.data.readers.extra import needs_extra
 from bulletlm.data.readers.isolated import DocumentProcess
 from bulletlm.data.readers.lines import BLOCK_BYTES, LINE_BYTES, line_blocks, lines_of
-from bulletlm.data.readers.opened import pieces
+from bulletlm.data.readers.opened import DAMAGE, pieces
 from bulletlm.data.readers.raw import BadRow, Block, Listener, NotReadError, RawDocument
 from bulletlm.data.sources import SourceFile
 
-_DOC = re.compile(r'^<doc\s[^>]*?(?:title="([^"]*)")?[^>]*>\s*$')
+_DOC = re.compile(r"^<doc\s[^>]*>\s*$")
 _KEPT_BYTES = 4 << 20
 PAGE_SECONDS = 10.0
 _CHARACTERS_PER_SECOND = 20_000
@@ -49,6 +49,7 @@ def dump_blocks(file: SourceFile, encoding: str, listener: Listener) -> Iterator
     listener.taken_for("MediaWiki dump")
     reader = _Dump()
     lines, size, first = list[bytes](), 0, 1
+    problem: Exception | None = None
     try:
         for piece in pieces(file, encoding, listener.advance):
             for page in reader.feed(piece):
@@ -58,13 +59,16 @@ def dump_blocks(file: SourceFile, encoding: str, listener: Listener) -> Iterator
                     yield Block(file, first, page[0], b"\n".join(lines))
                     lines, size, first = [], 0, page[0] + 1
         reader.finish()
-    except expat.ExpatError as error:
+    except (expat.ExpatError, *DAMAGE) as error:
+        problem = error
+    if lines and reader.is_dump:
+        yield Block(file, first, reader.pages, b"\n".join(lines))
+    if isinstance(problem, expat.ExpatError):
         if not reader.is_dump:
-            raise NotReadError("XML of a kind that is not read: only dumps of MediaWiki are") from None
-        raise NotReadError(f"the XML is damaged ({expat.errors.messages[error.code]}, line {error.lineno})") from None
-    finally:
-        if lines and reader.is_dump:
-            yield Block(file, first, reader.pages, b"\n".join(lines))
+            raise NotReadError("XML of a kind that is not read: only dumps of MediaWiki are")
+        raise NotReadError(f"the XML is damaged ({expat.errors.messages[problem.code]}, line {problem.lineno})")
+    if problem:
+        raise problem
     if reader.redirects or reader.other_pages:
         listener.note(f"{reader.redirects:,} redirects and {reader.other_pages:,} pages that are not articles are not read")
 
