@@ -8,6 +8,7 @@ import difflib
 import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
@@ -293,6 +294,7 @@ def _is_section(annotation: Any) -> bool:
     return isinstance(annotation, type) and issubclass(annotation, Section)
 
 
+@cache  # every setting of a configuration is looked up in it
 def _names() -> dict[str, list[Setting]]:
     """Every accepted name -> the settings it can mean: full paths, paths that end in a short name, and short names."""
     table: dict[str, list[Setting]] = {setting.path: [setting] for setting in settings()}
