@@ -170,6 +170,14 @@ def clean_document(raw: RawDocument, config: "CleanConfig", log: Log) -> Clean |
     return clean
 
 
+def _apply(rule: str, text: str, function: Callable[[str], str], changes: list[Change]) -> str:
+    """The text after a rule, which is added to `changes` if it changed something."""
+    after = function(text)
+    if after != text:
+        changes.append((rule, text, after))
+    return after
+
+
 def clean_text(text: str, config: "CleanConfig", changes: list[Change], context: _Context | None = None) -> tuple[str, str | None]:
     """Apply every rule that changes text to a line and add the changes to `changes`; also return the reason for rejection, or None.
 
@@ -177,71 +185,55 @@ def clean_text(text: str, config: "CleanConfig", changes: list[Change], context:
     """
     context = context or _Context(RawDocument("", 1, "auto", [text], [1]), config)
 
-    def apply(rule: str, function: Callable[[str], str]) -> None:
-        nonlocal text
-        after = function(text)
-        if after != text:
-            changes.append((rule, text, after))
-            text = after
-
     if _TRIGGER.search(text):
         if "&" in text and context.entities:
-            apply("entities", decode_entities)
+            text = _apply("entities", text, decode_entities, changes)
         text, reason = _repair_encoding(text, config, changes)
         if reason:
             return text, reason
         if context.markup:
-            apply("markup", lambda line: remove_markup(line, context.markup))
+            text = _apply("markup", text, lambda line: remove_markup(line, context.markup), changes)
         if config.private_use:
-            apply("private_use", remove_private_bullets)
+            text = _apply("private_use", text, remove_private_bullets, changes)
         if config.private_letters and has_private_letters(remove_private_bullets(text)):
             return text, "private_letters"
     if config.rulers:
-        apply("rulers", shorten_rulers)
+        text = _apply("rulers", text, shorten_rulers, changes)
     text = normalize_line(text, lambda *change: changes.append(change), _skipped(config))
     if is_suspect(text):
         if config.letters:
-            apply("letters", mend_letters)
+            text = _apply("letters", text, mend_letters, changes)
         if config.max_broken_words < 1 and broken_words(text) > config.max_broken_words:
             return text, "broken_letters"
     if config.emails and "@" in text:
-        apply("emails", mask_emails)
+        text = _apply("emails", text, mask_emails, changes)
     if has_long_number(text):
         if config.phones:
-            apply("phones", lambda line: mask_phones(line, context.regions))
+            text = _apply("phones", text, lambda line: mask_phones(line, context.regions), changes)
         if config.long_numbers:
-            apply("long_numbers", lambda line: mask_numbers(line, config.long_numbers))
+            text = _apply("long_numbers", text, lambda line: mask_numbers(line, config.long_numbers), changes)
     return text, None
 
 
 def clean_code(text: str, config: "CleanConfig", changes: list[Change]) -> tuple[str, str | None]:
     """`clean_text` for a line of code: its spaces, symbols, tags and long numbers stay."""
 
-    def apply(rule: str, function: Callable[[str], str]) -> None:
-        nonlocal text
-        after = function(text)
-        if after != text:
-            changes.append((rule, text, after))
-            text = after
-
     text, reason = _repair_encoding(text, config, changes)
     if reason:
         return text, reason
     text = normalize_code(text, lambda *change: changes.append(change), _skipped(config))
     if config.emails and "@" in text:
-        apply("emails", mask_emails)
+        text = _apply("emails", text, mask_emails, changes)
     if config.phones and has_long_number(text):
-        apply("phones", lambda line: mask_phones(line, ()))  # only with a country code or a word before them
+        # only with a country code or a word before them
+        text = _apply("phones", text, lambda line: mask_phones(line, ()), changes)
     return text, None
 
 
 def _repair_encoding(text: str, config: "CleanConfig", changes: list[Change]) -> tuple[str, str | None]:
     """Repair text that was decoded with another code page; also return the reason for rejection, or None."""
     if config.mojibake and has_mojibake(text):
-        mended = mend_mojibake(text)
-        if mended != text:
-            changes.append(("mojibake", text, mended))
-            text = mended
+        text = _apply("mojibake", text, mend_mojibake, changes)
         if has_mojibake(text):
             return text, "garbled"
     return text, "broken_unicode" if config.broken_unicode and is_broken(text) else None
