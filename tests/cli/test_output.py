@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bulletlm.cli.output import print_info
+from bulletlm.cli.output import print_info, print_summary
 from bulletlm.formats.bullet.reader import open_bullet
 from bulletlm.formats.bullet.writer import ModelContents, write_bullet
 from bulletlm.quant.types import standard_types
@@ -35,6 +35,21 @@ def test_the_card_of_a_trained_model(micro_run: Path, capsys: pytest.CaptureFixt
     both = report["comparison"]
     assert f"perplexity {both['perplexity_change']:+.2%}" in shown["difference"] and f"KL {both['kl']['mean']:.5f}" in shown["difference"]
     assert "temperature 0.7" in shown["sampling"]
+
+
+@pytest.mark.parametrize(("weights", "bits"), [("BQ4", "4-bit"), ("BQ8", "8-bit"), ("F16", "16-bit"), ("F32", "32-bit")])
+def test_the_summary_names_the_bits_of_the_file(
+    weights: str, bits: str, micro_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    report = json.loads((micro_run / "report.json").read_text(encoding="utf-8"))
+    report["quantised"]["weights"] = weights
+    (tmp_path / "report.json").write_text(json.dumps(report), encoding="utf-8")
+    (tmp_path / "config.json").write_bytes((micro_run / "config.json").read_bytes())
+    print_summary(tmp_path)
+    shown = capsys.readouterr().out
+    assert f"\n{bits} file " in shown
+    heading = next(line for line in shown.splitlines() if "FP32" in line)
+    assert heading.split() == ["FP32", bits, "change"]
 
 
 def test_as_json(micro_run: Path, capsys: pytest.CaptureFixture[str]) -> None:

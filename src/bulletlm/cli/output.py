@@ -4,7 +4,7 @@ import json
 import math
 import re
 import shlex
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def print_summary(folder: Path, beside: Path | None = None) -> None:
-    """Print the results of a finished run: FP32 and 4-bit in numbers, sample answers, paths, the next command.
+    """Print the results of a finished run: FP32 and the model file in numbers, sample answers, paths, the next command.
 
     Args:
         folder: the run folder.
@@ -38,7 +38,7 @@ def print_summary(folder: Path, beside: Path | None = None) -> None:
     console = Console(highlight=False)
     console.print()
     console.print(Text(printable(report["summary"]), style="bold"))
-    table = Table("", "FP32", "4-bit", "change", box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="dim")
+    table = Table("", "FP32", bits_of_file(report), "change", box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="dim")
     table.add_row("validation loss", f"{fp32['loss']:.4f}", f"{bq4['loss']:.4f}", f"{both['loss_delta']['mean']:+.4f}")
     table.add_row("perplexity", f"{fp32['perplexity']:.2f}", f"{bq4['perplexity']:.2f}", f"{both['perplexity_change']:+.2%}")
     bits = [part["bits_per_byte"] for part in (fp32, bq4)]
@@ -47,7 +47,7 @@ def print_summary(folder: Path, beside: Path | None = None) -> None:
     console.print(Padding(table, (1, 0)))
     for line in _origin_lines(report):
         console.print(Text(printable(line)), soft_wrap=True)
-    _print_verdicts(console, report["verdicts"], folder)
+    _print_verdicts(console, report["verdicts"], bits_of_file(report), folder)
     if beside:
         from bulletlm.cli.side_by_side import print_side_by_side
 
@@ -64,8 +64,14 @@ def print_summary(folder: Path, beside: Path | None = None) -> None:
     console.print(Text("\n" + printable("\n".join(talk), lines=True), style="bold"), soft_wrap=True)
 
 
+def bits_of_file(report: Mapping[str, Any]) -> str:
+    """What the model file is called beside FP32, by the type of its matrices: "4-bit", or what quant.weights says."""
+    weights = (report.get("quantised") or {}).get("weights", "BQ4")
+    return {"BQ4": "4-bit", "BQ8": "8-bit", "F16": "16-bit", "F32": "32-bit"}[weights]
+
+
 def _print_samples(console: "Console", report: dict[str, Any]) -> None:
-    """The sample prompts of the report with the answers of the 4-bit model."""
+    """The sample prompts of the report with the answers of the model file."""
     from rich.padding import Padding
     from rich.text import Text
 
@@ -80,21 +86,21 @@ def _origin_lines(report: dict[str, Any]) -> list[str]:
     origin = report.get("origin")
     if not origin or not origin["name"]:
         return []
-    rows = [f"started from {origin['name']}; bits per byte before -> FP32 -> 4-bit:"]
+    rows = [f"started from {origin['name']}; bits per byte before -> FP32 -> {bits_of_file(report)}:"]
     for row in origin["texts"]:
         bits = [row[which] and row[which]["bits_per_byte"] for which in ("parent", "fp32", "bq4")]
         rows.append(f"  {row['text']}: " + " -> ".join("unknown" if value is None else f"{value:.4f}" for value in bits))
     return [*rows, ""]
 
 
-def _print_verdicts(console: "Console", verdicts: "Verdicts", folder: Path) -> None:
+def _print_verdicts(console: "Console", verdicts: "Verdicts", bits: str, folder: Path) -> None:
     """One line for each verdict, and what to do if a limit is exceeded."""
     from rich.padding import Padding
     from rich.text import Text
 
     styles = {"safe": "bold green", "limited": "bold yellow", "stop": "bold red"}
-    for name, verdict in (("4-bit file", verdicts["quantization"]), ("model", verdicts["usefulness"])):
-        console.print(Text.assemble(f"{name:<11}", (printable(verdict["title"]), styles[verdict["decision"]])), soft_wrap=True)
+    for name, verdict in ((f"{bits} file", verdicts["quantization"]), ("model", verdicts["usefulness"])):
+        console.print(Text.assemble(f"{name:<10} ", (printable(verdict["title"]), styles[verdict["decision"]])), soft_wrap=True)
         if verdict["decision"] == "safe":
             continue
         shown = [figure for figure in verdict["figures"] if figure["name"] in verdict["deciding"] and figure["status"] != "ok"]
