@@ -275,7 +275,8 @@ def test_a_full_disk_leaves_the_old_file(bullet: Path, tmp_path: Path, monkeypat
 
 def test_the_command(bullet: Path, tmp_path: Path) -> None:
     done = bullet_command(bullet, tmp_path / "a.gguf", "--quant", "BQ8")
-    assert done.returncode == 0 and done.stdout == f"{bullet} (bullet) -> {tmp_path / 'a.gguf'} (gguf)\n"
+    size = (tmp_path / "a.gguf").stat().st_size / 1e6
+    assert done.returncode == 0 and done.stdout == f"{bullet} (bullet) -> {tmp_path / 'a.gguf'} (gguf, {size:.3g} MB)\n"
     assert done.stderr.startswith("note: ") and done.stderr.count("\n") == 1
     assert (tmp_path / "a.Modelfile").exists()
     failed = bullet_command(bullet, tmp_path / "b.bullet", "--format", "v1")

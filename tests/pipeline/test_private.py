@@ -114,8 +114,10 @@ def test_what_stands_for_the_files(runs: list[Path]) -> None:
     assert report["data"]["skipped_files"] and all(item["reason"] for item in report["data"]["skipped_files"])
 
 
-def test_private_messages_are_said_everywhere(runs: list[Path], capsys: pytest.CaptureFixture[str]) -> None:
+def test_private_messages_are_said_everywhere(runs: list[Path], capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     run = runs[0]
+    notes = convert(run / "model.bullet", tmp_path / "to send.html").notes
+    assert any("private messages" in note for note in notes), "said when the file to send is made"
     assert open_bullet(run / "model.bullet").metadata["private_messages"] is True
     report = read_json(run / "report.json")
     assert report["private_messages"] and "private messages" in report["summary"]

@@ -619,7 +619,8 @@ def convert(
     result = convert_model(source, target, ConvertOptions(to=to, version=int(format[1]), quant=quant, like=like, force=force))
     for note in result.notes:
         echo(f"note: {note}", to_stderr=True)
-    echo(f"{source} ({result.source_kind}) -> {target} ({result.target_kind})")
+    size = f", {target.stat().st_size / 1e6:.3g} MB" if target.is_file() else ""
+    echo(f"{source} ({result.source_kind}) -> {target} ({result.target_kind}{size})")
 
 
 @app.command(name="list", group=LOOK)

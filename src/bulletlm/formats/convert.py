@@ -26,7 +26,7 @@ from bulletlm.formats.html.page import write_page
 from bulletlm.formats.not_a_model import what_was_downloaded
 from bulletlm.formats.npy import FORMAT as NPY_FORMAT
 from bulletlm.formats.npy import MANIFEST, TOKENIZER, read_npy, write_npy
-from bulletlm.formats.provenance import has_paths, without_paths
+from bulletlm.formats.provenance import PRIVATE_NOTE, has_paths, is_private, without_paths
 from bulletlm.formats.stored import EncodedTensor, StoredModel, as_floats, check_tokenizer, type_of
 from bulletlm.quant.bq4 import Quantized, quantize_bq4, quantize_bq8
 from bulletlm.quant.types import standard_types
@@ -102,6 +102,8 @@ def convert(source: Path, target: Path, options: ConvertOptions | None = None) -
     _write(target, kind, version, model)
     if version == 1:
         notes.append("version 1 has four bits for every tensor, the embedding too, which costs a small model more than 1 % perplexity")
+    if is_private(model.metadata):
+        notes.append(f"the model was {PRIVATE_NOTE}")
     types = {name: type_of(tensor) for name, tensor in model.tensors.items()} if kind in ("bullet", "gguf", "html") and version == 2 else {}
     return Conversion(source_kind, kind if version == 2 else "bullet v1", types, notes)
 
