@@ -150,7 +150,6 @@ class _Column:
 
     async def ask(self, text: str, sampling: Sampling, dashboard: Dashboard, cache: ModelCache) -> None:
         """Add a message of the user and the answer of the model, which appears while it is generated."""
-        t = self.t
         self.messages.append({"role": "user", "content": text})
         self.answer = answer = Answer()
         with self.turns:
@@ -176,25 +175,33 @@ class _Column:
             return
         turn.clear()
         with turn:
-            for piece in answer.pieces:
-                if piece.text:
-                    others = "   ".join(f"{other!r} {probability:.0%}" for other, probability in piece.others)
-                    token = _Token(piece.text)
-                    token.props["title"] = f"{piece.probability:.1%}   ({others})"
-        seconds = answer.seconds or time.perf_counter() - started
-        count = len(answer.pieces)
-        text = t("{count} tokens, {speed} tokens/s", count=count, speed=show.whole(count / seconds if seconds else 0))
+            _show_tokens(answer)
         with below:
-            ui.label(" · ".join(filter(None, [text, answer.note]))).classes("soft small")
-            help_button(
-                t,
-                t("Speed"),
-                t(
-                    "Length of the answer, and how many tokens the model wrote in a second on this computer. Hold the mouse over a token "
-                    "to see its probability and the most likely alternatives."
-                ),
-            )
+            self._show_speed(answer, answer.seconds or time.perf_counter() - started)
         self.messages.append({"role": "assistant", "content": answer.text.strip() or "…"})
+
+    def _show_speed(self, answer: Answer, seconds: float) -> None:
+        """The length of an answer and its speed, and what was left out of the prompt."""
+        t, count = self.t, len(answer.pieces)
+        text = t("{count} tokens, {speed} tokens/s", count=count, speed=show.whole(count / seconds if seconds else 0))
+        ui.label(" · ".join(filter(None, [text, answer.note]))).classes("soft small")
+        help_button(
+            t,
+            t("Speed"),
+            t(
+                "Length of the answer, and how many tokens the model wrote in a second on this computer. Hold the mouse over a token "
+                "to see its probability and the most likely alternatives."
+            ),
+        )
+
+
+def _show_tokens(answer: Answer) -> None:
+    """The tokens of an answer, each with its probability and the most likely alternatives."""
+    for piece in answer.pieces:
+        if piece.text:
+            others = "   ".join(f"{other!r} {probability:.0%}" for other, probability in piece.others)
+            token = _Token(piece.text)
+            token.props["title"] = f"{piece.probability:.1%}   ({others})"
 
 
 class _Token(TextElement):
