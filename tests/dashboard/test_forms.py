@@ -1,13 +1,16 @@
 """Tests that JSON, flags and form of the next run always say the same, and that mistakes stand at their settings."""
 
 import re
+from pathlib import Path
 
 import pytest
 from hypothesis import given, strategies
 
 from bulletlm.config.loader import nested, settings
 from bulletlm.config.schema import Config
+from bulletlm.dashboard.drafts import load_draft, save_draft
 from bulletlm.dashboard.forms import ELSEWHERE, Draft, form, problems, split_flags
+from bulletlm.dashboard.workspace import Workspace
 
 BRIEF_JSON = """
 ```json
@@ -141,3 +144,13 @@ def test_no_text_breaks_the_boxes(text: str) -> None:
 def test_the_command_before_the_flags_is_left_out() -> None:
     assert split_flags("bullet run my.jsonc --lr=1 --name='two words'") == ["--lr=1", "--name=two words"]
     assert re.fullmatch(r"\S+", split_flags("--lr=1\\\n")[0])
+
+
+@pytest.mark.parametrize("flags", ["--lr=1e-3", "--lr=abc --nosuch=3", "--lr", "'", "word", ""])
+@pytest.mark.parametrize("text", ["", '{"dim": 64}', "{"])
+def test_a_reload_gives_the_same_draft_with_its_mistakes(tmp_path: Path, text: str, flags: str) -> None:
+    workspace, draft = Workspace(tmp_path), Draft()
+    draft.edit_json(text)
+    draft.edit_flags(flags)
+    save_draft(draft, workspace)
+    assert load_draft(workspace) == draft

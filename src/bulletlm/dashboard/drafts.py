@@ -24,6 +24,7 @@ def load_draft(workspace: Workspace) -> Draft:
     given = record.get("given")
     texts = {name: record[name] for name in ("json_text", "flags_text") if isinstance(record.get(name), str)}
     draft = Draft(given=given if isinstance(given, dict) else {}, **texts)
+    draft.read_flags()  # a mistake in the flags is known again, and they stay as they are
     if draft.json_text.strip():
         draft.edit_json(draft.json_text)
     return draft

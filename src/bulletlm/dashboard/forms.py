@@ -208,16 +208,20 @@ class Draft:
     def edit_flags(self, text: str) -> None:
         """Take over settings from a line of flags; settings that it no longer names keep their values."""
         self.flags_text = text
-        try:
-            words = split_flags(text)
-            found = parse_flags(words)
-        except ConfigError as error:
-            self.flags_problem = printable(str(error).removeprefix("command line: "))
-            return
-        self.flags_problem = ""
+        found = self.read_flags()
         if any(path not in self.given or self.given[path] != value for path, value in found.items()):
             self.given = {**self.given, **found}
             self._rewrite_json()
+
+    def read_flags(self) -> dict[str, Any]:
+        """The settings that the line of flags names. If it cannot be read, `flags_problem` says why, and there are none."""
+        try:
+            found = parse_flags(split_flags(self.flags_text))
+        except ConfigError as error:
+            self.flags_problem = printable(str(error).removeprefix("command line: "))
+            return {}
+        self.flags_problem = ""
+        return found
 
     def edit_setting(self, path: str, value: Any) -> None:
         """Take over one setting; its default value takes it out of `given`."""
