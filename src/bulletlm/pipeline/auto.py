@@ -411,8 +411,8 @@ def _candidate(request: Request, data: DataPlan, shape: ModelShape, law: Law) ->
     if tokens < 20 * per_step and tokens < most_tokens * 0.99:
         return None  # so few steps are only enough for a text that needs no more
     steps = max(1, int(tokens / per_step))
-    tokens = steps * per_step
-    qat_steps = _qat_steps(tokens)
+    trained = steps * per_step
+    qat_steps = _qat_steps(trained)
     seconds = data.parts(
         training=steps * step + validations,
         quantization=calibration,
@@ -423,11 +423,11 @@ def _candidate(request: Request, data: DataPlan, shape: ModelShape, law: Law) ->
         shape=shape,
         steps=steps,
         per_step=per_step,
-        tokens=tokens,
+        tokens=trained,
         qat_steps=qat_steps,
         validations=validations,
         seconds=seconds,
-        loss=law.loss(shape.n_parameters, effective_tokens(tokens, data.available)),
+        loss=law.loss(shape.n_parameters, effective_tokens(trained, data.available)),
     )
 
 
