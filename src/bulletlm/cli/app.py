@@ -298,9 +298,12 @@ def build(
     """
     from bulletlm.cli.builder import app as builder
     from bulletlm.cli.builder import is_model_folder
+    from bulletlm.config.recipes import find_recipe
 
     named = [word if word.startswith("-") else str(find_run(Path(word))) for word in words]
-    if any(is_model_folder(Path(word)) for word in named if not word.startswith("-")):
+    is_folder = any(is_model_folder(Path(word)) for word in named if not word.startswith("-"))
+    # `demo` is a recipe, and may be a run too: settings, which bullet-builder does not know, belong to the recipe.
+    if is_folder and not (find_recipe(words[0]) and builder.parse_known_args(named)[2]):
         builder(named, exit_on_error=False, print_error=False)
         return
     if not words or words[0].startswith("-"):
