@@ -89,12 +89,12 @@ def _write(source: Path, folder: Path, stem: str, format: str, run: Path) -> tup
     if format == "html":
         from bulletlm.formats.html.page import holds_model, write_page
 
-        file, checks = _write(source, folder, stem, "bullet", run)
+        file, found = _write(source, folder, stem, "bullet", run)
         target, content = folder / f"{stem}.html", file.read_bytes()
         write_page(target, content, open_bullet(file).metadata)
         if not holds_model(target.read_bytes(), content):
             raise BulletError("the page does not hold the model: is the disk full?")
-        return target, [*checks, ("the page holds this model", {})]
+        return target, [*found, ("the page holds this model", {})]
     if format == "bullet":
         target = folder / f"{stem}.bullet"
         if source.is_file():

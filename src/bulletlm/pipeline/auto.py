@@ -16,7 +16,7 @@ from bulletlm.data.survey import Survey, survey
 from bulletlm.errors import ConfigError, DataError
 from bulletlm.hardware import inspect_machine
 from bulletlm.pipeline.limits import MOST_EPOCHS, fed_parameters
-from bulletlm.pipeline.plan import Clock, Law, bullet_bytes, load_law, measure
+from bulletlm.pipeline.plan import Clock, bullet_bytes, load_law, measure
 from bulletlm.pipeline.qat import FEWEST_STEPS, MOST_STEPS, SHARE_OF_TOKENS
 from bulletlm.progress import Progress, format_duration
 from bulletlm.shape import ModelShape
@@ -24,7 +24,7 @@ from bulletlm.terminal import printable
 from bulletlm.text.tokenizer import Tokenizer
 from bulletlm.text.train_tokenizer import train_tokenizer
 from bulletlm.train.backend.plan import default_plan, inspect_capabilities
-from bulletlm.train.scaling import effective_tokens, family
+from bulletlm.train.scaling import Law, effective_tokens, family
 from bulletlm.train.schedule import count_steps, sequences_per_step
 
 DEFAULT_HOURS = 0.25
