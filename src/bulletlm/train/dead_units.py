@@ -7,7 +7,7 @@ values. What a unit computes is a product of weights. Where every factor is almo
 import torch
 from torch import Tensor
 
-from bulletlm.train.model import Attention, SwiGLU, Transformer
+from bulletlm.train.model import Attention, Layer, SwiGLU, Transformer
 
 DEAD = 1e-6
 """A unit is dead if the product of the norms of its weights is less than this share of that of a new model, on average."""
@@ -30,6 +30,7 @@ def restart_dead_units(model: Transformer, seed: int) -> int:
     count = 0
     with torch.no_grad():
         for layer, fresh in zip(model.layers, new.layers, strict=True):
+            assert isinstance(layer, Layer) and isinstance(fresh, Layer)
             count += _restart_neurons(layer.mlp, fresh.mlp) + _restart_heads(layer.attention, fresh.attention)
     return count
 
@@ -44,7 +45,8 @@ def _restart_neurons(mlp: SwiGLU, new: SwiGLU) -> int:
 
 def _strength(mlp: SwiGLU) -> Tensor:
     """The product of the norms of each neuron's weights, (hidden_dim,)."""
-    return mlp.gate_proj.weight.norm(dim=1) * mlp.up_proj.weight.norm(dim=1) * mlp.down_proj.weight.norm(dim=0)
+    product: Tensor = mlp.gate_proj.weight.norm(dim=1) * mlp.up_proj.weight.norm(dim=1) * mlp.down_proj.weight.norm(dim=0)
+    return product
 
 
 def _restart_heads(attention: Attention, new: Attention) -> int:
