@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -257,6 +258,7 @@ def test_from_folder_to_report(messy: Path, tmp_path: Path, monkeypatch: pytest.
     text = learn_vocabulary(look_at_text(run.sources, {}, 42, SilentProgress()), 600, 42, SilentProgress())
     request = Request(name=run.name, sources=run.sources, speed=machine(), hours=0.25, given=run.given)
     write_recipe(run, choose(request, text))
+    assert f"bullet run {shlex.quote(str(run.recipe))}\n" in run.recipe.read_text(encoding="utf-8"), "the name has a space"
     config = load_config(run.recipe)
     assert config.train.total_steps == 12 and config.model.n_layers == 1
     assert config.data.sources[0].path == str(messy)

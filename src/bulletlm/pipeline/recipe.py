@@ -7,6 +7,7 @@ recipe that the user has edited is never replaced.
 import hashlib
 import json
 import math
+import shlex
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -134,7 +135,8 @@ def existing_recipe(run: TextRun, restart: bool) -> Path | None:
     if not restart and same:
         return run.recipe
     if edited:
-        raise ConfigError(f"{printable(str(run.recipe))} was edited: run it with `bullet run {printable(str(run.recipe))}`, or {other}")
+        command = f"bullet run {shlex.quote(printable(str(run.recipe)))}"
+        raise ConfigError(f"{printable(str(run.recipe))} was edited: run it with `{command}`, or {other}")
     if not restart and (run.folder / "checkpoints").exists():
         raise ConfigError(
             f"{shown} holds a run with other settings: repeat its command without --hours, --max-mb and settings to continue it, "
@@ -246,7 +248,7 @@ def render(values: Mapping[str, Any], why: Mapping[str, str], lines: Sequence[st
     """A configuration with comments: the choice in words, then the settings with the reason beside each."""
     head = [
         "// Chosen by `bullet run` for this text, this machine and this time. Edit it as you like, then run it:",
-        f"//   bullet run {printable(str(path))}",
+        f"//   bullet run {shlex.quote(printable(str(path)))}",
         "// All settings: docs/settings.md or `bullet init`.",
         "//",
         *(f"// {printable(line)}" for line in lines),
