@@ -3,6 +3,7 @@
     python bench/model.py runs/marathi-english --flores FOLDER             prints the table
     python bench/model.py runs/marathi-english --flores FOLDER --sheet SHEET.jsonl
                                                                            also writes the answers for people to grade, unlabelled
+    python bench/model.py RUN/checkpoints/step-001000 --references         prints the loss of the reference answers only
 
 FOLDER has FLORES in both languages (mar_Deva.dev and eng_Latn.dev, or flores-dev.mr and flores-dev.en), which no model of this
 repository is trained on. The translations are those of bench/questions/translations.tsv, which the recipe holds out
@@ -30,15 +31,16 @@ from bulletlm.evaluate.benchmark_tasks import load_suite
 from bulletlm.evaluate.checks import is_in_language, is_loop
 from bulletlm.evaluate.generation import Answer, answer_prompts, generate_all
 from bulletlm.evaluate.intervals import proportion
-from bulletlm.evaluate.language_models import open_model
+from bulletlm.evaluate.language_models import BulletModel, log_probs, open_model
 from bulletlm.evaluate.prompts import Prompt
 from bulletlm.evaluate.question_pairs import PACKAGED
 from bulletlm.evaluate.training_text import TrainingText, all_texts, real_words
 from bulletlm.progress import SilentProgress
 from bulletlm.runtime import Model, load
 from bulletlm.runtime.sampling import Sampling
+from bulletlm.text.chat import encode_prompt
 from bulletlm.text.documents import read_documents
-from bulletlm.text.tokenizer import BOS
+from bulletlm.text.tokenizer import BOS, END
 
 QUESTIONS = Path(__file__).parent / "questions"
 SETS = {"A": PACKAGED / "questions", "B": QUESTIONS / "new"}
@@ -76,6 +78,23 @@ def translation(model: Path) -> None:
     tasks = [task for task in load_suite(str(QUESTIONS / "translations.tsv"), Path()) if task.kind == "translation"]
     for result in run_benchmark([open_model(model)], tasks, SilentProgress()):
         print("\n".join(table(result)), end="\n\n")
+
+
+def references(model: Path, questions: list[tuple[str, Prompt]]) -> None:
+    """Print the loss of the reference answers, each after its question, in nats per token."""
+    opened = open_model(model)
+    assert isinstance(opened, BulletModel)
+    tokenizer = opened.model.tokenizer
+    for name in SETS:
+        for language in ("mr", "en"):
+            total = count = 0
+            for of, prompt in questions:
+                if (of, prompt.language) == (name, language):
+                    before = encode_prompt(tokenizer, [{"role": "user", "content": prompt.prompt}])
+                    answer = [*tokenizer.encode(prompt.reference or ""), END]
+                    (found,) = log_probs(opened, [[*before, *answer]])
+                    total, count = total - found[-len(answer) :].sum(), count + len(answer)
+            print(f"loss of the reference answers, set {name}, {language}: {total / count:.3f} nats per token")
 
 
 def behaviour(run: Path, questions: list[tuple[str, Prompt]], answers: list[Answer]) -> None:
@@ -125,12 +144,17 @@ def main() -> None:
     parser.add_argument("--flores", type=Path)
     parser.add_argument("--sheet", type=Path)
     parser.add_argument("--other", action="append", default=[], metavar="NAME=FILE")
+    parser.add_argument("--references", action="store_true")
     args = parser.parse_args()
+    questions = read_questions()
+    if args.references:
+        references(args.run, questions)
+        return
     file = args.run / "model.bullet"
     if args.flores:
         flores(file, args.flores)
     translation(file)
-    questions = read_questions()
+    references(file, questions)
     prompts = [prompt for _, prompt in questions]
     answers = answer_prompts(load(file), prompts, GREEDY, 42, SilentProgress())
     behaviour(args.run, questions, answers)

@@ -1,6 +1,6 @@
 """Put the model of a finished run, the report of the run and the curve of its training into the package.
 
-    python tools/package_model.py runs/marathi-english-chat --after runs/marathi-english
+    python tools/package_model.py runs/second --after runs/first
 
 It writes src/bulletlm/models/NAME.bullet, NAME.report.html and NAME.metrics.jsonl, where NAME is the name in the model. An earlier model
 of this name is replaced. The curve has every validation and every 100th training step of the run, after those of the runs from which it
