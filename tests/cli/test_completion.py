@@ -61,7 +61,7 @@ def test_runs_recipes_and_paths(place: Path, capsys: pytest.CaptureFixture[str])
     assert candidates(capsys, "run", "") == [*recipe_names(), "mine.jsonc", "my texts/", "runs/", "माझे मॉडेल.bullet"]
     assert candidates(capsys, "run", "my texts", "m") == ["mine.jsonc", "my texts/"]
     assert candidates(capsys, "plan", "my texts/") == ["my texts/notes.txt"]
-    assert candidates(capsys, "train", "m") == ["marathi-english", "marathi-english-chat", "mine.jsonc", "my texts/"]
+    assert candidates(capsys, "train", "m") == ["marathi-english", "mine.jsonc", "my texts/"]
     assert candidates(capsys, "evaluate", "t") == ["tiny"]
     assert candidates(capsys, "run", ".h") == [".hidden/"]
     assert set(candidates(capsys, "help", "")) > {"run", "chat"}
