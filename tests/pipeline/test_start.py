@@ -275,7 +275,8 @@ def test_the_resolved_configuration_has_the_shape_of_the_source(
 ) -> None:
     """`bullet config` prints what a run would do, and refuses what a run would refuse."""
     path = write_child(tmp_path, micro_run)
-    main(["config", str(path)])
+    with pytest.raises(SystemExit, match="0"):
+        main(["config", str(path)])
     printed = capsys.readouterr().out
     resolved, parent = resolve(load_config(path), SilentProgress())
     assert parent and f"// parameters       {parent.shape.n_parameters:,}\n" in printed

@@ -437,16 +437,23 @@ def _qat_steps(tokens: int) -> int:
     return steps if steps >= FEWEST_STEPS else 0
 
 
+def given_qat(request: "Request", steps: int) -> int:
+    """The steps of QAT that the user gave, or else `steps`."""
+    given = request.given.get("qat.steps")
+    return steps if given is None else int(given)
+
+
 def _as_given(request: Request, data: DataPlan, chosen: _Candidate) -> _Candidate:
     """The candidate with the steps, the passes and the batch that the user gave."""
     shape, speed = chosen.shape, request.speed
     settings = _base(shape.max_seq_len, chosen.per_step // shape.max_seq_len, 0)
     steps, train = given_training(request, settings, chosen.steps, int(data.available / shape.max_seq_len))
     per_step = sequences_per_step(train) * shape.max_seq_len
-    if (steps, per_step) == (chosen.steps, chosen.per_step):
-        return chosen
     tokens = steps * per_step
-    qat_steps = _qat_steps(tokens)
+    same = (steps, per_step) == (chosen.steps, chosen.per_step)
+    qat_steps = given_qat(request, chosen.qat_steps if same else _qat_steps(tokens))
+    if same and qat_steps == chosen.qat_steps:
+        return chosen
     qat_token = speed.qat * speed.clock.token_seconds(shape) * speed.exact
     training = steps * speed.clock.seconds(shape, train) + chosen.validations
     return replace(
@@ -584,7 +591,8 @@ def _describe(request: Request, text: Text, data: DataPlan, chosen: _Candidate, 
     epochs = chosen.tokens / available
     total = request.spent + sum(chosen.seconds.values())
     size = model_file_mb(shape, request.given)
-    qat = f"; up to {chosen.qat_steps:,} steps of QAT" if chosen.qat_steps else "; no QAT, which a short training does not need"
+    no_qat = "; no QAT" if "qat.steps" in request.given else "; no QAT, which a short training does not need"
+    qat = f"; up to {chosen.qat_steps:,} steps of QAT" if chosen.qat_steps else no_qat
     rate = chosen.per_step / request.speed.clock.seconds(shape, Config.model_validate(values).train)
     lines = [
         text_line(found, share),

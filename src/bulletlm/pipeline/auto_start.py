@@ -25,6 +25,7 @@ from bulletlm.pipeline.auto import (
     Text,
     choose,
     format_number,
+    given_qat,
     given_training,
     left_out,
     model_file_mb,
@@ -247,7 +248,7 @@ def _plan_training(request: Request, base: Base, stream: _Stream) -> _Training |
     validations = (VALIDATIONS + 1) * data.validation * exact
     qat_step = speed.qat * exact * QAT_TOKENS_PER_STEP
     qat_steps = int(min(MOST_STEPS, QAT_SHARE * budget / qat_step))
-    qat_steps = qat_steps if qat_steps >= FEWEST_STEPS else 0
+    qat_steps = given_qat(request, qat_steps if qat_steps >= FEWEST_STEPS else 0)
     fixed = data.seconds + exact * CALIBRATION_PASSES * calibration + report
     room = budget - fixed - validations - qat_steps * qat_step
     if room <= 0:
@@ -308,7 +309,8 @@ def _describe(request: Request, text: Text, base: Base, reason: str, training: _
     epochs = tokens / stream.tokens
     whole = request.spent + sum(training.seconds.values())
     mixed = f", {stream.general:.0%} of them general text against forgetting" if stream.general else ""
-    qat = f"; {training.qat_steps:,} steps of QAT" if training.qat_steps else "; no QAT in this time"
+    no_qat = "; no QAT" if "qat.steps" in request.given else "; no QAT in this time"
+    qat = f"; {training.qat_steps:,} steps of QAT" if training.qat_steps else no_qat
     rate = format_number(per_step / training.step)
     size = model_file_mb(shape, request.given)
     lines = [
