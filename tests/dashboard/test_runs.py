@@ -15,7 +15,7 @@ from hypothesis import given, strategies
 from bulletlm.dashboard import processes, queue
 from bulletlm.dashboard.metrics import POINTS, Column, Metrics, read_tail, smooth, thin
 from bulletlm.dashboard.processes import own_folder
-from bulletlm.dashboard.runs import Runs, configuration, summarize
+from bulletlm.dashboard.runs import INDEX_VERSION, Runs, configuration, summarize
 from bulletlm.dashboard.workspace import Workspace
 from bulletlm.errors import ConfigError
 from bulletlm.files import write_json
@@ -99,7 +99,7 @@ DAMAGE += [b'{"pid": %s, "started": 1.0, "code": 1, "time": 1.0}' % value.encode
 DAMAGE += [b'{"pid": 1, "started": %s, "code": 0, "time": %s, "booted": %s}' % ((value.encode(),) * 3) for value in ODD_VALUES]
 DAMAGE += [b'{"train": {"tokens": %s}, "vocab_size": %s, "val_loss": %s}' % ((value.encode(),) * 3) for value in ODD_VALUES]
 DAMAGE += [b'{"event": "train", "step": %s}\n' % value.encode() for value in ODD_VALUES]
-DAMAGE += [b'{"version": 1, "runs": %s}' % value.encode() for value in ODD_VALUES]
+DAMAGE += [b'{"version": %d, "runs": %s}' % (INDEX_VERSION, value.encode()) for value in ODD_VALUES]
 DAMAGE += ODD_EVENTS
 
 
