@@ -23,6 +23,7 @@ import re
 import shutil
 import sys
 import tempfile
+from itertools import product
 from pathlib import Path
 
 from bulletlm.data.language import detect
@@ -83,18 +84,16 @@ def translation(model: Path) -> None:
 def references(model: Path, questions: list[tuple[str, Prompt]]) -> None:
     """Print the loss of the reference answers, each after its question, in nats per token."""
     opened = open_model(model)
-    assert isinstance(opened, BulletModel)
+    if not isinstance(opened, BulletModel):
+        raise SystemExit(f"model: {model} is no model of BulletLM: name a run, a checkpoint or a .bullet file")
     tokenizer = opened.model.tokenizer
-    for name in SETS:
-        for language in ("mr", "en"):
-            total = count = 0
-            for of, prompt in questions:
-                if (of, prompt.language) == (name, language):
-                    before = encode_prompt(tokenizer, [{"role": "user", "content": prompt.prompt}])
-                    answer = [*tokenizer.encode(prompt.reference or ""), END]
-                    (found,) = log_probs(opened, [[*before, *answer]])
-                    total, count = total - found[-len(answer) :].sum(), count + len(answer)
-            print(f"loss of the reference answers, set {name}, {language}: {total / count:.3f} nats per token")
+    for name, language in product(SETS, ("mr", "en")):
+        prompts = [prompt for of, prompt in questions if (of, prompt.language) == (name, language)]
+        answers = [[*tokenizer.encode(prompt.reference or ""), END] for prompt in prompts]
+        before = [encode_prompt(tokenizer, [{"role": "user", "content": prompt.prompt}]) for prompt in prompts]
+        found = log_probs(opened, [[*question, *answer] for question, answer in zip(before, answers, strict=True)])
+        total = sum(scores[-len(answer) :].sum() for scores, answer in zip(found, answers, strict=True))
+        print(f"loss of the reference answers, set {name}, {language}: {-total / sum(map(len, answers)):.3f} nats per token")
 
 
 def behaviour(run: Path, questions: list[tuple[str, Prompt]], answers: list[Answer]) -> None:
