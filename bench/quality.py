@@ -19,7 +19,7 @@ from typing import Any
 from bulletlm.config.loader import load_config
 from bulletlm.config.schema import Config, TrainConfig
 from bulletlm.data.tokens import open_tokens
-from bulletlm.pipeline.stages import run_stages
+from bulletlm.pipeline.runner import run_stages
 from bulletlm.progress import ConsoleProgress, SilentProgress
 from bulletlm.train.backend.choose import choose_compute
 from bulletlm.train.backend.compute import CPU

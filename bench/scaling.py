@@ -25,7 +25,7 @@ from bulletlm.config.schema import Config
 from bulletlm.data.tokens import open_tokens
 from bulletlm.files import read_json, write_json
 from bulletlm.hardware import inspect_machine, keep_memory
-from bulletlm.pipeline.stages import run_stages
+from bulletlm.pipeline.runner import run_stages
 from bulletlm.progress import ConsoleProgress, SilentProgress
 from bulletlm.train.scaling import LAW_FILE, Point, family, fit, leave_one_out
 from bulletlm.train.training import TrainJob, train

@@ -11,7 +11,7 @@ from bulletlm import hardware
 from bulletlm.config.loader import load_config
 from bulletlm.config.schema import Config
 from bulletlm.formats.bullet.writer import ModelContents, write_bullet
-from bulletlm.pipeline.stages import run_stages
+from bulletlm.pipeline.runner import run_stages
 from bulletlm.progress import SilentProgress
 from bulletlm.quant.types import standard_types
 from bulletlm.runtime import Model, load

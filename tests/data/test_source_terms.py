@@ -2,7 +2,7 @@
 
 from bulletlm.config.schema import Config
 from bulletlm.data.sources import source_terms
-from bulletlm.pipeline.stages import _data_settings, _terms
+from bulletlm.pipeline.stage_settings import changing_terms, text_settings
 
 
 def config(*sources: object) -> Config:
@@ -27,5 +27,5 @@ def test_every_source_of_which_something_is_known_has_an_entry_without_its_path(
 
 def test_they_change_the_export_only() -> None:
     plain, named = config("/texts"), config({"path": "/texts", "license": "MIT", "attribution": "us"})
-    assert _data_settings(plain) == _data_settings(named)
-    assert _terms(plain) == [] and _terms(named) and _terms(config("sample")) == []
+    assert text_settings(plain) == text_settings(named)
+    assert changing_terms(plain) == [] and changing_terms(named) and changing_terms(config("sample")) == []

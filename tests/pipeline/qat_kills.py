@@ -21,7 +21,7 @@ from bulletlm.data.language import detect
 from bulletlm.errors import BulletError, Interrupted
 from bulletlm.files import sha256_of_file
 from bulletlm.pipeline import qat
-from bulletlm.pipeline.stages import finish_run, run_stages
+from bulletlm.pipeline.runner import finish_run, run_stages
 from bulletlm.progress import Progress, SilentProgress, Task
 from bulletlm.train import checkpoint, distil
 

@@ -22,7 +22,7 @@ from bulletlm.pipeline.auto import Choice, Request, Speed, Text, choose, learn_v
 from bulletlm.pipeline.limits import fed_parameters, refuse_too_large, require_sources, training_bytes
 from bulletlm.pipeline.plan import Clock, Measured, bullet_bytes, training_flops
 from bulletlm.pipeline.recipe import TextRun, existing_recipe, text_run, write_recipe
-from bulletlm.pipeline.stages import run_stages
+from bulletlm.pipeline.runner import run_stages
 from bulletlm.progress import SilentProgress
 from bulletlm.train.scaling import family
 from bulletlm.train.state import TrainPosition

@@ -14,7 +14,7 @@ from bulletlm.errors import BulletError, ConfigError
 from bulletlm.evaluate.perplexity import score
 from bulletlm.formats.bullet.reader import open_bullet
 from bulletlm.pipeline.checkpoints import checkpoint_names, evaluate_checkpoints
-from bulletlm.pipeline.stages import finish_run
+from bulletlm.pipeline.runner import finish_run
 from bulletlm.progress import SilentProgress
 from bulletlm.runtime import load
 

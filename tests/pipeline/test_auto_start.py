@@ -17,7 +17,7 @@ from bulletlm.pipeline.auto import Choice, Request, Speed
 from bulletlm.pipeline.auto_start import MOST_EPOCHS, Base, choose_from, find_base, scratch_is_better, use_vocabulary
 from bulletlm.pipeline.plan import Clock, Measured, training_flops
 from bulletlm.pipeline.recipe import make_choice, text_run, write_recipe
-from bulletlm.pipeline.stages import run_stages
+from bulletlm.pipeline.runner import run_stages
 from bulletlm.progress import SilentProgress
 from bulletlm.shape import ModelShape
 from bulletlm.text.tokenizer import Tokenizer

@@ -9,7 +9,7 @@ from bulletlm.config.loader import load_config
 from bulletlm.config.schema import Config
 from bulletlm.errors import BulletError
 from bulletlm.files import read_json, sha256_of_file
-from bulletlm.pipeline.stages import run_stages
+from bulletlm.pipeline.runner import run_stages
 from bulletlm.progress import SilentProgress
 from bulletlm.train.checkpoint import list_checkpoints
 from micro_model import write_micro_config

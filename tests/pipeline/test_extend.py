@@ -15,7 +15,7 @@ from bulletlm.config.schema import Config, TrainConfig
 from bulletlm.data.tokens import read_index
 from bulletlm.errors import ConfigError, Interrupted
 from bulletlm.files import read_json, sha256_of_file
-from bulletlm.pipeline.stages import run_stages
+from bulletlm.pipeline.runner import run_stages
 from bulletlm.progress import SilentProgress
 from bulletlm.text.documents import read_documents
 from bulletlm.train.checkpoint import list_checkpoints, load_checkpoint

@@ -20,7 +20,8 @@ from bulletlm.errors import BulletError, ConfigError
 from bulletlm.files import read_json, sha256_of_file
 from bulletlm.formats.bullet.reader import open_bullet
 from bulletlm.formats.npy import read_npy
-from bulletlm.pipeline.stages import STAGES, run_stages
+from bulletlm.pipeline.runner import run_stages
+from bulletlm.pipeline.stages import STAGES
 from bulletlm.progress import SilentProgress
 from bulletlm.runtime import load
 from bulletlm.train.model import Transformer

@@ -16,7 +16,7 @@ from bulletlm.data.sources import SourceFile, set_labels
 from bulletlm.files import read_json
 from bulletlm.formats.bullet.reader import open_bullet
 from bulletlm.formats.convert import ConvertOptions, convert
-from bulletlm.pipeline.stages import run_stages
+from bulletlm.pipeline.runner import run_stages
 from bulletlm.progress import SilentProgress
 from micro_model import MICRO, write_texts
 

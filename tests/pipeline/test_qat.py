@@ -29,7 +29,7 @@ from bulletlm.formats.npy import read_npy
 from bulletlm.pipeline import qat as qat_module
 from bulletlm.pipeline.build import BuildOptions, build_bullet
 from bulletlm.pipeline.qat import count_qat_steps
-from bulletlm.pipeline.stages import finish_run, run_stages
+from bulletlm.pipeline.runner import finish_run, run_stages
 from bulletlm.progress import SilentProgress
 from bulletlm.quant.calibrate import QuantizeOptions, dequantize, quantize
 from bulletlm.quant.fake_quant import FakeQuant

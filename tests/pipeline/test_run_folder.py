@@ -13,8 +13,9 @@ from bulletlm.config.loader import load_config
 from bulletlm.config.schema import Config
 from bulletlm.errors import BulletError, ConfigError, DataError
 from bulletlm.files import foreign_files, read_json, sha256_of_file, write_json
-from bulletlm.pipeline.run_folder import locked
-from bulletlm.pipeline.stages import OUTPUT_FOLDERS, STAGES, finish_run, run_stages
+from bulletlm.pipeline.run_folder import OUTPUT_FOLDERS, locked
+from bulletlm.pipeline.runner import finish_run, run_stages
+from bulletlm.pipeline.stages import STAGES
 from bulletlm.progress import SilentProgress
 from micro_model import write_micro_config
 
@@ -172,7 +173,6 @@ def test_a_config_file_of_the_user_is_not_overwritten(tmp_path: Path, texts: Pat
 KILL = """
 import os, signal, sys
 from bulletlm.cli.app import main
-from bulletlm.pipeline import stages
 import bulletlm.data.{module} as module
 real = module.{function}
 def killed(*arguments, **more):

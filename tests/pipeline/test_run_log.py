@@ -8,7 +8,7 @@ import pytest
 from bulletlm.cli.app import main
 from bulletlm.config.loader import load_config
 from bulletlm.pipeline.run_log import FIRST_LINE, LOG, LoggedProgress
-from bulletlm.pipeline.stages import run_stages
+from bulletlm.pipeline.runner import run_stages
 from bulletlm.progress import ConsoleProgress, SilentProgress
 from micro_model import write_micro_config
 

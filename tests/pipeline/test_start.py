@@ -25,7 +25,7 @@ from bulletlm.formats.chat_marks import MARKS
 from bulletlm.formats.convert import ConvertOptions, convert, read_model
 from bulletlm.formats.npy import read_npy, write_npy
 from bulletlm.formats.packaged import packaged_model
-from bulletlm.pipeline.stages import finish_run, run_stages
+from bulletlm.pipeline.runner import finish_run, run_stages
 from bulletlm.pipeline.start import locate, read_parent, resolve
 from bulletlm.progress import SilentProgress
 from bulletlm.text.sentencepiece_proto import _field, _fields

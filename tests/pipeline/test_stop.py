@@ -11,7 +11,7 @@ import pytest
 
 from bulletlm.config.loader import load_config
 from bulletlm.errors import Interrupted
-from bulletlm.pipeline.stages import run_stages
+from bulletlm.pipeline.runner import run_stages
 from bulletlm.progress import SilentProgress
 from micro_model import write_micro_config, write_texts
 

@@ -265,7 +265,7 @@ def qat(
     Example: bullet qat demo --steps 300
     """
     from bulletlm.cli.output import print_summary
-    from bulletlm.pipeline.stages import finish_run
+    from bulletlm.pipeline.runner import finish_run
 
     run = find_run(run)
     flags = (*settings, *((f"--qat.steps={steps}",) if steps is not None else ()))
@@ -341,7 +341,8 @@ def evaluate(
     Example: bullet evaluate runs/demo --checkpoints
     Example: bullet evaluate runs/demo --use step-1000 --lang mr
     """
-    from bulletlm.pipeline.stages import finish_run, is_run_folder
+    from bulletlm.pipeline.run_record import is_run_folder
+    from bulletlm.pipeline.runner import finish_run
 
     folder = find_run(config)
     if not is_run_folder(folder):
@@ -698,7 +699,7 @@ app.command(score, group=LOOK)
 
 def _stages(config: Path, settings: tuple[str, ...], until: str, restart: bool, verbosity: Verbosity) -> Path:
     from bulletlm.config.loader import load_config
-    from bulletlm.pipeline.stages import run_stages
+    from bulletlm.pipeline.runner import run_stages
 
     progress = verbosity.progress()
     with _process_group() as group:

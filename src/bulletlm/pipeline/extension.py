@@ -5,7 +5,6 @@ extended run can be interrupted like any other.
 """
 
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,8 @@ from bulletlm.config.schema import Config
 from bulletlm.data.tokens import read_index
 from bulletlm.errors import BulletError, ConfigError
 from bulletlm.files import read_json, sha256_of_file
+from bulletlm.pipeline.run import Run
+from bulletlm.pipeline.stage_settings import fingerprint
 from bulletlm.terminal import printable
 from bulletlm.train.checkpoint import list_checkpoints
 from bulletlm.train.schedule import decay_start, last_step
@@ -20,21 +21,14 @@ from bulletlm.train.schedule import decay_start, last_step
 LENGTH_SETTINGS = ("total_steps", "epochs", "patience_early_stop", "eval_every_steps")
 """Settings of train that a longer run may change."""
 
-Sources = list[dict[str, Any]]
 
-
-def find_extension(
-    folder: Path, old: Config, new: Config, recorded: dict[str, Any], sources: Sources, fingerprint: Callable[[Config, Sources], str]
-) -> dict[str, Any] | None:
+def find_extension(run: Run, old: Config, recorded: dict[str, Any]) -> dict[str, Any] | None:
     """What config.json records about an extension, as JSON values; None if the change is none.
 
     Args:
-        folder: the run folder.
+        run: the run to do, in the folder of the trained one.
         old: the configuration of the trained run.
-        new: the configuration to run.
         recorded: what config.json recorded about the trained run.
-        sources: the source files of the new run, with their SHA-256.
-        fingerprint: of a configuration and source files.
 
     Returns:
         "decay_start", "more_text" (`train.extend.Extension`), and with more text "tokenizer", the SHA-256 of the tokenizer to keep.
@@ -42,6 +36,7 @@ def find_extension(
     Raises:
         ConfigError: the run would not become longer; the message says from which number of steps on it would.
     """
+    folder, new = run.folder, run.config
     checkpoints = list_checkpoints(folder / "checkpoints")
     before = recorded.get("sources")
     if not checkpoints or not isinstance(before, list):
@@ -52,9 +47,9 @@ def find_extension(
             "data": new.data.model_copy(update={"sources": old.data.sources}),
         }
     )
-    if fingerprint(as_before, before) != recorded.get("fingerprint"):
+    if fingerprint(as_before, before, run.augmentation, run.held_out, run.parent) != recorded.get("fingerprint"):
         return None
-    hashes, old_hashes = (Counter(source["sha256"] for source in each) for each in (sources, before))
+    hashes, old_hashes = (Counter(source["sha256"] for source in each) for each in (run.sources, before))
     if not old_hashes <= hashes:
         return None
     more_text = hashes != old_hashes

@@ -21,6 +21,12 @@ from bulletlm.progress import Progress
 from bulletlm.terminal import printable
 
 RECORD = "files.json"
+STAGES_FILE = "stages.json"
+"""File of a run folder: the records of the finished stages."""
+
+OUTPUT_FOLDERS = ("start", "data", "cleaned", "augment-cache", "tokenizer", "tokens", "checkpoints", "export", "qat", "auto-fix")
+"""The folders of a run folder in which the stages write."""
+
 PROCESS = "process.json"
 """File of a run folder while a process works in it: the id of the process and when it started, so that others can find it."""
 
@@ -48,7 +54,7 @@ class WrittenFiles:
             raise BulletError(f"{path} is damaged: delete it if all files of the run folder are from this run, then run again")
         self._written: dict[str, str] = written
         self._unfinished: list[str] = unfinished
-        if not path.exists() and (folder / "stages.json").exists():
+        if not path.exists() and (folder / STAGES_FILE).exists():
             names = [name for name in self._matching(tuple(patterns)) if (folder / name).is_file()]
             self._written = {name: sha256_of_file(folder / name) for name in names}
 
