@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from bulletlm.config.loader import load_config
+from bulletlm.config.loader import RECORD_KEY, load_config
 from bulletlm.config.schema import Config
 from bulletlm.errors import BulletError, ConfigError, DataError
 from bulletlm.files import foreign_files, read_json, sha256_of_file, write_json
@@ -223,6 +223,16 @@ def test_changed_sources_are_still_noticed(copy: Config, texts: Path, tmp_path: 
     (other / "parallel.tsv").unlink()
     with pytest.raises(ConfigError, match="holds a model trained with other settings"):
         run_stages(config, "data", SilentProgress())
+
+
+def test_finishing_a_run_keeps_what_is_recorded_about_its_text(copy: Config) -> None:
+    """Without the record, a run whose sources are gone would count as one with other settings."""
+    path = copy.run_dir / "config.json"
+    content = read_json(path)
+    content[RECORD_KEY] |= {"held_out": ["5e1f"], "augmentation": {"inflect": {"rate": 0.5}}}
+    write_json(path, content)
+    finish_run(copy.run_dir, [], SilentProgress())
+    assert read_json(path)[RECORD_KEY] == content[RECORD_KEY]
 
 
 @pytest.mark.parametrize("content", ["[]", "null", "3", '"x"', "{", "\x00", '{"data": 1}', '{"data": {"outputs": []}}'])

@@ -4,7 +4,7 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from bulletlm.config.loader import load_config
+from bulletlm.config.loader import load_run_config
 from bulletlm.pipeline.checkpoints import evaluate_checkpoints
 from bulletlm.progress import Progress
 from bulletlm.terminal import echo, printable, printable_json
@@ -16,9 +16,7 @@ def print_checkpoints(folder: Path, settings: Sequence[str], progress: Progress,
     Raises:
         BulletError: the folder has no checkpoints, or one is damaged.
     """
-    place = folder if folder.name else folder.resolve()
-    config = load_config(folder / "config.json", [f"--name={place.name}", f"--runs-dir={place.parent}", *settings])
-    rows = sorted(evaluate_checkpoints(folder, config, progress), key=lambda row: row["loss"])
+    rows = sorted(evaluate_checkpoints(folder, load_run_config(folder, settings), progress), key=lambda row: row["loss"])
     if as_json:
         print(printable_json(rows))
         return

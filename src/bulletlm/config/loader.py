@@ -67,6 +67,20 @@ def load_config(path: str | Path | None, overrides: Sequence[str] = ()) -> Confi
     return _validate(values, str(path) if path else "command line", given)
 
 
+def load_run_config(folder: Path, overrides: Sequence[str] = ()) -> Config:
+    """Read config.json of a run folder; name and runs_dir are those of the folder, which may have been renamed or moved.
+
+    Args:
+        folder: the run folder.
+        overrides: see `load_config`; they may also change the name and the place.
+
+    Raises:
+        ConfigError: see `load_config`.
+    """
+    place = folder if folder.name else folder.resolve()
+    return load_config(folder / "config.json", [f"--name={place.name}", f"--runs-dir={place.parent}", *overrides])
+
+
 def parse_flags(words: Sequence[str]) -> dict[str, Any]:
     """The settings in words of the command line, by their full names; their values are not checked.
 

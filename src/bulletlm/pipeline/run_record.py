@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bulletlm import __version__
-from bulletlm.config.loader import RECORD_KEY, load_config
+from bulletlm.config.loader import RECORD_KEY, load_run_config
 from bulletlm.config.messages import format_value
 from bulletlm.config.schema import Config
 from bulletlm.data.augment import reproducibility_fields
@@ -134,11 +134,10 @@ def run_of_folder(folder: Path, settings: Sequence[str], progress: Progress) -> 
     """
     if not (folder / "config.json").is_file():
         raise BulletError(f"{folder} is not a run folder, because it has no config.json: give a folder such as runs/demo")
-    place = folder if folder.name else folder.resolve()
     recorded = read_record(folder)
     if not {"fingerprint", "sources"} <= set(recorded):
         raise BulletError(f"{folder / 'config.json'} was not written by a run: run its configuration with `bullet run`")
-    config = load_config(folder / "config.json", [f"--name={place.name}", f"--runs-dir={place.parent}", *settings])
+    config = load_run_config(folder, settings)
     parent = None
     if config.model.start_from is not None:
         from bulletlm.pipeline.start import read_copy
@@ -148,7 +147,8 @@ def run_of_folder(folder: Path, settings: Sequence[str], progress: Progress) -> 
         config=config,
         fingerprint=recorded["fingerprint"],
         sources=recorded["sources"],
-        augmentation=None,
+        augmentation=recorded.get("augmentation"),
+        held_out=recorded.get("held_out", []),
         progress=progress,
         parent=parent,
     )
@@ -200,8 +200,7 @@ def _find_extension(run: Run, recorded: dict[str, Any]) -> dict[str, Any] | None
 
     if run.missing_source:
         return None
-    old = load_config(run.folder / "config.json", [f"--name={run.config.name}", f"--runs-dir={run.config.runs_dir}"])
-    return find_extension(run, old, recorded)
+    return find_extension(run, load_run_config(run.folder), recorded)
 
 
 def _differences(old: Any, new: Any, path: str = "") -> Iterator[str]:

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import ValidationError
 
-from bulletlm.config.loader import RECORD_KEY, load_config
+from bulletlm.config.loader import RECORD_KEY, load_run_config
 from bulletlm.config.schema import Config, ModelConfig, TrainConfig
 from bulletlm.data.tokens import read_index
 from bulletlm.errors import BulletError, ConfigError, FormatError
@@ -182,7 +182,7 @@ def _read_checkpoint(folder: Path) -> StoredModel:
             f"{folder} is a checkpoint, and {absent[0].name} of its run is not at {absent[0]}: a checkpoint has weights only, so leave "
             "it in its run folder"
         )
-    config = load_config(run / "config.json", [f"--name={run.name}", f"--runs-dir={run.parent}"])
+    config = load_run_config(run)
     recorded = _object(run / "config.json").get(RECORD_KEY, {})
     checkpoint = load_checkpoint(folder)
     if checkpoint.state.get("key") != recorded.get("fingerprint"):
