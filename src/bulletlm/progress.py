@@ -123,7 +123,9 @@ class _LoggedTask:
 
 
 def format_duration(seconds: float) -> str:
-    """A time in the unit that suits it: "40 s", "12 min", "1.6 h"."""
+    """A time in the unit that suits it: "40 s", "12 min", "1.6 h", "2.5 days"."""
     if seconds < 90:
         return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5_400 else f"{seconds / 3600:.1f} h"
+    if seconds < 5_400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h" if seconds < 48 * 3600 else f"{seconds / 86400:.1f} days"

@@ -147,6 +147,11 @@ def test_neither_epochs_nor_steps_leaves_the_length_to_the_text() -> None:
     [
         (["--laers=8"], "did you mean --layers?"),
         (["--train.lerning_rate=1"], "did you mean --train.learning_rate?"),
+        (["--train.foo=1"], "unknown setting --train.foo: `bullet config` lists all names"),
+        (["--train.vocab_size=9"], "did you mean --tokenizer.vocab_size?"),
+        (["--data.clean.languges=[mr]"], "did you mean --data.clean.languages?"),
+        (["--modle.dim=64"], "did you mean --model.dim?"),
+        (["--trainn=3"], "unknown setting --trainn: "),
         (["--dim=100"], "dim 100 is not divisible by 32, the quantization block: try 96"),
         (["--heads=5"], "dim 256 is not divisible by n_heads 5: try 4 heads"),
         (["--kv-heads=3"], "n_heads 4 is not divisible by n_kv_heads 3"),

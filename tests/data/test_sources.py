@@ -10,7 +10,7 @@ import pytest
 
 from bulletlm.config.schema import DataConfig
 from bulletlm.data.reading import Block, RawDocument, blocks, read_documents
-from bulletlm.data.sources import find_files, is_embedded, source_files
+from bulletlm.data.sources import find_files, is_embedded, shown_source, source_files
 from bulletlm.errors import DataError
 
 
@@ -261,3 +261,16 @@ def test_a_local_dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     with pytest.raises(DataError, match=r"cannot load hf://.*missing") as caught:
         find(f"hf://{tmp_path / 'missing'}")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("path", "shown"),
+    [
+        ("/home/asha/lessons", "lessons"),
+        ("/home/asha/lessons/", "lessons"),
+        ("/home/asha/*.txt", "*.txt"),
+        ("hf://org/set", "hf://org/set"),
+    ],
+)
+def test_a_source_is_shown_without_the_folders_above_it(path: str, shown: str) -> None:
+    assert shown_source(path) == shown

@@ -43,3 +43,8 @@ def test_private_messages_are_said() -> None:
 def test_names_cannot_control_the_terminal() -> None:
     lines = summary_lines([row("a\x1b[2J.txt", taken_for="x\x1b[31m[bold]")], [{"file": "b\x1b]0;x\x07", "reason": "y\x1b"}])
     assert all(line.isprintable() for line in lines) and "[bold]" in "\n".join(lines)
+
+
+def test_long_names_stay_in_their_column() -> None:
+    lines = summary_lines([row("lessons/a name of a file that is much too long.docx", taken_for="a long description " * 3)] * 3, [])
+    assert len(lines) > 5 and all(line.startswith("  ") for line in lines[1:])

@@ -21,7 +21,7 @@ from bulletlm.pipeline import recipe
 from bulletlm.pipeline.auto import Choice, Request, Speed, Text, choose, learn_vocabulary, look_at_text, model_file_mb, wanted_vocabulary
 from bulletlm.pipeline.limits import fed_parameters, refuse_too_large, require_sources, training_bytes
 from bulletlm.pipeline.plan import Clock, Measured, bullet_bytes, training_flops
-from bulletlm.pipeline.recipe import TextRun, existing_recipe, text_run, write_recipe
+from bulletlm.pipeline.recipe import TextRun, existing_recipe, render, text_run, write_recipe
 from bulletlm.pipeline.runner import run_stages
 from bulletlm.progress import SilentProgress
 from bulletlm.train.scaling import family
@@ -99,6 +99,13 @@ def test_what_the_user_gives_stays() -> None:
     choice = chosen(2_000_000, model__dim=96, model__n_layers=5, train__learning_rate=1e-3, tokenizer__vocab_size=900)
     assert (choice.values["model"]["dim"], choice.values["model"]["n_layers"]) == (96, 5)
     assert choice.values["train"]["learning_rate"] == 1e-3 and choice.values["tokenizer"]["vocab_size"] == 900
+
+
+def test_the_recipe_says_which_settings_the_user_gave() -> None:
+    choice = chosen(2_000_000, train__learning_rate=1e-3, tokenizer__vocab_size=900, qat__steps=30)
+    rows = render(choice.values, choice.why, choice.lines, Path("recipe.jsonc")).splitlines()
+    for name in ("learning_rate", "vocab_size", "steps"):
+        assert [row.rpartition("  // ")[2] for row in rows if f'"{name}"' in row] == ["given on the command line"]
 
 
 @pytest.mark.parametrize(

@@ -240,7 +240,8 @@ def test_a_stopped_run_continues_with_the_same_bytes(child: Config, micro_run: P
 
 
 def test_weights_that_training_does_not_improve_stay(micro_run: Path, tmp_path: Path) -> None:
-    config, _ = run(write_child(tmp_path, micro_run, lr=0.2, spike_threshold=0, total_steps=10), until="export")
+    config, said = run(write_child(tmp_path, micro_run, lr=0.2, spike_threshold=0, total_steps=10), until="export")
+    assert sum(line.startswith("no step was better than the model from which the run started") for line in said) == 1
     assert read_json(config.run_dir / "checkpoints" / "best" / "state.json")["step"] == 0
     for name, tensor in read_npy(micro_run / "export" / "npy")[1].items():
         np.testing.assert_array_equal(read_npy(config.run_dir / "export" / "npy")[1][name], tensor)

@@ -337,9 +337,21 @@ def _find(name: str, where: str, prefix: str = "") -> Setting:
 
 
 def _unknown(name: str, prefix: str) -> str:
-    near = difflib.get_close_matches(_normal(name), [*_names(), *_sections()], n=1, cutoff=0.5)
+    section, dot, leaf = _normal(name).rpartition(".")
+    known = _names().keys() | (set() if prefix else _sections())  # on the command line, a group of settings takes no value
+    if section in _sections():
+        elsewhere = [setting.path for setting in _names().get(leaf, [])]
+        near = elsewhere or _close(_normal(name), [each for each in known if each.startswith(f"{section}.")], len(section) + 1)
+    else:
+        near = _close(_normal(name), [each for each in known if not prefix or ("." in each) == bool(dot)])
     hint = f"did you mean {prefix}{near[0]}?" if near else "`bullet config` lists all names"
     return f"unknown setting {prefix}{name}: {hint}"
+
+
+def _close(name: str, known: Sequence[str], start: int = 0) -> list[str]:
+    """The one of `known` that is most like `name`, compared from character `start` on; empty if none is."""
+    ends = {each[start:]: each for each in sorted(known)}
+    return [ends[end] for end in difflib.get_close_matches(name[start:], ends, n=1, cutoff=0.5)]
 
 
 def _unknown_inside(name: str, inside: str) -> str:

@@ -298,7 +298,7 @@ def loss_table(
     """Lines for the screen: rules that dropped or changed a large share of a source, and files of which nothing is left.
 
     Args:
-        sources: the name of each entry of data.sources, as in the configuration.
+        sources: the name of each entry of data.sources for the screen (`shown_source`).
         read, kept: characters in and out, by file.
     """
     of_source = Counter[int]()

@@ -25,7 +25,7 @@ from bulletlm.data.readers.raw import BadRow
 from bulletlm.data.readers.whatsapp import PRIVATE
 from bulletlm.data.reading import read_documents
 from bulletlm.data.rules import REPEAT_CHARACTERS, clean_text
-from bulletlm.data.sources import SourceFile, find_files, held_out_files
+from bulletlm.data.sources import SourceFile, find_files, held_out_files, shown_source
 from bulletlm.data.split import LARGEST_SHARE, choose_validation
 from bulletlm.data.structure import DOCUMENT_CHARACTERS
 from bulletlm.data.summary import not_read_lines, summary_lines
@@ -161,7 +161,7 @@ def prepare_data(
         general = sum(row["characters_out"] for row in report["sources"]) - sum(row["characters_out"] for row in named)
         progress.log(f"data: general text of the package: {general:,} characters of {len(files) - len(named)} files (data.mix.general)")
     own_files = [file for file in files if file.source < len(config.sources)]
-    for line in loss_table(own_files, [source.path for source in config.sources], cleaned.characters, splits.characters, log):
+    for line in loss_table(own_files, [shown_source(source.path) for source in config.sources], cleaned.characters, splits.characters, log):
         progress.log(line)
     return report
 

@@ -258,6 +258,13 @@ def _in_folder(folder: Path, name: str, language: str) -> tuple[list[SourceFile]
     return files, skipped
 
 
+def shown_source(path: str) -> str:
+    """An entry of data.sources as the names of its files begin: a folder or file without the folders above it."""
+    if is_embedded(path) or path.startswith(HUGGING_FACE):
+        return path
+    return printable(Path(path).expanduser().resolve().name) or path
+
+
 def is_run(folder: Path) -> bool:
     """Whether a folder is that of a run. Its files are results, among them the text that was left out, and not text to learn from."""
     return sum((folder / name).is_file() for name in RUN_FILES) >= 2

@@ -13,6 +13,7 @@ from bulletlm.terminal import printable
 SHOWN_SOURCES = 20
 SHOWN_NOT_READ = 15
 _WIDTH = 140
+_INDENT = "  "
 _LANGUAGES = 3
 _NAME_CHARACTERS = 44
 _TAKEN_FOR_CHARACTERS = 60
@@ -77,7 +78,7 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for heading in ("  source", "taken for"):
+    for heading in ("source", "taken for"):
         table.add_column(heading, overflow="fold")
     for heading in ("documents", "conversations", "characters"):
         table.add_column(heading, justify="right", no_wrap=True)
@@ -85,7 +86,7 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     table.add_column("left out", overflow="fold")
     for row in rows:
         table.add_row(
-            "  " + printable(row["source"], limit=_NAME_CHARACTERS),
+            printable(row["source"], limit=_NAME_CHARACTERS),
             printable(row["taken_for"], limit=_TAKEN_FOR_CHARACTERS),
             f"{row['documents']:,}" if row["documents"] else "-",
             f"{row['conversations']:,}" if row["conversations"] else "-",
@@ -93,9 +94,9 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
             _languages(row["languages"]),
             _left_out(row),
         )
-    console = Console(file=io.StringIO(), width=_WIDTH, color_system=None, markup=False, highlight=False, emoji=False)
+    console = Console(file=io.StringIO(), width=_WIDTH - len(_INDENT), color_system=None, markup=False, highlight=False, emoji=False)
     console.print(table)
-    return [line.rstrip() for line in console.file.getvalue().splitlines()]  # type: ignore[attr-defined]
+    return [(_INDENT + line).rstrip() for line in console.file.getvalue().splitlines()]  # type: ignore[attr-defined]
 
 
 def _languages(characters: Mapping[str, int]) -> str:

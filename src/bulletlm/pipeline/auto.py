@@ -630,7 +630,7 @@ def _describe(request: Request, text: Text, data: DataPlan, chosen: _Candidate, 
         "seconds": {**chosen.seconds, "total": total},
         "hours": request.hours,
     }
-    return Choice(values=values, why=why, lines=lines, notes=notes, seconds=chosen.seconds, facts=facts)
+    return Choice(values=values, why=mark_given(why, request.given), lines=lines, notes=notes, seconds=chosen.seconds, facts=facts)
 
 
 def put_given(values: dict[str, Any], given: Mapping[str, Any]) -> None:
@@ -643,6 +643,11 @@ def put_given(values: dict[str, Any], given: Mapping[str, Any]) -> None:
         inner[leaf] = value
     if "train.epochs" in given and "train.total_steps" not in given:
         del values["train"]["total_steps"]
+
+
+def mark_given(why: Mapping[str, str], given: Mapping[str, Any]) -> dict[str, str]:
+    """The reasons beside the settings of a recipe; the reason of a setting that the user chose is that."""
+    return {**why, **dict.fromkeys(given, "given on the command line")}
 
 
 def source_entries(sources: Sequence[str], share: float) -> list[Any]:

@@ -28,6 +28,7 @@ from bulletlm.pipeline.auto import (
     given_qat,
     given_training,
     left_out,
+    mark_given,
     model_file_mb,
     plan_data,
     put_given,
@@ -344,7 +345,7 @@ def _describe(request: Request, text: Text, base: Base, reason: str, training: _
         "hours": request.hours,
     }
     notes = [left_out(found, 3)] if found.skipped else []
-    return Choice(values=values, why=why, lines=lines, notes=notes, seconds=training.seconds, facts=facts)
+    return Choice(values=values, why=mark_given(why, request.given), lines=lines, notes=notes, seconds=training.seconds, facts=facts)
 
 
 def _general_tokens(text: Text) -> float:

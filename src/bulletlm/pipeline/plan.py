@@ -29,7 +29,7 @@ from bulletlm.errors import ConfigError
 from bulletlm.files import open_regular, read_json, write_json
 from bulletlm.hardware import largest_size
 from bulletlm.pipeline.limits import MOST_EPOCHS, fed_parameters, refuse_too_large, require_sources
-from bulletlm.progress import Progress, SilentProgress
+from bulletlm.progress import Progress, SilentProgress, format_duration
 from bulletlm.quant.types import tensor_bytes, weight_types
 from bulletlm.shape import ModelShape
 from bulletlm.terminal import echo, printable_json
@@ -476,7 +476,7 @@ def print_plan(plan: Plan) -> None:
         "tokens per parameter": lambda e: f"{e['tokens_per_parameter']:.1f}",
         "passes over the text": lambda e: f"{e['epochs']:.1f}" if e["epochs"] else "?",
         "tokens/s": lambda e: f"{e['tokens_per_s']:,.0f}",
-        "time": lambda e: _duration(e["seconds"]),
+        "time": lambda e: format_duration(e["seconds"]),
         ".bullet": lambda e: f"{e['bullet_bytes'] / 1e6:.1f} MB",
         "expected bits/byte": lambda e: f"{e['bits_per_byte']:.3f}",
     }
@@ -503,14 +503,6 @@ def _trade_off(plan: Plan) -> Iterable[str]:
         f"parameters or more than {MOST_EPOCHS} passes only memorize it."
     )
     yield (
-        f"Ten times as much text would give {more['parameters'] / 1e6:.2g}M parameters in {_duration(more['seconds'])}: "
+        f"Ten times as much text would give {more['parameters'] / 1e6:.2g}M parameters in {format_duration(more['seconds'])}: "
         f"{more['bits_per_byte']:.3f} expected bits/byte instead of {best['bits_per_byte']:.3f}."
     )
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    if seconds < 5400:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h" if seconds < 48 * 3600 else f"{seconds / 86400:.1f} days"

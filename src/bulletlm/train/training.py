@@ -188,8 +188,16 @@ def train(job: TrainJob, progress: Progress, group: ProcessGroup = SINGLE_PROCES
         run_steps(run)
         if group.is_main:
             keep_the_better(state, checkpoints, progress)
+            if job.start and state.position.best_step == 0:
+                progress.log(_NOT_IMPROVED.format(loss=state.position.best_loss), "warning")
             (job.run_dir / FINISH).unlink(missing_ok=True)
     return run.result()
+
+
+_NOT_IMPROVED = (
+    "no step was better than the model from which the run started (validation loss {loss:.4f}): its weights are kept, and the model file "
+    "is made from them. More text of this kind or a lower --learning-rate may help"
+)
 
 
 def _refuse(folder: Path) -> None:

@@ -8,7 +8,7 @@ import os
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import PurePosixPath
 from typing import IO, cast
@@ -111,14 +111,22 @@ def read_whole(file: SourceFile, limit: int) -> bytes:
     Raises:
         NotReadError: there are more than `limit`.
     """
-    parts, size = [], 0
     with open_unpacked(file) as opened:
-        while piece := opened.read1(1 << 20):
-            size += len(piece)
-            if size > limit:
-                raise NotReadError(f"it is larger than {limit >> 20} MB, the limit for this file type: split it")
-            parts.append(piece)
-    return b"".join(parts)
+        return b"".join(at_most(limit, iter(lambda: opened.read1(1 << 20), b"")))
+
+
+def at_most(limit: int, parts: Iterable[bytes]) -> Iterator[bytes]:
+    """The parts of a file, as long as they have at most `limit` bytes together.
+
+    Raises:
+        NotReadError: there are more.
+    """
+    size = 0
+    for part in parts:
+        size += len(part)
+        if size > limit:
+            raise NotReadError(f"it is larger than {limit >> 20} MB, the limit for this file type: split it")
+        yield part
 
 
 def beginning_of(file: SourceFile, size: int = LOOK_AT_BYTES) -> bytes:

@@ -13,7 +13,7 @@ from bulletlm.data.language_names import language_of_name
 from bulletlm.data.parallel import translations
 from bulletlm.data.readers.chat import Row, keys_found, mapping_advice, read_row
 from bulletlm.data.readers.lines import BLOCK_BYTES, LINE_BYTES, line_blocks, lines_of
-from bulletlm.data.readers.opened import beginning_as_text, pieces, read_whole
+from bulletlm.data.readers.opened import at_most, beginning_as_text, pieces
 from bulletlm.data.readers.raw import BadRow, Block, Listener, NoColumnError, NotReadError, RawDocument
 from bulletlm.data.sources import SourceFile
 from bulletlm.text.documents import Message
@@ -53,7 +53,7 @@ def json_blocks(file: SourceFile, encoding: str, listener: Listener) -> Iterator
         return Block(file, first, number, b"\n".join(lines))
 
     values = _one_conversation(file, encoding, listener) if _is_one_conversation(sample) else None
-    for value in values or _values(file, encoding, listener):
+    for value in values or _values(file, pieces(file, encoding, listener.advance), listener):
         if isinstance(value, BadRow):
             if lines:
                 yield block()
@@ -169,10 +169,10 @@ class _Buffer:
             self.fill(0)
 
 
-def _values(file: SourceFile, encoding: str, listener: Listener) -> Iterator[Any]:
-    """The rows of a .json file: the elements of one or several arrays, or concatenated objects."""
+def _values(file: SourceFile, stream: Iterator[bytes], listener: Listener) -> Iterator[Any]:
+    """The rows in the text `stream` of a .json file: the elements of one or several arrays, or concatenated objects."""
     decoder, number = json.JSONDecoder(), 0
-    buffer = _Buffer(pieces(file, encoding, listener.advance))
+    buffer = _Buffer(stream)
     buffer.fill(0)
     buffer.text = buffer.text.removeprefix("\ufeff")
     if not buffer.skip_space():
@@ -225,9 +225,12 @@ def _rows_of(value: Any, text: str) -> list[Any]:
 
 
 def _one_conversation(file: SourceFile, encoding: str, listener: Listener) -> list[Any]:
-    """The messages of a file as one value, followed by what is not JSON in it."""
-    read_whole(file, WHOLE_FILE_BYTES)  # refuses a file that is too large to be one conversation
-    found = list(_values(file, encoding, listener))
+    """The messages of a file as one value, followed by what is not JSON in it.
+
+    Raises:
+        NotReadError: the file is too large to be one conversation.
+    """
+    found = list(_values(file, at_most(WHOLE_FILE_BYTES, pieces(file, encoding, listener.advance)), listener))
     return [[item for item in found if not isinstance(item, BadRow)], *(item for item in found if isinstance(item, BadRow))]
 
 
