@@ -7,9 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from bulletlm.config.schema import DataConfig
 from bulletlm.data.leaks import Index, check_leaks, find_copies, load_index
 from bulletlm.data.log import Log, characters_of
-from bulletlm.data.prepare import _check, _Splits
+from bulletlm.data.prepare import remove_leaks
+from bulletlm.data.store import DataJob
+from bulletlm.data.train_val import Splits
 from bulletlm.progress import SilentProgress
 from bulletlm.text.documents import Document, to_line
 from paths import SAMPLE_CORPUS
@@ -83,16 +86,15 @@ def test_a_leak_is_taken_out_of_training_and_fails_nobody(tmp_path: Path) -> Non
     clean = b"".join(to_line(document(story)) for story in OTHER)
     (tmp_path / "train.jsonl").write_bytes(clean)
     passages = sum(story.count("\n") + 2 for story in OTHER)
-    splits = _Splits(rows=Counter({"a": 99}), characters=Counter({"a": 99_999}))
+    splits = Splits(rows=Counter({"a": 99}), characters=Counter({"a": 99_999}))
     log = Log()
-    found = _check(tmp_path, load_index(tmp_path / "val.jsonl"), "copy_of_validation", log, splits, 1, SilentProgress())
+    job = DataJob(config=DataConfig(), seed=1, files=[], folder=tmp_path, log=log, workers=1, progress=SilentProgress())
+    found = remove_leaks(job, load_index(tmp_path / "val.jsonl"), "copy_of_validation", splits)
     assert found == {"passages": passages, "exact": 0, "ngrams": 0, "near": 0, "rows_taken_out": 0}
     leaking = document(OTHER[0] + "\n" + LONG)
     with open(tmp_path / "train.jsonl", "ab") as file:
         file.write(to_line(leaking) * 2)
-    assert (
-        _check(tmp_path, load_index(tmp_path / "val.jsonl"), "copy_of_validation", log, splits, 1, SilentProgress())["rows_taken_out"] == 1
-    )
+    assert remove_leaks(job, load_index(tmp_path / "val.jsonl"), "copy_of_validation", splits)["rows_taken_out"] == 1
     assert (tmp_path / "train.jsonl").read_bytes() == clean
     assert log.characters["a"]["copy_of_validation"] == characters_of(leaking["text"]) == 99_999 - splits.characters["a"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["train.jsonl", "val.jsonl"]
