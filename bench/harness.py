@@ -80,9 +80,9 @@ def main() -> None:
             line = f"{name:<18} harness {theirs:7.3f}   bullet {value:7.3f}"
             wrong = abs(theirs - value) > 1e-9
             if task.kind == "choice":
-                normalised = ours["models"][0]["details"]["normalised"]
-                line += f"   normalised: harness {100 * results[name]['acc_norm,none']:7.3f}   bullet {normalised:7.3f}"
-                wrong |= abs(100 * results[name]["acc_norm,none"] - normalised) > 1e-9
+                normalized = ours["models"][0]["details"]["normalised"]
+                line += f"   normalized: harness {100 * results[name]['acc_norm,none']:7.3f}   bullet {normalized:7.3f}"
+                wrong |= abs(100 * results[name]["acc_norm,none"] - normalized) > 1e-9
             else:
                 texts = [task.delimiter + text for pair in task.items for text in (pair.good, pair.bad)]
                 nats = -sentence_bits(model, texts).reshape(-1, 2) * np.log(2)

@@ -304,7 +304,7 @@ def extras(shape: ModelShape, plan: ComputePlan, rounds: int, clock: Callable[[]
             with grid.applied():
                 pass
 
-        jobs["fake quantisation"] = rounding
+        jobs["fake quantization"] = rounding
     return in_turns(jobs, rounds, clock)
 
 
@@ -576,8 +576,8 @@ def main() -> int:
         fastest = max(speed for name, speed in speeds.items() if name.startswith(f"ours: {p},"))
         bar(f"ours in {p} / the GEMMs in {p}", fastest / floors[p], 0.65)
     bar("AdamW, clipping and average, share of a step", (once["AdamW and average"] + once["clipping"]) / step, 0.02, at_least=False)
-    if "fake quantisation" in once:
-        bar("fake quantisation, share of a step", once["fake quantisation"] / step, 0.05, at_least=False)
+    if "fake quantization" in once:
+        bar("fake quantization, share of a step", once["fake quantization"] / step, 0.05, at_least=False)
     if arguments.memory:
         bar("peak memory, GB", measure_memory(shape) / 1e9, 1.2, at_least=False)
     if arguments.start:

@@ -36,7 +36,7 @@ def test_stop_tokens_end_it_and_are_not_given_out(model: Model) -> None:
     assert list(generate(model, prompt(model), GREEDY, {stop})) == free[: free.index(stop)]
 
 
-def test_stop_tokens_are_not_penalised(model: Model) -> None:
+def test_stop_tokens_are_not_penalized(model: Model) -> None:
     """In a chat with many finished turns, the model still ends the next turn."""
     rng = np.random.default_rng(0)
     while True:  # until the likeliest token is one that the prompt has already

@@ -95,7 +95,7 @@ def test_from_a_pasted_configuration_to_a_model(dashboard: RunningDashboard, bro
     assert stopped_at <= summarize(run).step < 100_000 and (run / "model.bullet").is_file()
 
     # Export, download, chat, score.
-    page.get_by_role("button", name="Quantise and export").click()
+    page.get_by_role("button", name="Quantize and export").click()
     page.get_by_role("button", name="Make the file and check it").click()
     with page.expect_download(timeout=A_RUN) as download:
         page.get_by_role("link", name="सुरुवात 1.bullet").click(timeout=A_RUN)

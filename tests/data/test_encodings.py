@@ -54,7 +54,7 @@ def test_private_use() -> None:
 
 
 @pytest.mark.parametrize("font", [KRUTI_DEV, SHIVAJI, DVB_TT], ids=["Kruti Dev", "Shivaji", "DVB-TT"])
-def test_old_fonts_are_recognised(font: tuple[dict[str, str], dict[str, str], dict[str, str], str]) -> None:
+def test_old_fonts_are_recognized(font: tuple[dict[str, str], dict[str, str], dict[str, str], str]) -> None:
     texts = [line for line in lines("stories.mr.txt") + lines("thoughts.mr.txt") if len(line.split()) >= 6]
     found = [is_legacy_font(stored_in(font, text)) for text in texts]
     assert sum(found) > 0.95 * len(found)

@@ -99,11 +99,11 @@ def test_choices_equal_transformers(own: BulletModel, scored: Any) -> None:
         start = len(scored.tokenizer("What is a friend?", add_special_tokens=False)["input_ids"])
         totals.append(whole[start:].sum())
     best = int(np.argmax(totals))
-    normalised = int(np.argmax([total / len(option) for total, option in zip(totals, questions[0].options, strict=True)]))
+    normalized = int(np.argmax([total / len(option) for total, option in zip(totals, questions[0].options, strict=True)]))
     for n, question in enumerate(questions):
         result = values(own, kind="choice", items=[question], delimiter=" ")
         assert result["value"] == 100 * (n == best)
-        assert result["details"]["normalised"] == 100 * (n == normalised)
+        assert result["details"]["normalised"] == 100 * (n == normalized)
         assert result["details"]["chance"] == pytest.approx(100 / 3)
 
 

@@ -467,7 +467,7 @@ DAMAGE: dict[str, tuple[Callable[[Parts], object], str]] = {
     "another tokenizer": (key("tokenizer.ggml.model", STRING, "gpt2"), 'tokenizer.ggml.model is "gpt2": only tokenizers of BulletLM'),
     "a space in front": (key("tokenizer.ggml.add_space_prefix"), "add_space_prefix must be false"),
     "spaces removed": (key("tokenizer.ggml.remove_extra_whitespaces", BOOL, True), "remove_extra_whitespaces must be false"),
-    "a normaliser": (key("tokenizer.ggml.precompiled_charsmap", UINT32, [1, 2]), "precompiled_charsmap"),
+    "a normalizer": (key("tokenizer.ggml.precompiled_charsmap", UINT32, [1, 2]), "precompiled_charsmap"),
     "no tokens": (key("tokenizer.ggml.tokens"), "tokenizer.ggml.tokens must be a list of texts"),
     "few tokens": (key("tokenizer.ggml.tokens", STRING, ["a"]), 'token 0 is "a", but must be "<unk>"'),
     "few scores": (key("tokenizer.ggml.scores", FLOAT32, [1.0]), "tokenizer.ggml.scores must be 277 numbers"),

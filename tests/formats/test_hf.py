@@ -456,8 +456,8 @@ def renamed(values: dict[str, Any], i: int, text: str) -> None:
     values["model"]["vocab"] = {text if n == i else old: n for old, n in vocab.items()}
 
 
-def normalising_tokenizer(folder: Path) -> None:
-    """Ours, but with a space put in front: the protocol buffer's field 3 of the normaliser."""
+def normalizing_tokenizer(folder: Path) -> None:
+    """Ours, but with a space put in front: the protocol buffer's field 3 of the normalizer."""
     proto = (folder / "tokenizer.model").read_bytes()
     changed = proto.replace(b"\x0a\x08identity\x12\x00\x18\x00", b"\x0a\x08identity\x12\x00\x18\x01")
     assert changed != proto
@@ -520,7 +520,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "no tokenizer": (lambda folder: (folder / "tokenizer.model").unlink(), "has neither tokenizer.model nor tokenizer.json"),
     "tokenizer is JSON": (text("tokenizer.model", b"{}"), "tokenizer.model: the tokenizer is not one of BulletLM: it is damaged"),
     "foreign tokenizer": (foreign_tokenizer, "tokenizer.model: the tokenizer is not one of BulletLM"),
-    "normalising tokenizer": (normalising_tokenizer, "tokenizer.model: .*it changes text: it puts a space in front"),
+    "normalizing tokenizer": (normalizing_tokenizer, "tokenizer.model: .*it changes text: it puts a space in front"),
     **{
         f"mark {i} in the text": (
             user_defined(i),
@@ -539,7 +539,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "json: no bytes": (saved_by_transformers(lambda v: v["model"].update(byte_fallback=False)), "model.byte_fallback is false"),
     "json: dropout": (saved_by_transformers(lambda v: v["model"].update(dropout=0.1)), "model.dropout is 0.1"),
     "json: suffix": (saved_by_transformers(lambda v: v["model"].update(end_of_word_suffix="</w>")), "model.end_of_word_suffix is"),
-    "json: normaliser": (saved_by_transformers(lambda v: v.update(normalizer={"type": "NFKC"})), "normalizer is .*: it changes text"),
+    "json: normalizer": (saved_by_transformers(lambda v: v.update(normalizer={"type": "NFKC"})), "normalizer is .*: it changes text"),
     "json: splits": (
         saved_by_transformers(lambda v: v["pre_tokenizer"].update(split=True)),
         "pre_tokenizer is .*: only tokenizers that keep",

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import torch._dynamo  # noqa: F401 - the optimisers import it late, which would cost every child two seconds
+import torch._dynamo  # noqa: F401 - the optimizers import it late, which would cost every child two seconds
 
 from bulletlm import files
 from bulletlm.config.loader import load_config

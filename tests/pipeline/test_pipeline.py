@@ -82,7 +82,7 @@ def test_bullet_logits_are_torchs_on_the_dequantized_weights(micro_run: Path) ->
     best = load(micro_run / "model.bullet").engine.score(tokens)  # the native engine where there is one
     np.testing.assert_allclose(best, expected, rtol=0, atol=5e-3)
     fp32 = load(micro_run / "export/npy").engine.score(tokens)
-    assert np.abs(ours - fp32).max() > 1e-3, "the file was not quantised at all"
+    assert np.abs(ours - fp32).max() > 1e-3, "the file was not quantized at all"
 
 
 def test_the_exported_weights_are_the_best_checkpoints(micro_run: Path) -> None:

@@ -45,7 +45,7 @@ MOMENTS = [
     ("Training: runs", signal.SIGTERM, "stopped in the stage train; the finished stages (data, tokenizer, tokens) are kept in "),
     ("Training", signal.SIGINT, "stopped at step 0 of 8; saved"),
     ("Export: runs", signal.SIGTERM, "stopped in the stage export; the finished stages (data, tokenizer, tokens, train) are kept in "),
-    ("Quantising", signal.SIGINT, "stopped in the stage qat; the finished stages (data, tokenizer, tokens, train, export) are kept in "),
+    ("Quantizing", signal.SIGINT, "stopped in the stage qat; the finished stages (data, tokenizer, tokens, train, export) are kept in "),
     ("Distilling", signal.SIGTERM, "stopped at step 0 of 2 of QAT; saved"),
     ("Comparing", signal.SIGINT, "stopped in the stage build; the finished stages (data, tokenizer, tokens, train, export, qat) are kept "),
     ("Evaluation: runs", signal.SIGTERM, "stopped in the stage evaluate; the finished stages (data, tokenizer, tokens, train, export, "),

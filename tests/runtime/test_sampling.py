@@ -116,9 +116,9 @@ def test_repetition_penalty() -> None:
 def test_a_penalty_never_makes_repeating_likelier(logits: np.ndarray, history: list[int]) -> None:
     greedy = {**PLAIN, "temperature": 0.0}
     plain = sample(logits, history, Sampling(**greedy), rng())
-    penalised = sample(logits, history, Sampling(**{**greedy, "repetition_penalty": 1.5}), rng())
+    penalized = sample(logits, history, Sampling(**{**greedy, "repetition_penalty": 1.5}), rng())
     if plain not in history:
-        assert penalised == plain
+        assert penalized == plain
 
 
 def test_equal_logits_go_by_id() -> None:

@@ -153,10 +153,10 @@ def test_logit_bias_presence_penalty_and_top_p(client: OpenAI, model: Model) -> 
     greedy = ask(client, "hello", temperature=0, max_tokens=20).choices[0].message.content
     assert ask(client, "hello", top_p=0, max_tokens=20).choices[0].message.content == greedy
     assert ask(client, "hello", temperature=0, presence_penalty=2, max_tokens=60).choices[0].message.content != greedy
-    penalised = ask(client, "hello", temperature=0, frequency_penalty=1.5, max_tokens=100).choices[0].message.content
+    penalized = ask(client, "hello", temperature=0, frequency_penalty=1.5, max_tokens=100).choices[0].message.content
     prompt = encode_prompt(model.tokenizer, [{"role": "user", "content": "hello"}])
-    assert penalised == directly(model, prompt, temperature=0, frequency_penalty=1.5, max_tokens=100)
-    assert penalised != directly(model, prompt, temperature=0, max_tokens=100)
+    assert penalized == directly(model, prompt, temperature=0, frequency_penalty=1.5, max_tokens=100)
+    assert penalized != directly(model, prompt, temperature=0, max_tokens=100)
 
 
 def test_the_settings_of_the_file_are_the_defaults(client: OpenAI) -> None:
@@ -200,7 +200,7 @@ def test_message_parts_and_developer_messages(client: OpenAI) -> None:
     assert as_parts.choices[0].message.content == plain.choices[0].message.content
 
 
-def test_text_is_normalised_as_in_training(client: OpenAI) -> None:
+def test_text_is_normalized_as_in_training(client: OpenAI) -> None:
     assert normalize("दुसर्‍या") != "दुसर्‍या"
     assert ask(client, "दुसर्‍या", seed=1).usage.prompt_tokens == ask(client, normalize("दुसर्‍या"), seed=1).usage.prompt_tokens
 

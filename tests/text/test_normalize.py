@@ -77,7 +77,7 @@ def lines() -> st.SearchStrategy[str]:
 @example(f"र{VIRAMA}{ZWJ}{ZWNJ}य")
 @example(f"र\u093c{VIRAMA}{ZWJ}य")
 @example(f"ऱ{VIRAMA}{ZWJ}{ZWJ}य")
-def test_normalising_again_changes_nothing(line: str) -> None:
+def test_normalizing_again_changes_nothing(line: str) -> None:
     once = normalize_line(line)
     assert normalize_line(once) == once
     assert unicodedata.is_normalized("NFC", once)

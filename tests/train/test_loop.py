@@ -265,7 +265,7 @@ KILLS = """
 import os, random, select, signal, sys, time
 from pathlib import Path
 import test_loop
-import torch._dynamo  # the optimisers import it late, which would cost every child two seconds
+import torch._dynamo  # the optimizers import it late, which would cost every child two seconds
 
 tokens, folder, kills = Path(sys.argv[1]), Path(sys.argv[2]), 20
 moments, metrics = random.Random(11), folder / "metrics.jsonl"

@@ -155,7 +155,7 @@ class CleanConfig(Section):
     phones: bool = Field(True, description="Replace phone numbers with [phone].")
     phone_regions: list[str] = Field(
         default_factory=list,
-        description='Countries whose phone numbers are recognised without a country code, for example ["IN", "US"]; default: those of '
+        description='Countries whose phone numbers are recognized without a country code, for example ["IN", "US"]; default: those of '
         "the languages in data.clean.languages and of the sources, and India.",
     )
     long_numbers: int = Field(9, ge=0, description="Replace digit strings of at least this length with [number]; 0 turns this off.")

@@ -38,7 +38,7 @@ STAGE_NAMES = {
     "train": "Training",
     "export": "Writing the FP32 model",
     "qat": "Training the 4-bit weights",
-    "build": "Quantising",
+    "build": "Quantizing",
     "evaluate": "Writing the report card",
 }
 """The stages of a run, and what the pages call them while they run."""

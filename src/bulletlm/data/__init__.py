@@ -1,1 +1,1 @@
-"""The data stage: reads text files and writes a clean, split and tokenised corpus."""
+"""The data stage: reads text files and writes a clean, split and tokenized corpus."""

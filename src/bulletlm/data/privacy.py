@@ -23,7 +23,7 @@ REGIONS = {
     "ar": ("EG", "SA", "AE"), "fa": ("IR",), "zh": ("CN", "TW", "HK"), "ja": ("JP",), "ko": ("KR",), "th": ("TH",), "vi": ("VN",),
     "id": ("ID",), "sw": ("KE", "TZ"), "am": ("ET",), "ka": ("GE",), "hy": ("AM",), "km": ("KH",), "my": ("MM",), "lo": ("LA",),
 }  # fmt: skip
-"""Language -> countries where it is used; their phone numbers are recognised without a country code."""
+"""Language -> countries where it is used; their phone numbers are recognized without a country code."""
 
 DEFAULT_REGIONS = ("IN",)
 
@@ -90,7 +90,7 @@ def has_long_number(text: str) -> bool:
 
 
 def regions_of(languages: Iterable[str]) -> tuple[str, ...]:
-    """The countries whose phone numbers are recognised without a country code in text of these languages."""
+    """The countries whose phone numbers are recognized without a country code in text of these languages."""
     found = [region for language in languages for region in REGIONS.get(language, ())]
     return tuple(dict.fromkeys([*DEFAULT_REGIONS, *found]))
 
@@ -104,7 +104,7 @@ def mask_phones(text: str, regions: Sequence[str] = DEFAULT_REGIONS) -> str:
     """Replace phone numbers, in digits of any script, by [phone].
 
     Args:
-        regions: countries (ISO 3166 alpha-2) whose numbers are recognised without a country code.
+        regions: countries (ISO 3166 alpha-2) whose numbers are recognized without a country code.
     """
     if not has_long_number(text):
         return text

@@ -1,4 +1,4 @@
-"""The cleaning rules for one document: normalise its text and remove what is not text.
+"""The cleaning rules for one document: normalize its text and remove what is not text.
 
 These rules look at one document only; signals.py filters by statistics, and dedup.py compares documents with each other.
 Each rule of `CleanConfig` records its effects in a `Log`. Lines of code and conversations keep their spaces, symbols and tags.
@@ -118,7 +118,7 @@ class _Context:
 
     @cached_property
     def regions(self) -> Sequence[str]:
-        """Countries whose phone numbers are recognised."""
+        """Countries whose phone numbers are recognized."""
         if self.config.phone_regions:
             return self.config.phone_regions
         own = self._raw.language if self._raw.language != "auto" else detect("\n".join(self._lines))
@@ -269,7 +269,7 @@ def _clean_paragraphs(raw: RawDocument, clean: Clean, config: "CleanConfig", log
             clean.lines.append(line)
             for rule, before, after in changes:
                 log.change(rule, raw.source, line, before, after)
-    if legacy > len(clean.paragraphs):  # its lines that were too short to be recognised
+    if legacy > len(clean.paragraphs):  # its lines that were too short to be recognized
         for line, text in zip(clean.lines, clean.paragraphs, strict=True):
             log.reject(Rejected(raw.source, line, "legacy_font", text))
         clean.paragraphs, clean.lines = [], []

@@ -126,7 +126,7 @@ def choose_structure(sample: Sequence[str], documents: Documents = "auto") -> St
     Args:
         sample: the first lines of the file without their ends; all of them if the file is small.
         documents: the setting of the source. Other values than "auto" are kept; wrapped lines and the header of Project
-            Gutenberg are recognised in any case.
+            Gutenberg are recognized in any case.
     """
     sample = list(sample[:SAMPLE_LINES])
     gutenberg = any(_START.match(line) for line in sample)

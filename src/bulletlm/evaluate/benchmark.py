@@ -39,7 +39,7 @@ class Measured(TypedDict):
     """The value of one model on one task. Shares and chrF are from 0 to 100.
 
     `low` and `high` bound the 95 % interval; they are None where there are too few items for one. `details` has further figures:
-    groups of minimal pairs, the value normalised by the length of the choices, the first translations.
+    groups of minimal pairs, the value normalized by the length of the choices, the first translations.
     """
 
     model: str
@@ -252,15 +252,15 @@ def _choice(model: LanguageModel, task: Task) -> _Values:
             encoded.append(_marked(model, context + task.delimiter + option))
             starts.append(len(_marked(model, context)))
     totals = [scores[start - 1 :].sum() for start, scores in zip(starts, log_probs(model, encoded), strict=True)]
-    right, normalised, at = [], [], 0
+    right, normalized, at = [], [], 0
     for question in items:
         scores = np.array(totals[at : at + len(question.options)])
         at += len(question.options)
         right.append(100.0 * (scores.argmax() == question.answer))
         lengths = np.array([len(option) for option in question.options])
-        normalised.append(100.0 * ((scores / lengths).argmax() == question.answer))
+        normalized.append(100.0 * ((scores / lengths).argmax() == question.answer))
     chance = float(np.mean([100 / len(question.options) for question in items]))
-    return _Values(np.array(right), np.ones(len(right)), {"normalised": float(np.mean(normalised)), "chance": chance})
+    return _Values(np.array(right), np.ones(len(right)), {"normalised": float(np.mean(normalized)), "chance": chance})
 
 
 def _text(model: LanguageModel, task: Task) -> _Values:

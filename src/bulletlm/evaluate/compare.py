@@ -225,7 +225,7 @@ def _exp(value: float) -> float:
 def clustered_mean(values: NDArray[np.float64], window: NDArray[np.int64]) -> Estimate:
     """Mean of `values`, float64[n], and its standard error if values of the same `window`, int64[n], are not independent.
 
-    The mean is a ratio of two sums over windows, so this is the linearised error of a ratio estimator
+    The mean is a ratio of two sums over windows, so this is the linearized error of a ratio estimator
     (Cochran, Sampling Techniques, ch. 6): the residual of a window is its sum minus mean times its size.
     """
     mean = float(values.mean())

@@ -1,6 +1,6 @@
 """The chat template (docs/chat-template.md) as Jinja, for the programs that read exported models.
 
-It renders what `text.chat.fit_prompt` encodes, without normalising the text: content may be text or a list of text parts,
+It renders what `text.chat.fit_prompt` encodes, without normalizing the text: content may be text or a list of text parts,
 "developer" means "system", messages without text are left out, and system text takes the user's place if there is no user.
 The marks are found in the rendered text, so a mark that a user types counts as one. The final </s> is left out: those programs
 compare a conversation with its continuation.

@@ -109,7 +109,7 @@ def convert(source: Path, target: Path, options: ConvertOptions | None = None) -
 
 
 def read_model(path: Path, like: Path | None = None) -> tuple[str, StoredModel]:
-    """The kind of a model ("bullet", "bullet v1", "gguf", "hf" or "npy"), recognised by its content, and the model.
+    """The kind of a model ("bullet", "bullet v1", "gguf", "hf" or "npy"), recognized by its content, and the model.
 
     Raises:
         BulletError: there is nothing at `path`.

@@ -516,7 +516,7 @@ def _tokenizer(values: Mapping[str, Any]) -> bytes:
         if values.get(f"{where}.{key}", key == "add_space_prefix") is not allowed:
             raise FormatError(f"{where}.{key} must be false: only tokenizers that keep text unchanged are supported")
     if f"{where}.precompiled_charsmap" in values:
-        raise FormatError(f"{where}.precompiled_charsmap: only tokenizers without a normaliser are supported")
+        raise FormatError(f"{where}.precompiled_charsmap: only tokenizers without a normalizer are supported")
     for key, wanted_id in (("bos_token_id", BOS), ("eos_token_id", EOS)):
         if values.get(f"{where}.{key}", wanted_id) != wanted_id:
             raise FormatError(f"{where}.{key} must be {wanted_id}")

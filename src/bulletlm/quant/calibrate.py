@@ -171,7 +171,7 @@ def quantize(shape: ModelShape, tensors: Mapping[str, Floats], options: Quantize
         if not np.isfinite(tensors[name]).all():
             raise BulletError(f"the tensor {name} holds a number that is NaN or infinite: the training that made it has diverged")
     done = Calibrated()
-    with progress.task("Quantising", sum(len(extents) > 1 for extents in shape.tensors().values())) as task:
+    with progress.task("Quantizing", sum(len(extents) > 1 for extents in shape.tensors().values())) as task:
 
         def finish(name: str, tensor: Tensor, report: TensorReport | None) -> None:
             done.tensors[name] = tensor

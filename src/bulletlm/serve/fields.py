@@ -28,7 +28,7 @@ MAX_STOPS = 16
 """Largest number of stop strings of one request."""
 
 MAX_COMBINING_MARKS = 30
-"""Combining marks in a row: the limit of Unicode's Stream-Safe Text Format. The time of Python's normalisation grows with the
+"""Combining marks in a row: the limit of Unicode's Stream-Safe Text Format. The time of Python's normalization grows with the
 square of their number, to minutes for a megabyte."""
 
 _MARKS = re.compile(

@@ -94,7 +94,7 @@ class Service:
         return fitted.ids, Usage(len(fitted.ids), fitted.omitted)
 
     def encode_all(self, texts: str | list[str] | list[int] | list[list[int]], param: str) -> list[list[int]]:
-        """Prompts as token ids. A text is normalised and gets <s> before it; tokens are used unchanged."""
+        """Prompts as token ids. A text is normalized and gets <s> before it; tokens are used unchanged."""
         several: list[Any] = [texts] if isinstance(texts, str) or isinstance(texts[0], int) else texts
         prompts = [[BOS, *self.tokenizer.encode(normalize(text))] if isinstance(text, str) else text for text in several]
         for ids in prompts:

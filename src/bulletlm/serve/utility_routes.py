@@ -57,7 +57,7 @@ async def index(request: Request, service: ServiceOf) -> Response:
 
 @router.post("/tokenize", responses=errors(*POST), response_model=TokenizeResponse)
 def tokenize(body: TokenizeRequest, service: ServiceOf) -> Response:
-    """The tokens of a text without normalisation. /v1/completions and chats normalise their texts first."""
+    """The tokens of a text without normalization. /v1/completions and chats normalize their texts first."""
     ids = ([BOS] if body.add_special else []) + service.tokenizer.encode(body.content)
     return JSONResponse({"tokens": [{"id": id, "piece": _piece(service.tokenizer, id)} for id in ids] if body.with_pieces else ids})
 

@@ -48,7 +48,7 @@ because these programs compare a conversation with its continuation.
 
 
 def in_order(messages: Sequence[Mapping[str, object]]) -> list[Message]:
-    """Messages in the form that the template needs, with text normalised like the training text: `arrange` after `normalize`.
+    """Messages in the form that the template needs, with text normalized like the training text: `arrange` after `normalize`.
 
     Raises:
         DataError: unknown role, missing or empty content, an answer before any question.
@@ -200,7 +200,7 @@ def fit_prompt(tokenizer: Tokenizer, messages: Sequence[Mapping[str, object]], r
 
 
 def system_and_last_user(messages: Sequence[Mapping[str, object]]) -> tuple[str, str]:
-    """The normalised system text of a conversation ("" if there is none), and the text of the user's last turn, as `fit_prompt` sees them.
+    """The normalized system text of a conversation ("" if there is none), and the text of the user's last turn, as `fit_prompt` sees them.
 
     Raises:
         DataError: as `fit_prompt`.
@@ -210,7 +210,7 @@ def system_and_last_user(messages: Sequence[Mapping[str, object]]) -> tuple[str,
 
 
 def _open_turns(messages: Sequence[Mapping[str, object]]) -> tuple[str, list[_Turn]]:
-    """The normalised system text, and the turns of user and assistant, at least one: see `fit_prompt`."""
+    """The normalized system text, and the turns of user and assistant, at least one: see `fit_prompt`."""
     system, turns = list[str](), list[_Turn]()
     skipped = 0  # messages without text, which are counted with the next turn
     for number, message in enumerate(messages, 1):

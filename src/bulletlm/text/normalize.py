@@ -1,4 +1,4 @@
-"""Text normalisation, the same for training text and prompts."""
+"""Text normalization, the same for training text and prompts."""
 
 import re
 import unicodedata
@@ -56,9 +56,9 @@ def is_broken(text: str) -> bool:
 
 
 def normalize_line(text: str, changed: Callable[[str, str, str], None] | None = None, skip: Collection[str] = ()) -> str:
-    """Normalise a paragraph: NFC, no control and stray invisible characters, single spaces, no spaces at the ends.
+    """Normalize a paragraph: NFC, no control and stray invisible characters, single spaces, no spaces at the ends.
 
-    Normalising twice changes nothing more.
+    Normalizing twice changes nothing more.
 
     Args:
         changed: called with the rule, the text before it and after it, for each rule that changed something.

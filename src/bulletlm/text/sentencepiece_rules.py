@@ -1,7 +1,7 @@
 """Checks that a sentencepiece model file encodes text as docs/bullet-format.md defines.
 
 The sentencepiece library applies every option in the file: it matches pieces of the type "user-defined" in typed text, a
-normaliser changes the text, a dummy prefix adds a space in front. A BulletLM tokenizer does none of these, so a file with such an
+normalizer changes the text, a dummy prefix adds a space in front. A BulletLM tokenizer does none of these, so a file with such an
 option is refused. The parser here needs neither the library nor the protobuf package, and validates every length in the file.
 """
 
@@ -131,7 +131,7 @@ def _check_settings(fields: Sequence[_Field]) -> None:
         raise FormatError("it changes text: it removes spaces (remove_extra_whitespaces)")
     if not _number(normalizer, _ESCAPE_SPACES, 1):
         raise FormatError("it does not write spaces as U+2581 (escape_whitespaces is false)")
-    for name, message in (("normaliser", normalizer), ("denormaliser", denormalizer)):
+    for name, message in (("normalizer", normalizer), ("denormalizer", denormalizer)):
         if any(field.number == _CHARSMAP and field.value for field in message):
             raise FormatError(f"it changes text: it has a {name} (precompiled_charsmap)")
 

@@ -1,6 +1,6 @@
 """Distillation of the 4-bit model: the finished FP32 model teaches the model with rounded weights to predict what it predicts.
 
-The student computes with fake-quantised weights. The loss is KL(teacher || student) at every position that counts, at
+The student computes with fake-quantized weights. The loss is KL(teacher || student) at every position that counts, at
 temperature 1 and without another term, so the student learns nothing except to imitate the teacher. Its exact ("latent")
 weights are worse than the teacher and the rounded student. They leave this module only rounded (docs/quantization.md).
 """

@@ -387,8 +387,8 @@ HOSTILE: list[tuple[str, Forgery, str]] = [
     ("M6", model(example_file.proto(normalizer=b"")), r"it puts a space in front \(add_dummy_prefix\)"),
     ("M6", normalizer(4, 1), r"it removes spaces \(remove_extra_whitespaces\)"),
     ("M6", normalizer(5, 0), r"it does not write spaces as U\+2581"),
-    ("M6", model(example_file.proto(normalizer=example_file.NORMALIZER + example_file.field(2, 2, b"map"))), "it has a normaliser"),
-    ("M6", model(example_file.proto() + example_file.field(5, 2, example_file.field(2, 2, b"map"))), "it has a denormaliser"),
+    ("M6", model(example_file.proto(normalizer=example_file.NORMALIZER + example_file.field(2, 2, b"map"))), "it has a normalizer"),
+    ("M6", model(example_file.proto() + example_file.field(5, 2, example_file.field(2, 2, b"map"))), "it has a denormalizer"),
     ("M6", model(example_file.proto() + example_file.field(3, 2, example_file.field(3, 0, b"\1"))), "it puts a space in front"),
 ]
 

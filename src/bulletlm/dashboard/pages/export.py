@@ -1,4 +1,4 @@
-"""Quantise and export: the verdicts with their remedies, the table FP32 against 4-bit, the sensitivity map, and downloads."""
+"""Quantize and export: the verdicts with their remedies, the table FP32 against 4-bit, the sensitivity map, and downloads."""
 
 import contextlib
 import re
@@ -54,7 +54,7 @@ REMEDY_COMMANDS = ("qat", "run", "build", "evaluate")
 
 def build(dashboard: Dashboard, request: Request, name: str) -> None:
     """Build the page of the run `name`."""
-    with page(request, "Quantise and export", "/") as t:
+    with page(request, "Quantize and export", "/") as t:
         try:
             folder = dashboard.workspace.run_folder(name)
         except ConfigError as error:
@@ -62,7 +62,7 @@ def build(dashboard: Dashboard, request: Request, name: str) -> None:
             ui.label(str(error))
             return
         with ui.element("div").classes("line"):
-            heading(f"{t('Quantise and export')}: {folder.name}")
+            heading(f"{t('Quantize and export')}: {folder.name}")
             ui.link(t("Back to the run"), f"/run/{quote(folder.name, safe='')}")
         stored = read_report(folder)
         report = stored.content
@@ -274,7 +274,7 @@ def _explained(t: Words, name: str, setting: str) -> Iterator[None]:
 
 def _quantize(dashboard: Dashboard, t: Words, folder: Path) -> None:
     with ui.element("section").classes("card"):
-        heading(t("Quantise again"), 2)
+        heading(t("Quantize again"), 2)
         if not (folder / "export" / "npy" / "manifest.json").is_file():
             ui.label(t("The training has to end first.")).classes("soft")
             return
@@ -292,7 +292,7 @@ def _quantize(dashboard: Dashboard, t: Words, folder: Path) -> None:
             words += [f"--quant.calibration_tokens={int(tokens.value or 40_000)}", f"--qat.steps={int(qat.value or 0)}"]
             _start(dashboard, t, folder, words)
 
-        ui.button(t("Quantise and write the report card"), icon="compress", on_click=start).props("no-caps outline")
+        ui.button(t("Quantize and write the report card"), icon="compress", on_click=start).props("no-caps outline")
 
 
 class _Downloads:

@@ -128,7 +128,7 @@ class _Page:
             self.enqueue = self._button("Add to the queue", "playlist_add", self._enqueue)
             self.dequeue = self._button("Remove from the queue", "playlist_remove", self._dequeue)
             self._button("Duplicate with changes", "content_copy", lambda: ui.navigate.to("/new?" + urlencode({"from": self.name})))
-            self.export = self._button("Quantise and export", "download", lambda: ui.navigate.to(f"/export/{quote(self.name, safe='')}"))
+            self.export = self._button("Quantize and export", "download", lambda: ui.navigate.to(f"/export/{quote(self.name, safe='')}"))
             self.play = self._button(
                 "Playground", "chat", lambda: ui.navigate.to("/playground?" + urlencode({"model": f"{self.name}/4bit"}))
             )

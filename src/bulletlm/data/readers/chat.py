@@ -36,7 +36,7 @@ _PAIRS: tuple[tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]], ...] = (
 _REQUESTS = {name for requests, _, _ in _PAIRS for name in requests}
 
 MAIN_NAMES = {"translation"} | set(_LISTS) | _REQUESTS
-"""Column names of which one is enough to recognise a layout."""
+"""Column names of which one is enough to recognize a layout."""
 
 USED_NAMES = (
     {"translation"} | set(_LISTS) | set(_SYSTEM_KEYS) | set(_HISTORY_KEYS) | {name for pair in _PAIRS for names in pair for name in names}
@@ -59,7 +59,7 @@ class Row:
 
 
 def read_row(value: Any, text: str = "text", columns: Mapping[str, str | int] | None = None) -> Row:
-    """Recognise the layout of a row of JSON.
+    """Recognize the layout of a row of JSON.
 
     Args:
         value: the parsed row.

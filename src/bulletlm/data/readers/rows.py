@@ -1,6 +1,6 @@
 """Reads JSON rows: .jsonl, .json (an array, pretty-printed or not, or concatenated objects), and the rows of Parquet files.
 
-chat.py recognises the layout of a row.
+chat.py recognizes the layout of a row.
 """
 
 import json

@@ -137,7 +137,7 @@ class ResponsesRequest(Ignored):
     max_tool_calls: int | None = None
     background: Annotated[Any, Neutral("answers are not computed in the background", False)] = None
     conversation: Annotated[Any, Neutral("the server stores no conversations: send the messages as input")] = None
-    context_management: Annotated[Any, Neutral("the server does not summarise conversations", [])] = None
+    context_management: Annotated[Any, Neutral("the server does not summarize conversations", [])] = None
     prompt: Annotated[Any, Neutral("the server stores no prompts: send the text as input")] = None
 
 
