@@ -3,9 +3,11 @@
 import asyncio
 import json
 import re
+import shlex
 import shutil
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,9 +18,9 @@ from bulletlm.dashboard.export import FORMATS, SINGLE_FILES, export
 from bulletlm.dashboard.figures import shown_verdicts
 from bulletlm.dashboard.forms import Draft
 from bulletlm.dashboard.models import Answer, ModelCache, checkpoint_folder, generate, model_names, model_path, start_models, versions
-from bulletlm.dashboard.pages.export import new_run_flags, remedy_words
 from bulletlm.dashboard.planner import load_clock, plan_line
 from bulletlm.dashboard.preview import look
+from bulletlm.dashboard.remedies import PreparedRun, new_run_flags, remedy_words
 from bulletlm.dashboard.reports import verdicts_in
 from bulletlm.dashboard.runs import Runs, configuration, summarize
 from bulletlm.dashboard.words import Words
@@ -155,13 +157,13 @@ def test_nothing_is_offered_that_failed_its_check(workspace: Workspace, monkeypa
 
 def test_remedies_start_only_commands_for_this_run(tmp_path: Path) -> None:
     run = tmp_path / "runs" / "demo"
-    assert remedy_words("bullet qat runs/demo --steps 300", run) == ["qat", str(run), "--steps", "300"]
-    words = remedy_words("bullet build runs/demo/config.json --quant.weights=BQ8", run)
-    assert words and words[:2] == ["run", str(run / "config.json")] and words[-1] == "--quant.weights=BQ8"
+    assert remedy_words("bullet qat runs/demo --steps 300", run) == ["qat", str(run), "--qat.steps=300"]
+    assert remedy_words("bullet build runs/demo/config.json --quant.weights=BQ8", run) == ["evaluate", str(run), "--quant.weights=BQ8"]
     assert remedy_words("bullet evaluate runs/demo --checkpoints", run) == ["evaluate", str(run), "--checkpoints"]
-    assert remedy_words("bullet qat RUN --steps=300", run) == ["qat", str(run), "--steps=300"]
-    assert new_run_flags("""bullet run runs/demo/config.json --name=demo-2 '--data.mix.languages={"mr": 0.7}'""", run) == (
-        """--name=demo-2 '--data.mix.languages={"mr": 0.7}'"""
+    assert remedy_words("bullet qat RUN --steps=300", run) == ["qat", str(run), "--qat.steps=300"]
+    assert remedy_words("bullet evaluate RUN --temperature=0.4", run) == ["evaluate", str(run), "--sampling.temperature=0.4"]
+    assert new_run_flags("""bullet run runs/demo/config.json --name=demo-2 '--data.mix.languages={"mr": 0.7}'""", run) == PreparedRun(
+        """--name=demo-2 '--data.mix.languages={"mr": 0.7}'""", wants_text=False
     )
     assert new_run_flags("bullet run runs/demo/config.json --name=demo --quant.weights=BQ8", run) is None
     for evil in (
@@ -171,11 +173,33 @@ def test_remedies_start_only_commands_for_this_run(tmp_path: Path) -> None:
         "bullet qat runs/demo --name=../x",
         "bullet qat runs/demo --set data.sources=[/etc]",
         "bullet run runs/demo --quant.keep=$(id)",
+        "bullet evaluate runs/demo --data.sources=[/etc]",
+        "bullet evaluate runs/demo --evaluate.checkpoint=step-1",
+        "bullet evaluate runs/demo --runs-dir=/etc",
+        "bullet evaluate runs/demo --checkpoints --json",
         "bullet qat runs/demo; id",
         "bullet qat 'runs/demo",
         "",
     ):
         assert remedy_words(evil, run) is None, evil
+
+
+def test_a_remedy_that_adds_text_begins_with_the_text_of_the_run(workspace: Workspace) -> None:
+    run = workspace.runs / "micro"
+    own = draft_of_run(run).given["data.sources"]
+
+    def prepared(*listed: str) -> tuple[Any, bool]:
+        found = new_run_flags(shlex.join(["bullet", "run", "RUN/config.json", "--name=more", f"--data.sources={json.dumps(listed)}"]), run)
+        assert found is not None
+        draft = draft_of_run(run)
+        draft.edit_flags(found.flags)
+        assert draft.problems() == {} and draft.flags_problem == ""
+        return draft.given["data.sources"], found.wants_text
+
+    assert prepared("TEXT", "simple") == ([*own, "simple"], False)
+    assert prepared("TEXT", "MORE-TEXT") == (own, True)
+    assert prepared("simple", "MORE-TEXT") == (["simple"], True)
+    assert new_run_flags("bullet run RUN/config.json --restart", run) == PreparedRun("", wants_text=False), "the trained model stays"
 
 
 # The next run.

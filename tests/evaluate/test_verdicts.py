@@ -17,6 +17,7 @@ from scripted import scripted_model
 from bulletlm.cli.output import command_here
 from bulletlm.config.loader import load_config
 from bulletlm.config.schema import Config, LimitsConfig
+from bulletlm.dashboard.remedies import new_run_flags, remedy_words
 from bulletlm.data.tokens import write_tokens
 from bulletlm.evaluate import evaluate_run
 from bulletlm.evaluate.intervals import paired_difference
@@ -348,6 +349,8 @@ def test_commands_of_remedies_are_complete(micro: tuple[Path, Config], intact: R
         fault(report)
         for verdict in judge(report, LimitsConfig(on_topic=1.0)).values():
             commands |= {remedy["command"] for remedy in verdict["remedies"] if remedy["command"]}  # type: ignore[union-attr]
+    for command in sorted(commands):
+        assert remedy_words(command, folder) or new_run_flags(command, folder), f"the dashboard can start {command}"
     names: dict[str, str] = {}
     for command in sorted(commands):
         bullet, name, place, *words = shlex.split(command_here(command, folder))

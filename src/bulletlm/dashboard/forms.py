@@ -254,7 +254,7 @@ class Draft:
             changed = changed or self.given[path] != value
             kept.append((name, self.given[path]))
         if changed:
-            self.flags_text = " ".join(f"{name}={shlex.quote(_as_word(value))}" for name, value in kept)
+            self.flags_text = " ".join(f"{name}={shlex.quote(as_word(value))}" for name, value in kept)
 
     def problems(self) -> dict[str, str]:
         """Mistakes by the full name of the setting; under "" what belongs to several settings."""
@@ -319,5 +319,6 @@ def named_flags(text: str) -> list[tuple[str, str, Any]]:
     return found
 
 
-def _as_word(value: Any) -> str:
+def as_word(value: Any) -> str:
+    """A value as it stands in a flag."""
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

@@ -30,8 +30,8 @@ from bulletlm.evaluate.report_types import (
 )
 from bulletlm.evaluate.words import Words
 
-RUN, TEXT = "RUN", "TEXT"
-"""They stand for the run folder and the sources in the commands of a report, because a report names no folders."""
+RUN, TEXT, MORE_TEXT = "RUN", "TEXT", "MORE-TEXT"
+"""They stand for the run folder, the sources and text to add in the commands of a report, because a report names no folders."""
 
 FEWEST_LANGUAGE_TOKENS = 300
 """A language with fewer validation tokens does not decide alone."""
@@ -832,5 +832,5 @@ def _with_text(report: Report) -> str:
     paths = [source["path"] for source in report["settings"]["data"]["sources"]]
     own = list(dict.fromkeys(path if is_embedded(path) else TEXT for path in paths))
     # Never "sample" on top of "simple": its rich text made the answers of small models worse.
-    extra = "simple" if "simple" not in own and set(report["model"]["languages"]) & {"mr", "en"} else "MORE-TEXT"
+    extra = "simple" if "simple" not in own and set(report["model"]["languages"]) & {"mr", "en"} else MORE_TEXT
     return shlex.join([*_run_again(report, "more-text"), f"--data.sources={json.dumps([*own, extra], ensure_ascii=False)}"])

@@ -2,7 +2,6 @@
 
 import contextlib
 import re
-import shlex
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,18 +10,20 @@ from urllib.parse import quote, urlencode
 from fastapi import Request
 from nicegui import ui
 
+from bulletlm.config.schema import QuantConfig
 from bulletlm.dashboard import processes, show
 from bulletlm.dashboard.charts import heat_map
 from bulletlm.dashboard.export import FORMATS, export_in_process
 from bulletlm.dashboard.figures import FIGURES, VERDICTS, report_problem
-from bulletlm.dashboard.forms import help_of
+from bulletlm.dashboard.forms import form, help_of
 from bulletlm.dashboard.frame import Dashboard, explained_heading, explained_table, heading, help_button, page, show_error
 from bulletlm.dashboard.models import versions
 from bulletlm.dashboard.processes import number, objects, section
+from bulletlm.dashboard.remedies import new_run_flags, remedy_words
 from bulletlm.dashboard.reports import read_report, verdicts_in
+from bulletlm.dashboard.runs import configuration
 from bulletlm.dashboard.words import Words
 from bulletlm.errors import BulletError, ConfigError
-from bulletlm.evaluate.verdicts import RUN
 
 LOOKS = {"safe": "good", "limited": "warn", "stop": "bad", "ok": "good", "near": "warn", "broken": "bad"}
 
@@ -47,9 +48,6 @@ FORMAT_NAMES = {
     "npy": "NumPy (FP32 tensors, .zip)",
     "card": "Model card (.md)",
 }
-
-REMEDY_COMMANDS = ("qat", "run", "build", "evaluate")
-"""Commands that a remedy of a report may start; everything else is shown, and not started."""
 
 
 def build(dashboard: Dashboard, request: Request, name: str) -> None:
@@ -115,12 +113,11 @@ def _remedy(dashboard: Dashboard, t: Words, folder: Path, remedy: dict[str, Any]
         command = remedy.get("command")
         if not command:
             return
-        flags = new_run_flags(str(command), folder)
-        if flags is not None:
-            address = "/new?" + urlencode({"from": folder.name, "flags": flags})
-            ui.button(t("Prepare a new run with this change"), icon="add", on_click=lambda: ui.navigate.to(address)).props(
-                "no-caps outline dense"
-            ).tooltip(str(command))
+        prepared = new_run_flags(str(command), folder)
+        if prepared is not None:
+            address = "/new?" + urlencode({"from": folder.name, "flags": prepared.flags})
+            label = t("Prepare a new run, and add your text there") if prepared.wants_text else t("Prepare a new run with this change")
+            ui.button(label, icon="add", on_click=lambda: ui.navigate.to(address)).props("no-caps outline dense").tooltip(str(command))
             return
         words = remedy_words(str(command), folder)
         if words is None:
@@ -139,48 +136,6 @@ def _start(dashboard: Dashboard, t: Words, folder: Path, words: list[str]) -> No
         show_error(t, error)
         return
     ui.navigate.to(f"/run/{quote(folder.name, safe='')}")
-
-
-def new_run_flags(command: str, folder: Path) -> str | None:
-    """The flags of a remedy that begins a new run with the settings of this one; None if it is no such command.
-
-    They become a draft, which is checked like everything that a user types, and is started by the user.
-    """
-    try:
-        words = shlex.split(command)
-    except ValueError:
-        return None
-    names = [word for word in words[3:] if word.startswith("--name=")]
-    if len(words) < 4 or words[:2] != ["bullet", "run"] or not names or names == [f"--name={folder.name}"]:
-        return None
-    return shlex.join(words[3:])
-
-
-def remedy_words(command: str, folder: Path) -> list[str] | None:
-    """The words after `bullet` of a remedy, for this run; None if it is not a command that may be started for it.
-
-    A report can come from another computer: only settings of this run's quantization and evaluation are accepted.
-    """
-    try:
-        words = shlex.split(command)
-    except ValueError:
-        return None
-    if len(words) < 3 or words[0] != "bullet" or words[1] not in REMEDY_COMMANDS:
-        return None
-    where, rest = Path(words[2]), words[3:]
-    if words[1] == "evaluate" and rest == ["--checkpoints"] and where.name in (RUN, folder.name):
-        return ["evaluate", str(folder), "--checkpoints"]
-    if not {where.name, where.parent.name} & {RUN, folder.name}:
-        return None
-    if not all(
-        re.fullmatch(r"--(qat|quant|evaluate\.samples)[\w.-]*(=[\w.*,=\[\]-]+)?|--steps(=\d+)?|\d+|BQ4|BQ8|F16|F32|gptq|search", word)
-        for word in rest
-    ):
-        return None
-    if words[1] == "qat":
-        return ["qat", str(folder), *rest]
-    place = [f"--name={folder.name}", f"--runs-dir={folder.parent}"]
-    return ["run" if words[1] == "build" else words[1], str(folder / "config.json"), *place, *rest]
 
 
 def comparison_rows(report: dict[str, Any]) -> dict[str, tuple[str, str, str]]:
@@ -278,18 +233,23 @@ def _quantize(dashboard: Dashboard, t: Words, folder: Path) -> None:
         if not (folder / "export" / "npy" / "manifest.json").is_file():
             ui.label(t("The training has to end first.")).classes("soft")
             return
+        settings = {setting.path: setting for setting in form()}
+        config = configuration(folder)
+        quant, qat_steps = (config.quant, config.qat.steps) if config else (QuantConfig(), None)
         with _explained(t, t("Weights"), "quant.weights"):
-            weights = ui.select(["BQ4", "BQ8", "F16", "F32"], value="BQ4", label=t("Weights")).props("dense outlined")
+            weights = ui.select(list(settings["quant.weights"].choices), value=quant.weights, label=t("Weights")).props("dense outlined")
         with _explained(t, t("Calibration"), "quant.calibration"):
-            method = ui.select(["gptq", "search", "none"], value="gptq", label=t("Calibration")).props("dense outlined")
+            choices = list(settings["quant.calibration"].choices)
+            method = ui.select(choices, value=quant.calibration, label=t("Calibration")).props("dense outlined")
         with _explained(t, t("Calibration tokens"), "quant.calibration_tokens"):
-            tokens = ui.number(t("Calibration tokens"), value=40_000, min=1024, precision=0).props("dense outlined")
+            tokens = ui.number(t("Calibration tokens"), value=quant.calibration_tokens, min=1024, precision=0).props("dense outlined")
         with _explained(t, t("Steps of training with 4-bit weights (QAT)"), "qat.steps"):
-            qat = ui.number(t("Steps of training with 4-bit weights (QAT)"), value=0, min=0, precision=0).props("dense outlined")
+            qat = ui.number(t("Steps of training with 4-bit weights (QAT)"), value=qat_steps, min=0, precision=0).props("dense outlined")
 
         def start() -> None:
             words = ["qat", str(folder), f"--quant.weights={weights.value}", f"--quant.calibration={method.value}"]
-            words += [f"--quant.calibration_tokens={int(tokens.value or 40_000)}", f"--qat.steps={int(qat.value or 0)}"]
+            words += [f"--quant.calibration_tokens={int(tokens.value or quant.calibration_tokens)}"]
+            words += [f"--qat.steps={'null' if qat.value is None else int(qat.value)}"]
             _start(dashboard, t, folder, words)
 
         ui.button(t("Quantize and write the report card"), icon="compress", on_click=start).props("no-caps outline")
