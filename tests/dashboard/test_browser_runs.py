@@ -161,3 +161,17 @@ def test_a_model_is_tried_exported_and_repaired(dashboard: RunningDashboard, bro
     page.wait_for_url("**/run/micro")
     page.get_by_text(re.compile("step-000050")).first.wait_for(timeout=A_RUN)
     page.get_by_text("finished", exact=True).wait_for(timeout=A_RUN)
+
+
+def test_components_speak_the_language_of_the_page(dashboard: RunningDashboard, browser_page: Any, two_runs: Path) -> None:
+    page = browser_page
+    page.context.add_cookies([{"name": "language", "value": "mr", "url": dashboard.address}])
+    page.goto(dashboard.address)
+    page.get_by_text("2 पैकी 1 ते 2", exact=True).wait_for()
+    page.get_by_role("checkbox").nth(1).click()
+    page.get_by_text("1 निवडले", exact=True).wait_for()
+    page.get_by_label("नावाने शोधा").fill("nothing has this name")
+    page.get_by_text("एकही प्रशिक्षण जुळत नाही.").wait_for()
+    assert "संपर्क तुटला." in page.locator("#popup").text_content()
+    labels = page.evaluate("[...document.querySelectorAll('[aria-label]')].map(element => element.ariaLabel)")
+    assert len(labels) > 10 and not [label for label in labels if re.match(r"[A-Z][a-z]+ [a-z]", label)]

@@ -1,6 +1,7 @@
 """What all pages share: the head with the navigation, the language, light and dark, tiles and help."""
 
 import contextlib
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,6 +45,44 @@ def words_of(request: Request) -> Words:
     return Words(chosen)
 
 
+COMPONENT_WORDS = """<script type="module">
+const [table, label, pagination, templates, lost] = VALUES;
+const filled = (template, values) => template.replace(/{(\\w+)}/g, (all, name) => values[name] ?? "");
+const words = window.Quasar.Lang.enUS;
+Object.assign(words.table, table);
+Object.assign(words.label, label);
+Object.assign(words.pagination, pagination);
+words.table.pagination = (first, last, total) => filled(templates.rows, {first, last, total});
+words.table.selectedRecords = count => filled(templates.selected, {count});
+words.label.expand = what => filled(templates.expand, {what});
+words.label.collapse = what => filled(templates.collapse, {what});
+document.querySelectorAll("#popup span").forEach((line, number) => line.textContent = lost[number]);
+</script>"""
+"""Gives the components of a page their words. It runs after Quasar has loaded its English words, and before the page is built."""
+
+
+def _component_words(t: Words) -> str:
+    """The words of Quasar's components, which it does not have in Marathi, and of the notice that the connection is lost."""
+    table = {
+        "noData": t("There is nothing to show."),
+        "noResults": t("There is nothing to show."),
+        "loading": t("Loading ..."),
+        "recordsPerPage": t("Rows"),
+        "allRows": t("All"),
+        "columns": t("Columns"),
+    }
+    label = {"clear": t("Clear"), "close": t("Close"), "remove": t("Remove"), "cancel": t("Cancel")}
+    pages = {"first": t("First page"), "prev": t("Previous page"), "next": t("Next page"), "last": t("Last page")}
+    templates = {
+        "rows": t("{first} to {last} of {total}"),
+        "selected": t("{count} selected"),
+        "expand": t("Show {what}"),
+        "collapse": t("Hide {what}"),
+    }
+    lost = [t("Connection lost."), t("Trying to reconnect ...")]
+    return COMPONENT_WORDS.replace("VALUES", json.dumps([table, label, pages, templates, lost]).replace("<", "\\u003c"))
+
+
 @contextlib.contextmanager
 def page(request: Request, title: str, here: str) -> Iterator[Words]:
     """The frame of a page: `title` for the window, `here` is the address of its entry in the navigation."""
@@ -51,6 +90,7 @@ def page(request: Request, title: str, here: str) -> Iterator[Words]:
     theme = request.cookies.get("theme", "auto")
     ui.page_title(f"{t(title)} · BulletLM")
     ui.add_css(STYLE.read_text(encoding="utf-8"))
+    ui.add_body_html(_component_words(t))
     ui.dark_mode({"light": False, "dark": True}.get(theme))
     ui.query("html").props(f"lang={t.language}")
     with ui.element("nav").classes("bar").props(f'aria-label="{t("Pages")}"'):

@@ -143,7 +143,7 @@ def plan_line(given: Mapping[str, Any], text_tokens: int | None, clock: "Clock |
             warnings.append(
                 (
                     "The text would be read {times} times; more than {most} times teaches little.",
-                    {"times": f"{epochs:.0f}", "most": MOST_EPOCHS},
+                    {"times": f"{epochs:,.0f}", "most": MOST_EPOCHS},
                 )
             )
         if fresh and shape.n_parameters > fed_parameters(tokens):

@@ -25,6 +25,7 @@ MARATHI: dict[str, str] = {
     "Add": "जोडा",
     "Add to the queue": "रांगेत ठेवा",
     "Agreement of the readers: {values}": "वाचकांमधील एकमत: {values}",
+    "All": "सर्व",
     "All answers are scored. Thank you!": "सर्व उत्तरांना गुण दिले. धन्यवाद!",
     "All figures": "सर्व आकडे",
     "All settings are the same.": "सर्व सेटिंग्ज सारखी आहेत.",
@@ -60,13 +61,16 @@ MARATHI: dict[str, str] = {
     "Choose the text first.": "आधी मजकूर निवडा.",
     "Cleaning": "मजकूर स्वच्छ करणे",
     "Cleaning the text": "मजकूर स्वच्छ करत आहे",
+    "Clear": "पुसा",
     "Clear all": "सर्व पुसा",
     "Close": "बंद करा",
     "Coherence": "सुसंगती",
     "Coherence. 1: sentences do not belong together, 3: mostly one thought, 5: one clear thought from start to end.": "सुसंगती. 1: वाक्यांचा एकमेकांशी संबंध नाही, 3: बहुतेक एकच विचार, 5: सुरुवातीपासून शेवटपर्यंत एक स्पष्ट विचार.",  # noqa: E501
     "Colours of the system": "संगणकाप्रमाणे रंग",
+    "Columns": "स्तंभ",
     "Compare": "तुलना करा",
     "Configuration: paste JSON here, comments are allowed": "कॉन्फिगरेशन: JSON येथे पेस्ट करा, टिप्पण्या चालतात",
+    "Connection lost.": "संपर्क तुटला.",
     "Conversations": "संभाषणे",
     "Dark": "गडद",
     "Data": "डेटा",
@@ -98,10 +102,12 @@ MARATHI: dict[str, str] = {
     "File size": "फाइलचा आकार",
     "Files": "फाइली",
     "Files that are read.": "वाचल्या जाणाऱ्या फाइली.",
+    "First page": "पहिले पान",
     "Format": "फॉरमॅट",
     "Generation": "मजकूरनिर्मिती",
     "Gradient norm": "ग्रेडियंटचे परिमाण",
     "Grammar": "व्याकरण",
+    "Hide {what}": "{what} लपवा",
     "Horizontal axis": "आडवा अक्ष",
     "How badly the model predicts the next token of the text that it learns from.": "मॉडेल ज्या मजकुरातून शिकते त्यातील पुढच्या टोकनाचा अंदाज किती चुकतो.",  # noqa: E501
     "How badly the model predicts the next token of unseen text; lower is better.": "न पाहिलेल्या मजकुरातील पुढच्या टोकनाचा अंदाज किती चुकतो; कमी असणे चांगले.",  # noqa: E501
@@ -128,6 +134,7 @@ MARATHI: dict[str, str] = {
     "Krippendorff's alpha: 1 is full agreement, 0 is what chance gives.": "Krippendorff चा alpha: 1 म्हणजे पूर्ण एकमत, 0 म्हणजे योगायोगाने होईल तेवढे.",  # noqa: E501
     "Languages": "भाषा",
     "Largest number of tokens of an answer.": "एका उत्तरातील टोकनांची कमाल संख्या.",
+    "Last page": "शेवटचे पान",
     "Learning rate": "लर्निंग रेट",
     "Learning the vocabulary": "शब्दसंग्रह शिकत आहे",
     "Length of the answer, and how many tokens the model wrote in a second on this computer. Hold the mouse over a token to see its probability and the most likely alternatives.": "उत्तराची लांबी, आणि या संगणकावर मॉडेलने एका सेकंदात लिहिलेली टोकन. टोकनावर माउस ठेवल्यास त्याची शक्यता आणि सर्वाधिक शक्य असलेले पर्याय दिसतात.",  # noqa: E501
@@ -135,6 +142,7 @@ MARATHI: dict[str, str] = {
     "Less than half of the text would be read: give more steps or epochs.": "निम्म्याहून कमी मजकूर वाचला जाईल: जास्त steps किंवा epochs द्या.",
     "Light": "उजळ",
     "Limits of the report card": "प्रगतिपुस्तकाच्या मर्यादा",
+    "Loading ...": "लोड होत आहे ...",
     "Log": "नोंदी",
     "Logarithmic": "लॉगरिदमिक",
     "Longest answer (tokens)": "उत्तराची कमाल लांबी (टोकन)",
@@ -158,7 +166,9 @@ MARATHI: dict[str, str] = {
     "Name": "नाव",
     "New conversation": "नवे संभाषण",
     "New run": "नवे प्रशिक्षण",
+    "Next page": "पुढील पान",
     "No difference": "फरक नाही",
+    "No run matches.": "एकही प्रशिक्षण जुळत नाही.",
     "No run yet": "अजून एकही प्रशिक्षण नाही",
     "Not read": "वाचली नाही",
     "NumPy (FP32 tensors, .zip)": "NumPy (FP32 टेन्सर, .zip)",
@@ -174,6 +184,8 @@ MARATHI: dict[str, str] = {
     "Plan": "नियोजन",
     "Playground": "वापरून पाहा",
     "Prepare a new run with this change": "या बदलासह नवे प्रशिक्षण तयार करा",
+    "Prepare a new run, and add your text there": "नवे प्रशिक्षण तयार करा आणि तेथे तुमचा मजकूर जोडा",
+    "Previous page": "मागील पान",
     "Processor": "प्रोसेसर",
     "Processor cores that the run uses now.": "हे प्रशिक्षण आत्ता वापरत असलेले प्रोसेसर कोअर.",
     "Progress": "प्रगती",
@@ -187,6 +199,7 @@ MARATHI: dict[str, str] = {
     "Random weights": "यादृच्छिक भार (नव्याने)",
     "Randomness of the choice of tokens; 0 always takes the likeliest one.": "टोकन निवडताना किती यादृच्छिकता असावी; 0 असल्यास नेहमी सर्वाधिक शक्यतेचे टोकन.",  # noqa: E501
     "Readers: {names}": "वाचक: {names}",
+    "Remove": "काढा",
     "Remove from the queue": "रांगेतून काढा",
     "Repetition penalty": "पुनरावृत्तीसाठी दंड",
     "Report card": "प्रगतिपुस्तक",
@@ -213,6 +226,7 @@ MARATHI: dict[str, str] = {
     "Sensitivity of the matrices": "मॅट्रिक्सची संवेदनशीलता",
     "Share of the characters in each language, as recognized.": "ओळखलेल्या प्रत्येक भाषेतील अक्षरांचे प्रमाण.",
     "Share of the characters that are in conversations.": "संभाषणांमधील अक्षरांचे प्रमाण.",
+    "Show {what}": "{what} दाखवा",
     "Size of the 4-bit model file.": "4-बिट मॉडेल फाइलचा आकार.",
     "Size of the 4-bit weights in the model file.": "मॉडेल फाइलमधील 4-बिट भारांचा आकार.",
     "Size of the model file with these weights.": "हे भार असलेल्या मॉडेल फाइलचा आकार.",
@@ -242,6 +256,7 @@ MARATHI: dict[str, str] = {
     "The model with the weights as they were trained, 32 bits each.": "प्रशिक्षणातून मिळालेल्या भारांचे मॉडेल; प्रत्येक भार 32 बिटांचा.",
     "The package has a finished model that you can try at once:": "पॅकेजमधील तयार मॉडेल लगेच वापरून पाहता येते:",
     "The part of the training that is done, and the time until it ends at its present speed.": "प्रशिक्षणाचा झालेला भाग, आणि आत्ताच्या वेगाने ते संपायला लागणारा वेळ.",  # noqa: E501
+    "The plan is computed when the settings have no mistake.": "सेटिंग्जमध्ये चूक नसेल तेव्हा आराखडा काढला जातो.",
     "The program looks at the text, measures this computer for a few seconds, and chooses the model that learns the most in this time.": "मजकूर पाहून आणि या संगणकाचा वेग काही सेकंद मोजून, दिलेल्या वेळेत सर्वांत जास्त शिकेल असे मॉडेल निवडले जाते.",  # noqa: E501
     "The report card cannot be read: report.json is damaged, it is not complete JSON.": "प्रगतिपुस्तक वाचता येत नाही: report.json खराब झाली आहे, ती पूर्ण JSON नाही.",  # noqa: E501
     "The report card cannot be read: report.json is much larger than a report card can be.": "प्रगतिपुस्तक वाचता येत नाही: report.json प्रगतिपुस्तकापेक्षा खूपच मोठी आहे.",  # noqa: E501
@@ -265,6 +280,7 @@ MARATHI: dict[str, str] = {
     "There is no model yet: start a run first.": "अजून मॉडेल नाही: आधी प्रशिक्षण सुरू करा.",
     "There is no report card yet: it is written at the end of the run.": "अजून प्रगतिपुस्तक नाही: ते प्रशिक्षणाच्या शेवटी लिहिले जाते.",
     "There is no such run": "असे प्रशिक्षण नाही",
+    "There is nothing to show.": "दाखवण्यासारखे काही नाही.",
     "They are moved to the folder {folder}.": "ती {folder} या फोल्डरमध्ये हलवली जातील.",
     "Thought. 1: says nothing about the question, 3: an ordinary answer, 5: an insight with a reason.": "विचार. 1: प्रश्नाबद्दल काहीच नाही, 3: सर्वसाधारण उत्तर, 5: कारणासह मांडलेला नवा विचार.",  # noqa: E501
     "Time for the run": "प्रशिक्षणासाठीचा वेळ",
@@ -287,6 +303,7 @@ MARATHI: dict[str, str] = {
     "Training speed (tokens/s)": "प्रशिक्षणाचा वेग (टोकन/से.)",
     "Training text": "प्रशिक्षणाचा मजकूर",
     "Training the 4-bit weights": "4-बिट भारांचे प्रशिक्षण",
+    "Trying to reconnect ...": "पुन्हा जोडण्याचा प्रयत्न चालू आहे ...",
     "Upload files: choose or drop them here": "फाइली अपलोड करा: निवडा किंवा येथे टाका",
     "Validation": "चाचणी",
     "Validation loss (nats/token)": "चाचणी लॉस (नॅट/टोकन)",
@@ -359,10 +376,12 @@ MARATHI: dict[str, str] = {
     "waiting": "रांगेत",
     "{characters} characters, {documents} documents, {conversations} conversations": "{characters} अक्षरे, {documents} दस्तऐवज, {conversations} संभाषणे",  # noqa: E501
     "{count} generated tokens are the same as those of the original": "तयार केलेली {count} टोकन मूळ मॉडेलसारखीच आहेत",
+    "{count} selected": "{count} निवडले",
     "{count} tokens": "{count} टोकन",
     "{count} tokens, {speed} tokens/s": "{count} टोकन, {speed} टोकन/से.",
     "{done} of {total} scored": "{total} पैकी {done} ला गुण दिले",
     "{equal} of {count} generated tokens are the same as with the FP32 weights; rounding changes some": "तयार केलेल्या {count} पैकी {equal} टोकन FP32 भारांसारखीच आहेत; 4 बिटांमुळे काही बदलतात",  # noqa: E501
+    "{first} to {last} of {total}": "{total} पैकी {first} ते {last}",
     "{low} or more": "{low} किंवा जास्त",
     "{time} left": "{time} बाकी",
     "{words} tokens per word, {characters} characters per token": "प्रति शब्द {words} टोकन, प्रति टोकन {characters} अक्षरे",

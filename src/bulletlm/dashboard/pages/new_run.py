@@ -11,6 +11,7 @@ from fastapi import Request
 from nicegui import run, ui
 from nicegui.elements.mixins.validation_element import ValidationElement
 
+from bulletlm.config.loader import nested
 from bulletlm.dashboard import processes, queue, settings_mr, show
 from bulletlm.dashboard.chooser import HOURS, choose_in_process
 from bulletlm.dashboard.drafts import draft_of_run, give_free_name, load_draft, mistakes, new_run, save_draft, start_from
@@ -167,26 +168,29 @@ class _Page:
                 path = source.get("path", "") if isinstance(source, dict) else str(source)
                 shown = path.removeprefix(str(self.dashboard.workspace.folder) + "/")
                 ui.chip(shown, removable=True, on_value_change=lambda e, n=number: self._remove(n)).props("outline")
-        paths = self._paths()
-        if paths != self.looked_at:
-            self.looked_at = paths
+        data = self._data()
+        if data != self.looked_at:
+            self.looked_at = data
             self.found = None
             self.preview.set_visibility(False)
-            if paths and not list(self.dashboard.workspace.check_settings({"data.sources": paths})):
+            if self._paths() and not any(path in data for path in self.mistakes):
                 ui.timer(0, self._look, once=True)
 
+    def _data(self) -> dict[str, Any]:
+        """The settings of the texts and of their cleaning, which decide what the preview shows."""
+        return {name: value for name, value in self.draft.given.items() if name == "data.sources" or name.startswith("data.clean.")}
+
     async def _look(self) -> None:
-        t, paths = self.t, self.looked_at
+        t, data = self.t, self.looked_at
         self._show_preview_text(t("Looking at the text ..."))
-        data = {name.removeprefix("data."): value for name, value in self.draft.given.items() if name == "data.sources"}
         try:
-            found = await preview(data, 42, self.dashboard.workspace.folder)
+            found = await preview(nested(data)["data"], 42, self.dashboard.workspace.folder)
         except BulletError as error:
-            if paths == self.looked_at:
+            if data == self.looked_at:
                 self._show_preview_text(str(error), "bad")
             return
-        if paths != self.looked_at:
-            return  # the user has changed the texts in the meantime
+        if data != self.looked_at:
+            return  # the user has changed the texts or the rules in the meantime
         self.found, self.due = found, True
         self._show_preview(found)
 
@@ -461,7 +465,10 @@ class _Page:
         if not self.due:
             return
         self.due = False
-        if self.draft.json_problem or any(path != "data.sources" and path != "name" for path in self.mistakes):
+        if self.draft.json_problem or self.draft.flags_problem or any(path not in ("data.sources", "name") for path in self.mistakes):
+            for each in self.tiles.values():
+                each.set(show.NOTHING)
+            self.warnings.set_text(self.t("The plan is computed when the settings have no mistake."))
             return
         tokens = int(self.found["text_bytes"] / BYTES_PER_TOKEN) if self.found else None
         given, workspace, memory = dict(self.draft.given), self.dashboard.workspace, psutil.virtual_memory().total
@@ -481,7 +488,7 @@ class _Page:
         self.tiles["file"].set(show.file_size(line.file_bytes))
         self.tiles["memory"].set(show.file_size(line.memory_bytes))
         self.tiles["steps"].set(show.whole(line.steps))
-        self.tiles["epochs"].set(show.decimal(line.epochs, 1))
+        self.tiles["epochs"].set(show.NOTHING if line.epochs is None else f"{line.epochs:,.1f}")
         self.tiles["speed"].set(f"{show.whole(line.tokens_per_s)} {t('tokens/s')}" if line.tokens_per_s else show.NOTHING)
         self.tiles["time"].set(show.span(line.seconds, t.language))
         self.tiles["loss"].set(f"{line.bits_per_byte:.2f} {t('bits/byte')}" if line.bits_per_byte else show.NOTHING)

@@ -79,10 +79,7 @@ class _List:
         self.search.on_value_change(lambda: self._show())
         self.state.on_value_change(lambda: self._show())
         self.table = explained_table(t, self._columns(), [], "name", selection="multiple", pagination=25)
-        self.table.props(
-            f':grid="window.innerWidth < 900" flat no-data-label="{t("No run yet")}" '
-            f'rows-per-page-label="{t("Rows")}" :rows-per-page-options="[25, 50, 100, 0]"'
-        )
+        self.table.props(':grid="window.innerWidth < 900" flat :rows-per-page-options="[25, 50, 100, 0]"')
         self.table.add_slot("header-selection", SELECT_ALL.replace("LABEL", escape(t("Select all runs"))))
         self.table.add_slot("body-selection", SELECT_ONE)
         self.table.add_slot("body-cell-name", NAME_CELL)
@@ -165,6 +162,8 @@ class _List:
         if rows != self.shown:
             self.shown = rows
             self.table.rows = rows
+        nothing = self.t("No run matches.") if self.summaries else self.t("No run yet")
+        self.table.props(f'no-data-label="{nothing}"')
 
     async def _refresh(self) -> None:
         self.summaries = await run.io_bound(self.dashboard.runs.all) or []
