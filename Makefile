@@ -17,7 +17,7 @@ chat: $(VENV)/.run
 test: $(VENV)/.dev
 	@$(BIN)/pytest --numprocesses auto
 
-C_FILES = $(wildcard src/bulletlm/*/native/*.[ch] src/bulletlm/formats/html/native/*.[ch] src/bulletlm/formats/html/native/include/*.h tests/native/*.[ch])
+C_FILES = $(wildcard src/bulletlm/*/native/*.[ch] src/bulletlm/formats/html/native/*.[ch] src/bulletlm/formats/html/native/include/*.h tests/native/*.[ch] docs/examples/*.c)
 
 lint: $(VENV)/.dev
 	@$(BIN)/ruff check .
