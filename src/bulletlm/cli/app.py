@@ -7,7 +7,6 @@ import contextlib
 import os
 import shlex
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from types import FunctionType
@@ -17,6 +16,18 @@ from cyclopts import App, CycloptsError, Group, Parameter
 
 from bulletlm import __version__
 from bulletlm.cli import measure
+from bulletlm.cli.arguments import (
+    USUAL,
+    ConfigPath,
+    Json,
+    MaxMb,
+    ModelFile,
+    ModelPath,
+    Restart,
+    Settings,
+    TextOrConfig,
+    Verbosity,
+)
 from bulletlm.cli.chat import chat
 from bulletlm.cli.complete import (
     complete_any_model,
@@ -24,7 +35,6 @@ from bulletlm.cli.complete import (
     complete_model,
     complete_run,
     complete_run_or_configuration,
-    complete_text,
     finish_script,
 )
 from bulletlm.cli.fast_start import ALIASES, fail, report_errors
@@ -35,7 +45,6 @@ from bulletlm.errors import ConfigError
 from bulletlm.terminal import echo, escape_json, printable_json
 
 if TYPE_CHECKING:
-    from bulletlm.progress import ConsoleProgress
     from bulletlm.train.distributed.group import ProcessGroup
 
 
@@ -64,62 +73,6 @@ STAGES = Group("One stage of a run (earlier stages run first if they are not up 
 USE = Group("Use a model", sort_key=3)
 LOOK = Group("Inspect", sort_key=4)
 
-Settings = Annotated[
-    str,
-    Parameter(
-        allow_leading_hyphen=True,
-        help="Settings that override the file: --layers=4 --lr 3e-4 --set data.sources=[my-texts]. `bullet config` lists all settings.",
-    ),
-]
-ConfigPath = Annotated[
-    Path,
-    Parameter(
-        help="A configuration (JSON with comments), or a recipe of the package: demo, quick, seed.", completer=complete_configuration
-    ),
-]
-TextOrConfig = Annotated[
-    str,
-    Parameter(
-        allow_leading_hyphen=True,
-        help="Folders and files of text, or one configuration (JSON with comments) or recipe (demo, quick, seed); then settings that "
-        "override what was chosen or configured: --name novel-2, --from MODEL (a model to start from; none: random weights), --layers=4, "
-        "--lr 3e-4. `bullet config` lists all settings.",
-        completer=complete_text,
-    ),
-]
-A_MODEL = "The name of a run or model here (`bullet list` shows them), or the path of a .bullet file"
-ModelFile = Annotated[Path, Parameter(help=f"{A_MODEL}.", completer=complete_model)]
-ModelPath = Annotated[Path, Parameter(help=f"{A_MODEL} or of the export/npy folder of a run.", completer=complete_model)]
-Restart = Annotated[bool, Parameter(help="Delete the trained model and its checkpoints, and train from the beginning.", negative="")]
-Json = Annotated[bool, Parameter(help="Print the result as JSON.", negative="")]
-
-
-@Parameter(name="*")
-@dataclass(frozen=True, kw_only=True)
-class Verbosity:
-    """How much a command says about its progress."""
-
-    verbose: Annotated[
-        bool, Parameter(name=["--verbose", "-v"], help="Also show details: why a stage runs, and how long it takes.", negative="")
-    ] = False
-    quiet: Annotated[bool, Parameter(name=["--quiet", "-q"], help="Show only warnings, errors and the result.", negative="")] = False
-
-    def progress(self) -> "ConsoleProgress":
-        """Bars and messages on standard error."""
-        from bulletlm.progress import ConsoleProgress
-
-        if self.verbose and self.quiet:
-            raise ConfigError("--verbose and --quiet contradict each other: use one of them")
-        return ConsoleProgress("debug" if self.verbose else "warning" if self.quiet else "info")
-
-
-USUAL = Verbosity()
-
-MaxMb = Annotated[
-    float | None,
-    Parameter(name="--max-mb", help="Largest size of the model file in MB (1,000,000 bytes), if text is given instead of a configuration."),
-]
-
 
 @app.command(group=MAKE)
 def run(
@@ -142,7 +95,6 @@ def run(
     Example: bullet run demo
     """
     from bulletlm.cli.inputs import find_configuration, split_words
-    from bulletlm.cli.output import print_summary
 
     paths, settings = split_words(words, "run")
     config = find_configuration(paths)
@@ -158,10 +110,17 @@ def run(
     else:
         _refuse_max_mb(max_mb)
     folder = _stages(config, tuple(settings), "evaluate", restart, verbosity)
-    if json:
-        print(escape_json((folder / "report.json").read_text(encoding="utf-8")), end="")
-    else:
-        print_summary(folder, beside=_model_beside(config))
+    _print_results(folder, folder / "report.json", as_json=json, beside=_model_beside(config))
+
+
+def _print_results(folder: Path, report: Path, *, as_json: bool, beside: Path | None = None) -> None:
+    """Print `report`, a JSON file of the run `folder`, or the summary of the run; for `beside` see `print_summary`."""
+    if as_json:
+        print(escape_json(report.read_text(encoding="utf-8")), end="")
+        return
+    from bulletlm.cli.output import print_summary
+
+    print_summary(folder, beside=beside)
 
 
 def _refuse_max_mb(max_mb: float | None) -> None:
@@ -181,6 +140,8 @@ def _model_beside(config: Path) -> Path | None:
 
 
 def _stage_command(stage: str, summary: str, output: str) -> None:
+    """Register the command that runs the stages up to `stage` and prints the path of `output`, a name in the run folder."""
+
     def command(config: ConfigPath, /, *settings: Settings, restart: Restart = False, verbosity: Verbosity = USUAL) -> None:
         echo(_stages(config, settings, stage, restart, verbosity) / output)
 
@@ -264,16 +225,12 @@ def qat(
 
     Example: bullet qat demo --steps 300
     """
-    from bulletlm.cli.output import print_summary
     from bulletlm.pipeline.runner import finish_run
 
     run = find_run(run)
     flags = (*settings, *((f"--qat.steps={steps}",) if steps is not None else ()))
     finish_run(run, flags, verbosity.progress())
-    if json:
-        print(escape_json((run / "qat" / "report.json").read_text(encoding="utf-8")), end="")
-    else:
-        print_summary(run)
+    _print_results(run, run / "qat" / "report.json", as_json=json)
 
 
 @app.command(group=STAGES, sort_key=STAGE_ORDER.index("build"))
@@ -359,12 +316,7 @@ def evaluate(
         return
     flags = (*settings, *((f"--evaluate.checkpoint={use}",) if use is not None else ()))
     finish_run(folder, flags, verbosity.progress())
-    if json:
-        print(escape_json((folder / "report.json").read_text(encoding="utf-8")), end="")
-    else:
-        from bulletlm.cli.output import print_summary
-
-        print_summary(folder)
+    _print_results(folder, folder / "report.json", as_json=json)
 
 
 @app.command(group=LOOK)
@@ -698,6 +650,7 @@ app.command(score, group=LOOK)
 
 
 def _stages(config: Path, settings: tuple[str, ...], until: str, restart: bool, verbosity: Verbosity) -> Path:
+    """Run the stages of a configuration up to `until`; returns the run folder."""
     from bulletlm.config.loader import load_config
     from bulletlm.pipeline.runner import run_stages
 

@@ -74,54 +74,33 @@ def build(
 
     Example: bullet-builder --quant BQ4 --calibration tokens.bin --out model.bullet export/npy
     """
-    from pydantic import ValidationError
-
-    from bulletlm.config.messages import describe_error
-    from bulletlm.config.schema import QuantConfig
-    from bulletlm.data.tokens import open_tokens
     from bulletlm.formats.bullet.version1 import is_v1
     from bulletlm.formats.npy import read_npy
     from bulletlm.pipeline.build import BuildOptions, build_bullet, summary
     from bulletlm.progress import ConsoleProgress
-    from bulletlm.quant.types import weight_types
 
     run, folder = _locate(folder)
     refuse_other_file(out, lambda head: b'"bullet_version"' in head or is_v1(head), ".bullet file")
     if report:
         refuse_other_file(report, lambda head: head.startswith(b'{\n  "weights"'), "report of this command")
-    try:
-        given = {"calibration": method, "calibration_tokens": calibration_tokens, "seed": seed}
-        given = {name: value for name, value in given.items() if value is not None}
-        config = QuantConfig(weights=quant, embedding=embedding, keep=list(keep), **given)
-    except ValidationError as error:
-        first = error.errors()[0]
-        name = str(first["loc"][0]).replace("_", "-")
-        raise ConfigError(describe_error({**first, "loc": (name,)}, [name], {name: first["input"]}, "")) from None
-    vocab_size = read_npy(folder)[0].vocab_size
-    text, held_out = None, None
-    if calibration:
-        text = _as_token_file(calibration, vocab_size)
-    elif run:
-        text = open_tokens(run / "tokens", "train")
-    if validation:
-        held_out = _as_token_file(validation, vocab_size)
-    elif run:
-        held_out = open_tokens(run / "tokens", "val")
-    trained = _trained(run, config) if run and qat and format == "v2" else None
+    given = {"calibration": method, "calibration_tokens": calibration_tokens, "seed": seed}
+    config = _quant_config(weights=quant, embedding=embedding, keep=list(keep), **given)
+    shape, version = read_npy(folder)[0], int(format[1])
+    text = _tokens(calibration, run, "train", shape.vocab_size)
+    held_out = _tokens(validation, run, "val", shape.vocab_size)
+    trained = _trained(run, config) if run and qat and version == 2 else None
     words = {"--method": method, "--calibration": calibration, "--calibration-tokens": calibration_tokens, "--seed": seed}
     asked = [word for word, value in words.items() if value is not None]
     if trained and asked:
         echo(f"note: {', '.join(asked)}: the FP32 weights are calibrated again, and the QAT weights are not used", to_stderr=True)
         trained = None
-    options = BuildOptions(
-        config=config, seed=SEED, calibration=text, validation=held_out, report=report, version=int(format[1]), trained=trained
-    )
+    options = BuildOptions(config=config, seed=SEED, calibration=text, validation=held_out, report=report, version=version, trained=trained)
     quantized = build_bullet(folder, out, options, ConsoleProgress())
     if compat:
         from bulletlm.formats.convert import compatibility
+        from bulletlm.quant.types import weight_types
 
-        shape = read_npy(folder)[0]
-        for note in compatibility(shape, weight_types(shape, quant, embedding, keep), int(format[1])):
+        for note in compatibility(shape, weight_types(shape, quant, embedding, keep), version):
             echo(f"note: {note}", to_stderr=True)
     if json:
         print(printable_json(quantized))
@@ -141,6 +120,34 @@ def _locate(folder: Path) -> tuple[Path | None, Path]:
     return None, folder
 
 
+def _quant_config(**settings: Any) -> "QuantConfig":
+    """The settings of quant that were given; None stands for the default.
+
+    Raises:
+        ConfigError: a value is not possible; the message names the option.
+    """
+    from pydantic import ValidationError
+
+    from bulletlm.config.messages import describe_error
+    from bulletlm.config.schema import QuantConfig
+
+    try:
+        return QuantConfig(**{name: value for name, value in settings.items() if value is not None})
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = str(first["loc"][0]).replace("_", "-")
+        raise ConfigError(describe_error({**first, "loc": (name,)}, [name], {name: first["input"]}, "")) from None
+
+
+def _tokens(path: Path | None, run: Path | None, split: str, vocab_size: int) -> "TokenFile | None":
+    """The tokens in `path`, or else those of the split "train" or "val" of a run folder; None without both."""
+    from bulletlm.data.tokens import open_tokens
+
+    if path:
+        return _as_token_file(path, vocab_size)
+    return open_tokens(run / "tokens", split) if run else None
+
+
 def _trained(run: Path, config: "QuantConfig") -> Path | None:
     """The file with the weights that QAT trained, or None if there is none with the types of `config`."""
     from bulletlm.formats.bullet.reader import open_bullet
@@ -155,6 +162,11 @@ def _trained(run: Path, config: "QuantConfig") -> Path | None:
 
 
 def _read_tokens(path: Path, vocab_size: int) -> npt.NDArray[np.unsignedinteger[Any]]:
+    """[tokens] uint16 or uint32, as `vocab_size` needs it, mapped from a raw file.
+
+    Raises:
+        DataError: the file cannot be read, is empty or has half a token at its end.
+    """
     dtype = np.dtype("<u2" if vocab_size <= 1 << 16 else "<u4")
     try:
         with open_regular(path):

@@ -238,6 +238,11 @@ def _command(line: str, conversation: Conversation) -> str:
 
 
 def _changed(sampling: Sampling, setting: str, value: str) -> Sampling:
+    """The sampling with another value of a setting, which is one of SETTINGS.
+
+    Raises:
+        BulletError: there is no such setting, or the value is not a number or out of range.
+    """
     if setting not in SETTINGS:
         raise BulletError(f"there is no setting {setting}: /help lists the settings")
     try:
@@ -248,4 +253,5 @@ def _changed(sampling: Sampling, setting: str, value: str) -> Sampling:
 
 
 def _readable(messages: list[dict[str, str]]) -> str:
+    """The messages as plain text, each after its role."""
     return "".join(f"{message['role']}: {message['content']}\n\n" for message in messages)

@@ -1,5 +1,6 @@
 """`bullet list`: the models and runs in the current folder, with what is known about each."""
 
+import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -94,7 +95,8 @@ def _is_locked(folder: Path) -> bool:
     return False
 
 
-def _status(path: Path) -> Any:
+def _status(path: Path) -> os.stat_result | None:
+    """`path.stat()`; None if it cannot be asked for."""
     try:
         return path.stat()
     except OSError:

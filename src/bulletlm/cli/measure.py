@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
+from bulletlm.cli.arguments import AnyModel, Json
 from bulletlm.cli.complete import complete_any_model
 from bulletlm.cli.models import find_any
 from bulletlm.errors import BulletError, ConfigError
@@ -18,18 +19,8 @@ if TYPE_CHECKING:
     from bulletlm.evaluate.language_models import LanguageModel
     from bulletlm.evaluate.report_types import EstimateValues
 
-Json = Annotated[bool, Parameter(help="Print the result as JSON.", negative="")]
 RESULTS_START = b'{\n  "version": 1,\n  "results"'
 """How a file of benchmark results begins."""
-
-ANY_MODEL = (
-    "The name of a run or model here, or a path: a run folder, a checkpoint, a .bullet or .gguf file, an export/npy folder, or a folder "
-    "of transformers."
-)
-AnyModel = Annotated[
-    Path,
-    Parameter(help=ANY_MODEL, completer=complete_any_model),
-]
 
 
 def benchmark(
@@ -94,10 +85,7 @@ def benchmark(
 
 
 def compare(
-    a: Annotated[
-        Path,
-        Parameter(help=ANY_MODEL, completer=complete_any_model),
-    ],
+    a: AnyModel,
     b: Annotated[Path, Parameter(help="The model to compare with A, of any of these kinds.", completer=complete_any_model)],
     /,
     *,
@@ -144,18 +132,15 @@ def compare(
         write_text(html, render_comparison(result, by_token))
     if json:
         by_language = {name: part.to_dict() for name, part in both[1].by_language.items()} if both else {}
-        print(
-            printable_json(
-                {
-                    **(by_token or {}),
-                    "by_language": by_language,
-                    "models": {"a": result.a, "b": result.b},
-                    "text": result.text,
-                    "text_by_language": result.by_language,
-                    "answers": result.answers,
-                }
-            )
-        )
+        facts = {
+            **(by_token or {}),
+            "by_language": by_language,
+            "models": {"a": result.a, "b": result.b},
+            "text": result.text,
+            "text_by_language": result.by_language,
+            "answers": result.answers,
+        }
+        print(printable_json(facts))
         return
     if both:
         _print_tokens(a, b, *both)
@@ -196,6 +181,7 @@ def card(
 
 
 def _words(value: str | None) -> list[str]:
+    """The words of a list with commas; empty for None."""
     return [word.strip() for word in value.split(",") if word.strip()] if value else []
 
 
@@ -224,6 +210,11 @@ def _token_by_token(
 
 
 def _validation_text(paths: Sequence[Path], tokens: Path | None) -> Path:
+    """val.jsonl of the run that the tokens folder, or else one of the models, belongs to.
+
+    Raises:
+        BulletError: there is no such run.
+    """
     folder = tokens.parent if tokens and (tokens.parent / "data" / "val.jsonl").is_file() else _folder_with(paths, "data/val.jsonl")
     if folder is None:
         raise BulletError("neither model is in a run folder: give the text to compare on with --text FILE")

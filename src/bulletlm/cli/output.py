@@ -136,12 +136,21 @@ def command_here(command: str, folder: Path) -> str:
 
 
 def print_info(path: Path, tensors: bool, as_json: bool) -> None:
-    """Print the facts about a `.bullet` file."""
+    """Print the facts about a `.bullet` file.
+
+    Args:
+        path: the file.
+        tensors: also list every tensor.
+        as_json: print the header and the sizes as JSON instead.
+
+    Raises:
+        BulletError: the file cannot be read or is damaged.
+    """
     file = open_bullet(path)
     if as_json:
         print(printable_json(_measures(file) | {"header": file.header}))
         return
-    rows = [*_card(file)]
+    rows = [*_facts(file)]
     width = max(len(name) for name, _ in rows)
     echo(path)
     for name, value in rows:
@@ -173,7 +182,8 @@ def _measures(file: BulletFile) -> dict[str, Any]:
     }
 
 
-def _card(file: BulletFile) -> Iterable[tuple[str, str]]:
+def _facts(file: BulletFile) -> Iterable[tuple[str, str]]:
+    """The lines of `bullet info`: name and value."""
     shape, meta, measures = file.shape, file.metadata, _measures(file)
     yield "name", meta.get("name") or "unnamed"
     yield "licence", meta.get("license") or "not given"
@@ -190,7 +200,17 @@ def _card(file: BulletFile) -> Iterable[tuple[str, str]]:
         bits = 8 * row["bytes"] / row["weights"]
         tensors = f"{row['tensors']:>3} tensor{' ' if row['tensors'] == 1 else 's'}"
         yield kind, f"{row['bytes']:>12,} bytes  {tensors} {row['weights']:>13,} weights {bits:5.1f} bits each"
-    # Files from other sources may hold anything under these keys, so only values that are numbers are shown.
+    yield from _quality_facts(meta)
+    if is_private(meta):
+        yield "private", PRIVATE_NOTE
+    if page := report_page(file.path):
+        yield "report", str(page)
+    if meta.get("sampling"):
+        yield "sampling", ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in meta["sampling"].items())
+
+
+def _quality_facts(meta: dict[str, Any]) -> Iterable[tuple[str, str]]:
+    """How a model was trained and rounded, and its loss. Files from other sources may hold anything, so only numbers are shown."""
     training, quantized = meta.get("training", {}), meta.get("quantised", {})
     trained, rounded = _numbers(training), _numbers(quantized)
     if {"tokens_seen", "step"} <= trained.keys():
@@ -208,12 +228,6 @@ def _card(file: BulletFile) -> Iterable[tuple[str, str]]:
         spread = f" +- {rounded['loss_delta_se']:.2%}" if "loss_delta_se" in rounded else ""
         change = f"perplexity {rounded['perplexity_change']:+.2%}{spread}, KL {rounded['kl']:.5f}"
         yield "difference", f"{change}; on {rounded['val_tokens']:,} held-out tokens"
-    if is_private(meta):
-        yield "private", PRIVATE_NOTE
-    if page := report_page(file.path):
-        yield "report", str(page)
-    if meta.get("sampling"):
-        yield "sampling", ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in meta["sampling"].items())
 
 
 def report_page(model: Path) -> Path | None:

@@ -5,7 +5,7 @@ import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
@@ -13,6 +13,9 @@ from bulletlm.cli.models import find_any
 from bulletlm.cli.wrap import WordWrapper
 from bulletlm.errors import BulletError, ConfigError
 from bulletlm.terminal import echo, printable, printable_json
+
+if TYPE_CHECKING:
+    from bulletlm.evaluate.scoring import Item, ScoreStore, Shown
 
 
 def score(
@@ -51,7 +54,7 @@ def score(
     if judge is not None:
         _judge(items, store, path, judge, judge_model, judge_key_variable, judge_timeout)
     elif not summary:
-        _sit(items, store, rater)
+        _rate(items, store, rater)
     if not [record for record in store.read() if record["item"] in {item.id for item in items}] and not (summary or json):
         return
     result = summarize(items, store.read())
@@ -62,7 +65,8 @@ def score(
             _say(line)
 
 
-def _items(run: Path, against: Path | None, prompts: Path | None) -> list[Any]:
+def _items(run: Path, against: Path | None, prompts: Path | None) -> "list[Item]":
+    """The answers to score: those in the report of a run, or new ones of two models."""
     from bulletlm.evaluate.scoring import items_of, items_of_report
     from bulletlm.files import read_json
 
@@ -106,7 +110,7 @@ def _say(text: str) -> None:
 HELP = "Type points such as 4354 or 4 3 5 4.  b: back to the last item   s: skip this item   ?: what the points mean   q: stop"
 
 
-def _sit(items: Sequence[Any], store: Any, rater: str) -> None:
+def _rate(items: "Sequence[Item]", store: "ScoreStore", rater: str) -> None:
     """Show what `rater` has not scored, item by item."""
     from bulletlm.evaluate.scoring import CRITERIA, make_score, remaining
 
@@ -133,7 +137,8 @@ def _sit(items: Sequence[Any], store: Any, rater: str) -> None:
         at += 1
 
 
-def _ask_item(shown: Any, number: int, count: int) -> tuple[list[dict[str, float]], str]:
+def _ask_item(shown: "Shown", number: int, count: int) -> tuple[list[dict[str, float]], str]:
+    """The points of answer 1 and answer 2, and which is preferred: "1", "2", or "" for neither."""
     _say(f"\n--- {number} of {count} " + "-" * 50)
     _say(shown.item.prompt)
     first, second = shown.texts
@@ -147,6 +152,7 @@ def _ask_item(shown: Any, number: int, count: int) -> tuple[list[dict[str, float
 
 
 def _ask_points(title: str) -> dict[str, float]:
+    """The points of an answer: criterion -> 1 to 5."""
     from bulletlm.evaluate.scoring import CRITERIA, LEAST, MOST
 
     while True:
@@ -157,6 +163,7 @@ def _ask_points(title: str) -> dict[str, float]:
 
 
 def _ask(title: str, meanings: dict[str, str]) -> str:
+    """The meaning of the word that the rater types, one of the keys of `meanings`."""
     while True:
         word = _read(title)
         if word in meanings:
@@ -189,7 +196,10 @@ def _read(title: str) -> str:
             return word
 
 
-def _judge(items: Sequence[Any], store: Any, path: Path, base: str, model: str, key_variable: str | None, timeout: float) -> None:
+def _judge(
+    items: "Sequence[Item]", store: "ScoreStore", path: Path, base: str, model: str, key_variable: str | None, timeout: float
+) -> None:
+    """Let the model `model` of the endpoint `base` score what it has not scored; its answers are kept beside `path`."""
     from bulletlm.data.augment.endpoint import ChatEndpoint
     from bulletlm.evaluate.judge import judge, judge_prompt
     from bulletlm.evaluate.scoring import shown_to

@@ -6,12 +6,12 @@ aksharas. One token in a hundred still begins inside one, in rare aksharas. The 
 and grows by 1 % in English; the result is an ordinary sentencepiece model that every sentencepiece reader encodes in the same way.
 """
 
+import hashlib
 import io
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from bulletlm.errors import ConfigError, DataError
 from bulletlm.progress import Progress
@@ -28,6 +28,8 @@ SAMPLE_CHARACTERS = 100_000_000
 """More text than this does not improve a vocabulary; larger corpora are sampled."""
 
 _LONGEST_WORD = 256
+"""Characters after which a word without spaces is cut."""
+
 _STAND_INS = range(0x20000, 0x2A6DE)
 """Rare Chinese characters that stand for aksharas during training: one script, so that sentencepiece merges them
 with each other and with nothing else."""
@@ -47,16 +49,21 @@ _ALWAYS = (
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int, seed: int, progress: Progress, *, at_most: bool = False) -> bytes:
-    """Train a vocabulary of exactly `vocab_size` pieces on `texts` (NFC); return the sentencepiece model.
+    """Train a vocabulary of exactly `vocab_size` pieces; return the sentencepiece model.
 
-    The bytes depend only on the texts, the size and the seed (which chooses the sample of a very large corpus).
+    The bytes depend only on the texts, the size and the seed.
 
     Args:
+        texts: in Unicode NFC; paragraphs are separated by line breaks.
+        vocab_size: number of pieces, with special and byte tokens.
+        seed: chooses the sample of a corpus that is larger than SAMPLE_CHARACTERS.
+        progress: shows bars.
         at_most: a text with too few different words for `vocab_size` gives the largest vocabulary that it can fill.
 
     Raises:
         DataError: there is no text.
-        ConfigError: the text has too few different words for `vocab_size`, and not `at_most`; the message names the largest size.
+        ConfigError: `vocab_size` is too small for the fixed tokens; or the text has too few different words for it, and not `at_most`:
+            the message names the largest size.
     """
     if vocab_size < FIRST_PIECE + 100:
         raise ConfigError(
@@ -67,17 +74,13 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, seed: int, progress: 
     if not words:
         raise DataError("there is no text to train a tokenizer on: check data.sources")
     with progress.task("tokenizer: merges", None):
-        proto, size = _train(words, vocab_size)
-        if proto is None:
-            # Fewer tokens also means fewer whole aksharas, so the largest size is found by repeated attempts.
-            while True:
-                smaller = size
-                proto, size = _train(words, smaller)
-                if proto is not None:
-                    break
-            if at_most:
-                return proto
-            raise ConfigError(f"tokenizer.vocab_size {vocab_size} is more than this text can fill: take {smaller} or less, or add text")
+        size = vocab_size
+        proto, largest = _train(words, size)
+        while proto is None:  # fewer tokens also means fewer whole aksharas, so the next size may be too large again
+            size = largest
+            proto, largest = _train(words, size)
+    if size < vocab_size and not at_most:
+        raise ConfigError(f"tokenizer.vocab_size {vocab_size} is more than this text can fill: take {size} or less, or add text")
     return proto
 
 
@@ -94,10 +97,11 @@ def model_of_pieces(learned: Iterable[tuple[str, float]]) -> bytes:
     return with_pieces(_sentencepiece_bpe({"a": 1}, FIRST_PIECE + 1), learned)
 
 
-def _sample(texts: Iterable[str], seed: int, advance: Any) -> list[str]:
-    """At most SAMPLE_CHARACTERS of text: the texts with the smallest hashes, whatever their order."""
-    import hashlib
+def _sample(texts: Iterable[str], seed: int, advance: Callable[[int], object]) -> list[str]:
+    """At most SAMPLE_CHARACTERS of text: the texts with the smallest hashes, whatever their order.
 
+    `advance` receives the characters of each text that was read.
+    """
     kept: list[tuple[int, str]] = []
     total, limit = 0, 1 << 64
     key = seed.to_bytes(8, "little")
@@ -136,7 +140,7 @@ def _count_words(texts: Iterable[str]) -> dict[str, int]:
 
 
 def _train(words: Mapping[str, int], vocab_size: int) -> tuple[bytes | None, int]:
-    """The model and `vocab_size`; or None and the largest size that these words can fill."""
+    """The sentencepiece model and `vocab_size`; or None and a size that these words may be able to fill."""
     room = vocab_size - FIRST_PIECE
     alphabet = _alphabet(words, room * 2 // 3)
     aksharas, starts = _whole_aksharas(words, alphabet, (room - len(alphabet)) // 3)
@@ -224,6 +228,7 @@ def _replace_aksharas(words: Mapping[str, int], alphabet: Sequence[str], stand_i
 
 
 def _sentencepiece_bpe(parts: Mapping[str, int], vocab_size: int) -> bytes:
+    """The model that sentencepiece trains on parts of words and how often each occurs; it has `vocab_size` pieces at most."""
     import sentencepiece
 
     model = io.BytesIO()
