@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from bulletlm.cli import listing
 from bulletlm.config.loader import RECORD_KEY, load_config
 from bulletlm.config.schema import Config
+from bulletlm.dashboard.runs import STAGE_NAMES
 from bulletlm.errors import BulletError, ConfigError, DataError
 from bulletlm.files import foreign_files, read_json, sha256_of_file, write_json
 from bulletlm.pipeline.run_folder import OUTPUT_FOLDERS, locked
@@ -223,6 +225,11 @@ def test_changed_sources_are_still_noticed(copy: Config, texts: Path, tmp_path: 
     (other / "parallel.tsv").unlink()
     with pytest.raises(ConfigError, match="holds a model trained with other settings"):
         run_stages(config, "data", SilentProgress())
+
+
+def test_every_list_of_the_stages_is_the_same() -> None:
+    """`bullet list` and the dashboard have their own, because they start without the pipeline."""
+    assert listing.STAGE_NAMES == tuple(STAGE_NAMES) == tuple(STAGES)
 
 
 def test_finishing_a_run_keeps_what_is_recorded_about_its_text(copy: Config) -> None:

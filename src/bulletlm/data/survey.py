@@ -14,13 +14,13 @@ import numpy as np
 from bulletlm.data.clean_corpus import content_hash
 from bulletlm.data.language import detect
 from bulletlm.data.log import Log, Rejected
-from bulletlm.data.reading import DOCUMENT_KINDS, BadRow, DocumentProcess, blocks, documents
+from bulletlm.data.reading import DOCUMENT_KINDS, BadRow, DocumentProcess, RawDocument, blocks, documents
 from bulletlm.data.rules import clean_document
 from bulletlm.data.sources import Skipped, SourceFile, find_files
 from bulletlm.progress import Progress
 
 if TYPE_CHECKING:
-    from bulletlm.config.schema import DataConfig
+    from bulletlm.config.schema import CleanConfig, DataConfig
 
 SAMPLE_BYTES = 12_000_000
 """No further block is read after this amount of file."""
@@ -78,6 +78,85 @@ class _Kind:
     seconds: float = 0.0
 
 
+class _Sample:
+    """The part of the text that is read.
+
+    Args:
+        config: the rules of cleaning.
+        seed: of the run.
+        sizes: kind of file -> bytes of all files of this kind.
+        log: receives what the rules did, with examples; None for nothing.
+
+    Attributes:
+        kinds: kind of file -> what was read of it.
+        languages: characters in each language.
+        lengths: characters of each document.
+        texts: the first documents, about KEPT_CHARACTERS.
+        problems: files that are not read to their end.
+    """
+
+    def __init__(self, config: "CleanConfig", seed: int, sizes: Counter[str], log: Log | None) -> None:
+        self.kinds = {kind: _Kind() for kind in sizes}
+        self.languages = Counter[str]()
+        self.lengths: list[int] = []
+        self.texts: list[str] = []
+        self.problems: list[Skipped] = []
+        self._config, self._seed, self._log = config, seed, log
+        self._too_large = sizes.total() > SAMPLE_BYTES
+        self._seen, self._kept = set[int](), 0
+        self._begun = time.monotonic()
+
+    @property
+    def late(self) -> bool:
+        """Whether SAMPLE_SECONDS are over."""
+        return time.monotonic() - self._begun > SAMPLE_SECONDS
+
+    def has_enough(self, kind: str) -> bool:
+        """Whether no further file of a kind is needed."""
+        return bool(self.kinds[kind].read) and (self.late or sum(each.read for each in self.kinds.values()) > SAMPLE_BYTES)
+
+    def read(self, file: SourceFile, process: DocumentProcess) -> bool:
+        """Read a file or its beginning; returns whether all of it was read. `process` reads documents such as .docx."""
+        started, passed, size = time.monotonic(), 0, file.bytes_on_disk
+
+        def advance(count: int) -> None:
+            nonlocal passed
+            passed += count
+
+        def note(problem: str) -> None:
+            self.problems.append(Skipped(file.name, problem))
+
+        kind, stopped = self.kinds[file.kind], False
+        for number, block in enumerate(blocks(file, advance, note, process=process)):
+            for raw in (block,) if isinstance(block, BadRow) else documents(block, self._seed):
+                self._add(raw, kind)
+            if file.kind not in DOCUMENT_KINDS and (self.late or (self._too_large and number + 1 >= BLOCKS_OF_A_FILE)):
+                stopped = passed < size
+                break
+        kind.read += max(1, passed) if stopped else max(1, size)
+        kind.seconds += time.monotonic() - started
+        return not stopped
+
+    def _add(self, raw: RawDocument | BadRow, kind: _Kind) -> None:
+        """Clean a document and count it, unless it is a copy of an earlier one."""
+        if isinstance(raw, BadRow):
+            if self._log:
+                self._log.reject(Rejected(raw.source, raw.line, raw.reason, raw.text, characters=raw.characters))
+            return
+        document = clean_document(raw, self._config, self._log or Log())
+        if document is None or (key := content_hash(document.text)) in self._seen:
+            return
+        self._seen.add(key)
+        length = len(document.text)
+        self.lengths.append(length)
+        kind.characters += length
+        kind.conversations += length if document.messages else 0
+        self.languages[document.language] += length
+        if self._kept < KEPT_CHARACTERS:
+            self.texts.append(document.text)
+            self._kept += length
+
+
 def survey(config: "DataConfig", seed: int, progress: Progress, log: Log | None = None) -> Survey:
     """Look at the sources of a configuration for a few seconds.
 
@@ -94,76 +173,31 @@ def survey(config: "DataConfig", seed: int, progress: Progress, log: Log | None 
     sizes = Counter[str]()
     for file in files:
         sizes[file.kind] += file.bytes_on_disk
-    total = sizes.total()
-    complete = total <= SAMPLE_BYTES
-    found = {kind: _Kind() for kind in sizes}
-    languages, seen = Counter[str](), set[int]()
-    lengths: list[int] = []
-    texts: list[str] = []
-    kept = 0
+    complete = sizes.total() <= SAMPLE_BYTES
     detect(_WARM_UP)
-    begun = time.monotonic()
+    sample = _Sample(config.clean, seed, sizes, log)
     with progress.task("Looking at the text", None), DocumentProcess() as process:
         for file in _spread(files):
-            kind = found[file.kind]
-            late = time.monotonic() - begun > SAMPLE_SECONDS
-            if kind.read and (late or sum(each.read for each in found.values()) > SAMPLE_BYTES):
+            if sample.has_enough(file.kind):
                 complete = False
-                continue
-            started, passed, size = time.monotonic(), 0, file.bytes_on_disk
-
-            def advance(count: int) -> None:
-                nonlocal passed
-                passed += count
-
-            def note(problem: str, name: str = file.name) -> None:
-                skipped.append(Skipped(name, problem))
-
-            stopped = False
-            for number, block in enumerate(blocks(file, advance, note, process=process)):
-                for raw in (block,) if isinstance(block, BadRow) else documents(block, seed):
-                    if isinstance(raw, BadRow):
-                        if log:
-                            log.reject(Rejected(raw.source, raw.line, raw.reason, raw.text, characters=raw.characters))
-                        continue
-                    document = clean_document(raw, config.clean, log or Log())
-                    if document is None:
-                        continue
-                    key = content_hash(document.text)
-                    if key in seen:
-                        continue
-                    seen.add(key)
-                    length = len(document.text)
-                    lengths.append(length)
-                    kind.characters += length
-                    kind.conversations += length if document.messages else 0
-                    languages[document.language] += length
-                    if kept < KEPT_CHARACTERS:
-                        texts.append(document.text)
-                        kept += length
-                late = time.monotonic() - begun > SAMPLE_SECONDS
-                if file.kind not in DOCUMENT_KINDS and (late or (total > SAMPLE_BYTES and number + 1 >= BLOCKS_OF_A_FILE)):
-                    stopped = passed < size
-                    break
-            kind.read += max(1, passed) if stopped else max(1, size)
-            kind.seconds += time.monotonic() - started
-            complete = complete and not stopped
-    scale = {kind: max(1.0, sizes[kind] / found[kind].read) if found[kind].read else 0.0 for kind in sizes}
-    characters = sum(part.characters * scale[kind] for kind, part in found.items())
-    conversations = sum(part.conversations * scale[kind] for kind, part in found.items())
-    everything = max(1, languages.total())
+            else:
+                complete &= sample.read(file, process)
+    scale = {kind: max(1.0, sizes[kind] / part.read) if part.read else 0.0 for kind, part in sample.kinds.items()}
+    characters = sum(part.characters * scale[kind] for kind, part in sample.kinds.items())
+    conversations = sum(part.conversations * scale[kind] for kind, part in sample.kinds.items())
+    everything = max(1, sample.languages.total())
     return Survey(
         files=len(files),
-        bytes=total,
+        bytes=sizes.total(),
         kinds=dict(Counter(file.kind for file in files).most_common()),
-        skipped=tuple(skipped),
+        skipped=(*skipped, *sample.problems),
         characters=int(characters),
-        languages={name: count / everything for name, count in languages.most_common()},
+        languages={name: count / everything for name, count in sample.languages.most_common()},
         conversations=conversations / max(1.0, characters),
-        document=float(np.median(lengths)) if lengths else 0.0,
-        seconds=sum(part.seconds * scale[kind] for kind, part in found.items()),
+        document=float(np.median(sample.lengths)) if sample.lengths else 0.0,
+        seconds=sum(part.seconds * scale[kind] for kind, part in sample.kinds.items()),
         complete=complete,
-        texts=tuple(texts),
+        texts=tuple(sample.texts),
     )
 
 

@@ -15,8 +15,9 @@ from bulletlm.errors import BulletError, ConfigError
 from bulletlm.hardware import available_cores
 from bulletlm.runtime import Model, Sampling
 from bulletlm.serve.answers import AnswerFormat, CompletionSpec, RequestRun, StreamedAnswer, Usage, plain_answer
-from bulletlm.serve.embeddings import Embedder
+from bulletlm.serve.embeddings import Embedder, Vector
 from bulletlm.serve.errors import ApiError
+from bulletlm.serve.guard import ClientDisconnected
 from bulletlm.serve.metrics import Metrics
 from bulletlm.serve.options import ServeOptions
 from bulletlm.serve.scheduler import Scheduler
@@ -100,6 +101,23 @@ class Service:
         for ids in prompts:
             self.check_ids(ids, param)
         return prompts
+
+    async def embed(self, request: Request, inputs: Sequence[Sequence[int]]) -> list[Vector]:
+        """`Embedder.embed` for prompts of allowed length; the tokens, or the disconnected client, are counted in the metrics.
+
+        Raises:
+            ApiError: see `Embedder.embed`; or 400, an input is too long.
+            ClientDisconnected: the client has closed the connection.
+        """
+        for ids in inputs:
+            self.check_length(ids, "input")
+        try:
+            vectors = await self.embedder.embed(request, inputs)
+        except ClientDisconnected:
+            self.metrics.abandoned.inc()
+            raise
+        self.metrics.tokens.labels("prompt").inc(sum(map(len, inputs)))
+        return vectors
 
     def sampling(
         self, settings: Mapping[str, Any], *, max_tokens: int | None, seed: int | None, logit_bias: Mapping[int, float]

@@ -30,7 +30,7 @@ def _set_vocab_size(trainer_spec: bytes, size: int) -> bytes:
     at = 0
     while trainer_spec[at] != key:
         at = _skip(trainer_spec, at)
-    return trainer_spec[: at + 1] + _varint(size) + trainer_spec[_skip(trainer_spec, at) :]
+    return trainer_spec[: at + 1] + varint(size) + trainer_spec[_skip(trainer_spec, at) :]
 
 
 def piece_texts(proto: bytes) -> list[str]:
@@ -69,7 +69,8 @@ def _read_varint(message: bytes, at: int) -> tuple[int, int]:
             return value, at
 
 
-def _varint(value: int) -> bytes:
+def varint(value: int) -> bytes:
+    """A number of a protocol buffer message, 0 or more, in as few bytes as it needs."""
     out = bytearray()
     while value > 127:
         out.append(value & 127 | 128)
@@ -78,4 +79,4 @@ def _varint(value: int) -> bytes:
 
 
 def _field(number: int, wire_type: int, content: bytes) -> bytes:
-    return _varint(number << 3 | wire_type) + (_varint(len(content)) if wire_type == 2 else b"") + content
+    return varint(number << 3 | wire_type) + (varint(len(content)) if wire_type == 2 else b"") + content

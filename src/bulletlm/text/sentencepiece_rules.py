@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from bulletlm.errors import FormatError
 from bulletlm.text.pieces import BYTE, CONTROL, NORMAL, UNKNOWN, Piece
+from bulletlm.text.sentencepiece_proto import varint
 from bulletlm.text.tokenizer import FIRST_BYTE, FIRST_PIECE, SPECIAL_TOKENS, USER, type_of_id
 
 TYPE_NAMES = {NORMAL: "normal", UNKNOWN: "unknown", CONTROL: "control", 4: "user-defined", 5: "unused", BYTE: "byte"}
@@ -179,18 +180,10 @@ def _number(message: Sequence[_Field], number: int, default: int) -> int:
 def _encoded(piece: Piece) -> bytes:
     """A piece as the library writes it."""
     text = piece.text.encode()
-    body = b"\x0a" + _varint(len(text)) + text + b"\x15" + struct.pack("<f", piece.score)
+    body = b"\x0a" + varint(len(text)) + text + b"\x15" + struct.pack("<f", piece.score)
     if piece.type != NORMAL:
-        body += b"\x18" + _varint(piece.type)
-    return b"\x0a" + _varint(len(body)) + body
-
-
-def _varint(value: int) -> bytes:
-    out = bytearray()
-    while value > 127:
-        out.append(value & 127 | 128)
-        value >>= 7
-    return bytes([*out, value])
+        body += b"\x18" + varint(piece.type)
+    return b"\x0a" + varint(len(body)) + body
 
 
 def _fields(message: bytes) -> list[_Field]:

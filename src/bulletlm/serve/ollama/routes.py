@@ -110,12 +110,13 @@ async def embed(request: Request, body: EmbedRequest, service: ServiceOf) -> Res
     inputs = await run_in_threadpool(service.encode_all, texts, "input") if texts else []
     if body.truncate is not False:
         inputs = [ids[: service.max_prompt_tokens] for ids in inputs]
-    vectors = await _embed(request, service, inputs)
-    if vectors is None:
+    try:
+        vectors = await service.embed(request, inputs)
+    except ClientDisconnected:
         return Response(status_code=499)
     answer = {
         "model": _name(service),
-        "embeddings": vectors,
+        "embeddings": [vector.tolist() for vector in vectors],
         "total_duration": round((time.monotonic() - request.state.arrived) * 1e9),
         "load_duration": 0,
         "prompt_eval_count": sum(map(len, inputs)),
@@ -127,21 +128,11 @@ async def embed(request: Request, body: EmbedRequest, service: ServiceOf) -> Res
 async def one_embedding(request: Request, body: OneEmbeddingRequest, service: ServiceOf) -> Response:
     """A text as a vector of length 1; an older form of /api/embed."""
     inputs = await run_in_threadpool(service.encode_all, body.prompt, "prompt")
-    vectors = await _embed(request, service, [ids[: service.max_prompt_tokens] for ids in inputs])
-    return Response(status_code=499) if vectors is None else JSONResponse({"embedding": vectors[0]})
-
-
-async def _embed(request: Request, service: Service, inputs: list[list[int]]) -> list[list[float]] | None:
-    """The vectors of `inputs`; None if the client has disconnected."""
-    for ids in inputs:
-        service.check_length(ids, "input")
     try:
-        vectors = await service.embedder.embed(request, inputs)
+        vectors = await service.embed(request, [ids[: service.max_prompt_tokens] for ids in inputs])
     except ClientDisconnected:
-        service.metrics.abandoned.inc()
-        return None
-    service.metrics.tokens.labels("prompt").inc(sum(map(len, inputs)))
-    return [vector.tolist() for vector in vectors]
+        return Response(status_code=499)
+    return JSONResponse({"embedding": vectors[0].tolist()})
 
 
 @router.get("/tags", responses=errors(*READ, model=OllamaError))

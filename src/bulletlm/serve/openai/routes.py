@@ -118,19 +118,15 @@ async def embeddings(request: Request, body: EmbeddingRequest, service: ServiceO
     if body.dimensions not in (None, dim):
         raise ApiError(400, f"this model's embeddings have {dim} dimensions", "dimensions", "invalid_value")
     inputs = await run_in_threadpool(service.encode_all, body.input, "input")
-    for ids in inputs:
-        service.check_length(ids, "input")
     try:
-        vectors = await service.embedder.embed(request, inputs)
+        vectors = await service.embed(request, inputs)
     except ClientDisconnected:
-        service.metrics.abandoned.inc()
         return Response(status_code=499)
     data = [
         {"object": "embedding", "index": index, "embedding": to_base64(vector) if body.encoding_format == "base64" else vector.tolist()}
         for index, vector in enumerate(vectors)
     ]
     count = sum(map(len, inputs))
-    service.metrics.tokens.labels("prompt").inc(count)
     usage = {"prompt_tokens": count, "total_tokens": count}
     return JSONResponse({"object": "list", "model": service.name, "data": data, "usage": usage})
 
