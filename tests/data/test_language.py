@@ -150,3 +150,15 @@ def test_a_filter_for_marathi_keeps_romanized_marathi(languages: list[str]) -> N
     assert document is not None and document.language == "mr-Latn" and len(document.paragraphs) == 6
     hindi = RawDocument("a", 1, "auto", ROMANIZED["hi-Latn"], [1] * 4)
     assert (clean_document(hindi, config, log) is None) == bool(languages)
+
+
+@pytest.mark.parametrize("text", ["asdfasdf jkl; qwertyuiop asdfgh", "lkjlkj hgfhgf jhkjhk oiuoiu", "zxcvbnm asdf qwer " * 30])
+def test_letters_typed_at_random_are_no_language(text: str) -> None:
+    assert detect(text) == "und"
+
+
+@pytest.mark.parametrize(
+    "text", ["Men maktabga boraman va do'stlarim bilan o'ynayman", "Vassoio posteriore", "We were as free as ever.", "asdf"]
+)
+def test_text_is_not_taken_for_letters_typed_at_random(text: str) -> None:
+    assert detect(text) != "und"
