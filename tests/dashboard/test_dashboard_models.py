@@ -63,6 +63,11 @@ def test_verdicts_are_in_the_language_of_the_page(workspace: Workspace) -> None:
         sentences = [verdict.sentence for verdict in shown_verdicts(Words(language), found)]
         assert [verdict["title"] in sentence for verdict, sentence in zip(verdicts.values(), sentences, strict=True)] == [True, True]
     assert verdicts_in("mr", {"verdicts": report["verdicts"]}) == report["verdicts"], "a damaged report is shown as it is"
+    report["quantised"]["weights"] = "BQ8"
+    (run / "report.json").write_text(json.dumps(report), encoding="utf-8")
+    for language, name in (("en", "8-bit"), ("mr", "8-बिट")):
+        verdict = shown_verdicts(Words(language), summarize(run))[0]
+        assert name in verdict.short and name in verdict.sentence
 
 
 def test_every_version_answers(workspace: Workspace) -> None:

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import re
 import shlex
 import shutil
 from collections.abc import Callable, Sequence
@@ -21,9 +22,12 @@ from bulletlm.dashboard.remedies import new_run_flags, remedy_words
 from bulletlm.data.tokens import write_tokens
 from bulletlm.evaluate import evaluate_run
 from bulletlm.evaluate.intervals import paired_difference
+from bulletlm.evaluate.page import render
 from bulletlm.evaluate.report import build_report, measure
 from bulletlm.evaluate.report_types import Report, Verdict
+from bulletlm.evaluate.summary import sentences, summary
 from bulletlm.evaluate.verdicts import FEWEST_LEVELS, _figure, judge
+from bulletlm.evaluate.words import Words
 from bulletlm.formats.bullet.reader import open_bullet
 from bulletlm.formats.bullet.writer import ModelContents, write_bullet
 from bulletlm.formats.npy import read_npy
@@ -387,3 +391,19 @@ def test_unclear_figures_are_called_noise() -> None:
     for low, expected in ((0.02, "near"), (0.2, "broken")):
         assert _figure("x", "x", "share", {"value": 0.3, "low": low, "high": 0.5}, 0.1, str)["status"] == expected
     assert _figure("x", "x", "share", None, 0.1, str)["status"] == "unknown"
+
+
+@pytest.mark.parametrize("language", ["en", "mr"])
+@pytest.mark.parametrize(("weights", "bits"), [("BQ8", 8), ("F16", 16), ("F32", 32)])
+def test_texts_name_the_bits_of_the_model_file(intact: Report, weights: str, bits: int, language: str) -> None:
+    report: Any = copy.deepcopy(intact)
+    report["quantised"]["weights"] = report["settings"]["quant"]["weights"] = weights
+    report["quantised"]["qat"] = None
+    report["settings"]["report"]["lang"] = language
+    report["training"]["curves"].pop("val/loss_bq4", None)
+    say = Words(bits=bits)
+    report["summary"], report["verdict"] = summary(report, say), sentences(report, say)
+    report["verdicts"] = judge(report, LimitsConfig(perplexity_change=1e-9, kl=1e-9))
+    page = render(report)
+    assert f"{bits}-bit" in page or f"{bits}-बिट" in page
+    assert not re.findall(r"[^>]*\b4(?:-bit|-बिट| bits| बिट)[^<]*", page)

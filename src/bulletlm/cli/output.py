@@ -38,7 +38,7 @@ def print_summary(folder: Path, beside: Path | None = None) -> None:
     console = Console(highlight=False)
     console.print()
     console.print(Text(printable(report["summary"]), style="bold"))
-    table = Table("", "FP32", bits_of_file(report), "change", box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="dim")
+    table = Table("", "FP32", name_of_file(report), "change", box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="dim")
     table.add_row("validation loss", f"{fp32['loss']:.4f}", f"{bq4['loss']:.4f}", f"{both['loss_delta']['mean']:+.4f}")
     table.add_row("perplexity", f"{fp32['perplexity']:.2f}", f"{bq4['perplexity']:.2f}", f"{both['perplexity_change']:+.2%}")
     bits = [part["bits_per_byte"] for part in (fp32, bq4)]
@@ -47,7 +47,7 @@ def print_summary(folder: Path, beside: Path | None = None) -> None:
     console.print(Padding(table, (1, 0)))
     for line in _origin_lines(report):
         console.print(Text(printable(line)), soft_wrap=True)
-    _print_verdicts(console, report["verdicts"], bits_of_file(report), folder)
+    _print_verdicts(console, report["verdicts"], name_of_file(report), folder)
     if beside:
         from bulletlm.cli.side_by_side import print_side_by_side
 
@@ -64,10 +64,11 @@ def print_summary(folder: Path, beside: Path | None = None) -> None:
     console.print(Text("\n" + printable("\n".join(talk), lines=True), style="bold"), soft_wrap=True)
 
 
-def bits_of_file(report: Mapping[str, Any]) -> str:
-    """What the model file is called beside FP32, by the type of its matrices: "4-bit", or what quant.weights says."""
-    weights = (report.get("quantised") or {}).get("weights", "BQ4")
-    return {"BQ4": "4-bit", "BQ8": "8-bit", "F16": "16-bit", "F32": "32-bit"}[weights]
+def name_of_file(report: Mapping[str, Any]) -> str:
+    """What the model file is called beside FP32: "4-bit", or what quant.weights says."""
+    from bulletlm.evaluate.words import bits_of_file
+
+    return f"{bits_of_file(report)}-bit"
 
 
 def _print_samples(console: "Console", report: dict[str, Any]) -> None:
@@ -86,7 +87,7 @@ def _origin_lines(report: dict[str, Any]) -> list[str]:
     origin = report.get("origin")
     if not origin or not origin["name"]:
         return []
-    rows = [f"started from {origin['name']}; bits per byte before -> FP32 -> {bits_of_file(report)}:"]
+    rows = [f"started from {origin['name']}; bits per byte before -> FP32 -> {name_of_file(report)}:"]
     for row in origin["texts"]:
         bits = [row[which] and row[which]["bits_per_byte"] for which in ("parent", "fp32", "bq4")]
         rows.append(f"  {row['text']}: " + " -> ".join("unknown" if value is None else f"{value:.4f}" for value in bits))

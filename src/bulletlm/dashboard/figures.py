@@ -25,27 +25,27 @@ FIGURES = {
         "Bits that the model needs for a byte of unseen text; lower is better. Models with any vocabulary can be compared.",
     ),
     "gap": (
-        "4-bit against FP32 (perplexity)",
-        "How much the perplexity rises when the FP32 weights are rounded to 4 bits, in percent. 0 is ideal.",
+        "Model file against FP32 (perplexity)",
+        "How much the perplexity rises when the FP32 weights are rounded to those of the model file, in percent. 0 is ideal.",
     ),
     "verdict": (
         "Verdict",
-        "The answers of the report card to two questions: is the 4-bit model as good as FP32, and is the model any good?",
+        "The answers of the report card to two questions: is the model file as good as FP32, and is the model any good?",
     ),
-    "size": ("File size", "Size of the 4-bit model file."),
+    "size": ("File size", "Size of the model file."),
     "parameters": ("Parameters", "Number of weights of the model."),
     "speed": ("Training speed (tokens/s)", "Tokens of text that the training read in a second, at its last step."),
     "changed": ("Changed", "When a file of the run changed last, in the time of this computer."),
 }
 """Name with its unit, and explanation."""
 
-SUBJECTS = {"quantization": "4-bit", "usefulness": "usefulness"}
+SUBJECTS = {"quantization": "{n}-bit", "usefulness": "usefulness"}
 """The verdicts of a report card, and short names for what they judge."""
 
 VERDICTS = {
     "quantization": (
-        "Is the 4-bit model as good as FP32?",
-        "The 4-bit model is measured against the FP32 weights. Green figures keep the limits of the settings (report.limits), orange ones "
+        "Is the {n}-bit model as good as FP32?",
+        "The model file is measured against the FP32 weights. Green figures keep the limits of the settings (report.limits), orange ones "
         "are too close to a limit to be sure, and red ones exceed it.",
     ),
     "usefulness": (
@@ -89,8 +89,8 @@ def shown_verdicts(t: Words, found: Summary) -> list[ShownVerdict]:
     titles = found.titles.get(t.language, {})
     verdicts = [
         ShownVerdict(
-            f"{t(SUBJECTS[name])}: {t(DECISIONS[decision])}",
-            f"{t(VERDICTS[name][0])} {titles.get(name, t(DECISIONS[decision]))}",
+            f"{t(SUBJECTS[name], n=found.file_bits)}: {t(DECISIONS[decision])}",
+            f"{t(VERDICTS[name][0], n=found.file_bits)} {titles.get(name, t(DECISIONS[decision]))}",
             LOOKS[decision],
         )
         for name, decision in found.decisions.items()

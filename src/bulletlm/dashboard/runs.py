@@ -25,6 +25,7 @@ from bulletlm.dashboard.reports import REPORT_FILE, StoredReport, decisions_of, 
 from bulletlm.dashboard.words import LANGUAGES
 from bulletlm.dashboard.workspace import Workspace, free_name, is_run
 from bulletlm.errors import BulletError, ConfigError
+from bulletlm.evaluate.words import BITS
 from bulletlm.files import write_text
 from bulletlm.pipeline.run_folder import PROCESS
 from bulletlm.train.schedule import count_steps
@@ -63,7 +64,7 @@ WATCHED = (
 )
 """Files whose change makes a summary old."""
 
-INDEX_VERSION = 3
+INDEX_VERSION = 4
 
 MOST_TOKENS = 10**15
 """A larger number of tokens in a file is damage."""
@@ -81,11 +82,12 @@ class Summary:
         eta: seconds until the training ends at its present speed; None if it is not training.
         best_loss: lowest validation loss, nats per token; None before the first evaluation.
         bits_per_byte: the same in bits per byte of text, from the last evaluation.
-        gap: relative change of the perplexity from FP32 to the 4-bit file; None before the report.
+        gap: relative change of the perplexity from FP32 to the model file; None before the report.
         decisions: of the report card, name of the verdict -> safe, limited or stop; empty before the report.
         titles: of the report card, language -> name of the verdict -> a sentence; empty before the report.
         report_problem: what is wrong with report.json, one of reports.PROBLEMS; "" if it is not damaged.
         file_bytes: size of model.bullet; None if there is none.
+        file_bits: of a weight of it, without the scales of the blocks: 4, 8, 16 or 32.
         parameters: of the model; None before it is known.
         tokens_per_s: speed of the last training step.
         changed: when a file of the run changed last, seconds since 1970.
@@ -105,6 +107,7 @@ class Summary:
     titles: dict[str, dict[str, str]]
     report_problem: str
     file_bytes: int | None
+    file_bits: int
     parameters: int | None
     tokens_per_s: float | None
     changed: float
@@ -268,6 +271,7 @@ def summarize(folder: Path) -> Summary:
         titles={language: titles for language in LANGUAGES if (titles := titles_in(language, report))},
         report_problem=stored.problem,
         file_bytes=_size(folder / "model.bullet"),
+        file_bits=file_bits(report, folder),
         parameters=_parameters(report, folder),
         tokens_per_s=speed,
         changed=max((found[0] / 1e9 for found in _signature(folder) if found), default=0.0),
@@ -318,6 +322,13 @@ def _parameters(report: dict[str, Any], folder: Path) -> int | None:
     with contextlib.suppress(ConfigError):
         return config.model.shape(written if type(written) is int else config.tokenizer.vocab_size).n_parameters
     return None
+
+
+def file_bits(report: dict[str, Any], folder: Path) -> int:
+    """Bits of a weight in the model file: of the report card, or before it is written, of the settings."""
+    config = configuration(folder)
+    weights = section(report, "quantised").get("weights", config.quant.weights if config else "BQ4")
+    return BITS.get(weights, BITS["BQ4"]) if isinstance(weights, str) else BITS["BQ4"]
 
 
 def _size(path: Path) -> int | None:

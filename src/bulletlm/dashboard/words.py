@@ -14,10 +14,6 @@ MARATHI: dict[str, str] = {
     "3 hours": "3 तास",
     "3. Start it, watch it learn, then download the model and try it.": "3. सुरू करा, ते शिकताना पाहा, मग मॉडेल डाउनलोड करून वापरून पाहा.",
     "3. The same settings as a form": "3. तीच सेटिंग्ज फॉर्ममध्ये",
-    "4-bit": "4-बिट",
-    "4-bit against FP32 (perplexity)": "FP32 च्या तुलनेत 4-बिट (परप्लेक्सिटी)",
-    "4-bit gap": "4-बिटमुळे पडणारा फरक",
-    "4-bit model": "4-बिट मॉडेल",
     "4-bit weights": "4-बिट भार",
     "95 % interval": "95 % अंतराल",
     "A model that knows the language already learns from little text. Its shape and vocabulary are kept. Models of the package, of your runs, and uploaded .bullet and .gguf files can be chosen.": "भाषा आधीच येणारे मॉडेल थोड्या मजकुरातूनही शिकते. त्याचा आकार आणि शब्दसंग्रह तसाच राहतो. पॅकेजमधील मॉडेल्स, तुमच्या प्रशिक्षणांची मॉडेल्स आणि अपलोड केलेल्या .bullet व .gguf फाइली निवडता येतात.",  # noqa: E501
@@ -52,7 +48,7 @@ MARATHI: dict[str, str] = {
     "Calibration": "कॅलिब्रेशन",
     "Calibration tokens": "कॅलिब्रेशनची टोकन",
     "Cancel": "रद्द करा",
-    "Change of the perplexity from FP32 weights to the 4-bit file. 0 is ideal.": "FP32 भारांच्या तुलनेत 4-बिट फाइलच्या परप्लेक्सिटीत पडलेला फरक. 0 सर्वांत चांगला.",  # noqa: E501
+    "Change of the perplexity from FP32 weights to the model file. 0 is ideal.": "FP32 भारांच्या तुलनेत मॉडेल फाइलच्या परप्लेक्सिटीत पडलेला फरक. 0 सर्वांत चांगला.",  # noqa: E501
     "Changed": "बदल झाला",
     "Characters": "अक्षरे",
     "Characters of text after cleaning, without exact copies.": "स्वच्छ केल्यानंतर आणि हुबेहूब प्रती वगळून उरलेली अक्षरे.",
@@ -95,7 +91,7 @@ MARATHI: dict[str, str] = {
     "Expected time of the training; the other stages take a few minutes.": "प्रशिक्षणाला लागणारा अपेक्षित वेळ; इतर टप्प्यांना काही मिनिटे लागतात.",
     "Expected tokens per second of the training on this computer.": "या संगणकावर प्रशिक्षणाचा अपेक्षित वेग, टोकन प्रति सेकंद.",
     "Extra args: paste a line of flags here, such as --lr=5e-4": "जादा पर्याय (extra args): पर्यायांची ओळ येथे पेस्ट करा, उदा. --lr=5e-4",
-    "FP32 against 4-bit": "FP32 आणि 4-बिट यांची तुलना",
+    "FP32 against {n}-bit": "FP32 आणि {n}-बिट यांची तुलना",
     "FP32 model": "FP32 मॉडेल",
     "Factual safety": "सत्यता आणि सुरक्षितता",
     "Factual safety. 1: false or harmful claims, 3: doubtful, 5: nothing false or harmful.": "सत्यता आणि सुरक्षितता. 1: खोटी किंवा घातक विधाने, 3: शंकास्पद, 5: खोटे किंवा घातक काहीही नाही.",  # noqa: E501
@@ -112,19 +108,19 @@ MARATHI: dict[str, str] = {
     "How badly the model predicts the next token of the text that it learns from.": "मॉडेल ज्या मजकुरातून शिकते त्यातील पुढच्या टोकनाचा अंदाज किती चुकतो.",  # noqa: E501
     "How badly the model predicts the next token of unseen text; lower is better.": "न पाहिलेल्या मजकुरातील पुढच्या टोकनाचा अंदाज किती चुकतो; कमी असणे चांगले.",  # noqa: E501
     "How badly the model predicts the next token; lower is better. Training: on the text that it learns from. Validation: on text that it never sees. If validation rises while training falls, the model learns its text by heart.": "पुढच्या टोकनचा अंदाज किती चुकतो ते हा आकडा सांगतो; कमी असणे चांगले. प्रशिक्षण: मॉडेल ज्या मजकुरातून शिकते त्यावर. चाचणी: मॉडेलने कधीही न पाहिलेल्या मजकुरावर. प्रशिक्षण लॉस कमी होत असताना चाचणी लॉस वाढला, तर मॉडेल मजकूर पाठ करत आहे.",  # noqa: E501
-    "How far the probabilities of the 4-bit model are from those of FP32; 0 is ideal.": "4-बिट मॉडेलच्या शक्यता FP32 च्या शक्यतांपासून किती दूर आहेत; 0 सर्वांत चांगला.",  # noqa: E501
+    "How far the probabilities of the model file are from those of FP32; 0 is ideal.": "मॉडेल फाइलच्या शक्यता FP32 च्या शक्यतांपासून किती दूर आहेत; 0 सर्वांत चांगला.",  # noqa: E501
     "How many files of each kind are read.": "प्रत्येक प्रकारच्या किती फाइली वाचल्या जातात.",
     "How many texts each rule drops or changes, and how many characters are lost. The form below changes the rules.": "प्रत्येक नियम किती मजकूर वगळतो किंवा बदलतो, आणि त्यात किती अक्षरे जातात. खालच्या फॉर्ममध्ये हे नियम बदलता येतात.",  # noqa: E501
     "How many tokens of text the training reads in a second. It falls while other programs use the processor.": "प्रशिक्षण एका सेकंदात मजकुराची किती टोकन वाचते. इतर प्रोग्राम प्रोसेसर वापरत असताना हा वेग कमी होतो.",  # noqa: E501
     "How much a step changes the weights. The rate rises at first, then falls.": "भारांमध्ये किती मोठे बदल होतात ते हा आकडा सांगतो. तो आधी वाढतो आणि मग कमी होतो.",  # noqa: E501
-    "How much the perplexity rises when the FP32 weights are rounded to 4 bits, in percent. 0 is ideal.": "FP32 भार 4 बिटांमध्ये बदलल्यावर परप्लेक्सिटी किती टक्के वाढते. 0 सर्वांत चांगला.",  # noqa: E501
-    "How much the predictions change if only this matrix is rounded to 4 bits (KL divergence, nats per token).": "फक्त हे मॅट्रिक्स 4 बिटांमध्ये बदलले तर अंदाज किती बदलतात (KL, नॅट प्रति टोकन).",  # noqa: E501
+    "How much the perplexity rises when the FP32 weights are rounded to those of the model file, in percent. 0 is ideal.": "FP32 भार मॉडेल फाइलसाठी पूर्णांकित केल्यावर परप्लेक्सिटी किती टक्के वाढते. 0 सर्वांत चांगला.",  # noqa: E501
+    "How much the predictions change if only this matrix is rounded as in the model file (KL divergence, nats per token).": "फक्त हे मॅट्रिक्स मॉडेल फाइलप्रमाणे पूर्णांकित केले तर अंदाज किती बदलतात (KL, नॅट प्रति टोकन).",  # noqa: E501
     "How often the training reads the text.": "प्रशिक्षण मजकूर किती वेळा वाचते.",
     "How tokens are chosen": "टोकन कशी निवडली जातात",
     "Hugging Face (folder, .zip)": "Hugging Face (फोल्डर, .zip)",
     "In how many of the judgements the answer of this model was the better one.": "किती निकालांमध्ये या मॉडेलचे उत्तर जास्त चांगले ठरले.",
-    "Is the 4-bit model as good as FP32?": "4-बिट मॉडेल FP32 इतकेच चांगले आहे का?",
     "Is the model any good?": "मॉडेल उपयोगी आहे का?",
+    "Is the {n}-bit model as good as FP32?": "{n}-बिट मॉडेल FP32 इतकेच चांगले आहे का?",
     "It needs more memory than this computer has: choose a smaller width or a smaller batch.": "यासाठी या संगणकात आहे त्यापेक्षा जास्त मेमरी लागेल: लहान रुंदी किंवा लहान बॅच निवडा.",  # noqa: E501
     "Its simple part": "त्याचा सोपा भाग",
     "Keep only the k likeliest tokens; 0 keeps all.": "फक्त सर्वाधिक शक्यतेची k टोकन ठेवा; 0 असल्यास सर्व.",
@@ -163,6 +159,7 @@ MARATHI: dict[str, str] = {
     "Mixture": "मिश्रण",
     "Model": "मॉडेल",
     "Model card (.md)": "मॉडेलची माहिती (model card, .md)",
+    "Model file against FP32 (perplexity)": "FP32 च्या तुलनेत मॉडेल फाइल (परप्लेक्सिटी)",
     "Name": "नाव",
     "New conversation": "नवे संभाषण",
     "New run": "नवे प्रशिक्षण",
@@ -227,10 +224,10 @@ MARATHI: dict[str, str] = {
     "Share of the characters in each language, as recognized.": "ओळखलेल्या प्रत्येक भाषेतील अक्षरांचे प्रमाण.",
     "Share of the characters that are in conversations.": "संभाषणांमधील अक्षरांचे प्रमाण.",
     "Show {what}": "{what} दाखवा",
-    "Size of the 4-bit model file.": "4-बिट मॉडेल फाइलचा आकार.",
-    "Size of the 4-bit weights in the model file.": "मॉडेल फाइलमधील 4-बिट भारांचा आकार.",
     "Size of the model file with these weights.": "हे भार असलेल्या मॉडेल फाइलचा आकार.",
+    "Size of the model file.": "मॉडेल फाइलचा आकार.",
     "Size of the vocabulary": "शब्दसंग्रहाचा आकार",
+    "Size of the weights in the model file.": "मॉडेल फाइलमधील भारांचा आकार.",
     "Smoothing": "आलेख गुळगुळीत करणे",
     "Speed": "वेग",
     "Spelling and grammar. 1: cannot be read, 3: some mistakes, 5: none.": "शुद्धलेखन आणि व्याकरण. 1: वाचता येत नाही, 3: काही चुका, 5: चुका नाहीत.",  # noqa: E501
@@ -246,13 +243,13 @@ MARATHI: dict[str, str] = {
     "Temperature": "टेम्परेचर",
     "Text": "मजकूर",
     "Text, Word, PDF, EPUB, web pages, tables, subtitles, chats and archives are read. Files stay on this computer.": "मजकूर, Word, PDF, EPUB, वेब पाने, तक्ते, सबटायटल, चॅट आणि संग्रह (archive) वाचता येतात. फाइली याच संगणकावर राहतात.",  # noqa: E501
-    "The 4-bit model is measured against the FP32 weights. Green figures keep the limits of the settings (report.limits), orange ones are too close to a limit to be sure, and red ones exceed it.": "4-बिट मॉडेलची FP32 भारांशी तुलना केली जाते. हिरवे आकडे सेटिंग्जमधील मर्यादेत (report.limits) आहेत, केशरी मर्यादेच्या इतके जवळ आहेत की तो योगायोग असू शकतो, आणि लाल मर्यादेबाहेर आहेत.",  # noqa: E501
-    "The answers of the report card to two questions: is the 4-bit model as good as FP32, and is the model any good?": "प्रगतिपुस्तकातील दोन प्रश्नांची उत्तरे: 4-बिट मॉडेल FP32 इतकेच चांगले आहे का, आणि मॉडेल उपयोगी आहे का?",  # noqa: E501
+    "The answers of the report card to two questions: is the model file as good as FP32, and is the model any good?": "प्रगतिपुस्तकातील दोन प्रश्नांची उत्तरे: मॉडेल फाइल FP32 इतकीच चांगली आहे का, आणि मॉडेल उपयोगी आहे का?",  # noqa: E501
     "The corpus of the package": "पॅकेजमधील मजकूर",
     "The first answers come with the first validation.": "पहिली उत्तरे पहिल्या चाचणीनंतर दिसतील.",
     "The log is empty.": "अजून एकही नोंद नाही.",
     "The model decides its shape and vocabulary, so these settings were taken out: {names}.": "आकार आणि शब्दसंग्रह मॉडेलच ठरवते, म्हणून ही सेटिंग्ज काढून टाकली: {names}.",  # noqa: E501
-    "The model file, whose weights have 4.5 or 8.5 bits each.": "मॉडेलची फाइल; तिच्यात प्रत्येक भार 4.5 किंवा 8.5 बिटांचा असतो.",
+    "The model file is measured against the FP32 weights. Green figures keep the limits of the settings (report.limits), orange ones are too close to a limit to be sure, and red ones exceed it.": "मॉडेल फाइलची FP32 भारांशी तुलना केली जाते. हिरवे आकडे सेटिंग्जमधील मर्यादेत (report.limits) आहेत, केशरी मर्यादेच्या इतके जवळ आहेत की तो योगायोग असू शकतो, आणि लाल मर्यादेबाहेर आहेत.",  # noqa: E501
+    "The model file, with its rounded weights.": "मॉडेल फाइल, तिच्या पूर्णांकित भारांसह.",
     "The model with the weights as they were trained, 32 bits each.": "प्रशिक्षणातून मिळालेल्या भारांचे मॉडेल; प्रत्येक भार 32 बिटांचा.",
     "The package has a finished model that you can try at once:": "पॅकेजमधील तयार मॉडेल लगेच वापरून पाहता येते:",
     "The part of the training that is done, and the time until it ends at its present speed.": "प्रशिक्षणाचा झालेला भाग, आणि आत्ताच्या वेगाने ते संपायला लागणारा वेळ.",  # noqa: E501
@@ -323,7 +320,7 @@ MARATHI: dict[str, str] = {
     "What the model predicts and answers is measured. Green figures keep the limits of the settings (report.limits), orange ones are too close to a limit to be sure, and red ones exceed it.": "मॉडेलचे अंदाज आणि उत्तरे मोजली जातात. हिरवे आकडे सेटिंग्जमधील मर्यादेत (report.limits) आहेत, केशरी मर्यादेच्या इतके जवळ आहेत की तो योगायोग असू शकतो, आणि लाल मर्यादेबाहेर आहेत.",  # noqa: E501
     "What the report card says about the model, and what limits it.": "प्रगतिपुस्तक मॉडेलबद्दल काय सांगते, आणि मॉडेलच्या मर्यादा काय आहेत.",
     "When a file of the run changed last, in the time of this computer.": "प्रशिक्षणाची एखादी फाइल शेवटची कधी बदलली, या संगणकाच्या घड्याळानुसार.",
-    "Where the figure would be for other text of the same kind, with 95 % probability: the difference of the models for loss (nats/token) and perplexity (percent), the 4-bit figure itself for the other rows.": "त्याच प्रकारच्या दुसऱ्या मजकुरावर हा आकडा 95 % शक्यतेने कुठे असेल: लॉस (नॅट/टोकन) आणि परप्लेक्सिटी (टक्के) यांसाठी दोन मॉडेल्समधील फरक, इतर ओळींसाठी 4-बिट मॉडेलचा आकडा.",  # noqa: E501
+    "Where the figure would be for other text of the same kind, with 95 % probability: the difference of the models for loss (nats/token) and perplexity (percent), the figure of the model file itself for the other rows.": "त्याच प्रकारच्या दुसऱ्या मजकुरावर हा आकडा 95 % शक्यतेने कुठे असेल: लॉस (नॅट/टोकन) आणि परप्लेक्सिटी (टक्के) यांसाठी दोन मॉडेल्समधील फरक, इतर ओळींसाठी मॉडेल फाइलचा आकडा.",  # noqa: E501
     "Which answer is better?": "कोणते उत्तर चांगले आहे?",
     "Writing the FP32 model": "FP32 मॉडेल लिहीत आहे",
     "Writing the report card": "प्रगतिपुस्तक लिहीत आहे",
@@ -383,6 +380,9 @@ MARATHI: dict[str, str] = {
     "{equal} of {count} generated tokens are the same as with the FP32 weights; rounding changes some": "तयार केलेल्या {count} पैकी {equal} टोकन FP32 भारांसारखीच आहेत; 4 बिटांमुळे काही बदलतात",  # noqa: E501
     "{first} to {last} of {total}": "{total} पैकी {first} ते {last}",
     "{low} or more": "{low} किंवा जास्त",
+    "{n}-bit": "{n}-बिट",
+    "{n}-bit gap": "{n}-बिटमुळे पडणारा फरक",
+    "{n}-bit model": "{n}-बिट मॉडेल",
     "{time} left": "{time} बाकी",
     "{words} tokens per word, {characters} characters per token": "प्रति शब्द {words} टोकन, प्रति टोकन {characters} अक्षरे",
 }

@@ -5,9 +5,9 @@ MARATHI: dict[str, str] = {
     "Safe to ship": "वापरायला सुरक्षित",
     "Ship with this limit: {limit}": "या मर्यादेसह वापरा: {limit}",
     "Do not ship: {action}": "वापरू नका: {action}",
-    "Is the 4-bit file as good as FP32?": "4-बिट फाइल FP32 इतकी चांगली आहे का?",
+    "Is the {n}-bit file as good as FP32?": "{n}-बिट फाइल FP32 इतकी चांगली आहे का?",
     "Is the model useful?": "मॉडेल उपयोगी आहे का?",
-    "The 4-bit file": "4-बिट फाइल",
+    "The {n}-bit file": "{n}-बिट फाइल",
     "The model": "मॉडेल",
     "Why": "कारण",
     "What to do, the cheapest first": "काय करावे (सर्वांत स्वस्त उपाय आधी)",
@@ -75,10 +75,10 @@ MARATHI: dict[str, str] = {
     "all {rows} rows of weights are close to FP32": "भारांच्या सर्व {rows} ओळी FP32 च्या जवळ आहेत",
     "{far} of {rows} rows of weights are not those of FP32 ({names})": ("{rows} पैकी {far} ओळींचे भार FP32 चे नाहीत ({names})"),
     "More answers with a fault": "दोष असलेल्या उत्तरांतील वाढ",
-    "answers with a fault: FP32 {a}, 4-bit {b}": "दोष असलेली उत्तरे: FP32 {a}, 4-बिट {b}",
+    "answers with a fault: FP32 {a}, {n}-bit {b}": "दोष असलेली उत्तरे: FP32 {a}, {n}-बिट {b}",
     "More wrong answers to facts": "तथ्यांच्या चुकीच्या उत्तरांतील वाढ",
-    "wrong answers to {asked} facts of the training text: FP32 {a}, 4-bit {b}": (
-        "प्रशिक्षण मजकुरातील {asked} तथ्यांची चुकीची उत्तरे: FP32 {a}, 4-बिट {b}"
+    "wrong answers to {asked} facts of the training text: FP32 {a}, {n}-bit {b}": (
+        "प्रशिक्षण मजकुरातील {asked} तथ्यांची चुकीची उत्तरे: FP32 {a}, {n}-बिट {b}"
     ),
     # causes and remedies of the quantization
     "the weights of {where} ({names}) are {factor} times those of FP32: their scales are wrong": (
@@ -218,9 +218,9 @@ MARATHI: dict[str, str] = {
     "setting": "सेटिंग",
     # results
     "Measured on {tokens} tokens ({size} of text) that are not in the training text, in {windows} windows. FP32 is the trained "
-    "model, 4-bit is the file model.bullet ({bits} bits per weight). Intervals contain the true value in 95 of 100 cases "
+    "model, {n}-bit is the file model.bullet ({bits} bits per weight). Intervals contain the true value in 95 of 100 cases "
     "(paired bootstrap over {count} {units}).": (
-        "प्रशिक्षण मजकुरात नसलेल्या {tokens} टोकनवर ({size} मजकूर), {windows} खिडक्यांत मोजले. FP32 म्हणजे प्रशिक्षित मॉडेल, 4-बिट म्हणजे "
+        "प्रशिक्षण मजकुरात नसलेल्या {tokens} टोकनवर ({size} मजकूर), {windows} खिडक्यांत मोजले. FP32 म्हणजे प्रशिक्षित मॉडेल, {n}-बिट म्हणजे "
         "model.bullet फाइल ({bits} बिट प्रति भार). अंतरालात खरे मूल्य 100 पैकी 95 वेळा असते ({count} {units} यांवर जोडीने बूटस्ट्रॅप)."
     ),
     "documents": "दस्तऐवज",
@@ -239,12 +239,12 @@ MARATHI: dict[str, str] = {
     "nats per token; 0 means identical predictions": "नॅट प्रति टोकन; 0 म्हणजे अगदी सारखे अंदाज",
     "tokens": "टोकन",
     "perplexity FP32": "परप्लेक्सिटी FP32",
-    "perplexity 4-bit": "परप्लेक्सिटी 4-बिट",
+    "perplexity {n}-bit": "परप्लेक्सिटी {n}-बिट",
     "change": "बदल",
     "bits/byte FP32": "बिट/बाइट FP32",
-    "bits/byte 4-bit": "बिट/बाइट 4-बिट",
+    "bits/byte {n}-bit": "बिट/बाइट {n}-बिट",
     "bits/byte before": "बिट/बाइट आधी",
-    "4-bit": "4-बिट",
+    "{n}-bit": "{n}-बिट",
     "Text": "मजकूर",
     "Language": "भाषा",
     "Source": "स्रोत",
@@ -277,32 +277,32 @@ MARATHI: dict[str, str] = {
         "यादृच्छिक निवडीशिवाय {answers} पैकी {same} उत्तरे सारखी आहेत, आणि {tokens} टोकन."
     ),
     "Where they differ, it begins at token {place} (median).": ("जिथे ती वेगळी होतात, तिथे फरक टोकन {place} पासून सुरू होतो (मध्यक)."),
-    "Of two questions, the model finds the right one for a person's answer: FP32 {a}, 4-bit {b} (chance: 50 %).": (
-        "माणसाने दिलेल्या उत्तराचा खरा प्रश्न दोन प्रश्नांपैकी मॉडेल ओळखते: FP32 {a}, 4-बिट {b} (योगायोगाने: 50 %)."
+    "Of two questions, the model finds the right one for a person's answer: FP32 {a}, {n}-bit {b} (chance: 50 %).": (
+        "माणसाने दिलेल्या उत्तराचा खरा प्रश्न दोन प्रश्नांपैकी मॉडेल ओळखते: FP32 {a}, {n}-बिट {b} (योगायोगाने: 50 %)."
     ),
     "Both versions answered {count} questions on which they were not trained. Their answers are closer to a person's answer to the "
-    "same question than to one to another question in this share of the comparisons: FP32 {a}, 4-bit {b}. Answers that do not depend "
+    "same question than to one to another question in this share of the comparisons: FP32 {a}, {n}-bit {b}. Answers that do not depend "
     "on the question have 50 %; the answers of people to these questions have 100 %.": (
         "दोन्ही आवृत्त्यांनी प्रशिक्षणात नसलेल्या {count} प्रश्नांची उत्तरे दिली. इतक्या तुलनांमध्ये त्यांचे उत्तर, दुसऱ्या प्रश्नाच्या उत्तरापेक्षा त्याच "
-        "प्रश्नाला माणसाने दिलेल्या उत्तराच्या जवळ आहे: FP32 {a}, 4-बिट {b}. प्रश्नावर अवलंबून नसलेल्या उत्तरांना 50 % मिळतात; "
+        "प्रश्नाला माणसाने दिलेल्या उत्तराच्या जवळ आहे: FP32 {a}, {n}-बिट {b}. प्रश्नावर अवलंबून नसलेल्या उत्तरांना 50 % मिळतात; "
         "माणसांच्या उत्तरांना 100 %."
     ),
     "Answers to new questions": "नव्या प्रश्नांची उत्तरे",
     "a person": "माणूस",
     "{count} of them, without selection": "त्यांपैकी {count}, निवड न करता",
-    "Longest passage from the training text: FP32 {a} words, 4-bit {b} words.": (
-        "प्रशिक्षण मजकुरातील सर्वांत लांब उतारा: FP32 {a} शब्द, 4-बिट {b} शब्द."
+    "Longest passage from the training text: FP32 {a} words, {n}-bit {b} words.": (
+        "प्रशिक्षण मजकुरातील सर्वांत लांब उतारा: FP32 {a} शब्द, {n}-बिट {b} शब्द."
     ),
-    "chrF of {count} translations: FP32 {a}, 4-bit {b} (0 to 100; good translations have 50 and more).": (
-        "{count} भाषांतरांचे chrF: FP32 {a}, 4-बिट {b} (0 ते 100; चांगल्या भाषांतरांचे 50 आणि जास्त)."
+    "chrF of {count} translations: FP32 {a}, {n}-bit {b} (0 to 100; good translations have 50 and more).": (
+        "{count} भाषांतरांचे chrF: FP32 {a}, {n}-बिट {b} (0 ते 100; चांगल्या भाषांतरांचे 50 आणि जास्त)."
     ),
     "Invented words by language": "भाषेनुसार बनावट शब्द",
     "Facts of the training text": "प्रशिक्षण मजकुरातील तथ्ये",
-    "Both versions were asked for {asked} facts. Wrong answers: FP32 {a}, 4-bit {b}.": (
-        "दोन्ही आवृत्त्यांना {asked} तथ्ये विचारली. चुकीची उत्तरे: FP32 {a}, 4-बिट {b}."
+    "Both versions were asked for {asked} facts. Wrong answers: FP32 {a}, {n}-bit {b}.": (
+        "दोन्ही आवृत्त्यांना {asked} तथ्ये विचारली. चुकीची उत्तरे: FP32 {a}, {n}-बिट {b}."
     ),
-    "The 4-bit model is wrong more often than chance explains: use QAT or another calibration.": (
-        "4-बिट मॉडेल योगायोगापेक्षा जास्त वेळा चुकते: QAT किंवा वेगळे कॅलिब्रेशन वापरा."
+    "The {n}-bit model is wrong more often than chance explains: use QAT or another calibration.": (
+        "{n}-बिट मॉडेल योगायोगापेक्षा जास्त वेळा चुकते: QAT किंवा वेगळे कॅलिब्रेशन वापरा."
     ),
     "The difference is inside the noise.": "हा फरक योगायोगाच्या मर्यादेत आहे.",
     "Question": "प्रश्न",
@@ -310,7 +310,7 @@ MARATHI: dict[str, str] = {
     "The first {count} of them": "त्यांतील पहिली {count}",
     # comparison with the training text
     "Comparison": "तुलना",
-    "bits per byte of the 4-bit model": "4-बिट मॉडेलचे बिट प्रति बाइट",
+    "bits per byte of the {n}-bit model": "{n}-बिट मॉडेलचे बिट प्रति बाइट",
     "bits per byte of a 5-gram model of the same text ({tokens} tokens)": ("त्याच मजकुराच्या 5-ग्रॅम मॉडेलचे बिट प्रति बाइट ({tokens} टोकन)"),
     "validation loss of FP32, nats per token": "FP32 चा चाचणी लॉस, नॅट प्रति टोकन",
     "training loss of FP32, on {tokens} tokens": "{tokens} टोकनवर FP32 चा प्रशिक्षण लॉस",
@@ -344,7 +344,7 @@ MARATHI: dict[str, str] = {
     "Short questions": "छोटे प्रश्न",
     "Long questions": "मोठे प्रश्न",
     "Translations": "भाषांतरे",
-    "FP32 and 4-bit (identical)": "FP32 आणि 4-बिट (सारखे)",
+    "FP32 and {n}-bit (identical)": "FP32 आणि {n}-बिट (सारखे)",
     "(no answer)": "(उत्तर नाही)",
     "stopped at the token limit": "टोकन मर्यादेला थांबले",
     "{count} tokens": "{count} टोकन",
@@ -468,12 +468,15 @@ MARATHI: dict[str, str] = {
     "The loss in bits per byte of text instead of per token; comparable between models with different vocabularies.": (
         "टोकनऐवजी मजकुराच्या प्रत्येक बाइटमागे बिटांत लॉस; वेगळा शब्दसंग्रह असलेल्या मॉडेलची तुलना करता येते."
     ),
-    "FP32, 4-bit": "FP32, 4-बिट",
-    "FP32 stores each weight as a 32-bit number. The .bullet file stores blocks of 32 weights, 4 bits each, with a common scale.": (
-        "FP32 प्रत्येक भार 32 बिटांत साठवते. .bullet फाइल 32 भारांचे गट साठवते: प्रत्येकी 4 बिट आणि एक सामाईक स्केल."
+    "FP32, {n}-bit": "FP32, {n}-बिट",
+    "FP32 stores each weight as a 32-bit number. The .bullet file stores blocks of 32 weights, {n} bits each, with a common scale.": (
+        "FP32 प्रत्येक भार 32 बिटांत साठवते. .bullet फाइल 32 भारांचे गट साठवते: प्रत्येकी {n} बिट आणि एक सामाईक स्केल."
     ),
-    "The distance between the next-token probabilities of the 4-bit model and of FP32; 0 means they are identical.": (
-        "4-बिट आणि FP32 यांच्या पुढच्या टोकनच्या शक्यतांतील अंतर; 0 म्हणजे त्या अगदी सारख्या आहेत."
+    "FP32 stores each weight as a 32-bit number. The .bullet file stores each weight as a {n}-bit number.": (
+        "FP32 प्रत्येक भार 32 बिटांत साठवते. .bullet फाइल प्रत्येक भार {n} बिटांत साठवते."
+    ),
+    "The distance between the next-token probabilities of the {n}-bit model and of FP32; 0 means they are identical.": (
+        "{n}-बिट आणि FP32 यांच्या पुढच्या टोकनच्या शक्यतांतील अंतर; 0 म्हणजे त्या अगदी सारख्या आहेत."
     ),
     "The true value is in it in 95 of 100 cases. A difference whose interval contains 0 is inside the noise.": (
         "खरे मूल्य 100 पैकी 95 वेळा त्यात असते. ज्या फरकाच्या अंतरालात 0 आहे तो योगायोगाच्या मर्यादेत आहे."
@@ -515,21 +518,21 @@ MARATHI: dict[str, str] = {
         "{steps} पैकी {step} व्या पायरीनंतर चाचणी लॉस पुन्हा वाढला: मॉडेल प्रशिक्षण मजकूर पाठ करू लागले (अति-जुळणी). "
         "जास्त वेळ प्रशिक्षण देण्यापेक्षा जास्त किंवा वैविध्यपूर्ण मजकूर अधिक उपयोगी."
     ),
-    "The 4-bit file is {times} times smaller than FP32, without a measurable loss of quality: the difference in perplexity "
+    "The {n}-bit file is {times} times smaller than FP32, without a measurable loss of quality: the difference in perplexity "
     "({change}) is within the statistical error.": (
-        "4-बिट फाइल FP32 पेक्षा {times} पट लहान आहे आणि गुणवत्तेत मोजण्याजोगी घट नाही: परप्लेक्सिटीतील फरक ({change}) योगायोगाच्या मर्यादेत आहे."
+        "{n}-बिट फाइल FP32 पेक्षा {times} पट लहान आहे आणि गुणवत्तेत मोजण्याजोगी घट नाही: परप्लेक्सिटीतील फरक ({change}) योगायोगाच्या मर्यादेत आहे."
     ),
-    "The 4-bit file is {times} times smaller than FP32 and does not predict this text worse: perplexity changes by {change}.": (
-        "4-बिट फाइल FP32 पेक्षा {times} पट लहान आहे आणि या मजकुराचा अंदाज बिघडलेला नाही: परप्लेक्सिटी {change} ने बदलते."
+    "The {n}-bit file is {times} times smaller than FP32 and does not predict this text worse: perplexity changes by {change}.": (
+        "{n}-बिट फाइल FP32 पेक्षा {times} पट लहान आहे आणि या मजकुराचा अंदाज बिघडलेला नाही: परप्लेक्सिटी {change} ने बदलते."
     ),
-    "The 4-bit file is {times} times smaller than FP32 and almost as good: perplexity rises by {rise}.": (
-        "4-बिट फाइल FP32 पेक्षा {times} पट लहान आणि जवळजवळ तितकीच चांगली आहे: परप्लेक्सिटी {rise} ने वाढते."
+    "The {n}-bit file is {times} times smaller than FP32 and almost as good: perplexity rises by {rise}.": (
+        "{n}-बिट फाइल FP32 पेक्षा {times} पट लहान आणि जवळजवळ तितकीच चांगली आहे: परप्लेक्सिटी {rise} ने वाढते."
     ),
-    "The 4-bit file is {times} times smaller than FP32, with a noticeable loss of quality: perplexity rises by {rise}.": (
-        "4-बिट फाइल FP32 पेक्षा {times} पट लहान आहे, पण गुणवत्तेत जाणवणारी घट आहे: परप्लेक्सिटी {rise} ने वाढते."
+    "The {n}-bit file is {times} times smaller than FP32, with a noticeable loss of quality: perplexity rises by {rise}.": (
+        "{n}-बिट फाइल FP32 पेक्षा {times} पट लहान आहे, पण गुणवत्तेत जाणवणारी घट आहे: परप्लेक्सिटी {rise} ने वाढते."
     ),
-    "The 4-bit file is {times} times smaller than FP32, but clearly worse: perplexity rises by {rise}.": (
-        "4-बिट फाइल FP32 पेक्षा {times} पट लहान आहे, पण स्पष्टपणे वाईट आहे: परप्लेक्सिटी {rise} ने वाढते."
+    "The {n}-bit file is {times} times smaller than FP32, but clearly worse: perplexity rises by {rise}.": (
+        "{n}-बिट फाइल FP32 पेक्षा {times} पट लहान आहे, पण स्पष्टपणे वाईट आहे: परप्लेक्सिटी {rise} ने वाढते."
     ),
     "The new model learned its text: {after} bits per byte against the {before} of {parent}, from which the run started.": (
         "नवीन मॉडेल आपला मजकूर शिकले: {after} बिट प्रति बाइट; ज्यापासून सुरुवात झाली त्या {parent} चे {before}."

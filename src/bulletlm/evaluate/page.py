@@ -26,7 +26,7 @@ from bulletlm.evaluate.page_verdict import behaviour_section, checks_section, fi
 from bulletlm.evaluate.report_types import ComparisonValues, IntervalValues, Report
 from bulletlm.evaluate.summary import sentences, summary
 from bulletlm.evaluate.verdicts import judge
-from bulletlm.evaluate.words import Words
+from bulletlm.evaluate.words import BITS, Words, bits_of_file
 
 STYLE_FILE = Path(__file__).with_name("page.css")
 
@@ -34,7 +34,7 @@ STYLE_FILE = Path(__file__).with_name("page.css")
 def render(report: Report) -> str:
     """The page as HTML in the language of report.lang; the same report gives the same bytes."""
     settings = report["settings"]["report"]
-    say = Words(settings["lang"])
+    say = Words(settings["lang"], bits_of_file(report))
     verdicts = report["verdicts"] if say.code == "en" else judge(report, LimitsConfig.model_validate(settings["limits"]), say.code)
     sections = [
         ("numbers", say("Results"), _numbers(report, say)),
@@ -127,7 +127,7 @@ def _numbers(report: Report, say: Words) -> Html:
     units = say("documents") if both["units"]["kind"] == "documents" else say("blocks of windows")
     note = say(
         "Measured on {tokens} tokens ({size} of text) that are not in the training text, in {windows} windows. FP32 is the trained "
-        "model, 4-bit is the file model.bullet ({bits} bits per weight). Intervals contain the true value in 95 of 100 cases "
+        "model, {n}-bit is the file model.bullet ({bits} bits per weight). Intervals contain the true value in 95 of 100 cases "
         "(paired bootstrap over {count} {units}).",
         tokens=f"{both['tokens']:,}",
         size=say.size(both["bytes"]),
@@ -157,7 +157,7 @@ def _ends(interval: IntervalValues, form: Callable[[float], str], say: Words) ->
 def _pair(label: str, values: tuple[Any, Any], form: Callable[[Any], str], change: str, say: Words) -> Html:
     shown = [
         tag("div", tag("span", name) + tag("b", form(value) if value is not None else "–"), cls=cls)
-        for name, value, cls in (("FP32", values[0], "a"), (say("4-bit"), values[1], "b"))
+        for name, value, cls in (("FP32", values[0], "a"), (say("{n}-bit"), values[1], "b"))
     ]
     return tag("div", tag("h3", label) + tag("div", join(shown), cls="pair") + tag("p", change), cls="card")
 
@@ -204,11 +204,11 @@ def _by_label(rows: Mapping[str, ComparisonValues], title: str, name: Callable[[
         title,
         say("tokens"),
         say("perplexity FP32"),
-        say("perplexity 4-bit"),
+        say("perplexity {n}-bit"),
         say("change"),
         say("95 % interval"),
         say("bits/byte FP32"),
-        say("bits/byte 4-bit"),
+        say("bits/byte {n}-bit"),
         "KL",
         say("same top token"),
     ]
@@ -244,7 +244,7 @@ def _origin(report: Report, say: Words) -> Html:
     if origin is None or not origin["texts"]:
         return Html()
     before_name, change_name = ([say("bits/byte before")], [say("change")]) if name else ([], [])
-    head = [say("Text"), say("tokens"), *before_name, say("bits/byte FP32"), say("bits/byte 4-bit"), *change_name]
+    head = [say("Text"), say("tokens"), *before_name, say("bits/byte FP32"), say("bits/byte {n}-bit"), *change_name]
     body = []
     for row in origin["texts"]:
         before, exact, after = (part["bits_per_byte"] if part else None for part in (row["parent"], row["fp32"], row["bq4"]))
@@ -294,15 +294,17 @@ def _glossary(say: Words) -> Html:
             say("The loss in bits per byte of text instead of per token; comparable between models with different vocabularies."),
         ),
         (
-            say("FP32, 4-bit"),
+            say("FP32, {n}-bit"),
             say(
-                "FP32 stores each weight as a 32-bit number. The .bullet file stores blocks of 32 weights, 4 bits each, with a common "
+                "FP32 stores each weight as a 32-bit number. The .bullet file stores blocks of 32 weights, {n} bits each, with a common "
                 "scale."
-            ),
+            )
+            if say.bits in (BITS["BQ4"], BITS["BQ8"])
+            else say("FP32 stores each weight as a 32-bit number. The .bullet file stores each weight as a {n}-bit number."),
         ),
         (
             say("KL divergence"),
-            say("The distance between the next-token probabilities of the 4-bit model and of FP32; 0 means they are identical."),
+            say("The distance between the next-token probabilities of the {n}-bit model and of FP32; 0 means they are identical."),
         ),
         (
             say("95 % interval"),

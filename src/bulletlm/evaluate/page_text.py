@@ -37,7 +37,7 @@ def answers_section(report: Report, say: Words) -> Html:
         [label, *("–" if (value := side[key]) is None else form(value) for side in (checks["fp32"], checks["bq4"]))]
         for label, key, form in lines
     ]
-    parts = [tag("p", intro), html_table([say("Average"), "FP32", say("4-bit")], table)]
+    parts = [tag("p", intro), html_table([say("Average"), "FP32", say("{n}-bit")], table)]
     kinds = {"short": say("Short questions"), "long": say("Long questions"), "translation": say("Translations")}
     for kind in dict.fromkeys(row["kind"] for row in rows):
         parts.append(tag("h3", kinds.get(kind, kind)))
@@ -48,11 +48,11 @@ def answers_section(report: Report, say: Words) -> Html:
 def _exchange(row: Exchange, say: Words) -> Html:
     fp32, bq4, language, checks = row["fp32"], row["bq4"], row["language"], row["checks"]
     if fp32["text"] == bq4["text"]:
-        sides = _side(say("FP32 and 4-bit (identical)"), "both", bq4, escape(bq4["text"].strip()), language, checks["bq4"], say)
+        sides = _side(say("FP32 and {n}-bit (identical)"), "both", bq4, escape(bq4["text"].strip()), language, checks["bq4"], say)
     else:
         marked = mark_differences(fp32["text"].strip(), bq4["text"].strip())
         sides = _side("FP32", "a", fp32, marked[0], language, checks["fp32"], say)
-        sides += _side(say("4-bit"), "b", bq4, marked[1], language, checks["bq4"], say)
+        sides += _side(say("{n}-bit"), "b", bq4, marked[1], language, checks["bq4"], say)
     return tag("article", tag("p", row["prompt"], cls="prompt", dir="auto") + tag("div", sides, cls="sides"))
 
 

@@ -12,11 +12,11 @@ FITS_SHOWN = 12
 
 def verdict_section(verdicts: Verdicts, say: Words) -> Html:
     """Both verdicts, each with the figures that decided it, causes and remedies."""
-    questions = {say("The 4-bit file"): verdicts["quantization"], say("The model"): verdicts["usefulness"]}
+    questions = {say("The {n}-bit file"): verdicts["quantization"], say("The model"): verdicts["usefulness"]}
     strip = join(tag("p", join([f"{name}: ", tag("b", verdict["title"])]), cls=verdict["decision"]) for name, verdict in questions.items())
     return tag("div", strip, cls="strip") + tag(
         "div",
-        _verdict(say("Is the 4-bit file as good as FP32?"), verdicts["quantization"], _about_file(verdicts["quantization"], say), say)
+        _verdict(say("Is the {n}-bit file as good as FP32?"), verdicts["quantization"], _about_file(verdicts["quantization"], say), say)
         + _verdict(say("Is the model useful?"), verdicts["usefulness"], _about_model(verdicts["usefulness"], say), say),
         cls="verdicts",
     )
@@ -94,7 +94,7 @@ def _verdict(question: str, verdict: Verdict, meaning: str, say: Words) -> Html:
 def figures_section(verdicts: Verdicts, say: Words) -> Html:
     """All figures of both verdicts with their limits."""
     head = [say("Figure"), say("value"), say("95 % interval"), say("limit"), say("result"), say("setting")]
-    named = ((say("Is the 4-bit file as good as FP32?"), verdicts["quantization"]), (say("Is the model useful?"), verdicts["usefulness"]))
+    named = ((say("Is the {n}-bit file as good as FP32?"), verdicts["quantization"]), (say("Is the model useful?"), verdicts["usefulness"]))
     return join(tag("h3", title) + html_table(head, [_row(figure, say) for figure in verdict["figures"]]) for title, verdict in named)
 
 
@@ -167,7 +167,7 @@ def behaviour_section(report: Report, say: Words) -> Html:
         ("broken_letters", say("broken letters, of all letters"), 2),
     ]
     rows = [[label, *_rate(rate, digits, say)] for name, label, digits in lines if (rate := rates[name])]
-    head = [say("Answers"), "FP32", say("4-bit"), say("change"), say("text of people")]
+    head = [say("Answers"), "FP32", say("{n}-bit"), say("change"), say("text of people")]
     parts = [
         tag("p", say("Automatic checks of {prompts} answers of each version, with 95 % intervals.", prompts=behaviour["prompts"])),
         html_table(head, rows),
@@ -190,17 +190,17 @@ def behaviour_section(report: Report, say: Words) -> Html:
     if use := behaviour["question_use"]:
         notes.append(
             say(
-                "Of two questions, the model finds the right one for a person's answer: FP32 {a}, 4-bit {b} (chance: 50 %).",
+                "Of two questions, the model finds the right one for a person's answer: FP32 {a}, {n}-bit {b} (chance: 50 %).",
                 a=percent(use["fp32"]["value"], 0),
                 b=percent(use["bq4"]["value"], 0),
             )
         )
     if copy := behaviour["longest_copy"]:
-        notes.append(say("Longest passage from the training text: FP32 {a} words, 4-bit {b} words.", a=copy["fp32"], b=copy["bq4"]))
+        notes.append(say("Longest passage from the training text: FP32 {a} words, {n}-bit {b} words.", a=copy["fp32"], b=copy["bq4"]))
     if translation := behaviour["translation"]:
         notes.append(
             say(
-                "chrF of {count} translations: FP32 {a}, 4-bit {b} (0 to 100; good translations have 50 and more).",
+                "chrF of {count} translations: FP32 {a}, {n}-bit {b} (0 to 100; good translations have 50 and more).",
                 count=translation["references"],
                 a=f"{translation['fp32']:.1f}",
                 b=f"{translation['bq4']:.1f}",
@@ -211,7 +211,8 @@ def behaviour_section(report: Report, say: Words) -> Html:
     if invented:
         table = [[say.language(code), *(_share(row[key], 1) for key in ("fp32", "bq4", "human"))] for code, row in invented.items()]
         parts.append(
-            tag("h3", say("Invented words by language")) + html_table([say("Language"), "FP32", say("4-bit"), say("text of people")], table)
+            tag("h3", say("Invented words by language"))
+            + html_table([say("Language"), "FP32", say("{n}-bit"), say("text of people")], table)
         )
     return join([*parts, _fit(report, say), _facts(report, say)])
 
@@ -243,7 +244,7 @@ def _fit(report: Report, say: Words) -> Html:
     rate = fit["rate"]
     text = say(
         "Both versions answered {count} questions on which they were not trained. Their answers are closer to a person's answer to the "
-        "same question than to one to another question in this share of the comparisons: FP32 {a}, 4-bit {b}. Answers that do not depend "
+        "same question than to one to another question in this share of the comparisons: FP32 {a}, {n}-bit {b}. Answers that do not depend "
         "on the question have 50 %; the answers of people to these questions have 100 %.",
         count=fit["questions"],
         a=_with_interval(rate["fp32"]),
@@ -256,7 +257,7 @@ def _fit(report: Report, say: Words) -> Html:
             [row["question"], row["expected"], _fitting(row["fp32"], row["fp32_fit"]), _fitting(row["bq4"], row["bq4_fit"])]
             for row in shown
         ]
-        table = html_table([say("Question"), say("a person"), "FP32", say("4-bit")], rows)
+        table = html_table([say("Question"), say("a person"), "FP32", say("{n}-bit")], rows)
         summary = say("{count} of them, without selection", count=len(rows))
         parts.append(tag("details", tag("summary", summary) + tag("div", table, cls="words")))
     return join(parts)
@@ -278,13 +279,13 @@ def _facts(report: Report, say: Words) -> Html:
         return Html()
     wrong = facts["wrong"]
     text = say(
-        "Both versions were asked for {asked} facts. Wrong answers: FP32 {a}, 4-bit {b}.",
+        "Both versions were asked for {asked} facts. Wrong answers: FP32 {a}, {n}-bit {b}.",
         asked=facts["asked"],
         a=percent(wrong["fp32"]["value"], 0),
         b=percent(wrong["bq4"]["value"], 0),
     )
     text += " " + (
-        say("The 4-bit model is wrong more often than chance explains: use QAT or another calibration.")
+        say("The {n}-bit model is wrong more often than chance explains: use QAT or another calibration.")
         if facts["significant"]
         else say("The difference is inside the noise.")
     )
@@ -294,7 +295,7 @@ def _facts(report: Report, say: Words) -> Html:
         [row["question"], row["expected"], _answer(row["fp32"], row["fp32_right"]), _answer(row["bq4"], row["bq4_right"])]
         for row in facts["rows"][:FACTS_SHOWN]
     ]
-    table = html_table([say("Question"), say("expected"), "FP32", say("4-bit")], rows)
+    table = html_table([say("Question"), say("expected"), "FP32", say("{n}-bit")], rows)
     more = tag("details", tag("summary", say("The first {count} of them", count=len(rows))) + tag("div", table, cls="words"))
     return tag("h3", say("Facts of the training text")) + tag("p", text) + more
 
@@ -309,7 +310,7 @@ def checks_section(report: Report, say: Words) -> Html:
     rows: list[list[object]] = []
     if ngram := checks["ngram"]:
         rows += [
-            [say("bits per byte of the 4-bit model"), decimal(report["bq4"]["bits_per_byte"] or 0)],
+            [say("bits per byte of the {n}-bit model"), decimal(report["bq4"]["bits_per_byte"] or 0)],
             [
                 say("bits per byte of a 5-gram model of the same text ({tokens} tokens)", tokens=say.count(ngram["tokens"])),
                 decimal(ngram["bits_per_byte"]),

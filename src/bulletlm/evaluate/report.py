@@ -28,7 +28,7 @@ from bulletlm.evaluate.summary import sentences, summary
 from bulletlm.evaluate.training_text import TrainingText, all_texts, read_part
 from bulletlm.evaluate.verdicts import judge
 from bulletlm.evaluate.weight_checks import check_weights
-from bulletlm.evaluate.words import Words
+from bulletlm.evaluate.words import Words, bits_of_file
 from bulletlm.files import read_json, write_json, write_text
 from bulletlm.formats.bullet.reader import BulletFile, open_bullet
 from bulletlm.formats.npy import read_npy
@@ -212,7 +212,8 @@ def build_report(run_dir: Path, config: Config, measured: Measurements) -> Repor
         report["behaviour"]["facts"]["rows"] = []  # they quote the training text
     if report["private_messages"] and report["behaviour"]["answer_fit"]:
         report["behaviour"]["answer_fit"]["rows"] = []  # they quote the validation text
-    report["summary"], report["verdict"] = summary(report, Words()), sentences(report, Words())
+    say = Words(bits=bits_of_file(report))
+    report["summary"], report["verdict"] = summary(report, say), sentences(report, say)
     report["verdicts"] = judge(report, config.report.limits)
     write_json(run_dir / "report.json", report)
     write_text(run_dir / "report.html", render(report))

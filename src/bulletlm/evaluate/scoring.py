@@ -40,6 +40,9 @@ CRITERIA = {
 
 LEAST, MOST = 1, 5
 
+MODEL_FILE = "4-bit"
+"""What scores call the answers of the model file of a run; pages name the bits of its weights instead."""
+
 SCORE_FILE = "scores.jsonl"
 """Name of the file with scores in a run folder."""
 
@@ -123,7 +126,7 @@ def items_of_report(report: Mapping[str, Any]) -> list[Item]:
     """
     try:
         rows = report["generations"]["rows"]
-        items = items_of([{**row, "a": row["fp32"], "b": row["bq4"]} for row in rows], ("FP32", "4-bit"))
+        items = items_of([{**row, "a": row["fp32"], "b": row["bq4"]} for row in rows], ("FP32", MODEL_FILE))
     except (LookupError, TypeError, AttributeError):
         items = []
     if not items or not all(isinstance(word, str) for item in items for word in (item.prompt, item.language, *item.answers.values())):

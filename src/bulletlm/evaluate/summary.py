@@ -80,28 +80,30 @@ def _quality(report: Report, say: Words) -> str:
     rise = shown.lstrip("+")
     if se is not None and abs(delta) <= 2 * se and abs(change) < LARGE_CHANGE:
         return say(
-            "The 4-bit file is {times} times smaller than FP32, without a measurable loss of quality: the difference in perplexity "
+            "The {n}-bit file is {times} times smaller than FP32, without a measurable loss of quality: the difference in perplexity "
             "({change}) is within the statistical error.",
             times=times,
             change=shown,
         )
     if change <= 0:
         return say(
-            "The 4-bit file is {times} times smaller than FP32 and does not predict this text worse: perplexity changes by {change}.",
+            "The {n}-bit file is {times} times smaller than FP32 and does not predict this text worse: perplexity changes by {change}.",
             times=times,
             change=shown,
         )
     if change < SMALL_CHANGE:
         return say(
-            "The 4-bit file is {times} times smaller than FP32 and almost as good: perplexity rises by {rise}.", times=times, rise=rise
+            "The {n}-bit file is {times} times smaller than FP32 and almost as good: perplexity rises by {rise}.", times=times, rise=rise
         )
     if change < LARGE_CHANGE:
         return say(
-            "The 4-bit file is {times} times smaller than FP32, with a noticeable loss of quality: perplexity rises by {rise}.",
+            "The {n}-bit file is {times} times smaller than FP32, with a noticeable loss of quality: perplexity rises by {rise}.",
             times=times,
             rise=rise,
         )
-    return say("The 4-bit file is {times} times smaller than FP32, but clearly worse: perplexity rises by {rise}.", times=times, rise=rise)
+    return say(
+        "The {n}-bit file is {times} times smaller than FP32, but clearly worse: perplexity rises by {rise}.", times=times, rise=rise
+    )
 
 
 def _learned_and_forgot(report: Report, say: Words) -> list[str]:

@@ -28,7 +28,7 @@ from bulletlm.evaluate.report_types import (
     Verdict,
     Verdicts,
 )
-from bulletlm.evaluate.words import Words
+from bulletlm.evaluate.words import Words, bits_of_file
 
 RUN, TEXT, MORE_TEXT = "RUN", "TEXT", "MORE-TEXT"
 """They stand for the run folder, the sources and text to add in the commands of a report, because a report names no folders."""
@@ -66,7 +66,7 @@ _BADNESS: dict[Status, int] = {"broken": 0, "near": 1, "ok": 2, "unknown": 3}
 
 def judge(report: Report, limits: LimitsConfig, language: str = "en") -> Verdicts:
     """Both verdicts. Texts are in `language` ("en" or "mr"); decisions and names do not depend on it."""
-    say = Words(language)
+    say = Words(language, bits_of_file(report))
     return {"quantization": _quantization(report, limits, say), "usefulness": _usefulness(report, limits, say)}
 
 
@@ -303,7 +303,7 @@ def _answers_figure(rate: Rate | None, limits: LimitsConfig, say: Words) -> Figu
     def text() -> str:
         assert rate
         a, b = (percent(rate[side]["value"], 0) for side in ("fp32", "bq4"))
-        return say("answers with a fault: FP32 {a}, 4-bit {b}", a=a, b=b)
+        return say("answers with a fault: FP32 {a}, {n}-bit {b}", a=a, b=b)
 
     found = rate["change"] if rate else None
     return _figure("worse_answers", say("More answers with a fault"), "points", found, limits.worse_answers, text, noise_is_fine=True)
@@ -315,7 +315,7 @@ def _facts_figure(report: Report, limits: LimitsConfig, say: Words) -> Figure:
     def text() -> str:
         assert facts
         a, b = (percent(facts["wrong"][side]["value"], 0) for side in ("fp32", "bq4"))
-        return say("wrong answers to {asked} facts of the training text: FP32 {a}, 4-bit {b}", asked=facts["asked"], a=a, b=b)
+        return say("wrong answers to {asked} facts of the training text: FP32 {a}, {n}-bit {b}", asked=facts["asked"], a=a, b=b)
 
     found = facts["wrong"]["change"] if facts else None
     return _figure("wrong_facts", say("More wrong answers to facts"), "points", found, limits.wrong_facts, text, noise_is_fine=True)

@@ -1,11 +1,21 @@
 """The texts of the verdicts and of the page in English and Marathi. The English text is the key of its translation."""
 
 import re
+from collections.abc import Mapping
 from functools import cache
+from typing import Any
 
 from bulletlm.evaluate.formatting import count, duration, language_name, size
 from bulletlm.evaluate.marathi import MARATHI
 from bulletlm.evaluate.marathi_stages import STAGES
+
+BITS = {"BQ4": 4, "BQ8": 8, "F16": 16, "F32": 32}
+"""Bits of a weight in the model file, without the scales of the blocks, by the type of its matrices (quant.weights)."""
+
+
+def bits_of_file(report: Mapping[str, Any]) -> int:
+    """How many bits the weights of the model file have, by which texts call it: the 4-bit file."""
+    return BITS[(report.get("quantised") or {}).get("weights", "BQ4")]
 
 
 class Words:
@@ -13,19 +23,21 @@ class Words:
 
     Args:
         code: "en" or "mr".
+        bits: of the weights of the model file, {n} in the texts.
     """
 
-    def __init__(self, code: str = "en") -> None:
+    def __init__(self, code: str = "en", bits: int = 4) -> None:
         self.code = code
+        self.bits = bits
 
     def __call__(self, text: str, /, **values: object) -> str:
-        """`text`, a template with names in braces, in the language, with `values` in place of the names.
+        """`text`, a template with names in braces, in the language, with `values` in place of the names, and the bits of the file as n.
 
         Raises:
             KeyError: the text has no translation; tests/evaluate/test_words.py looks for all of them.
         """
         template = text if self.code == "en" else MARATHI[text]
-        return template.format(**values) if values else template
+        return template.format(n=self.bits, **values) if values or "{n}" in template else template
 
     def finished(self, text: str) -> str:
         """The translation of an English text that another stage made; texts of others, such as of the system, stay as they are."""

@@ -156,7 +156,7 @@ def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def common_answers(folders: list[Path]) -> dict[str, dict[str, str]]:
-    """The answers of the 4-bit models to the prompts that several runs answered: prompt -> name of the run -> answer."""
+    """The answers of the model files to the prompts that several runs answered: prompt -> name of the run -> answer."""
     answers: dict[str, dict[str, str]] = {}
     for folder in folders:
         for row in objects(section(read_report(folder).content, "generations").get("rows")):
@@ -165,7 +165,7 @@ def common_answers(folders: list[Path]) -> dict[str, dict[str, str]]:
 
 
 def _answers(t: Words, folders: list[Path]) -> None:
-    """The answers of the 4-bit models to the same prompts."""
+    """The answers of the model files to the same prompts."""
     both = common_answers(folders)
     if not both:
         return

@@ -1,4 +1,4 @@
-"""Quantize and export: the verdicts with their remedies, the table FP32 against 4-bit, the sensitivity map, and downloads."""
+"""Quantize and export: the verdicts with their remedies, the table FP32 against the model file, the sensitivity map, and downloads."""
 
 import contextlib
 import re
@@ -21,7 +21,7 @@ from bulletlm.dashboard.models import versions
 from bulletlm.dashboard.processes import number, objects, section
 from bulletlm.dashboard.remedies import new_run_flags, remedy_words
 from bulletlm.dashboard.reports import read_report, verdicts_in
-from bulletlm.dashboard.runs import configuration
+from bulletlm.dashboard.runs import configuration, file_bits
 from bulletlm.dashboard.words import Words
 from bulletlm.errors import BulletError, ConfigError
 
@@ -36,9 +36,9 @@ ROWS = {
     "bits_per_byte": FIGURES["bpb"],
     "size": ("File size", "Size of the model file with these weights."),
     "agreement": ("Same most likely token", "At how many places of the text both models find the same token the most likely one."),
-    "kl": ("Divergence (KL, nats/token)", "How far the probabilities of the 4-bit model are from those of FP32; 0 is ideal."),
+    "kl": ("Divergence (KL, nats/token)", "How far the probabilities of the model file are from those of FP32; 0 is ideal."),
 }
-"""Rows of the table FP32 against 4-bit, and what they mean."""
+"""Rows of the table FP32 against the model file, and what they mean."""
 
 FORMAT_NAMES = {
     "bullet": "BulletLM (.bullet)",
@@ -69,22 +69,23 @@ def build(dashboard: Dashboard, request: Request, name: str) -> None:
         elif not report:
             ui.label(t("There is no report card yet: it is written at the end of the run.")).classes("soft")
         if report:
-            _verdicts(dashboard, t, folder, report)
+            bits = file_bits(report, folder)
+            _verdicts(dashboard, t, folder, report, bits)
             with ui.element("div").classes("pair"):
-                _table(t, report)
+                _table(t, report, bits)
                 _map(t, report)
         with ui.element("div").classes("pair"):
             _quantize(dashboard, t, folder)
             _Downloads(dashboard, t, folder)
 
 
-def _verdicts(dashboard: Dashboard, t: Words, folder: Path, report: dict[str, Any]) -> None:
+def _verdicts(dashboard: Dashboard, t: Words, folder: Path, report: dict[str, Any], bits: int) -> None:
     verdicts = verdicts_in(t.language, report)
     with ui.element("div").classes("pair"):
         for name, (question, explanation) in VERDICTS.items():
             if name in verdicts:
                 with ui.element("section").classes("card"):
-                    explained_heading(t, t(question), t(explanation))
+                    explained_heading(t, t(question, n=bits), t(explanation))
                     _verdict(dashboard, t, folder, verdicts[name])
 
 
@@ -139,7 +140,7 @@ def _start(dashboard: Dashboard, t: Words, folder: Path, words: list[str]) -> No
 
 
 def comparison_rows(report: dict[str, Any]) -> dict[str, tuple[str, str, str]]:
-    """The numbers of the table: name of the row -> FP32, 4-bit, 95 % interval; a dash where the report has no number."""
+    """The numbers of the table: name of the row -> FP32, model file, 95 % interval; a dash where the report has no number."""
     comparison = section(report, "comparison")
 
     def both(name: str, form: Callable[[float | None], str]) -> tuple[str, str]:
@@ -166,22 +167,22 @@ def comparison_rows(report: dict[str, Any]) -> dict[str, tuple[str, str, str]]:
     }
 
 
-def _table(t: Words, report: dict[str, Any]) -> None:
+def _table(t: Words, report: dict[str, Any], bits: int) -> None:
     with ui.element("section").classes("card"):
-        explained_heading(t, t("FP32 against 4-bit"), t("Both models on the same unseen text."))
+        explained_heading(t, t("FP32 against {n}-bit", n=bits), t("Both models on the same unseen text."))
         columns: list[dict[str, Any]] = [
             {"name": name, "label": label, "field": name, "align": align, "help": text}
             for name, label, align, text in (
                 ("what", "", "left", ""),
                 ("fp32", "FP32", "right", t("The model with the weights as they were trained, 32 bits each.")),
-                ("bq4", t("4-bit"), "right", t("The model file, whose weights have 4.5 or 8.5 bits each.")),
+                ("bq4", t("{n}-bit", n=bits), "right", t("The model file, with its rounded weights.")),
                 (
                     "interval",
                     t("95 % interval"),
                     "right",
                     t(
                         "Where the figure would be for other text of the same kind, with 95 % probability: the difference of the "
-                        "models for loss (nats/token) and perplexity (percent), the 4-bit figure itself for the other rows."
+                        "models for loss (nats/token) and perplexity (percent), the figure of the model file itself for the other rows."
                     ),
                 ),
             )
@@ -214,7 +215,7 @@ def _map(t: Words, report: dict[str, Any]) -> None:
         explained_heading(
             t,
             t("Sensitivity of the matrices"),
-            t("How much the predictions change if only this matrix is rounded to 4 bits (KL divergence, nats per token)."),
+            t("How much the predictions change if only this matrix is rounded as in the model file (KL divergence, nats per token)."),
         )
         ui.echart(heat_map(layers, columns, t("layer"), t("nats/token"))).classes("chart")
 
@@ -261,7 +262,12 @@ class _Downloads:
     def __init__(self, dashboard: Dashboard, t: Words, folder: Path) -> None:
         self.dashboard, self.t, self.folder = dashboard, t, folder
         found = versions(folder)
-        names = {"4bit": t("4-bit model"), "fp32": t("FP32 model"), "best": t("Best checkpoint"), "start": t("Before fine-tuning")}
+        names = {
+            "4bit": t("{n}-bit model", n=file_bits(read_report(folder).content, folder)),
+            "fp32": t("FP32 model"),
+            "best": t("Best checkpoint"),
+            "start": t("Before fine-tuning"),
+        }
         with ui.element("section").classes("card"):
             explained_heading(
                 t,

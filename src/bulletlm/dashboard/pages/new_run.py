@@ -443,7 +443,7 @@ class _Page:
             with ui.element("div").classes("tiles"):
                 self.tiles = {
                     "parameters": tile(t, "Parameters", show.NOTHING, "Number of weights of the model."),
-                    "file": tile(t, "File size", show.NOTHING, "Size of the 4-bit weights in the model file."),
+                    "file": tile(t, "File size", show.NOTHING, "Size of the weights in the model file."),
                     "memory": tile(t, "Memory", show.NOTHING, "About how much main memory the training needs."),
                     "steps": tile(t, "Steps", show.NOTHING, "Optimizer steps of the training."),
                     "epochs": tile(t, "Passes over the text", show.NOTHING, "How often the training reads the text."),

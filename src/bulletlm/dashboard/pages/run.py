@@ -143,7 +143,12 @@ class _Page:
             self.tiles = {
                 "loss": tile(t, "Best validation loss", show.NOTHING, "Lowest loss on text that the model never saw, in nats per token."),
                 "bpb": tile(t, "Bits per byte", show.NOTHING, "Bits that the model needs for a byte of unseen text. Lower is better."),
-                "gap": tile(t, "4-bit gap", show.NOTHING, "Change of the perplexity from FP32 weights to the 4-bit file. 0 is ideal."),
+                "gap": tile(
+                    t,
+                    t("{n}-bit gap", n=self.summary.file_bits),
+                    show.NOTHING,
+                    "Change of the perplexity from FP32 weights to the model file. 0 is ideal.",
+                ),
                 "speed": tile(t, "Speed", show.NOTHING, "Tokens of text that the training reads in a second, median of the last steps."),
                 "eta": tile(
                     t,
@@ -151,7 +156,7 @@ class _Page:
                     show.NOTHING,
                     "Time until the training ends at its present speed. The later stages take additional time.",
                 ),
-                "size": tile(t, "File size", show.NOTHING, "Size of the 4-bit model file."),
+                "size": tile(t, "File size", show.NOTHING, "Size of the model file."),
                 "parameters": tile(t, "Parameters", show.NOTHING, "Number of weights of the model."),
                 "cpu": tile(t, "Processor", show.NOTHING, "Processor cores that the run uses now."),
                 "memory": tile(t, "Memory", show.NOTHING, "Main memory that the processes of the run use now."),

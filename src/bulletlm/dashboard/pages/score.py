@@ -8,11 +8,13 @@ from nicegui import events, ui
 from bulletlm.dashboard.figures import report_problem
 from bulletlm.dashboard.frame import Dashboard, explained_table, heading, help_button, page, show_error
 from bulletlm.dashboard.reports import read_report
+from bulletlm.dashboard.runs import file_bits
 from bulletlm.dashboard.words import Words
 from bulletlm.errors import BulletError
 from bulletlm.evaluate.scoring import (
     CRITERIA,
     LEAST,
+    MODEL_FILE,
     MOST,
     SCORE_FILE,
     Item,
@@ -186,6 +188,13 @@ class _Page:
             return
         self._next()
 
+    def _shown_name(self, system: str) -> str:
+        """What the page calls a system: scores call the model file "4-bit", whatever its weights are."""
+        if system != MODEL_FILE:
+            return system
+        folder = self.dashboard.workspace.run_folder(self.run.value)
+        return self.t("{n}-bit", n=file_bits(read_report(folder).content, folder))
+
     def _show_result(self, records: list[ScoreRecord]) -> None:
         """What the readers found, after the last answer was scored."""
         t = self.t
@@ -195,7 +204,7 @@ class _Page:
         except BulletError as error:
             ui.label(str(error)).classes("soft")
             return
-        first, second = found["systems"]
+        first, second = (self._shown_name(system) for system in found["systems"])
         points = t("Mean of the points, from 1 to 5.")
         columns: list[dict[str, Any]] = [
             {"name": name, "label": label, "field": name, "align": align, "help": text}
