@@ -271,3 +271,11 @@ def test_a_restart_that_cannot_begin_keeps_the_checkpoints(copy: Config, tmp_pat
     with pytest.raises(DataError, match=r"prompts\.jsonl"):
         run_stages(load_config(copy.run_dir / "config.json", flags), "train", SilentProgress(), restart=True)
     assert before and same(before)
+
+
+def test_a_restart_with_text_that_cannot_be_read_keeps_the_checkpoints(copy: Config, tmp_path: Path) -> None:
+    before = {path: path.read_bytes() for path in (copy.run_dir / "checkpoints").rglob("*") if path.is_file()}
+    flags = [f"--runs-dir={copy.runs_dir}", f"--data.held-out=[{json.dumps(str(tmp_path / 'gone.txt'))}]"]
+    with pytest.raises(DataError, match=r"gone\.txt"):
+        run_stages(load_config(copy.run_dir / "config.json", flags), "train", SilentProgress(), restart=True)
+    assert before and same(before)

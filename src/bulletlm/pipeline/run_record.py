@@ -3,7 +3,7 @@
 import platform
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bulletlm import __version__
 from bulletlm.config.loader import RECORD_KEY, load_run_config
@@ -60,7 +60,7 @@ def run_of_config(config: Config, progress: Progress, restart: bool, group: "Pro
 
     Raises:
         ConfigError: config.json in the run folder was not written by a run, or a source lies where the run writes its files.
-        DataError: a source cannot be read, and the run folder does not record the sources.
+        DataError: a source cannot be read, and the run folder does not record the sources, or the checkpoints would be deleted.
     """
     recorded = read_record(config.run_dir)
     if (config.run_dir / "config.json").exists() and not recorded:
@@ -68,10 +68,47 @@ def run_of_config(config: Config, progress: Progress, restart: bool, group: "Pro
             f"{config.run_dir / 'config.json'} was not written by a run and would be overwritten: move it to another place, or give "
             "this run another --name"
         )
-    missing: BulletError | None = None
-    sources: list[dict[str, Any]] = []
-    augmentation: dict[str, Any] | None = None
-    held_out: list[str] = []
+    problem: DataError | None = None
+    try:
+        text = _present_text(config)
+    except DataError as error:
+        problem = error
+    else:
+        if not restart and (gone := _gone(text.sources, recorded)):
+            problem = DataError(f"the source {printable(gone)} no longer exists: restore it, or train without it with --restart")
+    if problem:
+        if restart or not isinstance(recorded.get("sources"), list):
+            raise problem
+        progress.log(f"note: {problem} (the finished stages of {printable(str(config.run_dir))} are used)", "warning")
+        text = _Text(recorded["sources"], recorded.get("augmentation"), recorded.get("held_out", []))
+    return Run(
+        config=config,
+        fingerprint=fingerprint(config, text.sources, text.augmentation, text.held_out, parent),
+        sources=text.sources,
+        augmentation=text.augmentation,
+        held_out=text.held_out,
+        progress=progress,
+        group=group,
+        missing_source=problem,
+        parent=parent,
+    )
+
+
+class _Text(NamedTuple):
+    """What a run records about its text; the parts are those of `Run`."""
+
+    sources: list[dict[str, Any]]
+    augmentation: dict[str, Any] | None
+    held_out: list[str]
+
+
+def _present_text(config: Config) -> _Text:
+    """The text as it is now.
+
+    Raises:
+        ConfigError: a source lies where the run writes its files.
+        DataError: a file does not exist or cannot be read.
+    """
     try:
         labels = source_files(config.data)
         refuse_own_outputs(config.run_dir, labels, OUTPUT_FOLDERS)
@@ -79,32 +116,9 @@ def run_of_config(config: Config, progress: Progress, restart: bool, group: "Pro
             {"path": unicode_name(str(path)), "label": label, "bytes": path.stat().st_size, "sha256": sha256_of_file(path)}
             for path, label in labels.items()
         ]
-        augmentation = reproducibility_fields(config.augment)
-        held_out = [sha256_of_file(file.path) for file in held_out_files(config.data)]
-        if gone := _gone(sources, recorded):
-            missing = DataError(f"the source {printable(gone)} no longer exists: restore it, or train without it with --restart")
-    except DataError as error:
-        missing = error
+        return _Text(sources, reproducibility_fields(config.augment), [sha256_of_file(file.path) for file in held_out_files(config.data)])
     except OSError as error:
-        missing = DataError(f"cannot read the source {printable(str(error.filename))}: {error.strerror}")
-    if missing and (not restart or not sources):
-        if restart or not isinstance(recorded.get("sources"), list):
-            raise missing
-        progress.log(f"note: {missing} (the finished stages of {printable(str(config.run_dir))} are used)", "warning")
-        sources, augmentation, held_out = recorded["sources"], recorded.get("augmentation"), recorded.get("held_out", [])
-    else:
-        missing = None
-    return Run(
-        config=config,
-        fingerprint=fingerprint(config, sources, augmentation, held_out, parent),
-        sources=sources,
-        augmentation=augmentation,
-        held_out=held_out,
-        progress=progress,
-        group=group,
-        missing_source=missing,
-        parent=parent,
-    )
+        raise DataError(f"cannot read the source {printable(str(error.filename))}: {error.strerror}") from None
 
 
 def _gone(sources: list[dict[str, Any]], recorded: dict[str, Any]) -> str | None:
