@@ -30,11 +30,11 @@ MICRO = {
 """A configuration that trains in a second, with grouped heads and a hidden width that is not 4 x dim."""
 
 
-def write_texts(folder: Path) -> Path:
-    """About 100 KB of the embedded corpus: text, conversations and sentence pairs in both languages."""
+def write_texts(folder: Path, share: float = 1.0) -> Path:
+    """About 100 KB of the embedded corpus, or a share of that: text, conversations and sentence pairs in both languages."""
     folder.mkdir()
     for name, lines in {"stories.mr.txt": 120, "stories.en.txt": 200, "conversations.en.jsonl": 60, "parallel.tsv": 150}.items():
-        text = (SAMPLE_CORPUS / name).read_text(encoding="utf-8").splitlines(keepends=True)[:lines]
+        text = (SAMPLE_CORPUS / name).read_text(encoding="utf-8").splitlines(keepends=True)[: round(lines * share)]
         (folder / name).write_text("".join(text), encoding="utf-8")
     return folder
 
