@@ -11,7 +11,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bulletlm.cli.models import SUFFIX, Found, find_models
+from bulletlm.cli.models import SUFFIX, Found, find_models, is_folder
 from bulletlm.config.recipes import recipe_names
 from bulletlm.formats.packaged import packaged_names
 from bulletlm.terminal import printable
@@ -32,14 +32,17 @@ _bullet_paths() {
 }
 complete -F _bullet_paths bullet
 """
+"""Follows the script of the command-line library for bash and takes its place."""
 
 LINE_OF_ZSH = "(( ${#_cyc_vals} )) && compadd -d _cyc_disp -a _cyc_vals"
+"""The line of the library's script for zsh that offers the candidates."""
 
 LINES_OF_ZSH = """local -a _cyc_folders=("${(@M)_cyc_vals:#*/}")
     _cyc_vals=("${(@)_cyc_vals:#*/}")
     _cyc_disp=("${(@)_cyc_disp:#*/}")
     (( ${#_cyc_folders} )) && compadd -S '' -a _cyc_folders
     (( ${#_cyc_vals} )) && compadd -d _cyc_disp -a _cyc_vals"""
+"""What takes its place."""
 
 
 def finish_script(script: str, shell: str) -> str:
@@ -127,14 +130,7 @@ def _paths(word: str, endings: tuple[str, ...], *, every: bool = True) -> Iterat
     for entry in entries:
         if entry.name.startswith(start) and (start.startswith(".") or not entry.name.startswith(".")):
             path = os.path.join(folder, entry.name)  # noqa: PTH118 - as it was typed: ./ and ~ stay
-            if _is_folder(entry):
+            if is_folder(entry):
                 yield f"{path}/", ""
             elif entry.name.endswith(endings):
                 yield path, ""
-
-
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:
-        return False

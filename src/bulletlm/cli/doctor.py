@@ -17,6 +17,7 @@ from bulletlm.train.backend.plan import Capabilities, cached_plans, inspect_capa
 GB = 1e9
 NEEDED_DISK = 2 * GB
 NEEDED_MEMORY = 1.5 * GB
+"""Bytes below which `bullet doctor` gives advice."""
 
 
 def examine(folder: Path) -> dict[str, Any]:
@@ -90,6 +91,7 @@ def _optimizer() -> str:
 
 
 def _advice(machine: Machine, free: float) -> list[str]:
+    """One sentence for each thing that is missing; `free` is the space on disk in bytes."""
     advice = []
     if modules := missing("train"):
         advice.append(f"models can run but not be trained, since {', '.join(modules)} are not installed: {install_command('train')}")
@@ -105,6 +107,7 @@ def _advice(machine: Machine, free: float) -> list[str]:
 
 
 def _installed(package: str) -> str | None:
+    """The version of a package; None if it is not installed."""
     try:
         return version(package)
     except PackageNotFoundError:

@@ -24,6 +24,7 @@ from bulletlm.cli.wrap import character_width
 
 HISTORY = "chat-history"
 MAX_HISTORY_BYTES = 1_000_000
+"""Size of the history above which the next chat begins another one."""
 
 LOOK_BEHIND = 256
 """Characters before or after the cursor among which the edge of a letter is looked for; letters are far shorter."""

@@ -72,13 +72,15 @@ def parse(command: Callable[..., None], words: Sequence[str]) -> tuple[list[Any]
         return None
 
 
-_usual = warnings.formatwarning
+_format_other_warning = warnings.formatwarning
+"""Python's own form, for warnings that are not for the user."""
 
 
-def _formatted(message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None) -> str:
-    return (
-        f"bullet: {printable(str(message))}\n" if issubclass(category, BulletWarning) else _usual(message, category, filename, lineno, line)
-    )
+def _format_warning(message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None) -> str:
+    """A warning for the user in one line; the parameters are those of `warnings.formatwarning`."""
+    if issubclass(category, BulletWarning):
+        return f"bullet: {printable(str(message))}\n"
+    return _format_other_warning(message, category, filename, lineno, line)
 
 
 def report_errors(call: Callable[[], object], program: str = "bullet") -> None:
@@ -87,7 +89,7 @@ def report_errors(call: Callable[[], object], program: str = "bullet") -> None:
     These are BulletError and BulletWarning, errors of the operating system (a file that cannot be read, too many open files), and
     libraries that only an extra installs. Any other exception is a bug in BulletLM and keeps its traceback.
     """
-    warnings.formatwarning = _formatted
+    warnings.formatwarning = _format_warning
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # characters that the terminal's encoding does not have must not end the program
             stream.reconfigure(errors="backslashreplace")

@@ -66,6 +66,7 @@ def almost_a_configuration(paths: Sequence[str]) -> str | None:
 
 
 def _is_configuration(path: Path) -> bool:
+    """Whether a path is a configuration and not text; of a missing .json file, the error about a configuration is the better one."""
     from bulletlm.config.loader import RECORD_KEY, holds_only_settings, read_values
     from bulletlm.config.recipes import find_recipe
 

@@ -73,7 +73,7 @@ def find_model(word: Path, *, other_folders: bool = False) -> Path:
         return _model_of(found)
     if _is_name(word) and (packaged := packaged_model(word.name)):
         return packaged
-    raise BulletError(_nothing(word))
+    raise BulletError(_no_model(word))
 
 
 def default_model() -> Path:
@@ -127,6 +127,7 @@ def _is_name(word: Path) -> bool:
 
 
 def _named(word: Path, known: list[Found]) -> Found | None:
+    """The one of `known` that a word names; None if none does. Raises a ConfigError for several."""
     if not _is_name(word):
         return None
     found = [item for item in known if item.name == word.name]
@@ -137,6 +138,7 @@ def _named(word: Path, known: list[Found]) -> Found | None:
 
 
 def _model_of(found: Found) -> Path:
+    """The .bullet file. Raises a BulletError for a run that has none yet."""
     if not os.path.lexists(found.model):
         from shlex import quote
 
@@ -144,7 +146,8 @@ def _model_of(found: Found) -> Path:
     return found.model
 
 
-def _nothing(word: Path) -> str:
+def _no_model(word: Path) -> str:
+    """The message for a word that names no model."""
     from difflib import get_close_matches
     from shlex import quote
 
@@ -159,6 +162,7 @@ def _nothing(word: Path) -> str:
 
 
 def _inside(folder: Path) -> Iterator[Found]:
+    """The models and runs that are entries of a folder."""
     for entry in _entries(folder):
         path = folder / entry.name
         if entry.name.endswith(SUFFIX) and _is_file(path):
@@ -168,17 +172,19 @@ def _inside(folder: Path) -> Iterator[Found]:
 
 
 def _folders(place: Path) -> Iterator[Path]:
-    return (place / entry.name for entry in _entries(place) if _is_folder(entry))
+    return (place / entry.name for entry in _entries(place) if is_folder(entry))
 
 
 def _entries(folder: Path) -> list[os.DirEntry[str]]:
+    """The entries of a folder that are not hidden; none of a folder that cannot be read."""
     try:
         return [entry for entry in os.scandir(folder) if not entry.name.startswith(".")]
     except OSError:
         return []
 
 
-def _is_folder(entry: os.DirEntry[str]) -> bool:
+def is_folder(entry: os.DirEntry[str]) -> bool:
+    """Whether an entry of a folder is a folder; not if that may not be known."""
     try:
         return entry.is_dir()
     except OSError:
