@@ -16,7 +16,7 @@ import zlib
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, NotRequired, TypedDict
+from typing import Any, NamedTuple, NotRequired, TypedDict
 
 import numpy as np
 import psutil
@@ -136,18 +136,11 @@ def make_plan(config: Config, hours: float | None, seconds: float, write: Path |
         ConfigError: hours or seconds are not positive, `write` exists or is given without hours.
         DataError: a source does not exist.
     """
-    for name, value in (("hours", hours), ("seconds", seconds)):
-        if value is not None and not (value > 0 and math.isfinite(value)):
-            raise ConfigError(f"--{name}={value:g}: must be more than 0")
-    if write and hours is None:
-        raise ConfigError("--write needs --hours=H, because it writes the best configuration for that time")
-    if write and os.path.lexists(write):
-        raise ConfigError(f"{write} already exists: choose another name, for example {write.with_stem(write.stem + '-2')}")
+    _check_options(hours, seconds, write)
     require_sources(config)
     shape = config.model.shape(config.tokenizer.vocab_size)
     refuse_too_large(shape, config.train)
     text = text_tokens(config)
-    others = [family(width, shape.vocab_size, shape.max_seq_len) for width in MEASURED_WIDTHS]
     law, facts = load_law()
     windows = text["tokens"] // shape.max_seq_len if text["tokens"] else None
     if windows is None and config.train.total_steps is None:
@@ -156,23 +149,13 @@ def make_plan(config: Config, hours: float | None, seconds: float, write: Path |
         )
     steps, reason = count_steps(config.train, windows or 10**12)
     progress.log(f"measuring this machine for about {seconds:.0f} s ...")
-    # Compiling every shape would take a minute, so the speed-up of the configured shape is used for all. The configured run is
-    # measured first, so that the peak of memory is its own.
     tokens = steps * config.train.batch_size_per_device * config.train.gradient_accumulation_steps * shape.max_seq_len
-    long = measure(shape, config.train, seconds / 8, tokens if hours is None else ALWAYS_COMPILE_TOKENS)
-    memory = peak_memory(pick_device(config.train.device))
-    wall, cpu = time.perf_counter(), time.process_time()
-    own = measure(shape, config.train, seconds / 4)
-    eager = [own, *(measure(other, config.train, seconds / 4) for other in others)]
-    got = (time.process_time() - cpu) / (time.perf_counter() - wall) / torch.get_num_threads()
-    gain = own.micro_batch / long.micro_batch
-    clock = Clock(replace(each, micro_batch=each.micro_batch / gain) for each in eager)
-
-    estimator = Estimator(config=config, clock=clock, law=law, facts=facts, available=text["tokens"])
+    machine = _measure_machine(config.train, shape, seconds, tokens if hours is None else ALWAYS_COMPILE_TOKENS)
+    estimator = Estimator(config=config, clock=machine.clock, law=law, facts=facts, available=text["tokens"])
     configured = estimator.estimate(shape, steps)
     plan: Plan = {
         "text": text,
-        "memory_bytes": memory,
+        "memory_bytes": machine.memory,
         "length": reason,
         "configured": asdict(configured),
         "law": facts,
@@ -188,12 +171,28 @@ def make_plan(config: Config, hours: float | None, seconds: float, write: Path |
         plan["best"] = asdict(chosen)
         plan["config"] = fragment(chosen, config)
         if write:
-            values = config.model_dump(mode="json")
-            for section, settings in plan["config"].items():
-                values[section].update(settings)
-            write_json(write, {**values, "name": f"{config.name}-{hours:g}h"})
-    plan["warnings"] = list(_warnings(chosen, text, facts, got))
+            _write_config(write, config, plan["config"], hours)
+    plan["warnings"] = list(_warnings(chosen, text, facts, machine.cpu_share))
     return plan
+
+
+def _check_options(hours: float | None, seconds: float, write: Path | None) -> None:
+    """Raise a ConfigError for options that make no plan; see `make_plan`."""
+    for name, value in (("hours", hours), ("seconds", seconds)):
+        if value is not None and not (value > 0 and math.isfinite(value)):
+            raise ConfigError(f"--{name}={value:g}: must be more than 0")
+    if write and hours is None:
+        raise ConfigError("--write needs --hours=H, because it writes the best configuration for that time")
+    if write and os.path.lexists(write):
+        raise ConfigError(f"{write} already exists: choose another name, for example {write.with_stem(write.stem + '-2')}")
+
+
+def _write_config(path: Path, config: Config, chosen: dict[str, Any], hours: float) -> None:
+    """Write the configuration with the settings of the best run for `hours`."""
+    values = config.model_dump(mode="json")
+    for section, settings in chosen.items():
+        values[section].update(settings)
+    write_json(path, {**values, "name": f"{config.name}-{hours:g}h"})
 
 
 @denormals_are_zero()
@@ -269,6 +268,31 @@ class Clock:
         """Of the forward and backward pass of one token."""
         start, slope = self._token
         return start + slope * training_flops(shape)
+
+
+class _Machine(NamedTuple):
+    """What was measured: the time of steps, the peak of memory in bytes, and the share of the cores that this process got, 0 to 1."""
+
+    clock: Clock
+    memory: int
+    cpu_share: float
+
+
+def _measure_machine(config: TrainConfig, shape: ModelShape, seconds: float, tokens: int) -> _Machine:
+    """Measure training steps of the configured shape and of MEASURED_WIDTHS for about `seconds`; `tokens` is the length of the run.
+
+    Compiling every shape would take a minute, so the speed-up of the configured shape is used for all. The configured run is measured
+    first, so that the peak of memory is its own.
+    """
+    long = measure(shape, config, seconds / 8, tokens)
+    memory = peak_memory(pick_device(config.device))
+    wall, cpu = time.perf_counter(), time.process_time()
+    own = measure(shape, config, seconds / 4)
+    others = [family(width, shape.vocab_size, shape.max_seq_len) for width in MEASURED_WIDTHS]
+    eager = [own, *(measure(other, config, seconds / 4) for other in others)]
+    cpu_share = (time.process_time() - cpu) / (time.perf_counter() - wall) / torch.get_num_threads()
+    gain = own.micro_batch / long.micro_batch
+    return _Machine(Clock(replace(each, micro_batch=each.micro_batch / gain) for each in eager), memory, cpu_share)
 
 
 def _line(x: list[float] | list[int], y: list[float]) -> tuple[float, float]:
@@ -429,9 +453,10 @@ def _text_bytes(file: SourceFile) -> int | None:
         return None
 
 
-def _warnings(chosen: Estimate, text: Text, facts: dict[str, Any], got: float) -> Iterable[str]:
-    if got < MIN_CPU_SHARE:
-        yield f"other programs were busy: the measurement got {got:.0%} of the cores' time; on an idle machine a run is faster"
+def _warnings(chosen: Estimate, text: Text, facts: dict[str, Any], cpu_share: float) -> Iterable[str]:
+    """Notes for the user; `cpu_share` is the share of the cores that the measurement got, 0 to 1."""
+    if cpu_share < MIN_CPU_SHARE:
+        yield f"other programs were busy: the measurement got {cpu_share:.0%} of the cores' time; on an idle machine a run is faster"
     if chosen.epochs is None:
         yield f"the size of the text is unknown ({text['from']}): run `bullet tokenizer` first, then plan again"
     elif chosen.epochs > MOST_EPOCHS + 0.5:
