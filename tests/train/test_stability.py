@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from bulletlm.config.schema import TrainConfig
 from bulletlm.data.tokens import open_tokens
@@ -276,13 +278,30 @@ def assert_all_went_back(folder: Path) -> None:
 def test_noise_and_falling_losses_are_no_trouble() -> None:
     random = np.random.default_rng(3)
     losses = list(3 + 5 * np.exp(-np.arange(3000) / 200) + 0.1 * random.standard_normal(3000))
-    assert all(find_trouble(x, 1.0, losses[max(0, i - 100) : i], 10, 4000) is None for i, x in enumerate(losses))
-    assert find_trouble(losses[-1] + 1.5, 1.0, losses[-100:], 10, 4000) is not None
-    assert find_trouble(losses[-1] + 1.5, 1.0, losses[-19:], 10, 4000) is None
-    assert find_trouble(10.4, 1.0, [], 10, 4000) is not None
+    assert all(find_trouble(x, 1.0, losses[max(0, i - 100) : i], 10, 4000, 64) is None for i, x in enumerate(losses))
+    assert find_trouble(losses[-1] + 1.5, 1.0, losses[-100:], 10, 4000, 64) is not None
+    assert find_trouble(losses[-1] + 1.5, 1.0, losses[-19:], 10, 4000, 64) is None
+    assert find_trouble(10.4, 1.0, [], 10, 4000, 64) is not None
     for loss, norm in ((float("nan"), 1.0), (float("inf"), 1.0), (3.0, float("nan")), (3.0, float("inf"))):
-        assert find_trouble(loss, norm, [], 0, 4000) is not None
-    assert find_trouble(99.0, 1.0, losses[-100:], 0, 4000) is None
+        assert find_trouble(loss, norm, [], 0, 4000, 64) is not None
+    assert find_trouble(99.0, 1.0, losses[-100:], 0, 4000, 64) is None
+
+
+@given(
+    share=st.floats(0.02, 0.2),
+    sequences=st.sampled_from([1, 2, 4, 8, 32]),
+    harder=st.floats(0.5, 2.5),
+    seed=st.integers(0, 1_000),
+)
+@settings(max_examples=30, deadline=None)
+def test_a_few_texts_of_another_kind_are_no_trouble(share: float, sequences: int, harder: float, seed: int) -> None:
+    """A share of the sequences has a loss that falls less, as text in a second language has."""
+    random = np.random.default_rng(seed)
+    common = 3 + 3.5 * np.exp(-np.arange(600) / 60)
+    rare = np.minimum(common + harder, 6.6)
+    kinds = random.random((600, sequences)) < share
+    losses = (np.where(kinds, rare[:, None], common[:, None]) + 0.15 * random.standard_normal((600, sequences))).mean(axis=1).tolist()
+    assert all(find_trouble(x, 1.0, losses[max(0, i - 100) : i], 10, 800, sequences) is None for i, x in enumerate(losses))
 
 
 def test_the_last_good_step_is_kept(tmp_path: Path) -> None:

@@ -211,7 +211,7 @@ class Distillation(Run[DistilPosition]):
 
     def find_trouble(self, loss: float, grad_norm: float) -> str | None:
         """NaN or infinity."""
-        return find_trouble(loss, grad_norm, (), 0, self.state.model.shape.vocab_size)
+        return find_trouble(loss, grad_norm, (), 0, self.state.model.shape.vocab_size, 1)
 
     def recover(self, trouble: Diverged) -> None:
         """Training cannot go on.

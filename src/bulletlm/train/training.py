@@ -351,8 +351,9 @@ class TextTraining(Run[TrainPosition]):
 
     def find_trouble(self, loss: float, grad_norm: float) -> str | None:
         """NaN, infinity, or a jump of the loss."""
-        recent = self.state.position.recent_losses
-        return find_trouble(loss, grad_norm, recent, self.config.spike_threshold, self.state.model.shape.vocab_size)
+        config, recent = self.config, self.state.position.recent_losses
+        vocabulary = self.state.model.shape.vocab_size
+        return find_trouble(loss, grad_norm, recent, config.spike_threshold, vocabulary, sequences_per_step(config))
 
     def recover(self, trouble: Diverged) -> None:
         """Return to the last good checkpoint in every process of the group."""

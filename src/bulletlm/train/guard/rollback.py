@@ -30,6 +30,10 @@ LEVEL_STEPS = 10
 MIN_HISTORY_STEPS = 20
 """Number of preceding losses below which a loss is not compared with them."""
 
+SEQUENCE_NOISE = 0.4
+"""Smallest noise that is assumed for the loss of one sequence, nats per token. The losses of neighbouring steps show less: at the beginning
+of a training all text is equally unknown, and a small share of the text in another language is in few batches."""
+
 ROLLBACK_MARGIN_STEPS = 10
 """Number of steps before a problem in which the weights may be damaged already."""
 
@@ -50,7 +54,7 @@ class Diverged(Exception):
         self.problem, self.in_weights = problem, in_weights
 
 
-def find_trouble(loss: float, norm: float, recent: Sequence[float], threshold: float, vocab_size: int) -> str | None:
+def find_trouble(loss: float, norm: float, recent: Sequence[float], threshold: float, vocab_size: int, sequences: int) -> str | None:
     """What is wrong with a step, in words; None if nothing is.
 
     Args:
@@ -60,6 +64,7 @@ def find_trouble(loss: float, norm: float, recent: Sequence[float], threshold: f
         threshold: how far above its level a loss may be, in robust standard deviations of its noise. Normal runs stay below 5.
             With 0 only NaN and infinity are problems.
         vocab_size: an untrained model has a loss of about log(vocab_size).
+        sequences: in the batch; the mean of a few varies more.
     """
     if not math.isfinite(loss):
         return "the loss is no longer a number"
@@ -73,7 +78,7 @@ def find_trouble(loss: float, norm: float, recent: Sequence[float], threshold: f
         # Differences of neighbours give the noise and the last few losses the level; both are right while the loss is still falling.
         level = statistics.median(recent[-LEVEL_STEPS:])
         noise = 1.4826 * statistics.median(abs(b - a) for a, b in pairwise(recent)) / math.sqrt(2)
-        if loss > level + threshold * max(noise, 0.01):
+        if loss > level + threshold * max(noise, SEQUENCE_NOISE / math.sqrt(sequences)):
             return f"the loss jumped from {level:.2f} to {loss:.2f}"
     return None
 
