@@ -17,7 +17,7 @@ from urllib.request import url2pathname
 from bulletlm.errors import BulletError
 
 EXTRAS = {
-    "train": ("charset_normalizer", "ftfy", "matplotlib", "phonenumbers", "py3langid", "rensa", "torch"),
+    "train": ("charset_normalizer", "ftfy", "matplotlib", "phonenumbers", "py3langid", "rensa", "safetensors", "torch"),
     "serve": ("fastapi", "prometheus_client", "uvicorn"),
     "dashboard": ("fontpkg_noto_sans_devanagari", "nicegui", "wsproto"),
     "documents": ("defusedxml", "markdown_it", "mwparserfromhell", "pypdf", "selectolax"),

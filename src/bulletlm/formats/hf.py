@@ -20,6 +20,7 @@ from bulletlm.formats.chat_marks import add_chat_marks
 from bulletlm.formats.chat_template import HF_TEMPLATE, exported_template, is_standard
 from bulletlm.formats.model_card import model_card
 from bulletlm.formats.not_a_model import INSTEAD, what_was_downloaded
+from bulletlm.formats.safetensors import parse_safetensors, write_safetensors
 from bulletlm.formats.stored import EncodedTensor, Floats, StoredModel, as_floats, brief, check_finite, check_tokenizer
 from bulletlm.formats.tokenizer_json import read_tokenizer_json
 from bulletlm.shape import ModelShape
@@ -83,13 +84,11 @@ def write_hf(folder: Path, model: StoredModel) -> None:
         FormatError: the tokenizer is not one of ours.
         BulletError: the disk is full or the folder is not writable.
     """
-    from safetensors.numpy import save_file
-
     shape, metadata = model.shape, dict(model.metadata)
     check_tokenizer(model.tokenizer_proto, shape.vocab_size, "the tokenizer")
     weights = {hf_name(name): _halves(name, as_floats(model.tensors[name]), shape) for name in shape.tensors()}
     with atomic_folder(folder, FILES) as partial:
-        save_file(weights, partial / WEIGHTS, metadata={"format": "pt"})
+        write_safetensors(partial / WEIGHTS, weights, {"format": "pt"})
         (partial / TOKENIZER).write_bytes(model.tokenizer_proto)
         write_json(partial / "config.json", {**_config(shape), CONFIG_METADATA: metadata})
         write_json(partial / "generation_config.json", _generation(metadata.get("sampling", {})))
@@ -367,7 +366,7 @@ def _weights(folder: Path, shape: ModelShape) -> dict[str, EncodedTensor]:
     names = {hf_name(name): name for name in extents}
     tensors: dict[str, EncodedTensor] = {}
     for path in _shards(folder):
-        for theirs, tensor in _read_safetensors(path).items():
+        for theirs, tensor in parse_safetensors(_read(path), str(path)).items():
             name = names.get(theirs)
             if name is None and theirs.endswith("rotary_emb.inv_freq"):
                 continue  # follows from the configuration
@@ -419,25 +418,3 @@ _SHARD = re.compile(r"model-\d+-of-\d+\.safetensors")
 def _is_file_name(value: Any) -> bool:
     """Whether it is a name without folders that a message can show."""
     return isinstance(value, str) and Path(value).name == value and value.isprintable()
-
-
-def _read_safetensors(path: Path) -> dict[str, Floats]:
-    """Name -> float32 array of the tensors in one file: F32, F16 or BF16."""
-    import safetensors
-
-    try:
-        entries = safetensors.deserialize(_read(path))  # type: ignore[no-untyped-call]
-    except safetensors.SafetensorError as error:
-        raise FormatError(f"{path} is not a whole safetensors file ({brief(str(error))})") from None
-    tensors = {}
-    for name, entry in entries:
-        kind, data = entry["dtype"], entry["data"]
-        if kind == "BF16":
-            # The upper half of a binary32.
-            flat = (np.frombuffer(data, "<u2").astype("<u4") << 16).view("<f4")
-        elif kind in ("F32", "F16"):
-            flat = np.frombuffer(data, "<f4" if kind == "F32" else "<f2").astype(np.float32, copy=False)
-        else:
-            raise FormatError(f"{path}: {brief(name)} is of type {brief(kind)}: only F32, F16 and BF16 are supported")
-        tensors[name] = flat.reshape(entry["shape"])
-    return tensors
