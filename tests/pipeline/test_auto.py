@@ -133,6 +133,12 @@ def test_passes_that_the_user_gave_decide_the_steps() -> None:
     assert choice.values["train"]["epochs"] == 2 and "total_steps" not in choice.values["train"]
 
 
+def test_a_busy_machine_is_named() -> None:
+    busy = replace(machine(), cpu_share=0.4)
+    assert any("got 40% of the cores' time" in note for note in chosen(2_000_000, speed=busy).notes)
+    assert not any("cores' time" in note for note in chosen(2_000_000).notes)
+
+
 def test_general_text_is_not_counted_as_the_text_of_the_user(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("".join(f"Sentence number {n} is a line of this text.\n\n" for n in range(200)))
     assert look_at_text([str(tmp_path)], {"data.mix.general": 0.5}, 42, SilentProgress()).files == 1

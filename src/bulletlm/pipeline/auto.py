@@ -10,13 +10,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
+
 from bulletlm.config.schema import Config, DataConfig, TrainConfig
 from bulletlm.data.log import REJECTIONS, Log, is_change, keep_with
 from bulletlm.data.survey import Survey, survey
 from bulletlm.errors import ConfigError, DataError
 from bulletlm.hardware import inspect_machine
 from bulletlm.pipeline.limits import MOST_EPOCHS, fed_parameters
-from bulletlm.pipeline.plan import Clock, bullet_bytes, load_law, measure
+from bulletlm.pipeline.plan import MIN_CPU_SHARE, Clock, bullet_bytes, load_law, measure
 from bulletlm.pipeline.qat import FEWEST_STEPS, MOST_STEPS, SHARE_OF_TOKENS
 from bulletlm.progress import Progress, format_duration
 from bulletlm.shape import ModelShape
@@ -102,6 +104,7 @@ class Speed:
         words: the machine in a few words.
         qat: time of a token of QAT, divided by that of a token in an FP32 pass through torch. In torch a step of QAT is a training step
             and the forward pass of the teacher.
+        cpu_share: share of the cores' time that the measurement got, 0 to 1.
     """
 
     clock: Clock
@@ -109,6 +112,7 @@ class Speed:
     cores: int
     words: str
     qat: float = 4 / 3
+    cpu_share: float = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -299,9 +303,11 @@ def measure_speed(progress: Progress, seconds: float = MEASURED_SECONDS) -> Spee
     machine = inspect_machine()
     config = _base(128, 16, 4096)
     train = Config.model_validate({"train": config}).train
+    wall, cpu = time.perf_counter(), time.process_time()
     with progress.task("Measuring this machine", None):
         measured = [measure(family(width, 2_000, 128), train, seconds) for width in MEASURED_WIDTHS]
         exact = measure(family(128, 2_000, 128), train.model_copy(update={"precision": "fp32"}), seconds)
+    cpu_share = (time.process_time() - cpu) / (time.perf_counter() - wall) / torch.get_num_threads()
     capabilities = inspect_capabilities("cpu", machine)
     precision = default_plan(train, capabilities, 0.0).precision
     words = f"{format_count(machine.cores, 'core')}, {machine.memory / 1e9:.0f} GB, training in {precision}"
@@ -311,6 +317,7 @@ def measure_speed(progress: Progress, seconds: float = MEASURED_SECONDS) -> Spee
         cores=machine.cores,
         words=words,
         qat=Speed.qat if capabilities.distillation_problem else NATIVE_QAT,
+        cpu_share=cpu_share,
     )
 
 
@@ -602,7 +609,7 @@ def _describe(request: Request, text: Text, data: DataPlan, chosen: _Candidate, 
         f"training  {chosen.steps:,} steps of {chosen.per_step:,} tokens, {epochs:.1f} times over {format_number(available)} tokens"
         f"{qat}; about {format_duration(total)} in all, of {format_duration(3600 * request.hours)}",
     ]
-    notes = [left_out(found, 3)] if found.skipped else []
+    notes = machine_and_file_notes(request, found)
     if found.characters < FEW_CHARACTERS:
         notes.append("from so little text a model learns to spell, but not to answer: a megabyte of text or more is a better start")
     elif epochs > MOST_EPOCHS - 0.5:
@@ -680,6 +687,17 @@ def text_facts(found: Survey, available: float, share: float) -> dict[str, Any]:
         "conversations": found.conversations,
         "skipped": [{"file": item.name, "reason": item.reason} for item in found.skipped],
     }
+
+
+def machine_and_file_notes(request: Request, found: Survey) -> list[str]:
+    """What the user should know about the measurement of the machine and about files that are not read."""
+    notes = [left_out(found, 3)] if found.skipped else []
+    if request.speed.cpu_share < MIN_CPU_SHARE:
+        notes.append(
+            f"other programs were busy: the measurement got {request.speed.cpu_share:.0%} of the cores' time, so this is the choice for a "
+            "slower machine; end them and choose again with --restart, or give more --hours"
+        )
+    return notes
 
 
 def left_out(found: Survey, most: int = 2) -> str:

@@ -27,7 +27,7 @@ from bulletlm.pipeline.auto import (
     format_number,
     given_qat,
     given_training,
-    left_out,
+    machine_and_file_notes,
     mark_given,
     model_file_mb,
     plan_data,
@@ -344,7 +344,7 @@ def _describe(request: Request, text: Text, base: Base, reason: str, training: _
         "seconds": {**training.seconds, "total": whole},
         "hours": request.hours,
     }
-    notes = [left_out(found, 3)] if found.skipped else []
+    notes = machine_and_file_notes(request, found)
     return Choice(values=values, why=mark_given(why, request.given), lines=lines, notes=notes, seconds=training.seconds, facts=facts)
 
 
