@@ -10,7 +10,10 @@ from paths import DOCS, ROOT
 
 PAGES = sorted([*ROOT.glob("*.md"), *DOCS.glob("*.md")])
 
-PROGRAMS = ("bullet", "bullet-builder", "python", "python3", "make", "pip", "curl", "ollama", "git", "torchrun", "printf", "source", ".")
+PROGRAMS = (
+    *("bullet", "bullet-builder", "python", "python3", "make", "pip", "git", "torchrun"),
+    *("apt-get", "curl", "llama-cli", "llama-server", "ollama", "printf", "source", "."),
+)
 
 SHELLS = ("sh", "bash", "shell", "console")
 
@@ -37,6 +40,13 @@ def commands(page: Path) -> list[Command]:
             if words and words[0] in PROGRAMS and (in_block or words[0] in ("bullet", "bullet-builder", "make")):
                 found.append(Command(page.name, line, tuple(words), in_block))
     return found
+
+
+def programs(page: Path) -> set[str]:
+    """The programs that the shell blocks of a page start."""
+    fences = re.findall(rf"^[ ]*```+(?:{'|'.join(SHELLS)})\n(.*?)^[ ]*```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+    lines = [line for fence in fences for line in fence.replace("\\\n", " ").split("\n")]
+    return {words[0] for line in lines for words in _split(line) if words}
 
 
 def _code(text: str) -> Iterator[tuple[int, str, bool]]:

@@ -29,7 +29,7 @@ from bulletlm.formats.packaged import BASE
 from bulletlm.pipeline.auto import Speed
 from bulletlm.pipeline.plan import Clock, Measured, training_flops
 from bulletlm.train.scaling import family
-from doc_commands import PAGES, Command, commands
+from doc_commands import PAGES, PROGRAMS, Command, commands, programs
 from micro_model import MICRO, write_texts
 from paths import ROOT, SAMPLE_CORPUS
 
@@ -52,6 +52,8 @@ ELSEWHERE = {
     r"bullet train \S+ .*--prove-resume": "it trains in processes that it kills; test_around.py runs it",
     r"bullet train \S+ --train\.workers=2": "test_distributed.py trains with two processes",
     r"torchrun": "test_distributed.py starts torchrun on this computer; the page's example needs two computers, or eight",
+    r"llama-(cli|server) ": "it needs llama.cpp; tests/formats checks the file with its library where that is installed",
+    r"apt-get ": "it needs the network and root rights",
     r"ollama ": "it needs Ollama; tests/formats checks the file and its Modelfile, and bench/clients.py the protocol",
     r"bullet serve \S+ --host 0\.0\.0\.0": "it opens this computer to the network; test_access.py does that with a key",
     r"bullet bench demo --against llama.cpp": "it needs llama.cpp; the tests of `bench` compare with it where it is installed",
@@ -121,6 +123,11 @@ def runs_here(command: Command) -> bool:
 def test_every_command_runs_or_has_a_reason(command: Command) -> None:
     known = not is_complete(command) or command.words[0] == "printf" or runs_here(command)  # printf is the text for a pipe
     assert known or why_elsewhere(command), f"{command.page}, line {command.line}: nothing runs {command.text}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_shell_blocks_start_known_programs(page: Path) -> None:
+    assert programs(page) <= set(PROGRAMS), "tests/doc_commands.py does not see the commands of other programs"
 
 
 def test_every_reason_is_for_a_command() -> None:
