@@ -454,8 +454,16 @@ def test_other_settings_are_not_mixed_in(whole: Path, tokens_dir: Path, tmp_path
 
 def test_early_stopping_keeps_the_best(tokens_dir: Path, tmp_path: Path) -> None:
     changes = {"learning_rate": 0.3, "scheduler": "constant", "spike_threshold": 0}
-    result = run(tokens_dir, tmp_path, total_steps=400, eval_every_steps=5, patience_early_stop=2, **changes)
+    said: list[str] = []
+
+    class Listening(SilentProgress):
+        def log(self, text: str, level: str = "info") -> None:
+            said.append(text)
+
+    result = run(tokens_dir, tmp_path, Listening(), total_steps=400, eval_every_steps=5, patience_early_stop=2, **changes)
     assert result.stopped_early
+    kept = f"not fallen for 2 validations (train.patience_early_stop); the best weights, of step {result.best_step}, are kept"
+    assert said[-1] == f"the training ends at step {result.steps} of 400: the validation loss has {kept}"
     assert result.steps < 400
     assert result.best_step == result.steps - 10
     assert load_checkpoint(tmp_path / "checkpoints/best").state["step"] == result.best_step

@@ -187,6 +187,8 @@ def train(job: TrainJob, progress: Progress, group: ProcessGroup = SINGLE_PROCES
         run.replace_lost_best()
         run_steps(run)
         if group.is_main:
+            if run.stopped_early:
+                progress.log(run.early_stop())
             keep_the_better(state, checkpoints, progress)
             if job.start and state.position.best_step == 0:
                 progress.log(_NOT_IMPROVED.format(loss=state.position.best_loss), "warning")
@@ -297,6 +299,14 @@ class TextTraining(Run[TrainPosition]):
         self.metrics.write("end", position.step, reason=reason)
         self.save()
         return True
+
+    def early_stop(self) -> str:
+        """A line about the end of a run that train.patience_early_stop ended."""
+        position = self.state.position
+        return (
+            f"the training ends at step {position.step:,} of {self.total_steps:,}: the validation loss has not fallen for "
+            f"{position.worse_in_a_row} validations (train.patience_early_stop); the best weights, of step {position.best_step:,}, are kept"
+        )
 
     def replace_lost_best(self) -> None:
         """Evaluate the current weights if the best weights of an earlier evaluation were lost (see `restore_best`)."""
