@@ -14,7 +14,7 @@ from bulletlm.data.log import CHANGES, REJECTIONS
 from bulletlm.evaluate import evaluate_run
 from bulletlm.evaluate.marathi import MARATHI
 from bulletlm.evaluate.page import render
-from bulletlm.evaluate.verdicts import _RATE_TEXTS
+from bulletlm.evaluate.verdict_figures import RATE_TEXTS
 from bulletlm.evaluate.words import Words
 from bulletlm.progress import SilentProgress
 
@@ -23,7 +23,7 @@ FOLDER = Path(bulletlm.evaluate.__file__).parent
 
 def texts() -> set[str]:
     """The constant texts of all calls of `say` in the package, and those of tables."""
-    found = set(_RATE_TEXTS.values())
+    found = set(RATE_TEXTS.values())
     for path in FOLDER.glob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             named = isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("say", "self")

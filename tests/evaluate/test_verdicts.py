@@ -26,7 +26,8 @@ from bulletlm.evaluate.page import render
 from bulletlm.evaluate.report import build_report, measure
 from bulletlm.evaluate.report_types import Report, Verdict
 from bulletlm.evaluate.summary import sentences, summary
-from bulletlm.evaluate.verdicts import FEWEST_LEVELS, _figure, judge
+from bulletlm.evaluate.verdict_figures import FEWEST_LEVELS, make_figure
+from bulletlm.evaluate.verdicts import judge
 from bulletlm.evaluate.words import Words
 from bulletlm.formats.bullet.reader import open_bullet
 from bulletlm.formats.bullet.writer import ModelContents, write_bullet
@@ -387,10 +388,10 @@ def test_unclear_figures_are_called_noise() -> None:
     """A difference from few answers does not exceed a limit while its interval reaches 0; a clear one does."""
     for b, status in ((7, "ok"), (25, "broken")):
         change = paired_difference([n < 4 for n in range(50)], [n < b for n in range(50)]).to_dict()
-        assert _figure("x", "x", "points", change, 0.05, str, noise_is_fine=True)["status"] == status
+        assert make_figure("x", "x", "points", change, 0.05, str, noise_is_fine=True)["status"] == status
     for low, expected in ((0.02, "near"), (0.2, "broken")):
-        assert _figure("x", "x", "share", {"value": 0.3, "low": low, "high": 0.5}, 0.1, str)["status"] == expected
-    assert _figure("x", "x", "share", None, 0.1, str)["status"] == "unknown"
+        assert make_figure("x", "x", "share", {"value": 0.3, "low": low, "high": 0.5}, 0.1, str)["status"] == expected
+    assert make_figure("x", "x", "share", None, 0.1, str)["status"] == "unknown"
 
 
 @pytest.mark.parametrize("language", ["en", "mr"])

@@ -121,7 +121,7 @@ def command_here(command: str, folder: Path) -> str:
     The report itself has no paths, because it may be given to other people.
     """
     from bulletlm.data.sources import is_embedded
-    from bulletlm.evaluate.verdicts import RUN, TEXT
+    from bulletlm.evaluate.verdict_causes import RUN, TEXT
 
     words = []
     for word in shlex.split(command):

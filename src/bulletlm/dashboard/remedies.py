@@ -14,7 +14,7 @@ from bulletlm.dashboard.forms import as_word
 from bulletlm.dashboard.runs import configuration
 from bulletlm.data.sources import is_embedded
 from bulletlm.errors import ConfigError
-from bulletlm.evaluate.verdicts import MORE_TEXT, RUN, TEXT
+from bulletlm.evaluate.verdict_causes import MORE_TEXT, RUN, TEXT
 
 COMMANDS = ("qat", "evaluate", "build")
 """Commands that a remedy may start; "build" is what reports of earlier versions say."""

@@ -3,7 +3,7 @@
 from bulletlm.evaluate.formatting import decimal, percent
 from bulletlm.evaluate.markup import Html, html_table, join, tag
 from bulletlm.evaluate.report_types import Figure, IntervalValues, Rate, Report, Verdict, Verdicts
-from bulletlm.evaluate.verdicts import show
+from bulletlm.evaluate.verdict_figures import show
 from bulletlm.evaluate.words import Words
 
 FACTS_SHOWN = 12
