@@ -108,7 +108,11 @@ def test_from_a_pasted_configuration_to_a_model(dashboard: RunningDashboard, bro
     page.get_by_text(re.compile(r"\d+ tokens, [\d,]+ tokens/s")).wait_for()
     page.get_by_text("नमस्कार <b>", exact=True).wait_for()
     write_different_answers(run)
-    page.goto(dashboard.address + "/score?rater=asha")
+    page.goto(dashboard.address + "/score")
+    page.get_by_label("Your name").fill("asha")
+    page.get_by_text("0 of 5 scored").wait_for()
+    page.get_by_role("heading", name="Answer B").wait_for()
+    page.reload()  # which loses nothing
     for scored in range(5):
         page.get_by_text(f"{scored} of 5 scored").wait_for()
         page.get_by_role("heading", name="Answer B").click()
@@ -226,9 +230,14 @@ def test_files_of_runs_are_served_and_no_others(dashboard: RunningDashboard) -> 
     (run / "dashboard" / "configuration.json").write_text("{}", encoding="utf-8")
     (run / "report.html").write_text("<p>report</p>", encoding="utf-8")
     (run / "secret.txt").write_text("secret", encoding="utf-8")
+    (run / "data").mkdir()
+    (run / "data" / "clean-report.json").write_text("{}", encoding="utf-8")
     assert dashboard.get("/files/a/report.html") == (200, b"<p>report</p>")
+    assert dashboard.get("/files/a/clean-report.json") == (200, b"{}")
     for path in (
         "/files/a/secret.txt",
+        "/files/a/data",
+        "/files/a/tokenizer-report.json",
         "/files/b/report.html",
         "/files/..%2Fruns%2Fa/report.html",
         "/files/a/..%2F..%2Fx",

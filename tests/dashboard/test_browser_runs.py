@@ -135,11 +135,15 @@ def test_a_model_is_tried_exported_and_repaired(dashboard: RunningDashboard, bro
     assert tokens.count() > 0
     tokens.first.hover()
     assert re.match(r"\d+\.\d% +\('.*' \d+%", tokens.first.get_attribute("title"))
-    page.get_by_role("button", name="Save as training data").click()
+    saved = dashboard.folder / "uploads" / "playground.jsonl"
+    page.get_by_role("button", name="Save as training data").first.click()
     page.get_by_text("Saved in uploads/playground.jsonl.").wait_for()
-    (line,) = (dashboard.folder / "uploads" / "playground.jsonl").read_text(encoding="utf-8").splitlines()
-    messages = json.loads(line)["messages"]
-    assert [message["role"] for message in messages] == ["user", "assistant"] * 3 and messages[2]["content"] == "नमस्कार"
+    page.get_by_role("button", name="Save as training data").nth(1).click()
+    page.locator(".q-notification__badge", has_text="2").wait_for()  # the same notice a second time
+    for line in saved.read_text(encoding="utf-8").splitlines():
+        messages = json.loads(line)["messages"]
+        assert [message["role"] for message in messages] == ["user", "assistant"] * 3 and messages[2]["content"] == "नमस्कार"
+    assert len(saved.read_text(encoding="utf-8").splitlines()) == 2
 
     # A file is made from any checkpoint; a remedy of the report card starts what it says.
     report = json.loads((run / "report.json").read_text(encoding="utf-8"))

@@ -238,6 +238,18 @@ def test_long_curves_are_thinned_and_the_end_is_read_from_the_tail(tmp_path: Pat
     assert read_tail(path)[0]["step"] == metrics.last_step == 5000
 
 
+def test_a_training_that_had_ended_and_goes_on_has_not_ended(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text(training(1) + '{"event": "end", "step": 1, "reason": "early stop"}\n', encoding="utf-8")
+    metrics = Metrics(path)
+    metrics.refresh()
+    assert metrics.ended == "early stop"
+    with path.open("a", encoding="utf-8") as file:
+        file.write(training(2))
+    metrics.refresh()
+    assert metrics.ended is None
+
+
 # Processes.
 
 

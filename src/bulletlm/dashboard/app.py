@@ -47,13 +47,15 @@ REPORT_POLICY = "sandbox; default-src 'none'; style-src 'unsafe-inline'; img-src
 """Content-Security-Policy of files of a run: they may show text and pictures, and do nothing."""
 
 FILES = {
-    "report.html": "text/html; charset=utf-8",
-    "report.json": "application/json",
-    "config.json": "application/json",
-    "metrics.jsonl": "application/x-ndjson",
-    "model.bullet": "application/octet-stream",
+    "report.html": ("report.html", "text/html; charset=utf-8"),
+    "report.json": ("report.json", "application/json"),
+    "config.json": ("config.json", "application/json"),
+    "metrics.jsonl": ("metrics.jsonl", "application/x-ndjson"),
+    "clean-report.json": ("data/clean-report.json", "application/json"),
+    "tokenizer-report.json": ("tokenizer/report.json", "application/json"),
+    "model.bullet": ("model.bullet", "application/octet-stream"),
 }
-"""Files of a run folder that are served, and their types."""
+"""Files of a run folder that are served: name in the address -> path in the run folder, type."""
 
 SHUTDOWN_SECONDS = 2
 
@@ -124,16 +126,17 @@ def create_app(options: DashboardOptions) -> Guard:
 
     @web.get("/files/{name}/{file}")
     def file_of_run(name: str, file: str) -> Response:
+        stored, kind = FILES.get(file, ("", ""))
         try:
-            path = dashboard.workspace.run_folder(name) / file
+            path = dashboard.workspace.run_folder(name) / stored
         except BulletError as error:
             return Response(str(error), 404, media_type="text/plain")
-        if file not in FILES or not path.is_file():
+        if not path.is_file():
             return Response("There is no such file.", 404, media_type="text/plain")
         headers = {"Content-Security-Policy": REPORT_POLICY, "Cache-Control": "no-cache"}
         inline = file == "report.html"
         name_for_user = None if inline else f"{name}-{file}" if file != "model.bullet" else f"{name}.bullet"
-        return FileResponse(path, media_type=FILES[file], filename=name_for_user, headers=headers)
+        return FileResponse(path, media_type=kind, filename=name_for_user, headers=headers)
 
     ui.run_with(web, title="BulletLM", dark=None, tailwind=False, reconnect_timeout=10.0, show_welcome_message=False, favicon="🎯")
     loopback_names = local_names(options.host) if options.token is None else ()

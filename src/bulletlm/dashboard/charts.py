@@ -13,6 +13,9 @@ COLORS = ("#3b82c4", "#e0862d", "#3f9a57", "#a463c7", "#c94f4f", "#4aa5a5", "#8a
 
 GRAY = "#8a94a0"
 
+LOG_BASE = 2
+"""Of logarithmic axes: with 10, a loss that falls from 8 to 2 would fill a small part of the chart."""
+
 
 def line_chart(lines: Sequence[tuple[str, Points]], *, x_name: str, log: bool = False, markers: Sequence[str] = ()) -> dict[str, Any]:
     """A chart of curves that can be zoomed with the mouse wheel, or with two fingers.
@@ -32,7 +35,7 @@ def line_chart(lines: Sequence[tuple[str, Points]], *, x_name: str, log: bool = 
         "tooltip": {"trigger": "axis", "axisPointer": {"type": "line"}, "confine": True, "renderMode": "richText"},
         "dataZoom": [{"type": "inside", "filterMode": "none"}],
         "xAxis": _axis(x_name, "value") | {"nameLocation": "middle", "nameGap": 24, "min": "dataMin", "max": "dataMax"},
-        "yAxis": _axis("", "log" if log else "value") | {"scale": True},
+        "yAxis": _axis("", "log" if log else "value") | {"scale": True} | ({"logBase": LOG_BASE} if log else {}),
         "series": [
             {
                 "type": "line",

@@ -160,6 +160,7 @@ class Metrics:
                 if name not in ("step", "event") and (measured := number(value)) is not None:
                     self._put(name if kind == "train" or name != "memory_mb" else "eval/memory_mb", step, measured)
             if kind == "train":
+                self.ended = None  # a training that had ended goes on
                 self._tick(number(event.get("seconds")) or 0.0)
             else:
                 self._put_perplexities(step, event)

@@ -25,9 +25,9 @@ from bulletlm.dashboard.reports import REPORT_FILE, StoredReport, decisions_of, 
 from bulletlm.dashboard.words import LANGUAGES
 from bulletlm.dashboard.workspace import Workspace, free_name, is_run
 from bulletlm.errors import BulletError, ConfigError
-from bulletlm.evaluate.words import BITS
 from bulletlm.files import write_text
 from bulletlm.pipeline.run_folder import PROCESS
+from bulletlm.quant.types import BITS
 from bulletlm.train.schedule import count_steps
 
 State = Literal["running", "waiting", "finished", "stopped", "failed"]

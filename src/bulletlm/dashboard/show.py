@@ -43,6 +43,6 @@ def date(seconds: float) -> str:
     return time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds)) if seconds else NOTHING
 
 
-def rule(text: str, language: str) -> str:
-    """What a rule of cleaning does, as the stage that applied it says it, in a language of the pages."""
-    return Words(language).finished(text)
+def text(english: str, language: str) -> str:
+    """A text that a stage has made, such as what a rule of cleaning does, in a language of the pages."""
+    return Words(language).finished(english)

@@ -57,6 +57,7 @@ MARATHI: dict[str, str] = {
     "Choose the text first.": "आधी मजकूर निवडा.",
     "Cleaning": "मजकूर स्वच्छ करणे",
     "Cleaning the text": "मजकूर स्वच्छ करत आहे",
+    "Cleaning would drop or change nothing in the examined part.": "तपासलेल्या भागातील काहीही स्वच्छ करताना वगळले किंवा बदलले जाणार नाही.",
     "Clear": "पुसा",
     "Clear all": "सर्व पुसा",
     "Close": "बंद करा",
@@ -271,7 +272,7 @@ MARATHI: dict[str, str] = {
     "The upload failed: is there room on the disk?": "अपलोड झाले नाही: डिस्कवर जागा आहे का?",
     "The validation loss per byte of text; lower is better. It can be compared between models with different vocabularies.": "मजकुराच्या प्रत्येक बाइटमागे चाचणी लॉस; कमी असणे चांगले. वेगळा शब्दसंग्रह असलेल्या मॉडेलशीही याची तुलना करता येते.",  # noqa: E501
     "The validation loss when the weights are rounded to 4 bits.": "भार 4 बिटांमध्ये बदलल्यावरचा चाचणी लॉस.",
-    "There is no conversation to save yet.": "जतन करण्यासाठी अजून संभाषण नाही.",
+    "The whole report (JSON)": "पूर्ण अहवाल (JSON)",
     "There is no finished run yet.": "अजून एकही प्रशिक्षण पूर्ण झालेले नाही.",
     "There is no model yet.": "अजून मॉडेल नाही.",
     "There is no model yet: start a run first.": "अजून मॉडेल नाही: आधी प्रशिक्षण सुरू करा.",
@@ -371,6 +372,7 @@ MARATHI: dict[str, str] = {
     "training tokens": "प्रशिक्षणाची टोकन",
     "usefulness": "उपयुक्तता",
     "waiting": "रांगेत",
+    "why the training ended: {reason}": "प्रशिक्षण का संपले: {reason}",
     "{characters} characters, {documents} documents, {conversations} conversations": "{characters} अक्षरे, {documents} दस्तऐवज, {conversations} संभाषणे",  # noqa: E501
     "{count} generated tokens are the same as those of the original": "तयार केलेली {count} टोकन मूळ मॉडेलसारखीच आहेत",
     "{count} selected": "{count} निवडले",

@@ -8,9 +8,7 @@ from typing import Any
 from bulletlm.evaluate.formatting import count, duration, language_name, size
 from bulletlm.evaluate.marathi import MARATHI
 from bulletlm.evaluate.marathi_stages import STAGES
-
-BITS = {"BQ4": 4, "BQ8": 8, "F16": 16, "F32": 32}
-"""Bits of a weight in the model file, without the scales of the blocks, by the type of its matrices (quant.weights)."""
+from bulletlm.quant.types import BITS
 
 
 def bits_of_file(report: Mapping[str, Any]) -> int:

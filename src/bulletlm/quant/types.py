@@ -26,6 +26,9 @@ WEIGHT_TYPES: dict[str, BlockLayout] = {
     "F32": BlockLayout(1, 4),
 }
 
+BITS = {"BQ4": 4, "BQ8": 8, "F16": 16, "F32": 32}
+"""Bits of a weight, without the scales of the blocks: what texts call a model file whose matrices have this type."""
+
 METHOD_WORDS = {"none": "rounded to nearest", "search": "searched scales", "gptq": "GPTQ"}
 """Readable names of the values of `quantised.method` in a header."""
 

@@ -557,6 +557,7 @@ def _preview_tiles(t: Words, found: Preview) -> None:
 def _preview_rules(t: Words, found: Preview) -> None:
     """What each rule of cleaning would drop or change, with examples."""
     if not found["rules"]:
+        ui.label(t("Cleaning would drop or change nothing in the examined part.")).classes("soft")
         return
     with ui.expansion(t("What cleaning would drop or change, with examples")).classes("w-full").props("dense"):
         explained_line(
@@ -566,7 +567,7 @@ def _preview_rules(t: Words, found: Preview) -> None:
         )
         for rule in found["rules"]:
             what = t("dropped") if rule["dropped"] else t("changed")
-            text = f"{show.rule(rule['text'], t.language)}: {rule['rows']:,} × {what}, {rule['characters']:,} {t('characters')}"
+            text = f"{show.text(rule['text'], t.language)}: {rule['rows']:,} × {what}, {rule['characters']:,} {t('characters')}"
             ui.label(text).classes("warn" if rule["dropped"] else "")
             for example in rule["examples"]:
                 after = f" → {example['after']}" if example["after"] else ""

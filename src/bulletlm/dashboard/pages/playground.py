@@ -76,7 +76,6 @@ class _Page:
                 self.send = ui.button(t("Send"), icon="send", on_click=self._send).props("no-caps unelevated")
                 self.stop = ui.button(t("Stop"), icon="stop", on_click=self._stop).props("no-caps outline")
                 ui.button(t("New conversation"), icon="restart_alt", on_click=self._reset).props("no-caps flat")
-                ui.button(t("Save as training data"), icon="save", on_click=self._save).props("no-caps flat")
         self.stop.set_visibility(False)
         self._reset()
 
@@ -86,7 +85,7 @@ class _Page:
         self.columns = []
         with self.area:
             for name in filter(None, (self.first.value, self.second.value)):
-                self.columns.append(_Column(self.t, name))
+                self.columns.append(_Column(self.t, name, self.dashboard))
 
     def _stop(self) -> None:
         for column in self.columns:
@@ -115,40 +114,27 @@ class _Page:
         self.stop.set_visibility(True)
         try:
             for column in list(self.columns):  # one after the other, so that the speeds can be compared
-                await column.ask(text, sampling, self.dashboard, self.cache)
+                await column.ask(text, sampling, self.cache)
         finally:
             self.busy = False
             self.send.set_visibility(True)
             self.stop.set_visibility(False)
 
-    def _save(self) -> None:
-        messages = self.columns[0].messages if self.columns else []
-        if not any(message["role"] == "assistant" for message in messages):
-            ui.notify(self.t("There is no conversation to save yet."), position="top")
-            return
-        folder = self.dashboard.workspace.uploads
-        folder.mkdir(parents=True, exist_ok=True)
-        try:
-            with open(folder / CONVERSATIONS, "a", encoding="utf-8") as file:
-                file.write(json.dumps({"messages": messages}, ensure_ascii=False) + "\n")
-        except OSError as error:
-            show_error(self.t, BulletError(f"cannot write {folder / CONVERSATIONS}: {error.strerror}"))
-            return
-        ui.notify(self.t("Saved in {file}.", file=f"uploads/{CONVERSATIONS}"), position="top")
-
 
 class _Column:
     """The conversation with one model."""
 
-    def __init__(self, t: Words, name: str) -> None:
-        self.t, self.name = t, name
+    def __init__(self, t: Words, name: str, dashboard: Dashboard) -> None:
+        self.t, self.name, self.dashboard = t, name, dashboard
         self.messages: list[dict[str, str]] = []
         self.answer = Answer(seconds=0.0)
         with ui.element("section").classes("card"):
             heading(name, 2)
             self.turns = ui.element("div").classes("column w-full").props("aria-live=polite").style("gap:0.6rem")
+            self.save = ui.button(t("Save as training data"), icon="save", on_click=self._save).props("no-caps flat dense")
+            self.save.set_visibility(False)
 
-    async def ask(self, text: str, sampling: Sampling, dashboard: Dashboard, cache: ModelCache) -> None:
+    async def ask(self, text: str, sampling: Sampling, cache: ModelCache) -> None:
         """Add a message of the user and the answer of the model, which appears while it is generated."""
         self.messages.append({"role": "user", "content": text})
         self.answer = answer = Answer()
@@ -159,7 +145,7 @@ class _Column:
             below = ui.element("div").classes("line")
 
         def work() -> None:
-            generate(lambda: cache.get(model_path(dashboard.workspace, self.name)), self.messages, sampling, answer)
+            generate(lambda: cache.get(model_path(self.dashboard.workspace, self.name)), self.messages, sampling, answer)
 
         task = background_tasks.create(run.io_bound(work))
         shown, started = "", time.perf_counter()
@@ -179,6 +165,19 @@ class _Column:
         with below:
             self._show_speed(answer, answer.seconds or time.perf_counter() - started)
         self.messages.append({"role": "assistant", "content": answer.text.strip() or "…"})
+        self.save.set_visibility(True)
+
+    def _save(self) -> None:
+        """Add the conversation to the file of conversations."""
+        folder = self.dashboard.workspace.uploads
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with open(folder / CONVERSATIONS, "a", encoding="utf-8") as file:
+                file.write(json.dumps({"messages": self.messages}, ensure_ascii=False) + "\n")
+        except OSError as error:
+            show_error(self.t, BulletError(f"cannot write {folder / CONVERSATIONS}: {error.strerror}"))
+            return
+        ui.notify(self.t("Saved in {file}.", file=f"uploads/{CONVERSATIONS}"), position="top")
 
     def _show_speed(self, answer: Answer, seconds: float) -> None:
         """The length of an answer and its speed, and what was left out of the prompt."""

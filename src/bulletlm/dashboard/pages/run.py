@@ -254,16 +254,21 @@ class _Page:
                 "Text",
                 "The text after cleaning, and the rules that dropped or changed the most: the number of texts, and of their characters.",
                 "data/clean-report.json",
+                "clean-report.json",
                 _data_facts,
             )
             self._facts(
                 "Tokenizer",
                 "Tokens are the pieces in which the model reads text. With fewer tokens per word it sees more text at once.",
                 "tokenizer/report.json",
+                "tokenizer-report.json",
                 _tokenizer_facts,
             )
 
-    def _facts(self, title: str, explanation: str, file: str, facts: Callable[[Words, dict[str, Any]], list[tuple[str, str]]]) -> None:
+    def _facts(
+        self, title: str, explanation: str, file: str, download: str, facts: Callable[[Words, dict[str, Any]], list[tuple[str, str]]]
+    ) -> None:
+        """A card with the most important facts of a report, and a link to all of it."""
         rows = facts(self.t, read_record(self.folder / file))
         if not rows:
             return
@@ -273,6 +278,7 @@ class _Page:
                 with ui.element("div").classes("line"):
                     ui.label(name).classes("soft")
                     ui.label(value)
+            ui.link(self.t("The whole report (JSON)"), f"/files/{quote(self.name, safe='')}/{download}").classes("small")
 
     def _show_samples(self) -> None:
         if len(self.metrics.samples) == self.samples_shown:
@@ -314,9 +320,16 @@ class _Page:
         parts = [t(STAGE_NAMES[found.stage])] if found.stage else []
         if step and found.total_steps:
             parts.append(t("step {step} of {total}", step=show.whole(step), total=show.whole(found.total_steps)))
-        if found.eta is not None:
-            parts.append(t("{time} left", time=show.span(found.eta, t.language)))
+        if (left := self._seconds_left(found)) is not None:
+            parts.append(t("{time} left", time=show.span(left, t.language)))
+        if self.metrics.ended:
+            parts.append(t("why the training ended: {reason}", reason=show.text(self.metrics.ended, t.language)))
         return " · ".join(parts)
+
+    def _seconds_left(self, found: Summary) -> float | None:
+        """Seconds until the training ends at the median speed of its last steps, as the speed of one step varies."""
+        speed = self.metrics.recent_speed()
+        return found.eta * found.tokens_per_s / speed if found.eta is not None and found.tokens_per_s and speed else found.eta
 
     def _update_buttons(self, found: Summary, step: int) -> None:
         """Show the buttons for what can be done in the present state."""
@@ -342,7 +355,7 @@ class _Page:
         self.tiles["bpb"].set(show.decimal(found.bits_per_byte, unit=t("bits/byte")))
         self.tiles["gap"].set(show.change(found.gap))
         self.tiles["speed"].set(f"{show.whole(speed)} {t('tokens/s')}" if speed else show.NOTHING)
-        self.tiles["eta"].set(show.span(found.eta, t.language))
+        self.tiles["eta"].set(show.span(self._seconds_left(found), t.language))
         self.tiles["size"].set(show.file_size(found.file_bytes))
         self.tiles["parameters"].set(show.parameters(found.parameters, t.language))
 
@@ -404,7 +417,7 @@ class _Page:
             ui.label(
                 t(
                     "The run has trained {count} steps. It continues from there, and everything after the training is done again.",
-                    count=step,
+                    count=show.whole(step),
                 )
             )
             steps = ui.number(t("Total steps"), value=2 * step, min=step + 1, precision=0).props("dense outlined")
@@ -434,7 +447,7 @@ def _data_facts(t: Words, report: dict[str, Any]) -> list[tuple[str, str]]:
         if count and len(rows) < MOST_FACTS:
             what = t("dropped") if "rejected" in rule else t("changed")
             characters = show.whole(abs(number(rule.get("characters")) or 0))
-            rows.append((show.rule(str(rule.get("rule", "")), t.language), f"{show.whole(count)} × {what}, {characters} {t('characters')}"))
+            rows.append((show.text(str(rule.get("rule", "")), t.language), f"{show.whole(count)} × {what}, {characters} {t('characters')}"))
     return rows
 
 

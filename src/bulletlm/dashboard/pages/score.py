@@ -1,6 +1,8 @@
 """Blind scoring: two answers without names, points from 1 to 5, with the keyboard."""
 
+import json
 from typing import Any
+from urllib.parse import urlencode
 
 from fastapi import Request
 from nicegui import events, ui
@@ -91,6 +93,8 @@ class _Page:
         t = self.t
         self.values = {}
         self.area.clear()
+        query = urlencode({"run": self.run.value, "rater": self.rater.value or ""})  # a reload shows the same
+        ui.run_javascript(f"history.replaceState(null, '', {json.dumps('?' + query)})")
         rater = (self.rater.value or "").strip()
         try:
             records = self.store.read()
