@@ -43,7 +43,8 @@ class ComputePlan:
 
     def __str__(self) -> str:
         how = "native" if self.precision == "int8" else "compiled" if self.compiled else "eager"
-        return f"{self.precision}, {how}, {self.threads} thread{'s' * (self.threads > 1)}, {self.micro_batch} sequences a pass"
+        threads = f"{self.threads} thread{'s' * (self.threads > 1)}"
+        return f"{self.precision}, {how}, {threads}, {self.micro_batch} sequence{'s' * (self.micro_batch > 1)} a pass"
 
     def as_dict(self) -> dict[str, Any]:
         """JSON values; `parse_plan` reads them."""
