@@ -66,8 +66,17 @@ FONT_SECONDS = 30 * 86_400
 def create_app(options: DashboardOptions) -> Guard:
     """The whole application. NiceGUI has one application for a process, so this is called once."""
     dashboard = Dashboard(options, Runs(options.workspace))
-    models = ModelCache()
     web = FastAPI(title="BulletLM", docs_url=None, redoc_url=None, openapi_url=None)
+    _add_pages(dashboard)
+    _add_files(web, dashboard)
+    ui.run_with(web, title="BulletLM", dark=None, tailwind=False, reconnect_timeout=10.0, show_welcome_message=False, favicon="🎯")
+    loopback_names = local_names(options.host) if options.token is None else ()
+    return Guard(web, token=options.token, hosts=loopback_names, upload_path=UPLOAD_PATH)
+
+
+def _add_pages(dashboard: Dashboard) -> None:
+    """Register the pages."""
+    models = ModelCache()
 
     @ui.page("/")
     def runs(request: Request) -> None:
@@ -97,6 +106,10 @@ def create_app(options: DashboardOptions) -> Guard:
     def score(request: Request) -> None:
         score_page.build(dashboard, request)
 
+
+def _add_files(web: FastAPI, dashboard: Dashboard) -> None:
+    """Register the routes that receive and send files."""
+
     @web.get("/fonts/devanagari.ttf")
     def font() -> Response:
         headers = {"Cache-Control": f"private, max-age={FONT_SECONDS}"}
@@ -117,7 +130,7 @@ def create_app(options: DashboardOptions) -> Guard:
     async def upload(request: Request, name: str) -> Response:
         length = request.headers.get("content-length", "")
         try:
-            path = await receive(options.workspace, name, request.stream(), int(length) if length.isdigit() else None)
+            path = await receive(dashboard.workspace, name, request.stream(), int(length) if length.isdigit() else None)
         except ClientDisconnect:
             return Response(status_code=400)  # the browser has gone; what had arrived is deleted
         except BulletError as error:
@@ -137,10 +150,6 @@ def create_app(options: DashboardOptions) -> Guard:
         inline = file == "report.html"
         name_for_user = None if inline else f"{name}-{file}" if file != "model.bullet" else f"{name}.bullet"
         return FileResponse(path, media_type=kind, filename=name_for_user, headers=headers)
-
-    ui.run_with(web, title="BulletLM", dark=None, tailwind=False, reconnect_timeout=10.0, show_welcome_message=False, favicon="🎯")
-    loopback_names = local_names(options.host) if options.token is None else ()
-    return Guard(web, token=options.token, hosts=loopback_names, upload_path=UPLOAD_PATH)
 
 
 def serve(options: DashboardOptions) -> None:

@@ -14,7 +14,7 @@ from bulletlm.dashboard.options import DashboardOptions
 from bulletlm.dashboard.runs import Runs
 from bulletlm.dashboard.words import LANGUAGES, Words
 from bulletlm.dashboard.workspace import Workspace
-from bulletlm.errors import BulletError
+from bulletlm.errors import BulletError, ConfigError
 
 STYLE = Path(__file__).with_name("style.css")
 
@@ -111,6 +111,16 @@ def page(request: Request, title: str, here: str) -> Iterator[Words]:
             ).tooltip(names[now])
     with ui.element("main").classes("page"):
         yield t
+
+
+def known_run(dashboard: Dashboard, t: Words, name: str) -> Path | None:
+    """The folder of the run `name`; None after the page says that there is no such run."""
+    try:
+        return dashboard.workspace.run_folder(name)
+    except ConfigError as error:
+        heading(t("There is no such run"))
+        ui.label(str(error))
+        return None
 
 
 def _remember(name: str, value: str) -> None:

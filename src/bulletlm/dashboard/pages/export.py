@@ -16,14 +16,14 @@ from bulletlm.dashboard.charts import heat_map
 from bulletlm.dashboard.export import FORMATS, export_in_process
 from bulletlm.dashboard.figures import FIGURES, VERDICTS, report_problem
 from bulletlm.dashboard.forms import form, help_of
-from bulletlm.dashboard.frame import Dashboard, explained_heading, explained_table, heading, help_button, page, show_error
+from bulletlm.dashboard.frame import Dashboard, explained_heading, explained_table, heading, help_button, known_run, page, show_error
 from bulletlm.dashboard.models import versions
 from bulletlm.dashboard.processes import number, objects, section
 from bulletlm.dashboard.remedies import new_run_flags, remedy_words
 from bulletlm.dashboard.reports import read_report, verdicts_in
 from bulletlm.dashboard.runs import configuration, file_bits
 from bulletlm.dashboard.words import Words
-from bulletlm.errors import BulletError, ConfigError
+from bulletlm.errors import BulletError
 
 LOOKS = {"safe": "good", "limited": "warn", "stop": "bad", "ok": "good", "near": "warn", "broken": "bad"}
 
@@ -53,11 +53,8 @@ FORMAT_NAMES = {
 def build(dashboard: Dashboard, request: Request, name: str) -> None:
     """Build the page of the run `name`."""
     with page(request, "Quantize and export", "/") as t:
-        try:
-            folder = dashboard.workspace.run_folder(name)
-        except ConfigError as error:
-            heading(t("There is no such run"))
-            ui.label(str(error))
+        folder = known_run(dashboard, t, name)
+        if not folder:
             return
         with ui.element("div").classes("line"):
             heading(f"{t('Quantize and export')}: {folder.name}")

@@ -11,7 +11,7 @@ from nicegui import run, ui
 from bulletlm.dashboard import processes, queue, show
 from bulletlm.dashboard.charts import line_chart, show_curves
 from bulletlm.dashboard.figures import ShownVerdict, shown_verdicts
-from bulletlm.dashboard.frame import Dashboard, explained_heading, heading, help_button, page, report_errors, tile
+from bulletlm.dashboard.frame import Dashboard, explained_heading, heading, help_button, known_run, page, report_errors, tile
 from bulletlm.dashboard.metrics import Axis, Metrics
 from bulletlm.dashboard.models import FOUR_BIT, START
 from bulletlm.dashboard.processes import number, objects, read_record, section
@@ -76,13 +76,9 @@ AXES: dict[str, Axis] = {"Steps": "step", "Tokens": "tokens", "Minutes": "time"}
 def build(dashboard: Dashboard, request: Request, name: str) -> None:
     """Build the page of the run `name`."""
     with page(request, name, "/") as t:
-        try:
-            folder = dashboard.workspace.run_folder(name)
-        except ConfigError as error:
-            heading(t("There is no such run"))
-            ui.label(str(error))
-            return
-        _Page(dashboard, t, folder.name, request)
+        folder = known_run(dashboard, t, name)
+        if folder:
+            _Page(dashboard, t, folder.name, request)
 
 
 class _Page:
