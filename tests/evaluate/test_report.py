@@ -17,7 +17,7 @@ from bulletlm.errors import BulletError, DataError
 from bulletlm.evaluate import evaluate_run
 from bulletlm.evaluate.formatting import duration, percent_change, perplexity, size, small
 from bulletlm.evaluate.page import render
-from bulletlm.evaluate.report import read_training, thin
+from bulletlm.evaluate.report import named_languages, read_training, thin
 from bulletlm.progress import SilentProgress
 
 HOSTILE = "<script>alert(1)</script> & \"quotes\" 'and' <b>\x00\x1b[31m\u202etxt.exe ]]> --> </style>"
@@ -281,3 +281,11 @@ def test_starts_fast() -> None:
     """Reading a report's code must not cost the import of torch or matplotlib."""
     code = "import sys, bulletlm.evaluate; sys.exit(bool({'torch', 'matplotlib'} & sys.modules.keys()))"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_model_file_names_no_language_of_a_few_stray_documents() -> None:
+    bytes_of = {"en": 900_000, "mr": 40_000, "fr": 51, "und": 50_000}
+    rows = {code: {"tokens": count // 3, "bytes": count, "documents": 1} for code, count in bytes_of.items()}
+    split: Any = {"tokens": 300_000, "bytes": sum(bytes_of.values()), "by_language": rows, "documents": []}
+    index: Any = {"train": split, "val": split}
+    assert named_languages(index) == ["en", "mr"]

@@ -18,6 +18,7 @@ from bulletlm.evaluate.behaviour import Answers, Described, Questions, Texts, as
 from bulletlm.evaluate.charts import Points
 from bulletlm.evaluate.compare import Comparison, compare_tokens
 from bulletlm.evaluate.data_checks import check_data
+from bulletlm.evaluate.formatting import NO_LANGUAGE
 from bulletlm.evaluate.generation import mean_checks
 from bulletlm.evaluate.labels import Labels, describe_cleaning, describe_settings
 from bulletlm.evaluate.page import render
@@ -333,6 +334,11 @@ def trained_languages(index: TokenIndex) -> list[str]:
     """The languages of the training text, without those of a few stray documents."""
     train = index["train"]
     return [code for code, row in train["by_language"].items() if row["bytes"] >= SMALLEST_SHARE * train["bytes"]]
+
+
+def named_languages(index: TokenIndex) -> list[str]:
+    """`trained_languages` in the order of their codes, for a model file: without text in no language ("und")."""
+    return sorted(code for code in trained_languages(index) if code != NO_LANGUAGE)
 
 
 def _generations(config: Config, measured: Measurements, described: Described, languages: list[str]) -> Generations:

@@ -107,12 +107,13 @@ def export(run: Run) -> None:
 def _metadata(run: Run, training: dict[str, Any]) -> dict[str, Any]:
     """What a model file says about its origin; `training` are the facts about the chosen checkpoint."""
     from bulletlm.data.tokens import read_index
+    from bulletlm.evaluate.report import named_languages
 
     config = run.config
     metadata = {
         "name": config.model_name or config.name,
         "license": config.license,
-        "languages": sorted(read_index(run.folder / "tokens")["train"]["by_language"]),
+        "languages": named_languages(read_index(run.folder / "tokens")),
         "sampling": config.sampling.model_dump(mode="json"),
         "training": {
             **training,

@@ -173,6 +173,7 @@ def _object(path: Path) -> dict[str, Any]:
 
 def _read_checkpoint(folder: Path) -> StoredModel:
     """A checkpoint of a run: its averaged weights where they were the better ones at the last evaluation."""
+    from bulletlm.evaluate.report import named_languages
     from bulletlm.train.checkpoint import load_checkpoint
 
     run = folder.absolute().parents[1]
@@ -199,7 +200,7 @@ def _read_checkpoint(folder: Path) -> StoredModel:
     metadata: dict[str, Any] = {
         "name": config.model_name or config.name,
         "license": config.license,
-        "languages": sorted(index["train"]["by_language"]) if index else [],
+        "languages": named_languages(index) if index else [],
         "sampling": config.sampling.model_dump(mode="json"),
         "training": {
             "step": checkpoint.state.get("step", position.get("step")),
