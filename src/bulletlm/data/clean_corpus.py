@@ -12,6 +12,7 @@ budgets, similarity thresholds or validation set size does not repeat the cleani
     summary.json      the key of settings and sources, and the log of the cleaning rules
 """
 
+import contextlib
 import hashlib
 import re
 from collections import Counter
@@ -124,6 +125,18 @@ class _Part:
     rows: int
     characters: int
 
+    def place(self, file: int, offset: int, documents: int, paragraphs: int) -> None:
+        """Number the records as those of one corpus: the file, and the bytes, documents and paragraphs before this block."""
+        self.documents["offset"] += offset
+        self.documents["file"] = file
+        self.whole["row"] += documents
+        self.parts["row"] += paragraphs
+
+    def outputs(self) -> tuple[bytes, ...]:
+        """The bytes for each of FILES."""
+        arrays = (self.documents, self.paragraphs, self.whole, self.parts)
+        return (self.lines, *(array.tobytes() for array in arrays), self.rejected)
+
 
 def content_hash(*texts: str) -> int:
     """A 64-bit hash of a content, the same on every machine."""
@@ -170,44 +183,35 @@ def clean_files(files: list[SourceFile], config: "CleanConfig", seed: int, folde
 
 
 def _clean(files: list[SourceFile], config: "CleanConfig", seed: int, folder: Path, workers: int, progress: Progress, key: str) -> None:
+    """Clean `files` and write FILES and summary.json, which records `key`, into `folder`; `workers` is 0 for one process a core."""
     sizes = {file.name: file.bytes_on_disk for file in files}
     unpacked = sum(sizes[file.name] * (_PACKED_TIMES if file.member or file.path.suffix.lower() in PACKINGS else 1) for file in files)
     workers = (workers or cores()) if unpacked >= PARALLEL_FROM_BYTES else 1
     skipped: list[Skipped] = []
     taken_for: dict[str, str] = {}
     rows, characters = Counter[str](), Counter[str]()
-    offset = n_documents = n_paragraphs = 0
     log = Log()
-    outputs = {name: open(folder / name, "wb") for name in FILES}  # noqa: SIM115
-    try:
+    numbers = {file.name: number for number, file in enumerate(files)}
+
+    def note(file: SourceFile, problem: str) -> None:
+        skipped.append(Skipped(file.name, problem))
+
+    with contextlib.ExitStack() as stack:
+        outputs = {name: stack.enter_context(open(folder / name, "wb")) for name in FILES}
         log.write = outputs["rejected.jsonl"].write
-        with progress.task("data: cleaning", sum(sizes.values())) as task:
-
-            def note(file: SourceFile, problem: str) -> None:
-                skipped.append(Skipped(file.name, problem))
-
-            pieces = _blocks(files, task.advance, note, taken_for)
-            numbers = {file.name: number for number, file in enumerate(files)}
-            for item, part in ordered_map(_clean_block, (config, seed), pieces, workers):
-                name = item.source if isinstance(item, BadRow) else item.file.name
-                rows[name] += part.rows
-                characters[name] += part.characters
-                log.add(part.log)
-                part.documents["offset"] += offset
-                part.documents["file"] = numbers[name]
-                part.whole["row"] += n_documents
-                part.parts["row"] += n_paragraphs
-                offset += len(part.lines)
-                n_documents += len(part.documents)
-                n_paragraphs += len(part.paragraphs)
-                arrays = (part.documents, part.paragraphs, part.whole, part.parts)
-                for output, piece in zip(
-                    outputs.values(), (part.lines, *(array.tobytes() for array in arrays), part.rejected), strict=True
-                ):
-                    output.write(piece)
-    finally:
-        for output in outputs.values():
-            output.close()
+        task = stack.enter_context(progress.task("data: cleaning", sum(sizes.values())))
+        offset = n_documents = n_paragraphs = 0
+        for item, part in ordered_map(_clean_block, (config, seed), _blocks(files, task.advance, note, taken_for), workers):
+            name = item.source if isinstance(item, BadRow) else item.file.name
+            rows[name] += part.rows
+            characters[name] += part.characters
+            log.add(part.log)
+            part.place(numbers[name], offset, n_documents, n_paragraphs)
+            offset += len(part.lines)
+            n_documents += len(part.documents)
+            n_paragraphs += len(part.paragraphs)
+            for output, content in zip(outputs.values(), part.outputs(), strict=True):
+                output.write(content)
     summary = {
         "key": key,
         "sizes": {name: (folder / name).stat().st_size for name in FILES},
