@@ -173,9 +173,15 @@ def help_button(t: Words, subject: str, text: str) -> None:
 
 @dataclass
 class Tile:
-    """A number with its name; `set` changes the number."""
+    """A number with its name; `set` changes the number, `rename` the name."""
 
     label: ui.label
+    name: ui.label
+
+    def rename(self, text: str) -> None:
+        """Show another name, if it is another one."""
+        if self.name.text != text:
+            self.name.set_text(text)
 
     def set(self, text: str) -> None:
         """Show another number, if it is another one."""
@@ -187,9 +193,9 @@ def tile(t: Words, name: str, value: str, explanation: str) -> Tile:
     """A tile with a number, its name and its explanation."""
     with ui.element("div").classes("tile"):
         with ui.element("div").classes("what"):
-            ui.label(t(name))
+            shown = ui.label(t(name))
             help_button(t, t(name), t(explanation))
-        return Tile(ui.label(value).classes("value"))
+        return Tile(ui.label(value).classes("value"), shown)
 
 
 def report_errors(t: Words, action: Callable[[], Any]) -> Any:

@@ -695,7 +695,7 @@ def machine_and_file_notes(request: Request, found: Survey) -> list[str]:
     if request.speed.cpu_share < MIN_CPU_SHARE:
         notes.append(
             f"other programs were busy: the measurement got {request.speed.cpu_share:.0%} of the cores' time, so this is the choice for a "
-            "slower machine; end them and choose again with --restart, or give more --hours"
+            "slower machine; end them and choose again (--restart), or give more time (--hours)"
         )
     return notes
 

@@ -349,6 +349,7 @@ class _Page:
         t, speed = self.t, self.metrics.recent_speed()
         self.tiles["loss"].set(show.decimal(found.best_loss, unit=t("nats/token")))
         self.tiles["bpb"].set(show.decimal(found.bits_per_byte, unit=t("bits/byte")))
+        self.tiles["gap"].rename(t("{n}-bit gap", n=found.file_bits))
         self.tiles["gap"].set(show.change(found.gap))
         self.tiles["speed"].set(f"{show.whole(speed)} {t('tokens/s')}" if speed else show.NOTHING)
         self.tiles["eta"].set(show.span(self._seconds_left(found), t.language))
