@@ -51,6 +51,7 @@ def test_from_a_pasted_configuration_to_a_model(dashboard: RunningDashboard, bro
     # A mistake stands at its field.
     page.get_by_label("model.dim").first.fill("99")
     page.get_by_text("not divisible by 32").locator("visible=true").first.wait_for()
+    page.get_by_text("The plan is computed when the settings have no mistake.").wait_for()
 
     (dashboard.folder / "prompts.jsonl").write_text('{"prompt": "Hello", "language": "en", "kind": "short"}\n', encoding="utf-8")
 

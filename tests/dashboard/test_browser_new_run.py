@@ -54,6 +54,15 @@ def test_several_files_are_dropped_and_settings_chosen_for_them(dashboard: Runni
     drop_files(page, files[:1])  # another file of the same name replaces nothing
     page.get_by_text("uploads/stories-2.en.txt", exact=True).wait_for()
 
+    # The preview uses the rules of the form.
+    documents = "[...document.querySelectorAll('.tile')].find(tile => tile.innerText.startsWith('Documents'))?.innerText"
+    page.wait_for_function(documents)
+    before = page.evaluate(documents)
+    page.get_by_label("Extra args").fill('--data.clean.languages=["mr"]')
+    page.wait_for_function(f"before => {{ const now = {documents}; return now && now != before }}", arg=before)
+    page.get_by_label("Extra args").fill("")
+    page.get_by_label("Configuration: paste JSON").fill("{}")  # the files stay
+
     choose(page, "Time for the run", "15 minutes")
     page.get_by_role("button", name="Choose the settings for me", exact=True).click()
     # The text is in the languages of the packaged model, so the run starts from it.
