@@ -300,6 +300,12 @@ def learned_by_heart(report: Report) -> None:
     report["training"]["last_val_loss"] = 99.0
 
 
+def no_step_was_better(report: Report) -> None:
+    learned_by_heart(report)
+    assert report["training"]
+    report["training"]["best_step"] = 0
+
+
 def read_too_often(report: Report) -> None:
     assert report["training"]
     report["training"]["tokens"] = 10**9
@@ -336,6 +342,7 @@ FAULTS = [
     rounding_is_bad,
     rounding_is_not_calibrated,
     learned_by_heart,
+    no_step_was_better,
     read_too_often,
     still_learning,
     answers_in_english,
@@ -343,6 +350,17 @@ FAULTS = [
     trained_on_validation,
     parent_trained_on_validation,
 ]
+
+
+def test_the_model_of_the_start_learned_nothing_by_heart(intact: Report) -> None:
+    """If no step was better, the losses of the training say nothing about the model that was kept."""
+    report = copy.deepcopy(intact)
+    no_step_was_better(report)
+    found = judge(report, LimitsConfig(on_topic=1.0))["usefulness"]
+    assert {"no_better_step"} <= {cause["name"] for cause in found["causes"]}
+    assert not {"overfitting", "too_few_steps"} & {cause["name"] for cause in found["causes"]}
+    assert "lower-rate" in next(remedy["command"] for remedy in found["remedies"] if remedy["name"] == "no_better_step")
+    assert "memorize" not in " ".join(summary(report, Words()))
 
 
 def test_commands_of_remedies_are_complete(micro: tuple[Path, Config], intact: Report) -> None:

@@ -172,6 +172,10 @@ MARATHI: dict[str, str] = {
     "the validation loss rose again after step {step}: the model learned its text by heart": (
         "पायरी {step} नंतर चाचणी लॉस पुन्हा वाढला: मॉडेलने मजकूर पाठ केला आहे"
     ),
+    "no step of the training was better than the model from which it started, so that one was kept": (
+        "प्रशिक्षणाची कोणतीही पायरी सुरुवातीच्या मॉडेलपेक्षा चांगली नव्हती, म्हणून सुरुवातीचेच मॉडेल ठेवले आहे"
+    ),
+    "train with a quarter of the learning rate": "शिकण्याचा दर एक चतुर्थांश करून प्रशिक्षण द्या",
     "the validation loss still fell by {fall} in the last fifth of the training": (
         "प्रशिक्षणाच्या शेवटच्या पाचव्या भागातही चाचणी लॉस {fall} ने कमी झाला"
     ),

@@ -61,7 +61,7 @@ def sentences(report: Report, say: Words) -> list[str]:
     )
     found = [f"{_quality(report, say)} {agreement}", meaning, *_learned_and_forgot(report, say)]
     last = training["last_val_loss"] if training else None
-    if training and training["best_step"] is not None and last is not None and last > report["fp32"]["loss"] + 0.02:
+    if training and training["best_step"] and last is not None and last > report["fp32"]["loss"] + 0.02:
         found.append(
             say(
                 "After step {step} of {steps} the validation loss rose again: the model started to memorize its training text "

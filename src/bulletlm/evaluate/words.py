@@ -12,8 +12,8 @@ from bulletlm.quant.types import BITS
 
 
 def bits_of_file(report: Mapping[str, Any]) -> int:
-    """How many bits the weights of the model file have, by which texts call it: the 4-bit file."""
-    return BITS[(report.get("quantised") or {}).get("weights", "BQ4")]
+    """How many bits the weights of the model file have, by which texts call it: the 4-bit file; 4 if the report names no known type."""
+    return BITS.get(str((report.get("quantised") or {}).get("weights")), 4)
 
 
 class Words:
