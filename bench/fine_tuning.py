@@ -66,28 +66,40 @@ class Row:
     sample: str
 
 
-def documents(domain: str, data: Path) -> list[str]:
-    """The documents of a domain as they stand in their files, the files in turn."""
-    parts = []
+def documents(domain: str, data: Path) -> list[list[str]]:
+    """The documents of each file of a domain, as they stand in the file."""
+    found = []
     for name in DOMAINS[domain]:
         text = (data / name).read_text(encoding="utf-8")
-        parts.append([block + "\n\n" for block in text.split("\n\n")] if name.endswith(".txt") else text.splitlines(keepends=True))
-    return [document for document in chain.from_iterable(zip_longest(*parts)) if document and document.strip()]
+        blocks = [block + "\n\n" for block in text.split("\n\n")] if name.endswith(".txt") else text.splitlines(keepends=True)
+        found.append([block for block in blocks if block.strip()])
+    return found
 
 
-def split(whole: list[str], size: int) -> tuple[list[str], list[str]]:
-    """The first documents up to `size` bytes, and the last ones of KEPT_BACK_BYTES, which do not overlap."""
-    kept, total = len(whole), 0
-    while kept and total < KEPT_BACK_BYTES:
-        kept -= 1
-        total += len(whole[kept].encode())
-    first, total = [], 0
-    for document in whole[:kept]:
-        if total >= size:
-            break
-        first.append(document)
-        total += len(document.encode())
-    return first, whole[kept:]
+def split(files: list[list[str]], size: int) -> tuple[list[str], list[str]]:
+    """The first documents of all files up to `size` bytes, and the last ones of KEPT_BACK_BYTES, which do not overlap.
+
+    Each file gives the same part of both, so that both have the same languages; the files take turns.
+    """
+    firsts, lasts = [], []
+    for documents in files:
+        kept, total = len(documents), 0
+        while kept and total < KEPT_BACK_BYTES / len(files):
+            kept -= 1
+            total += len(documents[kept].encode())
+        first, total = [], 0
+        for document in documents[:kept]:
+            if total >= size / len(files):
+                break
+            first.append(document)
+            total += len(document.encode())
+        firsts.append(first)
+        lasts.append(documents[kept:])
+    return _in_turn(firsts), _in_turn(lasts)
+
+
+def _in_turn(files: list[list[str]]) -> list[str]:
+    return [document for document in chain.from_iterable(zip_longest(*files)) if document]
 
 
 def plain(document: str) -> str:
@@ -100,7 +112,7 @@ def plain(document: str) -> str:
 def known_words(domain: str, data: Path) -> set[str]:
     """The words of the whole domain and of the text of the package."""
     package = Path(__file__).parents[1] / "src" / "bulletlm" / "data"
-    texts = [plain(document) for document in documents(domain, data)]
+    texts = [plain(document) for document in chain.from_iterable(documents(domain, data))]
     texts += [path.read_text(encoding="utf-8") for folder in ("sample", "simple") for path in sorted((package / folder).glob("*.*"))]
     return {word for text in texts for word in real_words(text)}
 
@@ -166,10 +178,10 @@ def compare(base: Path, arguments: argparse.Namespace, folder: Path, flags: list
     """Train from random weights and from the base on every domain and size."""
     rows: list[Row] = []
     for domain in arguments.domains:
-        whole, known = documents(domain, arguments.data), known_words(domain, arguments.data)
+        files, known = documents(domain, arguments.data), known_words(domain, arguments.data)
         ending = Path(DOMAINS[domain][0]).suffix
         for size in arguments.sizes:
-            texts, kept = split(whole, SIZES[size])
+            texts, kept = split(files, SIZES[size])
             if sum(len(document.encode()) for document in texts) < 0.8 * SIZES[size]:
                 print(f"{domain}: has less than {size}", file=sys.stderr)
                 continue

@@ -40,7 +40,7 @@ SOURCES_LISTED = 50
 """Hashes of source files that an entry of "parents" lists at most."""
 
 FINE_TUNING: dict[str, Any] = {
-    "learning_rate": 5e-4,
+    "learning_rate": 2e-4,
     "min_learning_rate": 1e-5,
     "warmup_steps": 20,
     "epochs": 4.0,
