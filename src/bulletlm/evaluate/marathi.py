@@ -86,7 +86,7 @@ MARATHI: dict[str, str] = {
     ),
     "rows {i} and {j} of {tensor} are exchanged{tokens}": ("{tensor} मधील ओळी {i} आणि {j} यांची अदलाबदल झाली आहे{tokens}"),
     "rows {rows} of {tensor} are not those of FP32": "{tensor} मधील ओळी {rows} FP32 च्या नाहीत",
-    "{count} matrices are rounded more coarsely than 4 bits need (error {error}, 4 bits give about 10 %): {names}": (
+    "rounding changed {count} of the matrices more coarsely than 4 bits need (error {error}, 4 bits give about 10 %): {names}": (
         "{count} मॅट्रिक्स 4 बिटांपेक्षा जाड पूर्णांकात आहेत (चूक {error}, 4 बिटांत सुमारे 10 %): {names}"
     ),
     "build the model file again from the FP32 weights": "FP32 भारांपासून मॉडेल फाइल पुन्हा तयार करा",

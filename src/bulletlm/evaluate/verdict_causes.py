@@ -96,7 +96,7 @@ def _damage(report: Report, limits: LimitsConfig, found: Findings, say: Words) -
     if coarse:
         mean = sum(row["relative_rmse"] for row in coarse) / len(coarse)
         text = say(
-            "{count} matrices are rounded more coarsely than 4 bits need (error {error}, 4 bits give about 10 %): {names}",
+            "rounding changed {count} of the matrices more coarsely than 4 bits need (error {error}, 4 bits give about 10 %): {names}",
             count=len(coarse),
             error=percent(mean, 0),
             names=some_names([row["name"] for row in sorted(coarse, key=lambda row: -row["relative_rmse"])]),
