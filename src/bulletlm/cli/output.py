@@ -66,7 +66,7 @@ def print_summary(folder: Path, beside: Path | None = None) -> None:
 
 def name_of_file(report: Mapping[str, Any]) -> str:
     """What the model file is called beside FP32: "4-bit", or what quant.weights says."""
-    from bulletlm.evaluate.words import bits_of_file
+    from bulletlm.quant.types import bits_of_file
 
     return f"{bits_of_file(report)}-bit"
 

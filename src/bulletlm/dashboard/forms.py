@@ -320,5 +320,5 @@ def named_flags(text: str) -> list[tuple[str, str, Any]]:
 
 
 def as_word(value: Any) -> str:
-    """A value as it stands in a flag."""
+    """The text after the = of a flag that sets this value."""
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

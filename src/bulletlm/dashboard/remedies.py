@@ -78,7 +78,7 @@ def new_run_flags(command: str, folder: Path) -> PreparedRun | None:
         name, _, value = flag.partition("=")
         if name == "--data.sources":
             sources, wants_text = _sources(value, folder)
-            flag = f"{name}={json.dumps(sources, ensure_ascii=False)}"
+            flag = f"{name}={as_word(sources)}"
         kept.append(flag)
     return PreparedRun(shlex.join(kept), wants_text)
 

@@ -27,7 +27,7 @@ from bulletlm.dashboard.workspace import Workspace, free_name, is_run
 from bulletlm.errors import BulletError, ConfigError
 from bulletlm.files import write_text
 from bulletlm.pipeline.run_folder import PROCESS
-from bulletlm.quant.types import BITS
+from bulletlm.quant.types import bits_of
 from bulletlm.train.schedule import count_steps
 
 State = Literal["running", "waiting", "finished", "stopped", "failed"]
@@ -327,8 +327,7 @@ def _parameters(report: dict[str, Any], folder: Path) -> int | None:
 def file_bits(report: dict[str, Any], folder: Path) -> int:
     """Bits of a weight in the model file: of the report card, or before it is written, of the settings."""
     config = configuration(folder)
-    weights = section(report, "quantised").get("weights", config.quant.weights if config else "BQ4")
-    return BITS.get(weights, BITS["BQ4"]) if isinstance(weights, str) else BITS["BQ4"]
+    return bits_of(section(report, "quantised").get("weights", config.quant.weights if config else None))
 
 
 def _size(path: Path) -> int | None:

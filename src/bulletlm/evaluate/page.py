@@ -26,8 +26,8 @@ from bulletlm.evaluate.page_verdict import behaviour_section, checks_section, fi
 from bulletlm.evaluate.report_types import ComparisonValues, IntervalValues, Report
 from bulletlm.evaluate.summary import sentences, summary
 from bulletlm.evaluate.verdicts import judge
-from bulletlm.evaluate.words import Words, bits_of_file
-from bulletlm.quant.types import BITS
+from bulletlm.evaluate.words import Words
+from bulletlm.quant.types import BITS, bits_of_file
 
 STYLE_FILE = Path(__file__).with_name("page.css")
 

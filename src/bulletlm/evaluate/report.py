@@ -29,12 +29,13 @@ from bulletlm.evaluate.summary import sentences, summary
 from bulletlm.evaluate.training_text import TrainingText, all_texts, read_part
 from bulletlm.evaluate.verdicts import judge
 from bulletlm.evaluate.weight_checks import check_weights
-from bulletlm.evaluate.words import Words, bits_of_file
+from bulletlm.evaluate.words import Words
 from bulletlm.files import read_json, write_json, write_text
 from bulletlm.formats.bullet.reader import BulletFile, open_bullet
 from bulletlm.formats.npy import read_npy
 from bulletlm.formats.provenance import is_private
 from bulletlm.progress import Progress
+from bulletlm.quant.types import bits_of_file
 from bulletlm.runtime import Model, load
 from bulletlm.runtime.sampling import Sampling
 from bulletlm.train.log.events import parse_event

@@ -10,7 +10,8 @@ from bulletlm.config.schema import LimitsConfig
 from bulletlm.evaluate.report_types import Cause, Cost, Decision, Figure, Remedy, Report, Status, Verdict, Verdicts
 from bulletlm.evaluate.verdict_causes import Findings, quantization_causes, usefulness_causes
 from bulletlm.evaluate.verdict_figures import quantization_figures, usefulness_figures
-from bulletlm.evaluate.words import Words, bits_of_file
+from bulletlm.evaluate.words import Words
+from bulletlm.quant.types import bits_of_file
 
 _COSTS: tuple[Cost, ...] = ("seconds", "minutes", "training", "text")
 

@@ -1,19 +1,11 @@
 """The texts of the verdicts and of the page in English and Marathi. The English text is the key of its translation."""
 
 import re
-from collections.abc import Mapping
 from functools import cache
-from typing import Any
 
 from bulletlm.evaluate.formatting import count, duration, language_name, size
 from bulletlm.evaluate.marathi import MARATHI
 from bulletlm.evaluate.marathi_stages import STAGES
-from bulletlm.quant.types import BITS
-
-
-def bits_of_file(report: Mapping[str, Any]) -> int:
-    """How many bits the weights of the model file have, by which texts call it: the 4-bit file; 4 if the report names no known type."""
-    return BITS.get(str((report.get("quantised") or {}).get("weights")), 4)
 
 
 class Words:

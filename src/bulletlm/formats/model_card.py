@@ -14,7 +14,7 @@ from bulletlm.formats.bullet.header import parent_names
 from bulletlm.formats.gguf import size_label
 from bulletlm.formats.provenance import PRIVATE_NOTE, is_private
 from bulletlm.formats.stored import StoredModel
-from bulletlm.quant.types import BITS, METHOD_WORDS
+from bulletlm.quant.types import METHOD_WORDS, bits_of_file
 from bulletlm.terminal import printable
 
 HUB_LICENSES = {
@@ -155,16 +155,11 @@ def _verdicts(report: Mapping[str, Any] | None) -> Iterable[str]:
     if not report or not isinstance(report.get("verdicts"), dict):
         return
     yield "## Verdict"
-    for title, key in ((f"{_bits(report)} bits", "quantization"), ("Usefulness", "usefulness")):
+    for title, key in ((f"{bits_of_file(report)} bits", "quantization"), ("Usefulness", "usefulness")):
         verdict = report["verdicts"][key]
         yield f"**{title}: {_line(verdict['title'])}**"
         deciding = [figure for figure in verdict["figures"] if figure["name"] in verdict["deciding"]]
         yield "\n".join(f"- {_line(figure['text'])}" for figure in deciding)
-
-
-def _bits(report: Mapping[str, Any]) -> int:
-    """Bits of a weight in the model file that the report judges."""
-    return BITS[(report.get("quantised") or {}).get("weights", "BQ4")]
 
 
 def _figures(model: StoredModel, form: str) -> list[list[str]]:
@@ -209,7 +204,7 @@ def _by_language(report: Mapping[str, Any] | None, names: Mapping[str, str]) -> 
         shown = ["–" if value is None else f"{value:.3f}" for value in bits]
         rows.append([names.get(code, code), *shown, f"{part['perplexity_change']:+.2%}", f"{part['tokens']:,}"])
     yield _table(
-        ["language", "bits per byte, FP32", f"bits per byte, {_bits(report)}-bit", "change of perplexity", "held-out tokens"], rows
+        ["language", "bits per byte, FP32", f"bits per byte, {bits_of_file(report)}-bit", "change of perplexity", "held-out tokens"], rows
     )
 
 

@@ -1,9 +1,9 @@
 """Defines the weight types, and chooses the type of each tensor."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from bulletlm.errors import ConfigError
 from bulletlm.shape import BLOCK, BQ4_BYTES, BQ8_BYTES, ModelShape
@@ -28,6 +28,17 @@ WEIGHT_TYPES: dict[str, BlockLayout] = {
 
 BITS = {"BQ4": 4, "BQ8": 8, "F16": 16, "F32": 32}
 """Bits of a weight, without the scales of the blocks: what texts call a model file whose matrices have this type."""
+
+
+def bits_of(type: object) -> int:
+    """The entry of BITS; 4 for what is no known type, since `type` may come from a damaged report."""
+    return BITS.get(type, BITS["BQ4"]) if isinstance(type, str) else BITS["BQ4"]
+
+
+def bits_of_file(report: Mapping[str, Any]) -> int:
+    """How many bits the weights of the model file have that a report judges, by which texts call it: the 4-bit file."""
+    return bits_of((report.get("quantised") or {}).get("weights"))
+
 
 METHOD_WORDS = {"none": "rounded to nearest", "search": "searched scales", "gptq": "GPTQ"}
 """Readable names of the values of `quantised.method` in a header."""
