@@ -120,7 +120,9 @@ def held_out_files(config: "DataConfig") -> list[SourceFile]:
     if not config.held_out:
         return []
     try:
-        return find_files(config.model_copy(update={"sources": [type(config.sources[0])(path=path) for path in config.held_out]}))[0]
+        sources = [type(config.sources[0])(path=path) for path in config.held_out]
+        alone = {"sources": sources, "mix": config.mix.model_copy(update={"general": 0.0})}  # data.mix.general would add its sources
+        return find_files(config.model_copy(update=alone))[0]
     except DataError as error:
         raise DataError(str(error).replace("data.sources", "data.held_out")) from None
 
