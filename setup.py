@@ -6,6 +6,7 @@ numpy, training uses torch, and `bullet doctor` says so.
 Python opens the libraries with ctypes, so they do not depend on its version: one wheel (py3-none-PLATFORM) serves every Python 3.
 """
 
+import gzip
 import os
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ from pathlib import Path
 from setuptools import Extension, setup
 from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
+from setuptools.command.build_py import build_py
 
 PACKAGE = Path("src/bulletlm")
 
@@ -52,6 +54,20 @@ class BuildLibraries(build_ext):
         return str(Path(*fullname.split("."))) + ".so"
 
 
+class PackCorpus(build_py):
+    """Packs the text of the corpus: it takes 9 MB, and a computer that only runs models does not read it."""
+
+    def run(self) -> None:
+        super().run()
+        if self.editable_mode:
+            return
+        for part in ("sample", "simple"):
+            for path in (Path(self.build_lib) / "bulletlm/data" / part).iterdir():
+                if path.suffix in (".jsonl", ".tsv", ".txt"):
+                    path.with_name(f"{path.name}.gz").write_bytes(gzip.compress(path.read_bytes(), mtime=0))
+                    path.unlink()
+
+
 class PlatformWheel(bdist_wheel):
     """A wheel for every Python 3 on one platform."""
 
@@ -62,5 +78,5 @@ class PlatformWheel(bdist_wheel):
 extensions = [native("runtime"), native("train", "runtime/native/threads.c")]
 setup(
     ext_modules=extensions if os.name == "posix" and sys.byteorder == "little" else [],
-    cmdclass={"bdist_wheel": PlatformWheel, "build_ext": BuildLibraries},
+    cmdclass={"bdist_wheel": PlatformWheel, "build_ext": BuildLibraries, "build_py": PackCorpus},
 )

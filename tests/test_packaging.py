@@ -1,5 +1,6 @@
 """What ends up in the wheel, and what `make demo` shows while it installs."""
 
+import gzip
 import importlib
 import json
 import re
@@ -45,6 +46,18 @@ def test_the_library_has_no_python_version_in_its_name(tmp_path: Path) -> None:
     pytest.importorskip("setuptools", minversion="70.1")
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.split()[-3:] == ["bulletlm/runtime/_native.so", "py3", "none"]
+
+
+def test_a_wheel_has_the_corpus_packed(tmp_path: Path) -> None:
+    pytest.importorskip("setuptools", minversion="70.1")
+    command = [sys.executable, "setup.py", "--quiet", "egg_info", f"--egg-base={tmp_path}", "build_py", f"--build-lib={tmp_path / 'lib'}"]
+    subprocess.run(command, cwd=ROOT, capture_output=True, check=True)
+    for part in ("sample", "simple"):
+        texts = {path.name: path.read_bytes() for path in (PACKAGE / "data" / part).iterdir()}
+        built = {path.name: path.read_bytes() for path in (tmp_path / "lib/bulletlm/data" / part).iterdir()}
+        assert built.pop("LICENSE") == texts.pop("LICENSE")
+        assert {name.removesuffix(".gz"): gzip.decompress(packed) for name, packed in built.items()} == texts
+        assert all(name.endswith(".gz") for name in built)
 
 
 TRANSCRIPT = """\

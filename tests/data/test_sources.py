@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 
 from bulletlm.config.schema import DataConfig
+from bulletlm.data import sources
 from bulletlm.data.reading import Block, RawDocument, blocks, read_documents
-from bulletlm.data.sources import find_files, is_embedded, shown_source, source_files
+from bulletlm.data.sources import find_files, held_out_files, is_embedded, sha256_of_source, shown_source, source_files
 from bulletlm.errors import DataError
+from paths import SAMPLE_CORPUS, SIMPLE_CORPUS
 
 
 def find(*paths: object) -> tuple[list[str], list[tuple[str, str]]]:
@@ -215,6 +217,31 @@ def test_texts_of_a_part_of_the_package_are_a_source(tmp_path: Path, monkeypatch
     (tmp_path / "simple" / "mine.txt").write_text("माझे गाव नदीकाठी आहे.\n", encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     assert find("simple/mine.txt")[0] == ["mine.txt"], "other paths are those of the user"
+
+
+def test_an_installation_reads_its_packed_corpus_as_a_checkout_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """setup.py packs the files; names, order and hashes stay, so that a run continues, and is the same, with either."""
+
+    def present() -> list[tuple[str, str, str]]:
+        files, skipped = find_files(DataConfig.model_validate({"sources": ["sample", "simple/chat-again.*"]}))
+        assert not skipped
+        return [(file.name, file.kind, sha256_of_source(file.path)) for file in files]
+
+    plain = present()
+    for path in [*SAMPLE_CORPUS.iterdir(), *SIMPLE_CORPUS.iterdir()]:
+        packed = tmp_path / path.parent.name / f"{path.name}.gz"
+        packed.parent.mkdir(exist_ok=True)
+        if path.suffix:
+            packed.write_bytes(gzip.compress(path.read_bytes()))
+    monkeypatch.setattr(sources, "_folder", lambda part: tmp_path / part)
+    assert present() == plain and len(plain) > 10
+    assert is_embedded("simple/chat-again.mr.jsonl") and not is_embedded("simple/chat-again.mr.jsonl.gz")
+
+
+def test_general_text_is_not_held_out(tmp_path: Path) -> None:
+    (tmp_path / "test.txt").write_text("text\n")
+    config = DataConfig.model_validate({"sources": ["sample"], "held_out": [str(tmp_path / "test.txt")], "mix": {"general": 0.2}})
+    assert [file.name for file in held_out_files(config)] == ["test.txt"]
 
 
 @pytest.mark.parametrize("path", ["simple/", "simple/absent*", "simple/../sample/stories.mr.txt", "simple/LICENSE"])

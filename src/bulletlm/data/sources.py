@@ -2,6 +2,8 @@
 
 import difflib
 import glob
+import gzip
+import hashlib
 import importlib.resources
 import os
 import zipfile
@@ -17,7 +19,7 @@ from bulletlm.data.kinds import ARCHIVE, SAID, endings, kind_of_beginning, kind_
 from bulletlm.data.structure import Documents
 from bulletlm.errors import DataError
 from bulletlm.extras import install_command
-from bulletlm.files import open_regular
+from bulletlm.files import open_regular, sha256_of_file
 from bulletlm.terminal import printable
 
 if TYPE_CHECKING:
@@ -26,6 +28,9 @@ if TYPE_CHECKING:
 EMBEDDED = ("sample", "simple")
 """Sources that stand for the two parts of the corpus in the package: folders of bulletlm.data (docs/corpus-style.md). "simple/PATTERN"
 stands for files of a part."""
+
+_PACKED = ".gz"
+"""Ending of the files of the corpus in an installation (setup.py packs them); their names here are those in a checkout."""
 
 HUGGING_FACE = "hf://"
 
@@ -90,11 +95,24 @@ class Skipped:
 def is_embedded(path: str) -> bool:
     """Whether a source is in the package: a part of its corpus, or texts of a part (EMBEDDED)."""
     part, slash, pattern = path.partition("/")
-    return part in EMBEDDED and (not slash or any(fnmatchcase(file.name, pattern) for file in _folder(part).glob("*.*")))
+    return part in EMBEDDED and (
+        not slash or any(fnmatchcase(file.name.removesuffix(_PACKED), pattern) for file in _folder(part).glob("*.*"))
+    )
 
 
 def _folder(part: str) -> Path:
     return Path(str(importlib.resources.files("bulletlm.data"))) / part
+
+
+def sha256_of_source(path: Path) -> str:
+    """SHA-256 of a file that is read: of its bytes, or of the unpacked text of a packed file of the corpus.
+
+    So a run has the same hashes with an installation as with a checkout.
+    """
+    if path.name.endswith(_PACKED) and path.parent in [_folder(part) for part in EMBEDDED]:
+        with gzip.open(path) as file:
+            return hashlib.sha256(file.read()).hexdigest()
+    return sha256_of_file(path)
 
 
 def unicode_name(name: str) -> str:
@@ -219,8 +237,8 @@ def _find(source: "Source") -> tuple[list[SourceFile], list[Skipped]]:
     text, language = source.path, source.language
     if is_embedded(text):
         part, _, pattern = text.partition("/")
-        files, _ = _in_folder(_folder(part), part, language)
-        return [file for file in files if fnmatchcase(file.path.name, pattern or "*")], []
+        files = [replace(file, name=file.name.removesuffix(_PACKED)) for file in _in_folder(_folder(part), part, language)[0]]
+        return [file for file in files if fnmatchcase(file.name, f"{part}/{pattern or '*'}")], []
     if text.startswith(HUGGING_FACE):
         return _of_dataset(text, language), []
     path = Path(text).expanduser()

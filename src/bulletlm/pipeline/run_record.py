@@ -10,9 +10,8 @@ from bulletlm.config.loader import RECORD_KEY, load_run_config
 from bulletlm.config.messages import format_value
 from bulletlm.config.schema import Config
 from bulletlm.data.augment import reproducibility_fields
-from bulletlm.data.sources import held_out_files, source_files, unicode_name
+from bulletlm.data.sources import held_out_files, sha256_of_source, source_files, unicode_name
 from bulletlm.errors import BulletError, ConfigError, DataError
-from bulletlm.files import sha256_of_file
 from bulletlm.pipeline.run import Run
 from bulletlm.pipeline.run_folder import OUTPUT_FOLDERS, read_object, refuse_own_outputs
 from bulletlm.pipeline.stage_settings import fingerprint
@@ -113,10 +112,10 @@ def _present_text(config: Config) -> _Text:
         labels = source_files(config.data)
         refuse_own_outputs(config.run_dir, labels, OUTPUT_FOLDERS)
         sources = [
-            {"path": unicode_name(str(path)), "label": label, "bytes": path.stat().st_size, "sha256": sha256_of_file(path)}
+            {"path": unicode_name(str(path)), "label": label, "bytes": path.stat().st_size, "sha256": sha256_of_source(path)}
             for path, label in labels.items()
         ]
-        return _Text(sources, reproducibility_fields(config.augment), [sha256_of_file(file.path) for file in held_out_files(config.data)])
+        return _Text(sources, reproducibility_fields(config.augment), [sha256_of_source(file.path) for file in held_out_files(config.data)])
     except OSError as error:
         raise DataError(f"cannot read the source {printable(str(error.filename))}: {error.strerror}") from None
 
