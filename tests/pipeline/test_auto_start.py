@@ -14,7 +14,7 @@ from bulletlm.errors import ConfigError
 from bulletlm.files import read_json
 from bulletlm.formats.bullet.reader import open_bullet
 from bulletlm.pipeline.auto import Choice, Request, Speed
-from bulletlm.pipeline.auto_start import MOST_EPOCHS, Base, choose_from, find_base, scratch_is_better, use_vocabulary
+from bulletlm.pipeline.auto_start import GENERAL_CHARACTERS, MOST_EPOCHS, Base, choose_from, find_base, scratch_is_better, use_vocabulary
 from bulletlm.pipeline.plan import Clock, Measured, training_flops
 from bulletlm.pipeline.recipe import make_choice, text_run, write_recipe
 from bulletlm.pipeline.runner import run_stages
@@ -23,8 +23,18 @@ from bulletlm.shape import ModelShape
 from bulletlm.text.tokenizer import Tokenizer
 from bulletlm.train.scaling import family
 from micro_model import write_texts
+from paths import SAMPLE_CORPUS, SIMPLE_CORPUS
 
 ENGLISH = "The tide rose over the old pier while the children counted boats. "
+
+
+def test_the_size_of_the_general_text_is_that_of_the_corpus() -> None:
+    characters = 0
+    for path in [*SAMPLE_CORPUS.iterdir(), *SIMPLE_CORPUS.iterdir()]:
+        for line in path.read_text(encoding="utf-8").splitlines() if path.suffix else ():
+            row = json.loads(line) if path.suffix == ".jsonl" else {"messages": [{"content": line}]}
+            characters += sum(len(message["content"]) for message in row["messages"])
+    assert GENERAL_CHARACTERS == pytest.approx(characters, rel=0.02)
 
 
 def machine(flops: float = 2e10) -> Speed:

@@ -9,8 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from bulletlm.config.schema import GENERAL_SOURCES, Config, DataConfig
-from bulletlm.data.sources import find_files
+from bulletlm.config.schema import Config
 from bulletlm.data.survey import Survey
 from bulletlm.errors import ConfigError
 from bulletlm.formats.packaged import BASE, packaged_model
@@ -54,8 +53,8 @@ MOST_EPOCHS = 6
 """Passes over the text at most; early stopping ends a run that stops improving."""
 
 WANTED_STEPS = 300
-GENERAL_CHARACTERS_PER_BYTE = 0.45
-"""Of the general text, which is Marathi and English."""
+GENERAL_CHARACTERS = 3_540_000
+"""Of the general text (the corpus of the package), which is Marathi and English."""
 
 GENERAL_SECONDS = 8.0
 """Time to read and clean the general text."""
@@ -233,7 +232,7 @@ def _plan_stream(request: Request, text: Text, base: Base) -> _Stream:
     if general is None:
         general = GENERAL_SHARE if set(base.languages) >= GENERAL_LANGUAGES else 0.0
     data = plan_data(request, text, base.shape, 8_000, reading=GENERAL_SECONDS if general else 0.0)
-    added = min(general / (1 - general) * data.available, 4 * _general_tokens(text)) if general else 0.0
+    added = min(general / (1 - general) * data.available, 4 * GENERAL_CHARACTERS * text.tokens_per_character) if general else 0.0
     return _Stream(data=data, general=float(general), tokens=data.available + added)
 
 
@@ -346,12 +345,6 @@ def _describe(request: Request, text: Text, base: Base, reason: str, training: _
     }
     notes = machine_and_file_notes(request, found)
     return Choice(values=values, why=mark_given(why, request.given), lines=lines, notes=notes, seconds=training.seconds, facts=facts)
-
-
-def _general_tokens(text: Text) -> float:
-    """Tokens of the general text, estimated from its size."""
-    files = find_files(DataConfig.model_validate({"sources": list(GENERAL_SOURCES)}))[0]
-    return sum(file.bytes_on_disk for file in files) * GENERAL_CHARACTERS_PER_BYTE * text.tokens_per_character
 
 
 def _longest_context(tokens: float) -> int:
