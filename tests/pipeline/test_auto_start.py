@@ -34,7 +34,7 @@ def test_the_size_of_the_general_text_is_that_of_the_corpus() -> None:
         for line in path.read_text(encoding="utf-8").splitlines() if path.suffix else ():
             row = json.loads(line) if path.suffix == ".jsonl" else {"messages": [{"content": line}]}
             characters += sum(len(message["content"]) for message in row["messages"])
-    assert GENERAL_CHARACTERS == pytest.approx(characters, rel=0.02)
+    assert pytest.approx(characters, rel=0.02) == GENERAL_CHARACTERS
 
 
 def machine(flops: float = 2e10) -> Speed:
