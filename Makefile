@@ -70,7 +70,8 @@ wheels: $(VENV)/.dev
 	@$(BIN)/python tools/build_wheels.py
 
 # Builds the wheels, installs them in fresh environments of every Python that is found, without a compiler; runs them; prints their sizes.
-# Also follows README.md in a fresh clone. One run tells everything: a failed check does not stop the others.
+# Also follows README.md in a fresh clone. A failed check does not stop the others; the last lines are a table of all of them. For single
+# checks: $(BIN)/python tools/release_check.py --list, then --only NAME.
 release-check: $(VENV)/.dev
 	@TORCH="$(TORCH)" $(BIN)/python tools/release_check.py
 

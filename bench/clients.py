@@ -33,6 +33,9 @@ QUESTIONS = ("मैत्री म्हणजे काय?", "Who lived in t
 TIMEOUT_SECONDS = 300
 """For one client."""
 
+STOP_SECONDS = 60
+"""For the server to end after SIGTERM."""
+
 Ask = Callable[[str, bool], str]
 """Asks the next question of a conversation, streamed or not, and gives the answer."""
 
@@ -385,14 +388,18 @@ def server_of(model: Path) -> Iterator[str]:
     """Start a server with its default options and return its address."""
     command = [sys.executable, "-m", "bulletlm", "serve", str(model), "--port", "0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        found = re.search(r"(http://\S+)/v1", process.stdout.readline())
-        if not found:
-            sys.exit("the server did not start")
         try:
+            assert process.stdout is not None
+            found = re.search(r"(http://\S+)/v1", process.stdout.readline())
+            if not found:
+                sys.exit("the server did not start")
             yield found[1]
         finally:
             process.terminate()
+            try:
+                process.wait(STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                process.kill()
 
 
 def main() -> None:

@@ -1,7 +1,6 @@
 """What ends up in the wheel, and what `make demo` shows while it installs."""
 
 import gzip
-import importlib
 import json
 import re
 import shutil
@@ -137,35 +136,3 @@ def test_every_model_of_the_package_has_its_report() -> None:
         page = PACKAGE / "models" / f"{name}.report.html"
         assert 1000 < page.stat().st_size <= package_model.LARGEST_REPORT
         assert name in page.read_text(encoding="utf-8")
-
-
-def test_a_failed_check_does_not_stop_the_release_check(tmp_path: Path) -> None:
-    words = [sys.executable, ROOT / "tools" / "release_check.py", "--dist", tmp_path, "--only", "sdist,npm"]
-    done = subprocess.run(words, capture_output=True, text=True, check=False)
-    lines = done.stdout.splitlines()
-    assert done.returncode == 1, done.stderr
-    *rows, last = lines[lines.index("summary") + 1 :]
-    assert [row.split()[:2] for row in rows] == [["sdist", "failed"], ["npm", "failed"]]
-    assert all(re.search(r" \d+ s   .* has no bulletlm-\*.*: run make wheels$", row) for row in rows)
-    assert last.startswith("0 passed, 0 skipped, 2 failed, in ")
-
-
-def test_an_unknown_check_is_named(tmp_path: Path) -> None:
-    words = [sys.executable, ROOT / "tools" / "release_check.py", "--dist", tmp_path, "--only", "plain,all"]
-    done = subprocess.run(words, capture_output=True, text=True, check=False)
-    assert done.returncode == 2 and "--only all: the checks are wheels, checkout, " in done.stderr
-
-
-def test_the_outcome_of_a_check(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(ROOT / "tools"))
-    module = importlib.import_module("release_check")
-
-    def raises(error: BaseException) -> None:
-        raise error
-
-    errors = {"a": module.NotPossible("this needs npm"), "b": SystemExit("pip failed:\nmore"), "c": FileNotFoundError("node"), "d": None}
-    outcomes = [module.try_check(name, lambda error=error: error and raises(error)) for name, error in errors.items()]
-    assert [(each.check, each.state) for each in outcomes] == [("a", "skipped"), ("b", "failed"), ("c", "failed"), ("d", "passed")]
-    lines = module.summary(outcomes)
-    assert [line.split(" s   ")[-1] for line in lines[1:4]] == ["this needs npm", "pip failed:", "FileNotFoundError: node"]
-    assert lines[-1].startswith("1 passed, 1 skipped, 2 failed")
