@@ -18,6 +18,7 @@ from bulletlm.files import read_json, sha256_of_file
 from bulletlm.pipeline.runner import run_stages
 from bulletlm.progress import SilentProgress
 from bulletlm.text.documents import read_documents
+from bulletlm.train import training
 from bulletlm.train.checkpoint import list_checkpoints, load_checkpoint
 from bulletlm.train.schedule import decay_start, learning_rate
 from micro_model import write_micro_config
@@ -151,6 +152,29 @@ def test_the_model_of_before_stays_if_more_training_is_worse(wsd: Path, tmp_path
     else:
         assert after.state["val_loss"] < before.state["val_loss"]
     assert not (config.run_dir / "checkpoints/best-earlier").exists()
+
+
+@pytest.mark.parametrize("damaged", [False, True], ids=["", "the earlier weights are damaged"])
+def test_an_extended_run_that_keeps_diverging_gives_the_best_weights_of_both(
+    damaged: bool, wsd: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From step 46 on every loss counts as divergence; from the last good state before that, only step 40 is validated."""
+    path = copied(wsd, tmp_path)
+    before = load_checkpoint(tmp_path / "runs/micro/checkpoints/best")
+
+    def trouble(*arguments: Any) -> str | None:
+        if damaged:
+            (tmp_path / "runs/micro/checkpoints/best-earlier/model.safetensors").write_bytes(b"damaged")
+        return original(*arguments) or ("the loss jumped" if len(arguments[2]) >= 46 else None)
+
+    original = training.find_trouble
+    monkeypatch.setattr(training, "find_trouble", trouble)
+    config, said = run(path, "--total-steps=70")
+    after = load_checkpoint(config.run_dir / "checkpoints/best")
+    assert not (config.run_dir / "checkpoints/best-earlier").exists()
+    step = 40 if damaged else before.state["step"]
+    assert after.state["step"] == step and any(f"best weights so far, of step {step}" in line for line in said)
+    assert any("best-earlier" in line and "the best weights of the longer training are used" in line for line in said) == damaged
 
 
 def test_more_text_keeps_the_tokenizer_and_holds_out_only_new_text(cosine: Path, tmp_path: Path) -> None:

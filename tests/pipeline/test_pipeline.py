@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+from bulletlm.cli.app import main
 from bulletlm.config.loader import load_config
 from bulletlm.config.schema import Config
 from bulletlm.data.tokens import open_tokens
@@ -234,3 +235,20 @@ def test_a_full_disk_is_one_clear_line_and_the_run_goes_on_later(texts: Path, mi
     assert result.returncode == 0, result.stderr
     assert json.loads(result.stdout)["name"] == "micro"
     assert sha256_of_file(tmp_path / "runs/micro/model.bullet") == sha256_of_file(micro_run / "model.bullet")
+
+
+def test_a_training_that_keeps_diverging_gives_the_best_model_so_far(
+    texts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With this threshold, every rise of the loss counts as divergence."""
+    path = write_micro_config(tmp_path, texts)
+    flags = ["--train.spike-threshold=0.001", "--qat.steps=0", "--samples=0", "--max-tokens=4"]
+    with pytest.raises(SystemExit) as ended:
+        main(["run", str(path), *flags])
+    assert ended.value.code == 0
+    said = " ".join(capsys.readouterr().err.split())
+    assert "the training ends here, and the model is made from the best weights so far, of step 20" in said
+    folder = tmp_path / "runs/micro"
+    assert open_bullet(folder / "model.bullet").metadata["training"]["step"] == 20
+    assert read_json(folder / "report.json")["training"]["ended"] == "diverged"
+    assert "Training: up to date" in again(load_config(path, flags))

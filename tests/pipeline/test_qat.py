@@ -37,6 +37,7 @@ from bulletlm.quant.types import weight_types
 from bulletlm.runtime import load
 from bulletlm.shape import ModelShape
 from bulletlm.train import distil as distil_module
+from bulletlm.train import loop
 from bulletlm.train.backend.native import why_no_distillation
 from bulletlm.train.checkpoint import load_checkpoint
 from bulletlm.train.distil import DistilJob, Distilled, below_noise, distil
@@ -232,6 +233,34 @@ def test_it_stops_while_there_is_room_on_the_disk(sharp: Callable[..., Distilled
         with pytest.raises(Interrupted, match=r"stopped at step 0 of 4 of QAT \(only 1 MB are free .*: free some space\); saved"):
             sharp(tmp_path, steps=4)
     assert sharp(tmp_path, steps=4).tokens == 4 * 512
+
+
+def test_steps_that_diverge_leave_the_weights_of_before(
+    copy: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The gradient is infinite in the third step."""
+    config = load_config(copy / "config.json", STEPS)
+    steps: list[float] = []
+
+    def clip(*arguments: Any) -> float:
+        steps.append(original(*arguments))
+        return float("inf") if len(steps) == 3 else steps[-1]
+
+    original = loop.clip
+    monkeypatch.setattr(loop, "clip", clip)
+    with pytest.raises(SystemExit) as ended:
+        main(["qat", str(copy), *STEPS])
+    assert ended.value.code == 0
+    said = " ".join(capsys.readouterr().err.split())
+    assert "the gradient is no longer a number at step 2, so the weights from before it are kept" in said
+    assert "--learning-rate-share=" in said and len(steps) == 3
+    header = open_bullet(copy / "model.bullet").metadata["quantised"]
+    assert header["qat"]["chosen"] == "start" and header["qat"]["problem"].endswith("at step 2")
+    assert header["qat"]["kl"].keys() == {"start"} and not list((copy / "qat/checkpoints").glob("step-*"))
+    text, held_out = (open_tokens(copy / "tokens", split) for split in ("train", "val"))
+    options = BuildOptions(config=config.quant, seed=config.seed, calibration=text, validation=held_out)
+    calibrated = build_bullet(copy / "export/npy", copy / "calibrated.bullet", options, SilentProgress())
+    assert calibrated["kl"] == header["kl"]
 
 
 def test_the_command_on_a_finished_run(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,5 +1,6 @@
 """Tests bad batches, divergence and broken weights in the real training loop, and that an interruption does not change the result."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -19,14 +20,16 @@ from bulletlm.config.schema import TrainConfig
 from bulletlm.data.tokens import open_tokens
 from bulletlm.errors import BulletError, Interrupted
 from bulletlm.files import read_json, sha256_of_file, write_json
+from bulletlm.formats.npy import write_npy
 from bulletlm.progress import SilentProgress
 from bulletlm.shape import ModelShape
-from bulletlm.train import loop
+from bulletlm.train import loop, training
 from bulletlm.train.batches import TrainingWindows
 from bulletlm.train.checkpoint import list_checkpoints, load_checkpoint, prune_checkpoints
 from bulletlm.train.distributed.launch import run_main
 from bulletlm.train.guard.rollback import find_trouble, last_good_step, may_roll_back_to
 from bulletlm.train.log.metrics import CLOCK
+from bulletlm.train.model import Transformer
 from bulletlm.train.state import TrainPosition, TrainState
 from bulletlm.train.training import TrainJob, train
 
@@ -200,15 +203,77 @@ def test_a_learning_rate_that_diverges_is_lowered_until_it_does_not(clean: Path,
     assert events(tmp_path, "eval")[-1]["val/loss"] < 5
 
 
-def test_when_nothing_helps_it_stops_with_one_line(clean: Path, tmp_path: Path) -> None:
-    tokens = poisoned(clean, tmp_path / "tokens", 40, 52, 61)
-    with pytest.raises(
-        BulletError, match=r"step 59: the loss .* also at 0.2 of the learning rate and after 2 rollbacks; .*--restart"
-    ) as error:
-        run(tokens, tmp_path / "run")
+@pytest.fixture(scope="module")
+def hopeless(clean: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Tokens with garbage in three batches: more than there are lower learning rates."""
+    return poisoned(clean, tmp_path_factory.mktemp("hopeless") / "tokens", 40, 52, 61)
+
+
+def test_when_nothing_helps_it_ends_with_the_best_weights_and_one_line(hopeless: Path, tmp_path: Path) -> None:
+    listening = Listening()
+    found = run(hopeless, tmp_path, listening)
+    assert found.best_step == 45 and found.best_loss < 4
+    assert load_checkpoint(tmp_path / "checkpoints/best").state["step"] == 45
+    (line,) = (line for line in listening.said if "the training ends here" in line)
+    assert line.startswith("step 59: the loss ") and "also at 0.2 of the learning rate and after 2 rollbacks" in line
+    assert "the best weights so far, of step 45" in line and line.endswith("--restart") and "\n" not in line
+    assert len(events(tmp_path, "rollback")) == 2
+    assert events(tmp_path, "end") == [{"event": "end", "step": 59, "reason": "diverged"}]
+    last = load_checkpoint(list_checkpoints(tmp_path / "checkpoints")[-1][1])
+    assert all(bool(torch.isfinite(weight).all()) for weight in last.tensors["model"].values()), "a longer run may continue from it"
+    best = sha256_of_file(tmp_path / "checkpoints/best/model.safetensors")
+    run(hopeless, tmp_path)  # the process was killed before the pipeline recorded that the training had ended
+    assert sha256_of_file(tmp_path / "checkpoints/best/model.safetensors") == best
+    assert events(tmp_path, "end") == [{"event": "end", "step": 59, "reason": "diverged"}]
+
+
+def test_a_request_to_stop_is_not_lost_when_training_gives_up(hopeless: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from bulletlm.train.training import TextTraining
+
+    def give_up(self: TextTraining, trouble: Any) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        original(self, trouble)
+
+    original = TextTraining._give_up
+    monkeypatch.setattr(TextTraining, "_give_up", give_up)
+    with pytest.raises(Interrupted, match="run the same command again"):
+        run(hopeless, tmp_path)
+
+
+@pytest.mark.parametrize("every", [15, 90], ids=["validated", "never validated"])
+@pytest.mark.parametrize("trained", [True, False], ids=["from a model", "from random weights"])
+def test_without_a_validation_better_than_the_start_it_is_an_error(
+    clean: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, every: int, trained: bool
+) -> None:
+    """Every gradient is wrong. Where the run starts from a model, the model itself is the best."""
+    start = tmp_path / "start"
+    if trained:
+        model = Transformer(SHAPE)
+        model.initialize(3)
+        write_npy(start, SHAPE, {name: weight.detach().numpy() for name, weight in model.named_parameters()}, b"", {})
+    monkeypatch.setattr("bulletlm.train.training.find_trouble", lambda *_: "the loss jumped")
+    broken = dataclasses.replace(job(clean, tmp_path / "run", eval_every_steps=every), start=start if trained else None)
+    with pytest.raises(BulletError, match=r"and no validation was better than the start; look for damaged text .*--restart") as error:
+        train(broken, SilentProgress())
     assert "\n" not in str(error.value)
-    assert len(events(tmp_path / "run", "rollback")) == 2
-    assert (tmp_path / "run/checkpoints/best/model.safetensors").is_file()
+
+
+def test_it_ends_with_the_best_weights_also_where_no_checkpoint_is_left(
+    spoilt: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All checkpoints but the best one are damaged at the moment of the fault."""
+
+    def damage(*arguments: Any) -> Any:
+        for _, folder in list_checkpoints(tmp_path / "checkpoints"):
+            (folder / "model.safetensors").write_bytes(b"damaged")
+        return original(*arguments)
+
+    original = training.roll_back
+    monkeypatch.setattr(training, "roll_back", damage)
+    listening = Listening()
+    found = run(spoilt, tmp_path, listening)
+    assert found.best_step == 45
+    assert any("has no intact checkpoint to return to: the training ends here" in line for line in listening.said)
 
 
 def test_trouble_long_after_the_last_rollback_does_not_end_the_run(clean: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

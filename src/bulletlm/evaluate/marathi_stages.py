@@ -150,6 +150,7 @@ STAGES: dict[str, str] = {
     "end of schedule": "ठरलेल्या पायऱ्या पूर्ण झाल्या",
     "early stop": "सुधारणा थांबल्याने लवकर थांबले",
     "finished on request": "विनंतीवरून संपवले",
+    "diverged": "लॉस पुन्हा पुन्हा वाढत राहिल्याने थांबले",
     # steps of auto_fix
     "as configured": "ठरवल्याप्रमाणे",
     "calibrate on {count} tokens": "{count} टोकनांवर कॅलिब्रेशन",

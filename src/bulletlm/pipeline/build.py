@@ -230,7 +230,9 @@ def summary(quantized: dict[str, Any]) -> str:
     if quantized["calibration_tokens"]:
         text += f" on {quantized['calibration_tokens']:,} tokens"
     if qat := quantized.get("qat"):
-        if not qat["steps"]:
+        if "problem" in qat:
+            text += " (QAT diverged)"
+        elif not qat["steps"]:
             text += " (QAT was not needed)"
         else:
             text += f", {qat['steps']:,} steps of QAT" if qat["chosen"] != "start" else f" ({qat['steps']:,} steps of QAT were no better)"

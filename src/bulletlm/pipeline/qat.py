@@ -10,6 +10,7 @@ FP32 weights are always in export/npy.
 """
 
 import contextlib
+import shlex
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -30,6 +31,7 @@ from bulletlm.progress import Progress
 from bulletlm.quant.bq4 import Quantized
 from bulletlm.quant.calibrate import Calibrated, Tensor
 from bulletlm.quant.types import weight_types
+from bulletlm.terminal import printable
 from bulletlm.text.tokenizer import Tokenizer
 from bulletlm.train.checkpoint import remove_checkpoints
 from bulletlm.train.distil import DistilJob, distil
@@ -64,7 +66,7 @@ def train_on_grid(
     Raises:
         Interrupted: SIGINT, SIGTERM, SIGHUP, a file `stop` in the run folder or a nearly full disk; a checkpoint was written first.
         DataError: the text does not belong to the model, or is too short.
-        BulletError: an input is damaged, the loss is no longer a number, or the disk is full.
+        BulletError: an input is damaged, or the disk is full.
     """
     folder = folder or run / "qat"
     folder.mkdir(parents=True, exist_ok=True)
@@ -101,7 +103,7 @@ def train_on_grid(
     result = distil(job, progress)
     report = {
         "teacher": fingerprint(tensors),
-        "steps": steps if result.tokens else 0,
+        "steps": steps if result.tokens or result.problem else 0,
         "tokens": result.tokens,
         "learning_rate": config.train.learning_rate * config.qat.learning_rate_share,
         "method": method,
@@ -110,6 +112,13 @@ def train_on_grid(
         "kl": result.kl,
         "seconds": round(time.monotonic() - started, 1),
     }
+    if result.problem:
+        report["problem"] = result.problem
+        progress.log(
+            f"QAT: {result.problem}, so the weights from before it are kept. A lower learning rate may help: "
+            f"bullet qat {shlex.quote(printable(str(run)))} --learning-rate-share={config.qat.learning_rate_share / 4:g}",
+            "warning",
+        )
     write_bullet(
         folder / "model.bullet",
         replace(model, tensors=result.tensors, metadata={**metadata, "qat": facts(report)}),
@@ -169,6 +178,8 @@ def describe(report: dict[str, Any]) -> str:
     """A report in one line."""
     kl = report["kl"]
     before = f"KL from FP32 {kl['start']:.5f} before"
+    if "problem" in report:
+        return f"{before}; the steps diverged, so the weights from before them are kept"
     if not report["steps"]:
         return f"{before}, which is less than the validation text can show, so no steps are needed"
     trained = f"{kl['raw']:.5f} after {report['steps']:,} steps, {kl['ema']:.5f} averaged"

@@ -19,7 +19,6 @@ from torch.nn import functional as F
 
 from bulletlm.config.schema import QatConfig, TrainConfig
 from bulletlm.data.tokens import TokenFile
-from bulletlm.errors import BulletError
 from bulletlm.hardware import keep_memory
 from bulletlm.progress import Progress
 from bulletlm.quant import calibrate
@@ -113,14 +112,16 @@ class Distilled:
     Attributes:
         tensors: the weights as `write_bullet` takes them, by name.
         chosen: which weights they are: "start", "raw" (after the last step) or "ema" (their moving average).
-        kl: held-out KL of each of these three, in nats per token; only of the start if no step was taken.
+        kl: held-out KL of each of these three, in nats per token; only of the start if no step was taken, or if the steps diverged.
         tokens: training tokens of all steps.
+        problem: how the steps diverged, in words; None if they did not. The weights are those of the start then.
     """
 
     tensors: dict[str, calibrate.Tensor]
     chosen: str
     kl: dict[str, float]
     tokens: int
+    problem: str | None = None
 
 
 @dataclass
@@ -187,11 +188,11 @@ class Distillation(Run[DistilPosition]):
 
     Attributes:
         fake: rounds the weights of the student.
-        learning_rate_hint: a lower value of qat.learning_rate_share for the message when training diverges.
+        problem: how the steps diverged, in words; None if they did not.
     """
 
     fake: FakeQuant
-    learning_rate_hint: float
+    problem: str | None = None
 
     title = "Distilling"
     of_what = " of QAT"
@@ -213,16 +214,10 @@ class Distillation(Run[DistilPosition]):
         """NaN or infinity."""
         return find_trouble(loss, grad_norm, (), 0, self.state.model.shape.vocab_size, 1)
 
-    def recover(self, trouble: Diverged) -> None:
-        """Training cannot go on.
-
-        Raises:
-            BulletError: always.
-        """
-        raise BulletError(
-            f"QAT: {trouble.problem} at step {self.state.position.step:,}: lower its learning rate, "
-            f"for example --learning-rate-share={self.learning_rate_hint:g}"
-        )
+    def recover(self, trouble: Diverged) -> bool:
+        """End: the weights of the start are a good model, and only a lower learning rate would help."""
+        self.problem = f"{trouble.problem} at step {self.state.position.step:,}"
+        return False
 
     def record(self, result: StepResult) -> str:
         """The KL of the step, in words."""
@@ -233,9 +228,11 @@ class Distillation(Run[DistilPosition]):
 def distil(job: DistilJob, progress: Progress) -> Distilled:
     """Train the rounded weights for `job.config.steps` steps and return the best ones: those of the start, of the end, or their average.
 
+    If the loss is no longer a number in a step, they are those of the start.
+
     Raises:
         Interrupted: SIGINT, SIGTERM, SIGHUP, a file `stop` in the run folder or a nearly full disk; a checkpoint was written first.
-        BulletError: the loss is no longer a number, no checkpoint is intact, or the disk is full.
+        BulletError: no checkpoint is intact, or the disk is full.
     """
     be_nice(job.train.nice)
     keep_memory()
@@ -258,21 +255,21 @@ def distil(job: DistilJob, progress: Progress) -> Distilled:
         state.position.kl["start"] = held_out_kl()
         if job.skip_noise and below_noise(state.position.kl["start"], len(job.held_out.tokens)):
             return Distilled(dict(job.start), "start", dict(state.position.kl), 0)
-    run_steps(
-        Distillation(
-            config=settings,
-            total_steps=steps,
-            run_dir=job.run_dir,
-            checkpoints=job.checkpoints,
-            state=state,
-            backend=backend,
-            windows=TrainingWindows(job.text, shape.max_seq_len, job.seed),
-            progress=progress,
-            fake=fake,
-            learning_rate_hint=config.learning_rate_share / 4,
-        )
+    run = Distillation(
+        config=settings,
+        total_steps=steps,
+        run_dir=job.run_dir,
+        checkpoints=job.checkpoints,
+        state=state,
+        backend=backend,
+        windows=TrainingWindows(job.text, shape.max_seq_len, job.seed),
+        progress=progress,
+        fake=fake,
     )
-    kl = dict(state.position.kl)
+    run_steps(run)
+    kl, tokens = dict(state.position.kl), state.position.step * sequences * shape.max_seq_len
+    if run.problem:
+        return Distilled(dict(job.start), "start", kl, tokens, run.problem)
     candidates = {"start": dict(job.start), "raw": fake.quantized()}
     kl["raw"] = held_out_kl()
     assert state.ema
@@ -280,7 +277,7 @@ def distil(job: DistilJob, progress: Progress) -> Distilled:
         candidates["ema"] = fake.quantized()
         kl["ema"] = held_out_kl()
     chosen = min(kl, key=lambda name: kl[name])
-    return Distilled(candidates[chosen], chosen, kl, state.position.step * sequences * shape.max_seq_len)
+    return Distilled(candidates[chosen], chosen, kl, tokens)
 
 
 def below_noise(kl: float, tokens: int) -> bool:

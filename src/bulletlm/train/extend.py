@@ -96,21 +96,36 @@ def keep_the_better(state: TrainState[TrainPosition], checkpoints: Path, progres
     """At the end of an extended run: restore the best weights of before if the longer training did not improve them.
 
     Raises:
-        BulletError: the disk is full.
+        BulletError: the disk is full; or the weights of before are damaged, and the longer training has none.
     """
     folder = checkpoints / EARLIER
     if not (folder / "state.json").is_file():
         return
-    earlier, position = load_checkpoint(folder), state.position
-    loss = earlier.state["val_loss"]
-    assert position.best_loss is not None
-    if loss < position.best_loss:
-        progress.log(
+    try:
+        earlier = load_checkpoint(folder)
+    except BulletError as error:
+        if state.position.best_loss is None:
+            raise
+        progress.log(f"{error}; the best weights of the longer training are used", "warning")
+    else:
+        _compare(state, earlier, checkpoints, progress)
+    (folder / "state.json").unlink()  # first, so that a folder that is removed in part does not count
+    remove_owned(folder, CHECKPOINT_FILES)
+
+
+def _compare(state: TrainState[TrainPosition], earlier: Checkpoint, checkpoints: Path, progress: Progress) -> None:
+    """Make `earlier` the best weights if they have a lower loss than those of the longer training."""
+    position, loss = state.position, earlier.state["val_loss"]
+    if position.best_loss is not None and position.best_loss <= loss:
+        return
+    if position.best_loss is None:
+        line = f"the extended run has no validation: the model of the run before it (validation loss {loss:.4f}) stays"
+    else:
+        line = (
             f"the extended run is not better (validation loss {position.best_loss:.4f}) than the run before it ({loss:.4f}): "
             "its model stays"
         )
-        save_checkpoint(checkpoints / "best", Checkpoint(earlier.tensors, {**earlier.state, "key": state.key}))
-        position.best_loss, position.best_step, position.best_weights = loss, earlier.state["step"], earlier.state["weights"]
-        state.save(checkpoints)
-    (folder / "state.json").unlink()  # first, so that a folder that is removed in part does not count
-    remove_owned(folder, CHECKPOINT_FILES)
+    progress.log(line)
+    save_checkpoint(checkpoints / "best", Checkpoint(earlier.tensors, {**earlier.state, "key": state.key}))
+    position.best_loss, position.best_step, position.best_weights = loss, earlier.state["step"], earlier.state["weights"]
+    state.save(checkpoints)

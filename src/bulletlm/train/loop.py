@@ -101,8 +101,12 @@ class Run(ABC, Generic[AnyPosition]):
         """What is wrong with the loss (nats per token) or the gradient norm of a step, in words; None if nothing is."""
 
     @abstractmethod
-    def recover(self, trouble: Diverged) -> None:
-        """Return to a sound state, or raise a BulletError."""
+    def recover(self, trouble: Diverged) -> bool:
+        """Return to a sound state; returns whether the run goes on from there. If it does not, the best weights so far are its result.
+
+        Raises:
+            BulletError: there are no weights that could be the result.
+        """
 
     @abstractmethod
     def record(self, result: StepResult) -> str:
@@ -128,11 +132,11 @@ class Run(ABC, Generic[AnyPosition]):
 
 
 def run_steps(run: Run[Any]) -> None:
-    """Take optimizer steps until the run is complete, from wherever its state is.
+    """Take optimizer steps until the run is complete or cannot go on, from wherever its state is.
 
     Raises:
         Interrupted: SIGINT, SIGTERM, SIGHUP, a file `stop` in the run folder or a nearly full disk; a checkpoint was written first.
-        BulletError: training diverges, or the disk is full.
+        BulletError: training diverges before there are weights to keep, or the disk is full.
     """
     config, state, group = run.config, run.state, run.group
     pause = Pause(config)
@@ -158,8 +162,12 @@ def run_steps(run: Run[Any]) -> None:
                     raise Diverged(problem)
                 ratio = _update_and_measure(state, group)
             except Diverged as trouble:
-                run.recover(trouble)
+                goes_on = run.recover(trouble)
                 bar.advance(state.position.step - step)
+                if not goes_on:
+                    if stop() and group.is_main:
+                        raise _interrupted(run) from None
+                    break
                 continue
             result = StepResult(loss=loss, grad_norm=grad_norm, update_ratio=ratio, seconds=time.monotonic() - started)
             bar.advance(1, run.record(result))

@@ -20,10 +20,20 @@ from bulletlm.terminal import printable
 from bulletlm.train.backend.choose import choose_compute
 from bulletlm.train.backend.compute import denormals_are_zero, pick_device
 from bulletlm.train.batches import TrainingWindows
-from bulletlm.train.checkpoint import list_checkpoints
+from bulletlm.train.checkpoint import list_checkpoints, load_checkpoint
 from bulletlm.train.distributed.group import SINGLE_PROCESS, ProcessGroup
-from bulletlm.train.extend import Extension, extend, keep_the_better
-from bulletlm.train.guard.rollback import LEVEL_STEPS, LOSS_HISTORY_STEPS, LR_BACKOFF, Diverged, find_trouble, may_roll_back_to, roll_back
+from bulletlm.train.extend import EARLIER, Extension, extend, keep_the_better
+from bulletlm.train.guard.rollback import (
+    LEVEL_STEPS,
+    LOSS_HISTORY_STEPS,
+    LR_BACKOFF,
+    Diverged,
+    Hopeless,
+    find_trouble,
+    may_roll_back_to,
+    return_to_good,
+    roll_back,
+)
 from bulletlm.train.guard.stopping import be_nice
 from bulletlm.train.log.diagnostics import memory_mb
 from bulletlm.train.log.metrics import MetricsLog
@@ -122,6 +132,8 @@ class TrainResult:
 def train(job: TrainJob, progress: Progress, group: ProcessGroup = SINGLE_PROCESS, samples: SamplePrompts | None = None) -> TrainResult:
     """Train to the end of the schedule, from the newest checkpoint if the run folder has any.
 
+    A training that diverges at the lowest learning rate too ends with its best weights, and says so.
+
     Args:
         job: what is trained.
         progress: shows bar and messages.
@@ -130,7 +142,8 @@ def train(job: TrainJob, progress: Progress, group: ProcessGroup = SINGLE_PROCES
 
     Raises:
         Interrupted: SIGINT, SIGTERM, SIGHUP, a file `stop` in the run folder or a nearly full disk; a checkpoint was written first.
-        BulletError: the data does not fit the model, training keeps diverging, or the disk is full.
+        BulletError: the data does not fit the model, training keeps diverging and no validation was better than the start, or the disk
+            is full.
     """
     config, shape, checkpoints = job.config, job.shape, job.run_dir / "checkpoints"
     train_tokens, val_tokens = open_tokens(job.tokens_dir, "train"), open_tokens(job.tokens_dir, "val")
@@ -190,9 +203,13 @@ def train(job: TrainJob, progress: Progress, group: ProcessGroup = SINGLE_PROCES
             if run.stopped_early:
                 progress.log(run.early_stop())
             keep_the_better(state, checkpoints, progress)
+            if run.hopeless:
+                progress.log(run.early_end(run.hopeless), "warning")
             if job.start and state.position.best_step == 0:
                 progress.log(_NOT_IMPROVED.format(loss=state.position.best_loss), "warning")
             (job.run_dir / FINISH).unlink(missing_ok=True)
+        if run.gave_up:
+            state.copy_from_main(group)
     return run.result()
 
 
@@ -247,6 +264,8 @@ class TextTraining(Run[TrainPosition]):
         planned_seconds: time for which the training was planned; None if it was not, or after the delay has been reported.
         timed_steps: steps of this process, which took `seconds`.
         stopped_early: whether train.patience_early_stop ended the run.
+        gave_up: whether the run ended because it kept diverging.
+        hopeless: what happened then, in the main process.
     """
 
     val_tokens: TokenFile
@@ -261,6 +280,8 @@ class TextTraining(Run[TrainPosition]):
     timed_steps: int = 0
     seconds: float = 0.0
     stopped_early: bool = False
+    gave_up: bool = False
+    hopeless: Hopeless | None = None
 
     title = "Training"
 
@@ -365,14 +386,52 @@ class TextTraining(Run[TrainPosition]):
         vocabulary = self.state.model.shape.vocab_size
         return find_trouble(loss, grad_norm, recent, config.spike_threshold, vocabulary, sequences_per_step(config))
 
-    def recover(self, trouble: Diverged) -> None:
-        """Return to the last good checkpoint in every process of the group."""
+    def recover(self, trouble: Diverged) -> bool:
+        """Return to the last good checkpoint in every process of the group; if that does not help any more, end with the best weights."""
         clear_gradients(self.state)
         in_weights = self.group.sum(trouble.in_weights or not self.state.is_finite())[0] > 0
         if self.group.is_main:
-            roll_back(self.state, self.checkpoints, Diverged(trouble.problem, in_weights), self.config, self.progress)
-            self.metrics.rewind(self.state.position)
+            try:
+                roll_back(self.state, self.checkpoints, Diverged(trouble.problem, in_weights), self.config, self.progress)
+                self.metrics.rewind(self.state.position)
+            except Hopeless as hopeless:
+                self._give_up(hopeless)
+        self.gave_up = self.group.broadcast_object(self.hopeless is not None)
         self.state.copy_from_main(self.group)
+        return not self.gave_up
+
+    def _give_up(self, hopeless: Hopeless) -> None:
+        """End the run with its best weights. The state becomes a sound one, because a longer run may continue from it.
+
+        Raises:
+            Hopeless: no validation was better than the start.
+        """
+        if not self._has_learned():
+            raise Hopeless(f"{hopeless.problem}, and no validation was better than the start", hopeless.advice)
+        self.hopeless = hopeless
+        self.metrics.write("end", self.state.position.step, reason="diverged")
+        try:
+            return_to_good(self.state, self.checkpoints, self.config, self.progress)
+        except Hopeless:  # all other checkpoints are damaged
+            best = load_checkpoint(self.checkpoints / "best").tensors["model"]
+            self.state.load_weights({name: tensor.numpy() for name, tensor in best.items()})
+
+    def _has_learned(self) -> bool:
+        """Whether there are weights that are better than those with which the run started, or those of the run that it continues."""
+        position = self.state.position
+        if (self.checkpoints / EARLIER / "state.json").is_file():
+            return True
+        if position.best_loss is None or position.best_step <= 0:
+            return False
+        return self.trained_start or position.best_loss < math.log(self.state.model.shape.vocab_size)
+
+    def early_end(self, hopeless: Hopeless) -> str:
+        """A line about the end of a run that kept diverging."""
+        position = self.state.position
+        return (
+            f"{hopeless.problem}: the training ends here, and the model is made from the best weights so far, of step "
+            f"{position.best_step:,} (validation loss {position.best_loss:.4f}). For a better one, {hopeless.advice}"
+        )
 
     def record(self, result: StepResult) -> str:
         """Write the event of the step that was just completed."""

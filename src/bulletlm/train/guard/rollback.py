@@ -54,6 +54,17 @@ class Diverged(Exception):
         self.problem, self.in_weights = problem, in_weights
 
 
+class Hopeless(BulletError):
+    """Training cannot go on: it diverges at the lowest learning rate too, or there is no checkpoint to return to.
+
+    The message is what happened; `advice` is what the user can do.
+    """
+
+    def __init__(self, problem: str, advice: str) -> None:
+        super().__init__(f"{problem}; {advice}")
+        self.problem, self.advice = problem, advice
+
+
 def find_trouble(loss: float, norm: float, recent: Sequence[float], threshold: float, vocab_size: int, sequences: int) -> str | None:
     """What is wrong with a step, in words; None if nothing is.
 
@@ -106,7 +117,8 @@ def roll_back(state: TrainState[TrainPosition], checkpoints: Path, trouble: Dive
         progress: shows what happened.
 
     Raises:
-        BulletError: training diverges at the lowest learning rate too, no checkpoint is intact, or the disk is full.
+        Hopeless: training diverges at the lowest learning rate too, or no checkpoint is intact; the state is unchanged.
+        BulletError: the disk is full.
     """
     now = state.position
     backoff_level = now.backoff_level + 1
@@ -115,8 +127,7 @@ def roll_back(state: TrainState[TrainPosition], checkpoints: Path, trouble: Dive
             raise _hopeless(state, trouble.problem, config)
         backoff_level -= 1
     skipped = now.batch(back=int(trouble.in_weights and now.step > 0))
-    good = max(last_good_step(now.step, config.eval_every_steps), now.schedule_start)
-    state.restore(_load_good(checkpoints, good, config.eval_every_steps, now.schedule_start, progress))
+    return_to_good(state, checkpoints, config, progress)
     then = state.position
     event = {
         "from_step": now.step,
@@ -126,8 +137,6 @@ def roll_back(state: TrainState[TrainPosition], checkpoints: Path, trouble: Dive
         "reason": trouble.problem,
     }
     then.backoff_level, then.skipped, then.rollbacks = backoff_level, sorted([*now.skipped, skipped]), [*now.rollbacks, event]
-    # The best weights are on disk and remain the best ones, also if a step after the checkpoint found them.
-    then.best_loss, then.best_step, then.best_weights = now.best_loss, now.best_step, now.best_weights
     state.save(checkpoints)
     for step, folder in list_checkpoints(checkpoints):
         if step > then.step:
@@ -140,6 +149,19 @@ def roll_back(state: TrainState[TrainPosition], checkpoints: Path, trouble: Dive
     )
 
 
+def return_to_good(state: TrainState[TrainPosition], checkpoints: Path, config: TrainConfig, progress: Progress) -> None:
+    """Replace `state` by the last good one before its step; the best weights on disk remain the best ones, also if they are newer.
+
+    Raises:
+        Hopeless: no checkpoint is intact; the state is unchanged.
+    """
+    now = state.position
+    good = max(last_good_step(now.step, config.eval_every_steps), now.schedule_start)
+    state.restore(_load_good(checkpoints, good, config.eval_every_steps, now.schedule_start, progress))
+    then = state.position
+    then.best_loss, then.best_step, then.best_weights = now.best_loss, now.best_step, now.best_weights
+
+
 def _load_good(checkpoints: Path, step: int, eval_every: int, start: int, progress: Progress) -> Checkpoint:
     """The checkpoint of the evaluated step `step`, or if that is damaged, the newest intact one before it, from step `start` on."""
     for found, folder in reversed(list_checkpoints(checkpoints)):
@@ -149,14 +171,13 @@ def _load_good(checkpoints: Path, step: int, eval_every: int, start: int, progre
             return load_checkpoint(folder)
         except BulletError as error:
             progress.log(f"{error}; trying an earlier checkpoint", "warning")
-    raise BulletError(f"{checkpoints} has no intact checkpoint to return to: train again with --restart")
+    raise Hopeless(f"{checkpoints} has no intact checkpoint to return to", "train again with --restart")
 
 
-def _hopeless(state: TrainState[TrainPosition], problem: str, config: TrainConfig) -> BulletError:
+def _hopeless(state: TrainState[TrainPosition], problem: str, config: TrainConfig) -> Hopeless:
     at = state.position
-    kept = f"; the best weights so far, of step {at.best_step:,}, are kept" if at.best_loss is not None else ""
-    return BulletError(
+    return Hopeless(
         f"step {at.step:,}: {problem}, also at {LR_BACKOFF[at.backoff_level]:g} of the learning rate and after "
-        f"{len(at.rollbacks)} rollbacks{kept}; "
-        f"look for damaged text in the data, or start again with a lower rate: --lr={config.learning_rate / 10:.1g} --restart"
+        f"{len(at.rollbacks)} rollbacks",
+        f"look for damaged text in the data, or start again with a lower rate: --lr={config.learning_rate / 10:.1g} --restart",
     )
