@@ -218,6 +218,30 @@ def test_checks_that_only_names(words: list[str], model: bool, chosen: list[str]
     assert release_check.choose_checks([part for word in words for part in word.split(" ")], model) == chosen
 
 
+@pytest.mark.parametrize(("fails", "model", "skipped"), [("train", False, True), ("train", True, False), ("wheels", True, True)])
+def test_a_given_model_needs_no_training(fails: str, model: bool, skipped: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def check(release: object, folder: Path, results: list[Result]) -> None:
+        with step(results, name := "sdist" if results else fails):
+            if name == fails:
+                raise CheckError("a fault")
+
+    for each in (fails, "sdist"):
+        monkeypatch.setitem(release_check.CHECKS, each, release_check.CHECKS[each]._replace(run=check))
+    monkeypatch.setenv("TMPDIR", "restored by monkeypatch")
+    path = tmp_path / "m.bullet"
+    if model:
+        path.write_bytes(b"")
+    results: list[Result] = []
+    release_check.run_checks([fails, "sdist"], release_check.Release(dist=tmp_path, model=path, pythons={}), tmp_path, results)
+    assert [each.state for each in results] == ["failed", "skipped" if skipped else "passed"]
+
+
+@pytest.mark.parametrize("words", [[""], [","], ["sdist", "all"], ["sdist,all"]])
+def test_a_name_that_is_no_check(words: list[str]) -> None:
+    with pytest.raises(ValueError, match=f"^--only {'all' if 'all' in words[-1] else ''}: the checks are wheels, checkout, "):
+        release_check.choose_checks(words, True)
+
+
 def test_what_builds_on_a_check_that_did_not_pass_is_skipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(release: object, folder: Path, results: list[Result]) -> None:
         with step(results, "wheels"):

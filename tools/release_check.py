@@ -121,9 +121,9 @@ def check_checkout(release: Release, folder: Path, results: list[Result]) -> Non
     }
     for name, (command, text) in commands.items():
         with step(results, f"checkout, {name}"):
+            if any(each.check == "checkout, make demo" and each.state != "passed" for each in results):
+                raise Skipped("make demo did not pass")
             run_program(command, timeout=LONG_SECONDS, cwd=place, text=text)
-        if name == "make demo" and results[-1].state != "passed":
-            break
     with step(results, "checkout, git status"):
         if changed := run_program(["git", "status", "--porcelain"], cwd=place):
             raise CheckError("the commands changed files of the repository", changed)
@@ -294,7 +294,7 @@ def check_npm(release: Release, folder: Path, results: list[Result]) -> None:
 
 
 class Check(NamedTuple):
-    """A check, and the checks before it that it builds on: if one of these ran and did not pass, it is skipped."""
+    """A check, and the checks before it whose files it uses: if one of these ran and did not pass, it is skipped."""
 
     run: Callable[[Release, Path, list[Result]], None]
     after: tuple[str, ...] = ()
@@ -384,10 +384,10 @@ def choose_checks(words: Sequence[str], model_given: bool) -> list[str]:
     """The checks that --only names, with commas or spaces, in their order; all without words. `train` is added for those that need a model.
 
     Raises:
-        ValueError: a check is unknown.
+        ValueError: a check is unknown, or none is named.
     """
-    named = [name for word in words for name in word.split(",") if name] or list(CHECKS)
-    if unknown := [name for name in named if name not in CHECKS]:
+    named = [name for word in words for name in word.split(",") if name] if words else list(CHECKS)
+    if unknown := [name for name in named or [""] if name not in CHECKS]:
         raise ValueError(f"--only {unknown[0]}: the checks are {', '.join(CHECKS)}")
     if not model_given and any("train" in CHECKS[name].after for name in named):
         named.append("train")
@@ -397,7 +397,10 @@ def choose_checks(words: Sequence[str], model_given: bool) -> list[str]:
 def run_checks(chosen: Sequence[str], release: Release, folder: Path, results: list[Result]) -> None:
     """Run checks, each in a temporary folder inside `folder`, and add their results."""
     for name in chosen:
-        if failed := [each.check for each in results if each.check in CHECKS[name].after and each.state != "passed"]:
+        failed = [each.check for each in results if each.check in CHECKS[name].after and each.state != "passed"]
+        if release.model.exists():  # given, or trained
+            failed = [each for each in failed if each != "train"]
+        if failed:
             skip(results, name, f"the check {failed[0]} did not pass")
             continue
         started = time.monotonic()
