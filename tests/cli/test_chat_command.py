@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from bulletlm.cli.chat import Conversation, _command
+from bulletlm.cli.chat import Conversation, _answer, _command
 from bulletlm.errors import BulletError
 from bulletlm.formats.bullet.writer import ModelContents, write_bullet
 from bulletlm.quant.types import standard_types
@@ -226,3 +226,54 @@ def test_a_terminal(terminal: Terminal) -> None:
     terminal.read_until("started a new conversation.*\r?\n.*> ")
     terminal.type("\x04")
     assert terminal.exit_code() == 0
+
+
+def test_every_setting_that_is_shown_can_be_set_again(chat_model: Model) -> None:
+    """A seed has ten digits, and another one is another conversation."""
+    sampling = Sampling(seed=1_234_567_891, max_tokens=1 << 20, temperature=0.55)
+    conversation = Conversation(chat_model, sampling)
+    for line in _command("/set", conversation).splitlines():
+        _command(f"/set {line}", conversation)
+    assert conversation.sampling == sampling
+
+
+def test_a_seed_that_is_set_again_gives_the_same_answer(chat_model: Model) -> None:
+    conversation = Conversation(chat_model, HOT)
+    first = "".join(conversation.ask("नमस्कार"))
+    assert "".join(conversation.ask("नमस्कार")) != first
+    conversation.messages.clear()
+    _command("/set seed 5", conversation)
+    assert "".join(conversation.ask("नमस्कार")) == first
+
+
+def test_the_next_conversation_does_not_replace_the_file_of_the_last(chat_model: Model, tmp_path: Path) -> None:
+    conversation = Conversation(chat_model, HOT)
+    "".join(conversation.ask("नमस्कार"))
+    conversation.save(tmp_path / "talk.txt")
+    first = (tmp_path / "talk.txt").read_bytes()
+    conversation.reset()
+    "".join(conversation.ask("दुसरा संवाद"))
+    with pytest.raises(BulletError, match="exists and is not overwritten"):
+        conversation.save(tmp_path / "talk.txt")
+    assert (tmp_path / "talk.txt").read_bytes() == first
+
+
+@pytest.mark.parametrize("name", ["~no-such-user/talk.txt", "talk\0.txt", "x" * 300, "."])
+def test_any_name_after_save_leaves_the_chat_running(
+    chat_model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    conversation = Conversation(chat_model, HOT)
+    "".join(conversation.ask("नमस्कार"))
+    with contextlib.suppress(BulletError):
+        assert _command(f"/save {name}", conversation) == f"wrote {name}"
+
+
+def test_a_question_that_fails_has_no_count_of_tokens(chat_model: Model, capsys: pytest.CaptureFixture[str]) -> None:
+    conversation = Conversation(chat_model, HOT)
+    _answer(conversation, "नमस्कार", terminal=True)
+    assert "12 tokens" in capsys.readouterr().out
+    conversation._system = [{"role": "system", "content": "one two three " * 100}]
+    _answer(conversation, "आणि?", terminal=True)
+    said = capsys.readouterr().out
+    assert "shorten it" in said and "tokens/s" not in said

@@ -14,6 +14,7 @@ from filelock import FileLock
 from bulletlm.cli.app import main
 from bulletlm.cli.models import default_model, find_any, find_model, find_models, find_run
 from bulletlm.errors import BulletError, ConfigError
+from bulletlm.formats.convert import ConvertOptions, convert
 
 
 @pytest.fixture
@@ -190,3 +191,38 @@ def test_without_a_model_in_the_package_chat_needs_one(tmp_path: Path, monkeypat
         default_model()
     with pytest.raises(BulletError, match="there is no model marathi-english here"):
         find_model(Path("marathi-english"))
+
+
+def test_a_folder_with_a_model_comes_before_a_name(tmp_path: Path, bullet_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`bullet convert other other.bullet` makes a file with the name of the folder: the folder and the file are two models."""
+    monkeypatch.chdir(tmp_path)
+    for kind in ("hf", "npy"):
+        convert(bullet_path, tmp_path / kind, ConvertOptions(to=kind))
+        shutil.copy(bullet_path, f"{kind}.bullet")
+        assert find_any(Path(kind)) == find_model(Path(kind), other_folders=True) == Path(kind)
+        assert find_any(Path(f"{kind}.bullet")) == Path(f"{kind}.bullet")
+    Path("text").mkdir()
+    shutil.copy(bullet_path, "text.bullet")
+    assert find_any(Path("text")) == find_model(Path("text")) == Path("text.bullet")
+
+
+def test_a_folder_that_holds_a_model_file(tmp_path: Path, bullet_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a user has downloaded: model.bullet and its card, without the other files of a run."""
+    monkeypatch.chdir(tmp_path)
+    Path("downloaded").mkdir()
+    Path("downloaded/README.md").write_text("---\nlicense: mit\n---\n")
+    shutil.copy(bullet_path, "downloaded/model.bullet")
+    assert find_model(Path("downloaded")) == Path("downloaded/model.bullet")
+    assert find_model(Path("downloaded"), other_folders=True) == Path("downloaded/model.bullet")
+
+
+def test_the_name_of_a_run_can_be_the_value_of_a_setting(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The configuration of a run is built again under the name that it has, and a file may have the name of a run."""
+    recorded = place / "runs/micro/config.json"
+    assert works(capsys, "build", str(recorded), "--name", "micro").endswith("runs/micro/model.bullet\n")
+    assert works(capsys, "build", "micro", "--quant", "BQ8", "--method", "none", "--out", "begun").startswith("begun (")
+    assert (place / "begun").is_file()
+
+
+def test_json_is_printed_for_a_configuration_too(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "verdicts" in json.loads(works(capsys, "evaluate", str(place / "runs/micro/config.json"), "--json"))

@@ -257,11 +257,12 @@ def build(
     from bulletlm.cli.builder import is_model_folder
     from bulletlm.config.recipes import find_recipe
 
-    named = [word if word.startswith("-") else str(find_run(Path(word))) for word in words]
-    is_folder = any(is_model_folder(Path(word)) for word in named if not word.startswith("-"))
+    # A configuration comes first, before its settings. Only bullet-builder accepts its folder after the options.
+    places = words if words and words[0].startswith("-") else words[:1]
+    is_folder = any(is_model_folder(find_run(Path(word))) for word in places if not word.startswith("-"))
     # `demo` is a recipe, and may be a run too: settings, which bullet-builder does not know, belong to the recipe.
-    if is_folder and not (find_recipe(words[0]) and builder.parse_known_args(named)[2]):
-        builder(named, exit_on_error=False, print_error=False)
+    if is_folder and not (find_recipe(words[0]) and builder.parse_known_args([*words])[2]):
+        builder([*words], exit_on_error=False, print_error=False)
         return
     if not words or words[0].startswith("-"):
         raise ConfigError("bullet build needs a configuration, a run folder or a folder of .npy tensors: bullet build demo")
@@ -305,7 +306,11 @@ def evaluate(
     if not is_run_folder(folder):
         if checkpoints or use is not None:
             raise ConfigError(f"{'--checkpoints' if checkpoints else '--use'} needs the folder of a trained run, such as runs/demo")
-        echo(_stages(config, settings, "evaluate", restart, verbosity) / "report.html")
+        folder = _stages(config, settings, "evaluate", restart, verbosity)
+        if json:
+            _print_results(folder, folder / "report.json", as_json=True)
+        else:
+            echo(folder / "report.html")
         return
     if restart:
         raise ConfigError(f"--restart needs a configuration: bullet run {shlex.quote(str(folder / 'config.json'))} --restart")

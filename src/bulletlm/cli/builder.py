@@ -9,6 +9,7 @@ from cyclopts import App, CycloptsError, Parameter
 
 from bulletlm import __version__
 from bulletlm.cli.fast_start import fail, report_errors
+from bulletlm.cli.models import find_run
 from bulletlm.errors import ConfigError, DataError
 from bulletlm.files import open_regular, refuse_other_file
 from bulletlm.formats.npy import MANIFEST
@@ -30,7 +31,7 @@ SEED = 42
 
 @app.default
 def build(
-    folder: Annotated[Path, Parameter(help="A folder of FP32 .npy tensors with manifest.json and tokenizer.model, or a run folder.")],
+    folder: Annotated[Path, Parameter(help="A folder of FP32 .npy tensors with manifest.json and tokenizer.model, or the name or folder of a run.")],
     /,
     *,
     out: Annotated[Path, Parameter(name=["--out", "-o"], help="The file to write.")] = Path("model.bullet"),
@@ -79,7 +80,7 @@ def build(
     from bulletlm.pipeline.build import BuildOptions, build_bullet, summary
     from bulletlm.progress import ConsoleProgress
 
-    run, folder = _locate(folder)
+    run, folder = _locate(find_run(folder))
     refuse_other_file(out, lambda head: b'"bullet_version"' in head or is_v1(head), ".bullet file")
     if report:
         refuse_other_file(report, lambda head: head.startswith(b'{\n  "weights"'), "report of this command")

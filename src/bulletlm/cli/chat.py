@@ -89,7 +89,8 @@ class Conversation:
     """The messages of a conversation and the session whose KV cache holds them.
 
     Attributes:
-        sampling: how answers are generated; each turn uses the next seed, so that a repeated question gets another answer.
+        sampling: how answers are generated; each turn uses the next seed, so that a repeated question gets another answer. The first
+            turn after a change of the seed uses the seed itself.
         messages: user and assistant messages in turn.
         session: state of the last answer: token counts, reused tokens, finish reason.
         note: what was left out of the prompt of the last answer because the context is too small; None if nothing was.
@@ -127,9 +128,20 @@ class Conversation:
             else:
                 self.messages.pop()
 
+    def change(self, setting: str, value: str) -> None:
+        """Give a setting, which is one of SETTINGS, another value.
+
+        Raises:
+            BulletError: there is no such setting, or the value is not a number or out of range.
+        """
+        self.sampling = _changed(self.sampling, setting, value)
+        if setting == "seed":
+            self._turn = 0
+
     def reset(self) -> None:
-        """Remove all messages except the system message."""
+        """Remove all messages except the system message. The next conversation does not replace the files of this one."""
         self.messages, self._turn = [], 0
+        self._saved.clear()
 
     def save(self, path: Path) -> None:
         """Write the conversation as JSON (if `path` ends in .json) or as plain text.
@@ -144,6 +156,8 @@ class Conversation:
         messages = [*self._system, *self.messages]
         if not self.messages:
             raise BulletError("there is nothing to save: the conversation is empty")
+        if "\0" in str(path):
+            raise BulletError(f"{path} has a character that no file name can have: choose another name")
         place = path.absolute()
         if os.path.lexists(path) and place not in self._saved:
             raise BulletError(f"{path} exists and is not overwritten: choose another name")
@@ -156,7 +170,7 @@ def _answer(conversation: Conversation, question: str, terminal: bool) -> None:
     """Print an answer while it is generated; in a terminal Ctrl-C ends this answer and the chat continues."""
     started = time.monotonic()
     pieces = conversation.ask(question)
-    wrapper = WordWrapper(_columns) if terminal else None
+    wrapper, failed = WordWrapper(_columns) if terminal else None, False
     try:
         for text in pieces:
             if conversation.note:
@@ -168,13 +182,14 @@ def _answer(conversation: Conversation, question: str, terminal: bool) -> None:
         if not terminal:
             raise
     except BulletError as error:
+        failed = True
         print(printable(str(error)), end="")
     finally:
         pieces.close()  # type: ignore[attr-defined]
         if wrapper:
             sys.stdout.write(wrapper.finish())
     count, seconds = conversation.session.completion_tokens, max(time.monotonic() - started, 1e-9)
-    print(f"\n\033[2m{count} tokens, {count / seconds:,.0f} tokens/s\033[0m\n" if terminal else "")
+    print(f"\n\033[2m{count} tokens, {count / seconds:,.0f} tokens/s\033[0m\n" if terminal and not failed else "")
 
 
 def _columns() -> int:
@@ -226,15 +241,20 @@ def _command(line: str, conversation: Conversation) -> str:
         conversation.reset()
         return "started a new conversation"
     if name == "/save" and words:
-        path = Path(rest.strip()).expanduser()
+        path = Path(os.path.expanduser(rest.strip()))  # noqa: PTH111 - Path.expanduser fails for ~NAME if there is no user NAME
         conversation.save(path)
         return f"wrote {path}"
     if name == "/set" and not words:
-        return "\n".join(f"{setting} {getattr(conversation.sampling, setting):g}" for setting in SETTINGS)
+        return "\n".join(f"{setting} {_shown(getattr(conversation.sampling, setting))}" for setting in SETTINGS)
     if name == "/set" and len(words) == 2:
-        conversation.sampling = _changed(conversation.sampling, words[0].replace("-", "_"), words[1])
+        conversation.change(words[0].replace("-", "_"), words[1])
         return f"{words[0]} {words[1]}"
     return HELP if name == "/help" else f"{line}: not a command\n{HELP}"
+
+
+def _shown(value: float) -> str:
+    """A setting as /set accepts it: every digit of a whole number, since a seed has ten."""
+    return str(value) if isinstance(value, int) else f"{value:g}"
 
 
 def _changed(sampling: Sampling, setting: str, value: str) -> Sampling:

@@ -15,6 +15,8 @@ from bulletlm.formats.packaged import packaged_model
 
 MODEL, STAGES, MANIFEST = "model.bullet", "stages.json", "manifest.json"
 SUFFIX = ".bullet"
+_MODEL_FILES = (MODEL, MANIFEST, "config.json", "state.json")
+"""Files of which every folder with a model has one: a .bullet file, .npy tensors, weights for transformers, a checkpoint."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,7 @@ def find_model(word: Path, *, other_folders: bool = False) -> Path:
     name of a model of the package.
 
     Args:
-        word: a .bullet file, a folder of .npy tensors, a run folder (its model.bullet is meant), or a name.
+        word: a .bullet file, a folder of .npy tensors, a run folder or another folder with a model.bullet (which is meant), or a name.
         other_folders: return folders of other kinds unchanged too, because the command reads more formats.
 
     Raises:
@@ -67,6 +69,8 @@ def find_model(word: Path, *, other_folders: bool = False) -> Path:
             return _model_of(Found(word.name, word, True))
         if _is_file(word / MANIFEST) or (other_folders and _is_file(word / "config.json")):
             return word
+        if _is_file(word / MODEL):
+            return word / MODEL
     elif os.path.lexists(word) or not _is_name(word):
         return word
     if found := _named(word, find_models()):
@@ -109,7 +113,7 @@ def find_any(word: Path) -> Path:
     Raises:
         ConfigError: several models have this name.
     """
-    if is_run(word) or (os.path.lexists(word) and not _is_dir(word)):
+    if is_run(word) or (os.path.lexists(word) and not _is_dir(word)) or any(_is_file(word / name) for name in _MODEL_FILES):
         return word
     found = _named(word, find_models())
     packaged = packaged_model(word.name) if _is_name(word) and not word.exists() else None
