@@ -259,9 +259,7 @@ def test_the_next_conversation_does_not_replace_the_file_of_the_last(chat_model:
 
 
 @pytest.mark.parametrize("name", ["~no-such-user/talk.txt", "talk\0.txt", "x" * 300, "."])
-def test_any_name_after_save_leaves_the_chat_running(
-    chat_model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
-) -> None:
+def test_any_name_after_save_leaves_the_chat_running(chat_model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.chdir(tmp_path)
     conversation = Conversation(chat_model, HOT)
     "".join(conversation.ask("नमस्कार"))

@@ -12,10 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bulletlm.cli.app import main
-from bulletlm.evaluate.compare_models import Passage, compare_models, read_passages
+from bulletlm.evaluate.compare_models import Passage, compare_models, default_sampling, read_passages
 from bulletlm.evaluate.compare_page import PAGE_START, conclusion, marked, render_comparison, short_names
 from bulletlm.evaluate.language_models import BulletModel, LanguageModel, _stored, log_probs, open_model
 from bulletlm.evaluate.prompts import Prompt
+from bulletlm.formats.convert import convert
 from bulletlm.formats.gguf import write_gguf
 from bulletlm.formats.hf import write_hf
 from bulletlm.formats.stored import StoredModel
@@ -232,3 +233,14 @@ def test_long_texts_are_thinned_evenly(tmp_path: Path) -> None:
     passages = read_passages(path)
     numbers = [int(passage.text.split()[1]) for passage in passages]
     assert 150 < len(passages) < 300 and numbers == sorted(set(numbers)) and numbers[-1] > 900
+
+
+def test_the_settings_of_a_model_do_not_depend_on_its_format(first: StoredModel, tmp_path: Path) -> None:
+    """The answers of A and B are drawn with the settings in the file of A, whatever format that file has."""
+    sampling = {"temperature": 0.3, "top_k": 7, "max_tokens": 11}
+    model = first._replace(metadata={**first.metadata, "sampling": sampling})
+    write_gguf(tmp_path / "m.gguf", model)
+    write_hf(tmp_path / "m-hf", model)
+    convert(tmp_path / "m.gguf", tmp_path / "m.bullet")
+    for name in ("m.bullet", "m.gguf", "m-hf"):
+        assert default_sampling(open_model(tmp_path / name), 3) == Sampling(**sampling, seed=3), name

@@ -18,6 +18,7 @@ from bulletlm.data.augment.endpoint import ChatEndpoint
 from bulletlm.errors import BulletError, DataError
 from bulletlm.evaluate.judge import MOST_FAILURES, judge, judge_prompt, parse_verdict
 from bulletlm.evaluate.scoring import CRITERIA, Item, ScoreStore, items_of_report, make_score, remaining, shown_to, summarize, summary_lines
+from bulletlm.formats.convert import convert
 from bulletlm.progress import SilentProgress
 
 ITEMS = [Item(f"question {n}", "en", "short", {"FP32": f"long answer {n}", "4-bit": f"short {n}"}) for n in range(12)]
@@ -306,3 +307,31 @@ def test_a_judge_without_verdicts_is_not_asked_for_long(tmp_path: Path) -> None:
     with judged_by(answer) as endpoint, pytest.raises(BulletError, match="did not answer with points"):
         judge(ITEMS, endpoint, "judge:m", tmp_path / "judge.jsonl", SilentProgress())
     assert len(asked) == MOST_FAILURES < len(ITEMS)
+
+
+def test_a_judge_is_not_asked_for_a_file_that_holds_no_scores(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The scores would be added to the user's own file."""
+    run, notes, asked = run_folder(tmp_path / "run", 2), tmp_path / "notes.txt", list[str]()
+    notes.write_text("my own notes\n")
+
+    def answer(prompt: str) -> str:
+        asked.append(prompt)
+        return json.dumps({"answer_1": points(3), "answer_2": points(3), "better": "same"})
+
+    with judged_by(answer) as endpoint, pytest.raises(SystemExit):
+        main(["score", str(run), "--judge", endpoint.url.removesuffix("/chat/completions"), "--out", str(notes)])
+    assert not asked
+    assert "notes.txt line 1 is damaged" in capsys.readouterr().err and notes.read_text() == "my own notes\n"
+
+
+def test_a_folder_of_transformers_gets_no_scores(
+    bullet_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It has a config.json too, but is not a run: the file would be in the way of the next export."""
+    monkeypatch.chdir(tmp_path)
+    convert(bullet_path, tmp_path / "small-hf")
+    (tmp_path / "prompts.jsonl").write_text('{"prompt": "hi", "language": "en", "kind": "short"}\n')
+    words = ["small-hf", "--against", str(bullet_path), "--prompts", "prompts.jsonl"]
+    for typed in ("3333\n", "3333\n3333\n=\n"):  # whether the answers are equal or not
+        command(words, typed, monkeypatch)
+    assert (tmp_path / "scores.jsonl").is_file() and not (tmp_path / "small-hf" / "scores.jsonl").exists()

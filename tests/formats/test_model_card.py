@@ -1,6 +1,7 @@
 """Tests model cards: the heading that the hub reads, figures of the right weights, provenance and attribution, hostile metadata."""
 
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,18 @@ from hypothesis import strategies as st
 from small_model import METADATA, small_model
 
 from bulletlm.cli.app import main
+from bulletlm.cli.models import find_model
+from bulletlm.errors import DataError
 from bulletlm.evaluate.card import card_of
+from bulletlm.evaluate.language_models import open_models
 from bulletlm.formats.bullet.reader import open_bullet
 from bulletlm.formats.convert import ConvertOptions, convert
+from bulletlm.formats.gguf import write_gguf
 from bulletlm.formats.hf import write_hf
 from bulletlm.formats.model_card import model_card
+from bulletlm.formats.npy import write_npy
+from bulletlm.formats.stored import StoredModel, as_floats
+from bulletlm.runtime import load
 
 TEXT = [
     {"label": "stories", "license": "CC-BY-4.0", "attribution": "Asha | and others", "dataset": "asha/stories"},
@@ -147,3 +155,74 @@ def test_the_command(micro_run: Path, tmp_path: Path, capsys: pytest.CaptureFixt
     assert "has no result of" in capsys.readouterr().err
     results.write_text("[]")
     assert run("card", micro_run / "model.bullet", "--benchmarks", results) == 1
+
+
+@pytest.mark.parametrize("quant", ["BQ4", "BQ8", "F16"])
+def test_a_loss_from_before_a_rounding_is_not_that_of_the_rounded_weights(tmp_path: Path, quant: str) -> None:
+    """However the FP32 weights were rounded, and in which format the card describes them then."""
+    write_npy(tmp_path / "npy", *_floats(small_model()))
+    assert "| validation loss | 2.5000" in card_of(tmp_path / "npy")
+    convert(tmp_path / "npy", tmp_path / "m.bullet", ConvertOptions(quant=quant))
+    convert(tmp_path / "npy", tmp_path / "m.gguf", ConvertOptions(quant=quant))
+    convert(tmp_path / "m.bullet", tmp_path / "m-hf")
+    for name in ("m.bullet", "m.gguf", "m-hf"):
+        text = card_of(tmp_path / name)
+        assert "| validation loss of the FP32 model, before rounding | 2.5000" in text and "model-index" not in heading(text), name
+        assert "| rounding | rounded to nearest |" in text, name
+
+
+def test_weights_that_keep_their_numbers_keep_their_figures(tmp_path: Path) -> None:
+    measured = {"weights": "BQ4", "method": "gptq", "val_loss": 3.0, "perplexity_change": 0.01}
+    model = small_model(n_kv_heads=4, hidden_dim=256)
+    write_gguf(tmp_path / "a.gguf", model._replace(metadata={**METADATA, "quantised": measured}))
+    convert(tmp_path / "a.gguf", tmp_path / "b.bullet")
+    convert(tmp_path / "b.bullet", tmp_path / "c-hf")
+    assert "| validation loss | 3.0000" in card_of(tmp_path / "b.bullet") and "| validation loss | 3.0000" in card_of(tmp_path / "c-hf")
+    convert(tmp_path / "b.bullet", tmp_path / "v1.bullet", ConvertOptions(version=1))
+    assert "3.0000" not in card_of(tmp_path / "v1.bullet"), "version 1 rounds the weights again"
+
+
+def _floats(model: StoredModel) -> tuple[Any, ...]:
+    return model.shape, {name: as_floats(tensor) for name, tensor in model.tensors.items()}, model.tokenizer_proto, model.metadata
+
+
+@pytest.mark.parametrize("name", ["m.bullet", "m-npy", "m.gguf", "my model.gguf", "old.bullet"])
+def test_the_commands_of_the_card_work(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_gguf(Path("source.gguf"), small_model(n_kv_heads=4, hidden_dim=256))
+    convert(Path("source.gguf"), Path(name), ConvertOptions(version=1 if name == "old.bullet" else 2))
+    commands = [shlex.split(line) for line in card_of(Path(name)).splitlines() if line.startswith("bullet ")]
+    assert {command[1] for command in commands} == {"chat", "serve", "convert"}
+    for _, command, *words in commands:
+        if command == "convert":
+            convert(Path(words[0]), Path(words[1]))
+        else:
+            load(find_model(Path(words[0])))
+
+
+def test_benchmarks_of_a_run_are_those_of_its_own_file(tmp_path: Path) -> None:
+    """Another file in a run folder is another model, and the file of a run can have other weights than of 4 bits."""
+    run = tmp_path / "run"
+    convert_to = {"model.bullet": "BQ8", "small.bullet": "BQ4"}
+    write_npy(run / "export" / "npy", *_floats(small_model()))
+    for name, quant in convert_to.items():
+        convert(run / "export" / "npy", run / name, ConvertOptions(quant=quant))
+    (run / "config.json").write_text("{}")
+    assert [model.label for model in open_models(run)] == [f"{run} (FP32)", f"{run} (8-bit)"]
+    row = {
+        "name": "Pairs",
+        "kind": "pairs",
+        "benchmark": "",
+        "language": "mr",
+        "metric": "share",
+        "higher_is_better": True,
+        "published": [],
+    }
+    measured = [
+        {"model": f"{run} ({kind})", "value": value, "low": None, "high": None} for kind, value in (("FP32", 61.5), ("8-bit", 60.25))
+    ]
+    results = tmp_path / "results.json"
+    results.write_text(json.dumps({"version": 1, "results": [{**row, "models": measured}]}))
+    assert "60.25" in card_of(run / "model.bullet", [results]) and "61.5" not in card_of(run / "model.bullet", [results])
+    with pytest.raises(DataError, match=r"no result of .*small\.bullet"):
+        card_of(run / "small.bullet", [results])

@@ -31,7 +31,9 @@ SEED = 42
 
 @app.default
 def build(
-    folder: Annotated[Path, Parameter(help="A folder of FP32 .npy tensors with manifest.json and tokenizer.model, or the name or folder of a run.")],
+    folder: Annotated[
+        Path, Parameter(help="A folder of FP32 .npy tensors with manifest.json and tokenizer.model, or a run: its name or folder.")
+    ],
     /,
     *,
     out: Annotated[Path, Parameter(name=["--out", "-o"], help="The file to write.")] = Path("model.bullet"),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from bulletlm.cli.models import find_any
+from bulletlm.cli.models import find_any, is_run
 from bulletlm.cli.wrap import WordWrapper
 from bulletlm.errors import BulletError, ConfigError
 from bulletlm.terminal import echo, printable, printable_json
@@ -46,11 +46,13 @@ def score(
     """
     from bulletlm.evaluate.scoring import SCORE_FILE, ScoreStore, summarize, summary_lines
 
+    if not rater.strip():
+        raise ConfigError("the rater needs a name: --rater NAME")
     run, against = find_any(run), find_any(against) if against else None
     items = _items(run, against, prompts)
-    folder = run if run.is_dir() and (run / "config.json").is_file() else Path()
-    path = out or folder / SCORE_FILE
+    path = out or (run if is_run(run) or (run / "report.json").is_file() else Path()) / SCORE_FILE
     store = ScoreStore(path)
+    store.read()  # a file of another kind is refused before anyone scores, or a judge is paid
     if judge is not None:
         _judge(items, store, path, judge, judge_model, judge_key_variable, judge_timeout)
     elif not summary:

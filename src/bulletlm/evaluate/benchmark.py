@@ -251,7 +251,8 @@ def _choice(model: LanguageModel, task: Task) -> _Values:
         for option in question.options:
             encoded.append(_marked(model, context + task.delimiter + option))
             starts.append(len(_marked(model, context)))
-    totals = [scores[start - 1 :].sum() for start, scores in zip(starts, log_probs(model, encoded), strict=True)]
+    # A model without a document mark cannot score the first token of a choice that follows nothing.
+    totals = [scores[max(0, start - 1) :].sum() for start, scores in zip(starts, log_probs(model, encoded), strict=True)]
     right, normalized, at = [], [], 0
     for question in items:
         scores = np.array(totals[at : at + len(question.options)])

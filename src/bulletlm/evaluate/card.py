@@ -7,9 +7,11 @@ from typing import Any
 from bulletlm.data.language_names import ENGLISH_NAMES
 from bulletlm.errors import BulletError, DataError
 from bulletlm.evaluate.benchmark import METRICS
+from bulletlm.evaluate.language_models import run_label
 from bulletlm.files import read_json
 from bulletlm.formats.convert import read_model
 from bulletlm.formats.model_card import model_card
+from bulletlm.quant.types import BITS
 
 _RESULT_KEYS = {"name", "kind", "benchmark", "language", "metric", "higher_is_better", "models", "published"}
 
@@ -33,7 +35,7 @@ def card_of(path: Path, benchmarks: Sequence[Path] = (), file_name: str | None =
     results = [_of_model(result, path, file) for file in benchmarks for result in _results(file)]
     return model_card(
         model,
-        form="transformers" if kind == "hf" else "bullet",
+        form="transformers" if kind == "hf" else "bullet" if kind in ("bullet", "npy") else "other",
         report=report,
         benchmarks=results,
         file_name=file_name or path.name,
@@ -66,7 +68,9 @@ def _results(file: Path) -> list[Mapping[str, Any]]:
 
 def _of_model(result: Mapping[str, Any], path: Path, file: Path) -> Mapping[str, Any]:
     """The result with only the values of the model at `path`."""
-    own = {str(path), str(path.absolute()), f"{path.parent} (4-bit)", f"{path.parent.absolute()} (4-bit)"}
+    own = {str(path), str(path.absolute())}
+    if path.name == "model.bullet":  # what a run folder was measured as
+        own |= {run_label(place, bits) for place in (path.parent, path.parent.absolute()) for bits in BITS.values()}
     models = [row for row in result["models"] if row["model"] in own]
     if not models:
         measured = ", ".join(row["model"] for row in result["models"])

@@ -21,7 +21,9 @@ from bulletlm.formats.convert import read_model
 from bulletlm.formats.npy import MANIFEST
 from bulletlm.formats.stored import StoredModel, as_floats
 from bulletlm.hardware import available_cores
+from bulletlm.quant.types import bits_of_file
 from bulletlm.runtime import Model, NumpyEngine, Session, load
+from bulletlm.runtime.model import default_sampling
 from bulletlm.runtime.prompt import chat_prompt
 from bulletlm.runtime.sampling import Sampling, sample
 from bulletlm.runtime.session import RANDOM_STREAM
@@ -305,8 +307,14 @@ def open_models(path: Path) -> list[LanguageModel]:
     parts = [path / "export" / "npy", path / "model.bullet"]
     if not (path / "config.json").is_file() or not any(part.exists() for part in parts):
         return [open_model(path)]
-    labels = (f"{path} (FP32)", f"{path} (4-bit)")
-    return [BulletModel(load(part), label) for part, label in zip(parts, labels, strict=True) if part.exists()]
+    models = [load(part) for part in parts if part.exists()]
+    # The export has the header of a folder, which lists no tensors.
+    return [BulletModel(model, run_label(path, bits_of_file(model.header) if "tensors" in model.header else None)) for model in models]
+
+
+def run_label(run: Path, bits: int | None) -> str:
+    """What the model file of a run folder, whose weights have `bits` bits, is called in tables; None: its FP32 export."""
+    return f"{run} (FP32)" if bits is None else f"{run} ({bits}-bit)"
 
 
 def open_model(path: Path) -> LanguageModel:
@@ -353,7 +361,7 @@ def _stored(model: StoredModel) -> Model:
     tensors = {name: as_floats(model.tensors[name]) for name in model.shape.tensors()}
     tokenizer = Tokenizer(model.tokenizer_proto)
     metadata = dict(model.metadata)
-    return Model(NumpyEngine(model.shape, tensors), tokenizer, model.shape, Sampling(), metadata)
+    return Model(NumpyEngine(model.shape, tensors), tokenizer, model.shape, default_sampling(metadata), metadata)
 
 
 def _checkpoint(folder: Path) -> Model:

@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -14,7 +14,7 @@ from bulletlm.errors import BulletError, ConfigError, FormatError
 from bulletlm.files import open_regular, read_regular
 from bulletlm.formats.bullet.header import parse_json
 from bulletlm.formats.bullet.reader import PICKLE, open_bullet
-from bulletlm.formats.bullet.version1 import check_v1, is_v1, read_v1, write_v1
+from bulletlm.formats.bullet.version1 import check_v1, is_v1, read_v1, rounds_for_v1, write_v1
 from bulletlm.formats.bullet.writer import ModelContents, write_bullet
 from bulletlm.formats.gguf import modelfile_path, read_gguf, write_gguf
 from bulletlm.formats.hf import FILES as HF_FILES
@@ -267,7 +267,9 @@ def _npy_export(folder: Path) -> Collection[str]:
 def _rounded(model: StoredModel, source_kind: str, kind: str, options: ConvertOptions, notes: list[str]) -> StoredModel:
     """The model with its matrices converted to the types of the target."""
     quant = options.quant
-    if kind in ("hf", "npy") or options.version == 1:
+    if options.version == 1:
+        return model._replace(metadata=_with_rounding(model.metadata, "BQ4", "BQ4")) if rounds_for_v1(model) else model
+    if kind in ("hf", "npy"):
         return model
     floats_only = source_kind in ("hf", "npy", "bullet v1") and kind in ("bullet", "html")
     if not quant and not floats_only:
@@ -282,12 +284,16 @@ def _rounded(model: StoredModel, source_kind: str, kind: str, options: ConvertOp
         tensors[name] = _as_type(name, tensor, types[name])
     if again:
         notes.append(f"{again} tensors were rounded to another type before and have been rounded again: start from FP32 if you can")
-    metadata = dict(model.metadata)
-    if "quantised" in metadata and any(tensors[name] is not tensor for name, tensor in model.tensors.items()):
-        # What was measured describes the weights before this rounding.
-        kinds = {"weights": quant or "BQ4", "embedding": types["token_embedding.weight"]}
-        metadata["quantised"] = {**kinds, "keep": [], "method": "none", "calibration_tokens": 0}
+    metadata = model.metadata
+    if any(tensors[name] is not tensor and ("quantised" in metadata or types[name] != "F32") for name, tensor in model.tensors.items()):
+        metadata = _with_rounding(metadata, quant or "BQ4", types["token_embedding.weight"])
     return model._replace(tensors=tensors, metadata=metadata)
+
+
+def _with_rounding(metadata: Mapping[str, Any], weights: str, embedding: str) -> dict[str, Any]:
+    """The metadata of weights that are rounded here. Losses that were measured describe the weights before this rounding."""
+    rounded = {"weights": weights, "embedding": embedding, "keep": [], "method": "none", "calibration_tokens": 0}
+    return {**metadata, "quantised": rounded}
 
 
 def _as_type(name: str, tensor: EncodedTensor, type: str) -> EncodedTensor:

@@ -40,7 +40,7 @@ SOURCES_SHOWN = 50
 def model_card(
     model: StoredModel,
     *,
-    form: Literal["transformers", "bullet"] = "transformers",
+    form: Literal["transformers", "bullet", "other"] = "transformers",
     report: Mapping[str, Any] | None = None,
     benchmarks: Sequence[Mapping[str, Any]] = (),
     file_name: str = "model.bullet",
@@ -50,10 +50,11 @@ def model_card(
 
     Args:
         model: the weights that the card describes, with their metadata.
-        form: "transformers" for a Hugging Face folder, "bullet" for a .bullet file; decides what "Use" shows.
+        form: "transformers" for a Hugging Face folder, "bullet" for a .bullet file or a folder of .npy tensors, "other" for files that
+            must be converted first (GGUF, version 1); decides what "Use" shows.
         report: report.json of the run that made exactly these weights; adds verdicts and figures by language.
         benchmarks: the results of `bullet benchmark --out`, for these weights.
-        file_name: name of the .bullet file in the commands.
+        file_name: name of the file in the commands.
         language_names: language code -> its name in English; codes without one are shown as they are.
     """
     metadata = model.metadata
@@ -190,7 +191,7 @@ def _figures(model: StoredModel, form: str) -> list[list[str]]:
     kinds = {kind for kind in (getattr(tensor, "type", None) for tensor in model.tensors.values()) if kind}
     if kinds:
         types = " and ".join(sorted(kinds))
-        rows.append(["weights", types if form == "bullet" else f"exactly those of a file in {types}, written out as float32"])
+        rows.append(["weights", f"exactly those of a file in {types}, written out as float32" if form == "transformers" else types])
     return rows
 
 
@@ -226,9 +227,11 @@ def _benchmarks(results: Sequence[Mapping[str, Any]]) -> Iterable[str]:
 
 
 def _use(form: str, file_name: str) -> str:
+    file = shlex.quote(file_name)
     if form == "bullet":
-        file = shlex.quote(file_name)
         return f"```sh\nbullet chat {file}\nbullet serve {file}\nbullet convert {file} model-hf\n```"
+    if form == "other":
+        return f"```sh\nbullet convert {file} converted.bullet\nbullet chat converted.bullet\nbullet serve converted.bullet\n```"
     return "\n".join(
         [
             "```python",

@@ -18,7 +18,7 @@ from bulletlm.text.bpe import Vocabulary
 from bulletlm.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     import numpy as np
     import numpy.typing as npt
@@ -109,7 +109,7 @@ def _load_file(path: Path, engine: str, turbo: bool, threads: int | None) -> Mod
         from bulletlm.runtime.engine import NumpyEngine
 
         started = NumpyEngine(file.shape, {name: file.dequantize(name) for name in file.tensors})
-    return Model(started, tokenizer, file.shape, _defaults(file.metadata), file.header)
+    return Model(started, tokenizer, file.shape, default_sampling(file.metadata), file.header)
 
 
 def _load_folder(path: Path, engine: str, turbo: bool, threads: int | None) -> Model:
@@ -125,10 +125,11 @@ def _load_folder(path: Path, engine: str, turbo: bool, threads: int | None) -> M
         started = NativeEngine(shape, tensors, chosen, turbo, threads or available_cores())
     else:
         started = NumpyEngine(shape, tensors)
-    return Model(started, tokenizer, shape, _defaults(metadata), {"shape": shape.to_dict(), **metadata})
+    return Model(started, tokenizer, shape, default_sampling(metadata), {"shape": shape.to_dict(), **metadata})
 
 
-def _defaults(metadata: dict[str, Any]) -> Sampling:
+def default_sampling(metadata: Mapping[str, Any]) -> Sampling:
+    """The sampling settings in the metadata of a model, and the usual ones for those that it does not have."""
     given = metadata.get("sampling", {})
     # A file may contain 1 instead of 1.0.
     known: dict[str, Any] = {name: given[name] for name in SAMPLING_LIMITS if name in given}

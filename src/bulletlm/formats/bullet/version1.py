@@ -28,7 +28,7 @@ from bulletlm.formats.bullet.cursor import Cursor
 from bulletlm.formats.bullet.header import SHAPE_LIMITS, check_metadata, parse_json, read_shape
 from bulletlm.formats.bullet.layout import END, HEADER_END, HEADER_MAX_BYTES
 from bulletlm.formats.bullet.reader import FIRST_VERSION, PICKLE
-from bulletlm.formats.stored import EncodedTensor, Floats, StoredModel, as_floats, brief, check_finite, check_tokenizer
+from bulletlm.formats.stored import EncodedTensor, Floats, StoredModel, as_floats, brief, check_finite, check_tokenizer, type_of
 from bulletlm.quant.bq4 import Quantized, pack_bq4, quantize_bq4, unpack_bq4
 from bulletlm.shape import BLOCK, ModelShape
 from bulletlm.text.tokenizer import FIRST_BYTE, FIRST_PIECE, SPACE_MARK, SPECIAL_TOKENS, UNK
@@ -530,6 +530,11 @@ def write_v1(path: Path, model: StoredModel) -> None:
             file.write(bytes(-file.tell() % 32))
             file.write(blocks)
         file.write(END)
+
+
+def rounds_for_v1(model: StoredModel) -> bool:
+    """Whether `write_v1` changes numbers: a matrix is not BQ4, or follows gains other than 1."""
+    return any(type_of(tensor) != "BQ4" if len(tensor.shape) > 1 else (as_floats(tensor) != 1).any() for tensor in model.tensors.values())
 
 
 def check_v1(shape: ModelShape) -> None:

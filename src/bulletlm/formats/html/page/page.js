@@ -70,7 +70,7 @@ const WORDS = {
       mb: (bytes) => `${(bytes / 1e6).toFixed(2)} MB`,
       perplexity: "perplexity",
       bits: "bits per byte",
-      change: "change by 4-bit weights",
+      change: (bits) => `change by ${bits}-bit weights`,
       steps: "steps",
       seen: "tokens seen",
       loss: "validation loss",
@@ -144,7 +144,7 @@ const WORDS = {
       mb: (bytes) => `${(bytes / 1e6).toFixed(2)} MB`,
       perplexity: "perplexity",
       bits: "bits per byte",
-      change: "4-बिट भारांमुळे बदल",
+      change: (bits) => `${bits}-बिट भारांमुळे बदल`,
       steps: "पायऱ्या",
       seen: "वाचलेले टोकन",
       loss: "validation loss",
@@ -158,6 +158,8 @@ const WORDS = {
 
 const NUMBERS = ["temperature", "topK", "topP", "minP", "repetitionPenalty", "maxTokens", "seed"];
 const FILE_NAMES = { topK: "top_k", topP: "top_p", minP: "min_p", repetitionPenalty: "repetition_penalty", maxTokens: "max_tokens" };
+
+const BITS = { BQ4: 4, BQ8: 8, F16: 16, F32: 32 }; // of a weight type
 
 const DEVANAGARI = ["mr", "hi", "ne", "kok", "mai", "sa"]; // languages that are written in it
 
@@ -467,7 +469,7 @@ function showCard() {
     [f.file, f.mb(MODEL_BYTES)],
     [f.training, joined([[f.steps, number(training.steps ?? training.step, 0)], [f.seen, number(training.tokens ?? training.tokens_seen, 0)], [f.loss, number(training.val_loss, 4)]])],
     [f.texts, sources(header)],
-    [f.quality, joined([[f.perplexity, number(quantised.perplexity, 2)], [f.bits, number(quantised.bits_per_byte, 4)], [f.change, typeof quantised.perplexity_change === "number" ? `${(100 * quantised.perplexity_change).toFixed(2)} % ${f.perplexity}` : null]])],
+    [f.quality, joined([[f.perplexity, number(quantised.perplexity, 2)], [f.bits, number(quantised.bits_per_byte, 4)], [f.change(BITS[quantised.weights] ?? BITS.BQ4), typeof quantised.perplexity_change === "number" ? `${(100 * quantised.perplexity_change).toFixed(2)} % ${f.perplexity}` : null]])],
     [f.engine, `WebAssembly, ${kernels}`],
   ];
   $("facts").replaceChildren(
