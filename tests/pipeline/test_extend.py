@@ -12,6 +12,7 @@ import pytest
 
 from bulletlm.config.loader import load_config
 from bulletlm.config.schema import Config, TrainConfig
+from bulletlm.data import prepare
 from bulletlm.data.tokens import read_index
 from bulletlm.errors import ConfigError, Interrupted
 from bulletlm.files import read_json, sha256_of_file
@@ -237,3 +238,37 @@ def test_decay_start_is_where_the_rate_begins_to_fall(scheduler: Any) -> None:
         assert start is not None and (rates[10 : start + 1] == rates[10]).all() and rates[start + 1] < rates[10]
     else:
         assert start == 100
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+def test_other_steps_after_more_text_keep_the_tokenizer(
+    stopped: bool, cosine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also if the run with more text was stopped before it had prepared the text: what was trained on is not held out."""
+    path = copied(cosine, tmp_path)
+    folder = tmp_path / "runs" / "micro"
+    tokenizer = sha256_of_file(folder / "tokenizer/tokenizer.model")
+    trained = {line for row in read_documents(folder / "data/train.jsonl") for line in row.get("text", "").split("\n") if len(line) > 30}
+    text = (SAMPLE_CORPUS / "thoughts.en.txt").read_text(encoding="utf-8").splitlines(keepends=True)[:150]
+    (tmp_path / "more.txt").write_text("".join(text), encoding="utf-8")
+    values = json.loads(path.read_text())
+    values["data"]["sources"].append(str(tmp_path / "more.txt"))
+    path.write_text(json.dumps(values))
+    with monkeypatch.context() as patch:
+        if stopped:
+            patch.setattr(prepare, "clean_files", _stop)
+            with pytest.raises(Interrupted):
+                run(path)
+        else:
+            run(path)
+    done = 50 if stopped else 100
+    _, said = run(path, f"--total-steps={done + 10}")
+    assert any("is continued with" in line for line in said)
+    assert sha256_of_file(folder / "tokenizer/tokenizer.model") == tokenizer
+    held_out = {line for row in read_documents(folder / "data/val.jsonl") for line in row.get("text", "").split("\n") if len(line) > 30}
+    assert held_out and not held_out & trained
+    assert [event["step"] for event in events(folder, "train")] == list(range(1, done + 11))
+
+
+def _stop(*_: object) -> None:
+    raise KeyboardInterrupt

@@ -31,7 +31,8 @@ def find_extension(run: Run, old: Config, recorded: dict[str, Any]) -> dict[str,
         recorded: what config.json recorded about the trained run.
 
     Returns:
-        "decay_start", "more_text" (`train.extend.Extension`), and with more text "tokenizer", the SHA-256 of the tokenizer to keep.
+        "decay_start", "more_text" (`train.extend.Extension`), and if text was added now or before, "tokenizer", the SHA-256 of the
+        tokenizer to keep.
 
     Raises:
         ConfigError: the run would not become longer; the message says from which number of steps on it would.
@@ -52,22 +53,29 @@ def find_extension(run: Run, old: Config, recorded: dict[str, Any]) -> dict[str,
     hashes, old_hashes = (Counter(source["sha256"] for source in each) for each in (run.sources, before))
     if not old_hashes <= hashes:
         return None
-    more_text = hashes != old_hashes
     tokenizer = folder / "tokenizer" / "tokenizer.model"
     try:
-        position = read_json(checkpoints[-1][1] / "state.json")["position"]
+        state = read_json(checkpoints[-1][1] / "state.json")
+        position = state["position"]
         done, start = int(position["step"]), int(position.get("schedule_start", 0))
         windows = _windows(folder, old)
     except (BulletError, KeyError, TypeError, ValueError):
         return None
+    earlier = recorded.get("extension")
+    earlier = earlier if isinstance(earlier, dict) else {}
+    begun = state.get("key") == recorded.get("fingerprint")  # otherwise the checkpoints are of before an extension that was stopped early
+    more_text = hashes != old_hashes or (not begun and bool(earlier.get("more_text")))
     if not more_text and (steps := last_step(new.train, windows, 0)[0]) <= done:
         raise ConfigError(
             f"{printable(str(folder))} has trained {done:,} steps, and these settings end at {steps:,}: give more, for example "
             f"--total-steps={2 * done}, or give this run another name (--name={new.name}-2)"
         )
     lowered = decay_start(old.train, last_step(old.train, windows, start)[0] - start)
-    found: dict[str, Any] = {"decay_start": None if lowered is None else start + lowered, "more_text": more_text}
-    if more_text:
+    at = None if lowered is None else start + lowered
+    found: dict[str, Any] = {"decay_start": at if begun or not earlier else earlier.get("decay_start"), "more_text": more_text}
+    if "tokenizer" in earlier:  # the text has grown before, so a tokenizer that is trained on it would be another one
+        found["tokenizer"] = earlier["tokenizer"]
+    elif more_text:
         if not tokenizer.is_file():
             return None
         found["tokenizer"] = sha256_of_file(tokenizer)
