@@ -172,6 +172,11 @@ def test_the_user_decides_first(packaged: Path, micro_run: Path) -> None:
         find_base({"model.start_from": str(micro_run), "model.dim": 96}, text)
 
 
+def test_a_run_beside_the_new_one_is_found_by_its_name(micro_run: Path) -> None:
+    base, _ = find_base({"model.start_from": micro_run.name}, survey_of(100_000), run=micro_run.parent / "new")
+    assert base and base.asked and base.where == micro_run.name
+
+
 def test_without_a_model_in_the_package_nothing_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("bulletlm.formats.packaged.MODELS", tmp_path)
     assert find_base({}, survey_of(100_000)) == (None, "")

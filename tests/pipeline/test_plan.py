@@ -6,6 +6,7 @@ import json
 import lzma
 import mmap
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -16,6 +17,7 @@ from bulletlm.config.loader import load_config
 from bulletlm.config.schema import Config
 from bulletlm.errors import ConfigError
 from bulletlm.formats.bullet.reader import open_bullet
+from bulletlm.formats.npy import read_npy
 from bulletlm.pipeline.limits import fed_parameters
 from bulletlm.pipeline.plan import (
     Clock,
@@ -30,6 +32,7 @@ from bulletlm.pipeline.plan import (
     text_tokens,
     training_flops,
 )
+from bulletlm.pipeline.start import resolve
 from bulletlm.progress import SilentProgress
 from bulletlm.train.scaling import Law, family
 from micro_model import write_micro_config
@@ -110,6 +113,32 @@ def test_text_is_counted_before_there_are_tokens(micro_run: Path, texts: Path, t
     estimated = text_tokens(config)
     assert estimated["from"] == "the size of the sources, before cleaning"
     assert 0.3 < estimated["tokens"] / index["train"]["tokens"] < 1.2  # a vocabulary of 700 makes more tokens of the same text
+
+
+def test_only_the_text_that_is_used_counts(texts: Path, tmp_path: Path) -> None:
+    def tokens(source: dict[str, Any], **mix: Any) -> int:
+        values = {"name": "x", "runs_dir": str(tmp_path), "data": {"sources": [{"path": str(texts), **source}], "mix": mix}}
+        found = text_tokens(Config.model_validate(values))["tokens"]
+        assert found
+        return found
+
+    whole = tokens({})
+    assert tokens({"share": 0.25}) == pytest.approx(whole / 4, rel=0.01)
+    assert tokens({"tokens": 1_000, "weight": 3}) == 1_000
+    assert tokens({}, general=0.2) == pytest.approx(whole / 0.8, rel=0.01)
+    assert tokens({}, tokens=2_000) == 2_000 and tokens({}, tokens=10**9, max_repeats=2) == pytest.approx(2 * whole, rel=0.01)
+
+
+def test_a_run_from_a_model_has_the_shape_of_the_model(micro_run: Path, texts: Path, tmp_path: Path) -> None:
+    values = {"name": "new", "runs_dir": str(micro_run.parent), "data": {"sources": [str(texts)]}, "model": {"start_from": "micro"}}
+    (tmp_path / "new.json").write_text(json.dumps({**values, "train": {"total_steps": 50}}))
+    plan = make_plan(load_config(tmp_path / "new.json"), 0.5, 0.4, tmp_path / "planned.json", SilentProgress())
+    shape = read_npy(micro_run / "export/npy")[0]
+    assert plan["configured"]["shape"] == plan["best"]["shape"] == dataclasses.asdict(shape)
+    assert "with_more_text" not in plan and list(plan["config"]) == ["train"]
+    print_plan(plan)
+    resolved, _ = resolve(load_config(tmp_path / "planned.json"), SilentProgress())
+    assert resolved.model.shape(shape.vocab_size) == shape and resolved.train.total_steps == plan["best"]["steps"]
 
 
 def test_time_is_interpolated_and_never_negative() -> None:

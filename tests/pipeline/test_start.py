@@ -25,6 +25,7 @@ from bulletlm.formats.chat_marks import MARKS
 from bulletlm.formats.convert import ConvertOptions, convert, read_model
 from bulletlm.formats.npy import read_npy, write_npy
 from bulletlm.formats.packaged import packaged_model
+from bulletlm.pipeline.recipe import text_run
 from bulletlm.pipeline.runner import finish_run, run_stages
 from bulletlm.pipeline.start import locate, read_parent, resolve
 from bulletlm.progress import SilentProgress
@@ -448,3 +449,21 @@ def test_other_tokenizers_stay_refused(unmarked: Path, tmp_path: Path) -> None:
     (folder / "tokenizer.model").write_bytes(content)
     with pytest.raises(FormatError, match="the tokenizer is not one of BulletLM"):
         read_parent(str(folder))
+
+
+def test_a_folder_of_text_does_not_hide_a_model_of_its_name(micro_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("marathi-english", micro_run.name):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a.txt").write_text("text\n")
+    assert locate("marathi-english", str(tmp_path / "runs")) == packaged_model("marathi-english")
+    assert locate(micro_run.name, str(micro_run.parent)) == micro_run
+    assert locate(micro_run.name, str(tmp_path / "runs")) == Path(micro_run.name), "nothing else has this name: the error says what it is"
+    run = text_run([micro_run.name], [f"--from={micro_run.name}", f"--runs-dir={micro_run.parent}", "--name=new"], None)
+    assert run.given["model.start_from"] == micro_run.name
+
+
+def test_a_run_does_not_start_from_what_it_overwrites(micro_run: Path) -> None:
+    for inside in (".", "model.bullet", "checkpoints/best"):
+        with pytest.raises(ConfigError, match=r"is in the folder of this run, which overwrites it: .*--name=micro-2"):
+            read_parent(str(micro_run / inside), own=micro_run)

@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from bulletlm.config.schema import Config
@@ -90,13 +91,16 @@ class Base:
     asked: bool
 
 
-def find_base(given: Mapping[str, Any], found: Survey, max_mb: float | None = None) -> tuple[Base | None, str]:
+def find_base(
+    given: Mapping[str, Any], found: Survey, max_mb: float | None = None, run: Path = Path("runs/model")
+) -> tuple[Base | None, str]:
     """The model from which a run over a text starts, and the reason in words, "" if there is no model to speak of.
 
     Args:
         given: settings that the user chose, by their full names.
         found: the text.
         max_mb: size of the model file in MB at most; None for no limit.
+        run: the run folder. A run of this name in the folder above it can be the model to start from.
 
     Raises:
         ConfigError: a setting of the user or `max_mb` contradicts the model that he names.
@@ -104,7 +108,7 @@ def find_base(given: Mapping[str, Any], found: Survey, max_mb: float | None = No
     """
     where = given.get("model.start_from")
     if where is not None:
-        values: dict[str, Any] = {"train": {}}
+        values: dict[str, Any] = {"train": {}, "name": run.name, "runs_dir": str(run.parent)}
         put_given(values, {name: value for name, value in given.items() if not name.startswith("train.")})
         config = Config.model_validate(values)
         parent = resolve(config, SilentProgress())[1]
@@ -122,7 +126,7 @@ def find_base(given: Mapping[str, Any], found: Survey, max_mb: float | None = No
     fixed = [name for name in given if name == "tokenizer.vocab_size" or (name.startswith("model.") and name != "model.max_seq_len")]
     if fixed:
         return None, f"because {fixed[0]} is given, and the model {BASE} has its own"
-    base = _base(BASE, read_parent(BASE), asked=False)
+    base = _base(BASE, read_parent(BASE, str(run.parent), run), asked=False)
     if max_mb is not None and (size := model_file_mb(base.shape, given)) > max_mb:
         return None, f"because a model that starts from {BASE} has a file of {size:.1f} MB, and --max-mb={max_mb:g} allows less"
     known = sum(share for language, share in found.languages.items() if language in base.languages)
@@ -133,14 +137,12 @@ def find_base(given: Mapping[str, Any], found: Survey, max_mb: float | None = No
 
 
 def _base(where: str, parent: Parent, asked: bool) -> Base:
-    training = parent.metadata.get("training", {})
-    tokens = training.get("tokens_seen", 0) if isinstance(training, dict) else 0
     return Base(
         where=where,
         shape=parent.shape,
         tokenizer=Tokenizer(parent.tokenizer_proto),
         languages=tuple(parent.languages),
-        tokens=tokens if type(tokens) is int else 0,
+        tokens=parent.tokens_seen,
         line=describe(parent),
         asked=asked,
     )

@@ -29,6 +29,7 @@ from bulletlm.errors import ConfigError
 from bulletlm.files import open_regular, read_json, write_json
 from bulletlm.hardware import largest_size
 from bulletlm.pipeline.limits import MOST_EPOCHS, fed_parameters, refuse_too_large, require_sources
+from bulletlm.pipeline.start import resolve
 from bulletlm.progress import Progress, SilentProgress, format_duration
 from bulletlm.quant.types import tensor_bytes, weight_types
 from bulletlm.shape import ModelShape
@@ -104,8 +105,8 @@ class Plan(TypedDict):
         configured: estimate of the configured run.
         law: content of train/scaling.json.
         same_time: estimate of the configured shape for the given hours; this and the following only if hours are given.
-        best: estimate of the best shape for the given hours.
-        with_more_text: the same with ten times as much text, if the size of the text is known.
+        best: estimate of the best shape for the given hours; of a run that starts from a model, its own shape.
+        with_more_text: the same with ten times as much text, if the size of the text is known and the shape can be chosen.
         config: the settings of the best run.
         warnings: notes for the user.
     """
@@ -138,6 +139,7 @@ def make_plan(config: Config, hours: float | None, seconds: float, write: Path |
     """
     _check_options(hours, seconds, write)
     require_sources(config)
+    config, parent = resolve(config, progress)
     shape = config.model.shape(config.tokenizer.vocab_size)
     refuse_too_large(shape, config.train)
     text = text_tokens(config)
@@ -151,7 +153,9 @@ def make_plan(config: Config, hours: float | None, seconds: float, write: Path |
     progress.log(f"measuring this machine for about {seconds:.0f} s ...")
     tokens = steps * config.train.batch_size_per_device * config.train.gradient_accumulation_steps * shape.max_seq_len
     machine = _measure_machine(config.train, shape, seconds, tokens if hours is None else ALWAYS_COMPILE_TOKENS)
-    estimator = Estimator(config=config, clock=machine.clock, law=law, facts=facts, available=text["tokens"])
+    estimator = Estimator(
+        config=config, clock=machine.clock, law=law, facts=facts, available=text["tokens"], seen=parent.tokens_seen if parent else 0
+    )
     configured = estimator.estimate(shape, steps)
     plan: Plan = {
         "text": text,
@@ -166,13 +170,13 @@ def make_plan(config: Config, hours: float | None, seconds: float, write: Path |
         available = text["tokens"]
         plan["same_time"] = asdict(estimator.estimate(shape, estimator.steps_within(shape, hours) or 1))
         chosen = best_shape(hours, estimator)
-        if available:
+        if available and not parent:
             plan["with_more_text"] = asdict(best_shape(hours, replace(estimator, available=10 * available)))
         plan["best"] = asdict(chosen)
         plan["config"] = fragment(chosen, config)
         if write:
             _write_config(write, config, plan["config"], hours)
-    plan["warnings"] = list(_warnings(chosen, text, facts, machine.cpu_share))
+    plan["warnings"] = list(_warnings(chosen, text, facts, machine.cpu_share, fresh=parent is None))
     return plan
 
 
@@ -322,6 +326,7 @@ class Estimator:
         law: the expected loss.
         facts: content of scaling.json.
         available: number of training tokens; None if unknown.
+        seen: tokens on which the model was trained from which the runs start; 0 for random weights.
     """
 
     config: Config
@@ -329,6 +334,7 @@ class Estimator:
     law: Law
     facts: dict[str, Any]
     available: int | None
+    seen: int = 0
 
     def steps_within(self, shape: ModelShape, hours: float) -> int:
         """Number of steps that fit into `hours` and that read the text at most MOST_EPOCHS times."""
@@ -352,7 +358,7 @@ class Estimator:
             tokens_per_s=tokens / seconds,
             tokens_per_parameter=tokens / shape.n_parameters,
             epochs=tokens / available if available else None,
-            bits_per_byte=self.law.loss(_counted(shape, self.facts), effective_tokens(tokens, available or tokens)),
+            bits_per_byte=self.law.loss(_counted(shape, self.facts), self.seen + effective_tokens(tokens, available or tokens)),
             bullet_bytes=bullet_bytes(config, shape),
         )
 
@@ -364,12 +370,15 @@ def _counted(shape: ModelShape, facts: dict[str, Any]) -> int:
 def best_shape(hours: float, estimator: Estimator) -> Estimate:
     """The shape of the family, or the configured shape, with the lowest expected loss after `hours`.
 
+    A run that starts from a model has the shape of that model.
+
     The text is read at most MOST_EPOCHS times. If the size of the text is known, a shape with more parameters than it can feed is not
     proposed, except the smallest shape if none is small enough.
     """
     config = estimator.config
     own = config.model.shape(config.tokenizer.vocab_size)
-    widths = [width for width in WIDTHS if width <= 256 or width % 64 == 0]  # heads of 64
+    fixed = config.model.start_from is not None
+    widths = [] if fixed else [width for width in WIDTHS if width <= 256 or width % 64 == 0]  # heads of 64
     candidates = []
     for shape in [own, *(family(width, own.vocab_size, own.max_seq_len) for width in widths)]:
         steps = estimator.steps_within(shape, hours)
@@ -377,7 +386,7 @@ def best_shape(hours: float, estimator: Estimator) -> Estimate:
             candidates.append(estimator.estimate(shape, steps))
     if not candidates:
         raise ConfigError(f"--hours={hours:g}: the time is too short for one optimizer step of the smallest model")
-    if estimator.available is not None:
+    if estimator.available is not None and not fixed:
         smallest = min(candidates, key=lambda candidate: candidate.parameters)
         candidates = [candidate for candidate in candidates if candidate.parameters <= fed_parameters(candidate.tokens)] or [smallest]
     return min(candidates, key=lambda candidate: candidate.bits_per_byte)
@@ -386,6 +395,9 @@ def best_shape(hours: float, estimator: Estimator) -> Estimate:
 def fragment(chosen: Estimate, config: Config) -> dict[str, Any]:
     """The settings that turn `config` into the chosen run."""
     own, shape = config.model, chosen.shape
+    train = {"train": {"total_steps": chosen.steps, "epochs": None}}
+    if own.start_from is not None:
+        return train
     model: dict[str, Any] = {"dim": shape.dim, "n_layers": shape.n_layers, "n_heads": shape.n_heads}
     if own.n_kv_heads is not None:
         model["n_kv_heads"] = shape.n_kv_heads
@@ -395,7 +407,7 @@ def fragment(chosen: Estimate, config: Config) -> dict[str, Any]:
         model["tied_embeddings"] = shape.tied_embeddings
     keep = exceptions(config, shape)
     quant = {"quant": {"keep": keep}} if keep != config.quant.keep else {}
-    return {"model": model, **quant, "train": {"total_steps": chosen.steps, "epochs": None}}
+    return {"model": model, **quant, **train}
 
 
 def exceptions(config: Config, shape: ModelShape) -> list[str]:
@@ -431,11 +443,18 @@ def text_tokens(config: Config) -> Text:
         size = _text_bytes(file)
         if size is None:
             return {"tokens": None, "from": f"{file.path.name}, whose text is compressed"}
-        by_source[file.source] = by_source.get(file.source, 0.0) + size / per_token
-    total = 0.0
+        by_source[file.source] = by_source.get(file.source, 0.0) + file.share * size / per_token
+    own = general = 0.0
     for number, tokens in by_source.items():
         source = config.data.all_sources[number]
-        total += min(tokens, source.tokens or math.inf) * source.weight
+        if number < len(config.data.sources):
+            own += min(tokens * source.weight, source.tokens or math.inf)
+        else:
+            general += tokens
+    mix = config.data.mix
+    if mix.general and general:
+        own += min(mix.general / (1 - mix.general) * own, mix.max_repeats * general)
+    total = own if mix.tokens is None else min(mix.tokens, mix.max_repeats * own)
     return {"tokens": int(total), "from": "the size of the sources, before cleaning"}
 
 
@@ -453,15 +472,23 @@ def _text_bytes(file: SourceFile) -> int | None:
         return None
 
 
-def _warnings(chosen: Estimate, text: Text, facts: dict[str, Any], cpu_share: float) -> Iterable[str]:
-    """Notes for the user; `cpu_share` is the share of the cores that the measurement got, 0 to 1."""
+def _warnings(chosen: Estimate, text: Text, facts: dict[str, Any], cpu_share: float, *, fresh: bool) -> Iterable[str]:
+    """Notes for the user.
+
+    Args:
+        chosen: the run.
+        text: size of the training text.
+        facts: content of scaling.json.
+        cpu_share: share of the cores that the measurement got, 0 to 1.
+        fresh: whether the run starts from random weights, so that its shape can be chosen.
+    """
     if cpu_share < MIN_CPU_SHARE:
         yield f"other programs were busy: the measurement got {cpu_share:.0%} of the cores' time; on an idle machine a run is faster"
     if chosen.epochs is None:
         yield f"the size of the text is unknown ({text['from']}): run `bullet tokenizer` first, then plan again"
     elif chosen.epochs > MOST_EPOCHS + 0.5:
         yield f"the text is small: it would be read {chosen.epochs:.0f} times, more than {MOST_EPOCHS}; more text helps more than more time"
-    if chosen.epochs is not None and chosen.parameters > fed_parameters(chosen.tokens):
+    if fresh and chosen.epochs is not None and chosen.parameters > fed_parameters(chosen.tokens):
         yield (
             f"the text is small for {chosen.parameters / 1e6:.2g}M parameters: {chosen.tokens / 1e6:.2g}M training tokens are enough for "
             f"about {fed_parameters(chosen.tokens) / 1e6:.2g}M; a smaller shape learns as much in less time, and more text helps more"
@@ -511,7 +538,7 @@ def print_plan(plan: Plan) -> None:
     error = law["error"]
     print(f"\nError of the law for runs that were not used to fit it: {error['mean']:.1%} on average, {error['largest']:.1%} at most.")
     print("The times are those of training alone; validation takes a little more.")
-    if "best" in plan and text["tokens"]:
+    if "with_more_text" in plan:
         for line in _trade_off(plan):
             print(line)
     for warning in plan["warnings"]:

@@ -23,7 +23,7 @@ from bulletlm.data.sources import HUGGING_FACE, is_embedded, similar_path
 from bulletlm.errors import ConfigError
 from bulletlm.extras import require
 from bulletlm.files import sha256_of_file, write_json, write_text
-from bulletlm.pipeline.run_folder import read_object
+from bulletlm.pipeline.run_folder import read_object, refuse_text_folder
 from bulletlm.progress import Progress
 from bulletlm.terminal import printable
 
@@ -98,12 +98,16 @@ def text_run(paths: Sequence[str], flags: Sequence[str], hours: float | None, ma
                 f"({', '.join(recipe_names())})"
             )
         sources.append(str(place.absolute()))
-    start = given.get("model.start_from")
-    if start is not None and Path(str(start)).expanduser().exists():
-        given["model.start_from"] = str(Path(str(start)).expanduser().absolute())
     chosen = given.pop("name", None)
     name = chosen or _name(sources[0])
     runs_dir = Path(str(given.pop("runs_dir", "runs")))
+    if (start := given.get("model.start_from")) is not None:
+        from bulletlm.pipeline.start import locate
+
+        path = Path(str(start)).expanduser()
+        if locate(str(start), str(runs_dir), runs_dir / str(name)) == path:
+            given["model.start_from"] = str(path.absolute())
+    refuse_text_folder(runs_dir / str(name), sources)
     check_flags({**given, "name": str(name)})  # reports a mistake before anything is read
     return TextRun(name=str(name), runs_dir=runs_dir, sources=sources, given=given, hours=hours, named=bool(chosen), max_mb=max_mb)
 
@@ -167,7 +171,7 @@ def _choose(run: TextRun, progress: Progress) -> "Choice":
     hours = run.hours or DEFAULT_HOURS
     seed = int(run.given.get("seed", 42))
     found = look_at_text(run.sources, run.given, seed, progress)
-    base, reason = find_base(run.given, found, run.max_mb)
+    base, reason = find_base(run.given, found, run.max_mb, run.folder)
     speed = measure_speed(progress)
     request = Request(name=run.name, sources=run.sources, speed=speed, hours=hours, given=run.given, max_mb=run.max_mb)
     if base:

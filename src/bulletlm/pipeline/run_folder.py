@@ -139,6 +139,16 @@ def read_object(path: Path) -> dict[str, Any]:
     return value
 
 
+def refuse_text_folder(folder: Path, sources: Iterable[str]) -> None:
+    """Raise a ConfigError if the run folder is a folder of the text: its files would count as those of a run, and not be read."""
+    for source in sources:
+        if source and os.path.realpath(Path(source).expanduser()) == os.path.realpath(folder):
+            raise ConfigError(
+                f"{printable(str(folder))} is the folder of the text, and this run would write its files there too: give the run another "
+                "--name or --runs-dir"
+            )
+
+
 def refuse_own_outputs(folder: Path, sources: Iterable[Path], outputs: Iterable[str]) -> None:
     """Raise a ConfigError if a source lies in a folder of the run that a stage writes."""
     inside = [Path(os.path.realpath(folder / name)) for name in outputs]

@@ -23,6 +23,7 @@ from bulletlm.formats.convert import read_model
 from bulletlm.formats.hf import read_hf
 from bulletlm.formats.npy import MANIFEST, read_npy, write_npy
 from bulletlm.formats.packaged import packaged_model, packaged_names
+from bulletlm.formats.provenance import PRIVATE_KEY, is_private
 from bulletlm.formats.stored import StoredModel, as_floats
 from bulletlm.pipeline.build import fingerprint
 from bulletlm.progress import Progress
@@ -91,6 +92,13 @@ class Parent:
         return str(self.metadata.get("name") or self.where)
 
     @property
+    def tokens_seen(self) -> int:
+        """Tokens on which it was trained; 0 if unknown."""
+        training = self.metadata.get("training", {})
+        tokens = training.get("tokens_seen", 0) if isinstance(training, dict) else 0
+        return tokens if type(tokens) is int else 0
+
+    @property
     def languages(self) -> list[str]:
         """The codes of its languages, without the one for text of an unknown language."""
         return [str(language) for language in self.metadata.get("languages", []) if language != "und"]
@@ -116,6 +124,11 @@ def read_parent(where: str, runs_dir: str = "runs", own: Path | None = None) -> 
             f"model.start_from: there is no {printable(where)}: give a .bullet or .gguf file, a run, a checkpoint or a Hugging Face "
             f"folder{known}"
         )
+    if own and path.resolve().is_relative_to(own.resolve()):
+        raise ConfigError(
+            f"model.start_from: {printable(where)} is in the folder of this run, which overwrites it: give this run another name "
+            f"(--name={printable(own.name)}-2), or copy the model to another place"
+        )
     try:
         model = _read(path)
         tensors = {name: as_floats(model.tensors[name]) for name in model.shape.tensors()}
@@ -140,11 +153,17 @@ def read_parent(where: str, runs_dir: str = "runs", own: Path | None = None) -> 
 
 def locate(where: str, runs_dir: str, own: Path | None = None) -> Path | None:
     """The file or folder that a value of model.start_from means; None if there is none. See `read_parent`."""
-    path = Path(where).expanduser()
-    if path.exists():
+    path, run = Path(where).expanduser(), Path(runs_dir) / where
+    others = [run] if run.is_dir() and run != own else []
+    others += [packaged] if (packaged := packaged_model(where)) else []
+    if path.exists() and not (others and _holds_no_model(path)):
         return path
-    run = Path(runs_dir) / where
-    return run if run.is_dir() and run != own else packaged_model(where)
+    return others[0] if others else None
+
+
+def _holds_no_model(path: Path) -> bool:
+    """Whether a path is a folder without any file or folder that `_read` looks for, such as a folder of text with the name of a model."""
+    return path.is_dir() and not any((path / name).exists() for name in ("state.json", "export", "checkpoints", "config.json", MANIFEST))
 
 
 def _read(path: Path) -> StoredModel:
@@ -208,9 +227,13 @@ def _read_checkpoint(folder: Path) -> StoredModel:
             "sources": recorded.get("sources", []),
         },
     }
+    private = bool(_object(report).get("private_messages")) if (report := run / "data" / "clean-report.json").is_file() else False
     if (run / START / MANIFEST).is_file():
         parent = read_copy(run)
         metadata |= {"parents": parent.parents, "license": license_line(config.license, parent)}
+        private |= is_private(parent.metadata)
+    if private:
+        metadata[PRIVATE_KEY] = True
     return StoredModel(shape, {name: weights[name].numpy() for name in shape.tensors()}, tokenizer.proto, metadata)
 
 
