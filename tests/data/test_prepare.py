@@ -17,6 +17,7 @@ import pytest
 from bulletlm.config.schema import DataConfig
 from bulletlm.data import clean_corpus
 from bulletlm.data import prepare as prepare_module
+from bulletlm.data.copies import held_out_texts
 from bulletlm.data.prepare import prepare_data
 from bulletlm.data.readers import lines
 from bulletlm.errors import DataError
@@ -451,3 +452,33 @@ def test_held_out_texts_reach_neither_training_nor_validation(corpus: Path, tmp_
         assert removed is None or row["characters_in"] == row["characters_out"] + removed + sum(row["changed"].values())
     with pytest.raises(DataError, match=r"data\.held_out: .* does not exist"):
         prepare(tmp_path / "other", corpus, held_out=[str(tmp_path / "nowhere.txt")])
+
+
+def test_what_of_held_out_is_not_read_is_reported(tmp_path: Path) -> None:
+    tests = tmp_path / "tests"
+    tests.mkdir()
+    (tests / "choices.jsonl").write_text('{"stem": "Which?", "choices": ["a", "b"]}\n' * 3)
+    (tests / "sheet.xlsx").write_text("x")
+    progress = Listening()
+    config = DataConfig.model_validate({"sources": ["sample"], "held_out": [str(tests)]})
+    with pytest.raises(
+        DataError, match=r"data\.held_out: there is no text that is read in tests/choices\.jsonl .*: nothing would be held out"
+    ):
+        held_out_texts(config, 1, progress)
+    (tests / "half.jsonl").write_text('{"text": "A test sentence of the right kind."}\n{broken\n')
+    progress.said.clear()
+    assert [text["text"] for text in held_out_texts(config, 1, progress)] == ["A test sentence of the right kind."]
+    assert [line.partition(": not held out: ")[2].partition(":")[0] for line in progress.said] == [
+        "tests/sheet.xlsx",
+        "tests/choices.jsonl",
+        "tests/half.jsonl",
+    ]
+    assert progress.said[2].endswith("lines that are not JSON (1)")
+
+
+class Listening(SilentProgress):
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def log(self, text: str, level: str = "info") -> None:
+        self.said.append(text)

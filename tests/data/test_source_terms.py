@@ -29,3 +29,8 @@ def test_they_change_the_export_only() -> None:
     plain, named = config("/texts"), config({"path": "/texts", "license": "MIT", "attribution": "us"})
     assert text_settings(plain) == text_settings(named)
     assert changing_terms(plain) == [] and changing_terms(named) and changing_terms(config("sample")) == []
+
+
+def test_the_general_text_has_an_entry_too() -> None:
+    data = Config.model_validate({"data": {"sources": ["/texts"], "mix": {"general": 0.2}}}).data
+    assert [(entry["label"], entry["license"]) for entry in source_terms(data)] == [("sample", "CC0-1.0"), ("simple", "CC0-1.0")]

@@ -11,7 +11,7 @@ import pytest
 from bulletlm.config.schema import DataConfig
 from bulletlm.data import sources
 from bulletlm.data.reading import Block, RawDocument, blocks, read_documents
-from bulletlm.data.sources import find_files, held_out_files, is_embedded, sha256_of_source, shown_source, source_files
+from bulletlm.data.sources import find_files, find_held_out, is_embedded, sha256_of_source, shown_source, source_files
 from bulletlm.errors import DataError
 from paths import SAMPLE_CORPUS, SIMPLE_CORPUS
 
@@ -241,7 +241,18 @@ def test_an_installation_reads_its_packed_corpus_as_a_checkout_does(tmp_path: Pa
 def test_general_text_is_not_held_out(tmp_path: Path) -> None:
     (tmp_path / "test.txt").write_text("text\n")
     config = DataConfig.model_validate({"sources": ["sample"], "held_out": [str(tmp_path / "test.txt")], "mix": {"general": 0.2}})
-    assert [file.name for file in held_out_files(config)] == ["test.txt"]
+    assert [file.name for file in find_held_out(config)[0]] == ["test.txt"]
+
+
+def test_a_file_that_is_named_again_with_other_settings_is_reported(tmp_path: Path) -> None:
+    (tmp_path / "good.txt").write_text("text\n")
+    again = {"path": str(tmp_path / "good.txt"), "weight": 3}
+    files, skipped = find_files(DataConfig.model_validate({"sources": [str(tmp_path), again], "mix": {"general": 0.2}}))
+    assert files[0].source == 0
+    assert [item.reason for item in skipped] == ["read already (entry 1 of data.sources); for the settings of entry 2, put it first"]
+    assert not find_files(DataConfig.model_validate({"sources": [again, str(tmp_path)]}))[0][0].source
+    for same in ([str(tmp_path), again["path"]], ["simple/chat-again.*", "simple"]):  # with the same settings, it is no matter
+        assert not find_files(DataConfig.model_validate({"sources": same, "mix": {"general": 0.2}}))[1]
 
 
 @pytest.mark.parametrize("path", ["simple/", "simple/absent*", "simple/../sample/stories.mr.txt", "simple/LICENSE"])

@@ -16,7 +16,9 @@ from bulletlm.data.sources import SourceFile, set_labels
 from bulletlm.files import read_json
 from bulletlm.formats.bullet.reader import open_bullet
 from bulletlm.formats.convert import ConvertOptions, convert
+from bulletlm.formats.provenance import is_private
 from bulletlm.pipeline.runner import run_stages
+from bulletlm.pipeline.start import read_parent
 from bulletlm.progress import SilentProgress
 from micro_model import MICRO, write_texts
 
@@ -128,6 +130,10 @@ def test_private_messages_are_said_everywhere(runs: list[Path], capsys: pytest.C
         assert "private messages" in (run.parents[1] / "out" / path / "README.md").read_text(encoding="utf-8")
     print_info(run / "model.bullet", tensors=False, as_json=False)
     assert "private messages" in capsys.readouterr().out
+
+
+def test_a_run_from_a_checkpoint_is_private_too(runs: list[Path]) -> None:
+    assert is_private(read_parent(str(runs[0] / "checkpoints" / "best")).metadata)
 
 
 def test_the_card_has_the_figures_of_its_weights(runs: list[Path]) -> None:

@@ -15,6 +15,7 @@ from bulletlm.config.schema import Config
 from bulletlm.dashboard.runs import STAGE_NAMES
 from bulletlm.errors import BulletError, ConfigError, DataError
 from bulletlm.files import foreign_files, read_json, sha256_of_file, write_json
+from bulletlm.pipeline.recipe import text_run
 from bulletlm.pipeline.run_folder import OUTPUT_FOLDERS, locked
 from bulletlm.pipeline.runner import finish_run, run_stages
 from bulletlm.pipeline.stages import STAGES
@@ -279,3 +280,14 @@ def test_a_restart_with_text_that_cannot_be_read_keeps_the_checkpoints(copy: Con
     with pytest.raises(DataError, match=r"gone\.txt"):
         run_stages(load_config(copy.run_dir / "config.json", flags), "train", SilentProgress(), restart=True)
     assert before and same(before)
+
+
+def test_the_folder_of_the_text_is_no_run_folder(tmp_path: Path, texts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = Path(shutil.copytree(texts, tmp_path / "runs" / "micro"))
+    before = sorted(folder.iterdir())
+    with pytest.raises(ConfigError, match="is the folder of the text"):
+        run_stages(load_config(write_micro_config(tmp_path, folder)), "data", SilentProgress())
+    monkeypatch.chdir(folder.parent)
+    with pytest.raises(ConfigError, match="is the folder of the text"):
+        text_run(["micro"], ["--runs-dir=."], None)
+    assert sorted(folder.iterdir()) == before

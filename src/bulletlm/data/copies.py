@@ -1,6 +1,8 @@
 """Removes text that repeats other text: validation text, or the texts of data.held_out."""
 
+from collections import Counter
 from collections.abc import Iterator
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -8,33 +10,65 @@ import numpy.typing as npt
 
 from bulletlm.data.clean_corpus import to_document
 from bulletlm.data.leaks import Index, find_copies
-from bulletlm.data.log import Log, Rejected
+from bulletlm.data.log import REJECTIONS, Log, Rejected
 from bulletlm.data.readers.raw import BadRow
 from bulletlm.data.reading import read_documents
 from bulletlm.data.rules import clean_text
-from bulletlm.data.sources import held_out_files
+from bulletlm.data.sources import find_held_out
 from bulletlm.data.store import BLOCK_BYTES, DataJob, DocumentStore, Ints
 from bulletlm.data.workers import ordered_map
 from bulletlm.errors import DataError
+from bulletlm.progress import Progress
+from bulletlm.terminal import printable
 from bulletlm.text.documents import Document
 
 if TYPE_CHECKING:
     from bulletlm.config.schema import DataConfig
 
+_NO_TEXT = ("no_time", "chat_notice", "chat_media", "chat_deleted", "page_furniture", "gutenberg")
+"""Rules of rows that are not text of a document."""
 
-def held_out_texts(config: "DataConfig", seed: int) -> list[Document]:
-    """The texts of data.held_out, cleaned as the sources are. A request for a translation contains a text that its answer repeats."""
+_UNREAD_SHOWN = 15
+
+
+def held_out_texts(config: "DataConfig", seed: int, progress: Progress) -> list[Document]:
+    """The texts of data.held_out, cleaned as the sources are. A request for a translation contains a text that its answer repeats.
+
+    Args:
+        config: names the files.
+        seed: of the run.
+        progress: receives what cannot be read and is therefore not held out.
+
+    Raises:
+        DataError: there are files, and none of them has a text that can be read.
+    """
     texts: list[Document] = []
-    for file in held_out_files(config):
-        for raw in read_documents(file, seed, advance=lambda _: None, note=lambda _: None):
+    files, skipped = find_held_out(config)
+    unread: list[tuple[str, str]] = [(item.name, item.reason) for item in skipped if not item.reason.startswith("hidden")]
+    for file in files:
+        bad = Counter[str]()
+        for raw in read_documents(file, seed, advance=lambda _: None, note=partial(_add_problem, unread, file.name)):
             if isinstance(raw, BadRow):
+                bad[raw.reason] += 1
                 continue
             messages = [message["content"] for message in raw.messages if message["role"] == "assistant" or not raw.group]
             for text in messages or raw.paragraphs:
                 document = to_document(0, file.name, "und")
                 document["text"] = "\n".join(clean_text(line, config.clean, [])[0] for line in text.split("\n"))
                 texts.append(document)
+        unread += [(file.name, f"{REJECTIONS[reason]} ({count:,})") for reason, count in bad.items() if reason not in _NO_TEXT]
+    for name, reason in unread[:_UNREAD_SHOWN]:
+        progress.log(f"data: not held out: {printable(name)}: {printable(reason)}", "warning")
+    if len(unread) > _UNREAD_SHOWN:
+        progress.log(f"data: not held out: {len(unread) - _UNREAD_SHOWN:,} more parts of data.held_out that are not read", "warning")
+    if files and not texts:
+        reason = f" ({printable(unread[0][0])}: {printable(unread[0][1])})" if unread else ""
+        raise DataError(f"data.held_out: there is no text that is read in {printable(files[0].name)}{reason}: nothing would be held out")
     return texts
+
+
+def _add_problem(unread: list[tuple[str, str]], name: str, problem: str) -> None:
+    unread.append((name, problem))
 
 
 def remove_held_out(store: DocumentStore, job: DataJob, index: Index) -> None:

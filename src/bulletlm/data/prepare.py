@@ -92,7 +92,7 @@ def prepare_data(
             raise DataError(_nothing_left(files, cleaned.rows, log))
         workers = (config.workers or cores()) if store.size >= PARALLEL_FROM_BYTES else 1
         job = DataJob(config=config, seed=seed, files=files, folder=folder, log=log, workers=workers, progress=progress)
-        held_out = Index(held_out_texts(config, seed), strict=True)
+        held_out = Index(held_out_texts(config, seed, progress), strict=True)
         has_held_out = len(held_out.passages.document) > 0
         if has_held_out:
             remove_held_out(store, job, held_out)

@@ -129,18 +129,18 @@ def source_files(config: "DataConfig") -> dict[Path, str]:
     return {file.path: file.label_on_disk for file in find_files(config)[0]}
 
 
-def held_out_files(config: "DataConfig") -> list[SourceFile]:
-    """The files of data.held_out.
+def find_held_out(config: "DataConfig") -> tuple[list[SourceFile], list[Skipped]]:
+    """The files of data.held_out, and those in its folders that are left out.
 
     Raises:
         DataError: a path does not exist or has an unknown type.
     """
     if not config.held_out:
-        return []
+        return [], []
     try:
         sources = [type(config.sources[0])(path=path) for path in config.held_out]
         alone = {"sources": sources, "mix": config.mix.model_copy(update={"general": 0.0})}  # data.mix.general would add its sources
-        return find_files(config.model_copy(update=alone))[0]
+        return find_files(config.model_copy(update=alone))
     except DataError as error:
         raise DataError(str(error).replace("data.sources", "data.held_out")) from None
 
@@ -151,7 +151,7 @@ def source_terms(config: "DataConfig") -> list[dict[str, str]]:
     Sources of which nothing is known are left out; a path or a file name is never given.
     """
     terms = []
-    for number, source in enumerate(config.sources, 1):
+    for number, source in enumerate(config.all_sources, 1):
         known: dict[str, str] = {}
         if is_embedded(source.path):
             known = {"license": "CC0-1.0", "attribution": "BulletLM, embedded corpus"}
@@ -183,6 +183,10 @@ def find_files(config: "DataConfig") -> tuple[list[SourceFile], list[Skipped]]:
         for file in found:
             key = (file.path.resolve(), file.member)
             if key in files:
+                earlier = files[key].source
+                if earlier != number < len(config.sources) and _reading(source) != _reading(config.sources[earlier]):
+                    reason = f"read already (entry {earlier + 1} of data.sources); for the settings of entry {number + 1}, put it first"
+                    skipped.setdefault(file.name, Skipped(file.name, reason))
                 continue
             name, copies = file.name, 1
             while name in names:
@@ -195,6 +199,11 @@ def find_files(config: "DataConfig") -> tuple[list[SourceFile], list[Skipped]]:
         for item in left_out:
             skipped.setdefault(item.name, item)
     return set_labels(list(files.values()), config.all_sources), list(skipped.values())
+
+
+def _reading(source: "Source") -> dict[str, object]:
+    """The settings of a source that decide what is read of its files, and how often it is used."""
+    return source.model_dump(exclude={"path", "label", "license", "attribution"})
 
 
 def set_labels(files: list[SourceFile], sources: "Sequence[Source]") -> list[SourceFile]:

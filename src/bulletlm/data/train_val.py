@@ -168,16 +168,25 @@ def _cut_long_documents(store: DocumentStore, numbers: Ints) -> None:
 
 def trained_documents(store: DocumentStore, path: Path) -> npt.NDArray[np.bool_]:
     """[documents] which are in a train.jsonl, or share a line of 30 characters or more with it."""
-    ids: set[str] = set()
-    lines: set[int] = set()
-    for document in read_documents(path):
-        ids.add(document["id"])
-        lines.update(long_keys(document))
-    found = np.zeros(len(store.documents), dtype=bool)
-    for number in range(len(found)):
-        document = store.read(number)
-        found[number] = document["id"] in ids or not lines.isdisjoint(long_keys(document))
-    return found
+    trained = TrainedText(path)
+    return np.array([store.read(number) in trained for number in range(len(store.documents))], dtype=bool)
+
+
+class TrainedText:
+    """The documents of a train.jsonl. A document is in it if it is one of them, or shares a line of 30 characters or more with one.
+
+    Parts of a document are in train.jsonl where the mixture took a share of it, or where its end was held out.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._ids: set[str] = set()
+        self._lines: set[int] = set()
+        for document in read_documents(path):
+            self._ids.add(document["id"])
+            self._lines.update(long_keys(document))
+
+    def __contains__(self, document: Document) -> bool:
+        return document["id"] in self._ids or not self._lines.isdisjoint(long_keys(document))
 
 
 def _takes_parts(config: "DataConfig") -> bool:

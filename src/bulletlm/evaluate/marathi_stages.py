@@ -99,6 +99,7 @@ STAGES: dict[str, str] = {
     "hidden": "लपवलेली",
     "a link to a file that does not exist": "नसलेल्या फाइलचा दुवा",
     "a link to a file outside of the folder, which is not followed": "फोल्डरबाहेरच्या फाइलचा दुवा, तो वाचला जात नाही",
+    "read already": "आधीच वाचली",
     "cannot be read": "वाचता येत नाही",
     "the .zip is damaged": ".zip बिघडलेली आहे",
     "a .zip of {count} files; {most} are read at most": "{count} फाइलची .zip; जास्तीत जास्त {most} वाचल्या जातात",

@@ -10,10 +10,10 @@ from bulletlm.config.loader import RECORD_KEY, load_run_config
 from bulletlm.config.messages import format_value
 from bulletlm.config.schema import Config
 from bulletlm.data.augment import reproducibility_fields
-from bulletlm.data.sources import held_out_files, sha256_of_source, source_files, unicode_name
+from bulletlm.data.sources import find_held_out, sha256_of_source, source_files, unicode_name
 from bulletlm.errors import BulletError, ConfigError, DataError
 from bulletlm.pipeline.run import Run
-from bulletlm.pipeline.run_folder import OUTPUT_FOLDERS, read_object, refuse_own_outputs
+from bulletlm.pipeline.run_folder import OUTPUT_FOLDERS, read_object, refuse_own_outputs, refuse_text_folder
 from bulletlm.pipeline.stage_settings import fingerprint
 from bulletlm.progress import Progress
 from bulletlm.terminal import printable
@@ -108,6 +108,7 @@ def _present_text(config: Config) -> _Text:
         ConfigError: a source lies where the run writes its files.
         DataError: a file does not exist or cannot be read.
     """
+    refuse_text_folder(config.run_dir, [source.path for source in config.data.sources])
     try:
         labels = source_files(config.data)
         refuse_own_outputs(config.run_dir, labels, OUTPUT_FOLDERS)
@@ -115,7 +116,8 @@ def _present_text(config: Config) -> _Text:
             {"path": unicode_name(str(path)), "label": label, "bytes": path.stat().st_size, "sha256": sha256_of_source(path)}
             for path, label in labels.items()
         ]
-        return _Text(sources, reproducibility_fields(config.augment), [sha256_of_source(file.path) for file in held_out_files(config.data)])
+        held_out = [sha256_of_source(file.path) for file in find_held_out(config.data)[0]]
+        return _Text(sources, reproducibility_fields(config.augment), held_out)
     except OSError as error:
         raise DataError(f"cannot read the source {printable(str(error.filename))}: {error.strerror}") from None
 
