@@ -26,6 +26,7 @@ from bulletlm.evaluate.page import render
 from bulletlm.evaluate.report import build_report, measure
 from bulletlm.evaluate.report_types import Report, Verdict
 from bulletlm.evaluate.summary import sentences, summary
+from bulletlm.evaluate.verdict_causes import MORE_TEXT, _with_text
 from bulletlm.evaluate.verdict_figures import FEWEST_LEVELS, make_figure
 from bulletlm.evaluate.verdicts import judge
 from bulletlm.evaluate.words import Words
@@ -399,6 +400,14 @@ def test_commands_name_the_folder_in_the_terminal(tmp_path: Path) -> None:
     words = shlex.split(command_here(command, folder))
     assert words[2] == f"{folder}/config.json"
     assert json.loads(words[4].removeprefix("--data.sources=")) == ["sample", "/texts/a b.txt", "/texts/c.txt", "simple"]
+    sources = [{"path": "sample", "weight": 0.5}, {"path": "/a.csv", "columns": {"user": "q"}, "language": "auto"}]
+    (folder / "config.json").write_text(json.dumps({"data": {"sources": sources}}), encoding="utf-8")
+    words = shlex.split(command_here(command, folder))
+    assert json.loads(words[4].removeprefix("--data.sources=")) == [
+        {"path": "sample", "weight": 0.5},
+        {"path": "/a.csv", "columns": {"user": "q"}},
+        "simple",
+    ], "the settings of a source stay"
     assert shlex.split(command_here("bullet evaluate RUN --checkpoints", folder)) == ["bullet", "evaluate", str(folder), "--checkpoints"]
 
 
@@ -426,3 +435,10 @@ def test_texts_name_the_bits_of_the_model_file(intact: Report, weights: str, bit
     page = render(report)
     assert f"{bits}-bit" in page or f"{bits}-बिट" in page
     assert not re.findall(r"[^>]*\b4(?:-bit|-बिट| bits| बिट)[^<]*", page)
+
+
+@pytest.mark.parametrize(("general", "extra"), [(0.0, "simple"), (0.2, MORE_TEXT)])
+def test_text_that_the_mixture_adds_is_not_proposed_again(general: float, extra: str) -> None:
+    data = {"sources": [{"path": "source 1"}], "mix": {"general": general}}
+    report: Any = {"settings": {"name": "x", "data": data}, "model": {"languages": ["en", "mr"]}}
+    assert shlex.split(_with_text(report))[-1] == f'--data.sources=["TEXT", "{extra}"]'

@@ -120,6 +120,7 @@ def command_here(command: str, folder: Path) -> str:
 
     The report itself has no paths, because it may be given to other people.
     """
+    from bulletlm.config.schema import Source
     from bulletlm.data.sources import is_embedded
     from bulletlm.evaluate.verdict_causes import RUN, TEXT
 
@@ -128,9 +129,13 @@ def command_here(command: str, folder: Path) -> str:
         name, equals, value = word.partition("=")
         if name == "--data.sources" and equals:
             sources = read_json(folder / "config.json")["data"]["sources"]
-            own = [source["path"] for source in sources if not is_embedded(source["path"])]
+            entries: dict[str, Any] = {}  # a source of which more than the path is set needs all of it
+            for source in sources:
+                given = Source.model_validate(source).model_dump(exclude_defaults=True)
+                entries.setdefault(source["path"], given if len(given) > 1 else source["path"])
+            own = [path for path in entries if not is_embedded(path)]
             paths = [path for listed in json.loads(value) for path in (own if listed == TEXT else [listed])]
-            words.append(f"{name}={json.dumps(paths, ensure_ascii=False)}")
+            words.append(f"{name}={json.dumps([entries.get(path, path) for path in paths], ensure_ascii=False)}")
         else:
             words.append(re.sub(rf"^{RUN}(?=/|$)", lambda _: str(folder), word))
     return shlex.join(words)

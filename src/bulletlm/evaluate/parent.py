@@ -13,6 +13,7 @@ from bulletlm.config.schema import CleanConfig, Config, DataConfig
 from bulletlm.data.clean_corpus import clean_files
 from bulletlm.data.sources import find_files
 from bulletlm.data.tokens import DocumentRange, TokenFile, open_tokens
+from bulletlm.data.train_val import TrainedText
 from bulletlm.errors import DataError
 from bulletlm.evaluate.data_checks import HeldOutLosses, sample_training_loss
 from bulletlm.evaluate.perplexity import Score, Targets, score, score_tokens
@@ -109,7 +110,7 @@ def _parent_gap(
 
 
 def other_text(path: str, run_dir: Path, seed: int, tokenizer: Tokenizer, progress: Progress) -> TokenFile | None:
-    """About ALSO_TOKENS tokens of a text, without documents on which the run trained; None if nothing is left.
+    """About ALSO_TOKENS tokens of a text, without documents on which the run trained (`TrainedText`); None if nothing is left.
 
     Raises:
         DataError: the path does not exist or holds nothing that can be read.
@@ -118,14 +119,14 @@ def other_text(path: str, run_dir: Path, seed: int, tokenizer: Tokenizer, progre
         files, _ = find_files(DataConfig.model_validate({"sources": [path]}))
     except DataError as error:
         raise DataError(str(error).replace("data.sources:", "evaluate.also:", 1)) from None
-    trained = {document["id"] for document in read_documents(run_dir / "data" / "train.jsonl")}
+    trained = TrainedText(run_dir / "data" / "train.jsonl")
     ids: list[int] = []
     ranges: list[DocumentRange] = []
     with tempfile.TemporaryDirectory() as folder:
         cleaned = clean_files(files, CleanConfig(), seed, Path(folder) / "cleaned", 1, progress)
         rows = sorted(read_documents(cleaned.folder / "documents.jsonl"), key=lambda document: document["id"])
     for document in rows:
-        if document["id"] in trained or len(ids) >= ALSO_TOKENS:
+        if len(ids) >= ALSO_TOKENS or document in trained:
             continue
         start = len(ids)
         ids += encode_document(tokenizer, document)[0]

@@ -360,8 +360,10 @@ def _no_steps(settings: dict[str, Any]) -> list[str]:
 
 def _with_text(report: Report) -> str:
     """The command that trains on more text: the simple conversations of the package if the run lacks them, else the user's own."""
-    paths = [source["path"] for source in report["settings"]["data"]["sources"]]
+    data = report["settings"]["data"]
+    paths = [source["path"] for source in data["sources"]]
     own = list(dict.fromkeys(path if is_embedded(path) else TEXT for path in paths))
     # Never "sample" on top of "simple": its rich text made the answers of small models worse.
-    extra = "simple" if "simple" not in own and set(report["model"]["languages"]) & {"mr", "en"} else MORE_TEXT
+    lacking = "simple" not in own and not data["mix"]["general"]  # data.mix.general adds it
+    extra = "simple" if lacking and set(report["model"]["languages"]) & {"mr", "en"} else MORE_TEXT
     return shlex.join([*_run_again(report, "more-text"), f"--data.sources={json.dumps([*own, extra], ensure_ascii=False)}"])
