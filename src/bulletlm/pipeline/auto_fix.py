@@ -51,11 +51,15 @@ def fix_quantization(run: Path, config: Config, options: BuildOptions, text: Tok
     trail: list[FixStep] = [_step("as configured", None, record, run / "model.bullet", config.report.limits, kept=True)]
     folder = run / FOLDER
     if not trail[0]["holds"]:
-        for action, setting, changed in _trials(run, config, options, text, held_out, progress):
+        undone: list[str] = []
+        for action, own, changed in _trials(run, config, options, text, held_out, progress):
+            # A trial contains the changes of all trials before it, also of those that were undone because they did not help alone.
+            setting = " ".join([*(each for each in undone if each.partition("=")[0] != own.partition("=")[0]), own])
             progress.log(f"auto_fix: {action}")
             folder.mkdir(exist_ok=True)
             built = build_bullet(run / "export" / "npy", folder / "model.bullet", changed, progress)
             better = built["kl"] < record["kl"]
+            undone = [] if better else [*undone, own]
             trail.append(_step(action, setting, built, folder / "model.bullet", config.report.limits, kept=better))
             progress.log(f"auto_fix: {summary(built)}" + ("" if better else " (not better, so this is undone)"))
             if better:
