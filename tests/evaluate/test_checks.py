@@ -6,7 +6,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bulletlm.evaluate.checks import contains_answer, is_in_language, is_loop, shares_topic, stem
-from bulletlm.evaluate.data_checks import find_contamination
 from bulletlm.evaluate.facts import choose_facts
 from bulletlm.evaluate.prompts import Prompt
 from bulletlm.evaluate.training_text import PASSAGE_WORDS, TrainingText, real_words
@@ -82,16 +81,6 @@ def test_longest_copy_by_search(train: list[str], answer: list[str]) -> None:
 
     longest = max((n for n in range(4, len(answer) + 1) if common(n)), default=0)
     assert TrainingText([" ".join(train)]).copies([" ".join(answer)])[0].longest == longest
-
-
-def test_contamination() -> None:
-    rng = np.random.default_rng(0)
-    train, val = rng.integers(0, 500, 5000).astype("<u2"), rng.integers(0, 500, 400).astype("<u2")
-    assert find_contamination(train, val)["share"] == 0
-    mixed = np.concatenate([train[:2000], val[100:200], train[2000:]])
-    assert find_contamination(mixed, val)["share"] == pytest.approx(0.25)
-    assert find_contamination(val, val)["share"] == 1
-    assert find_contamination(train[:5], val[:5])["share"] == 0
 
 
 def test_facts(tiny_tokenizer: Tokenizer) -> None:

@@ -6,7 +6,8 @@ or if they are similar (Jaccard similarity of word 3-grams, with candidates foun
 "Thank you.", are common in the language and do not count as copies.
 
 `find_copies` checks the documents before training text is chosen; `check_leaks` reads the finished files, which also
-contain augmented copies.
+contain augmented copies. The report measures with `Index.repeated_words` and
+`Index.repeated_runs` how much of the validation text is repeated.
 
 Test texts (`data.held_out`) are compared more strictly, because tests consist of short sentences: a passage of any length
 that equals one of them, or contains one of four words or more, is a copy too.
@@ -37,6 +38,9 @@ SHARED_SEQUENCES = 4
 
 SHARE = 0.5
 NEAR = 0.8
+
+RUN_WORDS = 50
+"""An excerpt: this many words in a row, more than the set phrases of official language have. Only `Index.repeated_runs` looks for it."""
 
 CONTAINED_WORDS = 4
 """Minimum length of a held-out text that a longer passage may not contain; "I am here" is common in the language."""
@@ -177,23 +181,29 @@ class Index:
     def overlapping(self, passages: Passages) -> npt.NDArray[np.bool_]:
         """[n] which passages share half of the word 8-grams of the shorter one with a validation passage."""
         found = np.zeros(len(passages.document), dtype=bool)
+        found[self._overlapping_pairs(passages)[0]] = True
+        return found
+
+    def _overlapping_pairs(self, passages: Passages) -> tuple[Ints, Ints]:
+        """The passages that `overlapping` finds, and for each the validation passage that it repeats; both may occur several times."""
+        none = np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)
         if not len(self.grams):
-            return found
+            return none
         grams, starts = ngrams(passages.flat, passages.starts, SEQUENCE)
         # Few passages share any n-gram with validation text: only those need the full comparison.
         hits = np.flatnonzero(self._seen[grams >> _SEEN_SHIFT])
         hits = hits[np.isin(grams[hits], self.grams)]
         if not len(hits):
-            return found
+            return none
         touched = np.unique(np.searchsorted(starts, hits, side="right") - 1)
         grams, owner = _different(grams, starts, touched)
-        sizes = np.bincount(owner, minlength=len(found))
+        sizes = np.bincount(owner, minlength=len(passages.document))
         at = np.minimum(np.searchsorted(self.grams, grams), len(self.grams) - 1)
         hits = self.grams[at] == grams
         at, owner = at[hits], owner[hits]
         counts = self.ends[at] - self.begins[at]
         if not counts.sum():
-            return found
+            return none
         # Each hit is repeated for every validation passage that has the n-gram.
         which = np.repeat(self.begins[at] - np.concatenate([[0], np.cumsum(counts)[:-1]]), counts) + np.arange(int(counts.sum()))
         pairs, shared = np.unique(np.repeat(owner, counts) * len(self.sizes) + self.owners[which], return_counts=True)
@@ -201,8 +211,57 @@ class Index:
         # A document as a whole is a copy if half of its own n-grams are; copies inside it are found part by part.
         needed = np.where(passages.part[mine] < 0, sizes[mine], np.minimum(sizes[mine], self.sizes[theirs]))
         enough = (shared >= SHARED_SEQUENCES) & (shared >= SHARE * needed)
-        found[mine[enough]] = True
-        return found
+        return mine[enough], theirs[enough]
+
+    def repeated_words(self, passages: Passages) -> npt.NDArray[np.bool_]:
+        """Which words of the validation text stand in passages that `find_copies` takes for copies, bool[`word_count`].
+
+        Where a passage is equal or similar to a validation passage, all words of that; where the two share half of their word 8-grams,
+        the words of the shared ones.
+        """
+        found = np.zeros(len(self.passages.flat), dtype=bool)
+        starts = self.passages.starts
+        same = self.passages.same(self.strict)
+        whole = np.isin(same, passages.same(self.strict)) & (same > 0)
+        whole[[other for _, other in _near_pairs(self, passages)]] = True
+        for number in np.flatnonzero(whole).tolist():
+            found[starts[number] : starts[number + 1]] = True
+        own_grams, own_starts = ngrams(self.passages.flat, starts, SEQUENCE)
+        grams, gram_starts = ngrams(passages.flat, passages.starts, SEQUENCE)
+        mine, theirs = self._overlapping_pairs(passages)
+        for number in np.unique(theirs).tolist():
+            others = np.concatenate([grams[gram_starts[row] : gram_starts[row + 1]] for row in mine[theirs == number].tolist()])
+            hits = np.flatnonzero(np.isin(own_grams[own_starts[number] : own_starts[number + 1]], others))
+            _mark(found, starts[number] + hits, SEQUENCE)
+        return self._in_parts(found)
+
+    def repeated_runs(self, passages: Passages) -> npt.NDArray[np.bool_]:
+        """Which words of the validation text stand in RUN_WORDS words in a row that a passage has too, bool[`word_count`]."""
+        found = np.zeros(len(self.passages.flat), dtype=bool)
+        grams, gram_starts = ngrams(self.passages.flat, self.passages.starts, RUN_WORDS)
+        hits = np.flatnonzero(np.isin(grams, ngrams(passages.flat, passages.starts, RUN_WORDS)[0]))
+        owner = np.searchsorted(gram_starts, hits, side="right") - 1
+        _mark(found, self.passages.starts[owner] + hits - gram_starts[owner], RUN_WORDS)
+        return self._in_parts(found)
+
+    @property
+    def word_count(self) -> int:
+        """Words of the validation text; those of a document of several passages are not counted again for the document as a whole."""
+        return int(np.diff(self.passages.starts)[self.passages.part >= 0].sum())
+
+    def _in_parts(self, found: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+        """Of marks of all words, those in paragraphs and messages. The words of a document as a whole stand directly after its parts."""
+        starts, part = self.passages.starts, self.passages.part
+        for number in np.flatnonzero(part < 0).tolist():
+            begin, end = starts[number], starts[number + 1]
+            found[2 * begin - end : begin] |= found[begin:end]
+        return found[np.repeat(part >= 0, np.diff(starts))]
+
+
+def _mark(found: npt.NDArray[np.bool_], begins: Ints, length: int) -> None:
+    """Set `length` entries from each of `begins`."""
+    for offset in range(length):
+        found[begins + offset] = True
 
 
 def find_copies(index: Index, lines: bytes) -> list[tuple[int, int, bool]]:
@@ -227,6 +286,12 @@ def check_leaks(index: Index, lines: bytes) -> tuple[Counter[str], list[int]]:
 def _near(index: Index, passages: Passages) -> npt.NDArray[np.bool_]:
     """[n] which passages have a Jaccard similarity of 0.8 with a validation passage: MinHash finds candidates, exact counts decide."""
     found = np.zeros(len(passages.document), dtype=bool)
+    found[[number for number, _ in _near_pairs(index, passages)]] = True
+    return found
+
+
+def _near_pairs(index: Index, passages: Passages) -> list[tuple[int, int]]:
+    """The passages that `_near` finds, each with a validation passage to which it is similar."""
     ours, our_grams, our_starts = _signed(passages)
     theirs, their_grams, their_starts = index.signed
     candidates: set[tuple[int, int]] = set()
@@ -237,10 +302,11 @@ def _near(index: Index, passages: Passages) -> npt.NDArray[np.bool_]:
         end = np.searchsorted(values[order], ours["bands"][:, band], side="right")
         for n in np.flatnonzero(begin < end).tolist():
             candidates.update((n, int(other)) for other in order[begin[n] : end[n]])
+    found: list[tuple[int, int]] = []
     for n, other in candidates:
         mine, other_grams = our_grams[our_starts[n] : our_starts[n + 1]], their_grams[their_starts[other] : their_starts[other + 1]]
         if _jaccard(mine, other_grams) >= NEAR:
-            found[ours["row"][n]] = True
+            found.append((int(ours["row"][n]), int(theirs["row"][other])))
     return found
 
 

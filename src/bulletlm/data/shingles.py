@@ -20,8 +20,8 @@ BANDS = 16
 
 _WORD = re.compile("[\\w\u0900-\u0963\u0970-\u097f]+")
 _MIX = np.uint64(0x9E3779B97F4A7C15)
-_FACTORS = np.cumprod(np.full(16, 0xBF58476D1CE4E5B9, dtype=np.uint64))
-"""Powers of an odd number; with multiples of a number, swapped words could give the same sum."""
+_FACTORS = np.cumprod(np.full(64, 0xBF58476D1CE4E5B9, dtype=np.uint64))
+"""Powers of an odd number, one per word of the longest n-gram; with multiples of a number, swapped words could give the same sum."""
 _MINHASH_SEED = 1
 
 

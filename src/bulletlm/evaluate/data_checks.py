@@ -3,29 +3,24 @@
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from bulletlm.data.tokens import TokenFile, open_tokens
 from bulletlm.evaluate.compare import TokenLosses
+from bulletlm.evaluate.contamination import find_contamination
 from bulletlm.evaluate.intervals import Bootstrap, Interval, Units, choose_units
 from bulletlm.evaluate.ngram import NGram, training_documents
 from bulletlm.evaluate.perplexity import finite_logits, log_softmax
-from bulletlm.evaluate.report_types import ContaminationValues, DataChecks, NGramValues, TrainingSample
+from bulletlm.evaluate.report_types import DataChecks, NGramValues, TrainingSample
 from bulletlm.progress import Progress
 from bulletlm.runtime import Model
 from bulletlm.text.tokenizer import BOS
 
-SEQUENCE = 24
-"""Tokens of a sequence that counts as the same text: about twelve words, more than set phrases have."""
-
 SAMPLE_TOKENS = 4_096
 """Training tokens on which the loss is measured."""
 
-_CHUNK = 1 << 22
-_FACTOR = 0x9E3779B97F4A7C15
 _STREAM = 6
 
 
@@ -64,7 +59,7 @@ def check_data(tokens_dir: Path, fp32: Model, losses: TokenLosses, seed: int, pr
     with progress.task("Comparing with the training text", 2) as bar:
         baseline = compare_with_ngram(train, val, fp32.shape.vocab_size, losses)
         bar.advance(1)
-        copied = find_contamination(train.tokens, val.tokens)
+        copied = find_contamination(train.tokens, val.tokens, fp32.tokenizer)
         bar.advance(1)
     held_out = HeldOutLosses(
         length=losses.length,
@@ -85,47 +80,6 @@ def compare_with_ngram(train: TokenFile, val: TokenFile, vocab_size: int, losses
     bootstrap = Bootstrap(choose_units(losses.document[losses.counted], losses.window[losses.counted]))
     margin = bootstrap.ratio((losses.nats_b[losses.counted] - nats) / math.log(2), size)
     return {"tokens": model.tokens, "bits_per_byte": float(nats.sum() / math.log(2) / size.sum()), "margin": margin.to_dict()}
-
-
-def find_contamination(
-    train: npt.NDArray[np.integer[Any]], val: npt.NDArray[np.integer[Any]], sequence: int = SEQUENCE
-) -> ContaminationValues:
-    """Share of the validation tokens that are inside sequences of `sequence` tokens which the training tokens have too."""
-    wanted = _hashes(val, sequence)
-    known = np.unique(wanted)
-    found = np.zeros(len(known), dtype=bool)
-    for start in range(0, len(train), _CHUNK):
-        hashes = _hashes(train[start : start + _CHUNK + sequence - 1], sequence)
-        at = np.searchsorted(known, hashes)
-        at[at == len(known)] = 0
-        if len(known):
-            found[at[known[at] == hashes]] = True
-    covered = np.zeros(len(val) + 1, dtype=np.int64)
-    hits = np.flatnonzero(found[np.searchsorted(known, wanted)]) if len(known) else np.zeros(0, dtype=np.int64)
-    np.add.at(covered, hits, 1)
-    np.add.at(covered, hits + sequence, -1)
-    share = float((np.cumsum(covered)[:-1] > 0).mean()) if len(val) else 0.0
-    return {"share": share, "tokens": len(val), "sequence": sequence}
-
-
-def _hashes(tokens: npt.NDArray[np.integer[Any]], length: int) -> npt.NDArray[np.uint64]:
-    """A hash of every sequence of `length` tokens: sums of the tokens times powers of an odd number, modulo 2^64."""
-    if len(tokens) < length:
-        return np.zeros(0, dtype=np.uint64)
-    powers, back = _powers(_FACTOR, len(tokens)), _powers(pow(_FACTOR, -1, 1 << 64), len(tokens) - length + 1)
-    mixed = (np.asarray(tokens, dtype=np.uint64) + np.uint64(1)) * np.uint64(0xBF58476D1CE4E5B9)
-    mixed ^= mixed >> np.uint64(29)
-    sums = np.concatenate([np.zeros(1, np.uint64), np.cumsum(mixed * powers, dtype=np.uint64)])
-    hashes: npt.NDArray[np.uint64] = (sums[length:] - sums[:-length]) * back
-    return hashes
-
-
-def _powers(factor: int, count: int) -> npt.NDArray[np.uint64]:
-    """1, factor, factor^2, ... modulo 2^64, uint64[count] with count >= 1."""
-    factors = np.full(count, factor, dtype=np.uint64)
-    factors[0] = 1
-    powers: npt.NDArray[np.uint64] = np.cumprod(factors, dtype=np.uint64)
-    return powers
 
 
 def sample_training_loss(train: TokenFile, model: Model, losses: HeldOutLosses, seed: int, progress: Progress) -> TrainingSample | None:

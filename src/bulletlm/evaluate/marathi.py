@@ -147,6 +147,9 @@ MARATHI: dict[str, str] = {
     "prepare the text and train again, so that the validation text is left out": (
         "मजकूर पुन्हा तयार करा आणि चाचणी मजकूर वगळून पुन्हा प्रशिक्षण द्या"
     ),
+    "remove one of the texts that quote each other from your sources, and train again": (
+        "एकमेकांचे उतारे असलेल्या मजकुरांपैकी एक तुमच्या स्रोतांमधून काढा आणि पुन्हा प्रशिक्षण द्या"
+    ),
     "the model predicts the validation text better than its training text: it was probably trained on it": (
         "मॉडेल प्रशिक्षण मजकुरापेक्षा चाचणी मजकुराचा अंदाज चांगला करते: बहुधा त्याच मजकुरावर प्रशिक्षण झाले आहे"
     ),
@@ -321,6 +324,8 @@ MARATHI: dict[str, str] = {
     "validation text in sequences of {length} tokens that the training text has, too": (
         "प्रशिक्षण मजकुरातही असलेल्या {length} टोकनांच्या क्रमांतील चाचणी मजकूर"
     ),
+    "validation text in passages that the training text repeats": "प्रशिक्षण मजकुरात पुन्हा येणाऱ्या उताऱ्यांतील चाचणी मजकूर",
+    "{label}; also names and set phrases, which are no copies": "{label}; यात नावे आणि ठरावीक वाक्प्रयोगही येतात, ज्या नकला नाहीत",
     # training
     "{steps} steps": "{steps} पायऱ्या",
     "{tokens} tokens": "{tokens} टोकन",

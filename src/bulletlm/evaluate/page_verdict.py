@@ -323,5 +323,8 @@ def checks_section(report: Report, say: Words) -> Html:
         ]
     if contamination := checks["contamination"]:
         label = say("validation text in sequences of {length} tokens that the training text has, too", length=contamination["sequence"])
-        rows.append([label, percent(contamination["share"])])
+        if "phrases" in contamination:
+            rows.append([say("validation text in passages that the training text repeats"), percent(contamination["share"])])
+            label = say("{label}; also names and set phrases, which are no copies", label=label)
+        rows.append([label, percent(contamination.get("phrases", contamination["share"]))])
     return html_table([say("Comparison"), ""], rows) if rows else Html()

@@ -5,7 +5,7 @@ figures with intervals and limits, the names of the three figures that decided i
 Programs that show it (page, dashboard, model card) use `decision`, `status` and the names, which are stable; the texts are English.
 """
 
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal, NotRequired, TypedDict
 
 Decision = Literal["safe", "limited", "stop"]
 """safe: every limit holds. limited: a limit is exceeded, but by no more than chance explains; ship it and say so. stop: a limit is
@@ -282,9 +282,20 @@ class NGramValues(TypedDict):
 
 
 class ContaminationValues(TypedDict):
-    """Share of the validation tokens that are inside long sequences which the training tokens have too."""
+    """How much of the validation text the training text repeats (evaluate/contamination.py).
+
+    Attributes:
+        share: of the validation words that stand in copied passages, or in excerpts of 50 words in a row.
+        removable: share of those that the data stage removes from training text. Reports of earlier versions do not have it.
+        phrases: share of the validation tokens in sequences of `sequence` tokens that the training tokens have too, which includes names
+            and set phrases. Reports of earlier versions have this figure as `share`, and no `phrases`.
+        tokens: validation tokens.
+        sequence: tokens of such a sequence.
+    """
 
     share: float
+    removable: NotRequired[float]
+    phrases: NotRequired[float]
     tokens: int
     sequence: int
 

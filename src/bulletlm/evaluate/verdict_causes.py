@@ -171,10 +171,15 @@ def usefulness_causes(report: Report, figures: list[Figure], say: Words) -> Find
 def _seen_validation(report: Report, bad: set[str], found: Findings, say: Words) -> None:
     """Validation text that the model, or the one from which it started, was trained on."""
     restart = shlex.join(["bullet", "run", f"{RUN}/config.json", "--restart"])
-    if "contamination" in bad and report["data_checks"]["contamination"]:
+    contamination = report["data_checks"]["contamination"]
+    if "contamination" in bad and contamination:
         found.cause("contamination", say("validation text stands in the training text, so the loss says nothing about new text"))
-        text = say("prepare the text and train again, so that the validation text is left out")
-        found.remedy("contamination", text, restart, "training")
+        if contamination.get("removable", contamination["share"]) > 0:
+            text = say("prepare the text and train again, so that the validation text is left out")
+            found.remedy("contamination", text, restart, "training")
+        else:  # excerpts: the data stage removed what it takes for a copy, and would leave the same text again
+            text = say("remove one of the texts that quote each other from your sources, and train again")
+            found.remedy("contamination", text, _with_sources(report, "no-quotes", _own_sources(report)), "text")
     if "below_training" not in bad:
         return
     if below_training(report)[1]:
@@ -360,10 +365,18 @@ def _no_steps(settings: dict[str, Any]) -> list[str]:
 
 def _with_text(report: Report) -> str:
     """The command that trains on more text: the simple conversations of the package if the run lacks them, else the user's own."""
-    data = report["settings"]["data"]
-    paths = [source["path"] for source in data["sources"]]
-    own = list(dict.fromkeys(path if is_embedded(path) else TEXT for path in paths))
+    own = _own_sources(report)
     # Never "sample" on top of "simple": its rich text made the answers of small models worse.
-    lacking = "simple" not in own and not data["mix"]["general"]  # data.mix.general adds it
+    lacking = "simple" not in own and not report["settings"]["data"]["mix"]["general"]  # data.mix.general adds it
     extra = "simple" if lacking and set(report["model"]["languages"]) & {"mr", "en"} else MORE_TEXT
-    return shlex.join([*_run_again(report, "more-text"), f"--data.sources={json.dumps([*own, extra], ensure_ascii=False)}"])
+    return _with_sources(report, "more-text", [*own, extra])
+
+
+def _own_sources(report: Report) -> list[str]:
+    """The sources of the run, of which a report names only those of the package."""
+    paths = [source["path"] for source in report["settings"]["data"]["sources"]]
+    return list(dict.fromkeys(path if is_embedded(path) else TEXT for path in paths))
+
+
+def _with_sources(report: Report, suffix: str, sources: list[str]) -> str:
+    return shlex.join([*_run_again(report, suffix), f"--data.sources={json.dumps(sources, ensure_ascii=False)}"])
