@@ -29,12 +29,13 @@ from bulletlm.evaluate.summary import sentences, summary
 from bulletlm.evaluate.verdict_causes import MORE_TEXT, _with_text
 from bulletlm.evaluate.verdict_figures import FEWEST_LEVELS, make_figure
 from bulletlm.evaluate.verdicts import judge
+from bulletlm.evaluate.weight_checks import check_weights
 from bulletlm.evaluate.words import Words
 from bulletlm.formats.bullet.reader import open_bullet
 from bulletlm.formats.bullet.writer import ModelContents, write_bullet
 from bulletlm.formats.npy import read_npy
 from bulletlm.progress import SilentProgress
-from bulletlm.quant.bq4 import Quantized, pack_bq4, quantize_bq4, unpack_bq4
+from bulletlm.quant.bq4 import Quantized, dequantize_bq4, pack_bq4, quantize_bq4, unpack_bq4
 from bulletlm.shape import ModelShape
 from bulletlm.text.chat import encode_document
 from bulletlm.text.documents import Document, read_documents, to_line
@@ -138,13 +139,66 @@ def test_weights_that_qat_moved_are_not_damage(micro: tuple[Path, Config], tmp_p
     report["quantised"] = {**(report["quantised"] or {}), "qat": {"steps": 300}}
     assert judge(report, LimitsConfig())["quantization"]["decision"] == "safe"
 
-    levels = {row["name"]: row["levels"] for row in report["tensors"] if row["type"] == "BQ4"}
-    assert levels and all(number is not None and number > FEWEST_LEVELS for number in levels.values())
+    levels = [(row["levels"], row["plain_levels"]) for row in report["tensors"] if row["type"] == "BQ4"]
+    assert levels and all(number is not None and plain and number > FEWEST_LEVELS * plain for number, plain in levels)
     for row in report["tensors"]:
         row["levels"] = row["levels"] and 3.8
     report["comparison"]["intervals"]["kl"] = {"value": 0.5, "low": 0.4, "high": 0.6}
     verdict = judge(report, LimitsConfig())["quantization"]
     assert verdict["decision"] == "stop" and "coarse_rounding" in causes(verdict)
+
+
+def weights_of_dead_neurons(rng: np.random.Generator) -> Any:
+    """A matrix as weight decay leaves it: three quarters of the inputs are nearly zero, the others are alive."""
+    alive = rng.random(256) < 0.25
+    return (rng.normal(size=(64, 256)) * np.where(alive, 0.1, 0.002)).astype(np.float32)
+
+
+def row_of(exact: Any, stored: Any, **values: Any) -> dict[str, Any]:
+    """A row of the report's tensors, of a file with these weights."""
+    check = check_weights(exact, stored)
+    found = {key: value for key, value in vars(check).items() if key != "exchanged"}
+    return {**found, "name": "layers.0.mlp.down_proj.weight", "type": "BQ4", "exchanged": [], "kl": None, **values}
+
+
+def judged(intact: Report, row: dict[str, Any], qat: bool) -> tuple[dict[str, str], dict[str, Any]]:
+    """The causes and the figure "weight_error" of a file that has this matrix too, and whose KL divergence is too high."""
+    report = copy.deepcopy(intact)
+    report["tensors"].append(row)  # type: ignore[arg-type]
+    report["quantised"] = {**(report["quantised"] or {}), "qat": {"steps": 9} if qat else None}
+    report["comparison"]["intervals"]["kl"] = {"value": 0.5, "low": 0.4, "high": 0.6}
+    verdict = judge(report, LimitsConfig())["quantization"]
+    return causes(verdict), figure(verdict, "weight_error")
+
+
+@pytest.mark.parametrize("qat", [False, True])
+@pytest.mark.parametrize("scale", [1.0, 1e-9, 0.0])
+def test_weights_that_decay_set_to_nearly_zero_are_not_rounded_coarsely(intact: Report, qat: bool, scale: float) -> None:
+    exact = weights_of_dead_neurons(np.random.default_rng(0)) * np.float32(scale)
+    found, weight_error = judged(intact, row_of(exact, dequantize_bq4(quantize_bq4(exact))), qat)
+    assert "coarse_rounding" not in found and weight_error["status"] in ("ok", "unknown")
+
+
+@pytest.mark.parametrize("qat", [False, True])
+def test_two_bits_are_found_also_among_dead_weights(intact: Report, qat: bool) -> None:
+    exact = weights_of_dead_neurons(np.random.default_rng(0))
+    blocks = exact.reshape(-1, 32)
+    scale = np.abs(blocks).max(axis=1, keepdims=True) / 2
+    stored = (np.clip(np.round(blocks / scale), -2, 1) * scale).reshape(exact.shape).astype(np.float32)
+    assert "coarse_rounding" in judged(intact, row_of(exact, stored), qat)[0]
+
+
+def test_weights_that_calibration_moved_without_effect_are_not_damage(intact: Report) -> None:
+    """Calibration compares outputs. Without QAT too, it moves a matrix far whose inputs are nearly zero."""
+    rng = np.random.default_rng(0)
+    exact = rng.normal(size=(64, 256)).astype(np.float32)
+    stored = dequantize_bq4(quantize_bq4(exact + 0.8 * rng.normal(size=exact.shape).astype(np.float32)))
+    row = row_of(exact, stored)
+    found, weight_error = judged(intact, {**row, "kl": 1e-5, "built_rmse": row["relative_rmse"]}, False)
+    assert "coarse_rounding" not in found and weight_error["status"] == "ok"
+    for changed in ({"kl": 0.01}, {"kl": None}, {"built_rmse": 0.1}, {"built_rmse": None}):
+        found, weight_error = judged(intact, {**row, "kl": 1e-5, "built_rmse": row["relative_rmse"], **changed}, False)
+        assert "coarse_rounding" in found and weight_error["status"] == "broken"
 
 
 # Usefulness: models that know certain texts, on the texts of a run folder.

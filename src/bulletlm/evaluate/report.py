@@ -28,7 +28,7 @@ from bulletlm.evaluate.report_types import DataChecks, Exchange, Generations, Or
 from bulletlm.evaluate.summary import sentences, summary
 from bulletlm.evaluate.training_text import TrainingText, all_texts, read_part
 from bulletlm.evaluate.verdicts import judge
-from bulletlm.evaluate.weight_checks import check_weights
+from bulletlm.evaluate.weight_checks import check_weights, is_as_built
 from bulletlm.evaluate.words import Words
 from bulletlm.files import read_json, write_json, write_text
 from bulletlm.formats.bullet.reader import BulletFile, open_bullet
@@ -296,8 +296,10 @@ def _tensor_rows(tensors: dict[str, np.ndarray[Any, Any]], bullet: BulletFile, m
     trained = bool(qat and qat["chosen"] != "start")
     rows: list[TensorRow] = []
     for name, weight in tensors.items():
-        check = check_weights(weight, bullet.dequantize(name), trained=trained)
-        built = measured.get(name, {})
+        built, stored = measured.get(name, {}), bullet.dequantize(name)
+        check = check_weights(weight, stored, type=bullet.type(name), trained=trained)
+        if check.far_rows and is_as_built(check.relative_rmse, built.get("relative_rmse")):  # calibration moved the weights
+            check = check_weights(weight, stored, type=bullet.type(name), trained=True)
         named = range(len(bullet.pieces)) if weight.ndim > 1 and weight.shape[0] == len(bullet.pieces) else ()
         rows.append(
             {
@@ -306,7 +308,10 @@ def _tensor_rows(tensors: dict[str, np.ndarray[Any, Any]], bullet: BulletFile, m
                 "weights": weight.size,
                 "bytes": bullet.tensors[name].size,
                 "relative_rmse": check.relative_rmse,
+                "built_rmse": built.get("relative_rmse"),
                 "levels": check.levels,
+                "plain_levels": check.plain_levels,
+                "plain_rmse": check.plain_rmse,
                 "scale": check.scale,
                 "rows": check.rows,
                 "far_rows": check.far_rows,

@@ -359,10 +359,11 @@ class Training(TypedDict):
 
 
 class TensorRow(TypedDict):
-    """One tensor of the file; the last three are None where they were not measured.
+    """One tensor of the file; the last three, and `built_rmse`, are None where they were not measured.
 
-    `levels`, `scale`, `rows`, `far_rows`, `first_far` and `exchanged` are those of evaluate/weight_checks.py; `far_pieces` has the tokens
-    of the rows in `first_far` of an embedding.
+    `built_rmse` is the `relative_rmse` that the build stage found; it differs if the file was changed afterwards. `levels`, `plain_levels`,
+    `plain_rmse`, `scale`, `rows`, `far_rows`, `first_far` and `exchanged` are those of evaluate/weight_checks.py; `far_pieces` has the
+    tokens of the rows in `first_far` of an embedding.
     """
 
     name: str
@@ -370,7 +371,10 @@ class TensorRow(TypedDict):
     weights: int
     bytes: int
     relative_rmse: float
+    built_rmse: NotRequired[float | None]
     levels: float | None
+    plain_levels: NotRequired[float | None]
+    plain_rmse: NotRequired[float | None]
     scale: float | None
     rows: int
     far_rows: int

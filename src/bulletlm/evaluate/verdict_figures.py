@@ -5,13 +5,20 @@ from collections.abc import Callable
 from bulletlm.config.schema import LimitsConfig
 from bulletlm.evaluate.formatting import percent, small
 from bulletlm.evaluate.report_types import ComparisonValues, Figure, IntervalValues, Rate, Report, Status, TensorRow, Unit
+from bulletlm.evaluate.weight_checks import is_as_built
 from bulletlm.evaluate.words import Words
 
 FEWEST_LANGUAGE_TOKENS = 300
 """A language with fewer validation tokens does not decide alone."""
 
-FEWEST_LEVELS = 10
-"""Fewer different values among 32 adjacent weights mean rounding to less than 4 bits (weight_checks.py)."""
+LEVELS_OF_4_BITS = 12.5
+"""Different values among 32 adjacent weights that 4 bits give, where the report does not say what they give for these weights."""
+
+FEWEST_LEVELS = 0.8
+"""Less than this share of the values that 4 bits give means rounding to less than 4 bits (weight_checks.py): 3 bits give 0.6."""
+
+PLAIN_ERROR = 2
+"""Rounding that multiplies the error of plain rounding by less is no damage: no rounding of these weights would be much better."""
 
 RATE_TEXTS = {
     "right_language": "{share} of the answers are in the right language",
@@ -176,7 +183,7 @@ def _language_figure(report: Report, limits: LimitsConfig, say: Words) -> Figure
 
 
 def _weight_figure(report: Report, limits: LimitsConfig, say: Words) -> Figure:
-    rows = [row for row in report["tensors"] if row["type"] in ("BQ4", "BQ8")]
+    rows = [row for row in report["tensors"] if row["type"] in ("BQ4", "BQ8") and _has_error(row, report, limits)]
     label = say("Largest error of a matrix")
     if not rows or _has_qat(report):  # QAT moves the weights away from FP32 on purpose
         return make_figure("weight_error", label, "share", None, limits.weight_error, str)
@@ -192,10 +199,27 @@ def _has_qat(report: Report) -> bool:
     return bool((report["quantised"] or {}).get("qat"))
 
 
+def _has_error(row: TensorRow, report: Report, limits: LimitsConfig) -> bool:
+    """Whether the error of a matrix says how well it is rounded.
+
+    It does not where weight decay has set the weights to nearly zero, so that no rounding is better. Neither does it where calibration
+    has moved the weights far, because they hardly act: the file is as the build stage wrote it, and if all matrices changed the
+    predictions as much as this one alone, the limit of the KL divergence would still hold.
+    """
+    error, plain, kl = row["relative_rmse"], row.get("plain_rmse"), row["kl"]
+    if error <= limits.weight_error:
+        return True
+    if plain is not None and error < PLAIN_ERROR * plain:
+        return False
+    matrices = sum(each["kl"] is not None for each in report["tensors"])
+    return kl is None or kl * matrices > limits.kl or not is_as_built(error, row.get("built_rmse"))
+
+
 def is_coarse(row: TensorRow, report: Report, limits: LimitsConfig) -> bool:
     """Whether the weights of a matrix are rounded to less than its type allows."""
-    few_levels = row["type"] == "BQ4" and row["levels"] is not None and row["levels"] < FEWEST_LEVELS
-    return few_levels or (not _has_qat(report) and row["relative_rmse"] > limits.weight_error)
+    usual = row.get("plain_levels") or LEVELS_OF_4_BITS
+    few_levels = row["type"] == "BQ4" and row["levels"] is not None and row["levels"] < FEWEST_LEVELS * usual
+    return few_levels or (not _has_qat(report) and row["relative_rmse"] > limits.weight_error and _has_error(row, report, limits))
 
 
 def _far_rows_figure(report: Report, limits: LimitsConfig, say: Words) -> Figure:

@@ -1,10 +1,13 @@
 """Compares the weights of a model file with the FP32 weights: scaled tensors, exchanged rows, rows that belong to other weights."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+
+from bulletlm.quant.bq4 import dequantize_bq4, dequantize_bq8, quantize_bq4, quantize_bq8
 
 FAR = 0.5
 """A row may be far from FP32 if its error is more than this share of its norm. Four bits give 0.06 to 0.2, exchanged rows about 1.4.
@@ -16,9 +19,11 @@ anywhere. So after QAT only a row that has become another row is far, and the lo
 
 _SCALE_CHANGE = 0.2
 _SHAPE_KEPT = 0.35
+_SAME_ERROR = 1e-3
 _ROWS_SHOWN = 20
 _BLOCK = 32
 _BLOCKS_LOOKED_AT = 2_048
+_ROUNDINGS = {"BQ4": (quantize_bq4, dequantize_bq4), "BQ8": (quantize_bq8, dequantize_bq8)}
 
 
 @dataclass(frozen=True)
@@ -28,7 +33,10 @@ class WeightCheck:
     Attributes:
         relative_rmse: root mean square of the difference / root mean square of FP32.
         levels: mean number of different stored values among 32 adjacent weights; None for vectors. 4 bits give about 12.5, 3 bits 7.3,
-            2 bits 3.8, whatever the weights are, so this also recognizes coarse rounding of weights that QAT has moved.
+            2 bits 3.8, so this also recognizes coarse rounding of weights that QAT has moved. If weight decay has set most weights of
+            the blocks to nearly zero, they all become 0 beside the others, and 4 bits give fewer values too.
+        plain_levels, plain_rmse: what plain rounding of the FP32 weights to the type gives, on a part of a large matrix; None for vectors,
+            matrices of other types, and where no weight is left. A matrix of weights below the smallest scale has a plain_rmse of 1.
         scale: factor of all weights if the tensor is a multiple of the FP32 one, except for rounding; None if it is not.
         rows: number of rows; 1 for vectors.
         far_rows: how many rows are far from FP32.
@@ -38,6 +46,8 @@ class WeightCheck:
 
     relative_rmse: float
     levels: float | None
+    plain_levels: float | None
+    plain_rmse: float | None
     scale: float | None
     rows: int
     far_rows: int
@@ -45,8 +55,16 @@ class WeightCheck:
     exchanged: list[list[int]]
 
 
-def check_weights(exact: npt.NDArray[np.float32], stored: npt.NDArray[np.float32], *, trained: bool = False) -> WeightCheck:
-    """Compare a stored tensor with the FP32 tensor, both float[rows, columns] or float[n]; `trained` after QAT."""
+def check_weights(
+    exact: npt.NDArray[np.float32], stored: npt.NDArray[np.float32], *, type: str = "BQ4", trained: bool = False
+) -> WeightCheck:
+    """Compare a stored tensor with the FP32 tensor, both float[rows, columns] or float[n].
+
+    Args:
+        exact, stored: the weights.
+        type: how the tensor is stored.
+        trained: whether the weights were moved on purpose, as by QAT.
+    """
     a, b = (np.atleast_2d(tensor).astype(np.float64) for tensor in (exact, stored))
     norm, error = float(np.linalg.norm(a)), float(np.linalg.norm(b - a))
     relative = error / norm if norm else error
@@ -63,13 +81,35 @@ def check_weights(exact: npt.NDArray[np.float32], stored: npt.NDArray[np.float32
         else:
             far = far[[bool(errors[row] > least[row]) or _is_nearer_to_another(a, b[row], row, float(errors[row])) for row in far.tolist()]]
     shown = far[:_ROWS_SHOWN].tolist()
-    levels = _levels(b) if np.ndim(exact) > 1 and not a.shape[1] % _BLOCK else None
-    return WeightCheck(relative, levels, scale, len(a), len(far), shown, _exchanged(a, b, shown) if len(far) <= _ROWS_SHOWN else [])
+    exchanged = _exchanged(a, b, shown) if len(far) <= _ROWS_SHOWN else []
+    levels = plain_levels = plain_rmse = None
+    if np.ndim(exact) > 1 and not a.shape[1] % _BLOCK:
+        levels = _levels(_some_blocks(b))
+        plain_levels, plain_rmse = _plain_rounding(_some_blocks(a), type)
+    return WeightCheck(relative, levels, plain_levels, plain_rmse, scale, len(a), len(far), shown, exchanged)
 
 
-def _levels(stored: npt.NDArray[np.float64]) -> float | None:
-    blocks = stored.reshape(-1, _BLOCK)
-    blocks = blocks[:: max(1, len(blocks) // _BLOCKS_LOOKED_AT)]
+def is_as_built(error: float, built: float | None) -> bool:
+    """Whether the relative_rmse of a tensor is the one that the build stage found, so that the file was not changed afterwards."""
+    return built is not None and math.isclose(error, built, rel_tol=_SAME_ERROR)
+
+
+def _some_blocks(weights: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    blocks = weights.reshape(-1, _BLOCK)
+    return blocks[:: max(1, len(blocks) // _BLOCKS_LOOKED_AT)]
+
+
+def _plain_rounding(blocks: npt.NDArray[np.float64], type: str) -> tuple[float | None, float | None]:
+    """Levels and relative error of blocks that are rounded to nearest; None where there is nothing to round."""
+    norm = float(np.linalg.norm(blocks))
+    if type not in _ROUNDINGS or not norm:
+        return None, None
+    quantize, dequantize = _ROUNDINGS[type]
+    rounded = dequantize(quantize(blocks.astype(np.float32))).astype(np.float64)
+    return _levels(rounded), float(np.linalg.norm(rounded - blocks)) / norm
+
+
+def _levels(blocks: npt.NDArray[np.float64]) -> float | None:
     blocks = blocks[blocks.any(axis=1)]
     return float((np.diff(np.sort(blocks, axis=1), axis=1) != 0).sum(axis=1).mean() + 1) if len(blocks) else None
 
