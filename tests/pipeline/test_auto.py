@@ -18,7 +18,20 @@ from bulletlm.errors import ConfigError, DataError
 from bulletlm.formats.bullet.reader import open_bullet
 from bulletlm.formats.packaged import packaged_model
 from bulletlm.pipeline import recipe
-from bulletlm.pipeline.auto import Choice, Request, Speed, Text, choose, learn_vocabulary, look_at_text, model_file_mb, wanted_vocabulary
+from bulletlm.pipeline.auto import (
+    LEAST_SEQUENCES,
+    LEAST_STEPS,
+    WANTED_STEPS,
+    Choice,
+    Request,
+    Speed,
+    Text,
+    choose,
+    learn_vocabulary,
+    look_at_text,
+    model_file_mb,
+    wanted_vocabulary,
+)
 from bulletlm.pipeline.limits import fed_parameters, refuse_too_large, require_sources, training_bytes
 from bulletlm.pipeline.plan import Clock, Measured, bullet_bytes, training_flops
 from bulletlm.pipeline.recipe import TextRun, existing_recipe, render, text_run, write_recipe
@@ -78,6 +91,27 @@ def test_no_choice_takes_more_than_time_and_text_allow(characters: int, hours: f
     assert config.model.shape(config.tokenizer.vocab_size).n_parameters == facts["parameters"]
     assert config.train.total_steps == facts["steps"]
     assert config.train.batch_size_per_device * config.train.gradient_accumulation_steps * config.model.max_seq_len <= 8_192
+
+
+@pytest.mark.parametrize("characters", [3_000, 30_000, 200_000, 2_000_000, 100_000_000])
+@pytest.mark.parametrize("hours", [0.05, 0.25, 4.0])
+@pytest.mark.parametrize("flops", [2e9, 2e10, 1e12])
+def test_a_step_has_several_sequences_also_in_a_short_run(characters: int, hours: float, flops: float) -> None:
+    try:
+        choice = chosen(characters, hours, machine(flops))
+    except ConfigError:
+        assert hours * flops <= 1e8
+        return
+    train = choice.values["train"]
+    sequences = train["batch_size_per_device"] * train["gradient_accumulation_steps"]
+    context = choice.values["model"]["max_seq_len"]
+    in_all = choice.facts["tokens"] // context
+    assert sequences >= min(LEAST_SEQUENCES, choice.facts["text"]["tokens"] // context, in_all // LEAST_STEPS)
+    assert choice.facts["seconds"]["total"] <= 3600 * hours
+    assert f"of {sequences * context:,} tokens" in choice.lines[3]
+    assert (f"({sequences} sequences, because the gradient of fewer is mostly noise)" in choice.lines[3]) == (
+        choice.facts["tokens"] / context / WANTED_STEPS < LEAST_SEQUENCES and sequences * context > 128
+    )
 
 
 def test_more_text_and_more_time_give_larger_models() -> None:

@@ -13,8 +13,17 @@ from bulletlm.data.survey import Survey
 from bulletlm.errors import ConfigError
 from bulletlm.files import read_json
 from bulletlm.formats.bullet.reader import open_bullet
-from bulletlm.pipeline.auto import Choice, Request, Speed
-from bulletlm.pipeline.auto_start import GENERAL_CHARACTERS, MOST_EPOCHS, Base, choose_from, find_base, scratch_is_better, use_vocabulary
+from bulletlm.pipeline.auto import LEAST_SEQUENCES, Choice, Request, Speed
+from bulletlm.pipeline.auto_start import (
+    GENERAL_CHARACTERS,
+    MOST_EPOCHS,
+    WANTED_STEPS,
+    Base,
+    choose_from,
+    find_base,
+    scratch_is_better,
+    use_vocabulary,
+)
 from bulletlm.pipeline.plan import Clock, Measured, training_flops
 from bulletlm.pipeline.recipe import make_choice, text_run, write_recipe
 from bulletlm.pipeline.runner import run_stages
@@ -95,6 +104,29 @@ def test_no_choice_takes_more_than_time_and_text_allow(
     assert config.train.batch_size_per_device * config.train.gradient_accumulation_steps * config.model.max_seq_len <= 8_192
     stated = {"dim", "n_layers", "n_heads", "n_kv_heads", "hidden_dim"} & config.model.model_fields_set
     assert not stated and "tokenizer" not in choice.values, "shape and vocabulary are those of the model"
+
+
+@pytest.mark.parametrize("characters", [3_000, 20_000, 50_000, 200_000, 5_000_000])
+@pytest.mark.parametrize("hours", [0.02, 0.05, 0.25, 2.0])
+@pytest.mark.parametrize("flops", [2e9, 2e10, 2e11])
+def test_a_step_has_several_sequences_also_in_a_short_run(characters: int, hours: float, flops: float, tiny_tokenizer: Tokenizer) -> None:
+    choice = chosen(characters, base_of(tiny_tokenizer, 64), hours, flops)
+    if choice is None:
+        assert hours * flops <= 1e9
+        return
+    train, steps, per_step = choice.values["train"], choice.facts["steps"], choice.facts["tokens"] / choice.facts["steps"]
+    sequences = train["batch_size_per_device"] * train["gradient_accumulation_steps"]
+    context = per_step / sequences
+    in_the_text = choice.facts["tokens"] / choice.facts["epochs"] / context
+    assert sequences >= min(LEAST_SEQUENCES, int(in_the_text))
+    assert choice.facts["seconds"]["total"] <= 3600 * hours
+    fewer = steps * sequences / WANTED_STEPS < LEAST_SEQUENCES
+    assert (f"({sequences} sequences, because the gradient of fewer is mostly noise)" in choice.lines[3]) == fewer
+
+
+def test_a_batch_that_the_user_gave_stays_and_is_not_explained(tiny_tokenizer: Tokenizer) -> None:
+    choice = chosen(20_000, base_of(tiny_tokenizer), train__batch_size_per_device=1, train__gradient_accumulation_steps=1)
+    assert choice and choice.values["train"]["batch_size_per_device"] == 1 and "noise" not in " ".join(choice.lines)
 
 
 def test_what_the_user_gives_stays(tiny_tokenizer: Tokenizer) -> None:

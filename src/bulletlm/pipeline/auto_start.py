@@ -17,12 +17,15 @@ from bulletlm.formats.packaged import BASE, packaged_model
 from bulletlm.pipeline.auto import (
     CALIBRATION_PASSES,
     CLEARLY_BETTER,
+    LEAST_SEQUENCES,
+    LEAST_STEPS,
     REPORT_TOKENS,
     VALIDATIONS,
     Choice,
     DataPlan,
     Request,
     Text,
+    batch_words,
     choose,
     format_number,
     given_qat,
@@ -207,6 +210,7 @@ class _Training:
         shape: of the model, with the context of the training.
         steps: optimizer steps.
         sequences: in one effective batch.
+        larger_batch: whether the batch is LEAST_SEQUENCES, and would be smaller otherwise.
         qat_steps: steps of QAT; 0 for none.
         calibration: tokens for the calibration.
         step: seconds of an optimizer step.
@@ -217,6 +221,7 @@ class _Training:
     shape: ModelShape
     steps: int
     sequences: int
+    larger_batch: bool
     qat_steps: int
     calibration: int
     step: float
@@ -256,14 +261,15 @@ def _plan_training(request: Request, base: Base, stream: _Stream) -> _Training |
     if room <= 0:
         return None
     most_tokens = MOST_EPOCHS * stream.tokens
-    sequences = 1 << int(math.log2(max(1.0, min(8_192.0, min(most_tokens, room / token) / WANTED_STEPS) / context)))
+    wanted = 1 << int(math.log2(max(1.0, min(8_192.0, min(most_tokens, room / token) / WANTED_STEPS) / context)))
+    sequences = max(wanted, min(LEAST_SEQUENCES, int(stream.tokens / context)))
     step = speed.clock.seconds(shape, Config.model_validate({"train": _train_settings(sequences)}).train)
     most_steps = int(most_tokens / (sequences * context))
     steps = min(most_steps, int(room / step))
-    if steps < min(20, max(1, most_steps)):
-        return None  # so few steps are only enough for a text that needs no more
+    if not steps or steps * sequences < min(LEAST_STEPS, most_steps * sequences):
+        return None  # so little training is only enough for a text that needs no more
     steps, train = given_training(request, _train_settings(sequences), steps, int(stream.tokens / context))
-    sequences, step = sequences_per_step(train), speed.clock.seconds(shape, train)
+    step = speed.clock.seconds(shape, train)
     seconds = data.parts(
         training=steps * step + validations,
         quantization=exact * CALIBRATION_PASSES * calibration,
@@ -274,7 +280,8 @@ def _plan_training(request: Request, base: Base, stream: _Stream) -> _Training |
         stream=stream,
         shape=shape,
         steps=steps,
-        sequences=sequences,
+        sequences=sequences_per_step(train),
+        larger_batch=wanted < sequences == sequences_per_step(train),
         qat_steps=qat_steps,
         calibration=int(max(1_024, calibration)),
         step=step,
@@ -313,13 +320,15 @@ def _describe(request: Request, text: Text, base: Base, reason: str, training: _
     mixed = f", {stream.general:.0%} of them general text against forgetting" if stream.general else ""
     no_qat = "; no QAT" if "qat.steps" in request.given else "; no QAT in this time"
     qat = f"; {training.qat_steps:,} steps of QAT" if training.qat_steps else no_qat
+    batch = batch_words(training.sequences, training.larger_batch)
     rate = format_number(per_step / training.step)
     size = model_file_mb(shape, request.given)
     lines = [
         text_line(found, data.share),
         f"machine   {request.speed.words}: about {rate} tokens/s with this model",
         f"start     {printable(base.line)}{': ' + reason if reason else ''}; the new file has about {size:.2g} MB",
-        f"training  at most {steps:,} steps of {per_step:,} tokens, {epochs:.1f} times over {format_number(stream.tokens)} tokens{mixed}"
+        f"training  at most {steps:,} steps of {per_step:,} tokens{batch}, {epochs:.1f} times over {format_number(stream.tokens)} tokens"
+        f"{mixed}"
         f"{qat}; about {format_duration(whole)} in all, of {format_duration(3600 * request.hours)}",
     ]
     why = {
