@@ -13,6 +13,7 @@ from bulletlm.formats.bullet.writer import ModelContents, write_bullet
 from bulletlm.quant.types import standard_types
 from bulletlm.runtime import Model, Sampling, Session, Token, load
 from bulletlm.runtime.native import Unavailable, library
+from bulletlm.runtime.session import _spellings
 from bulletlm.shape import ModelShape
 from bulletlm.text.tokenizer import BOS, END, EOS, FIRST_BYTE, USER, Tokenizer
 from tiny_model import random_tensors
@@ -322,3 +323,15 @@ def test_prompts_that_cannot_be_scored(model: Model, prompt: list[int]) -> None:
     with pytest.raises(ConfigError, match="logprobs is -1"):
         Session(model).score([BOS], -1)
     assert [token.logprob for part in Session(model).score([BOS], 0) for token in part] == [None]
+
+
+@pytest.mark.parametrize("stop", ["K", "\u212a"], ids=["as written", "the Kelvin sign, which NFC writes as K"])
+def test_a_stop_string_is_found_in_any_spelling(model: Model, stop: str) -> None:
+    session = Session(model)
+    sampling = replace(GREEDY, logit_bias={FIRST_BYTE + ord("K"): 100.0})
+    answer = list(session.generate([BOS, USER], sampling, stop=[stop]))
+    assert "".join(token.text for token in answer) == "" and session.finish_reason == "stop"
+
+
+def test_what_an_input_method_types_stops_what_a_model_writes() -> None:
+    assert _spellings(["\u095b", "x"]) == ["\u095b", "x", "\u091c\u093c"]

@@ -196,3 +196,10 @@ const { Ollama } = require('ollama');
     found = json.loads(result.stdout)
     assert found.pop("refusal").startswith("format: only plain text")
     assert found == {"plain": answer, "streamed": answer, "generated": answer, "dim": 256, "name": "seed-like:latest", "family": "llama"}
+
+
+def test_a_system_text_is_not_left_out_of_a_raw_prompt(local: ollama.Client) -> None:
+    with pytest.raises(ollama.ResponseError, match="put the system text into the prompt") as caught:
+        local.generate("x", "एका गावात", raw=True, system="Be brief.")
+    assert caught.value.status_code == 400
+    local.generate("x", "एका गावात", raw=True, system="", options={"num_predict": 1})

@@ -187,3 +187,18 @@ def test_a_loglikelihood_request_as_lm_evaluation_harness_sends_it(client: OpenA
     assert len(scores) == len(continuation)
     assert all(value <= 0 for value in scores)
     assert all(max(likeliest.values()) >= value for likeliest, value in zip(top, scores, strict=True))
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_no_tokens_are_generated_for_num_predict_0(client: OpenAI, stream: bool) -> None:
+    """In every interface, as in Ollama's own."""
+    none = {"options": {"num_predict": 0}}
+    text = {"model": "any", "prompt": "hello"}
+    chat = {"model": "any", "messages": [{"role": "user", "content": "hello"}]}
+    if not stream:
+        assert client.chat.completions.create(**chat, extra_body=none).usage.completion_tokens == 0  # type: ignore[call-overload]
+        assert client.completions.create(**text, extra_body=none).usage.completion_tokens == 0  # type: ignore[call-overload]
+        assert client.completions.create(**text, max_tokens=2, extra_body=none).usage.completion_tokens == 2  # type: ignore[call-overload]
+        return
+    chunks = list(client.chat.completions.create(**chat, stream=True, extra_body=none))  # type: ignore[call-overload]
+    assert chunks[-1].choices[0].finish_reason == "length" and not any(chunk.choices[0].delta.content for chunk in chunks)

@@ -246,3 +246,16 @@ def test_an_answer_can_be_fetched_again_and_deleted(client: OpenAI, stream: bool
     unkept = client.responses.create(model="any", input=QUESTION, max_output_tokens=2, store=False)
     with pytest.raises(openai.NotFoundError):
         client.responses.retrieve(unkept.id)
+
+
+def test_a_continued_answer_is_one_message_of_the_next_turn(client: OpenAI) -> None:
+    """The start that the client wrote and the rest that the model wrote: a line break between them would be neither's."""
+    options: dict[str, Any] = {"model": "any", "temperature": 0, "max_output_tokens": 8}
+    start: Any = [{"role": "user", "content": "one"}, {"role": "assistant", "content": "एका गावात"}]
+    first = client.responses.create(**options, input=start)
+    second = client.responses.create(**options, input="two", previous_response_id=first.id)
+    whole = {"role": "assistant", "content": "एका गावात" + first.output_text}
+    assert second.output_text == chat(client, [start[0], whole, {"role": "user", "content": "two"}], max_tokens=8)
+    reference: Any = [{"type": "item_reference", "id": first.output[0].id}, {"role": "user", "content": "two"}]
+    same: Any = [{"role": "assistant", "content": first.output_text}, {"role": "user", "content": "two"}]
+    assert client.responses.create(**options, input=reference).output_text == client.responses.create(**options, input=same).output_text

@@ -7,7 +7,7 @@ from typing import Any
 from bulletlm.data.language_names import ENGLISH_NAMES
 from bulletlm.errors import BulletError, DataError
 from bulletlm.evaluate.benchmark import METRICS
-from bulletlm.evaluate.language_models import run_label
+from bulletlm.evaluate.language_models import label_of, run_label
 from bulletlm.files import read_json
 from bulletlm.formats.convert import read_model
 from bulletlm.formats.model_card import model_card
@@ -68,7 +68,7 @@ def _results(file: Path) -> list[Mapping[str, Any]]:
 
 def _of_model(result: Mapping[str, Any], path: Path, file: Path) -> Mapping[str, Any]:
     """The result with only the values of the model at `path`."""
-    own = {str(path), str(path.absolute())}
+    own = {label_of(path), label_of(path.absolute())}
     if path.name == "model.bullet":  # what a run folder was measured as
         own |= {run_label(place, bits) for place in (path.parent, path.parent.absolute()) for bits in BITS.values()}
     models = [row for row in result["models"] if row["model"] in own]

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from bulletlm.data.sources import unicode_name
 from bulletlm.errors import BulletError, FormatError
 from bulletlm.evaluate.perplexity import LOGITS_AT_ONCE
 from bulletlm.extras import install_command
@@ -312,9 +313,14 @@ def open_models(path: Path) -> list[LanguageModel]:
     return [BulletModel(model, run_label(path, bits_of_file(model.header) if "tensors" in model.header else None)) for model in models]
 
 
+def label_of(path: Path) -> str:
+    """What the model at `path` is called in tables and in files of results."""
+    return unicode_name(str(path))
+
+
 def run_label(run: Path, bits: int | None) -> str:
-    """What the model file of a run folder, whose weights have `bits` bits, is called in tables; None: its FP32 export."""
-    return f"{run} (FP32)" if bits is None else f"{run} ({bits}-bit)"
+    """The same for the model file of a run folder, whose weights have `bits` bits; None: its FP32 export."""
+    return f"{label_of(run)} (FP32)" if bits is None else f"{label_of(run)} ({bits}-bit)"
 
 
 def open_model(path: Path) -> LanguageModel:
@@ -323,7 +329,7 @@ def open_model(path: Path) -> LanguageModel:
     Raises:
         BulletError: there is no model at `path`, it is damaged, or the library that it needs is not installed.
     """
-    label = str(path)
+    label = label_of(path)
     if not os.path.lexists(path):
         raise BulletError(f"{path} does not exist: name a run, a checkpoint, a .bullet or .gguf file, or a model folder")
     if path.is_dir():
@@ -391,7 +397,7 @@ def _checkpoint(folder: Path) -> Model:
 def _gguf(path: Path) -> LanguageModel:
     """On BulletLM's engine if the file has a BulletLM tokenizer and a shape that a .bullet can hold; on llama.cpp otherwise."""
     try:
-        return BulletModel(_stored(read_model(path)[1]), str(path))
+        return BulletModel(_stored(read_model(path)[1]), label_of(path))
     except FormatError as reason:
         with path.open("rb") as file:
             if file.read(4) != b"GGUF":
@@ -399,7 +405,7 @@ def _gguf(path: Path) -> LanguageModel:
         from bulletlm.evaluate.llama_cpp import LlamaCpp, find_llama_cpp
 
         try:
-            return LlamaCppModel(LlamaCpp(find_llama_cpp(), path), str(path))
+            return LlamaCppModel(LlamaCpp(find_llama_cpp(), path), label_of(path))
         except BulletError as error:
             raise BulletError(f"{error}; BulletLM's own engine cannot run the file either: {reason}") from None
 
@@ -407,7 +413,7 @@ def _gguf(path: Path) -> LanguageModel:
 def _transformers_folder(path: Path) -> LanguageModel:
     """On BulletLM's engine if it is a Llama with a BulletLM tokenizer; on transformers otherwise."""
     try:
-        return BulletModel(_stored(read_model(path)[1]), str(path))
+        return BulletModel(_stored(read_model(path)[1]), label_of(path))
     except FormatError as reason:
         try:
             from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -421,4 +427,4 @@ def _transformers_folder(path: Path) -> LanguageModel:
         except (OSError, ValueError, ImportError, KeyError) as error:
             words = " ".join(str(error).split())[:200]
             raise BulletError(f"transformers cannot load {path} ({words}); BulletLM cannot either: {reason}") from None
-        return TransformersModel(model.eval(), tokenizer, str(path))
+        return TransformersModel(model.eval(), tokenizer, label_of(path))

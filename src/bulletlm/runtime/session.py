@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+import unicodedata
 from collections.abc import Callable, Collection, Iterator, Sequence
 from itertools import repeat
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -119,7 +120,7 @@ class Session:
         Args:
             prompt: token ids, at least one.
             sampling: how tokens are chosen, and the largest number of tokens.
-            stop: strings that end the answer; they are not part of it.
+            stop: strings that end the answer; they are not part of it. They are found in normalized text too (NFC).
             stop_ids: tokens that end the answer; they are not given out.
             logprobs: give log-probabilities, and those of this many likeliest tokens.
             keep: tokens at the beginning that are never dropped (the system text); at most half of the context.
@@ -145,7 +146,7 @@ class Session:
         self.finish_reason, self.prompt_tokens, self.completion_tokens = None, len(prompt), 0
         context = self._shortened(list(prompt), keep)
         self.reused, self.ahead, self._to_read = self._in_common(context), 0, context
-        return self._answer(context, draw, _Limits(sampling.max_tokens, stop, stop_ids, keep, give_stop))
+        return self._answer(context, draw, _Limits(sampling.max_tokens, _spellings(stop), stop_ids, keep, give_stop))
 
     def read(self) -> bool:
         """Read one part of the prompt of `generate`, before its first token is requested. Return whether more parts are left.
@@ -268,6 +269,11 @@ class Session:
         keep = min(keep, window // 2)
         recent = max(1, (window - keep) // 2)
         return context[:keep] + context[keep:][-recent:]
+
+
+def _spellings(stop: Sequence[str]) -> Sequence[str]:
+    """Stop strings as they were given and in NFC, as models write: क़ may come as one character, and NFC has it as two."""
+    return stop if all(map(str.isascii, stop)) else [*dict.fromkeys([*stop, *(unicodedata.normalize("NFC", text) for text in stop)])]
 
 
 def generate(model: Model, prompt_ids: Sequence[int], sampling: Sampling, stop_ids: Collection[int] = (END, EOS)) -> Iterator[int]:

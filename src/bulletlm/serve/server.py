@@ -18,7 +18,7 @@ from bulletlm.extras import install_command
 from bulletlm.hardware import available_cores
 from bulletlm.runtime import load
 from bulletlm.serve.options import ServeOptions, is_loopback
-from bulletlm.terminal import echo
+from bulletlm.terminal import echo, printable
 from bulletlm.text.tokenizer import Tokenizer
 
 try:
@@ -64,7 +64,8 @@ def serve(file: Path, options: ServeOptions) -> None:
     model = load(file, turbo=options.turbo, threads=options.threads or available_cores())
     # The tokenizer that loads quickly is replaced: this one gives the same ids and is ten times faster with long prompts.
     model = replace(model, tokenizer=Tokenizer(model.tokenizer.proto))
-    name = options.name or str(model.header.get("name") or file.stem)
+    # Answers are UTF-8, which an argument or the name of a file may not be.
+    name = printable(options.name or str(model.header.get("name") or file.stem))
     app = create_app(model, name, options)
     service: Service = app.state.service
     with contextlib.closing(service):

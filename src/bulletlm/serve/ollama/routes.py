@@ -65,6 +65,8 @@ async def generate(request: Request, body: OllamaGenerateRequest, service: Servi
     """Answer a prompt, or continue it if `raw` is set. Without a prompt, the answer only says that the model is loaded."""
     if not body.prompt:
         return _loaded(service, response="")
+    if body.raw and body.system:
+        raise ApiError(400, "raw continues the prompt as it is: put the system text into the prompt", "system", "invalid_value")
     sampling = _sampling(service, body)
     if body.raw:
         [ids] = await run_in_threadpool(service.encode_all, body.prompt, "prompt")

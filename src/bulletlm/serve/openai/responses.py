@@ -58,10 +58,10 @@ class ResponseStore:
         self._items: dict[str, dict[str, str]] = {}
         self._bytes = 0
 
-    def remember(self, response_id: str, response: StoredResponse) -> None:
-        """Keep an answer; the last message of its conversation is its text."""
+    def remember(self, response_id: str, response: StoredResponse, item: dict[str, str] | None = None) -> None:
+        """Keep an answer. `item` is its message: by default the last message of its conversation."""
         self._responses[response_id] = response
-        self._items[response.item_id] = response.messages[-1]
+        self._items[response.item_id] = item or response.messages[-1]
         self._bytes += _memory(response)
         while self._responses and (len(self._responses) > self._max_answers or self._bytes > self._max_bytes):
             self.forget(next(iter(self._responses)))
@@ -256,8 +256,11 @@ class ResponsesFormat:
         """The complete answer; the store remembers it."""
         body = self._response(self._status(), [self._item(self._status(), [self._part(self._text, self._logprobs)])], usage)
         if self.request.store is not False:
-            messages = [*self.messages, {"role": "assistant", "content": self._text}]
-            self.store.remember(self.id, StoredResponse(bytes(JSONResponse(body).body), self.item_id, messages))
+            answer = {"role": "assistant", "content": self._text}
+            messages = [*self.messages, answer]
+            if len(messages) > 1 and messages[-2]["role"] == "assistant":  # the model has continued this text
+                messages[-2:] = [{"role": "assistant", "content": messages[-2]["content"] + self._text}]
+            self.store.remember(self.id, StoredResponse(bytes(JSONResponse(body).body), self.item_id, messages), answer)
         return body
 
     def _event(self, kind: str, **data: Any) -> bytes:

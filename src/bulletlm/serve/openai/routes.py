@@ -50,11 +50,11 @@ async def chat_completions(request: Request, body: ChatRequest, service: Service
             raise ApiError(400, f'{param}: {NO_TOOLS}: leave them out, or set {name} to "none"', param, "unsupported_value")
     top = (body.top_logprobs or 0) if body.logprobs else None
     max_tokens = body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens
-    sampling = sampling_of(service, body, max_tokens)
+    sampling, generate = sampling_of(service, body, max_tokens)
     messages = [message.to_template() for message in body.messages]
     ids, usage = await run_in_threadpool(service.chat_prompt, messages, sampling, "messages")
     answer_format = ChatFormat(service.tokenizer, service.name, body.n or 1, top, _include_usage(body))
-    specs = _copies(CompletionSpec(ids, sampling, stops(body), top), body.n)
+    specs = _copies(CompletionSpec(ids, sampling, stops(body), top, generate=generate), body.n)
     return await service.answer(request, specs, usage=usage, answer_format=answer_format, stream=bool(body.stream))
 
 
@@ -68,11 +68,9 @@ async def completions(request: Request, body: CompletionRequest, service: Servic
         raise ApiError(400, message, "n", "invalid_value")
     for ids in prompts:
         service.check_length(ids, "prompt")
-    sampling, score = sampling_of(service, body, body.max_tokens), bool(body.echo) and body.logprobs is not None
+    (sampling, generate), score = sampling_of(service, body, body.max_tokens), bool(body.echo) and body.logprobs is not None
     specs = [
-        spec
-        for ids in prompts
-        for spec in _copies(CompletionSpec(ids, sampling, stops(body), body.logprobs, score, body.max_tokens != 0), body.n)
+        spec for ids in prompts for spec in _copies(CompletionSpec(ids, sampling, stops(body), body.logprobs, score, generate), body.n)
     ]
     echo = [service.tokenizer.decode(spec.prompt) if body.echo and not score else "" for spec in specs]
     answer_format = TextFormat(service.tokenizer, service.name, echo, body.logprobs, _include_usage(body))
@@ -80,18 +78,20 @@ async def completions(request: Request, body: CompletionRequest, service: Servic
     return await service.answer(request, specs, usage=usage, answer_format=answer_format, stream=bool(body.stream))
 
 
-def sampling_of(service: Service, body: Generation, max_tokens: int | None) -> Sampling:
-    """The sampling settings of a request. Its own fields count more than those in `options`."""
+def sampling_of(service: Service, body: Generation, max_tokens: int | None) -> tuple[Sampling, bool]:
+    """The sampling settings of a request, and whether it wants any tokens. Its own fields count more than those in `options`."""
     options = body.options or OllamaOptions()
     settings = {name: getattr(body, name) for name in ("temperature", "top_k", "top_p", "min_p", "presence_penalty", "frequency_penalty")}
     settings["repetition_penalty"] = body.repeat_penalty if body.repetition_penalty is None else body.repetition_penalty
     settings = {name: options_settings(options)[name] if value is None else value for name, value in settings.items()}
-    return service.sampling(
+    max_tokens = options.num_predict if max_tokens is None else max_tokens
+    sampling = service.sampling(
         settings,
-        max_tokens=options.num_predict if max_tokens is None else max_tokens,
+        max_tokens=max_tokens,
         seed=options.seed if body.seed is None else body.seed,
         logit_bias={int(token): value for token, value in (body.logit_bias or {}).items()},
     )
+    return sampling, max_tokens != 0
 
 
 def stops(body: Generation) -> list[str]:

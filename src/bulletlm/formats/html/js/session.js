@@ -69,7 +69,7 @@ export class Session {
     this.reusedTokens = this.#inCommon(context);
     const history = prompt.filter((token) => !STOP_IDS.includes(token)); // a penalty on these would keep a chat from ending its turns
     const sampler = this.#engine.newSampler(sampling, seeded([sampling.seed, RANDOM_STREAM]), history);
-    const text = new TextStream(this.#tokenizer, stop);
+    const text = new TextStream(this.#tokenizer, [...new Set([...stop, ...stop.map((text) => text.normalize("NFC"))])]); // models write NFC
     // `last` is held back until it is known whether it is the last token, because the last one gets the remaining text.
     let last = null;
     let left = sampling.max_tokens;
