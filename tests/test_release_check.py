@@ -119,7 +119,7 @@ def test_an_interruption_ends_the_step() -> None:
     results: list[Result] = []
     with pytest.raises(KeyboardInterrupt), step(results, "a"):
         raise KeyboardInterrupt
-    assert results == []
+    assert [each.state for each in results] == ["failed"] and results[0].reason == "it was stopped"
 
 
 @given(st.text(alphabet="ab \t\n\r\v\f\x1c\x85\u2028"))

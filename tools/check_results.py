@@ -51,13 +51,16 @@ def record(results: list[Result], check: str, started: float, error: Exception |
 
 @contextmanager
 def step(results: list[Result], check: str) -> Iterator[None]:
-    """Run the body as a check: its result is added to `results`, and an error in it does not go further."""
+    """Run the body as a check: its result is added to `results`, and an error in it does not go further, except Ctrl-C."""
     print(f"{check} ...", flush=True)
     started = time.monotonic()
     try:
         yield
     except Exception as error:
         record(results, check, started, error)
+    except KeyboardInterrupt:
+        record(results, check, started, CheckError("it was stopped"))
+        raise
     else:
         record(results, check, started)
 
