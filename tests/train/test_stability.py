@@ -24,13 +24,14 @@ from bulletlm.formats.npy import write_npy
 from bulletlm.progress import SilentProgress
 from bulletlm.shape import ModelShape
 from bulletlm.train import loop, training
+from bulletlm.train.backend.compute import pick_device
 from bulletlm.train.batches import TrainingWindows
 from bulletlm.train.checkpoint import list_checkpoints, load_checkpoint, prune_checkpoints
 from bulletlm.train.distributed.launch import run_main
-from bulletlm.train.guard.rollback import find_trouble, last_good_step, may_roll_back_to
+from bulletlm.train.guard.rollback import find_trouble, last_good_step, may_roll_back_to, return_to_good
 from bulletlm.train.log.metrics import CLOCK
 from bulletlm.train.model import Transformer
-from bulletlm.train.state import TrainPosition, TrainState
+from bulletlm.train.state import TrainPosition, TrainState, initial_state
 from bulletlm.train.training import TrainJob, train
 
 SHAPE = ModelShape(vocab_size=500, dim=32, n_layers=1, n_heads=2, n_kv_heads=2, hidden_dim=64, max_seq_len=16)
@@ -385,3 +386,14 @@ def test_skipped_batches_are_never_used() -> None:
         position.step = step
         used.append(position.batch())
     assert used == [0, 1, 4, 5, 7, 8]
+
+
+def test_patience_begins_again_if_the_best_weights_are_of_after_the_good_state(tmp_path: Path) -> None:
+    config = TrainConfig(eval_every_steps=10, ema_decay=0, precision="fp32")
+    state = initial_state(config, SHAPE, 1, pick_device("cpu"), "key")
+    position = state.position
+    position.step, position.best_loss, position.best_step, position.worse_in_a_row = 20, 2.0, 10, 1
+    state.save(tmp_path)
+    position.step, position.best_loss, position.best_step, position.worse_in_a_row = 35, 1.5, 30, 0
+    return_to_good(state, tmp_path, config, SilentProgress())
+    assert (state.position.step, state.position.best_step, state.position.worse_in_a_row) == (20, 30, 0)

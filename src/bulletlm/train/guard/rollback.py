@@ -160,6 +160,8 @@ def return_to_good(state: TrainState[TrainPosition], checkpoints: Path, config: 
     state.restore(_load_good(checkpoints, good, config.eval_every_steps, now.schedule_start, progress))
     then = state.position
     then.best_loss, then.best_step, then.best_weights = now.best_loss, now.best_step, now.best_weights
+    if now.best_step > then.step:
+        then.worse_in_a_row = 0  # it counts validations since other best weights
 
 
 def _load_good(checkpoints: Path, step: int, eval_every: int, start: int, progress: Progress) -> Checkpoint:
