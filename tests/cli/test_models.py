@@ -226,3 +226,9 @@ def test_the_name_of_a_run_can_be_the_value_of_a_setting(place: Path, capsys: py
 
 def test_json_is_printed_for_a_configuration_too(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "verdicts" in json.loads(works(capsys, "evaluate", str(place / "runs/micro/config.json"), "--json"))
+
+
+def test_contradicting_flags_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["evaluate", "demo", "--checkpoints", "--use", "best"])
+    assert caught.value.code == 2 and "give one of them" in capsys.readouterr().err

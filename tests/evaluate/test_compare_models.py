@@ -227,6 +227,13 @@ def test_long_documents_are_cut_at_line_ends(tmp_path: Path) -> None:
     assert len(passages) > 10 and "\n".join(passage.text for passage in passages) == text.strip()
 
 
+@pytest.mark.parametrize("name", ["val.jsonl", "train.jsonl", "mine.jsonl"])
+def test_the_name_of_a_users_own_file_means_nothing(tmp_path: Path, name: str) -> None:
+    """The files of a run have the same names, and other lines."""
+    (tmp_path / name).write_text('{"text": "The first text."}\n{"text": "Another text."}\n')
+    assert [passage.text for passage in read_passages(tmp_path / name)] == ["The first text.", "Another text."]
+
+
 def test_long_texts_are_thinned_evenly(tmp_path: Path) -> None:
     path = tmp_path / "long.txt"
     path.write_text("\n\n".join(f"line {n} " + "word " * 400 for n in range(1000)), encoding="utf-8")

@@ -335,3 +335,16 @@ def test_a_folder_of_transformers_gets_no_scores(
     for typed in ("3333\n", "3333\n3333\n=\n"):  # whether the answers are equal or not
         command(words, typed, monkeypatch)
     assert (tmp_path / "scores.jsonl").is_file() and not (tmp_path / "small-hf" / "scores.jsonl").exists()
+
+
+def test_the_summary_names_the_bits_of_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    """In words for people; the store and JSON keep one name, so that scores stay valid."""
+    run = run_folder(tmp_path / "run", 2)
+    report = json.loads((run / "report.json").read_text())
+    (run / "report.json").write_text(json.dumps({**report, "quantised": {"weights": "BQ8"}}))
+    [first, _] = remaining(items_of_report(report), [], "me")
+    assert command([str(run)], "4444\n" if first.item.identical else "5555\n2222\n1\n", monkeypatch) == 0
+    shown = capsys.readouterr().out
+    assert "8-bit" in shown and "4-bit" not in shown
+    assert command([str(run), "--summary", "--json"], "", monkeypatch) == 0
+    assert json.loads(capsys.readouterr().out)["systems"] == ["FP32", "4-bit"]

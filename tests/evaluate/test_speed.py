@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -25,9 +26,12 @@ def native_only() -> None:
         pytest.skip(str(error))
 
 
-def test_the_figures(bullet_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_figures(bullet_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Also of a file that a command could take for an option."""
+    shutil.copy(bullet_path, tmp_path / "-p.bullet")
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as ended:
-        main(["bench", str(bullet_path), "--tokens", "16", "--rounds", "1", "--json"])
+        main(["bench", "./-p.bullet", "--tokens", "16", "--rounds", "1", "--json"])
     assert not ended.value.code
     result = json.loads(capsys.readouterr().out)
     names = set(result["tokens_per_second"])

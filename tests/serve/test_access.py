@@ -1,6 +1,7 @@
 """Tests the variants of paths and headers that clients send, and the access rules."""
 
 import http.client
+import socket
 from pathlib import Path
 
 import pytest
@@ -85,6 +86,18 @@ def test_further_host_names(tiny_file: Path, tmp_path: Path) -> None:
         status, body, _ = server.ask("/v1/models", headers={"Host": "evil.example:80"})
         assert (status, body["error"]["code"]) == (400, "invalid_host")
         assert "--allowed-host evil.example" in body["error"]["message"]
+
+
+def test_a_server_answers_under_the_address_at_which_it_listens(tiny_file: Path, tmp_path: Path) -> None:
+    """127.0.0.2 is this computer too; some systems answer only at 127.0.0.1."""
+    with socket.socket() as probe:
+        try:
+            probe.bind(("127.0.0.2", 0))
+        except OSError as error:
+            pytest.skip(str(error))
+    with running(tiny_file, tmp_path / "log", "--host", "127.0.0.2") as server:
+        assert server.root.startswith("http://127.0.0.2:") and server.ask("/v1/models")[0] == 200
+        assert server.ask("/v1/models", headers={"Host": "evil.example"})[0] == 400
 
 
 def test_allowed_hosts_restrict_a_server_on_the_network(tiny_file: Path, tmp_path: Path) -> None:

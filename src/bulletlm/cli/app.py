@@ -303,6 +303,8 @@ def evaluate(
     from bulletlm.pipeline.runner import finish_run
 
     folder = find_run(config)
+    if checkpoints and use is not None:
+        raise ConfigError("--checkpoints only lists the checkpoints, and --use evaluates one: give one of them")
     if not is_run_folder(folder):
         if checkpoints or use is not None:
             raise ConfigError(f"{'--checkpoints' if checkpoints else '--use'} needs the folder of a trained run, such as runs/demo")

@@ -44,7 +44,9 @@ def score(
     Example: bullet score runs/demo --rater asha
     Example: bullet score runs/demo --summary
     """
-    from bulletlm.evaluate.scoring import SCORE_FILE, ScoreStore, summarize, summary_lines
+    from bulletlm.cli.output import name_of_file
+    from bulletlm.evaluate.scoring import MODEL_FILE, SCORE_FILE, ScoreStore, summarize, summary_lines
+    from bulletlm.files import read_json
 
     if not rater.strip():
         raise ConfigError("the rater needs a name: --rater NAME")
@@ -63,7 +65,8 @@ def score(
     if json:
         print(printable_json(result))
     else:
-        for line in ["", *summary_lines(result)]:
+        names = {} if against else {MODEL_FILE: name_of_file(read_json(run / "report.json"))}
+        for line in ["", *summary_lines(result, names)]:
             _say(line)
 
 

@@ -19,9 +19,10 @@ from bulletlm.evaluate.intervals import Bootstrap, Interval, choose_units
 from bulletlm.evaluate.language_models import BulletModel, LanguageModel, log_probs
 from bulletlm.evaluate.prompts import Prompt
 from bulletlm.evaluate.report_types import AnswerValues, IntervalValues
+from bulletlm.files import open_regular
 from bulletlm.progress import Progress
 from bulletlm.runtime.sampling import Sampling
-from bulletlm.text.documents import read_documents, texts_of
+from bulletlm.text.documents import parse_document, read_documents, texts_of
 
 MOST_BYTES = 400_000
 """Of the text on which two models are compared; a longer text is thinned evenly."""
@@ -94,7 +95,7 @@ def read_passages(path: Path) -> list[Passage]:
     Raises:
         BulletError: the file cannot be read, or holds no text.
     """
-    if path.name in ("val.jsonl", "train.jsonl"):
+    if path.name in ("val.jsonl", "train.jsonl") and _is_of_a_run(path):
         passages = [Passage("\n".join(texts_of(document)), document["language"]) for document in read_documents(path)]
     else:
         tasks = [task for task in read_tasks(path) if task.kind in ("text", "halves")]
@@ -107,6 +108,15 @@ def read_passages(path: Path) -> list[Passage]:
         step = total / MOST_BYTES
         passages = [passages[int(number * step)] for number in range(int(len(passages) / step))] or passages[:1]
     return passages
+
+
+def _is_of_a_run(path: Path) -> bool:
+    """Whether the data stage wrote a .jsonl file. Other people call theirs val.jsonl too; a file that is not there is no such file."""
+    try:
+        with open_regular(path) as file:
+            return parse_document(file.readline()) is not None
+    except OSError:
+        return False
 
 
 def _cut(passage: Passage) -> Iterator[Passage]:

@@ -359,19 +359,21 @@ def _agreement(records: Sequence[ScoreRecord], systems: Sequence[str]) -> dict[s
     return agreement
 
 
-def summary_lines(summary: Summary) -> list[str]:
-    """The summary as a table for a terminal."""
-    first, second = summary["systems"]
+def summary_lines(summary: Summary, names: Mapping[str, str] | None = None) -> list[str]:
+    """The summary as a table for a terminal; `names` are what to call systems there, where that is something else."""
+    names = names or {}
+    systems = summary["systems"]
+    first, second = (names.get(system, system) for system in systems)
     raters = ", ".join(f"{printable(name)} ({count})" for name, count in summary["raters"].items())
     width = max(len(name) for name in (*CRITERIA, first, second, NO_PREFERENCE))
     items = "1 item" if summary["items"] == 1 else f"{summary['items']} items"
     lines = [f"{items}, scored by {raters}", "", f"{'':<{width}}  {first:<22}{second:<22}difference"]
     for name in CRITERIA:
-        cells = [_cell(summary["points"][system][name]) for system in (first, second)]
+        cells = [_cell(summary["points"][system][name]) for system in systems]
         lines.append(f"{name:<{width}}  {cells[0]:<22}{cells[1]:<22}{_cell(summary['differences'][name], signed=True)}")
     lines.append("")
-    for name, share in summary["preferences"].items():
-        lines.append(f"{name:<{width}}  preferred in {_share(share)}")
+    for system, share in summary["preferences"].items():
+        lines.append(f"{names.get(system, system):<{width}}  preferred in {_share(share)}")
     if any(value is not None for value in summary["agreement"].values()):
         values = ", ".join(f"{name} {value:.2f}" for name, value in summary["agreement"].items() if value is not None)
         lines += ["", f"agreement between raters (Krippendorff's alpha; 1 = full, 0 = chance): {values}"]

@@ -213,7 +213,8 @@ def whole_process(file: Path) -> dict[str, Any]:
         "process_seconds", and where /proc tells it "memory_bytes", over an empty Python, and "kv_bytes", the part of the KV cache.
     """
     environment = {**os.environ, "PYTHONWARNINGS": "ignore"}
-    command = [sys.executable, "-m", "bulletlm", "generate", str(file), "--prompt", "abc", "--max-tokens", "100", "--temperature", "0"]
+    path = str(file.absolute())  # a relative one may begin with "-"
+    command = [sys.executable, "-m", "bulletlm", "generate", path, "--prompt", "abc", "--max-tokens", "100", "--temperature", "0"]
     times = []
     for _ in range(5):
         start = time.perf_counter()

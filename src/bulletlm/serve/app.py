@@ -36,7 +36,8 @@ def create_app(model: Model, name: str, options: ServeOptions) -> FastAPI:
 
     # Middleware that is added later runs earlier.
     # DNS rebinding is a danger for servers without a key on this computer only; elsewhere, the server's real names are unknown.
-    hosts = {*LOCAL_NAMES, *(host.lower() for host in options.allowed_hosts)} if options.allowed_hosts or is_loopback(options.host) else ()
+    allowed = {host.lower() for host in (options.host, *options.allowed_hosts)}  # 127.0.0.2 is a name of this computer too
+    hosts = LOCAL_NAMES | allowed if options.allowed_hosts or is_loopback(options.host) else ()
     app.add_middleware(Guard, key=options.api_key, hosts=hosts, origins=options.cors, max_bytes=options.max_request_bytes)
     if options.cors:
         app.add_middleware(Cors, origins=options.cors)
