@@ -104,3 +104,14 @@ def test_a_run_starts_from_a_model_and_both_answer(dashboard: RunningDashboard, 
     page.get_by_label("Your message").fill("Hello")
     page.keyboard.press("Enter")
     page.get_by_text(re.compile(r"\d+ tokens, [\d,]+ tokens/s")).nth(1).wait_for()
+
+
+def test_the_expected_loss_is_shown_as_a_rough_figure(dashboard: RunningDashboard, browser_page: Any) -> None:
+    page = browser_page
+    page.goto(dashboard.address + "/new")
+    note = "text of another kind has other figures"
+    assert not page.get_by_text(note).count(), "without a figure"
+    page.get_by_label("Extra args").fill("--total-steps=1000")
+    page.get_by_text(note).wait_for()
+    tile = page.locator(".tile", has_text="Expected loss")
+    assert re.search(r"≈ \d\.\d\d bits/byte", tile.inner_text())

@@ -55,7 +55,10 @@ def test_plan_of_the_micro_model(micro_run: Path, micro_config: Config, tmp_path
     assert best["parameters"] <= max(fed_parameters(best["tokens"]), 60_000)
     assert best["bits_per_byte"] > plan["with_more_text"]["bits_per_byte"]
     print_plan(plan)
-    assert "Ten times as much text" in capsys.readouterr().out
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "Ten times as much text" in printed
+    assert f"expected bits/byte about {configured['bits_per_byte']:.3f} about" in printed
+    assert "text of another kind has other figures" in printed
     planned = load_config(target)
     assert planned.name == "micro-0.5h"
     assert planned.train.total_steps == best["steps"]

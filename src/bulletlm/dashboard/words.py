@@ -87,7 +87,7 @@ MARATHI: dict[str, str] = {
     "Enter your name to begin. The names of the models stay hidden.": "सुरू करण्यासाठी तुमचे नाव लिहा. मॉडेल्सची नावे दाखवली जात नाहीत.",
     "Evaluation": "मूल्यमापन",
     "Every file is read again after it was written, and its model must generate the same tokens as the original; otherwise it is not offered.": "प्रत्येक फाइल लिहिल्यानंतर पुन्हा वाचली जाते, आणि तिच्यातील मॉडेलने मूळ मॉडेलसारखीच टोकन द्यायला हवीत; नाहीतर ती डाउनलोडसाठी दिली जात नाही.",  # noqa: E501
-    "Expected bits per byte of unseen text, by a formula that was fitted to earlier runs of this program.": "न पाहिलेल्या मजकुरासाठी अपेक्षित प्रति बाइट बिट; या प्रोग्रामच्या आधीच्या प्रशिक्षणांवरून काढलेल्या सूत्रानुसार.",  # noqa: E501
+    "Expected bits per byte of unseen text, by a formula that was fitted to runs of this program on one text. Use it to compare sizes and times.": "न पाहिलेल्या मजकुरासाठी अपेक्षित प्रति बाइट बिट; या प्रोग्रामने एका मजकुरावर केलेल्या प्रशिक्षणांवरून काढलेल्या सूत्रानुसार. आकार आणि वेळ यांची तुलना करण्यासाठी वापरा.",  # noqa: E501
     "Expected loss": "अपेक्षित लॉस",
     "Expected time of the training; the other stages take a few minutes.": "प्रशिक्षणाला लागणारा अपेक्षित वेळ; इतर टप्प्यांना काही मिनिटे लागतात.",
     "Expected tokens per second of the training on this computer.": "या संगणकावर प्रशिक्षणाचा अपेक्षित वेग, टोकन प्रति सेकंद.",
@@ -246,6 +246,7 @@ MARATHI: dict[str, str] = {
     "Text, Word, PDF, EPUB, web pages, tables, subtitles, chats and archives are read. Files stay on this computer.": "मजकूर, Word, PDF, EPUB, वेब पाने, तक्ते, सबटायटल, चॅट आणि संग्रह (archive) वाचता येतात. फाइली याच संगणकावर राहतात.",  # noqa: E501
     "The answers of the report card to two questions: is the model file as good as FP32, and is the model any good?": "प्रगतिपुस्तकातील दोन प्रश्नांची उत्तरे: मॉडेल फाइल FP32 इतकीच चांगली आहे का, आणि मॉडेल उपयोगी आहे का?",  # noqa: E501
     "The corpus of the package": "पॅकेजमधील मजकूर",
+    "The expected loss is a rough figure: text of another kind has other figures.": "अपेक्षित लॉस हा अंदाजे आकडा आहे: वेगळ्या प्रकारच्या मजकुराचे आकडे वेगळे असतात.",  # noqa: E501
     "The first answers come with the first validation.": "पहिली उत्तरे पहिल्या चाचणीनंतर दिसतील.",
     "The log is empty.": "अजून एकही नोंद नाही.",
     "The model decides its shape and vocabulary, so these settings were taken out: {names}.": "आकार आणि शब्दसंग्रह मॉडेलच ठरवते, म्हणून ही सेटिंग्ज काढून टाकली: {names}.",  # noqa: E501

@@ -530,13 +530,17 @@ def print_plan(plan: Plan) -> None:
         "tokens/s": lambda e: f"{e['tokens_per_s']:,.0f}",
         "time": lambda e: format_duration(e["seconds"]),
         ".bullet": lambda e: f"{e['bullet_bytes'] / 1e6:.1f} MB",
-        "expected bits/byte": lambda e: f"{e['bits_per_byte']:.3f}",
+        "expected bits/byte": lambda e: f"about {e['bits_per_byte']:.3f}",
     }
     print(" " * 20 + "".join(f"{name:>14}" for name in columns))
     for title, cell in rows.items():
         print(f"{title:<20}" + "".join(f"{cell(column):>14}" for column in columns.values()))
     error = law["error"]
-    print(f"\nError of the law for runs that were not used to fit it: {error['mean']:.1%} on average, {error['largest']:.1%} at most.")
+    print(
+        "\nThe expected bits/byte are rough: they hold for the text of the runs behind the scaling law, and text of another kind\n"
+        "has other figures. Use them to compare sizes and times. The error for other runs on that text was "
+        f"{error['mean']:.1%} on average, {error['largest']:.1%} at most."
+    )
     print("The times are those of training alone; validation takes a little more.")
     if "with_more_text" in plan:
         for line in _trade_off(plan):

@@ -455,9 +455,10 @@ class _Page:
                         t,
                         "Expected loss",
                         show.NOTHING,
-                        "Expected bits per byte of unseen text, by a formula that was fitted to earlier runs of this program.",
+                        "Expected bits per byte of unseen text, by a formula that was fitted to runs of this program on one text. Use it to compare sizes and times.",  # noqa: E501
                     ),
                 }
+            self.loss_note = ui.label().classes("soft small")
             self.warnings = ui.label().classes("warn").style("white-space:pre-line")
             self._buttons()
 
@@ -468,6 +469,7 @@ class _Page:
         if self.draft.json_problem or self.draft.flags_problem or any(path not in ("data.sources", "name") for path in self.mistakes):
             for each in self.tiles.values():
                 each.set(show.NOTHING)
+            self.loss_note.set_text("")
             self.warnings.set_text(self.t("The plan is computed when the settings have no mistake."))
             return
         tokens = int(self.found["text_bytes"] / BYTES_PER_TOKEN) if self.found else None
@@ -491,7 +493,9 @@ class _Page:
         self.tiles["epochs"].set(show.NOTHING if line.epochs is None else f"{line.epochs:,.1f}")
         self.tiles["speed"].set(f"{show.whole(line.tokens_per_s)} {t('tokens/s')}" if line.tokens_per_s else show.NOTHING)
         self.tiles["time"].set(show.span(line.seconds, t.language))
-        self.tiles["loss"].set(f"{line.bits_per_byte:.2f} {t('bits/byte')}" if line.bits_per_byte else show.NOTHING)
+        self.tiles["loss"].set(f"≈ {line.bits_per_byte:.2f} {t('bits/byte')}" if line.bits_per_byte else show.NOTHING)
+        note = t("The expected loss is a rough figure: text of another kind has other figures.")
+        self.loss_note.set_text(note if line.bits_per_byte else "")
         self.warnings.set_text("\n".join(t(text, **values) for text, values in line.warnings))
 
     async def _measure(self) -> None:
