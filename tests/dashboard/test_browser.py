@@ -190,6 +190,45 @@ SMALL = """[...document.querySelectorAll('button, [role=button], a.nav')].filter
 """Buttons of less than 24 pixels, which a finger misses (WCAG 2.2, target size)."""
 
 
+BROKEN_NUMBERS = r"""[...document.querySelectorAll('.tile .value')].flatMap(box => {
+    const found = [], texts = document.createTreeWalker(box, NodeFilter.SHOW_TEXT), right = box.getBoundingClientRect().right;
+    while (texts.nextNode())
+        for (const number of texts.currentNode.data.matchAll(/\S+/g)) {
+            const range = document.createRange();
+            range.setStart(texts.currentNode, number.index);
+            range.setEnd(texts.currentNode, number.index + number[0].length);
+            const places = [...range.getClientRects()];
+            if (new Set(places.map(place => place.top)).size > 1 || places.some(place => place.right > right + 1)) found.push(number[0]);
+        }
+    return found;
+})"""
+"""Numbers and units in the tiles that are broken over two lines, or have no room."""
+
+SHOWN_SPEED = "[...document.querySelectorAll('.tile')].map(tile => tile.innerText).find(text => /tokens.s|टोकन.से/.test(text))"
+
+
+def test_no_number_of_a_tile_is_broken(dashboard: RunningDashboard, browser_page: Any, micro_run: Path) -> None:
+    run = dashboard.folder / "runs" / "fast"
+    shutil.copytree(micro_run, run)
+    speed = 1_234_567_890_123
+    events = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    events = [{**event, "tokens_per_s": speed} if "tokens_per_s" in event else event for event in events]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(event) + "\n" for event in events), encoding="utf-8")
+    report = json.loads((run / "report.json").read_text(encoding="utf-8"))
+    report["model"]["parameters"] = 123_456_789_012
+    (run / "report.json").write_text(json.dumps(report), encoding="utf-8")
+    page = browser_page
+    for language, short in (("en", "1234.57B"), ("mr", "1234.57\u00a0अब्ज")):
+        page.context.add_cookies([{"name": "language", "value": language, "url": dashboard.address}])
+        page.goto(dashboard.address + "/run/fast")
+        page.wait_for_function(SHOWN_SPEED)
+        for width in (320, 390, 700, 1000, 1280, 1920):
+            page.set_viewport_size({"width": width, "height": 800})
+            assert page.evaluate(BROKEN_NUMBERS) == [], (language, width)
+            assert (f"{speed:,}" in page.evaluate(SHOWN_SPEED)) != (short in page.evaluate(SHOWN_SPEED)), (language, width)
+        assert page.get_by_text(short, exact=True).get_attribute("title") == f"{speed:,}"
+
+
 def test_pages_fit_a_phone_and_every_control_has_a_name(dashboard: RunningDashboard, browser_page: Any, micro_run: Path) -> None:
     for name in ("micro", "other"):
         shutil.copytree(micro_run, dashboard.folder / "runs" / name)

@@ -12,7 +12,7 @@ pytest.importorskip("nicegui", reason="nicegui is not installed")
 
 from running_dashboard import RunningDashboard
 
-from bulletlm.dashboard import reports
+from bulletlm.dashboard import reports, show
 from bulletlm.dashboard.figures import report_problem, shown_verdicts
 from bulletlm.dashboard.pages.compare import common_answers
 from bulletlm.dashboard.pages.export import comparison_rows, sensitivity_of
@@ -112,3 +112,17 @@ def test_a_damaged_report_is_named_and_the_rest_is_shown(dashboard: RunningDashb
 def test_a_whole_report_has_no_problem(micro_run: Path, tmp_path: Path) -> None:
     assert read_report(micro_run).problem == ""
     assert (read_report(tmp_path).content, read_report(tmp_path).problem) == ({}, "")
+
+
+def test_long_numbers_have_a_short_form() -> None:
+    assert show.shortened("1,234,567 tokens/s", "en") == "", "it fits"
+    assert show.shortened("≈ 12,345,678", "en") == "≈ 12.3M"
+    assert show.shortened("12,345,678", "mr") == "12.3\u00a0दशलक्ष"
+    assert show.shortened("3 min 20 s", "en") == show.shortened(show.NOTHING, "en") == ""
+
+
+def test_no_line_ends_between_a_number_and_its_unit() -> None:
+    assert show.span(200, "en").split(" ") == ["3\u00a0min", "20\u00a0s"]
+    assert show.parameters(1_400_000, "mr").split(" ") == ["1.4\u00a0दशलक्ष"]
+    assert show.file_size(1_400_000).split(" ") == ["1.4\u00a0MB"]
+    assert show.unbroken("≈ 1,234") == "≈\u00a01,234"

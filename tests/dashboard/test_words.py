@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from bulletlm.dashboard.choice_mr import choice_text
 from bulletlm.dashboard.chooser import HOURS
 from bulletlm.dashboard.figures import DECISIONS, FIGURES, SUBJECTS, VERDICTS
 from bulletlm.dashboard.forms import LIMITS, Setting, form
@@ -21,6 +22,7 @@ from bulletlm.dashboard.reports import PROBLEMS, REMEDY
 from bulletlm.dashboard.runs import STAGE_NAMES
 from bulletlm.dashboard.settings_mr import HELP, TITLES
 from bulletlm.dashboard.words import MARATHI, Words
+from bulletlm.pipeline.auto import mark_given
 from paths import ROOT
 
 FOLDER = ROOT / "src" / "bulletlm" / "dashboard"
@@ -86,6 +88,46 @@ def test_every_setting_is_explained_in_marathi(setting: Setting) -> None:
 def test_no_explanation_is_left_over() -> None:
     assert set(HELP) == {setting.path for setting in form()}
     assert set(TITLES) == {setting.path for setting in form() if setting.basic}
+
+
+def texts_of_the_choice() -> Iterator[str]:
+    """The notes and reasons that the choice of settings can give, with 7 in place of their numbers."""
+    for name in ("auto", "auto_start"):
+        module = ast.parse((ROOT / "src" / "bulletlm" / "pipeline" / f"{name}.py").read_text(encoding="utf-8"))
+        for node in ast.walk(module):
+            found: list[ast.AST] = []
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "notes.append":
+                found = [node.args[0]]
+            elif isinstance(node, ast.Assign):
+                target = ast.unparse(node.targets[0])
+                if target == "why" and isinstance(node.value, ast.Dict):
+                    found = [value for value in node.value.values if value is not None]
+                elif target == "fit" or target.startswith("why["):
+                    found = [node.value]
+                if isinstance(node.value, ast.IfExp):
+                    found = [node.value.body, node.value.orelse] if found else []
+            for text in found:
+                assert isinstance(text, ast.Constant | ast.JoinedStr), ast.unparse(text)
+                parts = text.values if isinstance(text, ast.JoinedStr) else [text]
+                yield "".join(str(part.value) if isinstance(part, ast.Constant) else "7" for part in parts)
+
+
+def test_the_choice_of_settings_is_explained_in_marathi() -> None:
+    texts = list(texts_of_the_choice())
+    assert len(texts) > 12
+    for text in texts:
+        assert choice_text(text, "en") == re.sub(r" \(--[\w-]+\)", "", text)
+        assert not re.search(r"(?<!-)\b[a-z]{3,}", choice_text(text, "mr")), text
+
+
+def test_values_inside_a_text_of_the_choice_are_translated() -> None:
+    assert choice_text("3 times over the text, about 1.5 h on this machine", "mr").endswith("1.5 तास")
+    assert choice_text("1.4 million parameters: the best for this time", "mr").startswith("1.4 दशलक्ष पॅरामीटर: या वेळेत")
+    files = choice_text("not read: b; c: d.doc: a picture; x.jpg: a picture; and 3 more", "mr")
+    assert files == "वाचले नाही: b; c: d.doc: चित्र; x.jpg: चित्र; आणि आणखी 3"
+    assert "command line" not in choice_text(mark_given({}, {"name": "x"})["name"], "en")
+    assert choice_text(mark_given({}, {"name": "x"})["name"], "mr") == "तुम्ही दिलेले मूल्य"
+    assert choice_text("a text of another kind", "mr") == "a text of another kind"
 
 
 def test_words() -> None:

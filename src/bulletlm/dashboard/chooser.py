@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from bulletlm.dashboard.ask import ask
+from bulletlm.dashboard.choice_mr import choice_text
 from bulletlm.errors import BulletError
 
 TIME_LIMIT_SECONDS = 600.0
@@ -28,13 +29,14 @@ class Chosen(TypedDict):
     notes: list[str]
 
 
-def choose(sources: Sequence[str], hours: float, given: Mapping[str, Any]) -> Chosen:
+def choose(sources: Sequence[str], hours: float, given: Mapping[str, Any], language: str = "en") -> Chosen:
     """Look at the text, measure this computer and choose.
 
     Args:
         sources: files and folders of text, absolute paths.
         hours: time for the whole run.
         given: settings that are fixed, by their full names.
+        language: of the comments and sentences.
 
     Raises:
         BulletError: the text cannot be read or is too short, or the time is too short for a model that is given.
@@ -47,11 +49,12 @@ def choose(sources: Sequence[str], hours: float, given: Mapping[str, Any]) -> Ch
     run = TextRun(name, Path("runs"), list(sources), kept, hours, named=True)
     choice = make_choice(run, SilentProgress())
     values = choice.values if "name" in given else {key: value for key, value in choice.values.items() if key != "name"}
-    text = render(values, choice.why, [], run.recipe)
-    return {"settings": text[text.index("\n{") + 1 :], "notes": choice.notes}
+    why = {setting: choice_text(reason, language) for setting, reason in choice.why.items()}
+    text = render(values, why, [], run.recipe)
+    return {"settings": text[text.index("\n{") + 1 :], "notes": [choice_text(note, language) for note in choice.notes]}
 
 
-async def choose_in_process(sources: Sequence[str], hours: float, given: Mapping[str, Any], folder: Path) -> Chosen:
+async def choose_in_process(sources: Sequence[str], hours: float, given: Mapping[str, Any], folder: Path, language: str = "en") -> Chosen:
     """`choose` in a process of its own in the working directory `folder`.
 
     Raises:
@@ -59,7 +62,7 @@ async def choose_in_process(sources: Sequence[str], hours: float, given: Mapping
     """
     result = await ask(
         "bulletlm.dashboard.chooser",
-        {"sources": list(sources), "hours": hours, "given": dict(given)},
+        {"sources": list(sources), "hours": hours, "given": dict(given), "language": language},
         folder,
         TIME_LIMIT_SECONDS,
         too_long=f"choosing the settings took more than {TIME_LIMIT_SECONDS:g} s and was ended: choose a recipe",
@@ -75,7 +78,7 @@ def main() -> None:
     """Print the answer to the question on standard input as JSON."""
     asked = json.load(sys.stdin)
     try:
-        answer: Any = choose(asked["sources"], asked["hours"], asked["given"])
+        answer: Any = choose(asked["sources"], asked["hours"], asked["given"], asked["language"])
     except BulletError as error:
         answer = {"error": str(error)}
     print(json.dumps(answer))

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from fastapi import Request
 from nicegui import ui
 
+from bulletlm.dashboard import show
 from bulletlm.dashboard.options import DashboardOptions
 from bulletlm.dashboard.runs import Runs
 from bulletlm.dashboard.words import LANGUAGES, Words
@@ -133,7 +134,9 @@ HELP_IN_TABLE = """ <button v-if="TEXT" type="button" class="help" :aria-label="
 """A "?" in a cell of a table, where NiceGUI's elements cannot be."""
 
 HEADER_CELL = (
-    """<q-th :props="props" :tabindex="props.col.sortable ? 0 : null" @keydown.enter.self="props.sort(props.col)">{{ props.col.label }}"""
+    """<q-th :props="props" :tabindex="props.col.sortable ? 0 : null" @keydown.enter.self="props.sort(props.col)"
+  :aria-sort="[['sort-desc', 'descending'], ['sorted', 'ascending']].find(([name]) => props.col.__thClass.includes(name))?.[1]"
+  >{{ props.col.label }}"""
     + HELP_IN_TABLE.replace("TEXT", "props.col.help").replace("LABEL", "props.col.help_label")
     + "</q-th>"
 )
@@ -175,27 +178,43 @@ def help_button(t: Words, subject: str, text: str) -> None:
 class Tile:
     """A number with its name; `set` changes the number, `rename` the name."""
 
-    label: ui.label
     name: ui.label
+    number: ui.label
+    short: ui.label
+    unit: ui.label
+    language: str
 
     def rename(self, text: str) -> None:
         """Show another name, if it is another one."""
-        if self.name.text != text:
-            self.name.set_text(text)
+        _set_text(self.name, text)
 
-    def set(self, text: str) -> None:
-        """Show another number, if it is another one."""
-        if self.label.text != text:
-            self.label.set_text(text)
+    def set(self, text: str, unit: str = "") -> None:
+        """Show another number, if it is another one. A long one has a short form, which is shown where it has no room."""
+        text = show.unbroken(text)
+        short = show.shortened(text, self.language)
+        if self.number.text != text:
+            self.number.classes(add="long" if short else "", remove="" if short else "long")
+            self.short.props["title"] = text
+        _set_text(self.number, text)
+        _set_text(self.short, short)
+        _set_text(self.unit, unit)
 
 
-def tile(t: Words, name: str, value: str, explanation: str) -> Tile:
-    """A tile with a number, its name and its explanation."""
+def _set_text(label: ui.label, text: str) -> None:
+    if label.text != text:
+        label.set_text(text)
+
+
+def tile(t: Words, name: str, value: str, explanation: str, unit: str = "") -> Tile:
+    """A tile with a number, its unit, its name and its explanation."""
     with ui.element("div").classes("tile"):
         with ui.element("div").classes("what"):
             shown = ui.label(t(name))
             help_button(t, t(name), t(explanation))
-        return Tile(ui.label(value).classes("value"), shown)
+        with ui.element("div").classes("value"):
+            made = Tile(shown, ui.label(), ui.label().classes("short"), ui.label().classes("unit"), t.language)
+    made.set(value, unit)
+    return made
 
 
 def report_errors(t: Words, action: Callable[[], Any]) -> Any:

@@ -35,7 +35,7 @@ MARATHI: dict[str, str] = {
     "Before fine-tuning": "फाइन-ट्यूनिंगच्या आधीचे",
     "Begin with a recipe": "तयार रेसिपीपासून सुरुवात करा",
     "Best checkpoint": "सर्वोत्तम चेकपॉइंट",
-    "Best validation loss": "सर्वांत कमी चाचणी लॉस",
+    "Best loss": "सर्वांत कमी लॉस",
     "Best validation loss (nats/token)": "सर्वांत कमी चाचणी लॉस (नॅट/टोकन)",
     "Between how many equally likely tokens the model hesitates at each place; lower is better. It depends on the vocabulary.": "प्रत्येक जागी मॉडेल सारख्याच शक्यतेच्या किती टोकनांमध्ये घुटमळते ते हा आकडा सांगतो; कमी असणे चांगले. तो शब्दसंग्रहावर अवलंबून असतो.",  # noqa: E501
     "Bits per byte": "प्रति बाइट बिट",
@@ -101,6 +101,7 @@ MARATHI: dict[str, str] = {
     "Files that are read.": "वाचल्या जाणाऱ्या फाइली.",
     "First page": "पहिले पान",
     "Format": "फॉरमॅट",
+    "General": "सर्वसाधारण",
     "Generation": "मजकूरनिर्मिती",
     "Gradient norm": "ग्रेडियंटचे परिमाण",
     "Grammar": "व्याकरण",
@@ -246,6 +247,7 @@ MARATHI: dict[str, str] = {
     "Text, Word, PDF, EPUB, web pages, tables, subtitles, chats and archives are read. Files stay on this computer.": "मजकूर, Word, PDF, EPUB, वेब पाने, तक्ते, सबटायटल, चॅट आणि संग्रह (archive) वाचता येतात. फाइली याच संगणकावर राहतात.",  # noqa: E501
     "The answers of the report card to two questions: is the model file as good as FP32, and is the model any good?": "प्रगतिपुस्तकातील दोन प्रश्नांची उत्तरे: मॉडेल फाइल FP32 इतकीच चांगली आहे का, आणि मॉडेल उपयोगी आहे का?",  # noqa: E501
     "The corpus of the package": "पॅकेजमधील मजकूर",
+    "The curves begin with the first step of the training.": "प्रशिक्षणाच्या पहिल्या पायरीपासून आलेख दिसतील.",
     "The expected loss is a rough figure: text of another kind has other figures.": "अपेक्षित लॉस हा अंदाजे आकडा आहे: वेगळ्या प्रकारच्या मजकुराचे आकडे वेगळे असतात.",  # noqa: E501
     "The first answers come with the first validation.": "पहिली उत्तरे पहिल्या चाचणीनंतर दिसतील.",
     "The log is empty.": "अजून एकही नोंद नाही.",
@@ -374,7 +376,7 @@ MARATHI: dict[str, str] = {
     "usefulness": "उपयुक्तता",
     "waiting": "रांगेत",
     "why the training ended: {reason}": "प्रशिक्षण का संपले: {reason}",
-    "{characters} characters, {documents} documents, {conversations} conversations": "{characters} अक्षरे, {documents} दस्तऐवज, {conversations} संभाषणे",  # noqa: E501
+    "{characters} characters; documents: {documents}; conversations: {conversations}": "{characters} अक्षरे, {documents} दस्तऐवज, {conversations} संभाषणे",  # noqa: E501
     "{count} generated tokens are the same as those of the original": "तयार केलेली {count} टोकन मूळ मॉडेलसारखीच आहेत",
     "{count} selected": "{count} निवडले",
     "{count} tokens": "{count} टोकन",

@@ -1,11 +1,15 @@
 """The texts of the verdicts and of the page in English and Marathi. The English text is the key of its translation."""
 
 import re
+from collections.abc import Mapping
 from functools import cache
 
 from bulletlm.evaluate.formatting import count, duration, language_name, size
 from bulletlm.evaluate.marathi import MARATHI
 from bulletlm.evaluate.marathi_stages import STAGES
+
+Patterns = list[tuple[re.Pattern[str], str]]
+"""Texts as patterns, whose groups are the names in the braces of a template, and their translations."""
 
 
 class Words:
@@ -63,10 +67,14 @@ class Words:
 
 
 @cache
-def _patterns() -> list[tuple[re.Pattern[str], str]]:
-    """What a finished text looks like, and its translation; templates with fewer names first."""
+def _patterns() -> Patterns:
+    return patterns(STAGES)
+
+
+def patterns(templates: Mapping[str, str]) -> Patterns:
+    """What a text looks like that was made from an English template, and the translation; templates with fewer names first."""
     found = []
-    for english, translation in sorted(STAGES.items(), key=lambda item: item[0].count("{")):
+    for english, translation in sorted(templates.items(), key=lambda item: item[0].count("{")):
         parts = re.split(r"(?<!{){(\w+)}(?!})", english)
         names = [f"(?P<{part}>.+)" if n % 2 else re.escape(part.replace("{{", "{").replace("}}", "}")) for n, part in enumerate(parts)]
         found.append((re.compile("".join(names), re.DOTALL), translation))

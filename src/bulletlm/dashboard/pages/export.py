@@ -88,7 +88,7 @@ def _verdicts(dashboard: Dashboard, t: Words, folder: Path, report: dict[str, An
 
 def _verdict(dashboard: Dashboard, t: Words, folder: Path, verdict: dict[str, Any]) -> None:
     """The title of a verdict, the figures that decided it, all figures, causes, and remedies."""
-    ui.label(str(verdict.get("title", ""))).classes(LOOKS.get(str(verdict.get("decision")), ""))
+    ui.label(str(verdict.get("title", ""))).classes(f"decision {LOOKS.get(str(verdict.get('decision')), '')}")
     figures = objects(verdict.get("figures"))
     deciding = verdict.get("deciding")
     _figures([figure for figure in figures if figure.get("name") in (deciding if isinstance(deciding, list) else [])])

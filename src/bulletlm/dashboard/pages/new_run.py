@@ -37,7 +37,7 @@ from bulletlm.errors import BulletError
 from bulletlm.evaluate.formatting import language_name
 
 SECTIONS = {
-    "": "Run",
+    "": "General",
     "data": "Data",
     "data.clean": "Cleaning",
     "data.mix": "Mixture",
@@ -320,7 +320,8 @@ class _Page:
         self.notes.set_text(t("Looking at the text and measuring this computer ..."))
         sources = self.draft.given["data.sources"]
         try:
-            chosen = await choose_in_process(paths, float(self.hours.value), self.draft.given, self.dashboard.workspace.folder)
+            folder, given = self.dashboard.workspace.folder, self.draft.given
+            chosen = await choose_in_process(paths, float(self.hours.value), given, folder, t.language)
         except BulletError as error:
             self.notes.set_text(str(error))
             return
@@ -491,9 +492,11 @@ class _Page:
         self.tiles["memory"].set(show.file_size(line.memory_bytes))
         self.tiles["steps"].set(show.whole(line.steps))
         self.tiles["epochs"].set(show.NOTHING if line.epochs is None else f"{line.epochs:,.1f}")
-        self.tiles["speed"].set(f"{show.whole(line.tokens_per_s)} {t('tokens/s')}" if line.tokens_per_s else show.NOTHING)
+        self.tiles["speed"].set(show.whole(line.tokens_per_s or None), t("tokens/s") if line.tokens_per_s else "")
         self.tiles["time"].set(show.span(line.seconds, t.language))
-        self.tiles["loss"].set(f"≈ {line.bits_per_byte:.2f} {t('bits/byte')}" if line.bits_per_byte else show.NOTHING)
+        self.tiles["loss"].set(
+            f"≈ {line.bits_per_byte:.2f}" if line.bits_per_byte else show.NOTHING, t("bits/byte") if line.bits_per_byte else ""
+        )
         note = t("The expected loss is a rough figure: text of another kind has other figures.")
         self.loss_note.set_text(note if line.bits_per_byte else "")
         self.warnings.set_text("\n".join(t(text, **values) for text, values in line.warnings))
@@ -549,13 +552,13 @@ def _preview_tiles(t: Words, found: Preview) -> None:
         tile(t, "Files", show.whole(found["files"]), "Files that are read.")
         tile(t, "Documents", show.whole(found["documents"]), "Documents and conversations in the examined part of the text.")
         tile(t, "Conversations", f"{found['conversations']:.0%}", "Share of the characters that are in conversations.")
-        tile(t, "Document length", f"{found['document']:,.0f} {t('characters')}", "Median length of a document.")
+        tile(t, "Document length", show.whole(found["document"]), "Median length of a document.", t("characters"))
     languages = ", ".join(f"{language_name(code, t.language)} {share:.0%}" for code, share in list(found["languages"].items())[:6])
     explained_line(t, f"{t('Languages')}: {languages}", t("Share of the characters in each language, as recognized."))
     kinds = ", ".join(f"{count} × {kind}" for kind, count in found["kinds"].items())
     explained_line(t, f"{t('Kinds of files')}: {kinds}", t("How many files of each kind are read."))
     for item in found["skipped"][:8]:
-        ui.label(f"{t('Not read')}: {item['file']}: {item['reason']}").classes("warn")
+        ui.label(f"{t('Not read')}: {item['file']}: {show.text(item['reason'], t.language)}").classes("warn")
 
 
 def _preview_rules(t: Words, found: Preview) -> None:

@@ -137,7 +137,7 @@ class _Page:
             )
         with ui.element("div").classes("tiles"):
             self.tiles = {
-                "loss": tile(t, "Best validation loss", show.NOTHING, "Lowest loss on text that the model never saw, in nats per token."),
+                "loss": tile(t, "Best loss", show.NOTHING, "Lowest loss on text that the model never saw, in nats per token."),
                 "bpb": tile(t, "Bits per byte", show.NOTHING, "Bits that the model needs for a byte of unseen text. Lower is better."),
                 "gap": tile(
                     t,
@@ -169,21 +169,23 @@ class _Page:
 
     def _controls(self) -> None:
         t = self.t
-        with ui.element("div").classes("line"):
+        self.no_curves = ui.label(t("The curves begin with the first step of the training.")).classes("soft")
+        with ui.element("div").classes("line") as self.controls:
             ui.label(t("Horizontal axis")).classes("soft small")
             ui.toggle({name: t(name) for name in AXES}, value=self.axis, on_change=lambda e: self._set(axis=e.value)).props("no-caps dense")
             ui.switch(t("Logarithmic"), value=self.logarithmic, on_change=lambda e: self._set(logarithmic=e.value))
-            ui.label(t("Smoothing")).classes("soft small")
-            slider = ui.slider(min=0, max=0.98, step=0.02, value=self.smoothing).props(f'aria-label="{t("Smoothing")}" label')
-            slider.style("max-width:10rem").on("change", lambda e: self._set(smoothing=slider.value))
-            help_button(
-                t,
-                t("Smoothing"),
-                t(
-                    "Weight of the earlier points of a curve, from 0 to 0.98. A high weight shows the trend of training loss, gradient "
-                    "norm and speed."
-                ),
-            )
+            with ui.element("div").classes("line").style("flex-wrap:nowrap;width:auto"):
+                ui.label(t("Smoothing")).classes("soft small")
+                slider = ui.slider(min=0, max=0.98, step=0.02, value=self.smoothing).props(f'aria-label="{t("Smoothing")}" label')
+                slider.style("width:8rem").on("change", lambda e: self._set(smoothing=slider.value))
+                help_button(
+                    t,
+                    t("Smoothing"),
+                    t(
+                        "Weight of the earlier points of a curve, from 0 to 0.98. A high weight shows the trend of training loss, "
+                        "gradient norm and speed."
+                    ),
+                )
             ui.button(t("Reset zoom"), icon="zoom_out_map", on_click=self._zoom_out).props("flat dense no-caps")
 
     def _set(self, *, axis: str | None = None, logarithmic: bool | None = None, smoothing: float | None = None) -> None:
@@ -203,7 +205,7 @@ class _Page:
         t = self.t
         self.charts: list[ui.echart] = []
         self.drawn: dict[ui.echart, str] = {}
-        with ui.element("div").classes("charts"):
+        with ui.element("div").classes("charts") as self.curves:
             for title, unit, _, _, explanation in CHARTS:
                 with ui.element("section").classes("card").props(f'aria-label="{t(title)}"'):
                     explained_heading(t, f"{t(title)} ({t(unit)})" if unit else t(title), t(explanation))
@@ -229,6 +231,10 @@ class _Page:
             )
             options[chart] = new
         show_curves(options, self.drawn)
+        begun = any(chart["series"] for chart in options.values())
+        self.no_curves.set_visibility(not begun)
+        self.controls.set_visibility(begun)
+        self.curves.set_visibility(begun)
 
     def _below(self) -> None:
         t = self.t
@@ -270,8 +276,8 @@ class _Page:
             return
         with ui.element("section").classes("card"):
             explained_heading(self.t, self.t(title), self.t(explanation))
-            for name, value in rows:
-                with ui.element("div").classes("line"):
+            with ui.element("div").classes("facts"):
+                for name, value in rows:
                     ui.label(name).classes("soft")
                     ui.label(value)
             ui.link(self.t("The whole report (JSON)"), f"/files/{quote(self.name, safe='')}/{download}").classes("small")
@@ -347,11 +353,11 @@ class _Page:
 
     def _update_tiles(self, found: Summary) -> None:
         t, speed = self.t, self.metrics.recent_speed()
-        self.tiles["loss"].set(show.decimal(found.best_loss, unit=t("nats/token")))
-        self.tiles["bpb"].set(show.decimal(found.bits_per_byte, unit=t("bits/byte")))
+        self.tiles["loss"].set(show.decimal(found.best_loss), "" if found.best_loss is None else t("nats/token"))
+        self.tiles["bpb"].set(show.decimal(found.bits_per_byte), "" if found.bits_per_byte is None else t("bits/byte"))
         self.tiles["gap"].rename(t("{n}-bit gap", n=found.file_bits))
         self.tiles["gap"].set(show.change(found.gap))
-        self.tiles["speed"].set(f"{show.whole(speed)} {t('tokens/s')}" if speed else show.NOTHING)
+        self.tiles["speed"].set(show.whole(speed or None), t("tokens/s") if speed else "")
         self.tiles["eta"].set(show.span(self._seconds_left(found), t.language))
         self.tiles["size"].set(show.file_size(found.file_bytes))
         self.tiles["parameters"].set(show.parameters(found.parameters, t.language))
@@ -372,7 +378,7 @@ class _Page:
 
     def _update_load(self) -> None:
         load = self.meter.read()
-        self.tiles["cpu"].set(f"{load.cores:.1f} {self.t('cores')}" if load else show.NOTHING)
+        self.tiles["cpu"].set(show.decimal(load.cores if load else None, 1), self.t("cores") if load else "")
         self.tiles["memory"].set(show.file_size(load.memory) if load else show.NOTHING)
 
     async def _refresh(self) -> None:
@@ -437,7 +443,7 @@ def _data_facts(t: Words, report: dict[str, Any]) -> list[tuple[str, str]]:
     for part, title in (("train", t("Training text")), ("validation", t("Validation text"))):
         if facts := section(report, part):
             counts = {name: show.whole(number(facts.get(name)) or 0) for name in ("characters", "documents", "conversations")}
-            rows.append((title, t("{characters} characters, {documents} documents, {conversations} conversations", **counts)))
+            rows.append((title, t("{characters} characters; documents: {documents}; conversations: {conversations}", **counts)))
     rules = objects(list(section(report, "rules").values()))
     for rule in sorted(rules, key=lambda rule: -abs(number(rule.get("characters")) or 0)):
         count = number(rule.get("rejected", rule.get("changed"))) or 0
