@@ -83,6 +83,37 @@ def test_runs_are_compared(dashboard: RunningDashboard, browser_page: Any, two_r
     assert page.get_by_role("link", name="other", exact=True).count() == page.get_by_role("link", name="micro", exact=True).count() > 0
 
 
+CELLS = "[...document.querySelectorAll('tbody tr')].map(row => [...row.querySelectorAll('td')].map(cell => cell.innerText.trim()))"
+"""The texts of the table, row by row."""
+
+
+def test_runs_without_a_value_come_last_however_the_list_is_sorted(dashboard: RunningDashboard, browser_page: Any, two_runs: Path) -> None:
+    page = browser_page
+    report = json.loads((two_runs / "other" / "report.json").read_text(encoding="utf-8"))
+    for verdict in report["verdicts"].values():
+        verdict["decision"] = "stop"
+    write_json(two_runs / "other" / "report.json", report)
+    (two_runs / "untrained" / "dashboard").mkdir(parents=True)
+    write_json(two_runs / "untrained" / "dashboard" / "configuration.json", {"model": {"dim": 99}})  # not even a shape
+    (two_runs / "young").mkdir()
+    shutil.copy(two_runs / "micro" / "config.json", two_runs / "young" / "config.json")
+    page.goto(dashboard.address)
+    page.get_by_role("link", name="untrained").wait_for()
+    heads = page.get_by_role("columnheader")
+    for number in range(1, heads.count()):
+        orders = []
+        for direction in ("ascending", "descending"):
+            heads.nth(number).focus()
+            page.keyboard.press("Enter")
+            page.wait_for_function(f"document.querySelectorAll('th')[{number}].ariaSort == '{direction}'")
+            column = [row[number] for row in page.evaluate(CELLS)]
+            assert len(column) == 4
+            values = [text for text in column if text not in ("", "–")]
+            assert column[: len(values)] == values, (heads.nth(number).inner_text(), direction, column)
+            orders.append(values)
+        assert orders[0] == orders[1][::-1] or len(set(orders[0])) < len(orders[0]), (heads.nth(number).inner_text(), orders)
+
+
 def test_runs_are_duplicated_queued_and_deleted(dashboard: RunningDashboard, browser_page: Any, two_runs: Path, busy: Path) -> None:
     page = browser_page
     page.goto(dashboard.address)

@@ -1,5 +1,7 @@
 """The list of runs: filter, sort, compare, duplicate, queue, delete."""
 
+import json
+import re
 from html import escape
 from typing import Any
 from urllib.parse import quote, urlencode
@@ -19,7 +21,7 @@ REFRESH_SECONDS = 2.0
 STATES = ("running", "waiting", "finished", "stopped", "failed")
 
 SELECT_ALL = """<q-checkbox v-model="props.selected" aria-label="LABEL" dense />"""
-SELECT_ONE = """<q-td auto-width><q-checkbox v-model="props.selected" :aria-label="props.row.name" dense /></q-td>"""
+SELECT_ONE = """<q-checkbox v-model="props.selected" :aria-label="props.row.name" dense />"""
 NAME_CELL = """<q-td :props="props"><a :href="props.row.link">{{ props.row.name }}</a></q-td>"""
 STATE_CELL = """<q-td :props="props"><span :class="'state ' + props.row.state_key">{{ props.row.state }}</span></q-td>"""
 PROGRESS_CELL = """<q-td :props="props"><q-linear-progress :value="props.row.share" rounded size="8px" style="min-width:5rem"
@@ -36,6 +38,29 @@ CARD = """<div class="runcard"><div class="line"><q-checkbox v-model="props.sele
 <div class="small soft">{{ props.row.progress }}</div>
 <div class="small" v-for="column in props.cols.filter(c => !['name', 'state', 'progress'].includes(c.name) && c.value != '–')"
   :key="column.name"><span class="soft">{{ column.label }}:</span> {{ column.value }}</div></div>"""
+
+
+SORT_KEYS = {
+    "loss": "loss_value",
+    "bpb": "bpb_value",
+    "gap": "gap_value",
+    "size": "size_value",
+    "parameters": "parameters_value",
+    "speed": "speed_value",
+    "progress": "share",
+    "verdict": "verdict_value",
+}
+"""Columns that are sorted by a number that is not shown, and its key in the row."""
+
+SORT = """(rows, column, descending) => {
+    const key = KEYS[column] ?? column, missing = value => value === null || value === undefined || value === '' || value === NOTHING;
+    const order = (a, b) => typeof a === 'number' ? a - b : String(a).localeCompare(String(b), LANGUAGE, {numeric: true});
+    return [...rows].sort((x, y) => {
+        const a = x[key], b = y[key];
+        return missing(a) || missing(b) ? missing(a) - missing(b) : order(a, b) * (descending ? -1 : 1);
+    });
+}"""
+"""Sorts the rows by a column: upwards or downwards, rows without a value come last."""
 
 
 def build(dashboard: Dashboard, request: Request) -> None:
@@ -80,6 +105,8 @@ class _List:
         self.state.on_value_change(lambda: self._show())
         self.table = explained_table(t, self._columns(), [], "name", selection="multiple", pagination=25)
         self.table.props(':grid="window.innerWidth < 900" flat :rows-per-page-options="[25, 50, 100, 0]"')
+        words = {"KEYS": SORT_KEYS, "NOTHING": show.NOTHING, "LANGUAGE": t.language}
+        self.table.props[":sort-method"] = re.sub("|".join(words), lambda found: json.dumps(words[found[0]]), SORT)
         self.table.add_slot("header-selection", SELECT_ALL.replace("LABEL", escape(t("Select all runs"))))
         self.table.add_slot("body-selection", SELECT_ONE)
         self.table.add_slot("body-cell-name", NAME_CELL)
@@ -105,8 +132,6 @@ class _List:
         t = self.t
         names = ("state", "progress", "loss", "bpb", "gap", "verdict", "size", "parameters", "speed", "changed")
         texts = ("state", "progress", "verdict", "changed")
-        sorts = {"loss": "loss_value", "bpb": "bpb_value", "gap": "gap_value", "size": "size_value", "parameters": "parameters_value"}
-        sorts |= {"speed": "speed_value", "progress": "share", "verdict": "verdict_value"}
         columns: list[dict[str, Any]] = [{"name": "name", "label": t("Name"), "field": "name", "align": "left", "sortable": True}]
         for name in names:
             label, text = explained(t, name)
@@ -114,10 +139,6 @@ class _List:
             column = {"name": name, "label": label, "field": name, "align": align, "sortable": True, "help": text}
             if name == "changed":
                 column["classes"] = "oneline"
-            if name in sorts:
-                # Quasar gives the whole rows too, so that text in a cell is sorted by its number; rows without one come last.
-                key = sorts[name]
-                column[":sort"] = f"(a, b, x, y) => (x.{key} ?? 1e99) - (y.{key} ?? 1e99)"
             columns.append(column)
         return columns
 
