@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from bulletlm.config.loader import nested
+from bulletlm.config.schema import Config
 from bulletlm.dashboard import export as export_module
 from bulletlm.dashboard.chooser import choose, choose_in_process
 from bulletlm.dashboard.drafts import draft_of_run, give_free_name, load_draft, mistakes, new_run, save_draft, start_from
@@ -232,6 +234,16 @@ def test_a_run_is_duplicated_with_its_settings(workspace: Workspace) -> None:
     kept = {"name", "runs_dir"}
     assert before.model_dump(exclude=kept) == after.model_dump(exclude=kept)
     assert summarize(folder).state == "stopped"
+
+
+def test_a_setting_with_the_value_of_its_default_is_kept_where_another_setting_decides_the_default(tmp_path: Path) -> None:
+    """data.clean.preset has other defaults of the rules, and model.start_from of the training."""
+    clean, model = {"preset": "web", "rulers": False}, {"start_from": "marathi-english"}
+    given = {"data": {"sources": ["sample"], "clean": clean}, "model": model, "train": {"learning_rate": 5e-4, "epochs": 2}}
+    config = Config.model_validate(given)
+    (tmp_path / "config.json").write_text(json.dumps(config.model_dump(mode="json")), encoding="utf-8")
+    again = Config.model_validate(nested(draft_of_run(tmp_path).given))
+    assert again.data.clean == config.data.clean and "learning_rate" in again.train.model_fields_set
 
 
 @pytest.mark.parametrize(

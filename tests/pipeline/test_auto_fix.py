@@ -89,6 +89,7 @@ def test_another_checkpoint(run: Path, capsys: pytest.CaptureFixture[str]) -> No
     loss = score(model.engine, open_tokens(run / "tokens", "val"), model.tokenizer, SilentProgress()).total.loss  # type: ignore[arg-type]
     assert loss == pytest.approx(other["loss"])
     assert model.header["training"]["step"] == other["step"] and model.header["training"]["weights"] == other["weights"]
+    assert f"This report describes the model of step {other['step']}" in (run / "report.html").read_text(encoding="utf-8")
     bullet("evaluate", str(run), "--checkpoints", "--quiet")
     lines = [line for line in capsys.readouterr().out.splitlines() if "*" in line[:20]]
     assert lines[0].startswith(f"{other['name']} *")

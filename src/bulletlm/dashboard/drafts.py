@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from bulletlm.config.loader import nested
-from bulletlm.config.schema import Config
+from bulletlm.config.schema import CleanConfig, Config
 from bulletlm.dashboard.forms import Draft, form, problems
 from bulletlm.dashboard.processes import own_folder, read_record
 from bulletlm.dashboard.runs import configuration
@@ -51,8 +51,13 @@ def draft_of_run(folder: Path) -> Draft:
         value: Any = values
         for part in setting.path.split("."):
             value = value.get(part) if isinstance(value, dict) else None
-        if setting.path != "name" and value is not None and value != setting.default:
+        depends = values["model"]["start_from"] is not None and setting.path.partition(".")[0] == "train"
+        if setting.path != "name" and value is not None and (value != setting.default or depends):
             draft.given[setting.path] = value
+    preset = config.data.clean.preset
+    if preset != "gentle":  # its defaults are others
+        rules = CleanConfig(preset=preset).model_dump(mode="json")
+        draft.given |= {f"data.clean.{name}": value for name, value in values["data"]["clean"].items() if value != rules[name]}
     draft.given["data.sources"] = [short_source(source) for source in values["data"]["sources"]]
     draft.json_text = json.dumps(nested(draft.given), ensure_ascii=False, indent=2)
     return draft
@@ -64,6 +69,7 @@ def start_from(draft: Draft, model: str | None) -> list[str]:
     Shape and vocabulary are those of the model, so settings that name others are taken out; returns their names.
     """
     shape = ("model.dim", "model.n_layers", "model.n_heads", "model.n_kv_heads", "model.hidden_dim", "tokenizer.vocab_size")
+    shape += ("model.rope_theta", "model.norm_eps", "model.tied_embeddings")
     removed = [path for path in shape if model is not None and draft.given.pop(path, None) is not None]
     draft.edit_setting("model.start_from", model)
     return removed

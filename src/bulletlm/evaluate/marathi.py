@@ -336,6 +336,10 @@ MARATHI: dict[str, str] = {
     "The validation loss was lowest at step {step}; this report describes that model. ": (
         "पायरी {step} ला चाचणी लॉस सर्वांत कमी होता; हा अहवाल त्या मॉडेलचा आहे. "
     ),
+    "This report describes the model of step {step}, with averaged (EMA) weights. ": (
+        "हा अहवाल सरासरी (EMA) भारांसह पायरी {step} च्या मॉडेलचा आहे. "
+    ),
+    "This report describes the model of step {step}. ": "हा अहवाल पायरी {step} च्या मॉडेलचा आहे. ",
     "Reason for the end of training: {reason}.": "प्रशिक्षण थांबण्याचे कारण: {reason}.",
     "The losses with logarithmic axes": "लॉगरिदमिक अक्षांवर लॉस",
     # answers

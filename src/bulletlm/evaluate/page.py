@@ -184,7 +184,14 @@ def _curves(report: Report, say: Words) -> Html:
     if training["tokens_per_s"]:
         facts.append(say("{speed} tokens per second", speed=f"{training['tokens_per_s']:,.0f}"))
     text = f"{', '.join(facts)}. "
-    if training["best_step"] is not None:
+    used = report["model"].get("step")  # reports of earlier versions have none
+    if used not in (None, training["best_step"]):  # evaluate.checkpoint, or a longer run that was not better
+        text += (
+            say("This report describes the model of step {step}, with averaged (EMA) weights. ", step=f"{used:,}")
+            if report["model"]["weights"] == "ema"
+            else say("This report describes the model of step {step}. ", step=f"{used:,}")
+        )
+    elif training["best_step"] is not None:
         step = f"{training['best_step']:,}"
         text += (
             say("The validation loss was lowest at step {step}; this report describes that model, with averaged (EMA) weights. ", step=step)

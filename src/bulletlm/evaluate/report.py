@@ -174,6 +174,7 @@ def build_report(run_dir: Path, config: Config, measured: Measurements) -> Repor
             "license": config.license,
             "languages": _languages(index),
             "weights": metadata.get("training", {}).get("weights", "raw"),
+            "step": metadata.get("training", {}).get("step"),
             "bits_per_weight": 8 * sum(row["bytes"] for row in tensor_rows) / shape.n_parameters,
         },
         "fp32": {"path": "export/npy", "bytes": _folder_bytes(run_dir / "export" / "npy"), **comparison.a.to_dict()},

@@ -402,13 +402,14 @@ class FixStep(TypedDict):
 
 
 class ModelFacts(TypedDict):
-    """The model; `weights` is "raw" or "ema"."""
+    """The model; `weights` is "raw" or "ema", and `step` that of the training which they are of, None if unknown."""
 
     parameters: int
     shape: dict[str, Any]
     license: str
     languages: list[str]
     weights: str
+    step: int | None
     bits_per_weight: float
 
 

@@ -262,7 +262,7 @@ def _sampling(report: Report, bad: set[str], found: Findings, say: Words) -> Non
 def _learning_curve(report: Report, found: Findings, say: Words) -> None:
     """What the losses explain: a training that did not improve its start model, learned its text by heart, or was too short."""
     training, epochs = report["training"], _epochs(report)
-    if training is not None and training["best_step"] == 0:
+    if training is not None and training["best_step"] == 0 and not report["model"].get("step"):
         found.cause("no_better_step", say("no step of the training was better than the model from which it started, so that one was kept"))
         rate = report["settings"]["train"]["learning_rate"] / 4
         command = shlex.join([*_run_again(report, "lower-rate"), f"--train.learning-rate={rate:g}"])
