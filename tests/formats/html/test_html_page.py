@@ -74,7 +74,7 @@ def long_page(tiny_tokenizer: Tokenizer, tmp_path_factory: pytest.TempPathFactor
         "training_text": [{"label": "stories", "license": "CC-BY-4.0", "attribution": "<i>A. Author</i>"}, 7, {"label": 3}],
         "parents": [{"name": "Old", "license": "MIT"}, 3],
         "private_messages": True,
-        "quantised": {"perplexity": 9.87, "bits_per_byte": None},
+        "quantised": {"perplexity": 9.87, "bits_per_byte": None, "perplexity_change": 0.0123, "weights": "BQ8"},
     }
     contents = ModelContents(
         shape=shape,
@@ -141,6 +141,7 @@ def test_everything_of_the_model_is_text(open_page: Open, long_page: Path) -> No
         "simd128",
         "Old (MIT)",
         "private messages",
+        "change by 8-bit weights: 1.23 % perplexity",
     ):
         assert fact in card
     assert "null" not in card and "undefined" not in card

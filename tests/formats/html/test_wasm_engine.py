@@ -161,6 +161,19 @@ def test_an_answer_can_be_stopped(library: Library, trained: Path) -> None:
     assert again["ids"] == got["ids"]
 
 
+@pytest.mark.parametrize("stop", ["K", "\u212a"], ids=["as written", "the Kelvin sign, which NFC writes as K"])
+def test_a_stop_string_is_found_in_any_spelling(library: Library, trained: Path, stop: str) -> None:
+    """A seed whose answer has a K; the text before it is the answer."""
+    library.ask("load", name="trained", path=str(trained))
+    options = {"temperature": 10, "topK": 0, "topP": 1, "minP": 0, "maxTokens": 400, "seed": 0}
+    text = ""
+    while "K" not in text:
+        options["seed"] += 1
+        text = library.ask("generate", name="trained", input="एका गावात", options=options)["text"]
+    got = library.ask("generate", name="trained", input="एका गावात", options={**options, "stop": [stop]})
+    assert (got["text"], got["finish"]) == (text[: text.index("K")], "stop")
+
+
 def test_the_beginning_in_common_is_not_read_again(library: Library, trained: Path) -> None:
     library.ask("load", name="trained", path=str(trained))
     first = [{"role": "user", "content": "नमस्कार"}]

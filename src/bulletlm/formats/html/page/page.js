@@ -469,7 +469,7 @@ function showCard() {
     [f.file, f.mb(MODEL_BYTES)],
     [f.training, joined([[f.steps, number(training.steps ?? training.step, 0)], [f.seen, number(training.tokens ?? training.tokens_seen, 0)], [f.loss, number(training.val_loss, 4)]])],
     [f.texts, sources(header)],
-    [f.quality, joined([[f.perplexity, number(quantised.perplexity, 2)], [f.bits, number(quantised.bits_per_byte, 4)], [f.change(BITS[quantised.weights] ?? BITS.BQ4), typeof quantised.perplexity_change === "number" ? `${(100 * quantised.perplexity_change).toFixed(2)} % ${f.perplexity}` : null]])],
+    [f.quality, joined([[f.perplexity, number(quantised.perplexity, 2)], [f.bits, number(quantised.bits_per_byte, 4)], [f.change(Object.hasOwn(BITS, quantised.weights) ? BITS[quantised.weights] : BITS.BQ4), typeof quantised.perplexity_change === "number" ? `${(100 * quantised.perplexity_change).toFixed(2)} % ${f.perplexity}` : null]])],
     [f.engine, `WebAssembly, ${kernels}`],
   ];
   $("facts").replaceChildren(
