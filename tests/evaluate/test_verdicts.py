@@ -36,6 +36,7 @@ from bulletlm.formats.bullet.writer import ModelContents, write_bullet
 from bulletlm.formats.npy import read_npy
 from bulletlm.progress import SilentProgress
 from bulletlm.quant.bq4 import Quantized, dequantize_bq4, pack_bq4, quantize_bq4, unpack_bq4
+from bulletlm.quant.types import bits_of_file
 from bulletlm.shape import ModelShape
 from bulletlm.text.chat import encode_document
 from bulletlm.text.documents import Document, read_documents, to_line
@@ -489,6 +490,11 @@ def test_texts_name_the_bits_of_the_model_file(intact: Report, weights: str, bit
     page = render(report)
     assert f"{bits}-bit" in page or f"{bits}-बिट" in page
     assert not re.findall(r"[^>]*\b4(?:-bit|-बिट| bits| बिट)[^<]*", page)
+
+
+@pytest.mark.parametrize("quantised", [None, "BQ8", ["BQ8"], {}, {"weights": None}, {"weights": ["BQ8"]}, {"weights": "BQ1"}])
+def test_a_damaged_report_is_one_of_a_4_bit_file(quantised: Any) -> None:
+    assert bits_of_file({"quantised": quantised}) == bits_of_file({}) == 4
 
 
 @pytest.mark.parametrize(("general", "extra"), [(0.0, "simple"), (0.2, MORE_TEXT)])

@@ -152,7 +152,7 @@ def test_a_run_folder_names_the_models_in_it(folder: Path, tmp_path: Path) -> No
     with pytest.raises(FormatError, match=r"run is a run folder: name the model in it, [^ ]*npy \(FP32\)$"):
         read_npy(tmp_path / "run")
     (tmp_path / "run" / "model.bullet").touch()
-    with pytest.raises(FormatError, match=r"[^ ]*model.bullet \(4 bits\) or [^ ]*npy \(FP32\)$"):
+    with pytest.raises(FormatError, match=r"[^ ]*model.bullet \(the model file\) or [^ ]*npy \(FP32\)$"):
         read_npy(tmp_path / "run")
 
 

@@ -290,7 +290,7 @@ def evaluate(
     json: Json = False,
     verbosity: Verbosity = USUAL,
 ) -> None:
-    """Compare the 4-bit file with the FP32 model, judge both, and write the report.
+    """Compare the model file with the FP32 model, judge both, and write the report.
 
     For a configuration, earlier stages run first if they are not up to date. For a trained run, the stages after training run again
     where the settings changed.

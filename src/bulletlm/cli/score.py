@@ -22,7 +22,7 @@ def score(
     run: Annotated[Path, Parameter(help="The name or folder of a run with a report; with --against, any model.")],
     /,
     *,
-    against: Annotated[Path | None, Parameter(help="Score the answers of these two models instead of FP32 and 4-bit of the run.")] = None,
+    against: Annotated[Path | None, Parameter(help="Score the answers of these two models instead of those of the run.")] = None,
     rater: Annotated[str, Parameter(help="Name of the rater; each rater has an own order.")] = "me",
     prompts: Annotated[Path | None, Parameter(help="With --against: a .jsonl file of prompts; default: those of the package.")] = None,
     out: Annotated[Path | None, Parameter(help="The file that holds the scores; default: scores.jsonl in the run folder.")] = None,

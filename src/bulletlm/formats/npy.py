@@ -104,7 +104,7 @@ def read_npy(folder: Path) -> tuple[ModelShape, dict[str, Floats], bytes, dict[s
 def _no_export(folder: Path) -> str:
     """What a folder without a manifest is, and what to name instead."""
     file, export = folder / "model.bullet", folder / "export" / "npy"
-    models = [f"{path} ({kind})" for path, kind in ((file, "quantized"), (export, "FP32")) if path.exists()]
+    models = [f"{path} ({kind})" for path, kind in ((file, "the model file"), (export, "FP32")) if path.exists()]
     if models:
         return f"{folder} is a run folder: name the model in it, {' or '.join(models)}"
     return f"{folder} holds no model, because {MANIFEST} is missing: name a .bullet file or the folder export/npy of a run"

@@ -37,7 +37,8 @@ def bits_of(type: object) -> int:
 
 def bits_of_file(report: Mapping[str, Any]) -> int:
     """How many bits the weights of the model file have that a report judges, by which texts call it: the 4-bit file."""
-    return bits_of((report.get("quantised") or {}).get("weights"))
+    quantised = report.get("quantised")
+    return bits_of(quantised.get("weights") if isinstance(quantised, Mapping) else None)
 
 
 METHOD_WORDS = {"none": "rounded to nearest", "search": "searched scales", "gptq": "GPTQ"}
