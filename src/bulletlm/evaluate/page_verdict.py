@@ -1,8 +1,10 @@
 """The first screen of report.html (the two verdicts), and the sections about behaviour, facts and comparisons with the training text."""
 
+from collections.abc import Iterator, Mapping
+
 from bulletlm.evaluate.formatting import decimal, percent
 from bulletlm.evaluate.markup import Html, html_table, join, tag
-from bulletlm.evaluate.report_types import Figure, IntervalValues, Rate, Report, Verdict, Verdicts
+from bulletlm.evaluate.report_types import BehaviourValues, Figure, GreedyValues, IntervalValues, Rate, Report, Verdict, Verdicts
 from bulletlm.evaluate.verdict_figures import show
 from bulletlm.evaluate.words import Words
 
@@ -154,7 +156,26 @@ def _status(figure: Figure, say: Words) -> str:
 def behaviour_section(report: Report, say: Words) -> Html:
     """Rates of the checks of all answers, greedy answers, translations, facts."""
     behaviour = report["behaviour"]
-    rates = behaviour["rates"]
+    notes = [
+        *_languages_not_judged(behaviour, say),
+        *_greedy_answers(behaviour["greedy"], say),
+        *_use_of_the_question(behaviour, say),
+        *_longest_copy(behaviour, say),
+        *_translations(behaviour, say),
+    ]
+    return join(
+        [
+            tag("p", say("Automatic checks of {prompts} answers of each version, with 95 % intervals.", prompts=behaviour["prompts"])),
+            _rates_table(behaviour["rates"], say),
+            *(tag("p", note, cls="note") for note in notes),
+            _invented_by_language(behaviour, say),
+            _fit(report, say),
+            _facts(report, say),
+        ]
+    )
+
+
+def _rates_table(rates: Mapping[str, Rate | None], say: Words) -> Html:
     lines = [
         ("right_language", say("in the right language"), 0),
         ("loops", say("repeat themselves"), 0),
@@ -167,54 +188,63 @@ def behaviour_section(report: Report, say: Words) -> Html:
         ("broken_letters", say("broken letters, of all letters"), 2),
     ]
     rows = [[label, *_rate(rate, digits, say)] for name, label, digits in lines if (rate := rates[name])]
-    head = [say("Answers"), "FP32", say("{n}-bit"), say("change"), say("text of people")]
-    parts = [
-        tag("p", say("Automatic checks of {prompts} answers of each version, with 95 % intervals.", prompts=behaviour["prompts"])),
-        html_table(head, rows),
-    ]
-    notes = []
+    return html_table([say("Answers"), "FP32", say("{n}-bit"), say("change"), say("text of people")], rows)
+
+
+# Each of the next functions gives a note below the table of rates, or none if there is nothing to say.
+
+
+def _languages_not_judged(behaviour: BehaviourValues, say: Words) -> Iterator[str]:
     if behaviour["not_judged"]:
         names = ", ".join(say.language(code) for code in behaviour["not_judged"])
-        notes.append(say("Prompts in {languages} are not judged, because the training text has no such language.", languages=names))
-    greedy = behaviour["greedy"]
-    if greedy["identical_tokens"] is not None:
-        text = say(
-            "Without sampling, {same} of {answers} answers are equal, and {tokens} of the tokens.",
-            same=greedy["identical_answers"],
-            answers=greedy["answers"],
-            tokens=percent(greedy["identical_tokens"], 0),
-        )
-        if greedy["first_divergence"] is not None:
-            text += " " + say("Where they differ, it begins at token {place} (median).", place=f"{greedy['first_divergence']:g}")
-        notes.append(text)
+        yield say("Prompts in {languages} are not judged, because the training text has no such language.", languages=names)
+
+
+def _greedy_answers(greedy: GreedyValues, say: Words) -> Iterator[str]:
+    if greedy["identical_tokens"] is None:
+        return
+    text = say(
+        "Without sampling, {same} of {answers} answers are equal, and {tokens} of the tokens.",
+        same=greedy["identical_answers"],
+        answers=greedy["answers"],
+        tokens=percent(greedy["identical_tokens"], 0),
+    )
+    if greedy["first_divergence"] is not None:
+        text += " " + say("Where they differ, it begins at token {place} (median).", place=f"{greedy['first_divergence']:g}")
+    yield text
+
+
+def _use_of_the_question(behaviour: BehaviourValues, say: Words) -> Iterator[str]:
     if use := behaviour["question_use"]:
-        notes.append(
-            say(
-                "Of two questions, the model finds the right one for a person's answer: FP32 {a}, {n}-bit {b} (chance: 50 %).",
-                a=percent(use["fp32"]["value"], 0),
-                b=percent(use["bq4"]["value"], 0),
-            )
+        yield say(
+            "Of two questions, the model finds the right one for a person's answer: FP32 {a}, {n}-bit {b} (chance: 50 %).",
+            a=percent(use["fp32"]["value"], 0),
+            b=percent(use["bq4"]["value"], 0),
         )
+
+
+def _longest_copy(behaviour: BehaviourValues, say: Words) -> Iterator[str]:
     if copy := behaviour["longest_copy"]:
-        notes.append(say("Longest passage from the training text: FP32 {a} words, {n}-bit {b} words.", a=copy["fp32"], b=copy["bq4"]))
+        yield say("Longest passage from the training text: FP32 {a} words, {n}-bit {b} words.", a=copy["fp32"], b=copy["bq4"])
+
+
+def _translations(behaviour: BehaviourValues, say: Words) -> Iterator[str]:
     if translation := behaviour["translation"]:
-        notes.append(
-            say(
-                "chrF of {count} translations: FP32 {a}, {n}-bit {b} (0 to 100; good translations have 50 and more).",
-                count=translation["references"],
-                a=f"{translation['fp32']:.1f}",
-                b=f"{translation['bq4']:.1f}",
-            )
+        yield say(
+            "chrF of {count} translations: FP32 {a}, {n}-bit {b} (0 to 100; good translations have 50 and more).",
+            count=translation["references"],
+            a=f"{translation['fp32']:.1f}",
+            b=f"{translation['bq4']:.1f}",
         )
-    parts += [tag("p", note, cls="note") for note in notes]
+
+
+def _invented_by_language(behaviour: BehaviourValues, say: Words) -> Html:
     invented = behaviour["invented_by_language"]
-    if invented:
-        table = [[say.language(code), *(_share(row[key], 1) for key in ("fp32", "bq4", "human"))] for code, row in invented.items()]
-        parts.append(
-            tag("h3", say("Invented words by language"))
-            + html_table([say("Language"), "FP32", say("{n}-bit"), say("text of people")], table)
-        )
-    return join([*parts, _fit(report, say), _facts(report, say)])
+    if not invented:
+        return Html()
+    table = [[say.language(code), *(_share(row[key], 1) for key in ("fp32", "bq4", "human"))] for code, row in invented.items()]
+    head = [say("Language"), "FP32", say("{n}-bit"), say("text of people")]
+    return tag("h3", say("Invented words by language")) + html_table(head, table)
 
 
 def _rate(rate: Rate, digits: int, say: Words) -> list[object]:

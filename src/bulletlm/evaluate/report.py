@@ -24,7 +24,7 @@ from bulletlm.evaluate.labels import Labels, describe_cleaning, describe_setting
 from bulletlm.evaluate.page import render
 from bulletlm.evaluate.parent import measure_origin
 from bulletlm.evaluate.prompts import Prompt, choose_samples, load_prompts
-from bulletlm.evaluate.report_types import DataChecks, Exchange, Generations, Origin, Report, TensorRow, Training, Verdict
+from bulletlm.evaluate.report_types import DataChecks, Exchange, Generations, ModelFacts, Origin, Report, TensorRow, Training, Verdict
 from bulletlm.evaluate.summary import sentences, summary
 from bulletlm.evaluate.training_text import TrainingText, all_texts, read_part
 from bulletlm.evaluate.verdicts import judge
@@ -38,6 +38,7 @@ from bulletlm.progress import Progress
 from bulletlm.quant.types import bits_of_file
 from bulletlm.runtime import Model, load
 from bulletlm.runtime.sampling import Sampling
+from bulletlm.shape import ModelShape
 from bulletlm.train.log.events import parse_event
 
 REPORT_VERSION = 1
@@ -151,76 +152,139 @@ def build_report(run_dir: Path, config: Config, measured: Measurements) -> Repor
         BulletError: a file that the report needs is missing or damaged, or the disk is full.
     """
     missing: list[str] = []
-    comparison = measured.comparison
-    shape, tensors, _, metadata = read_npy(run_dir / "export" / "npy")
-    bullet = open_bullet(run_dir / "model.bullet")
-    rounding = _optional(run_dir, "quantization.json", "the effect of each matrix", missing) or {}
-    tensor_rows = _tensor_rows(tensors, bullet, rounding.get("tensors") or {})
-    index = read_index(run_dir / "tokens")
-    cleaning = _optional(run_dir, "data/clean-report.json", "the counts of the cleaning rules", missing)
-    labels = Labels(cleaning)
-    if measured.texts.training is None:
-        missing.append("invented words, copied passages and facts (data/train.jsonl is missing)")
-    described = describe(measured.questions, measured.fp32, measured.bq4, measured.texts, trained_languages(index))
-    report: Report = {
-        "report_version": REPORT_VERSION,
-        "name": config.model_name or config.name,
-        "summary": "",
-        "verdict": [],
-        "verdicts": {"quantization": NO_VERDICT, "usefulness": NO_VERDICT},
-        "model": {
-            "parameters": shape.n_parameters,
-            "shape": shape.to_dict(),
-            "license": config.license,
-            "languages": _languages(index),
-            "weights": metadata.get("training", {}).get("weights", "raw"),
-            "step": metadata.get("training", {}).get("step"),
-            "bits_per_weight": 8 * sum(row["bytes"] for row in tensor_rows) / shape.n_parameters,
-        },
-        "fp32": {"path": "export/npy", "bytes": _folder_bytes(run_dir / "export" / "npy"), **comparison.a.to_dict()},
-        "bq4": {"path": "model.bullet", "bytes": (run_dir / "model.bullet").stat().st_size, **comparison.b.to_dict()},
-        "comparison": comparison.to_dict(),
-        "by_language": {label: part.to_dict() for label, part in comparison.by_language.items()},
-        "by_source": labels.rename({name: part.to_dict() for name, part in comparison.by_source.items()}),
-        "generations": _generations(config, measured, described, trained_languages(index)),
-        "behaviour": described.behaviour,
-        "data_checks": measured.data_checks,
-        "origin": measured.origin,
-        "training": read_training(run_dir / "metrics.jsonl", missing),
-        "data": describe_cleaning(cleaning, labels, config) if cleaning else None,
-        "private_messages": is_private(metadata) or bool((cleaning or {}).get("private_messages")),
-        "tokens": {
-            "vocab_size": index["vocab_size"],
-            "train": {name: value for name, value in index["train"].items() if name != "sources"},
-            "val": {**index["val"], "documents": len(_documents(index))},
-        },
-        "tokenizer": _optional(run_dir, "tokenizer/report.json", "the statistics of the tokenizer", missing),
-        "vocabulary_sizes": read_json(sizes) if (sizes := run_dir / "tokenizer" / "compare.json").is_file() else None,
-        "quantised": bullet.metadata.get("quantised"),
-        "auto_fix": rounding.get("auto_fix"),
-        "tensors": tensor_rows,
-        "sensitivity": rounding.get("layers") or {},
-        "commands": _commands(measured.questions.prompts, config.seed),
-        "settings": describe_settings(config),
-        "versions": {
-            "bulletlm": __version__,
-            "python": platform.python_version(),
-            **{name: version(name) for name in ("torch", "numpy", "sentencepiece")},
-            "system": f"{platform.system()} {platform.machine()}",
-        },
-        "missing": missing,
-    }
+    files = _read_files(run_dir, missing)
+    report = _combine(run_dir, config, measured, files, missing)
     missing += measured.origin["missing"] if measured.origin else []
-    if report["private_messages"] and report["behaviour"]["facts"]:
-        report["behaviour"]["facts"]["rows"] = []  # they quote the training text
-    if report["private_messages"] and report["behaviour"]["answer_fit"]:
-        report["behaviour"]["answer_fit"]["rows"] = []  # they quote the validation text
+    if report["private_messages"]:
+        _leave_out_quotes(report)
     say = Words(bits=bits_of_file(report))
     report["summary"], report["verdict"] = summary(report, say), sentences(report, say)
     report["verdicts"] = judge(report, config.report.limits)
     write_json(run_dir / "report.json", report)
     write_text(run_dir / "report.html", render(report))
     return report
+
+
+@dataclass(frozen=True, kw_only=True)
+class _RunFiles:
+    """What the report takes from the models, the token index and the records of the stages.
+
+    Attributes:
+        shape: of the models.
+        metadata: of the FP32 export.
+        tensors: the weights of the FP32 export.
+        bullet: the model file.
+        rounding: quantization.json of the build stage; empty if it is missing.
+        index: of the tokens folder.
+        cleaning: clean-report.json of the data stage; None if it is missing.
+    """
+
+    shape: ModelShape
+    metadata: dict[str, Any]
+    tensors: dict[str, np.ndarray[Any, Any]]
+    bullet: BulletFile
+    rounding: dict[str, Any]
+    index: TokenIndex
+    cleaning: dict[str, Any] | None
+
+    @property
+    def private(self) -> bool:
+        """Whether the training text has private messages."""
+        return is_private(self.metadata) or bool((self.cleaning or {}).get("private_messages"))
+
+
+def _read_files(run_dir: Path, missing: list[str]) -> _RunFiles:
+    """Read the files of a run folder; add what is not available without an optional one to `missing`."""
+    shape, tensors, _, metadata = read_npy(run_dir / "export" / "npy")
+    return _RunFiles(
+        shape=shape,
+        metadata=metadata,
+        tensors=tensors,
+        bullet=open_bullet(run_dir / "model.bullet"),
+        rounding=_optional(run_dir, "quantization.json", "the effect of each matrix", missing) or {},
+        index=read_index(run_dir / "tokens"),
+        cleaning=_optional(run_dir, "data/clean-report.json", "the counts of the cleaning rules", missing),
+    )
+
+
+def _combine(run_dir: Path, config: Config, measured: Measurements, files: _RunFiles, missing: list[str]) -> Report:
+    """The report without its summary and verdicts, which are made from its figures; `missing` becomes a part of it."""
+    comparison, index = measured.comparison, files.index
+    languages, labels = trained_languages(index), Labels(files.cleaning)
+    tensor_rows = _tensor_rows(files.tensors, files.bullet, files.rounding.get("tensors") or {})
+    if measured.texts.training is None:
+        missing.append("invented words, copied passages and facts (data/train.jsonl is missing)")
+    described = describe(measured.questions, measured.fp32, measured.bq4, measured.texts, languages)
+    return {
+        "report_version": REPORT_VERSION,
+        "name": config.model_name or config.name,
+        "summary": "",
+        "verdict": [],
+        "verdicts": {"quantization": NO_VERDICT, "usefulness": NO_VERDICT},
+        "model": _model_facts(files, config.license, tensor_rows),
+        "fp32": {"path": "export/npy", "bytes": _folder_bytes(run_dir / "export" / "npy"), **comparison.a.to_dict()},
+        "bq4": {"path": "model.bullet", "bytes": (run_dir / "model.bullet").stat().st_size, **comparison.b.to_dict()},
+        "comparison": comparison.to_dict(),
+        "by_language": {label: part.to_dict() for label, part in comparison.by_language.items()},
+        "by_source": labels.rename({name: part.to_dict() for name, part in comparison.by_source.items()}),
+        "generations": _generations(config, measured, described, languages),
+        "behaviour": described.behaviour,
+        "data_checks": measured.data_checks,
+        "origin": measured.origin,
+        "training": read_training(run_dir / "metrics.jsonl", missing),
+        "data": describe_cleaning(files.cleaning, labels, config) if files.cleaning else None,
+        "private_messages": files.private,
+        "tokens": _token_counts(index),
+        "tokenizer": _optional(run_dir, "tokenizer/report.json", "the statistics of the tokenizer", missing),
+        "vocabulary_sizes": read_json(sizes) if (sizes := run_dir / "tokenizer" / "compare.json").is_file() else None,
+        "quantised": files.bullet.metadata.get("quantised"),
+        "auto_fix": files.rounding.get("auto_fix"),
+        "tensors": tensor_rows,
+        "sensitivity": files.rounding.get("layers") or {},
+        "commands": _commands(measured.questions.prompts, config.seed),
+        "settings": describe_settings(config),
+        "versions": _versions(),
+        "missing": missing,
+    }
+
+
+def _model_facts(files: _RunFiles, license: str, tensor_rows: list[TensorRow]) -> ModelFacts:
+    parameters, training = files.shape.n_parameters, files.metadata.get("training", {})
+    return {
+        "parameters": parameters,
+        "shape": files.shape.to_dict(),
+        "license": license,
+        "languages": _languages(files.index),
+        "weights": training.get("weights", "raw"),
+        "step": training.get("step"),
+        "bits_per_weight": 8 * sum(row["bytes"] for row in tensor_rows) / parameters,
+    }
+
+
+def _token_counts(index: TokenIndex) -> dict[str, Any]:
+    """The sizes of both splits, without the names of sources and the position of every document."""
+    return {
+        "vocab_size": index["vocab_size"],
+        "train": {name: value for name, value in index["train"].items() if name != "sources"},
+        "val": {**index["val"], "documents": len(_documents(index))},
+    }
+
+
+def _versions() -> dict[str, str]:
+    return {
+        "bulletlm": __version__,
+        "python": platform.python_version(),
+        **{name: version(name) for name in ("torch", "numpy", "sentencepiece")},
+        "system": f"{platform.system()} {platform.machine()}",
+    }
+
+
+def _leave_out_quotes(report: Report) -> None:
+    """Remove the questions and answers that quote private training or validation text."""
+    behaviour = report["behaviour"]
+    for part in (behaviour["facts"], behaviour["answer_fit"]):
+        if part:
+            part["rows"] = []
 
 
 def read_training(path: Path, missing: list[str]) -> Training | None:
