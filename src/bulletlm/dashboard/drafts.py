@@ -68,8 +68,8 @@ def start_from(draft: Draft, model: str | None) -> list[str]:
 
     Shape and vocabulary are those of the model, so settings that name others are taken out; returns their names.
     """
-    shape = ("model.dim", "model.n_layers", "model.n_heads", "model.n_kv_heads", "model.hidden_dim", "tokenizer.vocab_size")
-    shape += ("model.rope_theta", "model.norm_eps", "model.tied_embeddings")
+    sizes = ("model.dim", "model.n_layers", "model.n_heads", "model.n_kv_heads", "model.hidden_dim", "tokenizer.vocab_size")
+    shape = (*sizes, "model.rope_theta", "model.norm_eps", "model.tied_embeddings")
     removed = [path for path in shape if model is not None and draft.given.pop(path, None) is not None]
     draft.edit_setting("model.start_from", model)
     return removed

@@ -104,9 +104,9 @@ def text_run(paths: Sequence[str], flags: Sequence[str], hours: float | None, ma
     if (start := given.get("model.start_from")) is not None:
         from bulletlm.pipeline.start import locate
 
-        path = Path(str(start)).expanduser()
-        if locate(str(start), str(runs_dir), runs_dir / str(name)) == path:
-            given["model.start_from"] = str(path.absolute())
+        model = Path(str(start)).expanduser()
+        if locate(str(start), str(runs_dir), runs_dir / str(name)) == model:
+            given["model.start_from"] = str(model.absolute())
     refuse_text_folder(runs_dir / str(name), sources)
     check_flags({**given, "name": str(name)})  # reports a mistake before anything is read
     return TextRun(name=str(name), runs_dir=runs_dir, sources=sources, given=given, hours=hours, named=bool(chosen), max_mb=max_mb)
