@@ -4,7 +4,7 @@ The speed of this machine is measured once, in a process of its own, and kept in
 """
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -107,67 +107,84 @@ def plan_line(given: Mapping[str, Any], text_tokens: int | None, clock: "Clock |
     Raises:
         BulletError: the model from which the run starts cannot be read, or a setting contradicts it.
     """
-    from bulletlm.pipeline.plan import bullet_bytes, load_law
-    from bulletlm.train.scaling import effective_tokens
+    from bulletlm.pipeline.plan import bullet_bytes
 
-    config = Config.model_validate(nested(given))
+    config = _with_parent(Config.model_validate(nested(given)), folder)
     fresh = config.model.start_from is None
-    if config.model.start_from is not None:
-        from bulletlm.pipeline.start import with_parent
-        from bulletlm.progress import SilentProgress
-
-        config = with_parent(config, _parent(config.model.start_from, folder), SilentProgress())
     shape = config.model.shape(config.tokenizer.vocab_size)
     per_step = sequences_per_step(config.train) * shape.max_seq_len
-    windows = text_tokens // shape.max_seq_len if text_tokens else None
-    steps = None
-    if windows is not None or config.train.total_steps is not None:
-        steps = count_steps(config.train, windows or 10**12)[0]
+    steps = _steps(config, shape, text_tokens)
     tokens = steps * per_step if steps else None
-    epochs = tokens / text_tokens if tokens and text_tokens else None
-    loss = None
-    if tokens and fresh:
-        law, facts = load_law()
-        counted = shape.n_parameters - (shape.vocab_size * shape.dim if facts["counted"] == "layer_parameters" else 0)
-        loss = law.loss(counted, effective_tokens(tokens, text_tokens or tokens))
     step_seconds = clock.seconds(shape, config.train) if clock else None
-    needed = PROCESS_BYTES + training_bytes(shape, config.train)
-    needed += (
-        4 * config.train.batch_size_per_device * shape.max_seq_len * (ACTIVATION_COPIES * shape.n_layers * shape.dim + 2 * shape.vocab_size)
-    )
-    warnings: list[tuple[str, dict[str, Any]]] = []
-    if needed > memory:
-        warnings.append(("It needs more memory than this computer has: choose a smaller width or a smaller batch.", {}))
-    if epochs is not None and tokens is not None:
-        if epochs > MOST_EPOCHS + 0.5:
-            warnings.append(
-                (
-                    "The text would be read {times} times; more than {most} times teaches little.",
-                    {"times": f"{epochs:,.0f}", "most": MOST_EPOCHS},
-                )
-            )
-        if fresh and shape.n_parameters > fed_parameters(tokens):
-            warnings.append(
-                (
-                    "The text is small for this model: it is enough for about {enough} parameters. A smaller model learns as much.",
-                    {"enough": f"{fed_parameters(tokens):,}"},
-                )
-            )
-        if epochs < 0.5:
-            warnings.append(("Less than half of the text would be read: give more steps or epochs.", {}))
-    if config.train.epochs is not None and config.train.total_steps is not None:
-        warnings.append(("Both epochs and total_steps are given: the shorter of the two ends the run.", {}))
+    needed = _memory_bytes(config, shape)
     return PlanLine(
         parameters=shape.n_parameters,
         file_bytes=bullet_bytes(config, shape),
         memory_bytes=needed,
         steps=steps,
-        epochs=epochs,
+        epochs=tokens / text_tokens if tokens and text_tokens else None,
         tokens_per_s=per_step / step_seconds if step_seconds else None,
         seconds=steps * step_seconds if steps and step_seconds else None,
-        bits_per_byte=loss,
-        warnings=tuple(warnings),
+        bits_per_byte=_expected_loss(shape, tokens, text_tokens) if tokens and fresh else None,
+        warnings=tuple(_warnings(config, shape, tokens, text_tokens, lacks_memory=needed > memory)),
     )
+
+
+def _with_parent(config: Config, folder: Path) -> Config:
+    """The configuration with what the model in model.start_from decides; without one, the same configuration."""
+    if config.model.start_from is None:
+        return config
+    from bulletlm.pipeline.start import with_parent
+    from bulletlm.progress import SilentProgress
+
+    return with_parent(config, _parent(config.model.start_from, folder), SilentProgress())
+
+
+def _steps(config: Config, shape: ModelShape, text_tokens: int | None) -> int | None:
+    """Optimizer steps of the run; None if they depend on the size of the text, which is unknown."""
+    windows = text_tokens // shape.max_seq_len if text_tokens else None
+    if windows is None and config.train.total_steps is None:
+        return None
+    return count_steps(config.train, windows or 10**12)[0]
+
+
+def _expected_loss(shape: ModelShape, tokens: int, text_tokens: int | None) -> float:
+    """Bits per byte that the scaling law expects after a training over `tokens` tokens, of which the text has `text_tokens`."""
+    from bulletlm.pipeline.plan import load_law
+    from bulletlm.train.scaling import effective_tokens
+
+    law, facts = load_law()
+    counted = shape.n_parameters - (shape.vocab_size * shape.dim if facts["counted"] == "layer_parameters" else 0)
+    return law.loss(counted, effective_tokens(tokens, text_tokens or tokens))
+
+
+def _memory_bytes(config: Config, shape: ModelShape) -> int:
+    """Main memory of the training, about: the process, weights and optimizer, activations and logits."""
+    activations = ACTIVATION_COPIES * shape.n_layers * shape.dim + 2 * shape.vocab_size
+    batch = config.train.batch_size_per_device * shape.max_seq_len
+    return PROCESS_BYTES + training_bytes(shape, config.train) + 4 * batch * activations
+
+
+def _warnings(
+    config: Config, shape: ModelShape, tokens: int | None, text_tokens: int | None, *, lacks_memory: bool
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """What is likely to go wrong in a training over `tokens` tokens, of which the text has `text_tokens`; see `PlanLine`."""
+    if lacks_memory:
+        yield "It needs more memory than this computer has: choose a smaller width or a smaller batch.", {}
+    if tokens and text_tokens:
+        epochs = tokens / text_tokens
+        if epochs > MOST_EPOCHS + 0.5:
+            times = f"{epochs:,.0f}"
+            yield "The text would be read {times} times; more than {most} times teaches little.", {"times": times, "most": MOST_EPOCHS}
+        if config.model.start_from is None and shape.n_parameters > fed_parameters(tokens):
+            yield (
+                "The text is small for this model: it is enough for about {enough} parameters. A smaller model learns as much.",
+                {"enough": f"{fed_parameters(tokens):,}"},
+            )
+        if epochs < 0.5:
+            yield "Less than half of the text would be read: give more steps or epochs.", {}
+    if config.train.epochs is not None and config.train.total_steps is not None:
+        yield "Both epochs and total_steps are given: the shorter of the two ends the run.", {}
 
 
 def measure(target: Path) -> None:

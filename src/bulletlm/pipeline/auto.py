@@ -610,13 +610,27 @@ def _least_hours(hours: float, enough: Callable[[float], bool]) -> float:
 
 
 def _describe(request: Request, text: Text, data: DataPlan, chosen: _Candidate, fit: str) -> Choice:
-    """The choice as settings, and in words."""
-    found, shape, share, available = text.survey, chosen.shape, data.share, data.available
+    """The choice as settings, and in words; `fit` is why the model is no larger."""
+    values = _settings(request, data, chosen)
+    rate = chosen.per_step / request.speed.clock.seconds(chosen.shape, Config.model_validate(values).train)
+    return Choice(
+        values=values,
+        why=mark_given(_reasons(text, data, chosen, fit), request.given),
+        lines=_lines(request, text, data, chosen, fit, rate),
+        notes=_notes(request, text, data, chosen),
+        seconds=chosen.seconds,
+        facts=_facts(request, text, data, chosen),
+    )
+
+
+def _settings(request: Request, data: DataPlan, chosen: _Candidate) -> dict[str, Any]:
+    """The settings, as in a configuration file."""
+    shape = chosen.shape
     train = _base(shape.max_seq_len, chosen.per_step // shape.max_seq_len, shape.n_parameters, chosen.steps)
     values: dict[str, Any] = {
         "name": request.name,
         "data": {
-            "sources": source_entries(request.sources, share),
+            "sources": source_entries(request.sources, data.share),
             "val_tokens": data.validation,
         },
         "tokenizer": {"vocab_size": shape.vocab_size},
@@ -624,50 +638,67 @@ def _describe(request: Request, text: Text, data: DataPlan, chosen: _Candidate, 
         "train": {"total_steps": chosen.steps, **train},
     }
     put_given(values, request.given)
-    epochs = chosen.tokens / available
-    total = request.spent + sum(chosen.seconds.values())
-    size = model_file_mb(shape, request.given)
+    return values
+
+
+def _lines(request: Request, text: Text, data: DataPlan, chosen: _Candidate, fit: str, rate: float) -> list[str]:
+    """What was chosen, in four lines; `rate` is the speed of the training in tokens per second."""
+    shape, available = chosen.shape, data.available
+    size, total = model_file_mb(shape, request.given), request.spent + sum(chosen.seconds.values())
+    batch = batch_words(chosen.per_step // shape.max_seq_len, chosen.larger_batch)
     no_qat = "; no QAT" if "qat.steps" in request.given else "; no QAT, which a short training does not need"
     qat = f"; up to {chosen.qat_steps:,} steps of QAT" if chosen.qat_steps else no_qat
-    batch = batch_words(chosen.per_step // shape.max_seq_len, chosen.larger_batch)
-    rate = chosen.per_step / request.speed.clock.seconds(shape, Config.model_validate(values).train)
-    lines = [
-        text_line(found, share),
+    return [
+        text_line(text.survey, data.share),
         f"machine   {request.speed.words}: about {format_number(rate)} tokens/s with this model",
         f"model     {format_number(shape.n_parameters)} parameters ({shape.dim} wide, {shape.n_layers} layers, "
         f"context {shape.max_seq_len}), vocabulary {shape.vocab_size:,}, a file of about {size:.2g} MB: {fit}",
-        f"training  {chosen.steps:,} steps of {chosen.per_step:,} tokens{batch}, {epochs:.1f} times over {format_number(available)} tokens"
-        f"{qat}; about {format_duration(total)} in all, of {format_duration(3600 * request.hours)}",
+        f"training  {chosen.steps:,} steps of {chosen.per_step:,} tokens{batch}, {chosen.tokens / available:.1f} times over "
+        f"{format_number(available)} tokens{qat}; about {format_duration(total)} in all, of {format_duration(3600 * request.hours)}",
     ]
-    notes = machine_and_file_notes(request, found)
-    if found.characters < FEW_CHARACTERS:
+
+
+def _notes(request: Request, text: Text, data: DataPlan, chosen: _Candidate) -> list[str]:
+    """What would help."""
+    notes = machine_and_file_notes(request, text.survey)
+    if text.survey.characters < FEW_CHARACTERS:
         notes.append("from so little text a model learns to spell, but not to answer: a megabyte of text or more is a better start")
-    elif epochs > MOST_EPOCHS - 0.5:
+    elif chosen.tokens / data.available > MOST_EPOCHS - 0.5:
         notes.append(f"the text is read {MOST_EPOCHS} times at most, since more teaches little: more text gives a better model")
+    return notes
+
+
+def _reasons(text: Text, data: DataPlan, chosen: _Candidate, fit: str) -> dict[str, str]:
+    """The reasons for the settings, by their full names."""
+    found, training = text.survey, format_duration(chosen.seconds["training"])
     why = {
         "data.val_tokens": "held out to measure the model",
         "tokenizer.vocab_size": f"for {format_number(found.characters)} characters; a larger one would have tokens too rare to learn",
-        "model": f"{format_number(shape.n_parameters)} parameters: {fit}",
-        "train.total_steps": f"{epochs:.1f} times over the text, about {format_duration(chosen.seconds['training'])} on this machine",
+        "model": f"{format_number(chosen.shape.n_parameters)} parameters: {fit}",
+        "train.total_steps": f"{chosen.tokens / data.available:.1f} times over the text, about {training} on this machine",
         "train.learning_rate": "small models need large learning rates",
         "train.eval_every_steps": f"{VALIDATIONS} validations",
     }
-    if share < 1:
+    if data.share < 1:
         why["data.sources"] = f"{format_size(found.bytes)}; a larger share needs more time"
-    facts = {
-        "text": text_facts(found, available, share),
+    return why
+
+
+def _facts(request: Request, text: Text, data: DataPlan, chosen: _Candidate) -> dict[str, Any]:
+    """The choice, for programs."""
+    return {
+        "text": text_facts(text.survey, data.available, data.share),
         "machine": {"cores": request.speed.cores, "description": request.speed.words},
-        "parameters": shape.n_parameters,
-        "model_file_mb": round(size, 3),
+        "parameters": chosen.shape.n_parameters,
+        "model_file_mb": round(model_file_mb(chosen.shape, request.given), 3),
         "steps": chosen.steps,
         "tokens": int(chosen.tokens),
-        "epochs": epochs,
+        "epochs": chosen.tokens / data.available,
         "qat_steps": chosen.qat_steps,
         "bits_per_byte": chosen.loss,
-        "seconds": {**chosen.seconds, "total": total},
+        "seconds": {**chosen.seconds, "total": request.spent + sum(chosen.seconds.values())},
         "hours": request.hours,
     }
-    return Choice(values=values, why=mark_given(why, request.given), lines=lines, notes=notes, seconds=chosen.seconds, facts=facts)
 
 
 def put_given(values: dict[str, Any], given: Mapping[str, Any]) -> None:

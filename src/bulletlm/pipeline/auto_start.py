@@ -232,6 +232,11 @@ class _Training:
         """Tokens of an optimizer step."""
         return self.sequences * self.shape.max_seq_len
 
+    @property
+    def epochs(self) -> float:
+        """Passes over the stream."""
+        return self.steps * self.per_step / self.stream.tokens
+
 
 def _plan_stream(request: Request, text: Text, base: Base) -> _Stream:
     """How much of the text is read, and the tokens that it and the general text give."""
@@ -290,10 +295,20 @@ def _plan_training(request: Request, base: Base, stream: _Stream) -> _Training |
 
 
 def _describe(request: Request, text: Text, base: Base, reason: str, training: _Training) -> Choice:
-    """The choice as settings, and in words."""
-    stream, data, found = training.stream, training.stream.data, text.survey
-    shape, steps, per_step = training.shape, training.steps, training.per_step
-    context = shape.max_seq_len
+    """The choice as settings, and in words; `reason` is why the run starts from the model."""
+    return Choice(
+        values=_settings(request, base, training),
+        why=mark_given(_reasons(training), request.given),
+        lines=_lines(request, text, base, reason, training),
+        notes=machine_and_file_notes(request, text.survey),
+        seconds=training.seconds,
+        facts=_facts(request, text, base, reason, training),
+    )
+
+
+def _settings(request: Request, base: Base, training: _Training) -> dict[str, Any]:
+    """The settings, as in a configuration file."""
+    stream, steps, context = training.stream, training.steps, training.shape.max_seq_len
     every = max(1, math.ceil(steps / VALIDATIONS))
     schedule = {
         "total_steps": steps,
@@ -304,8 +319,8 @@ def _describe(request: Request, text: Text, base: Base, reason: str, training: _
     values: dict[str, Any] = {
         "name": request.name,
         "data": {
-            "sources": source_entries(request.sources, data.share),
-            "val_tokens": data.validation,
+            "sources": source_entries(request.sources, stream.data.share),
+            "val_tokens": stream.data.validation,
             "mix": {"general": stream.general},
         },
         "model": {"start_from": base.where, **({"max_seq_len": context} if context != base.shape.max_seq_len else {})},
@@ -314,48 +329,59 @@ def _describe(request: Request, text: Text, base: Base, reason: str, training: _
         "qat": {"steps": training.qat_steps, "tokens_per_step": QAT_TOKENS_PER_STEP},
     }
     put_given(values, request.given)
-    tokens = steps * per_step
-    epochs = tokens / stream.tokens
-    whole = request.spent + sum(training.seconds.values())
+    return values
+
+
+def _lines(request: Request, text: Text, base: Base, reason: str, training: _Training) -> list[str]:
+    """What was chosen, in four lines."""
+    stream, whole = training.stream, request.spent + sum(training.seconds.values())
+    rate = format_number(training.per_step / training.step)
+    size = model_file_mb(training.shape, request.given)
+    batch = batch_words(training.sequences, training.larger_batch)
     mixed = f", {stream.general:.0%} of them general text against forgetting" if stream.general else ""
     no_qat = "; no QAT" if "qat.steps" in request.given else "; no QAT in this time"
     qat = f"; {training.qat_steps:,} steps of QAT" if training.qat_steps else no_qat
-    batch = batch_words(training.sequences, training.larger_batch)
-    rate = format_number(per_step / training.step)
-    size = model_file_mb(shape, request.given)
-    lines = [
-        text_line(found, data.share),
+    return [
+        text_line(text.survey, stream.data.share),
         f"machine   {request.speed.words}: about {rate} tokens/s with this model",
         f"start     {printable(base.line)}{': ' + reason if reason else ''}; the new file has about {size:.2g} MB",
-        f"training  at most {steps:,} steps of {per_step:,} tokens{batch}, {epochs:.1f} times over {format_number(stream.tokens)} tokens"
-        f"{mixed}"
-        f"{qat}; about {format_duration(whole)} in all, of {format_duration(3600 * request.hours)}",
+        f"training  at most {training.steps:,} steps of {training.per_step:,} tokens{batch}, {training.epochs:.1f} times over "
+        f"{format_number(stream.tokens)} tokens{mixed}{qat}; about {format_duration(whole)} in all, of "
+        f"{format_duration(3600 * request.hours)}",
     ]
-    why = {
+
+
+def _reasons(training: _Training) -> dict[str, str]:
+    """The reasons for the settings, by their full names."""
+    seconds = format_duration(training.seconds["training"])
+    return {
         "data.val_tokens": "held out to measure the model",
         "data.mix": "share of general text, so that the model does not forget what it knows",
         "model": "shape and vocabulary are those of the model to start from",
-        "train.total_steps": f"{epochs:.1f} times over the text, about {format_duration(training.seconds['training'])} on this machine",
+        "train.total_steps": f"{training.epochs:.1f} times over the text, about {seconds} on this machine",
         "train.patience_early_stop": "ends the run when the validation loss stops falling",
         "qat.steps": "what the time allows",
     }
-    law = load_law()[0]
-    facts = {
-        "text": text_facts(found, data.available, data.share),
+
+
+def _facts(request: Request, text: Text, base: Base, reason: str, training: _Training) -> dict[str, Any]:
+    """The choice, for programs."""
+    stream, shape, tokens = training.stream, training.shape, training.steps * training.per_step
+    learned = base.tokens + effective_tokens(tokens, stream.tokens)
+    return {
+        "text": text_facts(text.survey, stream.data.available, stream.data.share),
         "machine": {"cores": request.speed.cores, "description": request.speed.words},
         "start": {"from": base.where, "reason": reason, "general": stream.general},
         "parameters": shape.n_parameters,
-        "model_file_mb": round(size, 3),
-        "steps": steps,
+        "model_file_mb": round(model_file_mb(shape, request.given), 3),
+        "steps": training.steps,
         "tokens": tokens,
-        "epochs": epochs,
+        "epochs": training.epochs,
         "qat_steps": training.qat_steps,
-        "bits_per_byte": law.loss(shape.n_parameters, base.tokens + effective_tokens(tokens, stream.tokens)),
-        "seconds": {**training.seconds, "total": whole},
+        "bits_per_byte": load_law()[0].loss(shape.n_parameters, learned),
+        "seconds": {**training.seconds, "total": request.spent + sum(training.seconds.values())},
         "hours": request.hours,
     }
-    notes = machine_and_file_notes(request, found)
-    return Choice(values=values, why=mark_given(why, request.given), lines=lines, notes=notes, seconds=training.seconds, facts=facts)
 
 
 def _longest_context(tokens: float) -> int:

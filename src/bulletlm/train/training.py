@@ -41,7 +41,7 @@ from bulletlm.train.log.samples import SamplePrompts, answers
 from bulletlm.train.log.trackers import open_trackers
 from bulletlm.train.loop import Run, StepResult, run_steps
 from bulletlm.train.schedule import decay_start, last_step, learning_rate, sequences_per_step, warmup_length
-from bulletlm.train.state import TrainPosition, initial_state
+from bulletlm.train.state import TrainPosition, TrainState, initial_state
 from bulletlm.train.step import clear_gradients
 from bulletlm.train.validation import Grid, evaluate, keep_best, refuse_damaged_best, restore_best
 
@@ -155,25 +155,15 @@ def train(job: TrainJob, progress: Progress, group: ProcessGroup = SINGLE_PROCES
     state = initial_state(config, shape, job.seed, pick_device(config.device), job.key, weights)
     grid = Grid(FakeQuant(state.model, job.types), job.qat_start) if job.types and "BQ4" in job.types.values() else None
     if group.is_main:
-        if job.extension:
-            extend(state, job.extension, checkpoints, progress)
-        if state.resume(checkpoints, "train again with --restart", _refuse, progress):
-            restore_best(state, tokens_per_step, checkpoints, grid, progress)
-        else:
-            refuse_damaged_best(checkpoints, job.key)
-            if job.start and (units := state.restart_dead_units(job.seed)):
-                progress.log(
-                    f"{units:,} neurons and dimensions of heads that weight decay had set to zero get random weights, so that they learn"
-                )
+        _resume(job, state, tokens_per_step, grid, progress)
     state.copy_from_main(group)
-    schedule_start = state.position.schedule_start
-    total_steps, reason = last_step(config, windows.count, schedule_start)
+    total_steps, reason = last_step(config, windows.count, state.position.schedule_start)
     compute = choose_compute(config, state.model, tokens_per_step * total_steps, checkpoints, progress, group)
     progress.log(
         f"{shape.n_parameters / 1e6:.2f}M parameters, {len(train_tokens.tokens):,} training tokens, {reason}, "
         f"{tokens_per_step:,} tokens a step, {compute.description}, {state.optimizer_description}{group.description}"
     )
-    if (warmup := warmup_length(config, total_steps - schedule_start)) < config.warmup_steps:
+    if (warmup := warmup_length(config, total_steps - state.position.schedule_start)) < config.warmup_steps:
         progress.log(f"warm-up shortened from {config.warmup_steps:,} to {warmup:,} steps, a fifth of this run")
 
     trackers = open_trackers(config.track, job.run_dir) if group.is_main else []
@@ -199,18 +189,25 @@ def train(job: TrainJob, progress: Progress, group: ProcessGroup = SINGLE_PROCES
         )
         run.replace_lost_best()
         run_steps(run)
-        if group.is_main:
-            if run.stopped_early:
-                progress.log(run.early_stop())
-            keep_the_better(state, checkpoints, progress)
-            if run.hopeless:
-                progress.log(run.early_end(run.hopeless), "warning")
-            if job.start and state.position.best_step == 0:
-                progress.log(_NOT_IMPROVED.format(loss=state.position.best_loss), "warning")
-            (job.run_dir / FINISH).unlink(missing_ok=True)
-        if run.gave_up:
-            state.copy_from_main(group)
+        run.finish()
     return run.result()
+
+
+def _resume(job: TrainJob, state: TrainState[TrainPosition], tokens_per_step: int, grid: Grid | None, progress: Progress) -> None:
+    """In the main process: continue `state` from the newest checkpoint, or prepare it for its first step.
+
+    Raises:
+        BulletError: the checkpoints belong to another run, or those that are needed are damaged.
+    """
+    checkpoints = job.run_dir / "checkpoints"
+    if job.extension:
+        extend(state, job.extension, checkpoints, progress)
+    if state.resume(checkpoints, "train again with --restart", _refuse, progress):
+        restore_best(state, tokens_per_step, checkpoints, grid, progress)
+        return
+    refuse_damaged_best(checkpoints, job.key)
+    if job.start and (units := state.restart_dead_units(job.seed)):
+        progress.log(f"{units:,} neurons and dimensions of heads that weight decay had set to zero get random weights, so that they learn")
 
 
 _NOT_IMPROVED = (
@@ -320,6 +317,21 @@ class TextTraining(Run[TrainPosition]):
         self.metrics.write("end", position.step, reason=reason)
         self.save()
         return True
+
+    def finish(self) -> None:
+        """After the last step: keep the better weights of an extended run, and say what the user should know about the end."""
+        position, progress = self.state.position, self.progress
+        if self.group.is_main:
+            if self.stopped_early:
+                progress.log(self.early_stop())
+            keep_the_better(self.state, self.checkpoints, progress)
+            if self.hopeless:
+                progress.log(self.early_end(self.hopeless), "warning")
+            if self.trained_start and position.best_step == 0:
+                progress.log(_NOT_IMPROVED.format(loss=position.best_loss), "warning")
+            (self.run_dir / FINISH).unlink(missing_ok=True)
+        if self.gave_up:
+            self.state.copy_from_main(self.group)
 
     def early_stop(self) -> str:
         """A line about the end of a run that train.patience_early_stop ended."""
