@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -174,6 +175,10 @@ def help_button(t: Words, subject: str, text: str) -> None:
             ui.label(text).classes("helptext")
 
 
+AMOUNT = re.compile("(\\S+)\u00a0([^\\W\\d]\\S*)")
+"""A number and its unit."""
+
+
 @dataclass
 class Tile:
     """A number with its name; `set` changes the number, `rename` the name."""
@@ -189,8 +194,13 @@ class Tile:
         _set_text(self.name, text)
 
     def set(self, text: str, unit: str = "") -> None:
-        """Show another number, if it is another one. A long one has a short form, which is shown where it has no room."""
+        """Show another number, if it is another one. A long one has a short form, which is shown where it has no room.
+
+        A unit that is the last word of `text` is shown as `unit`, such as MB.
+        """
         text = show.unbroken(text)
+        if not unit and (amount := AMOUNT.fullmatch(text)):
+            text, unit = amount.groups()
         short = show.shortened(text, self.language)
         if self.number.text != text:
             self.number.classes(add="long" if short else "", remove="" if short else "long")
