@@ -681,7 +681,7 @@ class LimitsConfig(Section):
         "after another one; without understanding it is 0.5.",
     )
     answer_fit: float = Field(
-        0.75,
+        0.8,
         ge=0,
         le=1,
         description="Usefulness: smallest share of comparisons in which the model's answer is closer to a person's answer to the same "

@@ -254,7 +254,7 @@ def _model_facts(files: _RunFiles, license: str, tensor_rows: list[TensorRow]) -
         "parameters": parameters,
         "shape": files.shape.to_dict(),
         "license": license,
-        "languages": _languages(files.index),
+        "languages": sorted(trained_languages(files.index), key=lambda code: -files.index["train"]["by_language"][code]["bytes"]),
         "weights": training.get("weights", "raw"),
         "step": training.get("step"),
         "bits_per_weight": 8 * sum(row["bytes"] for row in tensor_rows) / parameters,
@@ -394,11 +394,6 @@ def _tensor_rows(tensors: dict[str, np.ndarray[Any, Any]], bullet: BulletFile, m
 def _documents(index: TokenIndex) -> list[DocumentRange]:
     documents = index["val"]["documents"]
     return documents if isinstance(documents, list) else []
-
-
-def _languages(index: TokenIndex) -> list[str]:
-    by_language = index["train"]["by_language"]
-    return sorted(by_language, key=lambda code: -by_language[code]["bytes"])
 
 
 def trained_languages(index: TokenIndex) -> list[str]:

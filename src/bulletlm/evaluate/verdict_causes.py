@@ -211,7 +211,8 @@ def _poor_answers(report: Report, bad: set[str], found: Findings, say: Words) ->
 def _wrong_languages(report: Report, found: Findings, say: Words) -> None:
     """The languages in which the model answers instead of the right ones."""
     wrong = report["behaviour"]["wrong_languages"]
-    for expected, answered in wrong.items():
+    others = {code: sum(number for got, number in answered.items() if got != NO_LANGUAGE) for code, answered in wrong.items()}
+    for expected, answered in sorted(wrong.items(), key=lambda item: -others[item[0]]):  # the one to which the remedy belongs first
         total = sum(row["language"] == expected for row in report["generations"]["rows"])
         for got, number in sorted(answered.items(), key=lambda item: -item[1])[:1]:
             if got == NO_LANGUAGE:
@@ -230,7 +231,6 @@ def _wrong_languages(report: Report, found: Findings, say: Words) -> None:
                     got=say.language(got),
                 )
             found.cause("wrong_language", text)
-    others = {code: sum(number for got, number in answered.items() if got != NO_LANGUAGE) for code, answered in wrong.items()}
     if any(others.values()):
         _language_remedies(report, max(others, key=lambda code: others[code]), found, say)
 
