@@ -17,6 +17,7 @@ from bulletlm.errors import BulletError
 from bulletlm.files import (
     atomic_file,
     atomic_folder,
+    expand_home,
     open_regular,
     read_json,
     read_regular,
@@ -301,3 +302,10 @@ def test_only_owned_files_are_removed(tmp_path: Path) -> None:
     assert sorted(path.relative_to(out).as_posix() for path in out.rglob("*")) == ["step-2", "step-2/mine.txt"]
     (out / "step-2" / "mine.txt").unlink()
     assert remove_owned(tmp_path / "missing", owned) == []
+
+
+def test_a_home_that_does_not_exist_stays_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/asha")
+    assert expand_home("~/texts") == Path("/home/asha/texts")
+    assert expand_home("~no-such-user/texts") == Path("~no-such-user/texts")
+    assert expand_home("a~b") == Path("a~b")

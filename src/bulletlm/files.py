@@ -290,6 +290,11 @@ def read_json(path: Path) -> Any:
         raise BulletError(f"{path} is damaged ({error}): delete it and run the stage again") from None
 
 
+def expand_home(path: str | os.PathLike[str]) -> Path:
+    """A path with ~ replaced by the home folder. A name such as ~nobody of which there is no user stays; Path.expanduser raises there."""
+    return Path(os.path.expanduser(path))  # noqa: PTH111
+
+
 def sha256_of_file(path: Path) -> str:
     """SHA-256 of a file's bytes, as hexadecimal."""
     import hashlib  # here, since `bullet generate` starts faster without it

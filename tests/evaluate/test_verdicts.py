@@ -359,7 +359,7 @@ def learned_by_heart(report: Report) -> None:
 def no_step_was_better(report: Report) -> None:
     learned_by_heart(report)
     assert report["training"]
-    report["training"]["best_step"] = 0
+    report["training"]["best_step"] = report["model"]["step"] = 0
 
 
 def read_too_often(report: Report) -> None:

@@ -5,6 +5,7 @@ import gzip
 import json
 import lzma
 import mmap
+import time
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from bulletlm.config.schema import Config
 from bulletlm.errors import ConfigError
 from bulletlm.formats.bullet.reader import open_bullet
 from bulletlm.formats.npy import read_npy
+from bulletlm.pipeline import plan
 from bulletlm.pipeline.limits import fed_parameters
 from bulletlm.pipeline.plan import (
     Clock,
@@ -36,6 +38,24 @@ from bulletlm.pipeline.start import resolve
 from bulletlm.progress import SilentProgress
 from bulletlm.train.scaling import Law, family
 from micro_model import write_micro_config
+
+
+def test_a_slow_first_load_of_the_weights_gives_no_negative_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another program may take the core at that moment: the plan then counted with passes that took less than nothing."""
+    choose, pauses = plan.choose_compute, iter([0.0, 0.2])
+
+    def slow(*arguments: Any) -> Any:
+        compute = choose(*arguments)
+
+        def load_weights() -> None:
+            time.sleep(next(pauses, 0.0))
+            compute.load_weights()
+
+        return dataclasses.replace(compute, load_weights=load_weights)
+
+    monkeypatch.setattr(plan, "choose_compute", slow)
+    measured = plan.measure(family(32, 300, 32), Config.model_validate({"train": {"precision": "fp32"}}).train, 0.0)
+    assert measured.micro_batch > 0 and measured.update > 0
 
 
 def test_plan_of_the_micro_model(micro_run: Path, micro_config: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

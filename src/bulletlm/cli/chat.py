@@ -14,6 +14,7 @@ from bulletlm.cli.generate import sampling_for
 from bulletlm.cli.models import default_model, find_model, find_models
 from bulletlm.cli.wrap import WordWrapper
 from bulletlm.errors import BulletError
+from bulletlm.files import expand_home
 from bulletlm.runtime.model import Model, load
 from bulletlm.runtime.prompt import chat_prompt
 from bulletlm.runtime.sampling import Sampling
@@ -241,7 +242,7 @@ def _command(line: str, conversation: Conversation) -> str:
         conversation.reset()
         return "started a new conversation"
     if name == "/save" and words:
-        path = Path(os.path.expanduser(rest.strip()))  # noqa: PTH111 - Path.expanduser fails for ~NAME if there is no user NAME
+        path = expand_home(rest.strip())
         conversation.save(path)
         return f"wrote {path}"
     if name == "/set" and not words:

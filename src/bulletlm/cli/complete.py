@@ -8,11 +8,11 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from itertools import chain
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bulletlm.cli.models import SUFFIX, Found, find_models, is_folder
 from bulletlm.config.recipes import recipe_names
+from bulletlm.files import expand_home
 from bulletlm.formats.packaged import packaged_names
 from bulletlm.terminal import printable
 
@@ -124,7 +124,7 @@ def _paths(word: str, endings: tuple[str, ...], *, every: bool = True) -> Iterat
         return
     folder, start = os.path.split(word)
     try:
-        entries = sorted(os.scandir(Path(folder or ".").expanduser()), key=lambda entry: entry.name)
+        entries = sorted(os.scandir(expand_home(folder or ".")), key=lambda entry: entry.name)
     except (OSError, RuntimeError):  # there is no such folder, or no such user
         return
     for entry in entries:

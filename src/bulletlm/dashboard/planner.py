@@ -14,7 +14,7 @@ from bulletlm.config.loader import nested
 from bulletlm.config.schema import Config
 from bulletlm.dashboard.processes import read_record
 from bulletlm.errors import BulletError
-from bulletlm.files import write_json
+from bulletlm.files import expand_home, write_json
 from bulletlm.pipeline.limits import MOST_EPOCHS, fed_parameters, training_bytes
 from bulletlm.shape import ModelShape
 from bulletlm.train.schedule import count_steps, sequences_per_step
@@ -80,7 +80,7 @@ def _parent(where: str, folder: Path) -> "Parent":
     """The model from which a run in `folder` would start, without its weights; it is read again when its file changed."""
     from bulletlm.pipeline.start import locate
 
-    here = folder / Path(where).expanduser()
+    here = folder / expand_home(where)
     found = here if here.exists() else locate(where, str(folder / "runs"))
     changed = found.stat().st_mtime_ns if found else 0
     return _read_parent(str(here) if here.exists() else where, str(folder / "runs"), changed)

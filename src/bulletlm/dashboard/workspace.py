@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 from bulletlm.data.sources import HUGGING_FACE, is_embedded
 from bulletlm.errors import ConfigError
+from bulletlm.files import expand_home
 from bulletlm.serve.options import is_loopback
 from bulletlm.terminal import printable
 
@@ -84,7 +85,7 @@ class Workspace:
             if is_loopback(urlsplit(path).hostname or ""):
                 return
             raise ConfigError(f"{printable(path)} is on another computer, and the dashboard sends no text there: run it in a terminal")
-        fixed = Path(path).expanduser()
+        fixed = expand_home(path)
         if glob.has_magic(path) and not fixed.exists():
             parts = fixed.parts
             plain = next(number for number, part in enumerate(parts) if glob.has_magic(part))

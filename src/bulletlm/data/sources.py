@@ -19,7 +19,7 @@ from bulletlm.data.kinds import ARCHIVE, SAID, endings, kind_of_beginning, kind_
 from bulletlm.data.structure import Documents
 from bulletlm.errors import DataError
 from bulletlm.extras import install_command
-from bulletlm.files import open_regular, sha256_of_file
+from bulletlm.files import expand_home, open_regular, sha256_of_file
 from bulletlm.terminal import printable
 
 if TYPE_CHECKING:
@@ -250,7 +250,7 @@ def _find(source: "Source") -> tuple[list[SourceFile], list[Skipped]]:
         return [file for file in files if fnmatchcase(file.name, f"{part}/{pattern or '*'}")], []
     if text.startswith(HUGGING_FACE):
         return _of_dataset(text, language), []
-    path = Path(text).expanduser()
+    path = expand_home(text)
     if path.is_dir():
         return _in_folder(path, path.resolve().name, language)
     if path.exists() or path.is_symlink():
@@ -291,7 +291,7 @@ def shown_source(path: str) -> str:
     """An entry of data.sources as the names of its files begin: a folder or file without the folders above it."""
     if is_embedded(path) or path.startswith(HUGGING_FACE):
         return path
-    return printable(Path(path).expanduser().resolve().name) or path
+    return printable(expand_home(path).resolve().name) or path
 
 
 def is_run(folder: Path) -> bool:
@@ -380,7 +380,7 @@ def _members(path: Path, shown: str, language: str) -> tuple[list[SourceFile], l
 
 def _matching(pattern: str, language: str) -> tuple[list[SourceFile], list[Skipped]]:
     # Path.glob takes no absolute patterns.
-    expanded = Path(pattern).expanduser()
+    expanded = expand_home(pattern)
     matches = [Path(match) for match in sorted(glob.glob(str(expanded), recursive=True))]  # noqa: PTH207
     if not matches:
         raise DataError(f"data.sources: nothing matches {printable(pattern)}: check the pattern, or name a file or folder")

@@ -6,12 +6,11 @@ data folder keep the names.
 
 import re
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
 from bulletlm.config.schema import Config
 from bulletlm.data.sources import is_embedded
-from bulletlm.files import sha256_of_file
+from bulletlm.files import expand_home, sha256_of_file
 from bulletlm.formats.packaged import packaged_names
 
 Cleaning = Mapping[str, Any]
@@ -97,5 +96,5 @@ def describe_settings(config: Config) -> dict[str, Any]:
 
 def _hash(path: str) -> str:
     """Stands for a file: the beginning of its SHA-256."""
-    place = Path(path).expanduser()
+    place = expand_home(path)
     return f"sha256:{sha256_of_file(place)[:16]}" if place.is_file() else "a file"

@@ -224,7 +224,7 @@ def measure(shape: ModelShape, config: TrainConfig, seconds: float, tokens: int 
         done = time.perf_counter()
         clip(state, config.clip_grad_norm)
         update(state)
-        once = refreshed - begun
+        once = min(refreshed - begun, (done - refreshed) / 2)  # the first may take long, and no pass takes less than nothing
         passes.append(done - refreshed - once)
         updates.append(time.perf_counter() - done + once)
     return Measured(shape, config.batch_size_per_device, statistics.median(passes), statistics.median(updates))

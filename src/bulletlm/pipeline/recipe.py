@@ -22,7 +22,7 @@ from bulletlm.config.recipes import recipe_names
 from bulletlm.data.sources import HUGGING_FACE, is_embedded, similar_path
 from bulletlm.errors import ConfigError
 from bulletlm.extras import require
-from bulletlm.files import sha256_of_file, write_json, write_text
+from bulletlm.files import expand_home, sha256_of_file, write_json, write_text
 from bulletlm.pipeline.run_folder import read_object, refuse_text_folder
 from bulletlm.progress import Progress
 from bulletlm.terminal import printable
@@ -89,7 +89,7 @@ def text_run(paths: Sequence[str], flags: Sequence[str], hours: float | None, ma
             continue
         if not path.strip():
             raise ConfigError("a name is empty: give folders or files of text, and put names with spaces into quotation marks")
-        place = Path(path).expanduser()
+        place = expand_home(path)
         if not place.exists() and not any(mark in path for mark in "*?["):
             near = next(iter(get_close_matches(path, recipe_names(), n=1)), "") or similar_path(place)
             hint = f"did you mean {printable(near)}? Or " if near else ""
@@ -104,7 +104,7 @@ def text_run(paths: Sequence[str], flags: Sequence[str], hours: float | None, ma
     if (start := given.get("model.start_from")) is not None:
         from bulletlm.pipeline.start import locate
 
-        model = Path(str(start)).expanduser()
+        model = expand_home(str(start))
         if locate(str(start), str(runs_dir), runs_dir / str(name)) == model:
             given["model.start_from"] = str(model.absolute())
     refuse_text_folder(runs_dir / str(name), sources)

@@ -16,7 +16,7 @@ import psutil
 from filelock import FileLock, Timeout
 
 from bulletlm.errors import BulletError, ConfigError
-from bulletlm.files import foreign_files, read_json, sha256_of_file, write_json
+from bulletlm.files import expand_home, foreign_files, read_json, sha256_of_file, write_json
 from bulletlm.progress import Progress
 from bulletlm.terminal import printable
 
@@ -142,7 +142,7 @@ def read_object(path: Path) -> dict[str, Any]:
 def refuse_text_folder(folder: Path, sources: Iterable[str]) -> None:
     """Raise a ConfigError if the run folder is a folder of the text: its files would count as those of a run, and not be read."""
     for source in sources:
-        if source and os.path.realpath(Path(source).expanduser()) == os.path.realpath(folder):
+        if source and os.path.realpath(expand_home(source)) == os.path.realpath(folder):
             raise ConfigError(
                 f"{printable(str(folder))} is the folder of the text, and this run would write its files there too: give the run another "
                 "--name or --runs-dir"

@@ -18,7 +18,7 @@ from bulletlm.config.loader import RECORD_KEY, load_run_config
 from bulletlm.config.schema import Config, ModelConfig, TrainConfig
 from bulletlm.data.tokens import read_index
 from bulletlm.errors import BulletError, ConfigError, FormatError
-from bulletlm.files import read_json, sha256_of_file, sha256_of_json
+from bulletlm.files import expand_home, read_json, sha256_of_file, sha256_of_json
 from bulletlm.formats.convert import read_model
 from bulletlm.formats.hf import read_hf
 from bulletlm.formats.npy import MANIFEST, read_npy, write_npy
@@ -153,7 +153,7 @@ def read_parent(where: str, runs_dir: str = "runs", own: Path | None = None) -> 
 
 def locate(where: str, runs_dir: str, own: Path | None = None) -> Path | None:
     """The file or folder that a value of model.start_from means; None if there is none. See `read_parent`."""
-    path, run = Path(where).expanduser(), Path(runs_dir) / where
+    path, run = expand_home(where), Path(runs_dir) / where
     others = [run] if run.is_dir() and run != own else []
     others += [packaged] if (packaged := packaged_model(where)) else []
     if path.exists() and not (others and _holds_no_model(path)):

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from bulletlm.data.augment.endpoint import Endpoint
 from bulletlm.errors import BulletError, ConfigError
 from bulletlm.extras import install_command
-from bulletlm.files import sha256_of_file, sha256_of_json
+from bulletlm.files import expand_home, sha256_of_file, sha256_of_json
 
 if TYPE_CHECKING:
     from bulletlm.config.schema import AugmentConfig
@@ -76,7 +76,7 @@ def open_backend(where: str, config: "AugmentConfig", setting: str) -> Backend:
     """
     if re.match("https?://", where):
         return Endpoint(where, config.endpoint_model, config.endpoint_key_variable, config.endpoint_timeout)
-    folder = Path(where).expanduser()
+    folder = expand_home(where)
     if not folder.is_dir():
         raise ConfigError(f"{setting}: there is no folder {where}{_suggestion(folder)}")
     description = _description(folder, setting)

@@ -12,6 +12,7 @@ from bulletlm.data.augment.cache import Cache, key_of
 from bulletlm.data.augment.filters import hash_of
 from bulletlm.data.augment.sentences import words_only
 from bulletlm.errors import ConfigError
+from bulletlm.files import expand_home
 from bulletlm.text.normalize import normalize_line
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ class Pairs:
 
     def _read(self, file: str) -> int:
         pairs = 0
-        for line in _lines(Path(file).expanduser()):
+        for line in _lines(expand_home(file)):
             columns = [normalize_line(column) for column in line.split("\t")]
             if len(columns) != 2 or not all(columns):
                 self.lines_skipped += bool(line.strip())

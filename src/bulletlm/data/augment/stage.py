@@ -12,7 +12,7 @@ from bulletlm.data.augment.cache import Cache
 from bulletlm.data.augment.filters import RULES, Filters, ValidationGuard, hash_of
 from bulletlm.data.augment.rewriters import Models, Pairs, Rewriter, open_backends, open_rewriters
 from bulletlm.data.augment.sentences import split_sentences, words_only
-from bulletlm.files import sha256_of_file
+from bulletlm.files import expand_home, sha256_of_file
 from bulletlm.progress import Progress, Task
 from bulletlm.text.documents import Document, read_documents, texts_of, to_line
 
@@ -45,7 +45,7 @@ def reproducibility_fields(config: "AugmentConfig") -> dict[str, Any] | None:
         return None
     return {
         "settings": config.model_dump(mode="json", exclude=_NO_EFFECT_ON_RESULT),
-        "pairs": [sha256_of_file(path) if (path := Path(file).expanduser()).is_file() else None for file in config.paraphrase_pairs],
+        "pairs": [sha256_of_file(path) if (path := expand_home(file)).is_file() else None for file in config.paraphrase_pairs],
         "models": {where: backend.identity for where, backend in open_backends(config).items()},
     }
 
@@ -70,7 +70,7 @@ def augment_training(config: "AugmentConfig | None", seed: int, folder: Path, ca
     train = folder / "train.jsonl"
     guard = ValidationGuard(text for document in read_documents(folder / "val.jsonl") for text in texts_of(document))
     documents = {_key(document) for document in read_documents(train)}
-    with Cache(Path(config.cache).expanduser() if config.cache else cache) as answers, open(folder / "augmented.tmp", "w+b") as added:
+    with Cache(expand_home(config.cache) if config.cache else cache) as answers, open(folder / "augmented.tmp", "w+b") as added:
         for rewriter in open_rewriters(config, seed, open_backends(config), answers):
             part = _Method(rewriter, Filters(config, guard), config.max_sentence_chars).run(train, seed, documents, added, progress)
             report["methods"].append(part)
