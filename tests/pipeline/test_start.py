@@ -25,6 +25,7 @@ from bulletlm.formats.chat_marks import MARKS
 from bulletlm.formats.convert import ConvertOptions, convert, read_model
 from bulletlm.formats.npy import read_npy, write_npy
 from bulletlm.formats.packaged import packaged_model
+from bulletlm.formats.provenance import tokens_seen
 from bulletlm.pipeline.recipe import text_run
 from bulletlm.pipeline.runner import finish_run, run_stages
 from bulletlm.pipeline.start import locate, read_parent, resolve
@@ -467,3 +468,9 @@ def test_a_run_does_not_start_from_what_it_overwrites(micro_run: Path) -> None:
     for inside in (".", "model.bullet", "checkpoints/best"):
         with pytest.raises(ConfigError, match=r"is in the folder of this run, which overwrites it: .*--name=micro-2"):
             read_parent(str(micro_run / inside), own=micro_run)
+
+
+def test_the_tokens_of_all_trainings_of_a_model_count() -> None:
+    parents = [{"name": "second", "tokens_seen": 40}, {"name": "first"}, "damaged", {"tokens_seen": "many"}]
+    assert tokens_seen({"training": {"tokens_seen": 28}, "parents": parents}) == 68
+    assert tokens_seen({"training": {"tokens_seen": True}, "parents": None}) == tokens_seen({}) == 0

@@ -35,6 +35,7 @@ def print_side_by_side(console: "Console", report: Mapping[str, Any], packaged: 
     from bulletlm.evaluate.formatting import count, duration
     from bulletlm.evaluate.generation import answer_prompts
     from bulletlm.evaluate.prompts import Prompt
+    from bulletlm.formats.provenance import tokens_seen
     from bulletlm.progress import SilentProgress
     from bulletlm.runtime import load
 
@@ -49,7 +50,7 @@ def print_side_by_side(console: "Console", report: Mapping[str, Any], packaged: 
     other = f"{name}, from the package: {count(model.shape.n_parameters)} parameters"
     if training:
         own += f"; it read {count(training['tokens'])} tokens in {duration(training['seconds'])}"
-    if isinstance(seen := model.header.get("training", {}).get("tokens_seen"), int):
+    if seen := tokens_seen(model.header):
         other += f"; it read {count(seen)} tokens in a longer training"
     console.print(Text("What a minute of training gives, and what a longer one gives", style="bold"))
     console.print(Text(f"\n{own}.\n{other}."))

@@ -41,6 +41,14 @@ def without_paths(metadata: Mapping[str, Any]) -> dict[str, Any]:
     return {**metadata, "training": {**metadata["training"], "sources": public_sources(sources)}}
 
 
+def tokens_seen(metadata: Mapping[str, Any]) -> int:
+    """Training tokens of a model and of those from which it goes on; 0 if nothing is recorded."""
+    training, parents = metadata.get("training"), metadata.get("parents")
+    entries = [training, *(parents if isinstance(parents, list) else [])]
+    counts = [entry.get("tokens_seen") for entry in entries if isinstance(entry, dict)]
+    return sum(count for count in counts if type(count) is int and count > 0)
+
+
 def _sources(metadata: Mapping[str, Any]) -> list[Any]:
     """`training.sources`; files of other programs can have anything under these keys."""
     training = metadata.get("training")

@@ -23,7 +23,7 @@ from bulletlm.formats.convert import read_model
 from bulletlm.formats.hf import read_hf
 from bulletlm.formats.npy import MANIFEST, read_npy, write_npy
 from bulletlm.formats.packaged import packaged_model, packaged_names
-from bulletlm.formats.provenance import PRIVATE_KEY, is_private
+from bulletlm.formats.provenance import PRIVATE_KEY, is_private, tokens_seen
 from bulletlm.formats.stored import StoredModel, as_floats
 from bulletlm.pipeline.build import fingerprint
 from bulletlm.progress import Progress
@@ -93,10 +93,8 @@ class Parent:
 
     @property
     def tokens_seen(self) -> int:
-        """Tokens on which it was trained; 0 if unknown."""
-        training = self.metadata.get("training", {})
-        tokens = training.get("tokens_seen", 0) if isinstance(training, dict) else 0
-        return tokens if type(tokens) is int else 0
+        """Tokens on which it and its own parents were trained; 0 if unknown."""
+        return tokens_seen(self.metadata)
 
     @property
     def languages(self) -> list[str]:
