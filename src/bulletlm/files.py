@@ -291,7 +291,7 @@ def read_json(path: Path) -> Any:
 
 
 def expand_home(path: str | os.PathLike[str]) -> Path:
-    """A path with ~ replaced by the home folder. A name such as ~nobody of which there is no user stays; Path.expanduser raises there."""
+    """A path with ~ or ~USER replaced by the home folder; unchanged if that user does not exist, where Path.expanduser raises an error."""
     return Path(os.path.expanduser(path))  # noqa: PTH111
 
 

@@ -11,7 +11,7 @@ import pytest
 from bulletlm.config.schema import DataConfig
 from bulletlm.data import sources
 from bulletlm.data.reading import Block, RawDocument, blocks, read_documents
-from bulletlm.data.sources import find_files, find_held_out, is_embedded, sha256_of_source, shown_source, source_files
+from bulletlm.data.sources import find_files, find_held_out, identify_source, is_embedded, shown_source, source_files
 from bulletlm.errors import DataError
 from paths import SAMPLE_CORPUS, SIMPLE_CORPUS
 
@@ -220,12 +220,12 @@ def test_texts_of_a_part_of_the_package_are_a_source(tmp_path: Path, monkeypatch
 
 
 def test_an_installation_reads_its_packed_corpus_as_a_checkout_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """setup.py packs the files; names, order and hashes stay, so that a run continues, and is the same, with either."""
+    """setup.py packs the files; names, order, sizes and hashes stay, so that a run continues, and is the same, with either."""
 
-    def present() -> list[tuple[str, str, str]]:
+    def present() -> list[tuple[str, str, tuple[int, str]]]:
         files, skipped = find_files(DataConfig.model_validate({"sources": ["sample", "simple/chat-again.*"]}))
         assert not skipped
-        return [(file.name, file.kind, sha256_of_source(file.path)) for file in files]
+        return [(file.name, file.kind, identify_source(file.path)) for file in files]
 
     plain = present()
     for path in [*SAMPLE_CORPUS.iterdir(), *SIMPLE_CORPUS.iterdir()]:

@@ -178,16 +178,23 @@ def test_an_extended_run_that_keeps_diverging_gives_the_best_weights_of_both(
     assert any("best-earlier" in line and "the best weights of the longer training are used" in line for line in said) == damaged
 
 
+def add_text(path: Path) -> dict[str, Any]:
+    """Name more text in the configuration `path`; returns the configuration."""
+    text = (SAMPLE_CORPUS / "thoughts.en.txt").read_text(encoding="utf-8").splitlines(keepends=True)[:150]
+    more = path.with_name("more.txt")
+    more.write_text("".join(text), encoding="utf-8")
+    values: dict[str, Any] = json.loads(path.read_text())
+    values["data"]["sources"].append(str(more))
+    path.write_text(json.dumps(values))
+    return values
+
+
 def test_more_text_keeps_the_tokenizer_and_holds_out_only_new_text(cosine: Path, tmp_path: Path) -> None:
     path = copied(cosine, tmp_path)
     folder = tmp_path / "runs" / "micro"
     tokenizer, tokens = sha256_of_file(folder / "tokenizer/tokenizer.model"), read_index(folder / "tokens")["train"]["tokens"]
     trained = {line for row in read_documents(folder / "data/train.jsonl") for line in row.get("text", "").split("\n") if len(line) > 30}
-    text = (SAMPLE_CORPUS / "thoughts.en.txt").read_text(encoding="utf-8").splitlines(keepends=True)[:150]
-    (tmp_path / "more.txt").write_text("".join(text), encoding="utf-8")
-    values = json.loads(path.read_text())
-    values["data"]["sources"].append(str(tmp_path / "more.txt"))
-    path.write_text(json.dumps(values))
+    values = add_text(path)
     config, said = run(path, until="build")
     assert any("continued with more text" in line for line in said)
     assert any("with a fresh warm-up" in line for line in said)
@@ -249,11 +256,7 @@ def test_other_steps_after_more_text_keep_the_tokenizer(
     folder = tmp_path / "runs" / "micro"
     tokenizer = sha256_of_file(folder / "tokenizer/tokenizer.model")
     trained = {line for row in read_documents(folder / "data/train.jsonl") for line in row.get("text", "").split("\n") if len(line) > 30}
-    text = (SAMPLE_CORPUS / "thoughts.en.txt").read_text(encoding="utf-8").splitlines(keepends=True)[:150]
-    (tmp_path / "more.txt").write_text("".join(text), encoding="utf-8")
-    values = json.loads(path.read_text())
-    values["data"]["sources"].append(str(tmp_path / "more.txt"))
-    path.write_text(json.dumps(values))
+    add_text(path)
     with monkeypatch.context() as patch:
         if stopped:
             patch.setattr(prepare, "clean_files", _stop)

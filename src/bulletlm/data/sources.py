@@ -104,15 +104,16 @@ def _folder(part: str) -> Path:
     return Path(str(importlib.resources.files("bulletlm.data"))) / part
 
 
-def sha256_of_source(path: Path) -> str:
-    """SHA-256 of a file that is read: of its bytes, or of the unpacked text of a packed file of the corpus.
+def identify_source(path: Path) -> tuple[int, str]:
+    """Size in bytes and SHA-256 of a file that is read; of a packed file of the corpus, those of the text in it.
 
-    So a run has the same hashes with an installation as with a checkout.
+    So a model names the same text whether it was made with an installation or with a checkout.
     """
     if path.name.endswith(_PACKED) and path.parent in [_folder(part) for part in EMBEDDED]:
         with gzip.open(path) as file:
-            return hashlib.sha256(file.read()).hexdigest()
-    return sha256_of_file(path)
+            text = file.read()
+        return len(text), hashlib.sha256(text).hexdigest()
+    return path.stat().st_size, sha256_of_file(path)
 
 
 def unicode_name(name: str) -> str:

@@ -10,7 +10,7 @@ from bulletlm.config.loader import RECORD_KEY, load_run_config
 from bulletlm.config.messages import format_value
 from bulletlm.config.schema import Config
 from bulletlm.data.augment import reproducibility_fields
-from bulletlm.data.sources import find_held_out, sha256_of_source, source_files, unicode_name
+from bulletlm.data.sources import find_held_out, identify_source, source_files, unicode_name
 from bulletlm.errors import BulletError, ConfigError, DataError
 from bulletlm.pipeline.run import Run
 from bulletlm.pipeline.run_folder import OUTPUT_FOLDERS, read_object, refuse_own_outputs, refuse_text_folder
@@ -112,11 +112,11 @@ def _present_text(config: Config) -> _Text:
     try:
         labels = source_files(config.data)
         refuse_own_outputs(config.run_dir, labels, OUTPUT_FOLDERS)
-        sources = [
-            {"path": unicode_name(str(path)), "label": label, "bytes": path.stat().st_size, "sha256": sha256_of_source(path)}
-            for path, label in labels.items()
-        ]
-        held_out = [sha256_of_source(file.path) for file in find_held_out(config.data)[0]]
+        sources = []
+        for path, label in labels.items():
+            size, sha256 = identify_source(path)
+            sources.append({"path": unicode_name(str(path)), "label": label, "bytes": size, "sha256": sha256})
+        held_out = [identify_source(file.path)[1] for file in find_held_out(config.data)[0]]
         return _Text(sources, reproducibility_fields(config.augment), held_out)
     except OSError as error:
         raise DataError(f"cannot read the source {printable(str(error.filename))}: {error.strerror}") from None
